@@ -1,0 +1,32 @@
+# For a fresh clone: `make demo` or `make test`. Each makes .venv first if it is missing; nothing else is needed.
+
+PYTHON ?= python3
+ENV := .venv
+BIN := $(ENV)/bin
+INSTALLED := $(ENV)/.installed
+
+.PHONY: help demo test
+
+help:
+	@echo "make demo    fit two classic data sets, compare with EM by hand, draw pictures into out/"
+	@echo "make test    lint, types and tests"
+
+demo: $(INSTALLED)
+	$(BIN)/python -m em_pyro
+
+# One thread: the tests' tensors are small, and on a busy machine threads that wait for one another cost more than
+# they bring.
+test: export OMP_NUM_THREADS = 1
+test: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q
+
+# torch comes first, alone: constraints.txt says why. What to install is looked at again when either file has changed.
+# A Python without ensurepip (some distributions package it apart) makes an environment without pip: put one in.
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(ENV) || { $(PYTHON) -m venv --clear --without-pip $(ENV) && \
+		$(PYTHON) -m pip --python $(BIN)/python install pip; }
+	$(BIN)/python -m pip install -c constraints.txt torch
+	$(BIN)/python -m pip install -c constraints.txt -e '.[test]'
+	touch $@

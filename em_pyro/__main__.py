@@ -1,0 +1,8 @@
+"""The command line: `python -m em_pyro`."""
+
+import sys
+
+from .cli.arguments import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,309 @@
+"""The E-step: bind the arguments, evaluate the factors, contract them, and collect expected statistics.
+
+Recognised sites are `Term`s, evaluated without the model; the others are replayed. Either way the weights come from the
+same contraction. Rows of the largest plate are taken in blocks that stay in cache, where the program allows it; the
+statistics of blocks add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+
+import torch
+from torch import Tensor
+
+from .contraction import Factor, Schedule, plan_contraction
+from .errors import ModelError
+from .named import Named, squeeze
+from .priors import Prior, log_prior
+from .program import Params, Program, Site
+from .recognise import Recognition
+from .term import WHOLE, Block, Bound, Term, compile_term
+
+BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What an E-step returns.
+
+    Attributes:
+        log_evidence: `log Z` at the parameters used, shape `(starts)`.
+        log_prior: of the parameters used.
+        statistics: expected sufficient statistics of every term, summed over rows.
+        weights: posterior weights of every replayed site that has parameters.
+    """
+
+    log_evidence: Tensor
+    log_prior: Tensor
+    statistics: Mapping[str, Tensor] = field(repr=False)
+    weights: Mapping[str, Tensor] = field(repr=False)
+
+    @property
+    def objective(self) -> Tensor:
+        """What EM ascends: log evidence plus log prior."""
+        return self.log_evidence + self.log_prior
+
+
+@dataclass(frozen=True)
+class Part:
+    """Factors that are contracted together, over some blocks of rows."""
+
+    schedules: tuple[tuple[Block, Schedule], ...]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A program ready to run: terms, replayed sites, priors and the schedule of contractions."""
+
+    program: Program
+    recognition: Recognition
+    terms: Mapping[str, Term]
+    replayed: Mapping[str, Factor]
+    priors: Mapping[str, Prior]
+    parts: tuple[Part, ...]
+    whole: str  # why rows are not taken in blocks; empty if they are, or need not be
+
+    def bind(self, params: Params, lead: int = 0) -> Bound:
+        """Evaluate every atom of the bank once."""
+        bank = self.recognition.bank
+        empty = torch.zeros(0, dtype=torch.float64)
+        return Bound(
+            params,
+            bank.values(params, lead) if bank.segments else empty,
+            bank.logs(params, lead) if bank.segments else (empty, empty),
+            bank.stack(params, lead) if bank.matrices else empty,
+            lead,
+        )
+
+    def expect(self, params: Params, lead: int = 0) -> Expectation:
+        """Run one E-step at `params` (float64, after `lead` dimensions of starts)."""
+        bound = self.bind(params, lead)
+        natural = {name: term.natural(bound) for name, term in self.terms.items()}
+        replays = self._replays(params)
+        statistics: dict[str, Tensor] = {}
+        weights: dict[str, Tensor] = {}
+        evidence = torch.zeros((), dtype=torch.float64)
+        for part in self.parts:
+            for block, schedule in part.schedules:
+                inputs = [
+                    self.terms[name].factor(natural[name], block, lead)
+                    if name in self.terms
+                    else _cut(replays[name], block)
+                    for name in part.names
+                ]
+                log_z, values, shares = schedule.forward(inputs)
+                evidence = evidence + log_z
+                for name, weight in zip(part.names, schedule.backward(values, shares), strict=True):
+                    if name in self.terms:
+                        found = self.terms[name].statistics(weight, block, lead)
+                        statistics[name] = statistics[name] + found if name in statistics else found
+                    elif name in weights:
+                        weights[name] = torch.cat([weights[name], weight], replays[name].names.index(block.plate))  # type: ignore[arg-type]
+                    else:
+                        weights[name] = weight
+        prior = log_prior(self.priors, params, lead) + self._replayed_prior(params)
+        return Expectation(evidence, prior, statistics, weights)
+
+    def q(self, params: Params, found: Expectation, lead: int = 0) -> Tensor:
+        """`Q(params) = sum_s <W_s, L_s(params)> + log prior`, up to what no parameter enters; differentiable."""
+        bound = self.bind(params, lead)
+        total = log_prior(self.priors, params, lead)
+        for name, term in self.terms.items():
+            if term.parameters:
+                eta = term._stacked(term.natural(bound), lead)
+                product = torch.where(found.statistics[name] != 0, eta * found.statistics[name], 0.0)
+                total = total + product.sum(tuple(range(lead, product.dim())))
+        if any(factor for factor in self.replayed.values()) or any(p.fn is None for p in self.priors.values()):
+            sites = self.program.run(params)
+            for name in self.replayed:
+                log_prob = sites[name].log_prob().tensor.double()
+                weight = found.weights[name]
+                total = total + torch.where(weight != 0, log_prob, 0.0).mul(weight).sum()
+            total = total + sum(_prior_of(sites[p.name]) for p in self.priors.values() if p.fn is None)
+        return total
+
+    def log_factors(self, params: Params) -> dict[str, Named]:
+        """All factors at `params`, whole: what the posterior is made of."""
+        bound, replays = self.bind(params), self._replays(params)
+        factors = {n: Named(t.factor(t.natural(bound)), t.names) for n, t in self.terms.items()}
+        return factors | replays
+
+    def _replays(self, params: Params) -> dict[str, Named]:
+        if not self.replayed:
+            return {}
+        with torch.no_grad():
+            sites = self.program.run(params)
+            found = {name: sites[name].log_prob() for name in self.replayed}
+        return {name: Named(part.tensor.double(), part.names) for name, part in found.items()}
+
+    def _replayed_prior(self, params: Params) -> Tensor:
+        open_priors = [p.name for p in self.priors.values() if p.fn is None]
+        if not open_priors:
+            return torch.zeros((), dtype=torch.float64)
+        with torch.no_grad():
+            sites = self.program.run(params)
+            return sum((_prior_of(sites[name]) for name in open_priors), torch.zeros((), dtype=torch.float64))
+
+
+def _prior_of(site: Site) -> Tensor:
+    """Log-density of a prior whose arguments are parameters themselves."""
+    return (site.log_prob().tensor.double() * torch.as_tensor(site.scale)).sum()
+
+
+def _cut(part: Named, block: Block) -> Tensor:
+    if block.plate not in part.names:
+        return part.tensor
+    return part.tensor.narrow(part.names.index(block.plate), block.start, block.length)
+
+
+def order_of(program: Program, sites: Mapping[str, Site]) -> dict[str, int]:
+    """Sizes of all latents and plates, in the order of their tensor dimensions: latents left, rows right."""
+    plates: dict[str, int] = {}
+    for site in sites.values():
+        for dim, name in site.dims.items():
+            if name in program.plates:
+                plates[name] = dim
+    latents = sorted(program.latents.values(), key=lambda latent: latent.dim)
+    names = [latent.name for latent in latents] + sorted(plates, key=lambda name: plates[name])
+    return {n: program.latents[n].size if n in program.latents else program.plates[n] for n in names}
+
+
+def build(
+    program: Program,
+    recognition: Recognition,
+    sites: Mapping[str, Site],
+    priors: Mapping[str, Prior],
+    alive: Mapping[str, Named],
+    *,
+    compiled: bool = True,
+) -> Engine:
+    """Lay the program out: terms, replayed sites, contraction and blocks."""
+    sizes = order_of(program, sites)
+    scales = _scales(sites)
+    owners = {name: frozenset(latent.plates) for name, latent in program.latents.items()}
+    terms: dict[str, Term] = {}
+    factors: dict[str, Factor] = {}
+    replayed: dict[str, Factor] = {}
+    for name, site in sites.items():
+        if site.role == "prior":
+            continue
+        plates = frozenset(site.plates)
+        if compiled and name in recognition.readings:
+            reading = recognition.readings[name]
+            used = {n for n in _names(reading, site) if n in owners}
+            above = frozenset[str]().union(*(owners[n] for n in used)) if used else frozenset()
+            exponent = None
+            if site.role == "observed" and above < plates:
+                exponent = _ratio_of(scales.get(plates), scales.get(above), sizes)
+                plates = above
+            else:
+                above = plates
+            terms[name] = compile_term(reading, sizes, above, exponent)
+            factors[name] = Factor(name, terms[name].names, plates, scales.get(plates), alive.get(name))
+        else:
+            with torch.no_grad():
+                names = site.log_prob().names
+            factors[name] = replayed[name] = Factor(name, names, plates, scales.get(plates), alive.get(name))
+    parts, whole = _parts(factors, owners, sizes, terms)
+    return Engine(program, recognition, terms, replayed, priors, parts, whole)
+
+
+def _names(reading: object, site: Site) -> set[str]:
+    """Every name that a recognised site's factor may carry."""
+    found: set[str] = set()
+    for role in reading.roles.values():  # type: ignore[attr-defined]
+        found |= set(role.names)
+    rank = reading.event_rank + reading.family.event_dim  # type: ignore[attr-defined]
+    found |= set(squeeze(site.value, site.dims, site.name, rank).names)
+    for key, part in reading.known.items():  # type: ignore[attr-defined]
+        event = reading.family.known_event_dim.get(key, reading.event_rank)  # type: ignore[attr-defined]
+        found |= set(squeeze(part, site.dims, site.name, event).names)
+    return found
+
+
+def _scales(sites: Mapping[str, Site]) -> dict[frozenset[str], Named | None]:
+    """The `poutine.scale` of every set of plates.
+
+    Raises:
+        ModelError: two sites of the same plates carry different scales.
+    """
+    first: dict[frozenset[str], str] = {}
+    scales: dict[frozenset[str], Named | None] = {}
+    for name, site in sites.items():
+        if site.role == "prior":
+            continue
+        plates = frozenset(site.plates)
+        scale = torch.as_tensor(site.scale, dtype=torch.float64)
+        named = squeeze(scale, site.dims, name)
+        value = None if named.tensor.dim() == 0 and float(named.tensor) == 1.0 else named
+        if plates not in first:
+            first[plates], scales[plates] = name, value
+            continue
+        other = scales[plates]
+        same = (value is None) == (other is None) and (
+            value is None
+            or other is None
+            or (value.names == other.names and torch.equal(value.tensor, other.tensor.to(value.tensor)))
+        )
+        if not same:
+            where = f"plate {sorted(plates)}" if plates else "outside all plates"
+            raise ModelError(
+                f'Site "{name}": expected the same poutine.scale as site "{first[plates]}" ({where}), got another. '
+                f"A row's weight multiplies its whole log-likelihood: put the plate, latents included, inside the scale."
+            )
+    return scales
+
+
+def _ratio_of(inner: Named | None, outer: Named | None, sizes: Mapping[str, int]) -> Named | None:
+    if outer is None or inner is None:
+        return inner if outer is None else _ratio_of(Named(torch.ones((), dtype=torch.float64), ()), outer, sizes)
+    names = tuple(n for n in sizes if n in inner.names or n in outer.names)
+    below = outer.align(names)
+    ratio = torch.where(below == 0, 0.0, inner.align(names) / torch.where(below == 0, 1.0, below))
+    return None if bool((ratio == 1).all()) else Named(ratio, names)
+
+
+def _parts(
+    factors: Mapping[str, Factor], owners: Mapping[str, frozenset[str]], sizes: Mapping[str, int], terms: Mapping[str, Term]
+) -> tuple[tuple[Part, ...], str]:
+    """Split the factors into those of the largest plate, in blocks, and the others."""
+    everything = list(factors.values())
+    schedule = plan_contraction(everything, owners, sizes)
+    names = tuple(f.name for f in everything)
+    one = (Part(((WHOLE, schedule),), names),) if names else ()
+    plates = {p for f in everything for p in f.plates}
+    if not plates:
+        return one, ""
+    plate = max(plates, key=lambda p: sizes[p])
+    rows = block_rows(terms, plate)
+    if rows >= sizes[plate]:
+        return one, ""
+    inner = [f for f in everything if plate in f.plates]
+    stuck = [n for f in inner for n in f.names if n in owners and plate not in owners[n]]
+    if stuck:
+        return one, f'latent "{stuck[0]}" sits above plate "{plate}"'
+    outer = [f for f in everything if plate not in f.plates]
+    within = plan_contraction(inner, owners, sizes)
+    blocks = []
+    for start in range(0, sizes[plate], rows):
+        length = min(rows, sizes[plate] - start)
+        blocks.append((Block(plate, start, length), within.narrow(plate, start, length)))
+    parts = [Part(tuple(blocks), tuple(f.name for f in inner))]
+    if outer:
+        parts.append(Part(((WHOLE, plan_contraction(outer, owners, sizes)),), tuple(f.name for f in outer)))
+    return tuple(parts), ""
+
+
+def block_rows(terms: Mapping[str, Term], plate: str) -> int:
+    """Rows a block so that features and logits of one block stay in cache."""
+    width = 1
+    for term in terms.values():
+        if plate in term.names:
+            features = sum(prod(event) for event in term._events()) * prod(term.event_shape)
+            cells = prod(term.sizes[n] for n in term.names if n != plate)
+            width += features + 3 * cells
+    return max(256, BLOCK_BYTES // (8 * width))

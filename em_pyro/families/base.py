@@ -1,0 +1,125 @@
+"""What the engine knows of an exponential family, and the open table of them.
+
+A family writes the log-density of one distribution as
+
+    log p(x | args) = sum_i < natural_i(args), statistics_i(x) > + base(x)
+
+so that the engine can evaluate every component by one matrix product, collect expected statistics by another, and hand
+the sums to `solve`. The engine never learns the name of a family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+from torch import Tensor
+from torch.distributions import Distribution
+
+from ..named import unexpand
+
+Args = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Role:
+    """One argument of a distribution that can be estimated.
+
+    Attributes:
+        domain: all values that the argument may take: "unit" (0 to 1), "simplex", "positive", "real" or "scale_tril". A
+            parameter is solved in closed form only if it may take all of them.
+        event_dim: trailing dimensions of one argument (1 for the rows of `Categorical.probs`).
+        multiples: whether the closed form survives a known factor, as in `Poisson(exposure * rate)`.
+    """
+
+    domain: str
+    event_dim: int = 0
+    multiples: bool = False
+
+
+class Family:
+    """An exponential family. Subclass it, fill in the table and `register` it.
+
+    Attributes:
+        roles: the arguments that can be estimated, by name.
+        event_dim: trailing dimensions of one value.
+        solver: which of the engine's solvers pools the statistics over tied parameters: "joint" asks `solve` for all
+            free arguments of a cell together and is right for every family; the built-in ones with partial tying
+            ("counts", "rates", "normal", "multivariate_normal") bring their own.
+    """
+
+    roles: ClassVar[Mapping[str, Role]]
+    event_dim: ClassVar[int] = 0
+    solver: ClassVar[str] = "joint"
+    known_event_dim: ClassVar[Mapping[str, int]] = {}  # event dimensions of known arguments, where not 0
+    location: ClassVar[str | None] = None  # the role that moves with the values, so that both may be centred
+
+    def read(self, distribution: Distribution) -> dict[str, Tensor]:
+        """Arguments as the program gave them, unbroadcast: each of its own batch shape + the role's event shape.
+
+        Arguments that are not in `roles` are known (`total_count`); they reach `statistics` and `base`. Roles of domain
+        "unit" and "simplex" are returned as probabilities.
+        """
+        return {name: unexpand(getattr(distribution, name), role.event_dim) for name, role in self.roles.items()}
+
+    def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
+        """Sufficient statistics `T(x)`: tensors of the value's batch shape, each with event dimensions of its own."""
+        raise NotImplementedError
+
+    def natural(self, args: Args) -> tuple[Tensor, ...]:
+        """Natural parameters, matching `statistics` one by one.
+
+        Roles of domain "unit" and "simplex" arrive as logarithms: `args["probs"]` is `log p`, and for "unit"
+        `args["probs_complement"]` is `log(1 - p)`.
+        """
+        raise NotImplementedError
+
+    def base(self, value: Tensor, known: Args) -> Tensor | None:
+        """Log base measure `log h(x)`, of the value's batch shape; None is zero."""
+        return None
+
+    def solve(self, statistics: tuple[Tensor, ...], args: Args, free: frozenset[str]) -> dict[str, Tensor]:
+        """Maximise `sum_i <natural_i(args), statistics_i>` over the `free` roles, the others staying at `args`.
+
+        Args:
+            statistics: expected sufficient statistics, one row a cell: shape `(cells,)` + event of the statistic.
+            args: current arguments, shape `(cells,)` + event of the role, in the user's units (not logarithms).
+            free: roles to solve for.
+
+        Returns:
+            The free roles. A cell with no solution keeps its current value. Raise `NotImplementedError` where there is
+            no solution for this set of roles: the plan then says torch.
+        """
+        raise NotImplementedError
+
+
+FamilyType = TypeVar("FamilyType", bound=type[Family])
+_TABLE: dict[type[Distribution], Family] = {}
+
+
+def register(*distributions: type[Distribution]) -> Callable[[FamilyType], FamilyType]:
+    """Register a `Family` for distribution classes, as a decorator.
+
+    Args:
+        distributions: classes as the model writes them (`pyro.distributions.Poisson`), matched exactly: a subclass may
+            change the density, so it is not taken for its parent.
+    """
+
+    def add(family: FamilyType) -> FamilyType:
+        instance = family()
+        for distribution in distributions:
+            _TABLE[distribution] = instance
+        return family
+
+    return add
+
+
+def family_of(distribution: Distribution) -> Family | None:
+    """The registered family of an (unwrapped) distribution, if there is one."""
+    return _TABLE.get(type(distribution))
+
+
+def family_for(distribution: type[Distribution]) -> Family:
+    """The registered family of a distribution class."""
+    return _TABLE[distribution]

@@ -1,0 +1,48 @@
+"""MultivariateNormal with whole covariance matrices, written by whichever of its three arguments the program uses."""
+
+from __future__ import annotations
+
+import math
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from ..named import unexpand
+from .base import Args, Family, Role, register
+
+
+@register(dist.MultivariateNormal)
+class MultivariateNormal(Family):
+    """`-(x - loc)' P (x - loc) / 2 + log det(P) / 2`, linear in `(1, x, x_i x_j for i <= j)`.
+
+    The half of the products is half the work of the Cholesky form; off-diagonal entries of `P` count twice.
+    """
+
+    solver = "multivariate_normal"
+    location = "loc"
+    event_dim = 1
+    roles = {"loc": Role("real", event_dim=1), "scale_tril": Role("scale_tril", event_dim=2)}
+
+    def read(self, distribution: Distribution) -> dict[str, Tensor]:
+        tril = distribution._unbroadcasted_scale_tril  # type: ignore[attr-defined]
+        return {"loc": unexpand(distribution.loc, 1), "scale_tril": unexpand(tril, 2)}  # type: ignore[attr-defined]
+
+    def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
+        i, j = torch.triu_indices(value.shape[-1], value.shape[-1], device=value.device)
+        return torch.ones_like(value[..., 0]), value, value[..., i] * value[..., j]
+
+    def natural(self, args: Args) -> tuple[Tensor, ...]:
+        loc, tril = args["loc"], args["scale_tril"]
+        dim = loc.shape[-1]
+        inverse = torch.linalg.solve_triangular(tril, torch.eye(dim, dtype=tril.dtype, device=tril.device), upper=False)
+        precision = inverse.mT @ inverse
+        linear = (precision @ loc.unsqueeze(-1)).squeeze(-1)
+        log_det = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        i, j = torch.triu_indices(dim, dim, device=loc.device)
+        twice = torch.where(i == j, -0.5, -1.0).to(loc.dtype)
+        return -0.5 * (loc * linear).sum(-1) - log_det, linear, precision[..., i, j] * twice
+
+    def base(self, value: Tensor, known: Args) -> Tensor | None:
+        return value.new_full((), -0.5 * value.shape[-1] * math.log(2 * math.pi))

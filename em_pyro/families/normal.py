@@ -1,0 +1,50 @@
+"""Normal and LogNormal: the weighted mean, then the weighted variance around the new mean."""
+
+from __future__ import annotations
+
+import math
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from ..named import unexpand
+from .base import Args, Family, Role, register
+
+
+@register(dist.Normal)
+class Normal(Family):
+    """`-(x - loc)^2 / (2 scale^2) - log(scale)`, linear in `(1, x, x^2)`."""
+
+    solver = "normal"
+    location = "loc"
+    roles = {"loc": Role("real", multiples=True), "scale": Role("positive", multiples=True)}
+
+    def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
+        return torch.ones_like(value), value, value * value
+
+    def natural(self, args: Args) -> tuple[Tensor, ...]:
+        loc, precision = args["loc"], args["scale"] ** -2
+        linear = loc * precision
+        return -0.5 * loc * linear - args["scale"].log(), linear, -0.5 * precision
+
+    def base(self, value: Tensor, known: Args) -> Tensor | None:
+        return value.new_full((), -0.5 * math.log(2 * math.pi))
+
+
+@register(dist.LogNormal)
+class LogNormal(Normal):
+    """The Normal of `log x`, with the Jacobian `-log x` as base measure."""
+
+    location = None
+
+    def read(self, distribution: Distribution) -> dict[str, Tensor]:
+        inner = distribution.base_dist  # type: ignore[attr-defined]
+        return {role: unexpand(getattr(inner, role)) for role in self.roles}
+
+    def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
+        return super().statistics(value.log(), known)
+
+    def base(self, value: Tensor, known: Args) -> Tensor | None:
+        return -value.log() - 0.5 * math.log(2 * math.pi)

@@ -1,0 +1,36 @@
+"""Families with a rate: `Q` is `a log(rate) - b rate`, and so is a Gamma prior; the maximum is `a / b`."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from .base import Args, Family, Role, register
+
+
+class _Rate(Family):
+    solver = "rates"
+    roles = {"rate": Role("positive", multiples=True)}
+
+    def natural(self, args: Args) -> tuple[Tensor, ...]:
+        return args["rate"].log(), -args["rate"]
+
+
+@register(dist.Poisson)
+class Poisson(_Rate):
+    """`x log(rate) - rate - log x!`."""
+
+    def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
+        return value, torch.ones_like(value)
+
+    def base(self, value: Tensor, known: Args) -> Tensor | None:
+        return -torch.lgamma(value + 1)
+
+
+@register(dist.Exponential)
+class Exponential(_Rate):
+    """`log(rate) - rate x`."""
+
+    def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
+        return torch.ones_like(value), value

@@ -1,0 +1,93 @@
+"""Tensors whose batch dimensions carry the names of plates and latents, and what lies under a wrapped distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from .errors import ModelError
+
+
+@dataclass(frozen=True)
+class Named:
+    """A tensor whose leading dimensions are named; trailing dimensions, if any, belong to an event."""
+
+    tensor: Tensor
+    names: tuple[str, ...]
+
+    def align(self, names: Sequence[str]) -> Tensor:
+        """View with one leading dimension for each of `names`, of size one where this tensor lacks it.
+
+        Dimensions before the named ones (a batch of starts) and after them (an event) stay where they are.
+        """
+        return align(self.tensor, self.names, names, self.tensor.dim() - len(self.names))
+
+
+def align(tensor: Tensor, have: Sequence[str], want: Sequence[str], trailing: int = 0) -> Tensor:
+    """Permute and unsqueeze `tensor` from the named dimensions `have` to `want`; `trailing` dimensions stay last."""
+    if tuple(have) == tuple(want):
+        return tensor
+    lead = tensor.dim() - len(have) - trailing
+    order = [lead + have.index(n) for n in want if n in have]
+    tensor = tensor.permute((*range(lead), *order, *range(lead + len(have), tensor.dim())))
+    index: list[Any] = [slice(None)] * lead + [slice(None) if n in have else None for n in want]
+    return tensor[tuple(index)]
+
+
+def squeeze(tensor: Tensor, dims: Mapping[int, str], site: str, event_dim: int = 0) -> Named:
+    """Name the batch dimensions of `tensor` by `dims` (negative dimension -> name) and drop those of size one.
+
+    Raises:
+        ModelError: a batch dimension of size above one belongs to no plate and no latent.
+    """
+    batch = tensor.dim() - event_dim
+    keep = [i for i in range(batch) if tensor.shape[i] > 1]
+    for i in keep:
+        if i - batch not in dims:
+            raise ModelError(
+                f'Site "{site}": expected every batch dimension to belong to a plate, got batch shape '
+                f"{tuple(tensor.shape[:batch])} with nothing declared for dimension {i - batch}. Enclose it in "
+                f'pyro.plate("data", {tensor.shape[i]}) or call .to_event(1).'
+            )
+    drop = [i for i in range(batch) if tensor.shape[i] == 1]
+    if drop:
+        tensor = tensor.squeeze(tuple(drop))
+    return Named(tensor, tuple(dims[i - batch] for i in keep))
+
+
+def unexpand(tensor: Tensor, event_dim: int = 0) -> Tensor:
+    """Undo `expand`: batch dimensions of stride zero get size one; the last `event_dim` dimensions stay."""
+    for i in range(tensor.dim() - event_dim):
+        if tensor.stride(i) == 0 and tensor.shape[i] > 1:
+            tensor = tensor.narrow(i, 0, 1)
+    return tensor
+
+
+@dataclass(frozen=True)
+class Unwrapped:
+    """The distribution under `.to_event`, `.mask` and `.expand`."""
+
+    base: Distribution
+    event_rank: int  # how many batch dimensions of `base` are events of the site
+    mask: Tensor | None  # over the batch shape of `base`
+
+
+def unwrap(fn: Distribution) -> Unwrapped:
+    """Look through `Independent`, `MaskedDistribution` and `ExpandedDistribution`."""
+    rank, mask = 0, None
+    while True:
+        kind = type(fn).__name__
+        if kind == "Independent":
+            rank += fn.reinterpreted_batch_ndims  # type: ignore[attr-defined]
+        elif kind == "MaskedDistribution":
+            own = torch.as_tensor(fn._mask)  # type: ignore[attr-defined]
+            own = own.reshape(own.shape + (1,) * rank)
+            mask = own if mask is None else mask & own
+        elif kind != "ExpandedDistribution":
+            return Unwrapped(fn, rank, mask)
+        fn = fn.base_dist  # type: ignore[attr-defined]

@@ -1,0 +1,193 @@
+"""Run an ordinary Pyro model under given parameter values, and name what it did.
+
+A `Program` (found by `survey.survey`) replays its model with every discrete latent expanded over its support in a tensor
+dimension of its own and every parameter given, and returns one `Site` per sample statement. Nothing here writes to the
+param store or moves a global generator. Together with `survey.py` this is the only file that touches Pyro's handlers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyro
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import Distribution
+
+from .errors import ModelError
+from .named import Named, squeeze, unwrap
+
+Params = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One thing that is fitted: a `pyro.param`, a weight of a `pyro.module`, or a latent continuous site with a prior."""
+
+    name: str
+    kind: str  # "param" | "module" | "prior"
+    constraint: Any
+    initial: Tensor  # what `pyro.param` returns on an empty store; for a prior, one draw from it
+    random: Callable[[], Tensor] | None = field(default=None, repr=False)  # the initialiser, if it was a callable
+    tensor: Tensor | None = field(default=None, repr=False)  # the torch.nn.Parameter itself, for kind "module"
+
+
+@dataclass(frozen=True)
+class Latent:
+    """An enumerated site: its tensor dimension, its support and the plates that own it."""
+
+    name: str
+    dim: int
+    support: Tensor = field(repr=False)  # shape (K,) + event shape
+    plates: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Number of states `K`."""
+        return len(self.support)
+
+
+@dataclass(frozen=True)
+class Site:
+    """One sample statement of one run, as it stood before any `log_prob` was computed."""
+
+    name: str
+    role: str  # "observed" | "latent" | "prior"
+    fn: Distribution = field(repr=False)
+    value: Tensor = field(repr=False)
+    plates: tuple[str, ...]  # the vectorised plates around it, left to right
+    dims: Mapping[int, str] = field(repr=False)  # tensor dimension -> the plate or latent that lives there
+    scale: float | Tensor = field(repr=False)
+    mask: Tensor | None = field(repr=False)
+
+    def log_prob(self) -> Named:
+        """Unscaled log-density by name; masked entries are zero, except that an enumerated latent keeps its prior."""
+        value, inner = self.value, unwrap(self.fn).mask
+        if (self.mask is not None or inner is not None) and not bool(torch.isfinite(value).all()):
+            finite = torch.isfinite(value)
+            value = torch.where(finite, value, value[finite].reshape(-1)[0] if finite.any() else value.new_ones(()))
+        log_prob = self.fn.log_prob(value)
+        if self.mask is not None and self.role != "latent":
+            log_prob = torch.where(self.mask, log_prob, log_prob.new_zeros(()))
+        return squeeze(log_prob, self.dims, self.name)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A model with its arguments: what it samples, what it enumerates and what can be fitted."""
+
+    model: Callable[..., Any] = field(repr=False)
+    args: tuple[Any, ...] = field(repr=False)
+    kwargs: Mapping[str, Any] = field(repr=False)
+    parameters: Mapping[str, Parameter]
+    latents: Mapping[str, Latent]
+    plates: Mapping[str, int]
+    upstream: Mapping[str, frozenset[str]] = field(repr=False)  # site -> latents that it may depend on
+
+    def run(self, values: Params, states: Params | None = None) -> dict[str, Site]:
+        """Replay the model at `values`, enumerated; a latent named in `states` takes that value instead.
+
+        Returns:
+            The sites by name, in the order sampled. Gradients flow to `values` (to the weights of a module, only
+            inside `self.given(values)`).
+        """
+        values = {name: value.to(self.parameters[name].initial.dtype) for name, value in values.items()}
+        handler = _Replay(self, values, states or {})
+        with quiet(), untouched_store(), self.given(values), handler:
+            self.model(*self.args, **self.kwargs)
+        missing = [name for name in self.upstream if name not in handler.sites]
+        if missing:
+            raise _unstable(missing[0], "it was missing in this one")
+        return handler.sites
+
+    @contextlib.contextmanager
+    def given(self, values: Params) -> Iterator[None]:
+        """Swap `values` into the weights of `pyro.module`s, which no handler reaches, and restore them at the end."""
+        weights = [(p.tensor, values[n]) for n, p in self.parameters.items() if p.tensor is not None and n in values]
+        saved = [tensor.data for tensor, _ in weights]
+        try:
+            for tensor, value in weights:
+                tensor.data = value.detach()
+            yield
+        finally:
+            for (tensor, _), data in zip(weights, saved, strict=True):
+                tensor.data = data
+
+
+class _Replay(Messenger):
+    """Give parameters their values and latents their support; record every sample statement."""
+
+    def __init__(self, program: Program, values: Params, states: Params) -> None:
+        super().__init__()
+        self.program, self.values, self.states = program, values, states
+        self.sites: dict[str, Site] = {}
+
+    def _pyro_param(self, msg: Any) -> None:
+        if msg["name"] not in self.values:
+            raise _unstable(msg["name"], "it is new in this one")
+        weight = self.program.parameters[msg["name"]].tensor
+        msg["value"], msg["done"] = self.values[msg["name"]] if weight is None else weight, True
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if is_subsample(msg) or msg["is_observed"] or msg["done"]:
+            return
+        name, latents = msg["name"], self.program.latents
+        if name in self.states:
+            value = self.states[name]
+        elif name in latents:
+            support = latents[name].support
+            value = support.reshape((len(support),) + (1,) * (-latents[name].dim - 1) + support.shape[1:])
+        elif name in self.values:
+            value = self.values[name]
+        else:
+            raise _unstable(name, "it is new in this one")
+        msg["value"], msg["done"] = value, True
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if is_subsample(msg) or msg["infer"].get("_deterministic"):
+            return
+        name, latents = msg["name"], self.program.latents
+        if name not in self.program.upstream:
+            raise _unstable(name, "it is new in this one")
+        plates = {frame.dim: frame.name for frame in msg["cond_indep_stack"] if frame.vectorized}
+        dims = {latents[key].dim: key for key in self.program.upstream[name]} | plates
+        role = "observed" if msg["is_observed"] else "latent" if name in latents else "prior"
+        mask = msg["mask"] if msg["mask"] is None else torch.as_tensor(msg["mask"])
+        names = tuple(plates[dim] for dim in sorted(plates))
+        self.sites[name] = Site(name, role, msg["fn"], msg["value"], names, dims, msg["scale"], mask)
+
+
+def _unstable(name: str, what: str) -> ModelError:
+    return ModelError(
+        f'Site "{name}": expected the same statements in every run of the model, but {what}. '
+        f"Let no `if` or loop of the model depend on a sampled value or a parameter."
+    )
+
+
+def is_subsample(msg: Any) -> bool:
+    """Tell the index site of a plate from a sample statement of the user."""
+    return type(msg["fn"]).__name__ == "_Subsample"
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Run without Pyro's validation (ours speaks of sites) and without moving a global generator."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with pyro.validation_enabled(False), torch.random.fork_rng(devices=devices):
+        yield
+
+
+@contextlib.contextmanager
+def untouched_store() -> Iterator[None]:
+    """Remove whatever a run of the model registers in the param store (a PyroModule does so by itself)."""
+    store = pyro.get_param_store()
+    before = set(store._params)
+    try:
+        yield
+    finally:
+        for name in set(store._params) - before:
+            del store[name]

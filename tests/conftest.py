@@ -1,0 +1,23 @@
+"""What every test starts from: float64, an empty param store, Pyro's validation on, fixed seeds, one thread."""
+
+from collections.abc import Iterator
+
+import pyro
+import pytest
+import torch
+
+# Small tensors gain nothing from a second thread, and lose much where another process holds its core.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def fresh_pyro() -> Iterator[None]:
+    """Start each test from a clean Pyro and put the default dtype back afterwards."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    pyro.clear_param_store()
+    pyro.enable_validation()
+    pyro.set_rng_seed(0)
+    yield
+    pyro.clear_param_store()
+    torch.set_default_dtype(before)

@@ -1,0 +1,40 @@
+"""Small, awkward, correct programs: plain Pyro functions that the laws are run over.
+
+Parameter values are distinct and generic, so that nothing starts at a saddle, and every program has at most a few
+thousand joint states, so that `oracle.brute_force` can visit all of them.
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_law(name): case = build(name); ... case.model(*case.args)
+"""
+
+import programs_chains
+import programs_masks
+import programs_mixtures
+import programs_modules
+import programs_plates
+import programs_priors
+import programs_shapes
+import programs_weights
+from case import REGISTRY, Case
+
+__all__ = ["MODULES", "NAMES", "Case", "build"]
+
+MODULES = (
+    programs_mixtures,
+    programs_shapes,
+    programs_plates,
+    programs_chains,
+    programs_masks,
+    programs_weights,
+    programs_priors,
+    programs_modules,
+)
+"""Where the programs are written, by what is awkward about them."""
+
+NAMES = tuple(REGISTRY)
+"""Names of all programs."""
+
+
+def build(name: str) -> Case:
+    """Build the program of that name with its data, under the current default dtype."""
+    return REGISTRY[name]()

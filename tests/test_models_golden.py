@@ -1,0 +1,49 @@
+"""The zoo at published and independently computed optima.
+
+The evidence is Pyro's own, so that these tests say something about the models and nothing about the engine.
+"""
+
+from typing import Any
+
+import pytest
+import torch
+from agreement import GOLDEN, close, expected
+from answers import ANSWERS, padded
+from em_pyro.models import hidden_markov
+from evidence import log_evidence
+from tolerances import IDENTITY, SOLVERS
+from torch import Tensor
+
+
+def shifted(value: Any) -> Tensor:
+    """Move a parameter by about 2 %; what sums to one still does."""
+    value = torch.as_tensor(value, dtype=torch.float64)
+    if value.dim() and torch.allclose(value.sum(-1), torch.tensor(1.0)):
+        return value**1.02 / (value**1.02).sum(-1, keepdim=True)
+    return value * 0.98
+
+
+@pytest.mark.parametrize("case", ANSWERS)
+def test_likelihood_at_the_optimum(case: str) -> None:
+    """The log evidence at the golden parameters is the golden log-likelihood; it is lower beside them."""
+    found = list(ANSWERS[case](expected(case)))
+    assert found
+    for model, args, params, want in found:
+        close(log_evidence(model, *args, params=params), want)
+        moved = log_evidence(model, *args, params={name: shifted(value) for name, value in params.items()})
+        assert moved < want - IDENTITY * (1 + abs(want))
+
+
+def test_transitions_with_a_covariate() -> None:
+    """Case 18, depmixS4's own fit (peer only): transitions by softmax of the standardised pay-off for accuracy."""
+    peer = expected("18_speed_gaussian_hmm")["peer_only"]["transition_covariate_three_series"]
+    rows = [line.split(",") for line in (GOLDEN / "18_speed_gaussian_hmm" / "data.csv").read_text().split()[1:]]
+    lengths = [sum(row[4] == series for row in rows) for series in "123"]
+    time, payoff = torch.tensor([[float(row[0]), float(row[2])] for row in rows]).T
+    payoff = (payoff - payoff.mean()) / payoff.std()
+    times, payoffs = (padded(values, lengths) for values in (time, payoff))
+    _, _, _, a1, _, b1, _, a2, _, b2, m1, s1, m2, s2 = peer["par"]
+    params = {"initial": [0.0, 1.0], "intercept": [[a1], [a2]], "slope": [[b1], [b2]], "loc": [m1, m2]}
+    params["scale"] = [s1, s2]
+    got = log_evidence(hidden_markov.with_covariate, times, payoffs, torch.tensor(lengths), params=params)
+    close(got, peer["ll"], SOLVERS)
