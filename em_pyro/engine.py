@@ -8,7 +8,7 @@ statistics of blocks add up.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import torch
@@ -19,7 +19,7 @@ from .errors import ModelError
 from .named import Named, squeeze
 from .priors import Prior, log_prior
 from .program import Params, Program, Site
-from .recognise import Recognition
+from .recognise import Reading, Recognition
 from .term import WHOLE, Block, Bound, Term, compile_term
 
 BLOCK_BYTES = 1 << 20
@@ -62,9 +62,11 @@ class Engine:
     program: Program
     recognition: Recognition
     terms: Mapping[str, Term]
+    factors: Mapping[str, Factor]
     replayed: Mapping[str, Factor]
     priors: Mapping[str, Prior]
     parts: tuple[Part, ...]
+    sizes: Mapping[str, int]  # of all latents and plates, in the order of tensor dimensions
     whole: str  # why rows are not taken in blocks; empty if they are, or need not be
 
     def bind(self, params: Params, lead: int = 0) -> Bound:
@@ -160,16 +162,11 @@ def _cut(part: Named, block: Block) -> Tensor:
     return part.tensor.narrow(part.names.index(block.plate), block.start, block.length)
 
 
-def order_of(program: Program, sites: Mapping[str, Site]) -> dict[str, int]:
+def order_of(program: Program) -> dict[str, int]:
     """Sizes of all latents and plates, in the order of their tensor dimensions: latents left, rows right."""
-    plates: dict[str, int] = {}
-    for site in sites.values():
-        for dim, name in site.dims.items():
-            if name in program.plates:
-                plates[name] = dim
     latents = sorted(program.latents.values(), key=lambda latent: latent.dim)
-    names = [latent.name for latent in latents] + sorted(plates, key=lambda name: plates[name])
-    return {n: program.latents[n].size if n in program.latents else program.plates[n] for n in names}
+    plates = sorted(program.plates, key=lambda plate: program.plate_dims[plate])
+    return {latent.name: latent.size for latent in latents} | {plate: program.plates[plate] for plate in plates}
 
 
 def build(
@@ -182,7 +179,7 @@ def build(
     compiled: bool = True,
 ) -> Engine:
     """Lay the program out: terms, replayed sites, contraction and blocks."""
-    sizes = order_of(program, sites)
+    sizes = order_of(program)
     scales = _scales(sites)
     owners = {name: frozenset(latent.plates) for name, latent in program.latents.items()}
     terms: dict[str, Term] = {}
@@ -208,19 +205,37 @@ def build(
             with torch.no_grad():
                 names = site.log_prob().names
             factors[name] = replayed[name] = Factor(name, names, plates, scales.get(plates), alive.get(name))
+    for name in _barren(factors, sites):
+        factors[name] = replace(factors[name], alive=Named(torch.zeros((), dtype=torch.float64), ()))
     parts, whole = _parts(factors, owners, sizes, terms)
-    return Engine(program, recognition, terms, replayed, priors, parts, whole)
+    return Engine(program, recognition, terms, factors, replayed, priors, parts, sizes, whole)
 
 
-def _names(reading: object, site: Site) -> set[str]:
+def _barren(factors: Mapping[str, Factor], sites: Mapping[str, Site]) -> set[str]:
+    """Latents on which nothing observed depends, however far downstream."""
+    dead: set[str] = set()
+    for name in reversed(list(factors)):
+        if sites[name].role == "latent":
+            children = [n for n, f in factors.items() if n != name and name in f.names and n not in dead]
+            if not children:
+                dead.add(name)
+    return dead
+
+
+def _names(reading: Reading, site: Site) -> set[str]:
     """Every name that a recognised site's factor may carry."""
     found: set[str] = set()
-    for role in reading.roles.values():  # type: ignore[attr-defined]
+    for role in reading.roles.values():
         found |= set(role.names)
-    rank = reading.event_rank + reading.family.event_dim  # type: ignore[attr-defined]
+    rank = reading.event_rank + reading.family.event_dim
     found |= set(squeeze(site.value, site.dims, site.name, rank).names)
-    for key, part in reading.known.items():  # type: ignore[attr-defined]
-        event = reading.family.known_event_dim.get(key, reading.event_rank)  # type: ignore[attr-defined]
+    if site.mask is not None and site.role == "observed":
+        found |= set(squeeze(site.mask, site.dims, site.name).names)
+    if reading.mask is not None:
+        inner = min(reading.event_rank, reading.mask.dim())
+        found |= set(squeeze(reading.mask, site.dims, site.name, inner).names)
+    for key, part in reading.known.items():
+        event = reading.family.known_event_dim.get(key, reading.event_rank)
         found |= set(squeeze(part, site.dims, site.name, event).names)
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ Params = Mapping[str, Tensor]
 STATIONARY = 1e-10  # of the gradient of Q, relative to 1 + |Q|
 SWEEPS = 500
 ASCENTS = 200  # iterations of L-BFGS
+NEWTON = 32  # entries up to which the end of an ascent is polished by Newton steps
 
 
 def maximise(engine: Engine, plan: Plan, found: Expectation, params: Params, lead: int = 0) -> dict[str, Tensor]:
@@ -126,12 +127,47 @@ def ascend(engine: Engine, found: Expectation, params: Params, names: Sequence[s
         line_search_fn="strong_wolfe",
     )  # fmt: skip
     optimiser.step(loss)
+    if flat.numel() <= NEWTON:
+        flat = _polished(engine, found, params, flat.detach(), cut)
     solved = {name: constrained(engine, name, point).detach() for name, point in cut(flat.detach()).items()}
     if all(bool(torch.isfinite(v).all()) for v in solved.values()):
         new, _ = _value_and_gradient(engine, found, params, cut(flat.detach()))
         if new > old:
             return solved
     return {name: params[name] for name in names}
+
+
+def _polished(
+    engine: Engine, found: Expectation, params: Params, flat: Tensor, cut: Callable[[Tensor], dict[str, Tensor]]
+) -> Tensor:
+    """Newton steps from where L-BFGS can no longer tell values apart; each is kept only if the gradient shrinks."""
+
+    def slope_at(point: Tensor) -> tuple[float, Tensor]:
+        value, slopes = _value_and_gradient(engine, found, params, cut(point))
+        return value, torch.cat([s.reshape(-1) for s in slopes.values()])
+
+    value, slope = slope_at(flat)
+    for _ in range(8):
+        size = slope.abs().max()
+        if float(size) <= 1e-13 * (1 + abs(value)):
+            break
+        step = 1e-5 * (1 + flat.abs())
+        rows = [(slope_at(flat + e)[1] - slope_at(flat - e)[1]) / (2 * e.max()) for e in torch.diag(step)]
+        hessian = torch.stack(rows)
+        hessian = (hessian + hessian.mT) / 2
+        if not bool(torch.isfinite(hessian).all()):
+            break
+        curvature, axes = torch.linalg.eigh(hessian)
+        flat_direction = 1e-7 * curvature.abs().max()  # a simplex has one: adding a constant to all its logits
+        if float(curvature.max()) > float(flat_direction):
+            break
+        along = torch.where(curvature < -flat_direction, (axes.mT @ slope) / curvature, 0.0)
+        trial = flat - axes @ along
+        new, new_slope = slope_at(trial)
+        if not (new >= value - 1e-12 * (1 + abs(value)) and float(new_slope.abs().max()) < float(size)):
+            break
+        flat, value, slope = trial, new, new_slope
+    return flat
 
 
 def _called(

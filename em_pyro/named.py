@@ -83,10 +83,11 @@ def unwrap(fn: Distribution) -> Unwrapped:
     while True:
         kind = type(fn).__name__
         if kind == "Independent":
-            rank += fn.reinterpreted_batch_ndims  # type: ignore[attr-defined]
+            events = fn.reinterpreted_batch_ndims  # type: ignore[attr-defined]
+            rank += events
+            mask = None if mask is None else mask.reshape(mask.shape + (1,) * events)
         elif kind == "MaskedDistribution":
             own = torch.as_tensor(fn._mask)  # type: ignore[attr-defined]
-            own = own.reshape(own.shape + (1,) * rank)
             mask = own if mask is None else mask & own
         elif kind != "ExpandedDistribution":
             return Unwrapped(fn, rank, mask)

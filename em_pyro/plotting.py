@@ -44,11 +44,13 @@ def objective_path(fit: Fit, ax: Axes | None = None) -> Axes:
         fit: what `EM.fit` returned; its `path` is drawn.
         ax: axes to draw into; new ones if not given.
     """
+    from matplotlib.ticker import MaxNLocator
+
     ax = _axes(ax)
     path = _array(fit.path)
     ax.plot(np.arange(len(path)), path, color=COLOURS[0], marker="o" if len(path) <= BARS else "", markersize=4)
     ax.ticklabel_format(axis="y", useOffset=False)
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="step", ylabel="objective (nats)")
     return ax
 
@@ -74,7 +76,7 @@ def mixture_curves(x: Numbers, history: Sequence[Mapping[str, Numbers]], ax: Axe
     for place, step in enumerate(drawn):
         densities, last = _densities(grid, history[step]), step == len(history) - 1
         for k, density in enumerate(densities):
-            alpha = 1.0 if last else 0.1 + 0.5 * place / len(drawn)
+            alpha = 1.0 if last else 0.2 + 0.5 * place / len(drawn)
             label = f"component {k}" if last else None
             width = 2.2 if last else 1.0
             ax.plot(grid, density, color=_colour(k), alpha=alpha, linewidth=width, label=label)
@@ -121,7 +123,7 @@ def ellipses(
         for level in levels:
             width, height = 2 * np.sqrt(-2 * math.log(1 - level) * variances)
             ax.add_patch(Ellipse(centre, width, height, angle=angle, fill=False, color=_colour(k), linewidth=1.8))
-        ax.plot(*centre, marker="P", color=_colour(k), markeredgecolor="white", markersize=10, label=f"component {k}")
+        ax.plot(*centre, "P", color=_colour(k), markeredgecolor="white", markersize=12, label=f"component {k}")
     ax.autoscale_view()
     ax.set(xlabel="first coordinate", ylabel="second coordinate")
     ax.legend(frameon=False)
@@ -149,7 +151,7 @@ def coin_weights(responsibilities: Numbers, heads: Numbers, flips: Numbers, ax: 
         names = [f"{a:g}/{b:g}" for a, b in zip(h, m, strict=True)]
         ax.set_xticks(np.arange(len(h)), names, rotation=0 if len(h) <= 12 else 90)
     ax.set(xlabel="heads / tosses of each sequence" if named else "sequences, from few heads to many")
-    ax.set(ylabel="weight of each coin", ylim=(0, 1))
+    ax.set(ylabel="weight of each coin", ylim=(0, 1), xlim=(-0.6, len(h) - 0.4))
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=min(gamma.shape[1], 6), frameon=False)
     return ax
 

@@ -86,6 +86,7 @@ class Program:
     parameters: Mapping[str, Parameter]
     latents: Mapping[str, Latent]
     plates: Mapping[str, int]
+    plate_dims: Mapping[str, int] = field(repr=False)  # plate -> tensor dimension
     upstream: Mapping[str, frozenset[str]] = field(repr=False)  # site -> latents that it may depend on
 
     def run(self, values: Params, states: Params | None = None) -> dict[str, Site]:

@@ -61,7 +61,8 @@ class Recognition:
     refusals: Mapping[str, Refusal]
     reaches: Mapping[str, frozenset[str]]  # site -> parameters that enter it
     priors: Mapping[str, Prior]
-    runs: Sequence[Mapping[str, Site]] = field(repr=False)  # the program at every probe
+    values: Params = field(repr=False)  # a random point
+    runs: Sequence[Mapping[str, Site]] = field(repr=False)  # the program at every probe, that point first
 
 
 class _Unrecognised(Exception):
@@ -105,7 +106,7 @@ def _recognise(
         refusals[name] = Refusal("an argument has a parameter's value but not its gradient", reaches[name])
         del readings[name]
     runs = [sites for _, sites in probes]
-    return Recognition(bank.bank, readings, refusals, reaches, read_priors(runs), runs)
+    return Recognition(bank.bank, readings, refusals, reaches, read_priors(runs), probes[0][0], runs)
 
 
 # ---- probes ----------------------------------------------------------------------------------------------------------

@@ -24,6 +24,18 @@ class Refused(Exception):
     """There is no joint closed form; says why."""
 
 
+class PriorUnbounded(Exception):
+    """The update would go to a boundary at which the prior's density has no bound; says where."""
+
+
+def _refuse_unbounded(name: str, pooled: Tensor, pseudo: Tensor) -> None:
+    """A shape below one pulls with a negative count; where the data do not outweigh it, there is no interior maximum."""
+    bad = (pooled <= 0) & (pseudo.reshape(-1) < 0)
+    if bool(bad.any()):
+        entry = int(bad.reshape(-1, bad.shape[-1]).any(0).nonzero()[0])
+        raise PriorUnbounded(f'parameter "{name}", entry {entry}: the prior is unbounded where the update would go')
+
+
 @dataclass(frozen=True)
 class Selected:
     """Which flat cells of one role select which entries of one parameter."""
@@ -94,6 +106,8 @@ class Counts:
             a, b = (a + misses, b + hits) if where.complement else (a + hits, b + misses)
         if self.pseudo is not None:
             a, b = a + self.pseudo[0].reshape(-1), b + self.pseudo[1].reshape(-1)
+            for pooled, pseudo in zip((a, b), self.pseudo, strict=True):
+                _refuse_unbounded(self.parameter, pooled, pseudo)
         return a.reshape(shape), b.reshape(shape)
 
     def solve(self, statistics: Statistics, params: Params, lead: int = 0) -> dict[str, Tensor]:
@@ -125,6 +139,7 @@ class Rates:
             b = b + pool(exposure * factor, where, size, lead)
         if self.pseudo is not None:
             a, b = a + self.pseudo[0].reshape(-1), b + self.pseudo[1].reshape(-1)
+            _refuse_unbounded(self.parameter, a, self.pseudo[0])
         solved = self.chart.inverse((a / torch.where(b > 0, b, 1.0)).reshape(old.shape))
         return {self.parameter: torch.where((b > 0).reshape(old.shape), solved, old)}
 

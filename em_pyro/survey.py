@@ -12,6 +12,7 @@ from typing import Any
 import pyro
 import torch
 from pyro.ops.provenance import ProvenanceTensor, get_provenance
+from pyro.poutine import block
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Distribution, constraints
@@ -107,15 +108,23 @@ def survey(model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str
             support.reshape((len(support), -1, *event_shape))[:, 0],
             _plates(messages[name]),
         )
-    return Program(
-        model, args, kwargs, first.parameters, latents, {frame.name: frame.size for frame in frames}, upstream
-    )
+    sizes = {frame.name: frame.size for frame in frames}
+    dims = {frame.name: frame.dim for frame in frames}
+    return Program(model, args, kwargs, first.parameters, latents, sizes, dims, upstream)
 
 
 def _run(model: Callable[..., Any], args: Any, kwargs: Any, *, provenance: bool) -> _Survey:
     handler = _Survey(provenance=provenance)
-    with quiet(), untouched_store(), torch.enable_grad(), handler:
-        model(*args, **kwargs)
+    try:
+        with quiet(), untouched_store(), torch.enable_grad(), handler:
+            model(*args, **kwargs)
+    except (IndexError, RuntimeError) as error:
+        with quiet(), untouched_store(), block():
+            model(*args, **kwargs)  # an error of the model itself is the user's, not ours
+        raise ModelError(
+            f"The model: expected to run with each latent at one value of broadcast shape, got {type(error).__name__}: "
+            f"{error}. Index by values (table[z], Vindex), not by the position of a row or a state."
+        ) from error
     return handler
 
 
@@ -127,7 +136,9 @@ def _parameter(msg: Any) -> Parameter:
     store = pyro.get_param_store()
     random = init if callable(init) and not isinstance(init, Tensor) else None
     if name in store:
-        constraint, initial = store._constraints[name], store[name]
+        constraint = store._constraints[name]
+    if name in store and (init is None or random):
+        initial = store[name]
     elif init is None:
         raise ModelError(f'Parameter "{name}": expected an initial value, got none. Give pyro.param one.')
     else:

@@ -80,7 +80,7 @@ class Term:
 
     def natural(self, bound: Bound) -> tuple[Tensor, ...]:
         """Natural parameters of every cell: shape (starts) + cells + events + event of the statistic."""
-        return self.family.natural(self.arguments(bound))
+        return tuple(part.clamp(min=LOWEST) for part in self.family.natural(self.arguments(bound)))
 
     def factor(self, natural: tuple[Tensor, ...], block: Block = WHOLE, lead: int = 0) -> Tensor:
         """Log-density in the order of `names`, of the rows of `block`."""

@@ -1,98 +1,138 @@
-"""Read the command line and do what it says."""
+"""The options of the command line, and the page that `--help` prints."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..errors import EMError
-from . import demo
-from .problems import MIXTURES, Problem, bundled, coin_problem, gaussian_problem
-from .runs import picture, save_json, solve
-from .tables import TableError, read
+from .problems import MIXTURES
+
+Command = Callable[[argparse.Namespace], int]
+
+PROG = "python -m em_pyro"
 
 ABOUT = """\
 Fit a model with latent variables by exact Expectation-Maximisation.
 
 Without a command this is a demonstration: it fits two classic data sets, shows the
 answers beside those of EM derived by hand and those in print, and draws pictures.
-With one it fits a model to your own numbers.
+With a command it fits a model to your own numbers.
 """
 
 EXAMPLES = """\
 examples:
   python -m em_pyro
-        the demonstration; pictures go to the folder out
+      the demonstration; its pictures go to the folder out
   python -m em_pyro coins --data tosses.csv --plot weights.png
-        which of two coins made each sequence of tosses?
+      which of two coins made each sequence of tosses?
   python -m em_pyro gaussians --data points.csv --components 3 --starts 20
-        three clusters; the best of twenty starts
+      three clusters, the best of twenty starts
   python -m em_pyro gaussians --data people.csv --columns height,weight --json fit.json
-        clusters in two columns of a table, saved for another program
+      clusters in two columns of a table, saved for another program
 
-exit status: 0 if all went well, 1 if a fit did not converge (or the demonstration
-found a difference), 2 if the command or the file could not be used.
+exit status:
+  0 if all went well, 1 if a fit did not converge or the demonstration found a
+  difference, 2 if the command or the file could not be used
 """
 
-TABLE = """\
-FILE.csv holds one {row} a line, cells separated by commas, semicolons or tabs. A first
-line without numbers is a header.{columns}
+COINS = """\
+You tossed one of K coins a number of times, wrote down the heads, put it back, and did so
+again and again; you did not write down which coin it was. How biased is each, and which
+was it each time?
+
+FILE.csv has a line for each such sequence, with the number of heads and the number of
+tosses, in columns called "heads" and "flips" (or "tosses", or "n"). A file without a
+header has just these two columns, in this order.
+"""
+
+GAUSSIANS = """\
+Your points come from K clusters, each a Gaussian. Where are they, how wide, how large, and
+which points belong to which?
+
+FILE.csv has a line for each point. Every column is a coordinate unless --columns says
+otherwise; a first line without a number in it is a header. One column gives a mixture
+on the line.
+"""
+
+COVARIANCE = """\
+what the clusters look like: full, each its own ellipse (the default); tied, all the same
+ellipse; diagonal, ellipses along the axes; spherical, circles. On the line, tied is one
+width for all, and the others are the same
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line, that of the process if none is given, and return its exit status."""
-    given = list(sys.argv[1:] if argv is None else argv)
-    parser = _parser()
-    args = parser.parse_args(given or ["demo"])
-    try:
-        return int(args.run(args))
-    except (TableError, EMError, OSError) as error:
-        print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted", file=sys.stderr)
-        return 130
+def parser(demo: Command, coins: Command, gaussians: Command) -> argparse.ArgumentParser:
+    """Return the parser; what it parses has `run`, one of the three functions given."""
+    shape = partial(argparse.RawDescriptionHelpFormatter, max_help_position=26)
+    page: dict[str, Any] = {"formatter_class": shape}
+    root = argparse.ArgumentParser(PROG, description=ABOUT, epilog=EXAMPLES, **page)
+    commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    text = "fit coins and Old Faithful and compare with EM by hand; the same as no command"
+    show = commands.add_parser("demo", help=text, description=ABOUT, **page)
+    show.add_argument("--out", type=Path, default=Path("out"), metavar="FOLDER", help="for pictures (default: out)")
+    show.set_defaults(run=demo)
+
+    tossed = commands.add_parser(
+        "coins", help="which coin was tossed, and how biased is it?", description=COINS, **page
+    )
+    _shared(tossed, "coins", "five sequences of Do & Batzoglou", "HEADS,FLIPS")
+    tossed.add_argument("--equal-weights", action="store_true", help="all coins are known to be picked equally often")
+    tossed.set_defaults(run=coins)
+
+    cloud = commands.add_parser("gaussians", help="clusters in one dimension or more", description=GAUSSIANS, **page)
+    _shared(cloud, "clusters", "eruptions of Old Faithful", "A,B,C")
+    cloud.add_argument("--covariance", choices=list(MIXTURES), default="full", metavar="KIND", help=COVARIANCE)
+    cloud.set_defaults(run=gaussians)
+    return root
 
 
-def _parser() -> argparse.ArgumentParser:
-    shape: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter}
-    parser = argparse.ArgumentParser("python -m em_pyro", description=ABOUT, epilog=EXAMPLES, **shape)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    about = "fit coins and Old Faithful, and compare with EM by hand (what happens without a command)"
-    show = commands.add_parser("demo", help=about, description=about[0].upper() + about[1:] + ".", **shape)
-    show.add_argument("--out", type=Path, default=Path("out"), metavar="FOLDER", help="for the pictures (default: out)")
-    show.set_defaults(run=lambda args: demo.run(args.out, progress=sys.stderr.isatty()))
-
-    about = "which coin made each sequence of tosses, and how biased are they?"
-    columns = ' The columns are called "heads" and "flips" (or\n"tosses", or "n"); without a header they are the only two, in this order.'
-    epilog = TABLE.format(row="sequence of tosses", columns=columns)
-    tossed = commands.add_parser("coins", help=about, description=about[0].upper() + about[1:], epilog=epilog, **shape)
-    _options(tossed, "Do & Batzoglou's five sequences", "the columns of heads and of tosses", "coins")
-    tossed.add_argument("--equal-weights", action="store_true", help="each coin is picked equally often, and that is known")
-    tossed.set_defaults(run=lambda args: _fit(_coins(args), args))
-
-    about = "clusters: a mixture of Gaussians in one dimension or more"
-    epilog = TABLE.format(row="point", columns=" Every column is a coordinate\nunless --columns chooses.")
-    cloud = commands.add_parser("gaussians", help=about, description=about[0].upper() + about[1:] + ".", epilog=epilog, **shape)
-    _options(cloud, "eruptions of Old Faithful", "the columns to use", "Gaussians")
-    cloud.add_argument("--covariance", choices=list(MIXTURES), default="full", help="what each may look like: any ellipse (full), all the same ellipse (tied), along the axes (diagonal), round (spherical); default: full. In one dimension only tied, one width for all, differs from the others")
-    cloud.set_defaults(run=lambda args: _fit(_gaussians(args), args))
-    return parser
-
-
-def _options(parser: argparse.ArgumentParser, example: str, columns: str, what: str) -> None:
-    add = parser.add_argument
+def _shared(command: argparse.ArgumentParser, what: str, example: str, columns: str) -> None:
+    add = command.add_argument
     add("--data", type=Path, metavar="FILE.csv", help=f"what to fit (default: {example})")
-    add("--columns", type=lambda text: text.split(","), metavar="A,B", help=f"{columns}, by name or number")
+    add("--columns", type=_names, metavar=columns, help="which columns to use, numbered from 1 if there is no header")
     add("--components", type=_positive, default=2, metavar="K", help=f"how many {what} (default: 2)")
-    add("--starts", type=_positive, default=1, metavar="N", help="try N starting points and keep the best (default: 1)")
-    add("--seed", type=int, default=0, metavar="S", help="of the random starting points (default: 0)")
-    add("--tol", type=_tolerance, metavar="T", help="stop when the gain left is below T relative to the log-likelihood (default: 1e-8)")
-    add("--max-steps", type=_positive, metavar="N", help="give up after N steps")
-    add("--plot", type=_picture, metavar="FILE.png", help="draw the fit (png, pdf or svg)")
+    add("--starts", type=_positive, default=1, metavar="N", help="keep the best of N starting points (default: 1)")
+    add("--seed", type=int, default=0, metavar="S", help="for the random ones among them (default: 0)")
+    text = "converged when the gain still expected, relative to the log-likelihood, is below T (default: 1e-8)"
+    add("--tol", type=_tolerance, default=1e-8, metavar="T", help=text)
+    add("--max-steps", type=_positive, default=1000, metavar="N", help="give up after N steps (default: 1000)")
+    add("--plot", type=_picture, metavar="FILE.png", help="draw the answer (.png, .pdf or .svg)")
     add("--json", type=_writable, metavar="FILE.json", help="save the answer for another program")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected 1, 2, 3, ..., got {text!r}")
+    return int(text)
+
+
+def _tolerance(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"expected a small number such as 1e-8, got {text!r}")
+    return value
+
+
+def _writable(text: str) -> Path:
+    """Look at once whether a file can be written there, so that no fit is lost."""
+    path = Path(text)
+    if path.is_dir() or not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"expected a file in a folder that exists, got {text!r}")
+    return path
+
+
+def _picture(text: str) -> Path:
+    if Path(text).suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise argparse.ArgumentTypeError(f"expected a name that ends in .png, .pdf or .svg, got {text!r}")
+    return _writable(text)

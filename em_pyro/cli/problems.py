@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -55,9 +54,10 @@ class Problem:
 
 
 def bundled(name: str) -> Table:
-    """Read a data set that comes with the package."""
-    with resources.as_file(resources.files("em_pyro.models.data").joinpath(f"{name}.csv")) as path:
-        return read(path)
+    """Read a data set that comes with the package; in messages it goes by its bare name."""
+    file = f"{name}.csv"
+    with resources.as_file(resources.files("em_pyro.models.data").joinpath(file)) as path:
+        return replace(read(path), source=file)
 
 
 def coin_problem(
@@ -101,7 +101,9 @@ def gaussian_problem(
     x = torch.from_numpy(table.numbers(names))
     for name, constant in zip(names, (x == x[0]).all(0), strict=True):
         if constant:
-            raise TableError(f'{table.source}, column "{name}": expected numbers that vary. Leave it out with --columns.')
+            raise TableError(
+                f'{table.source}, column "{name}": expected numbers that vary. Leave it out with --columns.'
+            )
     _enough(table, components)
     title = f"{components} Gaussians, {len(x)} rows of {', '.join(names)} from {table.source}"
     if len(names) == 1:

@@ -61,7 +61,9 @@ class Table:
         if len(wrong):
             i, j = wrong[0]
             where = self._at(self.rows[i][0], names[j])
-            raise TableError(f"{where}: expected a count 0, 1, 2, ..., got {values[i, j]:g}. Correct or remove the row.")
+            raise TableError(
+                f"{where}: expected a count 0, 1, 2, ..., got {values[i, j]:g}. Correct or remove the row."
+            )
         return values
 
     def _place(self, name: str) -> int:

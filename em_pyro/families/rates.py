@@ -6,6 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from ..charts import safe_log
 from .base import Args, Family, Role, register
 
 
@@ -14,7 +15,7 @@ class _Rate(Family):
     roles = {"rate": Role("positive", multiples=True)}
 
     def natural(self, args: Args) -> tuple[Tensor, ...]:
-        return args["rate"].log(), -args["rate"]
+        return safe_log(args["rate"]), -args["rate"]
 
 
 @register(dist.Poisson)

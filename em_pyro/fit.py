@@ -1,0 +1,181 @@
+"""The answer: fitted values, the path that led there, and how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer import config_enumerate
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from .errors import ParameterError
+from .loop import OUTCOMES
+from .plan import Plan
+from .posterior import Posterior, posterior
+from .prepare import Prepared, prepare
+
+
+@dataclass(frozen=True)
+class Start:
+    """One of the starts of a fit."""
+
+    index: int
+    objective: float
+    outcome: str
+    num_steps: int
+
+
+@dataclass(frozen=True)
+class Starts:
+    """All starts of a fit, in order; the best of them gave the answer."""
+
+    runs: tuple[Start, ...]
+    best: int
+    found: int  # how many reached the best objective
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    def __getitem__(self, index: int) -> Start:
+        return self.runs[index]
+
+    def __iter__(self) -> Iterator[Start]:
+        return iter(self.runs)
+
+    def __str__(self) -> str:
+        return f"best found by {self.found} of {len(self.runs)}"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Result of `EM.fit`.
+
+    Attributes:
+        params: fitted constrained values by name, sites with a prior included, in the dtypes of the program.
+        log_likelihood: log evidence of the data at `params`, in nats.
+        objective: log evidence plus log prior.
+        path: the objective at every step, the start included; up is good.
+        num_steps: EM steps taken.
+        outcome: a named ending; `str(fit)` says what to try.
+        converged: whether the stopping rule was met (the cap is not convergence).
+        gap: estimated nats that further steps would gain.
+        starts: every start with its objective and outcome.
+        notes: what the loop found out on its way.
+        plan: how each parameter was maximised.
+    """
+
+    params: dict[str, Tensor]
+    log_likelihood: float
+    objective: float
+    path: tuple[float, ...] = field(repr=False)
+    num_steps: int
+    outcome: str
+    converged: bool
+    gap: float
+    starts: Starts = field(repr=False)
+    notes: tuple[str, ...] = ()
+    plan_text: str = field(default="", repr=False)
+    prepared: Prepared | None = field(default=None, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the program and its data."""
+        state = {k: v for k, v in self.__dict__.items() if k not in ("prepared", "posterior")}
+        return {**state, "prepared": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+    def _alive(self) -> Prepared:
+        if self.prepared is None:
+            raise ParameterError(
+                "Fit: expected the model and its data, but this fit was loaded from a file, without them. Build "
+                "EM(model, starts=fit.params) and ask EM.posterior(...)."
+            )
+        return self.prepared
+
+    @property
+    def plan(self) -> Plan:
+        """How each parameter was maximised."""
+        return self._alive().plan
+
+    @cached_property
+    def posterior(self) -> Posterior:
+        """Exact posterior of the latents of the fitted data (computed when asked for)."""
+        return posterior(self._alive().engine, self.params)
+
+    def posterior_on(self, *args: Any, **kwargs: Any) -> Posterior:
+        """Posterior of new data, passed as the model takes it."""
+        here = self._alive()
+        fresh = prepare(here.program.model, args, kwargs, {}, check=False)
+        return posterior(fresh.engine, {n: self.params[n] for n in fresh.program.parameters})
+
+    @property
+    def model(self) -> Callable[..., Any]:
+        """The user's model with the fitted values substituted and its latents marked for enumeration."""
+        return fitted_model(self._alive(), self.params)
+
+    def __str__(self) -> str:
+        width = max(len(n) for n in self.params) if self.params else 0
+        lines = [f"{self.outcome} after {self.num_steps} steps: {OUTCOMES[self.outcome]}"]
+        lines.append(f"log-likelihood {self.log_likelihood:.6f}")
+        if abs(self.objective - self.log_likelihood) > 1e-12 * abs(self.objective):
+            lines[-1] += f", objective {self.objective:.6f}"
+        lines[-1] += f", estimated gap {self.gap:.1e} nats" if self.gap != float("inf") else ""
+        for name, value in self.params.items():
+            shown = "\n".join((" " * (width + 4) if k else "") + row for k, row in enumerate(_shown(value)))
+            lines.append(f"  {name.ljust(width)}  {shown}")
+        if len(self.starts) > 1:
+            lines.append(str(self.starts))
+        return "\n".join([*lines, *self.notes])
+
+
+def _shown(value: Tensor) -> list[str]:
+    if value.numel() > 60:
+        return [f"tensor of shape {tuple(value.shape)}, from {float(value.min()):.6g} to {float(value.max()):.6g}"]
+    text = repr(value.detach().cpu())
+    text = text.removeprefix("tensor(").removesuffix(")").replace(", dtype=torch.float64", "")
+    return [row.strip() if k == 0 else row.removeprefix(" " * 7) for k, row in enumerate(text.split("\n"))]
+
+
+class _Substitute(Messenger):
+    """Give every `pyro.param` its fitted value, and every site with a prior its mode."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_param(self, msg: Any) -> None:
+        if msg["name"] in self.values:
+            msg["value"], msg["done"] = self.values[msg["name"]], True
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.values and not msg["is_observed"]:
+            msg["value"], msg["is_observed"] = self.values[msg["name"]], True
+
+
+def fitted_model(prepared: Prepared, params: Mapping[str, Tensor]) -> Callable[..., Any]:
+    """The model at fixed values, as an ordinary Pyro model."""
+    enumerated = config_enumerate(prepared.program.model)
+    weights = {n: v for n, v in params.items() if prepared.program.parameters[n].tensor is not None}
+    values = {n: v for n, v in params.items() if n not in weights}
+
+    def fitted(*args: Any, **kwargs: Any) -> Any:
+        with prepared.program.given(weights) if weights else contextlib.nullcontext(), _Substitute(values):
+            return enumerated(*args, **kwargs)
+
+    return fitted
+
+
+def write_back(prepared: Prepared, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Fitted values in the dtypes of the program."""
+    parameters = prepared.program.parameters
+    return {n: v.detach().to(parameters[n].initial.dtype) for n, v in values.items() if n in parameters}
+
+
+__all__ = ["Fit", "Start", "Starts", "fitted_model", "pyro", "torch", "write_back"]

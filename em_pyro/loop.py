@@ -1,0 +1,338 @@
+"""The loop around one EM step: the monotone guard, the stopping rule, the saddle test, and honest endings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .em_step import em_step
+from .engine import Engine, Expectation
+from .errors import DataError, ObjectiveError
+from .m_step import constrained, gradient, unconstrained
+from .plan import Plan
+from .posterior import posterior
+from .solvers import PriorUnbounded
+from .term import Term
+
+Params = Mapping[str, Tensor]
+
+SLACK = {torch.float64: 1e-10, torch.float32: 1e-6}  # rounding of the objective, relative to 1 + |objective|
+IMPOSSIBLE = -1e29
+DEGENERATE = 1e-6  # of the pooled scale
+EMPTY = 1e-8  # of the rows
+DISTURBANCE, DISTURBED_STEPS = 1e-3, 10
+
+OUTCOMES = {
+    "converged": "The estimated remaining gain is below tol, and a small disturbance led nowhere higher.",
+    "step limit": "max_steps was reached before the objective settled: raise max_steps, or use acceleration.",
+    "stopped": "The callback returned True.",
+    "degenerate": "A scale collapsed onto a few rows, where the likelihood has no maximum: give it a prior, tie the "
+    "scales, use fewer components or other starts.",
+    "empty state": "A state has lost all its rows: use fewer states or other starts.",
+    "prior unbounded": "The prior's density is unbounded at the boundary to which the update would go: use a shape of at "
+    "least 1, or other starts.",
+    "interrupted": "The fit was interrupted; these are the best values so far.",
+}
+
+
+@dataclass(frozen=True)
+class State:
+    """What a callback sees after every step."""
+
+    step: int
+    objective: float
+    params: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of a run."""
+
+    tol: float
+    max_steps: int
+    callback: Callable[[State], Any] | None = None
+    tick: Callable[[], Any] | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One start, followed to its end."""
+
+    params: dict[str, Tensor] = field(repr=False)
+    path: tuple[float, ...] = field(repr=False)
+    outcome: str
+    gap: float
+    notes: tuple[str, ...] = ()
+    converged: bool = False
+
+    @property
+    def objective(self) -> float:
+        """Objective at `params`."""
+        return self.path[-1]
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with the run so far."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__("EM was interrupted")
+        self.run = run
+
+
+def run(engine: Engine, plan: Plan, start: Params, settings: Settings) -> Run:
+    """Iterate from `start` until the stopping rule, the cap or a named ending.
+
+    Raises:
+        ObjectiveError: the objective fell beyond rounding, or is not finite at the start.
+        DataError: an observation is impossible under every state at the start.
+    """
+    params, path = {name: value.double() for name, value in start.items()}, list[float]()
+    gap, calm, notes, saddles = float("inf"), 0, [], 0
+    best = params
+
+    def ended(outcome: str, *, converged: bool = False) -> Run:
+        return Run(best, tuple(path), outcome, gap, tuple(notes), converged)
+
+    try:
+        while True:
+            step = len(path)
+            try:
+                new, found = em_step(engine, plan, params)
+            except PriorUnbounded as where:
+                new, found = params, engine.expect(params)
+                notes.append(str(where))
+            objective = float(found.objective)
+            if step == 0:
+                check_start(engine, params, objective)
+            elif not _finite(objective):
+                return ended("degenerate")
+            else:
+                guard(path[-1], objective, engine, step)
+            path.append(objective)
+            best = params
+            if settings.tick:
+                settings.tick()
+            if step and settings.callback and settings.callback(State(step, objective, dict(params))) is True:
+                return ended("stopped")
+            if new is params:
+                return ended("prior unbounded")
+            if step == settings.max_steps:
+                ending = bad_ending(engine, plan, params, found)
+                notes += ending[1:]
+                return ended(ending[0] if ending else "step limit")
+            if settings.tol > 0:
+                gap = estimated_gap(engine, plan, found, params, new, path, settings.tol)
+                calm = calm + 1 if gap <= settings.tol * (1 + abs(objective)) else 0
+                if step % 20 == 0 or calm >= 2:
+                    ending = bad_ending(engine, plan, params, found)
+                    if ending:
+                        notes += ending[1:]
+                        return ended(ending[0])
+                if calm >= 2:
+                    escaped = leave_saddle(engine, plan, params, objective, gap, saddles)
+                    if escaped is None or saddles >= 5:
+                        return ended("converged", converged=True)
+                    saddles, calm = saddles + 1, 0
+                    notes.append(f"left a saddle after {step} steps")
+                    new = escaped
+            params = new
+    except KeyboardInterrupt:
+        if not path:
+            raise
+        raise Interrupted(ended("interrupted")) from None
+
+
+def slack_of(engine: Engine) -> float:
+    """Relative rounding of the objective, by the dtype of the program's parameters."""
+    single = any(p.initial.dtype == torch.float32 for p in engine.program.parameters.values())
+    return SLACK[torch.float32 if single and engine.replayed else torch.float64]
+
+
+def guard(before: float, after: float, engine: Engine, step: int) -> None:
+    """EM has a theorem: a fall beyond rounding is a fault.
+
+    Raises:
+        ObjectiveError: with the step and both values.
+    """
+    if after < before - slack_of(engine) * (1 + abs(before)):
+        raise ObjectiveError(
+            f"Step {step}: expected the objective not to fall, got {after:.12g} after {before:.12g}. Exact EM cannot do "
+            f"that: does the model use randomness or change between calls?"
+        )
+
+
+def check_start(engine: Engine, params: Params, objective: float) -> None:
+    """Refuse a start from which no EM step is defined.
+
+    Raises:
+        DataError: some row is impossible under every state.
+        ObjectiveError: the objective is not finite for another reason.
+    """
+    if _finite(objective) and objective > IMPOSSIBLE:
+        return
+    if objective <= IMPOSSIBLE:
+        law = posterior(engine, params)
+        for plate in sorted(engine.program.plates, key=lambda p: -engine.program.plates[p]):
+            try:
+                rows = law.log_evidence_by(plate)
+            except ValueError:
+                continue
+            bad = rows <= IMPOSSIBLE
+            if bool(bad.any()):
+                index = int(bad.nonzero()[0])
+                sites = [n for n, f in engine.factors.items() if plate in f.plates and n not in engine.program.latents]
+                observed = [n for n in sites if plate in engine.recognition.runs[0][n].plates] or [
+                    n for n, s in engine.recognition.runs[0].items() if s.role == "observed" and plate in s.plates
+                ]
+                raise DataError(
+                    f'Site "{(observed or ["?"])[0]}": expected every row to be possible under some state, got a row of '
+                    f'plate "{plate}" that is impossible, at index {index}. Remove it, or widen the model.'
+                )
+        observed = [n for n, s in engine.recognition.runs[0].items() if s.role == "observed"]
+        raise DataError(
+            f'Site "{observed[0]}": expected data that is possible under the model, got an impossible observation '
+            f"(log evidence {objective:.3g}). Check structural zeros and the start."
+        )
+    raise ObjectiveError(
+        f"Start: expected a finite objective, got {objective}. Check the starting values "
+        f"({', '.join(sorted(params))}) and the scale of the data."
+    )
+
+
+def _finite(x: float) -> bool:
+    return x == x and abs(x) != float("inf")
+
+
+def estimated_gap(
+    engine: Engine, plan: Plan, found: Expectation, params: Params, new: Params, path: list[float], tol: float
+) -> float:
+    """Remaining nats: the larger of Aitken's extrapolation and what the gradient promises.
+
+    With gains `d_t` shrinking at rate `r`, what is left is `d r / (1 - r)`. The gradient's own estimate
+    `g'(u_new - u) / (1 - r)` is computed once the first is small; an infinite coordinate (a boundary) counts nothing.
+    """
+    if len(path) < 3:
+        return float("inf")
+    last, before = path[-1] - path[-2], path[-2] - path[-3]
+    rounding = 1e-15 * (1 + abs(path[-1]))
+    rate = min(max(last / before, 0.0), 0.9999) if before > rounding else 0.5
+    left = max(last, 0.0) * rate / (1 - rate)
+    if left > tol * (1 + abs(path[-1])):
+        return left
+    names = plan.free
+    _, slopes = gradient(engine, found, params, names)
+    promised = 0.0
+    for name in names:
+        move = unconstrained(engine, name, new[name]) - unconstrained(engine, name, params[name])
+        move = torch.where(torch.isfinite(move), move, 0.0)
+        promised += float((slopes[name] * move).sum())
+    return max(left, abs(promised) / (1 - rate))
+
+
+# ---- saddles ---------------------------------------------------------------------------------------------------------
+
+
+def leave_saddle(
+    engine: Engine, plan: Plan, params: Params, objective: float, gap: float, seed: int
+) -> dict[str, Tensor] | None:
+    """Disturb every free parameter and step on: return where that leads if it is higher, else None.
+
+    A saddle looks converged (gradient zero, gap zero), but from beside it the objective climbs past the old value. While
+    the gains still grow after ten steps, the climb has only begun and more are taken.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    moved = dict(params)
+    for name in plan.free:
+        point = unconstrained(engine, name, params[name])
+        noise = torch.randn(point.shape, generator=generator, dtype=torch.float64).to(point)
+        shifted = constrained(engine, name, point + DISTURBANCE * (1 + point.abs()) * noise)
+        moved[name] = torch.where(torch.isfinite(shifted), shifted, params[name])
+    margin = max(10 * abs(gap), 1e-9 * (1 + abs(objective)))
+    gains: list[float] = []
+    previous = None
+    for step in range(20 * DISTURBED_STEPS):
+        try:
+            new, found = em_step(engine, plan, moved)
+        except PriorUnbounded:
+            return None
+        now = float(found.objective)
+        if not _finite(now):
+            return None
+        if now > objective + margin:
+            return moved
+        if previous is not None:
+            gains.append(now - previous)
+        previous, moved = now, new
+        growing = len(gains) >= 2 and gains[-1] > 1.001 * gains[-2] > 1e-14 * (1 + abs(objective))
+        if step >= DISTURBED_STEPS and not growing:
+            return None
+    return None
+
+
+# ---- endings without a maximum ---------------------------------------------------------------------------------------
+
+
+def bad_ending(engine: Engine, plan: Plan, params: Params, found: Expectation) -> list[str]:
+    """`[outcome, note]` if a scale has collapsed or a state is empty, else nothing."""
+    collapsed = _collapsed(engine, plan, params)
+    if collapsed:
+        return ["degenerate", collapsed]
+    empty = _empty(engine, found)
+    return ["empty state", empty] if empty else []
+
+
+def _collapsed(engine: Engine, plan: Plan, params: Params) -> str:
+    bound = engine.bind(params)
+    for term in engine.terms.values():
+        role = "scale" if "scale" in term.roles else "scale_tril" if "scale_tril" in term.roles else None
+        if role is None or term.role != "observed" or term.roles[role].known:
+            continue
+        pooled = pooled_scale(term)
+        if pooled is None:
+            continue
+        scale = term.arguments(bound)[role]
+        roots = scale if role == "scale" else scale.diagonal(dim1=-2, dim2=-1)
+        small = roots < DEGENERATE * pooled
+        if bool(small.any()):
+            cell = tuple(int(i) for i in small.nonzero()[0][: len(term.cells)])
+            where = ", ".join(f"{n}={i}" for n, i in zip(term.cells, cell, strict=False)) or "all rows"
+            return f'site "{term.name}": {role} collapsed at {where}'
+    return ""
+
+
+def pooled_scale(term: Term) -> Tensor | None:
+    """Standard deviation of a site's values over all rows, by event; None where they do not vary."""
+    if "pooled" not in term.__dict__:
+        values, rows = term.value.tensor.double(), len(term.value.names)
+        if term.family.location is None:
+            values = values.clamp(min=0).log()
+        values = torch.where(torch.isfinite(values), values, 0.0)
+        deviation = values.flatten(0, rows - 1).std(0) if rows else torch.zeros(())
+        object.__setattr__(term, "pooled", deviation if bool((deviation > 0).all()) else None)
+    return term.__dict__["pooled"]
+
+
+def _empty(engine: Engine, found: Expectation) -> str:
+    """A parameter row whose cells have next to no weight, all sites together."""
+    totals: dict[tuple[str, ...], Tensor] = {}
+    for name, term in engine.terms.items():
+        latents = [n for n in term.cells if n in engine.program.latents]
+        if term.role != "observed" or not latents or not term.parameters:
+            continue
+        parts = term.split(found.statistics[name])
+        weight = sum(p.abs().reshape((*p.shape[: len(term.cells)], -1)).sum(-1) for p in parts)
+        drop = tuple(i for i, n in enumerate(term.cells) if n not in latents)
+        weight = torch.as_tensor(weight).sum(drop) if drop else torch.as_tensor(weight)
+        key = (*sorted(term.parameters), *(str(engine.program.latents[n].size) for n in latents))
+        totals[key] = totals[key] + weight if key in totals else weight
+    for key, weight in totals.items():
+        small = weight <= EMPTY * weight.sum()
+        if bool(small.any()):
+            state = tuple(int(i) for i in small.nonzero()[0])
+            return f'parameters {[k for k in key if not k.isdigit()]}: state {state} has no rows left'
+    return ""
+

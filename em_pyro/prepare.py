@@ -1,0 +1,182 @@
+"""From a model and its arguments to an engine and a plan, checked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .alive import alive
+from .bank import gather
+from .check import check_structure, check_values
+from .data import check_data
+from .engine import Engine, build
+from .errors import ModelError
+from .named import Named, squeeze
+from .plan import Choice, Plan, choose
+from .program import Params, Program
+from .recognise import Recognition, Refusal, arguments, recognise
+from .store import starting_values
+from .survey import survey
+
+SAME = {torch.float64: 1e-10, torch.float32: 1e-5}
+MEASURED = 5_000_000  # entries of all factors up to which the answer is re-measured by the model's own log_prob
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that is worked out once for one model and one set of arguments."""
+
+    program: Program
+    engine: Engine
+    plan: Plan
+    options: Mapping[str, Choice] = field(repr=False)
+    withdrawn: Mapping[str, str] = field(repr=False)
+    key: tuple[Any, ...] = field(repr=False)
+
+    def without(self, names: frozenset[str], sites: frozenset[str], why: str) -> Prepared:
+        """Withdraw the closed forms of `names`; sites in `sites` are replayed from now on."""
+        recognition = self.engine.recognition
+        if sites:
+            refusals = {s: Refusal(why, recognition.readings[s].parameters) for s in sites}
+            readings = {n: r for n, r in recognition.readings.items() if n not in sites}
+            recognition = replace(recognition, readings=readings, refusals={**recognition.refusals, **refusals})
+        engine = _engine(self.program, recognition)
+        withdrawn = {**self.withdrawn, **dict.fromkeys(names, why)}
+        plan = replace(choose(engine, self.options, withdrawn), notes=self.plan.notes, seconds=self.plan.seconds)
+        return replace(self, engine=engine, plan=plan, withdrawn=withdrawn)
+
+
+def prepare(
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    options: Mapping[str, Choice],
+    *,
+    check: bool,
+) -> Prepared:
+    """Survey, check, recognise and plan.
+
+    Raises:
+        ModelError: the program is one that exact EM cannot treat, or is silently wrong.
+        DataError: the data cannot be used.
+        ParameterError: a start or an option does not fit.
+        PlanError: a closed form was demanded where there is none.
+    """
+    began = time.perf_counter()
+    program = survey(model, args, kwargs)
+    start = starting_values(program)
+    with torch.no_grad():
+        sites = _first_run(program, start)
+    check_data(sites, start)
+    recognition = recognise(program)
+    engine = _engine(program, recognition)
+    if check:
+        check_structure(program, {n: f.names for n, f in engine.factors.items()}, sites)
+        check_values(program, recognition.values, recognition.runs[0])
+    plan = choose(engine, options, {})
+    plan = replace(plan, notes=_notes(engine), seconds=time.perf_counter() - began)
+    return Prepared(program, engine, plan, options, {}, key_of(args, kwargs))
+
+
+def _first_run(program: Program, start: Params) -> Any:
+    try:
+        return program.run(start)
+    except RuntimeError as error:
+        if "Boolean value of Tensor" not in str(error):
+            raise
+        raise ModelError(
+            f"The model: expected no `if` or `while` on a sampled value, got one ({error}). Compute both branches and "
+            f"choose by torch.where."
+        ) from error
+
+
+def _engine(program: Program, recognition: Recognition) -> Engine:
+    first = recognition.runs[0]
+    return build(program, recognition, first, recognition.priors, alive(program, recognition.runs))
+
+
+def _notes(engine: Engine) -> tuple[str, ...]:
+    """What else the plan should say: replayed sites, blocks, dtype."""
+    notes = []
+    for name in engine.replayed:
+        why = engine.recognition.refusals[name].why if name in engine.recognition.refusals else "not compiled"
+        notes.append(f'site "{name}" is replayed every step: {why}')
+    blocks = max((len(part.schedules) for part in engine.parts), default=1)
+    if engine.whole:
+        notes.append(f"rows are taken whole: {engine.whole}")
+    elif blocks > 1:
+        block = engine.parts[0].schedules[0][0]
+        notes.append(f'plate "{block.plate}" in {blocks} blocks of {block.length} rows')
+    if any(p.initial.dtype == torch.float32 for p in engine.program.parameters.values()):
+        notes.append("float32 parameters: contracted and accumulated in float64, stored in float32")
+    return tuple(notes)
+
+
+def key_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Identity and version of everything that was passed: equal only for the same unchanged objects."""
+
+    def one(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return id(value), value._version
+        if isinstance(value, (list, tuple)):
+            return id(value), tuple(one(v) for v in value)
+        if isinstance(value, dict):
+            return id(value), tuple((k, one(v)) for k, v in value.items())
+        return value if isinstance(value, (int, float, str, bool, type(None))) else id(value)
+
+    return tuple(one(a) for a in args), tuple((k, one(v)) for k, v in sorted(kwargs.items()))
+
+
+def disagreements(engine: Engine, params: Params) -> list[str]:
+    """Replay the user's program at `params` and list the sites whose arguments are not those of the loop."""
+    with torch.no_grad():
+        sites = engine.program.run(params)
+        rounded = {n: v.to(engine.program.parameters[n].initial.dtype) for n, v in params.items()}
+        bank = engine.recognition.bank
+        atoms = bank.values(rounded) if bank.segments else torch.zeros(0)
+        matrices = bank.stack(rounded) if bank.matrices else torch.zeros(0)
+        wrong = []
+        for name in engine.terms:
+            reading = engine.recognition.readings[name]
+            truth = arguments(reading.family, sites[name])
+            for key, role in reading.roles.items():
+                domain = reading.family.roles[key].domain
+                bound = gather(role, matrices if domain == "scale_tril" else atoms, rounded)
+                event = reading.event_rank + reading.family.roles[key].event_dim
+                if not _close(squeeze(truth[key], sites[name].dims, name, event), Named(bound, role.names), event):
+                    wrong.append(name)
+                    break
+    return wrong
+
+
+def _close(truth: Named, bound: Named, event: int) -> bool:
+    names = (*truth.names, *(n for n in bound.names if n not in truth.names))
+    a, b = (Named.align(part, names).double() for part in (truth, bound))
+    rtol = max(SAME[t.dtype] if t.dtype in SAME else 1e-10 for t in (truth.tensor, bound.tensor))
+    size = b.abs().amax() if b.numel() else torch.zeros(())
+    same = (a == b) | ((a - b).abs() <= rtol * (b.abs() + 1e-6 * size + 1e-300)) | (a.isnan() & b.isnan())
+    return bool(same.all())
+
+
+def measured(engine: Engine, params: Params) -> float | None:
+    """Log evidence by the model's own `log_prob`, where that is affordable; None elsewhere."""
+    entries = 0
+    for factor in engine.factors.values():
+        size = 1
+        for name in factor.names:
+            size *= engine.sizes[name]
+        entries += size
+    widest = max((s.value.numel() for s in engine.recognition.runs[0].values()), default=1)
+    if entries > MEASURED or widest > MEASURED or len(engine.factors) > 2000:
+        return None
+    recognition = engine.recognition
+    whole = build(
+        engine.program, recognition, recognition.runs[0], recognition.priors, {}, compiled=False
+    )
+    with torch.no_grad():
+        return float(whole.expect(params).log_evidence)
