@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from .errors import DataError
 from .named import unwrap
@@ -34,6 +35,8 @@ def check_data(sites: Mapping[str, Site], params: Mapping[str, Tensor]) -> None:
         support = getattr(unwrap(site.fn).base, "support", None)
         if support is None:
             continue
+        if type(support).__name__ == "_Multinomial":  # the density holds for rows of any total
+            support = constraints.independent(constraints.nonnegative_integer, 1)
         event = unwrap(site.fn).base.event_dim if hasattr(unwrap(site.fn).base, "event_dim") else 0
         inside = support.check(site.value)
         enumerated = inside.dim() - (site.value.dim() - event)

@@ -127,12 +127,14 @@ def run(engine: Engine, plan: Plan, start: Params, settings: Settings) -> Run:
             if settings.tol > 0:
                 gap = estimated_gap(engine, plan, found, params, new, path, settings.tol)
                 calm = calm + 1 if gap <= settings.tol * (1 + abs(objective)) else 0
-                if step % 20 == 0 or calm >= 2:
+                if step and step % 5 == 0 and (where := _collapsed(engine, plan, params)):
+                    notes.append(where)
+                    return ended("degenerate")
+                if calm >= 2:
                     ending = bad_ending(engine, plan, params, found)
                     if ending:
                         notes += ending[1:]
                         return ended(ending[0])
-                if calm >= 2:
                     escaped = leave_saddle(engine, plan, params, objective, gap, saddles)
                     if escaped is None or saddles >= 5:
                         return ended("converged", converged=True)

@@ -15,8 +15,9 @@ from .plan import Plan
 Params = Mapping[str, Tensor]
 
 STATIONARY = 1e-10  # of the gradient of Q, relative to 1 + |Q|
-SWEEPS = 500
+SWEEPS, JOINTLY = 100, 3
 ASCENTS = 200  # iterations of L-BFGS
+FLAT = 1e-13  # a gradient of Q at which nothing is left to ascend, relative to 1 + |Q|
 NEWTON = 32  # entries up to which the end of an ascent is polished by Newton steps
 
 
@@ -24,13 +25,18 @@ def maximise(engine: Engine, plan: Plan, found: Expectation, params: Params, lea
     """Return `argmax Q` (for torch parameters, a `Q` that did not fall), given the expected statistics `found`."""
     statistics = {name: engine.terms[name].split(part, lead) for name, part in found.statistics.items()}
     new = dict(params)
-    for _ in range(SWEEPS if plan.swept else 1):
+    together = tuple(n for n, line in plan.lines.items() if line.how in ("swept", "torch"))
+    for sweep in range(SWEEPS if plan.swept else 1):
         for solver in plan.solvers:
             new |= solver.solve(statistics, new, lead)
         if plan.torch:
-            new |= ascend(engine, found, new, plan.torch)
+            new |= ascend(engine, found, new, plan.torch, polish=plan.swept)
         if not plan.swept or _stationary(engine, plan, found, new):
             break
+        if sweep >= JOINTLY:  # conditional maxima creep along a ridge; a joint ascent does not
+            new |= ascend(engine, found, new, together, polish=True)
+            if _stationary(engine, plan, found, new):
+                break
     for name, call in plan.callables.items():
         new = _called(engine, name, call, statistics, found, new)
     return new
@@ -89,7 +95,9 @@ def _value_and_gradient(
     return float(q.detach()), slopes
 
 
-def ascend(engine: Engine, found: Expectation, params: Params, names: Sequence[str]) -> dict[str, Tensor]:
+def ascend(
+    engine: Engine, found: Expectation, params: Params, names: Sequence[str], *, polish: bool = False
+) -> dict[str, Tensor]:
     """Maximise `Q` over some parameters by L-BFGS in unconstrained space; keep the old values unless `Q` rose.
 
     Raises:
@@ -106,6 +114,9 @@ def ascend(engine: Engine, found: Expectation, params: Params, names: Sequence[s
         )
     flat = torch.cat([p.reshape(-1) for p in points.values()]).clone().requires_grad_()
     scale = 1.0 + abs(old)
+    steep = max((float(s.abs().max()) for s in slopes.values() if s.numel()), default=0.0)
+    if steep <= FLAT * scale:
+        return {name: params[name] for name in names}
 
     def cut(vector: Tensor) -> dict[str, Tensor]:
         parts, at = {}, 0
@@ -127,12 +138,13 @@ def ascend(engine: Engine, found: Expectation, params: Params, names: Sequence[s
         line_search_fn="strong_wolfe",
     )  # fmt: skip
     optimiser.step(loss)
-    if flat.numel() <= NEWTON:
+    if polish and flat.numel() <= NEWTON:
         flat = _polished(engine, found, params, flat.detach(), cut)
     solved = {name: constrained(engine, name, point).detach() for name, point in cut(flat.detach()).items()}
     if all(bool(torch.isfinite(v).all()) for v in solved.values()):
-        new, _ = _value_and_gradient(engine, found, params, cut(flat.detach()))
-        if new > old:
+        new, slopes = _value_and_gradient(engine, found, params, cut(flat.detach()))
+        left = max((float(s.abs().max()) for s in slopes.values() if s.numel()), default=0.0)
+        if new > old or (new >= old - 1e-14 * scale and left < steep):
             return solved
     return {name: params[name] for name in names}
 
@@ -149,7 +161,7 @@ def _polished(
     value, slope = slope_at(flat)
     for _ in range(8):
         size = slope.abs().max()
-        if float(size) <= 1e-13 * (1 + abs(value)):
+        if float(size) <= FLAT * (1 + abs(value)):
             break
         step = 1e-5 * (1 + flat.abs())
         rows = [(slope_at(flat + e)[1] - slope_at(flat - e)[1]) / (2 * e.max()) for e in torch.diag(step)]

@@ -264,6 +264,8 @@ class NormalBlock:
         right = torch.where(reach, right, old)
         scale = gram.diagonal(dim1=-2, dim2=-1).rsqrt()
         scaled = gram * scale.unsqueeze(-1) * scale.unsqueeze(-2)
+        if not bool(torch.isfinite(scaled).all() & torch.isfinite(right).all()):
+            return {name: params[name] for name in self.locations}  # a scale has collapsed; the loop will say so
         solved = torch.linalg.lstsq(scaled, (right * scale).unsqueeze(-1), driver="gelsd" if not scaled.is_cuda else None)
         flat = solved.solution.squeeze(-1) * scale
         new, at = {}, 0

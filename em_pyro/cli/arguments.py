@@ -24,8 +24,8 @@ With a command it fits a model to your own numbers.
 
 EXAMPLES = """\
 examples:
-  python -m em_pyro
-      the demonstration; its pictures go to the folder out
+  python -m em_pyro --out pictures
+      the demonstration; without --out its pictures go to the folder out
   python -m em_pyro coins --data tosses.csv --plot weights.png
       which of two coins made each sequence of tosses?
   python -m em_pyro gaussians --data points.csv --components 3 --starts 20

@@ -17,7 +17,9 @@ from .tables import Table, TableError, read
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line, that of the process if none is given, and return its exit status."""
     given = list(sys.argv[1:] if argv is None else argv)
-    args = parser(_demo, _coins, _gaussians).parse_args(given or ["demo"])
+    if not given or given[0].startswith("--out"):
+        given = ["demo", *given]
+    args = parser(_demo, _coins, _gaussians).parse_args(given)
     try:
         return int(args.run(args))
     except (TableError, EMError, OSError) as error:

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import plotting
-from ..em import Fit
+from .. import Fit, plotting
 from ..models import coins, gaussian_mixture
 from .tables import Table, TableError, read
 

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyro
 from torch import Tensor
 
-from ..em import EM, Fit
-from ..plan import Plan
+from .. import EM, Fit, Plan
 from .problems import Params, Problem
 
 if TYPE_CHECKING:
