@@ -5,8 +5,9 @@ Binding the arguments of a recognised program to new parameter values is then a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -25,7 +26,10 @@ class Segment:
     complement: bool
     offset: int
     size: int
-    event_dim: int = 0  # 2 for a bank of whole matrices
+
+    def holds(self, positions: Tensor) -> Tensor:
+        """Which positions lie in this stretch."""
+        return (positions >= self.offset) & (positions < self.offset + self.size)
 
 
 @dataclass(frozen=True)
@@ -35,10 +39,6 @@ class Affine:
     entries: tuple[tuple[str, int], ...]  # parameter, flat entry
     offset: Tensor = field(repr=False)
     design: Tensor = field(repr=False)
-
-    def columns(self, parameter: str) -> list[int]:
-        """Design columns that belong to `parameter`."""
-        return [i for i, (name, _) in enumerate(self.entries) if name == parameter]
 
 
 @dataclass(frozen=True)
@@ -54,75 +54,107 @@ class RoleMap:
     constant: Tensor | None = field(default=None, repr=False)
     affine: Affine | None = field(default=None, repr=False)
 
-    @property
+    @cached_property
     def known(self) -> bool:
         """Whether no parameter enters."""
         return self.affine is None and bool((self.index < 0).all())
 
+    @cached_property
+    def positions(self) -> Tensor:
+        """The index with constants pointing at position 0."""
+        return self.index.clamp(min=0)
+
+    @cached_property
     def entries(self) -> Tensor:
         """Bank positions that occur."""
         return self.index[self.index >= 0].unique()
 
+    def moved(self, where: Tensor) -> RoleMap:
+        """The same map after bank position `p` has become `where[p]`."""
+        return replace(self, index=torch.where(self.index < 0, -1, where[self.positions]))
+
 
 @dataclass(frozen=True)
 class Bank:
-    """Layout of the atoms; `matrices` number whole matrices instead of entries."""
+    """Layout of the atoms: `entries` of plain arguments, `probabilities` bound as logarithms, whole `matrices`."""
 
-    segments: tuple[Segment, ...]
+    entries: tuple[Segment, ...]
+    probabilities: tuple[Segment, ...]
     matrices: tuple[Segment, ...]
 
-    def segment(self, position: int, *, matrix: bool = False) -> Segment:
-        """The segment that holds a position."""
-        for segment in self.matrices if matrix else self.segments:
-            if segment.offset <= position < segment.offset + segment.size:
-                return segment
-        raise AssertionError(position)
+    def of(self, domain: str) -> tuple[Segment, ...]:
+        """Segments that arguments of a domain select from."""
+        if domain in ("unit", "simplex"):
+            return self.probabilities
+        return self.matrices if domain == "scale_tril" else self.entries
 
-    def parameters(self, role: RoleMap, *, matrix: bool = False) -> frozenset[str]:
+    def parameters(self, role: RoleMap, domain: str) -> frozenset[str]:
         """Parameters that enter an argument."""
         if role.affine is not None:
             return frozenset(name for name, _ in role.affine.entries)
-        used = role.entries()
-        segments = self.matrices if matrix else self.segments
-        return frozenset(s.parameter for s in segments if ((used >= s.offset) & (used < s.offset + s.size)).any())
+        return frozenset(s.parameter for s in self.of(domain) if bool(s.holds(role.entries).any()))
 
     def values(self, params: Params, lead: int = 0) -> Tensor:
-        """All atoms, shape `(M,)` after `lead` dimensions of starts."""
-        return _joined([_complement(s, s.chart.forward(params[s.parameter])) for s in self.segments], lead)
+        """All plain atoms, shape `(M,)` after `lead` dimensions of starts."""
+        return entries_of(self.entries, params, lead)
 
     def logs(self, params: Params, lead: int = 0) -> tuple[Tensor, Tensor]:
-        """Logarithms of all atoms and of one minus them (not a number where an atom is no probability)."""
-        pairs = []
-        for s in self.segments:
-            log, log_complement = log_pair(s.chart, params[s.parameter])
-            pairs.append((log_complement, log) if s.complement else (log, log_complement))
+        """Logarithms of all probabilities, and of one minus them."""
+        pairs, known = [], dict[tuple[str, str], tuple[Tensor, Tensor]]()
+        for s in self.probabilities:
+            key = s.parameter, s.chart.name
+            if key not in known:
+                known[key] = log_pair(s.chart, params[s.parameter])
+            pairs.append(known[key][::-1] if s.complement else known[key])
         return _joined([p[0] for p in pairs], lead), _joined([p[1] for p in pairs], lead)
 
     def stack(self, params: Params, lead: int = 0) -> Tensor:
         """All matrices as Cholesky factors, shape `(M, D, D)`."""
         parts = [s.chart.forward(params[s.parameter]) for s in self.matrices]
-        return torch.cat([p.reshape(p.shape[:lead] + (-1,) + p.shape[-2:]) for p in parts], lead)
+        parts = [p.reshape((*p.shape[:lead], -1, *p.shape[-2:])) for p in parts]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, lead)
+
+
+def entries_of(segments: Iterable[Segment], params: Params, lead: int = 0) -> Tensor:
+    """All atoms of some segments."""
+    parts = []
+    for s in segments:
+        value = s.chart.forward(params[s.parameter])
+        parts.append(1 - value if s.complement else value)
+    return _joined(parts, lead)
+
+
+def packed(segments: Sequence[Segment], used: Iterable[Tensor]) -> tuple[tuple[Segment, ...], Tensor]:
+    """Keep the segments that any of the used positions lies in; return them and where every position has gone."""
+    positions = torch.cat([*used, torch.zeros(0, dtype=torch.long)])
+    size = max((s.offset + s.size for s in segments), default=0)
+    where, kept, offset = torch.full((size,), -1), [], 0
+    for s in segments:
+        if bool(s.holds(positions).any()):
+            where[s.offset : s.offset + s.size] = torch.arange(offset, offset + s.size)
+            kept.append(replace(s, offset=offset))
+            offset += s.size
+    return tuple(kept), where
 
 
 def gather(role: RoleMap, atoms: Tensor, params: Params, lead: int = 0) -> Tensor:
     """Bind one argument."""
     if role.affine is not None:
         entries = torch.stack([params[name].flatten(lead)[..., i] for name, i in role.affine.entries], -1)
-        return role.affine.offset + (role.affine.design @ entries.unsqueeze(-1)).squeeze(-1)
+        if lead:
+            entries = entries.reshape(entries.shape[:lead] + (1,) * (role.affine.offset.dim()) + entries.shape[lead:])
+        return role.affine.offset + (role.affine.design * entries).sum(-1)
     if role.known:
         assert role.constant is not None
         return role.constant
-    bound = atoms[(slice(None),) * lead + (role.index.clamp(min=0),)]
+    bound = atoms[role.positions] if not lead else atoms[(slice(None),) * lead + (role.positions,)]
     if role.coefficient is not None:
         bound = bound * role.coefficient
     return bound if role.constant is None else torch.where(role.index < 0, role.constant, bound)
 
 
-def _complement(segment: Segment, value: Tensor) -> Tensor:
-    return 1 - value if segment.complement else value
-
-
 def _joined(parts: list[Tensor], lead: int) -> Tensor:
     if not parts:
-        return torch.zeros(0)
-    return torch.cat([p.reshape(p.shape[:lead] + (-1,)) for p in parts], -1)
+        return torch.zeros(0, dtype=torch.float64)
+    parts = [p.reshape((*p.shape[:lead], -1)) for p in parts]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)

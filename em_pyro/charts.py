@@ -32,6 +32,8 @@ def _same(x: Tensor) -> Tensor:
 
 def safe_log(x: Tensor) -> Tensor:
     """Logarithm with `log 0 = -inf` whose gradient at 0 is 0, not nan."""
+    if not x.requires_grad:
+        return x.log()
     return torch.where(x > 0, torch.where(x > 0, x, 1.0).log(), -torch.inf)
 
 

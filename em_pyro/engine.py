@@ -22,7 +22,8 @@ from .program import Params, Program, Site
 from .recognise import Reading, Recognition
 from .term import WHOLE, Block, Bound, Term, compile_term
 
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 22
+SLICE = 65_536
 
 
 @dataclass(frozen=True)
@@ -66,60 +67,63 @@ class Engine:
     replayed: Mapping[str, Factor]
     priors: Mapping[str, Prior]
     parts: tuple[Part, ...]
+    base: float  # log base measures, which no step changes
+    offsets: Mapping[str, Named]  # those that differ between states
     sizes: Mapping[str, int]  # of all latents and plates, in the order of tensor dimensions
     whole: str  # why rows are not taken in blocks; empty if they are, or need not be
 
     def bind(self, params: Params, lead: int = 0) -> Bound:
         """Evaluate every atom of the bank once."""
         bank = self.recognition.bank
-        empty = torch.zeros(0, dtype=torch.float64)
-        return Bound(
-            params,
-            bank.values(params, lead) if bank.segments else empty,
-            bank.logs(params, lead) if bank.segments else (empty, empty),
-            bank.stack(params, lead) if bank.matrices else empty,
-            lead,
-        )
+        matrices = bank.stack(params, lead) if bank.matrices else torch.zeros(0, dtype=torch.float64)
+        return Bound(params, bank.values(params, lead), bank.logs(params, lead), matrices, lead)
 
     def expect(self, params: Params, lead: int = 0) -> Expectation:
         """Run one E-step at `params` (float64, after `lead` dimensions of starts)."""
-        bound = self.bind(params, lead)
-        natural = {name: term.natural(bound) for name, term in self.terms.items()}
-        replays = self._replays(params)
-        statistics: dict[str, Tensor] = {}
-        weights: dict[str, Tensor] = {}
-        evidence = torch.zeros((), dtype=torch.float64)
-        for part in self.parts:
-            for block, schedule in part.schedules:
-                inputs = [
-                    self.terms[name].factor(natural[name], block, lead)
-                    if name in self.terms
-                    else _cut(replays[name], block)
-                    for name in part.names
-                ]
-                log_z, values, shares = schedule.forward(inputs)
-                evidence = evidence + log_z
-                for name, weight in zip(part.names, schedule.backward(values, shares), strict=True):
-                    if name in self.terms:
-                        found = self.terms[name].statistics(weight, block, lead)
-                        statistics[name] = statistics[name] + found if name in statistics else found
-                    elif name in weights:
-                        weights[name] = torch.cat([weights[name], weight], replays[name].names.index(block.plate))  # type: ignore[arg-type]
-                    else:
-                        weights[name] = weight
-        prior = log_prior(self.priors, params, lead) + self._replayed_prior(params)
-        return Expectation(evidence, prior, statistics, weights)
+        with torch.no_grad():
+            bound = self.bind(params, lead)
+            natural = {name: term.natural(bound) for name, term in self.terms.items()}
+            replays = self._replays(params)
+            statistics: dict[str, Tensor] = {}
+            weights: dict[str, Tensor] = {}
+            evidence: Tensor | float = self.base
+            for part in self.parts:
+                for block, schedule in part.schedules:
+                    features = {name: self.terms[name].features(block) for name in part.names if name in self.terms}
+                    inputs = [
+                        self._factor(name, natural[name], features[name], block, lead)
+                        if name in features
+                        else _cut(replays[name], block)
+                        for name in part.names
+                    ]
+                    log_z, values, shares = schedule.forward(inputs)
+                    evidence = evidence + log_z
+                    for name, weight in zip(part.names, schedule.backward(values, shares), strict=True):
+                        if name in features:
+                            if self.terms[name].parameters:
+                                found = self.terms[name].statistics(weight, features[name], lead)
+                                statistics[name] = statistics[name].add_(found) if name in statistics else found
+                        elif name in weights:
+                            axis = replays[name].names.index(block.plate)  # type: ignore[arg-type]
+                            weights[name] = torch.cat([weights[name], weight], axis)
+                        else:
+                            weights[name] = weight
+            prior = log_prior(self.priors, params, lead) + self._replayed_prior(params)
+            return Expectation(torch.as_tensor(evidence), prior, statistics, weights)
+
+    def _factor(self, name: str, natural: Tensor, features: Tensor, block: Block, lead: int) -> Tensor:
+        factor = self.terms[name].factor(natural, features, block, lead)
+        return factor if name not in self.offsets else factor + _cut(self.offsets[name], block)
 
     def q(self, params: Params, found: Expectation, lead: int = 0) -> Tensor:
         """`Q(params) = sum_s <W_s, L_s(params)> + log prior`, up to what no parameter enters; differentiable."""
         bound = self.bind(params, lead)
         total = log_prior(self.priors, params, lead)
-        for name, term in self.terms.items():
-            if term.parameters:
-                eta = term._stacked(term.natural(bound), lead)
-                product = torch.where(found.statistics[name] != 0, eta * found.statistics[name], 0.0)
-                total = total + product.sum(tuple(range(lead, product.dim())))
-        if any(factor for factor in self.replayed.values()) or any(p.fn is None for p in self.priors.values()):
+        for name, statistics in found.statistics.items():
+            eta = self.terms[name].natural(bound)
+            product = torch.where(statistics != 0, eta * statistics, 0.0)
+            total = total + product.sum(tuple(range(lead, product.dim())))
+        if self.replayed or any(p.fn is None for p in self.priors.values()):
             sites = self.program.run(params)
             for name in self.replayed:
                 log_prob = sites[name].log_prob().tensor.double()
@@ -131,7 +135,10 @@ class Engine:
     def log_factors(self, params: Params) -> dict[str, Named]:
         """All factors at `params`, whole: what the posterior is made of."""
         bound, replays = self.bind(params), self._replays(params)
-        factors = {n: Named(t.factor(t.natural(bound)), t.names) for n, t in self.terms.items()}
+        factors = {}
+        for name, term in self.terms.items():
+            factor, base = term.factor(term.natural(bound), term.features()), term.base()
+            factors[name] = Named(factor if base is None else factor + base.align(term.names), term.names)
         return factors | replays
 
     def _replays(self, params: Params) -> dict[str, Named]:
@@ -208,7 +215,7 @@ def build(
     for name in _barren(factors, sites):
         factors[name] = replace(factors[name], alive=Named(torch.zeros((), dtype=torch.float64), ()))
     parts, whole = _parts(factors, owners, sizes, terms)
-    return Engine(program, recognition, terms, factors, replayed, priors, parts, sizes, whole)
+    return Engine(program, recognition, terms, factors, replayed, priors, parts, *_base(terms, factors, owners, sizes), sizes, whole)
 
 
 def _barren(factors: Mapping[str, Factor], sites: Mapping[str, Site]) -> set[str]:
@@ -282,6 +289,43 @@ def _ratio_of(inner: Named | None, outer: Named | None, sizes: Mapping[str, int]
     return None if bool((ratio == 1).all()) else Named(ratio, names)
 
 
+def _base(
+    terms: Mapping[str, Term], factors: Mapping[str, Factor], latents: Mapping[str, object], sizes: Mapping[str, int]
+) -> tuple[float, dict[str, Named]]:
+    """Log base measures: the sum of those that are the same in all states, and the others by site."""
+    total, offsets = 0.0, dict[str, Named]()
+    for name, term in terms.items():
+        if any(n in latents for n in term.columns):
+            base = term.base()
+            if base is not None:
+                offsets[name] = Named(base.align(term.names), term.names)
+            continue
+        for block in _slices(term):
+            base, scale = term.base(block), factors[name].scale
+            if base is None:
+                break
+            every = tuple(n for n in sizes if n in base.names or (scale is not None and n in scale.names))
+            part = base.align(every)
+            if scale is not None:
+                cut = scale.tensor
+                if block.plate in scale.names:
+                    cut = cut.narrow(scale.names.index(block.plate), block.start, block.length)
+                part = part * Named(cut, scale.names).align(every)
+            copies = prod(sizes[p] for p in factors[name].plates if p not in every)
+            total += float(part.sum()) * copies
+    return total, offsets
+
+
+def _slices(term: Term) -> list[Block]:
+    """Blocks of rows over which to sum something about a term, so that no large temporary is made."""
+    plates = [n for n in term.layout.columns if n in term.value.names]
+    plate = max(plates, key=lambda n: term.sizes[n], default=None)
+    if plate is None or term.sizes[plate] <= SLICE:
+        return [WHOLE]
+    size = term.sizes[plate]
+    return [Block(plate, start, min(SLICE, size - start)) for start in range(0, size, SLICE)]
+
+
 def _parts(
     factors: Mapping[str, Factor], owners: Mapping[str, frozenset[str]], sizes: Mapping[str, int], terms: Mapping[str, Term]
 ) -> tuple[tuple[Part, ...], str]:
@@ -318,7 +362,6 @@ def block_rows(terms: Mapping[str, Term], plate: str) -> int:
     width = 1
     for term in terms.values():
         if plate in term.names:
-            features = sum(prod(event) for event in term._events()) * prod(term.event_shape)
             cells = prod(term.sizes[n] for n in term.names if n != plate)
-            width += features + 3 * cells
+            width += term.width + 3 * cells
     return max(256, BLOCK_BYTES // (8 * width))

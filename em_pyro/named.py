@@ -87,7 +87,7 @@ def unwrap(fn: Distribution) -> Unwrapped:
             rank += events
             mask = None if mask is None else mask.reshape(mask.shape + (1,) * events)
         elif kind == "MaskedDistribution":
-            own = torch.as_tensor(fn._mask)  # type: ignore[attr-defined]
+            own = unexpand(torch.as_tensor(fn._mask))  # type: ignore[attr-defined]
             mask = own if mask is None else mask & own
         elif kind != "ExpandedDistribution":
             return Unwrapped(fn, rank, mask)

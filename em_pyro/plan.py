@@ -160,17 +160,13 @@ def _uses(engine: Engine, name: str) -> list[Use]:
     bank, found = engine.recognition.bank, []
     for term in engine.terms.values():
         for key, role in term.roles.items():
-            if name in bank.parameters(role, matrix=_is_matrix(term, key)):
+            if name in bank.parameters(role, term.family.roles[key].domain):
                 found.append((term, key, role))
     return found
 
 
-def _is_matrix(term: Term, role: str) -> bool:
-    return term.family.roles[role].domain == "scale_tril"
-
-
 def _segments(bank: Bank, term: Term, role: str) -> Sequence[Any]:
-    return bank.matrices if _is_matrix(term, role) else bank.segments
+    return bank.of(term.family.roles[role].domain)
 
 
 def _kind(engine: Engine, parameter: Parameter, uses: Sequence[Use]) -> str:
@@ -210,7 +206,7 @@ def _kind(engine: Engine, parameter: Parameter, uses: Sequence[Use]) -> str:
                 f"its constraint {parameter.constraint} is not all that {_family(term)}.{key} may take"
                 + (f" through {chart}" if chart != "itself" else "")
             )
-        if image == "simplex" and any(s.complement for s in select(role, bank.segments, name)):
+        if image == "simplex" and any(s.complement for s in select(role, _segments(bank, term, key), name)):
             raise Refused("1 - a simplex entry has no closed form")
     prior = engine.priors.get(name)
     if prior is not None and (prior.solver != kind or chart != "itself"):
@@ -309,7 +305,7 @@ def _couple(engine: Engine, solvers: Sequence[Any], moving: set[str], swept: dic
         if isinstance(solver, (NormalBlock, MatrixBlock)) and solver.scales:
             bank = engine.recognition.bank
             for use in solver.uses:
-                others = (bank.parameters(engine.terms[use.term].roles["loc"]) & moving) - set(solver.locations)
+                others = (bank.parameters(engine.terms[use.term].roles["loc"], "real") & moving) - set(solver.locations)
                 if others:
                     why = f'its location "{min(others)}" is maximised otherwise: alternated until Q is stationary'
                     swept.update(dict.fromkeys(_owned(solver), why))
@@ -338,7 +334,7 @@ def _counts(engine: Engine, name: str, uses: Sequence[Use]) -> Counts:
     simplex = chart.domains[domain_of(engine.program.parameters[name].constraint)] == "simplex"
     for term, key, role in uses:
         unit = term.family.roles[key].domain == "unit"
-        for where in select(role, engine.recognition.bank.segments, name):
+        for where in select(role, _segments(engine.recognition.bank, term, key), name):
             places.append((term.name, where, unit))
     prior = engine.priors.get(name)
     return Counts(name, chart, simplex, tuple(places), prior.pseudo if prior else None)
@@ -346,9 +342,9 @@ def _counts(engine: Engine, name: str, uses: Sequence[Use]) -> Counts:
 
 def _rates(engine: Engine, name: str, uses: Sequence[Use]) -> Rates:
     places = []
-    for term, _, role in uses:
+    for term, key, role in uses:
         factor = torch.ones((), dtype=torch.float64) if role.coefficient is None else role.coefficient.reshape(-1)
-        for where in select(role, engine.recognition.bank.segments, name):
+        for where in select(role, _segments(engine.recognition.bank, term, key), name):
             places.append((term.name, where, factor))
     prior = engine.priors.get(name)
     return Rates(name, _chart(engine, name, uses), tuple(places), prior.pseudo if prior else None)
@@ -376,15 +372,15 @@ def _normal(
         shape = (*term.cell_shape, *term.event_shape)
         shift = torch.zeros((), dtype=torch.float64) if term.shift is None else term.shift.double()
         shift = shift.expand(shape).reshape(-1)
-        names = [n for n in everything if n in bank.parameters(loc)]
-        loc_places = [(n, w) for n in names if loc.affine is None for w in select(loc, bank.segments, n)]
+        names = [n for n in everything if n in bank.parameters(loc, "real")]
+        loc_places = [(n, w) for n in names if loc.affine is None for w in select(loc, bank.entries, n)]
         scale_places = []
         for n in everything:
-            if n in bank.parameters(scale):
-                (chart,) = used_charts(scale, bank.segments, n)
+            if n in bank.parameters(scale, "positive"):
+                (chart,) = used_charts(scale, bank.entries, n)
                 all_scales[n] = CHART[chart]
-                scale_places += [(n, w) for w in select(scale, bank.segments, n)]
-        if any(CHART[c].name != "itself" for n in names if loc.affine is None for c in used_charts(loc, bank.segments, n)):
+                scale_places += [(n, w) for w in select(scale, bank.entries, n)]
+        if any(CHART[c].name != "itself" for n in names if loc.affine is None for c in used_charts(loc, bank.entries, n)):
             raise Refused("a location is a function of its parameter")
         found.append(
             NormalUse(
@@ -469,11 +465,11 @@ def _multivariate(
             assert loc.constant is not None
             known = loc.constant.reshape(-1, dim).double()
         else:
-            names = bank.parameters(loc)
+            names = bank.parameters(loc, "real")
             if len(names) > 1 or loc.coefficient is not None or bool((cells < 0).any()):
                 raise Refused("a mean is not selected whole from one parameter")
             (name,) = names
-            (segment,) = {s.offset: s for s in bank.segments if s.parameter == name and s.chart.name == "itself"}.values()
+            (segment,) = {s.offset: s for s in bank.entries if s.parameter == name and s.chart.name == "itself"}.values()
             first = cells[:, :1] - segment.offset
             if bool((cells - segment.offset != first + torch.arange(dim)).any() or (first % dim != 0).any()):
                 raise Refused("a mean is not a whole row of its parameter")
@@ -485,7 +481,7 @@ def _multivariate(
             assert tril.constant is not None
             fixed = tril.constant.reshape(-1, dim, dim).double()
         else:
-            (name,) = bank.parameters(tril, matrix=True)
+            (name,) = bank.parameters(tril, "scale_tril")
             (segment,) = [
                 s for s in bank.matrices if s.parameter == name and bool((tril.index.min() >= s.offset)) and bool(
                     tril.index.max() < s.offset + s.size)
@@ -529,14 +525,15 @@ def _joint(engine: Engine, block: list[str], uses: Mapping[str, list[Use]], forc
                 assert role.constant is not None
                 columns.append((key, None, role.constant.reshape(len(flat), -1)))
                 continue
-            names = bank.parameters(role)
+            segments = _segments(bank, term, key)
+            names = bank.parameters(role, family.roles[key].domain)
             if len(names) > 1 or role.coefficient is not None:
                 raise Refused("an argument is not selected from one parameter")
             (name,) = names
             chart = _chart(engine, name, uses[name])
             if charts.setdefault(key, (name, chart)) != (name, chart):
                 raise Refused("one argument comes from several parameters")
-            offset = next(s.offset for s in bank.segments if s.parameter == name and s.chart is chart)
+            offset = next(s.offset for s in segments if s.parameter == name and s.chart is chart)
             columns.append((key, flat - offset, None))
         for i in range(len(columns[0][1] if columns[0][1] is not None else columns[0][2])):  # type: ignore[arg-type]
             keys.append(tuple(tuple((c[1] if c[1] is not None else c[2])[i].tolist()) for c in columns))  # type: ignore[index]
@@ -572,7 +569,7 @@ def _try(solver: Joint, engine: Engine) -> None:
         term = engine.terms[name]
         shape = (*term.cell_shape, *term.event_shape)
         statistics[name] = tuple(
-            torch.ones((*shape, *event), dtype=torch.float64) for event in term._events()
+            torch.ones((*shape, *event), dtype=torch.float64) for event in term.events
         )
     params = {n: p.initial.double() for n, p in engine.program.parameters.items()}
     try:

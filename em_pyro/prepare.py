@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .alive import alive
-from .bank import gather
+from .bank import entries_of, gather
 from .check import check_structure, check_values
 from .data import check_data
 from .engine import Engine, build
@@ -138,7 +138,7 @@ def disagreements(engine: Engine, params: Params) -> list[str]:
         sites = engine.program.run(params)
         rounded = {n: v.to(engine.program.parameters[n].initial.dtype) for n, v in params.items()}
         bank = engine.recognition.bank
-        atoms = bank.values(rounded) if bank.segments else torch.zeros(0)
+        plain, probabilities = bank.values(rounded), entries_of(bank.probabilities, rounded)
         matrices = bank.stack(rounded) if bank.matrices else torch.zeros(0)
         wrong = []
         for name in engine.terms:
@@ -146,7 +146,9 @@ def disagreements(engine: Engine, params: Params) -> list[str]:
             truth = arguments(reading.family, sites[name])
             for key, role in reading.roles.items():
                 domain = reading.family.roles[key].domain
-                bound = gather(role, matrices if domain == "scale_tril" else atoms, rounded)
+                logs = domain in ("unit", "simplex")
+                atoms = matrices if domain == "scale_tril" else probabilities if logs else plain
+                bound = gather(role, atoms, rounded)
                 event = reading.event_rank + reading.family.roles[key].event_dim
                 if not _close(squeeze(truth[key], sites[name].dims, name, event), Named(bound, role.names), event):
                     wrong.append(name)

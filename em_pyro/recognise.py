@@ -9,7 +9,7 @@ their parameters are recognised by evaluating their columns.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyro.distributions as dist
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, transform_to
 
-from .bank import Affine, Bank, RoleMap, Segment, gather
+from .bank import Affine, Bank, RoleMap, Segment, entries_of, gather, packed
 from .charts import CHARTS, domain_of
 from .families import Family, family_for, family_of
 from .named import Named, squeeze, unwrap
@@ -102,11 +102,37 @@ def _recognise(
         for name, reading in _affine(program, wanted, [(v, {n: s[n] for n in wanted}) for v, s in probes], bank):
             readings[name] = reading
             del refusals[name]
-    for name in _disagreeing(program, leaves, traced, readings, bank.bank):
+    layout = _packed(bank.bank, readings)
+    for name in _disagreeing(program, leaves, traced, readings, layout):
         refusals[name] = Refusal("an argument has a parameter's value but not its gradient", reaches[name])
         del readings[name]
     runs = [sites for _, sites in probes]
-    return Recognition(bank.bank, readings, refusals, reaches, read_priors(runs), probes[0][0], runs)
+    return Recognition(layout, readings, refusals, reaches, read_priors(runs), probes[0][0], runs)
+
+
+def _packed(bank: Bank, readings: dict[str, Reading]) -> Bank:
+    """Keep what the readings use, split by how it is bound; the readings are changed to match."""
+    used: dict[str, list[Tensor]] = {"entries": [], "probabilities": [], "matrices": []}
+    for reading in readings.values():
+        for key, role in reading.roles.items():
+            used[_kind(reading.family.roles[key].domain)].append(role.entries)
+    entries, where_entry = packed(bank.entries, used["entries"])
+    probabilities, where_probability = packed(bank.entries, used["probabilities"])
+    matrices, where_matrix = packed(bank.matrices, used["matrices"])
+    where = {"entries": where_entry, "probabilities": where_probability, "matrices": where_matrix}
+    for name, reading in readings.items():
+        roles = {
+            key: role if role.known or role.affine is not None else role.moved(where[_kind(reading.family.roles[key].domain)])
+            for key, role in reading.roles.items()
+        }
+        readings[name] = replace(reading, roles=roles)
+    return Bank(entries, probabilities, matrices)
+
+
+def _kind(domain: str) -> str:
+    if domain in ("unit", "simplex"):
+        return "probabilities"
+    return "matrices" if domain == "scale_tril" else "entries"
 
 
 # ---- probes ----------------------------------------------------------------------------------------------------------
@@ -219,7 +245,7 @@ def _bank(program: Program, values: Sequence[Params]) -> _Atoms:
                 if size in (None, parameter.initial.shape[-1]):
                     size = parameter.initial.shape[-1]
                     count = parameter.initial.numel() // size**2
-                    matrices.append(Segment(name, chart, False, matrix_offset, count, 2))
+                    matrices.append(Segment(name, chart, False, matrix_offset, count))
                     matrix_offset += count
                 if chart.name != "itself":
                     continue
@@ -232,11 +258,11 @@ def _bank(program: Program, values: Sequence[Params]) -> _Atoms:
                 plain = chart.name == "itself" and not complement
                 (first if plain else second).extend(range(offset, offset + parameter.initial.numel()))
                 offset += parameter.initial.numel()
-    bank = Bank(tuple(segments), tuple(matrices))
+    bank = Bank(tuple(segments), (), tuple(matrices))
     single = any(p.initial.dtype == torch.float32 for p in program.parameters.values())
     return _Atoms(
         bank,
-        torch.stack([bank.values(v).double() for v in values]) if segments else torch.zeros((len(values), 0)).double(),
+        torch.stack([entries_of(segments, v).double() for v in values]) if segments else torch.zeros((len(values), 0)).double(),
         tuple(torch.tensor(t) for t in (first, second) if t),
         torch.stack([bank.stack(v).double() for v in values]) if matrices else None,
         EXACT[torch.float32 if single else torch.float64],
@@ -269,9 +295,14 @@ def _read(name: str, runs: Sequence[Site], atoms: _Atoms) -> Reading:
         else:
             roles[key] = _match(site, key, role.multiples, stack, rank + role.event_dim, atoms)
     parameters = frozenset[str]().union(
-        *(atoms.bank.parameters(m, matrix=family.roles[k].domain == "scale_tril") for k, m in roles.items())
+        *(_entering(atoms.bank, m, family.roles[k].domain) for k, m in roles.items())
     )
     return Reading(site, family, rank, mask, roles, known, parameters)
+
+
+def _entering(bank: Bank, role: RoleMap, domain: str) -> frozenset[str]:
+    """Parameters of a role while all entries are in one list still."""
+    return bank.parameters(role, "scale_tril" if domain == "scale_tril" else "real")
 
 
 def _read_diagonal(site: Site, args: Sequence[Mapping[str, Tensor]], rank: int, mask: Any, atoms: _Atoms) -> Reading:
@@ -284,7 +315,7 @@ def _read_diagonal(site: Site, args: Sequence[Mapping[str, Tensor]], rank: int, 
         "loc": _match(site, "loc", True, [a["loc"] for a in args], rank + 1, atoms),
         "scale": _match(site, "scale", True, [t.diagonal(dim1=-2, dim2=-1) for t in trils], rank + 1, atoms),
     }
-    parameters = frozenset[str]().union(*(atoms.bank.parameters(m) for m in roles.values()))
+    parameters = frozenset[str]().union(*(_entering(atoms.bank, m, "real") for m in roles.values()))
     mask = None if mask is None else mask.unsqueeze(-1)
     return Reading(site, family_for(dist.Normal), rank + 1, mask, roles, {}, parameters)
 
@@ -435,7 +466,7 @@ def _affine_reading(
     design = design.reshape(*flat.tensor.shape, design.shape[-1])
     affine = Affine(chosen, flat.tensor, design)
     roles = {"loc": RoleMap(flat.names, torch.full(flat.tensor.shape, -1), affine=affine), "scale": scale}
-    parameters = atoms.bank.parameters(scale) | {n for n, _ in chosen}
+    parameters = _entering(atoms.bank, scale, "real") | {n for n, _ in chosen}
     return Reading(site, family, rank, inner[0].mask, roles, {}, parameters)
 
 
@@ -450,13 +481,14 @@ def _disagreeing(
         return []
     params = {n: transform_to(program.parameters[n].constraint)(leaf) for n, leaf in leaves.items()}
     pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    atoms = bank.values(params) if bank.segments else torch.zeros(0)
-    matrices = bank.stack(params) if bank.matrices else torch.zeros(0)
+    atoms = {"entries": bank.values(params), "probabilities": entries_of(bank.probabilities, params)}
+    if bank.matrices:
+        atoms["matrices"] = bank.stack(params)
     for name, reading in readings.items():
         args = arguments(reading.family, traced[name])
         for key, role in reading.roles.items():
-            matrix = reading.family.roles[key].domain == "scale_tril"
-            claim = gather(role, matrices if matrix else atoms, params)
+            kind = _kind(reading.family.roles[key].domain)
+            claim = gather(role, atoms.get(kind, torch.zeros(0)), params)
             event = reading.event_rank + reading.family.roles[key].event_dim
             truth = squeeze(args[key], traced[name].dims, name, event)
             claim = Named(claim, role.names).align(truth.names).expand(truth.tensor.shape)

@@ -59,7 +59,7 @@ def select(role: RoleMap, segments: Sequence[Segment], parameter: str) -> list[S
 
 def used_charts(role: RoleMap, segments: Sequence[Segment], parameter: str) -> set[str]:
     """Charts through which a parameter enters a role."""
-    flat = role.entries()
+    flat = role.entries
     return {
         s.chart.name
         for s in segments

@@ -119,7 +119,9 @@ def _expectation(engine: Engine, values: Params, shares: Mapping[str, Named]) ->
         weight = weight.sum(drop) if drop else weight
         weight = align(weight, [n for n in every if n in factor.names], factor.names)
         if name in engine.terms:
-            statistics[name] = engine.terms[name].statistics(weight)
+            term = engine.terms[name]
+            if term.parameters:
+                statistics[name] = term.statistics(weight, term.features())
         else:
             weights[name] = weight
     zero = torch.zeros((), dtype=torch.float64)
@@ -165,10 +167,10 @@ def _owned_features(engine: Engine, latent: str) -> Tensor | None:
             continue
         if any(n in program.latents and n != latent for n in term.names):
             continue
-        features, _ = term.features()
-        batch, _, columns = term._layout()
-        flat = features.movedim(len(batch), -1)
-        flat = align(flat, (*batch, *columns), plates, 1)
+        keep = (*term.layout.batch, *term.layout.columns)
+        features = term.features()
+        flat = features.reshape((*features.shape[:-1], *(term.sizes[n] for n in term.layout.columns)))
+        flat = align(flat.movedim(len(term.layout.batch), -1), keep, plates, 1)
         found.append(flat.expand([*shape, flat.shape[-1]]).reshape(-1, flat.shape[-1]))
     if not found:
         return None

@@ -8,8 +8,9 @@ product. Everything is float64.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import prod
 
 import torch
@@ -42,10 +43,20 @@ class Bound:
     """The atoms of one set of parameter values, computed once a step and shared by all terms."""
 
     params: Mapping[str, Tensor]
-    atoms: Tensor
+    entries: Tensor
     logs: tuple[Tensor, Tensor]
     matrices: Tensor
     lead: int = 0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the named dimensions of a term's factor are laid out in its two matrix products."""
+
+    batch: tuple[str, ...]  # of cells and columns both
+    rows: tuple[str, ...]  # of the cells alone
+    columns: tuple[str, ...]  # of the features alone
+    folded: tuple[str, ...]  # folded plates along which the cells differ
 
 
 @dataclass(frozen=True)
@@ -68,75 +79,123 @@ class Term:
     shift: Tensor | None = field(repr=False)  # subtracted from values and locations
     sizes: Mapping[str, int] = field(repr=False)
     parameters: frozenset[str] = frozenset()
-    cache: dict[tuple[int, int], tuple[Tensor, Tensor | None]] = field(default_factory=dict, repr=False)
+    cache: dict[Block, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Named dimensions of the factor."""
-        kept = (*self.cells, *self.columns)
-        return tuple(n for n in self.sizes if n in kept and n not in self.folded)
+    # ---- the two products ----
 
-    # -- the two products --
+    def natural(self, bound: Bound) -> Tensor:
+        """Natural parameters of every cell as one matrix: (starts) + batch + rows + (F,)."""
+        lead, layout = bound.lead, self.layout
+        kept = (*layout.batch, *layout.rows)
+        parts = []
+        for k, part in enumerate(self.family.natural(self.arguments(bound))):
+            event = self.events[k]
+            part = part.expand((*part.shape[:lead], *self.cell_shape, *self.event_shape, *event))
+            if kept != self.cells:
+                part = align(part, self.cells, (*kept, *layout.folded), len(self.event_shape) + len(event))
+            part = part.reshape((*part.shape[: lead + len(kept)], -1))
+            parts.append(part.sum(-1, keepdim=True) if k in self.counting else part)
+        eta = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        return eta.clamp(min=LOWEST)
 
-    def natural(self, bound: Bound) -> tuple[Tensor, ...]:
-        """Natural parameters of every cell: shape (starts) + cells + events + event of the statistic."""
-        return tuple(part.clamp(min=LOWEST) for part in self.family.natural(self.arguments(bound)))
+    def factor(self, natural: Tensor, features: Tensor, block: Block = WHOLE, lead: int = 0) -> Tensor:
+        """Log-density of the rows of `block`, in the order of `names`, without the base measure."""
+        layout, at = self.layout, lead + len(self.layout.batch)
+        if layout.rows:
+            natural = natural.flatten(at, -2) if len(layout.rows) > 1 else natural
+        else:
+            natural = natural.unsqueeze(-2)
+        product = natural @ features
+        sizes = self.block_sizes(block)
+        return align(product.reshape((*product.shape[:lead], *sizes)), self.laid_out, self.names)
 
-    def factor(self, natural: tuple[Tensor, ...], block: Block = WHOLE, lead: int = 0) -> Tensor:
-        """Log-density in the order of `names`, of the rows of `block`."""
-        features, base = self.features(block)
-        batch, rows, columns = self._layout()
-        eta = self._stacked(natural, lead)  # (starts) + batch + rows + (F,)
-        count = features.shape[len(batch)]
-        columns_flat = features.reshape((*features.shape[: len(batch)], count, -1))
-        product = eta.reshape(*eta.shape[: lead + len(batch)], -1, count) @ columns_flat
-        if base is not None:
-            product = product + base.reshape(*base.shape[: len(batch)], 1, -1)
-        sizes = [self._size(n, block) for n in (*batch, *rows, *columns)]
-        product = product.reshape((*product.shape[:lead], *sizes))
-        return align(product, (*batch, *rows, *columns), self.names)
-
-    def statistics(self, weights: Tensor, block: Block = WHOLE, lead: int = 0) -> Tensor:
-        """Expected sufficient statistics `S = <W, T(x)>` of every cell: shape (starts) + batch + rows + (F,)."""
-        features, _ = self.features(block)
-        batch, rows, columns = self._layout()
-        w = align(weights, self.names, (*batch, *rows, *columns))
-        shape = w.shape
-        w = w.reshape(*shape[: lead + len(batch)], prod(shape[lead + len(batch) : lead + len(batch) + len(rows)]), -1)
-        product = w @ features.reshape(*features.shape[: len(batch) + 1], -1).mT
-        return product.reshape((*shape[: lead + len(batch) + len(rows)], -1))
+    def statistics(self, weights: Tensor, features: Tensor, lead: int = 0) -> Tensor:
+        """Expected sufficient statistics `S = <W, T(x)>` of every cell: (starts) + batch + rows + (F,)."""
+        layout = self.layout
+        weights = align(weights, self.names, self.laid_out)
+        kept = weights.shape[: lead + len(layout.batch) + len(layout.rows)]
+        flat = weights.reshape((*kept[: lead + len(layout.batch)], prod(kept[lead + len(layout.batch) :]), -1))
+        return (flat @ features.mT).reshape((*kept, -1))
 
     def split(self, statistics: Tensor, lead: int = 0) -> tuple[Tensor, ...]:
-        """Cut summed statistics into those of the family: shape (starts) + cells + events + event of the statistic."""
-        batch, rows, _ = self._layout()
-        folded = tuple(n for n in self.folded if n in self.cells)
-        parts, at = [], 0
-        dims = tuple(self.sizes[n] for n in folded) + self.event_shape
-        each = prod(dims)
-        for event in self._events():
-            size = each * prod(event)
-            part = statistics[..., at : at + size].reshape((*statistics.shape[:-1], *dims, *event))
-            trailing = len(self.event_shape) + len(event)
-            parts.append(align(part, (*batch, *rows, *folded), self.cells, trailing))
+        """Cut summed statistics into those of the family: (starts) + cells + events + event of the statistic."""
+        layout, parts, at = self.layout, [], 0
+        kept = (*layout.batch, *layout.rows)
+        dims = (*(self.sizes[n] for n in layout.folded), *self.event_shape)
+        for k, event in enumerate(self.events):
+            size = 1 if k in self.counting else prod((*dims, *event))
+            part = statistics[..., at : at + size]
+            if k in self.counting:
+                part = part.reshape((*statistics.shape[:-1], *(1 for _ in dims)))
+                part = part.expand((*statistics.shape[:-1], *dims))
+            else:
+                part = part.reshape((*statistics.shape[:-1], *dims, *event))
+            parts.append(align(part, (*kept, *layout.folded), self.cells, len(self.event_shape) + len(event)))
             at += size
         return tuple(parts)
 
-    # -- features --
+    # ---- features ----
 
-    def features(self, block: Block = WHOLE) -> tuple[Tensor, Tensor | None]:
-        """`T(x)` as (batch) + (F,) + columns, and the base measure as (batch) + columns."""
-        key = (block.start, block.length) if block.plate in self._plates_of_data() else (0, 0)
+    def features(self, block: Block = WHOLE) -> Tensor:
+        """`T(x)` as (batch) + (F, columns flattened)."""
+        key = block if block.plate in self.data_plates else WHOLE
         if key in self.cache:
             return self.cache[key]
-        made = self._features(block)
-        if made[0].numel() * max(1, self._blocks(block)) <= CACHE:
+        made = self._features(key)
+        if made.numel() * (1 if key.plate is None else -(-self.sizes[key.plate] // key.length)) <= CACHE:
             self.cache[key] = made
         return made
 
-    def _features(self, block: Block) -> tuple[Tensor, Tensor | None]:
-        batch, _, columns = self._layout()
-        keep, folded = (*batch, *columns), self.folded
-        every = keep + folded
+    def _features(self, block: Block) -> Tensor:
+        layout = self.layout
+        keep = (*layout.batch, *layout.columns)
+        value, known, weight = self._rows(block)
+        rank = len(self.event_shape)
+        if weight is None and not rank and not self.folded and not layout.batch and len(layout.columns) == 1:
+            fast = self.family.columns(value, known)
+            if fast is not None:
+                return fast
+        shape = [self._size(n, block) for n in (*keep, *self.folded)]
+        parts = []
+        for k, part in enumerate(self.family.statistics(value, known)):
+            part = part.double()
+            if k in self.counting:
+                parts.append(part.new_ones(()).expand((*shape[: len(keep)], 1)))
+                continue
+            event = part.dim() - len(shape) - rank
+            if weight is not None:
+                w = weight.reshape(weight.shape + (1,) * event)
+                part = torch.where(w == 0, 0.0, part * w)
+            part = part.expand((*shape, *self.event_shape, *part.shape[len(shape) + rank :]))
+            drop = tuple(i + len(keep) for i, n in enumerate(self.folded) if n not in self.cells)
+            part = part.sum(drop) if drop else part
+            parts.append(part.reshape((*part.shape[: len(keep)], -1)))
+        count = sum(part.shape[-1] for part in parts)
+        at = len(layout.batch)
+        out = torch.empty((*shape[:at], count, *shape[at : len(keep)]), dtype=torch.float64, device=value.device)
+        start = 0
+        for part in parts:
+            out.narrow(at, start, part.shape[-1]).copy_(part.movedim(-1, at))
+            start += part.shape[-1]
+        return out.reshape((*out.shape[: at + 1], -1))
+
+    def base(self, block: Block = WHOLE) -> Named | None:
+        """Log base measure of every row, events and folded plates summed."""
+        value, known, weight = self._rows(block)
+        base = self.family.base(value, known)
+        if base is None:
+            return None
+        keep = (*self.layout.batch, *self.layout.columns)
+        if weight is not None:
+            base = torch.where(weight == 0, 0.0, base.double() * weight)
+        shape = [self._size(n, block) for n in (*keep, *self.folded)]
+        base = base.double().expand((*shape, *self.event_shape))
+        extra = tuple(range(len(keep), base.dim()))
+        return Named(base.sum(extra) if extra else base, keep)
+
+    def _rows(self, block: Block) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+        """Value, known arguments and weight of some rows, each in dimensions (batch, columns, folded) + events."""
+        every = (*self.layout.batch, *self.layout.columns, *self.folded)
 
         def cut(part: Named, trailing: int) -> Tensor:
             tensor = part.tensor
@@ -145,39 +204,16 @@ class Term:
             return align(tensor, part.names, every, trailing)
 
         rank = len(self.event_shape)
-        value = cut(self.value, rank + self.family.event_dim)
+        value = cut(self.value, self.value.tensor.dim() - len(self.value.names))
         value = value if self.shift is None else value.double() - self.shift
         known = {
-            key: cut(part, rank if key not in self.family.known_event_dim else self.family.known_event_dim[key])
-            if part.names or key not in self.family.known_event_dim
-            else part.tensor
+            key: part.tensor if key in self.family.known_event_dim and not part.names
+            else cut(part, part.tensor.dim() - len(part.names))
             for key, part in self.known.items()
-        }
-        weight = None if self.weight is None else cut(self.weight, rank)
-        batch_shape = [self._size(n, block) for n in every]
-        parts = []
-        for part in self.family.statistics(value, known):
-            part = part.double()
-            event = part.dim() - len(every) - rank
-            if weight is not None:
-                w = weight.reshape(weight.shape + (1,) * event)
-                part = torch.where(w == 0, 0.0, part * w)
-            part = part.expand((*batch_shape, *self.event_shape, *part.shape[len(every) + rank :]))
-            drop = tuple(i + len(keep) for i, n in enumerate(folded) if n not in self.cells)
-            part = part.sum(drop) if drop else part
-            parts.append(part.reshape((*part.shape[: len(keep)], -1)))
-        features = torch.cat(parts, -1).movedim(-1, len(batch)).contiguous()
-        base = self.family.base(value, known)
-        if base is not None:
-            base = base.double()
-            if weight is not None:
-                base = torch.where(weight == 0, 0.0, base * weight)
-            base = base.expand((*batch_shape, *self.event_shape))
-            extra = tuple(range(len(keep), base.dim()))
-            base = base.sum(extra) if extra else base
-        return features, base
+        }  # fmt: skip
+        return value, known, None if self.weight is None else cut(self.weight, rank)
 
-    # -- layout --
+    # ---- arguments ----
 
     def arguments(self, bound: Bound) -> dict[str, Tensor]:
         """Bind every role to the atoms, as the family expects them (logarithms for probabilities)."""
@@ -185,68 +221,106 @@ class Term:
         for key, role in self.roles.items():
             domain = self.family.roles[key].domain
             if domain in ("unit", "simplex"):
-                args[key] = self._log(role, bound.logs[0], bound, complement=False)
+                args[key] = self._log(key, role, bound.logs[0], bound)
                 if domain == "unit":
-                    args[f"{key}_complement"] = self._log(role, bound.logs[1], bound, complement=True)
-            else:
-                atoms = bound.matrices if domain == "scale_tril" else bound.atoms
-                args[key] = gather(role, atoms, bound.params, bound.lead).double()
-                if self.shift is not None and key == self.family.location:
-                    args[key] = args[key] - self.shift
+                    args[f"{key}_complement"] = self._log(f"{key}_complement", role, bound.logs[1], bound)
+                continue
+            atoms = bound.matrices if domain == "scale_tril" else bound.entries
+            args[key] = gather(role, atoms, bound.params, bound.lead)
+            if args[key].dtype != torch.float64:
+                args[key] = args[key].double()
+            if self.shift is not None and key == self.family.location:
+                args[key] = args[key] - self.shift
         return args
 
-    def _log(self, role: RoleMap, logs: Tensor, bound: Bound, *, complement: bool) -> Tensor:
-        constant = role.constant
-        if constant is not None:
-            constant = safe_log(1 - constant.double() if complement else constant.double())
-        coefficient, role = role.coefficient, replace(role, coefficient=None, constant=constant)
-        log = gather(role, logs, bound.params, bound.lead)
-        if coefficient is not None:
-            log = log + torch.where(role.index < 0, 0.0, coefficient.log())
+    def _log(self, key: str, role: RoleMap, logs: Tensor, bound: Bound) -> Tensor:
+        log = gather(self.log_roles[key], logs, bound.params, bound.lead)
+        if role.coefficient is not None:
+            log = log + self.log_coefficients[key.removesuffix("_complement")]
         return log.clamp(min=LOWEST)
 
-    def _layout(self) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-        """Kept dimensions: shared by cells and columns, of the cells alone, of the columns alone."""
+    # ---- layout, worked out once ----
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Named dimensions of the factor."""
+        kept = (*self.cells, *self.columns)
+        return tuple(n for n in self.sizes if n in kept and n not in self.folded)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Which dimensions are shared, of the cells, of the columns."""
         cells = [n for n in self.cells if n not in self.folded]
         columns = [n for n in self.columns if n not in self.folded]
-        return (
+        return Layout(
             tuple(n for n in cells if n in columns),
             tuple(n for n in cells if n not in columns),
             tuple(n for n in columns if n not in cells),
+            tuple(n for n in self.folded if n in self.cells),
         )
 
-    def _stacked(self, natural: Sequence[Tensor], lead: int) -> Tensor:
-        batch, rows, _ = self._layout()
-        folded = tuple(n for n in self.folded if n in self.cells)
-        parts = []
-        for part, event in zip(natural, self._events(), strict=True):
-            part = part.expand((*part.shape[:lead], *self.cell_shape, *self.event_shape, *event))
-            trailing = len(self.event_shape) + len(event)
-            part = align(part, self.cells, (*batch, *rows, *folded), trailing)
-            parts.append(part.reshape((*part.shape[: lead + len(batch) + len(rows)], -1)))
-        return torch.cat(parts, -1)
+    @cached_property
+    def laid_out(self) -> tuple[str, ...]:
+        """Dimensions of the product."""
+        return (*self.layout.batch, *self.layout.rows, *self.layout.columns)
 
-    def _events(self) -> list[tuple[int, ...]]:
+    @cached_property
+    def events(self) -> tuple[tuple[int, ...], ...]:
         """Event shape of each statistic."""
-        if "events" not in self.__dict__:
-            rank, names = len(self.event_shape), len(self.value.names)
-            tensor = self.value.tensor
-            for _ in range(names):
-                tensor = tensor[:1].squeeze(0)
-            known = {k: p.tensor if not p.names else p.tensor[(0,) * len(p.names)] for k, p in self.known.items()}
-            shapes = [tuple(s.shape[rank:]) for s in self.family.statistics(tensor, known)]
-            object.__setattr__(self, "events", shapes)
-        return self.__dict__["events"]
+        return tuple(tuple(s.shape[len(self.event_shape) :]) for s in self._sample())
+
+    @cached_property
+    def counting(self) -> frozenset[int]:
+        """Statistics that are one in every row and event: their natural parameters are summed before the product."""
+        if self.weight is not None:
+            return frozenset()
+        return frozenset(k for k in self.family.counting if not self.events[k] and not self.layout.folded and not self.folded)
+
+    @cached_property
+    def data_plates(self) -> frozenset[str]:
+        """Plates along which the features have rows."""
+        parts = [self.value, *self.known.values()] + ([self.weight] if self.weight else [])
+        return frozenset(n for part in parts for n in part.names) | frozenset(self.columns)
+
+    @cached_property
+    def log_roles(self) -> dict[str, RoleMap]:
+        """Roles of probabilities with their constants as logarithms."""
+        found = {}
+        for key, role in self.roles.items():
+            if self.family.roles[key].domain in ("unit", "simplex"):
+                constant = None if role.constant is None else role.constant.double()
+                found[key] = replace(role, coefficient=None, constant=None if constant is None else safe_log(constant))
+                other = None if constant is None else safe_log(1 - constant)
+                found[f"{key}_complement"] = replace(role, coefficient=None, constant=other)
+        return found
+
+    @cached_property
+    def log_coefficients(self) -> dict[str, Tensor]:
+        """Logarithms of the known factors of probabilities."""
+        return {
+            key: torch.where(role.index < 0, 0.0, role.coefficient.log())
+            for key, role in self.roles.items()
+            if role.coefficient is not None
+        }
+
+    @cached_property
+    def width(self) -> int:
+        """Number of features."""
+        dims = prod((*(self.sizes[n] for n in self.layout.folded), *self.event_shape))
+        return sum(1 if k in self.counting else dims * prod(event) for k, event in enumerate(self.events))
+
+    def block_sizes(self, block: Block) -> tuple[int, ...]:
+        """Sizes of `laid_out` in a block."""
+        return tuple(self._size(n, block) for n in self.laid_out)
+
+    def _sample(self) -> tuple[Tensor, ...]:
+        """The statistics of one row."""
+        tensor = self.value.tensor[(0,) * len(self.value.names)]
+        known = {k: p.tensor if not p.names else p.tensor[(0,) * len(p.names)] for k, p in self.known.items()}
+        return self.family.statistics(tensor, known)
 
     def _size(self, name: str, block: Block) -> int:
         return block.length if name == block.plate else self.sizes[name]
-
-    def _plates_of_data(self) -> set[str]:
-        parts = [self.value, *self.known.values()] + ([self.weight] if self.weight else [])
-        return {n for part in parts for n in part.names} | set(self.columns)
-
-    def _blocks(self, block: Block) -> int:
-        return 1 if block.plate is None or not block.length else -(-self.sizes[block.plate] // block.length)
 
 
 def compile_term(

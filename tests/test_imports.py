@@ -42,7 +42,7 @@ ALONE: Mapping[str, str] = {"analytic": "", "models": "quadrature", "acceleratio
 """Modules that promise to know no more of the package than this, whatever lies below them."""
 
 PYRO_INTERNALS: Mapping[str, str] = {
-    "pyro.poutine.": "program survey",
+    "pyro.poutine.": "program survey fit",
     "pyro.ops.": "contraction survey",
 }
 """Modules of Pyro beneath its public face, and those of ours that may import from them."""

@@ -53,6 +53,7 @@ class Family:
     event_dim: ClassVar[int] = 0
     solver: ClassVar[str] = "joint"
     known_event_dim: ClassVar[Mapping[str, int]] = {}  # event dimensions of known arguments, where not 0
+    counting: ClassVar[frozenset[int]] = frozenset()  # positions of statistics that are one in every row
     location: ClassVar[str | None] = None  # the role that moves with the values, so that both may be centred
 
     def read(self, distribution: Distribution) -> dict[str, Tensor]:
@@ -74,6 +75,12 @@ class Family:
         `args["probs_complement"]` is `log(1 - p)`.
         """
         raise NotImplementedError
+
+    def columns(self, value: Tensor, known: Args) -> Tensor | None:
+        """All statistics of a batch of values of shape `(B,)` + event as one float64 matrix `(F, B)`, if there is a
+        faster way than stacking them; None if there is not.
+        """
+        return None
 
     def base(self, value: Tensor, known: Args) -> Tensor | None:
         """Log base measure `log h(x)`, of the value's batch shape; None is zero."""

@@ -68,6 +68,8 @@ class Binomial(_Unit):
 class Geometric(_Unit):
     """`log p + x log(1 - p)`, with `x` failures before the first success."""
 
+    counting = frozenset({0})
+
     def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
         return torch.ones_like(value), value
 

@@ -21,6 +21,7 @@ class MultivariateNormal(Family):
     """
 
     solver = "multivariate_normal"
+    counting = frozenset({0})
     location = "loc"
     event_dim = 1
     roles = {"loc": Role("real", event_dim=1), "scale_tril": Role("scale_tril", event_dim=2)}
@@ -32,6 +33,18 @@ class MultivariateNormal(Family):
     def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
         i, j = torch.triu_indices(value.shape[-1], value.shape[-1], device=value.device)
         return torch.ones_like(value[..., 0]), value, value[..., i] * value[..., j]
+
+    def columns(self, value: Tensor, known: Args) -> Tensor | None:
+        rows, dim = value.shape
+        out = torch.empty((1 + dim + dim * (dim + 1) // 2, rows), dtype=torch.float64, device=value.device)
+        out[0] = 1
+        x = out[1 : 1 + dim]
+        x.copy_(value.mT)
+        at = 1 + dim
+        for i in range(dim):
+            torch.mul(x[i], x[i:], out=out[at : at + dim - i])
+            at += dim - i
+        return out
 
     def natural(self, args: Args) -> tuple[Tensor, ...]:
         loc, tril = args["loc"], args["scale_tril"]

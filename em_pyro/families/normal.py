@@ -18,6 +18,7 @@ class Normal(Family):
     """`-(x - loc)^2 / (2 scale^2) - log(scale)`, linear in `(1, x, x^2)`."""
 
     solver = "normal"
+    counting = frozenset({0})
     location = "loc"
     roles = {"loc": Role("real", multiples=True), "scale": Role("positive", multiples=True)}
 

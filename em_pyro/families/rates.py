@@ -22,6 +22,8 @@ class _Rate(Family):
 class Poisson(_Rate):
     """`x log(rate) - rate - log x!`."""
 
+    counting = frozenset({1})
+
     def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
         return value, torch.ones_like(value)
 
@@ -32,6 +34,8 @@ class Poisson(_Rate):
 @register(dist.Exponential)
 class Exponential(_Rate):
     """`log(rate) - rate x`."""
+
+    counting = frozenset({0})
 
     def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
         return torch.ones_like(value), value

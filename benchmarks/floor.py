@@ -1,0 +1,172 @@
+"""The floor: a complete EM step written by hand for one model, in torch; and coins in NumPy, as a tutorial has them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .ours import Result, Run
+from .problem import Problem
+
+Step = Callable[[], tuple[Tensor, Tensor]]
+"""Natural parameters to log evidence and statistics `(K, F)`."""
+
+UNDERFLOW = -700.0
+"""Below it `exp` is seven times slower; what it returns there is zero for every purpose."""
+
+
+def full(problem: Problem, rows: int = 8192) -> Run:
+    """Full covariances: two matrix products over the features `(1, x, x_i x_j)`, in blocks of `rows`."""
+    x = torch.as_tensor(problem.rows["x"])
+    D = x.shape[1]
+    centre = x.mean(0)
+    upper = torch.triu_indices(D, D)
+    times = torch.where(upper[0] == upper[1], 1.0, 2.0)
+
+    def features(block: Tensor) -> Tensor:
+        columns = (block - centre).T
+        return torch.cat([torch.ones_like(columns[:1]), columns, columns[upper[0]] * columns[upper[1]]])
+
+    def run(iterations: int) -> Result:
+        start = {k: torch.as_tensor(v) for k, v in problem.start.items()}
+        weights, loc = start["weights"], start["loc"] - centre
+        covariance = start["scale_tril"] @ start["scale_tril"].mT
+        for step in range(iterations + 1):
+            root = torch.linalg.cholesky(covariance)
+            precision = torch.cholesky_inverse(root)
+            slope = (precision @ loc[..., None])[..., 0]
+            constant = (
+                weights.log()
+                - 0.5 * (slope * loc).sum(-1)
+                - root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+                - 0.5 * D * math.log(2 * math.pi)
+            )
+            quadratic = -0.5 * precision[:, upper[0], upper[1]] * times
+            natural = torch.cat([constant[:, None], slope, quadratic], 1)
+            evidence, found = sweep(x, natural, features, rows)
+            if step == iterations:
+                return Result(evidence)
+            total, first, second = found[:, 0], found[:, 1 : 1 + D], found[:, 1 + D :]
+            weights, loc = total / len(x), first / total[:, None]
+            square = torch.empty_like(covariance)
+            square[:, upper[0], upper[1]] = square[:, upper[1], upper[0]] = second / total[:, None]
+            covariance = square - loc[:, :, None] * loc[:, None, :]
+        raise AssertionError
+
+    return run
+
+
+def diagonal(problem: Problem, rows: int = 8192) -> Run:
+    """Diagonal covariances: the features are `(1, x, x^2)`."""
+    x = torch.as_tensor(problem.rows["x"])
+    D = x.shape[1]
+    centre = x.mean(0)
+
+    def features(block: Tensor) -> Tensor:
+        columns = (block - centre).T
+        return torch.cat([torch.ones_like(columns[:1]), columns, columns * columns])
+
+    def run(iterations: int) -> Result:
+        start = {k: torch.as_tensor(v) for k, v in problem.start.items()}
+        weights, loc, variance = start["weights"], start["loc"] - centre, start["scale"] ** 2
+        for step in range(iterations + 1):
+            constant = weights.log() - 0.5 * (loc**2 / variance + variance.log() + math.log(2 * math.pi)).sum(-1)
+            natural = torch.cat([constant[:, None], loc / variance, -0.5 / variance], 1)
+            evidence, found = sweep(x, natural, features, rows)
+            if step == iterations:
+                return Result(evidence)
+            total = found[:, :1]
+            weights, loc = total[:, 0] / len(x), found[:, 1 : 1 + D] / total
+            variance = found[:, 1 + D :] / total - loc**2
+        raise AssertionError
+
+    return run
+
+
+def answers(problem: Problem, rows: int = 8192) -> Run:
+    """Bernoulli vectors: the features are `(1, x)`."""
+    x = torch.as_tensor(problem.rows["x"])
+
+    def features(block: Tensor) -> Tensor:
+        return torch.cat([torch.ones_like(block[:, :1]), block], 1).T
+
+    def run(iterations: int) -> Result:
+        weights, probs = torch.as_tensor(problem.start["weights"]), torch.as_tensor(problem.start["probs"])
+        for step in range(iterations + 1):
+            constant = weights.log() + (1 - probs).log().sum(-1)
+            natural = torch.cat([constant[:, None], probs.log() - (1 - probs).log()], 1)
+            evidence, found = sweep(x, natural, features, rows)
+            if step == iterations:
+                return Result(evidence)
+            weights, probs = found[:, 0] / len(x), found[:, 1:] / found[:, :1]
+        raise AssertionError
+
+    return run
+
+
+def coins(problem: Problem, rows: int = 16384, flips: int = 10) -> Run:
+    """Binomials, row by row: the features are `(1, x)`."""
+    x = torch.as_tensor(problem.rows["heads"])[:, None]
+    known = float(choose(x[:, 0], flips).sum())
+
+    def features(block: Tensor) -> Tensor:
+        return torch.cat([torch.ones_like(block), block], 1).T
+
+    def run(iterations: int) -> Result:
+        weights, bias = torch.as_tensor(problem.start["weights"]), torch.as_tensor(problem.start["bias"])
+        for step in range(iterations + 1):
+            constant = weights.log() + flips * (1 - bias).log()
+            natural = torch.stack([constant, bias.log() - (1 - bias).log()], 1)
+            evidence, found = sweep(x, natural, features, rows)
+            if step == iterations:
+                return Result(evidence + known)
+            weights, bias = found[:, 0] / len(x), found[:, 1] / found[:, 0] / flips
+        raise AssertionError
+
+    return run
+
+
+def sweep(x: Tensor, natural: Tensor, features: Callable[[Tensor], Tensor], rows: int) -> tuple[float, Tensor]:
+    """E-step over blocks of rows: log evidence and expected statistics `(K, F)`, accumulated in float64."""
+    evidence, found = 0.0, torch.zeros(natural.shape, dtype=torch.float64)
+    floor = UNDERFLOW if x.dtype == torch.float64 else -80.0
+    for block in x.split(rows):
+        columns = features(block)
+        logits = natural @ columns
+        top = logits.amax(0)
+        logits.sub_(top).clamp_(min=floor).exp_()
+        total = logits.sum(0)
+        logits.div_(total)
+        found += logits @ columns.T
+        evidence += float((top + total.log()).sum(dtype=torch.float64))
+    return evidence, found.to(natural.dtype)
+
+
+def choose(heads: Tensor, flips: int) -> Tensor:
+    """Log binomial coefficients."""
+    return math.lgamma(flips + 1) - torch.lgamma(heads + 1) - torch.lgamma(flips - heads + 1)
+
+
+def numpy_coins(problem: Problem, flips: int = 10) -> Run:
+    """Binomials as a tutorial writes them: `(N, K)` arrays, log-sum-exp over the last axis."""
+    heads = problem.rows["heads"]
+    known = choose(torch.as_tensor(heads), flips).numpy()
+
+    def run(iterations: int) -> Result:
+        weights, bias = problem.start["weights"], problem.start["bias"]
+        for step in range(iterations + 1):
+            joint = np.log(weights) + heads[:, None] * np.log(bias) + (flips - heads[:, None]) * np.log1p(-bias)
+            top = joint.max(1, keepdims=True)
+            evidence = top + np.log(np.exp(joint - top).sum(1, keepdims=True))
+            if step == iterations:
+                return Result(float((evidence[:, 0] + known).sum()))
+            responsibility = np.exp(joint - evidence)
+            total = responsibility.sum(0)
+            weights, bias = total / len(heads), heads @ responsibility / total / flips
+        raise AssertionError
+
+    return run

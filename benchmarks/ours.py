@@ -1,0 +1,155 @@
+"""The contender: `EM` on plain Pyro models."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .problem import Array, Problem
+
+
+class Result(NamedTuple):
+    """What a fit of a fixed number of iterations reports."""
+
+    log_likelihood: float
+    planning: float | None = None
+    plan: str = ""
+
+
+Run = Callable[[int], Result]
+Contender = Callable[[Problem], Run]
+
+
+def exact(model: Callable[..., Any], *args: Any, start: dict[str, Array], options: dict[str, Any] | None = None) -> Run:
+    """Fit `model(*args)` from `start`; planning is done once and kept, as it is between calls of `EM.fit`."""
+    import pyro
+    import torch
+
+    from em_pyro import EM
+
+    pyro.clear_param_store()
+    known = inspect.signature(EM).parameters
+    for name in options or {}:
+        if name not in known:
+            raise ImportError(f"this version of em_pyro has no option {name}")
+    begin = {name: torch.as_tensor(np.asarray(value)) for name, value in start.items()}
+    em = EM(model, starts=begin, tol=0.0, **(options or {}))
+
+    def run(iterations: int) -> Result:
+        em.max_steps = iterations
+        fit = em.fit(*args)
+        return Result(fit.log_likelihood, fit.plan.seconds, str(fit.plan))
+
+    return run
+
+
+def full(problem: Problem) -> Run:
+    """`em_pyro.models.gaussian_mixture.full`."""
+    import torch
+
+    from em_pyro.models import gaussian_mixture
+
+    return exact(gaussian_mixture.full, torch.as_tensor(problem.rows["x"]), _size(problem), start=problem.start)
+
+
+def diagonal(problem: Problem) -> Run:
+    """`em_pyro.models.gaussian_mixture.diagonal`."""
+    import torch
+
+    from em_pyro.models import gaussian_mixture
+
+    return exact(gaussian_mixture.diagonal, torch.as_tensor(problem.rows["x"]), _size(problem), start=problem.start)
+
+
+def coins(problem: Problem) -> Run:
+    """`em_pyro.models.coins.coins`, ten tosses a sequence."""
+    import torch
+
+    from em_pyro.models import coins as zoo
+
+    return exact(zoo.coins, torch.as_tensor(problem.rows["heads"]), 10, _size(problem), start=problem.start)
+
+
+def coins_row_by_row(problem: Problem) -> Run:
+    """Fit `coins` with equal rows kept apart."""
+    import torch
+
+    from em_pyro.models import coins as zoo
+
+    data = torch.as_tensor(problem.rows["heads"])
+    return exact(zoo.coins, data, 10, _size(problem), start=problem.start, options={"collapse": False})
+
+
+def answers(problem: Problem) -> Run:
+    """`em_pyro.models.bernoulli_mixture`: all items are one site, by `.to_event(1)`."""
+    import torch
+
+    from em_pyro.models.bernoulli_mixture import bernoulli_mixture
+
+    return exact(bernoulli_mixture, torch.as_tensor(problem.rows["x"]), _size(problem), start=problem.start)
+
+
+def answers_loop(problem: Problem) -> Run:
+    """Fit the same, with one site an item, in a Python loop."""
+    import pyro
+    import pyro.distributions as dist
+    import torch
+    from torch import Tensor
+    from torch.distributions import constraints
+
+    def items(x: Tensor, K: int) -> None:
+        weights = pyro.param("weights", torch.full((K,), 1 / K, dtype=x.dtype), constraint=constraints.simplex)
+        probs = pyro.param("probs", torch.full((K, x.shape[1]), 0.5, dtype=x.dtype), constraint=constraints.unit_interval)
+        with pyro.plate("rows", len(x)):
+            kind = pyro.sample("kind", dist.Categorical(weights))
+            for j in range(x.shape[1]):
+                pyro.sample(f"answer_{j}", dist.Bernoulli(probs[kind, j]), obs=x[:, j])
+
+    return exact(items, torch.as_tensor(problem.rows["x"]), _size(problem), start=problem.start)
+
+
+def answers_zoo(problem: Problem) -> Run:
+    """`em_pyro.models.latent_classes`: one Categorical site and one parameter an item."""
+    import torch
+
+    from em_pyro.models.latent_classes import latent_classes
+
+    x, probs = problem.rows["x"], problem.start["probs"]
+    items = {f"item_{j}": np.stack([1 - probs[:, j], probs[:, j]], -1) for j in range(x.shape[1])}
+    start = {"weights": problem.start["weights"], **items}
+    return exact(latent_classes, torch.as_tensor(x).long(), _size(problem), start=start)
+
+
+def hmm_loop(problem: Problem) -> Run:
+    """`em_pyro.models.hidden_markov.gaussian`: a `pyro.markov` loop."""
+    import torch
+
+    from em_pyro.models import hidden_markov
+
+    y, S = torch.as_tensor(problem.rows["y"]), len(problem.start["initial"])
+
+    def model(y: torch.Tensor) -> None:
+        hidden_markov.gaussian(y, S=S)
+
+    return exact(model, y, start=problem.start)
+
+
+def hmm_site(problem: Problem) -> Run:
+    """`em_pyro.models.discrete_hmm.gaussian`: one `dist.DiscreteHMM` site."""
+    import torch
+
+    from em_pyro.models import discrete_hmm
+
+    y, S = torch.as_tensor(problem.rows["y"]), len(problem.start["initial"])
+
+    def model(y: torch.Tensor) -> None:
+        discrete_hmm.gaussian(y, S=S)
+
+    return exact(model, y, start=problem.start)
+
+
+def _size(problem: Problem) -> int:
+    return len(problem.start["weights"])

@@ -1,0 +1,105 @@
+"""The libraries that hand-code one model, started where we start and run for as many iterations."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from .ours import Result, Run
+from .problem import Array, Problem
+
+
+def sklearn_full(problem: Problem) -> Run:
+    """`sklearn.mixture.GaussianMixture`, full covariances."""
+    factor = np.linalg.inv(problem.start["scale_tril"])
+    return _sklearn(problem, "full", factor.transpose(0, 2, 1) @ factor)
+
+
+def sklearn_diagonal(problem: Problem) -> Run:
+    """`sklearn.mixture.GaussianMixture`, diagonal covariances."""
+    return _sklearn(problem, "diag", problem.start["scale"] ** -2.0)
+
+
+def _sklearn(problem: Problem, kind: str, precisions: Array) -> Run:
+    from sklearn.mixture import GaussianMixture
+
+    warnings.simplefilter("ignore")  # every fit of a fixed length says that it has not converged
+    x, start = problem.rows["x"], problem.start
+
+    def run(iterations: int) -> Result:
+        mixture = GaussianMixture(
+            len(start["weights"]),
+            covariance_type=kind,
+            tol=0.0,
+            reg_covar=0.0,
+            max_iter=iterations,
+            init_params="random_from_data",
+            weights_init=start["weights"],
+            means_init=start["loc"],
+            precisions_init=precisions,
+            random_state=0,
+        ).fit(x)
+        return Result(float(mixture.score(x)) * len(x))
+
+    return run
+
+
+def stepmix(problem: Problem) -> Run:
+    """`stepmix.StepMix` with binary measurements."""
+    from stepmix.stepmix import StepMix
+
+    warnings.simplefilter("ignore")
+    x, start = problem.rows["x"], problem.start
+
+    class Started(StepMix):
+        """StepMix from a given start: it draws its own in `_initialize_parameters`."""
+
+        def _initialize_parameters(self, X: Array, random_state: object) -> None:
+            super()._initialize_parameters(X, random_state)
+            self.weights_ = start["weights"].copy()
+            self.log_resp_ = None
+            self._mm.parameters["pis"] = start["probs"].copy()
+
+    def run(iterations: int) -> Result:
+        model = Started(
+            n_components=len(start["weights"]),
+            measurement="binary",
+            max_iter=iterations,
+            abs_tol=-1.0,
+            rel_tol=-1.0,
+            verbose=0,
+            progress_bar=0,
+            random_state=0,
+        ).fit(x)
+        return Result(float(model.score(x)) * len(x))
+
+    return run
+
+
+def hmmlearn(problem: Problem) -> Run:
+    """`hmmlearn.hmm.GaussianHMM`, diagonal covariances, by its scaled recursions in C++."""
+    from hmmlearn.hmm import GaussianHMM
+
+    y, start = problem.rows["y"], problem.start
+    n, T, D = y.shape
+    stacked, lengths = y.reshape(n * T, D), [T] * n
+
+    def run(iterations: int) -> Result:
+        model = GaussianHMM(
+            len(start["initial"]),
+            covariance_type="diag",
+            n_iter=iterations,
+            tol=-np.inf,
+            covars_prior=0.0,
+            covars_weight=1.0,
+            min_covar=0.0,
+            init_params="",
+            implementation="scaling",
+        )
+        model.startprob_, model.transmat_ = start["initial"], start["transition"]
+        model.means_, model.covars_ = start["loc"], start["scale"] ** 2
+        model.fit(stacked, lengths)
+        return Result(float(model.score(stacked, lengths)))
+
+    return run

@@ -1,0 +1,116 @@
+"""What is fitted: simulated rows and the start that every contender is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+Array = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Data and start of one fit.
+
+    Attributes:
+        rows: arrays whose first axis is the rows.
+        start: starting values by the names that the models use.
+    """
+
+    rows: dict[str, Array]
+    start: dict[str, Array]
+
+    def head(self, n: int) -> Problem:
+        """Keep the first `n` rows, copied."""
+        return Problem({k: v[:n].copy() for k, v in self.rows.items()}, self.start)
+
+    def save(self, folder: Path) -> None:
+        """Write one `.npy` per array."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for kind, arrays in (("rows", self.rows), ("start", self.start)):
+            for name, array in arrays.items():
+                np.save(folder / f"{kind}.{name}.npy", array)
+
+
+def load(folder: Path, dtype: DTypeLike = np.float64) -> Problem:
+    """Read what `Problem.save` wrote, at the precision asked for."""
+    parts: dict[str, dict[str, Array]] = {"rows": {}, "start": {}}
+    for path in sorted(folder.glob("*.npy")):
+        kind, name = path.stem.split(".")
+        parts[kind][name] = np.load(path).astype(dtype, copy=False)
+    return Problem(parts["rows"], parts["start"])
+
+
+def gaussian(n: int, D: int, K: int, *, diagonal: bool = False, seed: int = 0) -> Problem:
+    """Overlapping Gaussian clusters; the start is `K` of the rows under the pooled scale.
+
+    Returns:
+        Rows `x` `(n, D)`; start `weights` `(K,)`, `loc` `(K, D)` and `scale` `(K, D)` or `scale_tril` `(K, D, D)`.
+    """
+    rng = np.random.default_rng(seed)
+    centre = 2.0 * rng.standard_normal((K, D))
+    shape = rng.standard_normal((K, D, D)) / np.sqrt(D)
+    if diagonal:
+        shape = 0.0 * shape
+    root = np.linalg.cholesky(shape @ shape.transpose(0, 2, 1) + 0.5 * np.eye(D))
+    kind = rng.choice(K, size=n, p=rng.dirichlet(np.full(K, 10.0)))
+    x = rng.standard_normal((n, D))
+    for k in range(K):
+        mine = kind == k
+        x[mine] = x[mine] @ root[k].T + centre[k]
+    spread = x[:2000].std(0)
+    start = {"weights": np.full(K, 1 / K), "loc": x[rng.choice(n, K, replace=False)].copy()}
+    if diagonal:
+        start["scale"] = np.tile(spread, (K, 1))
+    else:
+        start["scale_tril"] = np.tile(np.diag(spread), (K, 1, 1))
+    return Problem({"x": x}, start)
+
+
+def coins(n: int, K: int, *, flips: int = 10, seed: int = 0) -> Problem:
+    """Sequences of `flips` tosses, each of one of `K` coins: rows `heads` `(n,)`; start `weights`, `bias` `(K,)`."""
+    rng = np.random.default_rng(seed)
+    bias = np.linspace(0.1, 0.9, K)
+    heads = rng.binomial(flips, bias[rng.integers(K, size=n)]).astype(float)
+    return Problem({"heads": heads}, {"weights": np.full(K, 1 / K), "bias": np.linspace(0.2, 0.7, K)})
+
+
+def answers(n: int, J: int, K: int, *, seed: int = 0) -> Problem:
+    """Yes-or-no answers to `J` questions by `K` kinds of people.
+
+    Returns:
+        Rows `x` `(n, J)`; start `weights` `(K,)`, `probs` `(K, J)`.
+    """
+    rng = np.random.default_rng(seed)
+    probs = rng.beta(1.0, 1.0, (K, J)) * 0.9 + 0.05
+    x = (rng.random((n, J)) < probs[rng.integers(K, size=n)]).astype(float)
+    tilt = np.linspace(-1, 1, K)[:, None] * rng.choice([-1.0, 1.0], J)
+    start = 1 / (1 + np.exp(-(np.log(x.mean(0) / (1 - x.mean(0))) + tilt)))
+    return Problem({"x": x}, {"weights": np.full(K, 1 / K), "probs": start})
+
+
+def chains(n: int, T: int, S: int, D: int, *, seed: int = 0) -> Problem:
+    """Sequences of `T` steps of a sticky chain with `S` states and `D` independent normal coordinates.
+
+    Returns:
+        Rows `y` `(n, T, D)`; start `initial` `(S,)`, `transition` `(S, S)`, `loc` and `scale` `(S, D)`.
+    """
+    rng = np.random.default_rng(seed)
+    centre = 1.5 * rng.standard_normal((S, D))
+    sticky = 0.8 * np.eye(S) + 0.2 / S
+    state = np.empty((n, T), dtype=int)
+    state[:, 0] = rng.integers(S, size=n)
+    moves, anywhere = rng.random((n, T)) < 0.2, rng.integers(S, size=(n, T))
+    for t in range(1, T):
+        state[:, t] = np.where(moves[:, t], anywhere[:, t], state[:, t - 1])
+    y = centre[state] + rng.standard_normal((n, T, D))
+    start = {
+        "initial": np.full(S, 1 / S),
+        "transition": sticky,
+        "loc": centre + 0.3 * rng.standard_normal((S, D)),
+        "scale": np.full((S, D), 1.5),
+    }
+    return Problem({"y": y}, start)
