@@ -12,8 +12,8 @@ from torch import Tensor
 from .ours import Result, Run
 from .problem import Problem
 
-Step = Callable[[], tuple[Tensor, Tensor]]
-"""Natural parameters to log evidence and statistics `(K, F)`."""
+Features = Callable[[Tensor, Tensor, Tensor], None]
+"""Write the features of a block `(n, D)` to the rows, after the first, of the last argument `(F, n)`; `(D, n)` is scratch."""
 
 UNDERFLOW = -700.0
 """Below it `exp` is seven times slower; what it returns there is zero for every purpose."""
@@ -27,9 +27,14 @@ def full(problem: Problem, rows: int = 8192) -> Run:
     upper = torch.triu_indices(D, D)
     times = torch.where(upper[0] == upper[1], 1.0, 2.0)
 
-    def features(block: Tensor) -> Tensor:
-        columns = (block - centre).T
-        return torch.cat([torch.ones_like(columns[:1]), columns, columns[upper[0]] * columns[upper[1]]])
+    def features(block: Tensor, columns: Tensor, out: Tensor) -> None:
+        torch.sub(block.T, centre[:, None], out=columns)
+        out[0] = 1.0
+        out[1 : 1 + D] = columns
+        at = 1 + D
+        for i in range(D):
+            torch.mul(columns[i:], columns[i], out=out[at : at + D - i])
+            at += D - i
 
     def run(iterations: int) -> Result:
         start = {k: torch.as_tensor(v) for k, v in problem.start.items()}
@@ -66,9 +71,11 @@ def diagonal(problem: Problem, rows: int = 8192) -> Run:
     D = x.shape[1]
     centre = x.mean(0)
 
-    def features(block: Tensor) -> Tensor:
-        columns = (block - centre).T
-        return torch.cat([torch.ones_like(columns[:1]), columns, columns * columns])
+    def features(block: Tensor, columns: Tensor, out: Tensor) -> None:
+        torch.sub(block.T, centre[:, None], out=columns)
+        out[0] = 1.0
+        out[1 : 1 + D] = columns
+        torch.mul(columns, columns, out=out[1 + D :])
 
     def run(iterations: int) -> Result:
         start = {k: torch.as_tensor(v) for k, v in problem.start.items()}
@@ -91,8 +98,9 @@ def answers(problem: Problem, rows: int = 8192) -> Run:
     """Bernoulli vectors: the features are `(1, x)`."""
     x = torch.as_tensor(problem.rows["x"])
 
-    def features(block: Tensor) -> Tensor:
-        return torch.cat([torch.ones_like(block[:, :1]), block], 1).T
+    def features(block: Tensor, columns: Tensor, out: Tensor) -> None:
+        out[0] = 1.0
+        out[1:] = block.T
 
     def run(iterations: int) -> Result:
         weights, probs = torch.as_tensor(problem.start["weights"]), torch.as_tensor(problem.start["probs"])
@@ -113,8 +121,9 @@ def coins(problem: Problem, rows: int = 16384, flips: int = 10) -> Run:
     x = torch.as_tensor(problem.rows["heads"])[:, None]
     known = float(choose(x[:, 0], flips).sum())
 
-    def features(block: Tensor) -> Tensor:
-        return torch.cat([torch.ones_like(block), block], 1).T
+    def features(block: Tensor, columns: Tensor, out: Tensor) -> None:
+        out[0] = 1.0
+        out[1:] = block.T
 
     def run(iterations: int) -> Result:
         weights, bias = torch.as_tensor(problem.start["weights"]), torch.as_tensor(problem.start["bias"])
@@ -130,20 +139,24 @@ def coins(problem: Problem, rows: int = 16384, flips: int = 10) -> Run:
     return run
 
 
-def sweep(x: Tensor, natural: Tensor, features: Callable[[Tensor], Tensor], rows: int) -> tuple[float, Tensor]:
-    """E-step over blocks of rows: log evidence and expected statistics `(K, F)`, accumulated in float64."""
-    evidence, found = 0.0, torch.zeros(natural.shape, dtype=torch.float64)
+def sweep(x: Tensor, natural: Tensor, features: Features, rows: int) -> tuple[float, Tensor]:
+    """E-step over blocks of rows in buffers that are reused: log evidence, and statistics `(K, F)` summed in float64."""
+    K, F = natural.shape
+    columns, logits, scratch = x.new_ones(F * rows), x.new_empty(K * rows), x.new_empty(x.shape[1] * rows)
+    evidence, found = torch.zeros((), dtype=torch.float64), torch.zeros((K, F), dtype=torch.float64)
     floor = UNDERFLOW if x.dtype == torch.float64 else -80.0
     for block in x.split(rows):
-        columns = features(block)
-        logits = natural @ columns
-        top = logits.amax(0)
-        logits.sub_(top).clamp_(min=floor).exp_()
-        total = logits.sum(0)
-        logits.div_(total)
-        found += logits @ columns.T
-        evidence += float((top + total.log()).sum(dtype=torch.float64))
-    return evidence, found.to(natural.dtype)
+        n = len(block)
+        feature, logit = columns[: F * n].view(F, n), logits[: K * n].view(K, n)
+        features(block, scratch[: x.shape[1] * n].view(-1, n), feature)
+        torch.mm(natural, feature, out=logit)
+        top = logit.amax(0)
+        logit.sub_(top).clamp_(min=floor).exp_()
+        total = logit.sum(0)
+        logit.div_(total)
+        found += logit @ feature.T
+        evidence += top.add_(total.log_()).sum(dtype=torch.float64)
+    return float(evidence), found.to(natural.dtype)
 
 
 def choose(heads: Tensor, flips: int) -> Tensor:

@@ -58,7 +58,6 @@ def stepmix(problem: Problem) -> Run:
         def _initialize_parameters(self, X: Array, random_state: object) -> None:
             super()._initialize_parameters(X, random_state)
             self.weights_ = start["weights"].copy()
-            self.log_resp_ = None
             self._mm.parameters["pis"] = start["probs"].copy()
 
     def run(iterations: int) -> Result:
@@ -66,8 +65,8 @@ def stepmix(problem: Problem) -> Run:
             n_components=len(start["weights"]),
             measurement="binary",
             max_iter=iterations,
-            abs_tol=-1.0,
-            rel_tol=-1.0,
+            abs_tol=0.0,
+            rel_tol=0.0,
             verbose=0,
             progress_bar=0,
             random_state=0,
@@ -101,5 +100,26 @@ def hmmlearn(problem: Problem) -> Run:
         model.means_, model.covars_ = start["loc"], start["scale"] ** 2
         model.fit(stacked, lengths)
         return Result(float(model.score(stacked, lengths)))
+
+    return run
+
+
+def pomegranate(problem: Problem) -> Run:
+    """`pomegranate.gmm.GeneralMixtureModel` of full-covariance normals."""
+    import torch
+    from pomegranate.distributions import Normal
+    from pomegranate.gmm import GeneralMixtureModel
+
+    x, start = torch.as_tensor(problem.rows["x"]), problem.start
+    torch.set_default_dtype(x.dtype)
+
+    def run(iterations: int) -> Result:
+        roots = [torch.as_tensor(root) for root in start["scale_tril"]]
+        parts = [Normal(torch.as_tensor(m), r @ r.mT) for m, r in zip(start["loc"], roots, strict=True)]
+        mixture = GeneralMixtureModel(
+            parts, priors=torch.as_tensor(start["weights"]), max_iter=iterations, tol=-np.inf, verbose=False
+        )
+        mixture.fit(x)
+        return Result(float(mixture.log_probability(x).double().sum()))
 
     return run

@@ -28,6 +28,7 @@ from .solvers import (
     NormalUse,
     Rates,
     Refused,
+    Whole,
     select,
     used_charts,
 )
@@ -475,7 +476,7 @@ def _multivariate(
                 raise Refused("a mean is not a whole row of its parameter")
             if parameters[name].initial.shape[-1] != dim:
                 raise Refused("a mean is not a whole row of its parameter")
-            rows = (name, torch.arange(len(cells)), first.squeeze(-1) // dim)
+            rows = Whole(name, first.squeeze(-1) // dim, parameters[name].initial.numel() // dim)
         matrices = fixed = None
         if tril.known:
             assert tril.constant is not None
@@ -487,10 +488,10 @@ def _multivariate(
                     tril.index.max() < s.offset + s.size)
             ]  # fmt: skip
             all_scales[name] = segment.chart
-            matrices = (name, torch.arange(tril.index.numel()), tril.index.reshape(-1) - segment.offset)
+            matrices = Whole(name, tril.index.reshape(-1) - segment.offset, segment.size)
         if rows is not None:
-            for k, row in enumerate(rows[2].tolist()):
-                partners.setdefault((rows[0], row), set()).add(int(tril.index.reshape(-1)[k]) if matrices else -1 - k)
+            for k, row in enumerate(rows.which.tolist()):
+                partners.setdefault((rows.parameter, row), set()).add(int(tril.index.reshape(-1)[k]) if matrices else -1 - k)
         found.append(MatrixUse(term.name, shift, rows, known, matrices, fixed))
     pseudo = {n: engine.priors[n].pseudo for n in locations if n in engine.priors}
     shared = any(len(keys) > 1 for keys in partners.values())

@@ -109,11 +109,17 @@ def ellipses(
         covariances: shape `(K, 2, 2)`, or `(2, 2)` if all have the same.
         ax: axes to draw into; new ones if not given.
         levels: the share of a component inside each of its ellipses.
+
+    Raises:
+        ValueError: points or means that are not in the plane.
     """
     from matplotlib.colors import to_rgb
     from matplotlib.patches import Ellipse
 
     ax, data, gamma, centres = _axes(ax), _array(x), _array(responsibilities), _array(means)
+    if data.shape[1:] != (2,) or centres.shape[1:] != (2,):
+        got = f"got x {data.shape} and means {centres.shape}"
+        raise ValueError(f"ellipses: expected points in the plane, (N, 2) and (K, 2), {got}. Choose two coordinates.")
     palette = np.array([to_rgb(_colour(k)) for k in range(len(centres))])
     ax.scatter(data[:, 0], data[:, 1], c=np.clip(gamma @ palette, 0, 1), s=16, alpha=0.75, linewidths=0)
     matrices = np.broadcast_to(_array(covariances), (len(centres), 2, 2))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -44,6 +45,12 @@ class Selected:
     entries: Tensor = field(repr=False)  # positions in the flattened parameter
     complement: bool = False
 
+    @cached_property
+    def everything(self) -> bool:
+        """Whether every cell selects its own entry, in order: there is nothing to pool."""
+        cells, entries = self.cells, self.entries
+        return bool((cells == torch.arange(len(cells), device=cells.device)).all() and (entries == cells).all())
+
 
 def select(role: RoleMap, segments: Sequence[Segment], parameter: str) -> list[Selected]:
     """All places at which `parameter` enters a role."""
@@ -69,7 +76,9 @@ def used_charts(role: RoleMap, segments: Sequence[Segment], parameter: str) -> s
 
 def pool(values: Tensor, selected: Selected, size: int, lead: int) -> Tensor:
     """Sum the selected cells of `values` into the entries of the parameter."""
-    flat = values.flatten(lead)
+    flat = values.reshape((*values.shape[:lead], -1))
+    if selected.everything and len(selected.cells) == size == flat.shape[-1]:
+        return flat
     out = flat.new_zeros((*flat.shape[:lead], size))
     return out.index_add_(-1, selected.entries, flat[..., selected.cells])
 
@@ -327,14 +336,41 @@ class NormalBlock:
 
 
 @dataclass(frozen=True)
+class Whole:
+    """Cells that select whole rows or matrices of one parameter."""
+
+    parameter: str
+    which: Tensor = field(repr=False)  # of every cell
+    count: int  # in the parameter
+
+    @cached_property
+    def everything(self) -> bool:
+        """Whether cell `i` selects the `i`-th."""
+        return self.count == len(self.which) and bool(
+            (self.which == torch.arange(self.count, device=self.which.device)).all()
+        )
+
+    def pool(self, values: Tensor, lead: int) -> Tensor:
+        """Sum the cells that select the same."""
+        if self.everything:
+            return values
+        shape = (*values.shape[:lead], self.count, *values.shape[lead + 1 :])
+        return values.new_zeros(shape).index_add_(lead, self.which, values)
+
+    def spread(self, values: Tensor, lead: int) -> Tensor:
+        """What every cell selects."""
+        return values if self.everything else values.index_select(lead, self.which)
+
+
+@dataclass(frozen=True)
 class MatrixUse:
     """One MultivariateNormal site of a block."""
 
     term: str
     shift: Tensor = field(repr=False)
-    rows: tuple[str, Tensor, Tensor] | None = field(repr=False)  # parameter, cells, rows of it
+    rows: Whole | None = field(repr=False)  # rows of a mean parameter
     loc: Tensor | None = field(repr=False)  # known locations, flat cells x D
-    matrices: tuple[str, Tensor, Tensor] | None = field(repr=False)  # parameter, cells, matrices of it
+    matrices: Whole | None = field(repr=False)  # matrices of a scale parameter
     tril: Tensor | None = field(repr=False)
 
 
@@ -372,71 +408,67 @@ class MatrixBlock:
     def _mean(self, name: str, statistics: Statistics, params: Params, lead: int) -> Tensor:
         old = params[name].double()
         dim = old.shape[-1]
-        rows = old.reshape(*old.shape[:lead], -1, dim)
-        total = torch.zeros_like(rows)
-        weight = torch.zeros((*rows.shape, dim), dtype=torch.float64, device=rows.device)
-        eye = torch.eye(dim, dtype=torch.float64, device=rows.device)
+        rows = old.reshape((*old.shape[:lead], -1, dim))
+        weighted = self.shared or name in self.pseudo
+        total: Tensor | float = 0.0
+        weight: Tensor | float = 0.0
         for use in self.uses:
-            if use.rows is None or use.rows[0] != name:
+            if use.rows is None or use.rows.parameter != name:
                 continue
             n, first, _ = self._sums(use, statistics, lead)
-            cells, which = use.rows[1], use.rows[2]
             first = first + n.unsqueeze(-1) * use.shift
-            if self.shared:
-                tril = self._tril(use, params, lead)
-                precision = torch.cholesky_inverse(tril)
+            each = n.unsqueeze(-1)
+            if weighted:
+                precision = torch.cholesky_inverse(self._tril(use, params, lead))
                 first = (precision @ first.unsqueeze(-1)).squeeze(-1)
                 each = n[..., None, None] * precision
-            else:
-                each = n[..., None, None] * eye
-            total.index_add_(lead, which, first.index_select(lead, cells))
-            weight.index_add_(lead, which, each.index_select(lead, cells))
+            total = total + use.rows.pool(first, lead)
+            weight = weight + use.rows.pool(each, lead)
+        assert isinstance(total, Tensor)
+        assert isinstance(weight, Tensor)
+        if not weighted:
+            return torch.where(weight > 0, total / torch.where(weight > 0, weight, 1.0), rows).reshape(old.shape)
         if name in self.pseudo:
             total = total + self.pseudo[name][0].reshape(-1, dim)
             weight = weight + torch.diag_embed(self.pseudo[name][1].reshape(-1, dim))
         empty = weight.diagonal(dim1=-2, dim2=-1).amin(-1) <= 0
-        weight = torch.where(empty[..., None, None], eye, weight)
-        if self.shared or name in self.pseudo:
-            solved = torch.linalg.solve(weight, total.unsqueeze(-1)).squeeze(-1)
-        else:
-            solved = total / weight[..., 0, :1]
+        eye = torch.eye(dim, dtype=torch.float64, device=rows.device)
+        solved = torch.linalg.solve(torch.where(empty[..., None, None], eye, weight), total.unsqueeze(-1)).squeeze(-1)
         return torch.where(empty.unsqueeze(-1), rows, solved).reshape(old.shape)
 
     def _tril(self, use: MatrixUse, params: Params, lead: int) -> Tensor:
         if use.matrices is None:
             assert use.tril is not None
             return use.tril
-        name, _, which = use.matrices
-        value = self.all_scales[name].forward(params[name].double())
-        return value.reshape(*value.shape[:lead], -1, *value.shape[-2:]).index_select(lead, which)
+        value = self.all_scales[use.matrices.parameter].forward(params[use.matrices.parameter].double())
+        return use.matrices.spread(value.reshape((*value.shape[:lead], -1, *value.shape[-2:])), lead)
 
     def _covariance(self, name: str, chart: Chart, statistics: Statistics, params: Params, lead: int) -> Tensor:
         old = params[name].double()
         dim = old.shape[-1]
-        count = old.shape[lead:].numel() // dim**2
-        scatter = torch.zeros((*old.shape[:lead], count, dim, dim), dtype=torch.float64, device=old.device)
-        rows = torch.zeros((*old.shape[:lead], count), dtype=torch.float64, device=old.device)
+        scatter: Tensor | float = 0.0
+        rows: Tensor | float = 0.0
         for use in self.uses:
-            if use.matrices is None or use.matrices[0] != name:
+            if use.matrices is None or use.matrices.parameter != name:
                 continue
             n, first, second = self._sums(use, statistics, lead)
+            m = use.loc
             if use.rows is not None:
-                loc = params[use.rows[0]].double()
-                m = loc.reshape(*loc.shape[:lead], -1, dim).index_select(lead, use.rows[2])
-            else:
-                assert use.loc is not None
-                m = use.loc
+                loc = params[use.rows.parameter].double()
+                m = use.rows.spread(loc.reshape((*loc.shape[:lead], -1, dim)), lead)
+            assert m is not None
             m = m - use.shift
             cross = m.unsqueeze(-1) * first.unsqueeze(-2)
             around = second - cross - cross.mT + n[..., None, None] * (m.unsqueeze(-1) * m.unsqueeze(-2))
-            scatter.index_add_(lead, use.matrices[2], around)
-            rows.index_add_(lead, use.matrices[2], n)
+            scatter = scatter + use.matrices.pool(around, lead)
+            rows = rows + use.matrices.pool(n, lead)
+        assert isinstance(scatter, Tensor)
+        assert isinstance(rows, Tensor)
         covariance = scatter / torch.where(rows > 0, rows, 1.0)[..., None, None]
-        tril, bad = torch.linalg.cholesky_ex((covariance + covariance.mT) / 2)
-        keep = (rows <= 0) | (bad != 0)
-        value = chart.inverse(tril).reshape(old.shape)
-        keep = keep[..., None, None].expand(*keep.shape, dim, dim).reshape(old.shape)
-        return torch.where(keep, old, value)
+        tril, bad = torch.linalg.cholesky_ex(covariance)
+        keep = ((rows <= 0) | (bad != 0))[..., None, None]
+        solved = chart.inverse(tril)
+        return torch.where(keep, old.reshape(solved.shape), solved).reshape(old.shape)
 
 
 # ---- any registered family -------------------------------------------------------------------------------------------

@@ -142,6 +142,13 @@ def test_ellipses(ax: Axes, angle: float) -> None:
         np.testing.assert_allclose(np.einsum("ni,ij,nj->n", rim, inverse, rim), radius**2, rtol=IDENTITY)
 
 
+def test_ellipses_need_a_plane(ax: Axes) -> None:
+    """Points or means of three coordinates are refused."""
+    for x, means in ((torch.eye(3), torch.zeros(1, 2)), (torch.eye(3, 2), torch.zeros(1, 3))):
+        with pytest.raises(ValueError, match="Choose two coordinates"):
+            plotting.ellipses(x, torch.ones(3, 1), means, torch.eye(2), ax)
+
+
 def test_levels(ax: Axes) -> None:
     """An ellipse holds the share of a large sample that its level says."""
     generator = torch.Generator().manual_seed(0)

@@ -1,0 +1,173 @@
+"""The table: what is fitted, by whom, and for how many iterations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from . import floor, ours, peers, problem
+from .ours import Contender
+from .problem import Problem
+
+FLOOR = "hand-written torch"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table.
+
+    Attributes:
+        title: what is fitted, for a reader.
+        make: draws the problem.
+        few: iterations of the shorter run.
+        many: iterations of the longer one; a time is the difference over `many - few`.
+        contenders: by name; the first is ours.
+        target: how many times faster than the peer named with it, in CPU time.
+        quick: part of `--quick`.
+        tolerance: of the log-likelihoods, relative; None where the peer's model is not quite the same.
+    """
+
+    title: str
+    make: Callable[[], Problem]
+    few: int
+    many: int
+    contenders: Mapping[str, Contender] = field(repr=False)
+    target: tuple[str, float] | None = None
+    quick: bool = False
+    tolerance: float | None = 1e-9
+
+
+def missing(name: str) -> Contender:
+    """A peer of which there is no Python package to call."""
+
+    def refuse(problem: Problem) -> ours.Run:
+        raise ImportError(name)
+
+    return refuse
+
+
+FULL: Mapping[str, Contender] = {
+    "em_pyro": ours.full,
+    "scikit-learn": peers.sklearn_full,
+    "pomegranate": peers.pomegranate,
+    FLOOR: floor.full,
+}
+DIAGONAL: Mapping[str, Contender] = {
+    "em_pyro": ours.diagonal,
+    "scikit-learn": peers.sklearn_diagonal,
+    FLOOR: floor.diagonal,
+}
+ANSWERS: Mapping[str, Contender] = {"StepMix": peers.stepmix, FLOOR: floor.answers}
+SKLEARN, STEPMIX, NUMPY, HMMLEARN = "scikit-learn", "StepMix", "NumPy by hand", "hmmlearn"
+
+
+def _classes() -> Problem:
+    return problem.answers(100_000, 20, 5)
+
+
+CASES: Mapping[str, Case] = {
+    "gmm_10k": Case(
+        "full GMM, 10k x 2, K=3",
+        lambda: problem.gaussian(10_000, 2, 3),
+        20,
+        220,
+        FULL | {"mclust": missing("mclust")},
+        (SKLEARN, 4.5),
+        quick=True,
+    ),
+    "gmm_100k": Case(
+        "full GMM, 100k x 10, K=10",
+        lambda: problem.gaussian(100_000, 10, 10),
+        5,
+        25,
+        FULL,
+        (SKLEARN, 5.0),
+        quick=True,
+    ),
+    "gmm_1m": Case("full GMM, 1M x 10, K=10", lambda: problem.gaussian(1_000_000, 10, 10), 2, 6, FULL, (SKLEARN, 7.0)),
+    "gmm_wide": Case("full GMM, 100k x 50, K=20", lambda: problem.gaussian(100_000, 50, 20), 2, 6, FULL, (SKLEARN, 2.3)),
+    "diag_100k": Case(
+        "diagonal GMM, 100k x 20, K=20",
+        lambda: problem.gaussian(100_000, 20, 20, diagonal=True),
+        5,
+        25,
+        DIAGONAL,
+        (SKLEARN, 2.3),
+    ),
+    "diag_1m": Case(
+        "diagonal GMM, 1M x 20, K=20",
+        lambda: problem.gaussian(1_000_000, 20, 20, diagonal=True),
+        2,
+        6,
+        DIAGONAL,
+        (SKLEARN, 5.0),
+    ),
+    "coins": Case(
+        "coins, 100k sequences, K=5",
+        lambda: problem.coins(100_000, 5),
+        10,
+        60,
+        {"em_pyro": ours.coins, NUMPY: floor.numpy_coins, FLOOR: floor.coins},
+        (NUMPY, 100.0),
+        quick=True,
+    ),
+    "coins_rows": Case(
+        "coins, equal rows kept apart",
+        lambda: problem.coins(100_000, 5),
+        10,
+        60,
+        {"em_pyro": ours.coins_row_by_row, NUMPY: floor.numpy_coins, FLOOR: floor.coins},
+        (NUMPY, 9.0),
+    ),
+    "classes": Case(
+        "latent classes, 100k x 20 binary, K=5, .to_event(1)",
+        _classes,
+        5,
+        35,
+        {"em_pyro": ours.answers, **ANSWERS},
+        (STEPMIX, 4.0),
+        quick=True,
+    ),
+    "classes_loop": Case(
+        "latent classes, a Python loop over items",
+        _classes,
+        5,
+        35,
+        {"em_pyro": ours.answers_loop, **ANSWERS},
+        (STEPMIX, 4.0),
+    ),
+    "classes_zoo": Case(
+        "latent classes, a loop of Categorical items",
+        _classes,
+        5,
+        35,
+        {"em_pyro": ours.answers_zoo, **ANSWERS},
+        (STEPMIX, 4.0),
+    ),
+    "hmm_many": Case(
+        "HMM, 1000 sequences of 100 steps, S=10, D=5, pyro.markov loop",
+        lambda: problem.chains(1000, 100, 10, 5),
+        2,
+        12,
+        {"em_pyro": ours.hmm_loop, HMMLEARN: peers.hmmlearn},
+        (HMMLEARN, 3.0),
+    ),
+    "hmm_site": Case(
+        "HMM, 1000 sequences of 100 steps, S=10, D=5, dist.DiscreteHMM",
+        lambda: problem.chains(1000, 100, 10, 5),
+        2,
+        12,
+        {"em_pyro": ours.hmm_site, HMMLEARN: peers.hmmlearn},
+        (HMMLEARN, 3.0),
+        tolerance=None,
+    ),
+    "hmm_long": Case(
+        "HMM, one series of 100,000 steps, S=5, D=2, dist.DiscreteHMM",
+        lambda: problem.chains(1, 100_000, 5, 2),
+        2,
+        12,
+        {"em_pyro": ours.hmm_site, HMMLEARN: peers.hmmlearn},
+        (HMMLEARN, 1.0),
+        tolerance=None,
+    ),
+}
