@@ -85,7 +85,9 @@ CASES: Mapping[str, Case] = {
         quick=True,
     ),
     "gmm_1m": Case("full GMM, 1M x 10, K=10", lambda: problem.gaussian(1_000_000, 10, 10), 2, 6, FULL, (SKLEARN, 7.0)),
-    "gmm_wide": Case("full GMM, 100k x 50, K=20", lambda: problem.gaussian(100_000, 50, 20), 2, 6, FULL, (SKLEARN, 2.3)),
+    "gmm_wide": Case(
+        "full GMM, 100k x 50, K=20", lambda: problem.gaussian(100_000, 50, 20), 2, 6, FULL, (SKLEARN, 2.3)
+    ),
     "diag_100k": Case(
         "diagonal GMM, 100k x 20, K=20",
         lambda: problem.gaussian(100_000, 20, 20, diagonal=True),
@@ -101,6 +103,14 @@ CASES: Mapping[str, Case] = {
         6,
         DIAGONAL,
         (SKLEARN, 5.0),
+    ),
+    "tiny": Case(
+        "five sequences of coins, K=2: the overhead of an iteration",
+        lambda: problem.coins(5, 2),
+        50,
+        550,
+        {"em_pyro": ours.coins, NUMPY: floor.numpy_coins},
+        quick=True,
     ),
     "coins": Case(
         "coins, 100k sequences, K=5",
@@ -171,3 +181,12 @@ CASES: Mapping[str, Case] = {
         tolerance=None,
     ),
 }
+
+
+def find(name: str) -> Case:
+    """Look a case up; `scale:N:D:K` is a full mixture of that size, fitted by us alone."""
+    if not name.startswith("scale:"):
+        return CASES[name]
+    n, D, K = (int(part) for part in name.split(":")[1:])
+    title = f"full GMM, {n} x {D}, K={K}"
+    return Case(title, lambda: problem.gaussian(n, D, K), 2, 6, {"em_pyro": ours.full})

@@ -13,16 +13,17 @@ from .ours import Result, Run
 from .problem import Problem
 
 Features = Callable[[Tensor, Tensor, Tensor], None]
-"""Write the features of a block `(n, D)` to the rows, after the first, of the last argument `(F, n)`; `(D, n)` is scratch."""
+"""Write the features of a block `(n, D)` to the last argument `(F, n)`; the other, `(D, n)`, is scratch."""
 
 UNDERFLOW = -700.0
 """Below it `exp` is seven times slower; what it returns there is zero for every purpose."""
 
 
-def full(problem: Problem, rows: int = 8192) -> Run:
+def full(problem: Problem, rows: int = 0) -> Run:
     """Full covariances: two matrix products over the features `(1, x, x_i x_j)`, in blocks of `rows`."""
     x = torch.as_tensor(problem.rows["x"])
     D = x.shape[1]
+    rows = rows or (4096 if D < 20 else 1024)
     centre = x.mean(0)
     upper = torch.triu_indices(D, D)
     times = torch.where(upper[0] == upper[1], 1.0, 2.0)
@@ -65,7 +66,7 @@ def full(problem: Problem, rows: int = 8192) -> Run:
     return run
 
 
-def diagonal(problem: Problem, rows: int = 8192) -> Run:
+def diagonal(problem: Problem, rows: int = 4096) -> Run:
     """Diagonal covariances: the features are `(1, x, x^2)`."""
     x = torch.as_tensor(problem.rows["x"])
     D = x.shape[1]
@@ -94,7 +95,7 @@ def diagonal(problem: Problem, rows: int = 8192) -> Run:
     return run
 
 
-def answers(problem: Problem, rows: int = 8192) -> Run:
+def answers(problem: Problem, rows: int = 4096) -> Run:
     """Bernoulli vectors: the features are `(1, x)`."""
     x = torch.as_tensor(problem.rows["x"])
 
@@ -140,7 +141,7 @@ def coins(problem: Problem, rows: int = 16384, flips: int = 10) -> Run:
 
 
 def sweep(x: Tensor, natural: Tensor, features: Features, rows: int) -> tuple[float, Tensor]:
-    """E-step over blocks of rows in buffers that are reused: log evidence, and statistics `(K, F)` summed in float64."""
+    """E-step over blocks of rows, in buffers that are reused: log evidence and statistics `(K, F)`, in float64."""
     K, F = natural.shape
     columns, logits, scratch = x.new_ones(F * rows), x.new_empty(K * rows), x.new_empty(x.shape[1] * rows)
     evidence, found = torch.zeros((), dtype=torch.float64), torch.zeros((K, F), dtype=torch.float64)

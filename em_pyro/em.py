@@ -45,7 +45,8 @@ class EM:
         check: compare the enumerated program with concrete runs before the first step.
         progress: show a progress bar.
         callback: called with a `State` after every step; returning True stops.
-        acceleration: None or "squarem".
+        acceleration: None, or "squarem" to let `fit` extrapolate its EM steps, never to where the objective is lower;
+            `max_steps` and `Fit.num_steps` then count EM steps, up to three of them to a point of `Fit.path`.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class EM:
         check: bool = True,
         progress: bool = False,
         callback: Callable[[State], Any] | None = None,
+        acceleration: str | None = None,
     ) -> None:
         if not callable(model):
             raise ModelError(f"EM: expected a Pyro model (a callable), got {type(model).__name__}.")
@@ -67,9 +69,12 @@ class EM:
             raise ParameterError(f"EM: expected tol and max_steps of at least 0, got {tol} and {max_steps}.")
         if isinstance(starts, int) and (starts < 1 or isinstance(starts, bool)):
             raise ParameterError(f"EM: expected at least one start, got {starts}.")
+        if acceleration not in (None, "squarem"):
+            raise ParameterError(f'EM: expected acceleration to be None or "squarem", got {acceleration!r}.')
         self.model = model
         self.tol, self.max_steps, self.seed, self.starts = tol, max_steps, seed, starts
         self.m_step, self.check, self.progress, self.callback = dict(m_step or {}), check, progress, callback
+        self.acceleration = acceleration
         self.last: Fit | None = None
         self._prepared: Prepared | None = None
         self._kept: tuple[Any, ...] = ()
@@ -147,7 +152,7 @@ class EM:
     def _follow(self, here: Prepared, start: dict[str, Tensor], bar: Any) -> tuple[Prepared, Run]:
         """Follow one start to its end; withdraw what the certificates refute, and go on."""
         tick = bar.update if bar is not None else None
-        settings = Settings(self.tol, self.max_steps, self.callback, tick)
+        settings = Settings(self.tol, self.max_steps, self.callback, tick, self.acceleration is not None)
         here, notes = self._certified(here, start)
         done = run(here.engine, here.plan, start, settings)
         path = done.path
@@ -219,14 +224,14 @@ class EM:
             if again is not None and abs(again - evidence) <= 1e-8 * (1 + abs(evidence)):
                 evidence = again
         starts = Starts(
-            tuple(Start(i, r.objective, r.outcome, len(r.path) - 1) for i, r in enumerate(runs)), best, max(found, 1)
+            tuple(Start(i, r.objective, r.outcome, r.num_steps) for i, r in enumerate(runs)), best, max(found, 1)
         )
         fit = Fit(
             params,
             evidence,
             evidence + prior,
             done.path,
-            len(done.path) - 1,
+            done.num_steps,
             done.outcome,
             done.converged,
             done.gap,
@@ -234,6 +239,7 @@ class EM:
             done.notes,
             str(here.plan),
             here,
+            done.acceleration,
         )
         self._keep(here, done.params)
         self.last = fit

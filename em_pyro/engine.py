@@ -7,8 +7,9 @@ statistics of blocks add up.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import prod
 
 import torch
@@ -20,6 +21,8 @@ from .named import Named, squeeze
 from .priors import Prior, log_prior
 from .program import Params, Program, Site
 from .recognise import Reading, Recognition
+from .rowwise import RowTerm, row_term
+from .stack import Stack, stack
 from .term import WHOLE, Block, Bound, Term, compile_term
 
 BLOCK_BYTES = 1 << 22
@@ -54,6 +57,8 @@ class Part:
 
     schedules: tuple[tuple[Block, Schedule], ...]
     names: tuple[str, ...]
+    stacks: tuple[Stack, ...]
+    replayed: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class Engine:
     program: Program
     recognition: Recognition
     terms: Mapping[str, Term]
+    stacks: tuple[Stack, ...]  # the terms again, those that are one function together
     factors: Mapping[str, Factor]
     replayed: Mapping[str, Factor]
     priors: Mapping[str, Prior]
@@ -71,6 +77,11 @@ class Engine:
     offsets: Mapping[str, Named]  # those that differ between states
     sizes: Mapping[str, int]  # of all latents and plates, in the order of tensor dimensions
     whole: str  # why rows are not taken in blocks; empty if they are, or need not be
+
+    @cached_property
+    def leaders(self) -> dict[str, Term]:
+        """One term of every stack: the statistics carry its name."""
+        return {stack.first.name: stack.first for stack in self.stacks}
 
     def bind(self, params: Params, lead: int = 0) -> Bound:
         """Evaluate every atom of the bank once."""
@@ -82,38 +93,33 @@ class Engine:
         """Run one E-step at `params` (float64, after `lead` dimensions of starts)."""
         with torch.no_grad():
             bound = self.bind(params, lead)
-            natural = {name: term.natural(bound) for name, term in self.terms.items()}
+            natural = {stack.first.name: stack.natural(bound) for stack in self.stacks}
             replays = self._replays(params)
             statistics: dict[str, Tensor] = {}
             weights: dict[str, Tensor] = {}
             evidence: Tensor | float = self.base
             for part in self.parts:
                 for block, schedule in part.schedules:
-                    features = {name: self.terms[name].features(block) for name in part.names if name in self.terms}
-                    inputs = [
-                        self._factor(name, natural[name], features[name], block, lead)
-                        if name in features
-                        else _cut(replays[name], block)
-                        for name in part.names
-                    ]
-                    log_z, values, shares = schedule.forward(inputs)
+                    features = [stack.features(block) for stack in part.stacks]
+                    inputs = {name: _cut(replays[name], block) for name in part.replayed}
+                    for stack, columns in zip(part.stacks, features, strict=True):
+                        found = stack.factors(natural[stack.first.name], columns, block, lead)
+                        inputs.update(zip((term.name for term in stack.terms), found, strict=True))
+                    for name in self.offsets.keys() & inputs.keys():
+                        inputs[name] = inputs[name] + _cut(self.offsets[name], block)
+                    log_z, shares = schedule.contract([inputs[name] for name in part.names])
                     evidence = evidence + log_z
-                    for name, weight in zip(part.names, schedule.backward(values, shares), strict=True):
-                        if name in features:
-                            if self.terms[name].parameters:
-                                found = self.terms[name].statistics(weight, features[name], lead)
-                                statistics[name] = statistics[name].add_(found) if name in statistics else found
-                        elif name in weights:
-                            axis = replays[name].names.index(block.plate)  # type: ignore[arg-type]
-                            weights[name] = torch.cat([weights[name], weight], axis)
-                        else:
-                            weights[name] = weight
+                    share = dict(zip(part.names, shares, strict=True))
+                    for stack, columns in zip(part.stacks, features, strict=True):
+                        if stack.first.parameters:
+                            name = stack.first.name
+                            sums = stack.statistics([share[term.name] for term in stack.terms], columns, lead)
+                            if sums is not None:
+                                statistics[name] = statistics[name].add_(sums) if name in statistics else sums
+                    for name in part.replayed:
+                        _append(weights, name, share[name], replays[name], block)
             prior = log_prior(self.priors, params, lead) + self._replayed_prior(params)
             return Expectation(torch.as_tensor(evidence), prior, statistics, weights)
-
-    def _factor(self, name: str, natural: Tensor, features: Tensor, block: Block, lead: int) -> Tensor:
-        factor = self.terms[name].factor(natural, features, block, lead)
-        return factor if name not in self.offsets else factor + _cut(self.offsets[name], block)
 
     def q(self, params: Params, found: Expectation, lead: int = 0) -> Tensor:
         """`Q(params) = sum_s <W_s, L_s(params)> + log prior`, up to what no parameter enters; differentiable."""
@@ -163,6 +169,14 @@ def _prior_of(site: Site) -> Tensor:
     return (site.log_prob().tensor.double() * torch.as_tensor(site.scale)).sum()
 
 
+def _append(weights: dict[str, Tensor], name: str, share: Tensor | None, replay: Named, block: Block) -> None:
+    """Put the weights of a block of rows beside those of the blocks before it."""
+    assert share is not None
+    if name in weights:
+        share = torch.cat([weights[name], share], replay.names.index(block.plate))  # type: ignore[arg-type]
+    weights[name] = share
+
+
 def _cut(part: Named, block: Block) -> Tensor:
     if block.plate not in part.names:
         return part.tensor
@@ -206,7 +220,8 @@ def build(
                 plates = above
             else:
                 above = plates
-            terms[name] = compile_term(reading, sizes, above, exponent)
+            term = compile_term(reading, sizes, above, exponent)
+            terms[name] = row_term(term) if reading.family.solver == "rows" else term
             factors[name] = Factor(name, terms[name].names, plates, scales.get(plates), alive.get(name))
         else:
             with torch.no_grad():
@@ -214,18 +229,27 @@ def build(
             factors[name] = replayed[name] = Factor(name, names, plates, scales.get(plates), alive.get(name))
     for name in _barren(factors, sites):
         factors[name] = replace(factors[name], alive=Named(torch.zeros((), dtype=torch.float64), ()))
-    parts, whole = _parts(factors, owners, sizes, terms)
-    return Engine(program, recognition, terms, factors, replayed, priors, parts, *_base(terms, factors, owners, sizes), sizes, whole)
+    stacks = stack(terms)
+    terms = {term.name: term for group in stacks for term in group.terms}
+    for group in stacks:
+        if len(group.terms) > 1:
+            for term in group.terms:
+                factors[term.name] = replace(factors[term.name], pool=group.first.name)
+    parts, whole = _parts(factors, owners, sizes, stacks)
+    return Engine(program, recognition, terms, stacks, factors, replayed, priors, parts, *_base(terms, factors, owners, sizes), sizes, whole)
 
 
 def _barren(factors: Mapping[str, Factor], sites: Mapping[str, Site]) -> set[str]:
     """Latents on which nothing observed depends, however far downstream."""
+    children: dict[str, list[str]] = {}
+    for name, factor in factors.items():
+        for latent in factor.names:
+            if latent != name:
+                children.setdefault(latent, []).append(name)
     dead: set[str] = set()
     for name in reversed(list(factors)):
-        if sites[name].role == "latent":
-            children = [n for n, f in factors.items() if n != name and name in f.names and n not in dead]
-            if not children:
-                dead.add(name)
+        if sites[name].role == "latent" and all(child in dead for child in children.get(name, ())):
+            dead.add(name)
     return dead
 
 
@@ -327,41 +351,55 @@ def _slices(term: Term) -> list[Block]:
 
 
 def _parts(
-    factors: Mapping[str, Factor], owners: Mapping[str, frozenset[str]], sizes: Mapping[str, int], terms: Mapping[str, Term]
+    factors: Mapping[str, Factor],
+    owners: Mapping[str, frozenset[str]],
+    sizes: Mapping[str, int],
+    stacks: Sequence[Stack],
 ) -> tuple[tuple[Part, ...], str]:
     """Split the factors into those of the largest plate, in blocks, and the others."""
-    everything = list(factors.values())
-    schedule = plan_contraction(everything, owners, sizes)
-    names = tuple(f.name for f in everything)
-    one = (Part(((WHOLE, schedule),), names),) if names else ()
-    plates = {p for f in everything for p in f.plates}
+    if not factors:
+        return (), ""
+    one = (_part([(WHOLE, plan_contraction(list(factors.values()), owners, sizes))], list(factors.values()), stacks),)
+    plates = {p for f in factors.values() for p in f.plates}
     if not plates:
         return one, ""
     plate = max(plates, key=lambda p: sizes[p])
-    rows = block_rows(terms, plate)
+    rows = block_rows(stacks, plate)
     if rows >= sizes[plate]:
         return one, ""
-    inner = [f for f in everything if plate in f.plates]
+    inner = [f for f in factors.values() if plate in f.plates]
     stuck = [n for f in inner for n in f.names if n in owners and plate not in owners[n]]
     if stuck:
         return one, f'latent "{stuck[0]}" sits above plate "{plate}"'
-    outer = [f for f in everything if plate not in f.plates]
+    apart = [g.first.name for g in stacks if isinstance(g.first, RowTerm) and plate in g.first.names]
+    if apart:
+        return one, f'the family of site "{apart[0]}" needs all rows at once'
+    outer = [f for f in factors.values() if plate not in f.plates]
     within = plan_contraction(inner, owners, sizes)
     blocks = []
     for start in range(0, sizes[plate], rows):
         length = min(rows, sizes[plate] - start)
         blocks.append((Block(plate, start, length), within.narrow(plate, start, length)))
-    parts = [Part(tuple(blocks), tuple(f.name for f in inner))]
+    parts = [_part(blocks, inner, stacks)]
     if outer:
-        parts.append(Part(((WHOLE, plan_contraction(outer, owners, sizes)),), tuple(f.name for f in outer)))
+        parts.append(_part([(WHOLE, plan_contraction(outer, owners, sizes))], outer, stacks))
     return tuple(parts), ""
 
 
-def block_rows(terms: Mapping[str, Term], plate: str) -> int:
+def _part(schedules: Sequence[tuple[Block, Schedule]], factors: Sequence[Factor], stacks: Sequence[Stack]) -> Part:
+    names = tuple(f.name for f in factors)
+    inside = set(names)
+    chosen = tuple(group for group in stacks if group.first.name in inside)
+    compiled = {term.name for group in chosen for term in group.terms}
+    return Part(tuple(schedules), names, chosen, tuple(n for n in names if n not in compiled))
+
+
+def block_rows(stacks: Sequence[Stack], plate: str) -> int:
     """Rows a block so that features and logits of one block stay in cache."""
     width = 1
-    for term in terms.values():
+    for group in stacks:
+        term = group.first
         if plate in term.names:
             cells = prod(term.sizes[n] for n in term.names if n != plate)
-            width += term.width + 3 * cells
+            width += (term.width + 3 * cells) * len(group.terms)
     return max(256, BLOCK_BYTES // (8 * width))

@@ -14,6 +14,7 @@ from pyro.infer import config_enumerate
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from .accelerated import Accelerated
 from .errors import ParameterError
 from .loop import OUTCOMES
 from .plan import Plan
@@ -61,13 +62,14 @@ class Fit:
         log_likelihood: log evidence of the data at `params`, in nats.
         objective: log evidence plus log prior.
         path: the objective at every step, the start included; up is good.
-        num_steps: EM steps taken.
+        num_steps: EM steps taken; an accelerated fit takes up to three to a point of `path`.
         outcome: a named ending; `str(fit)` says what to try.
         converged: whether the stopping rule was met (the cap is not convergence).
         gap: estimated nats that further steps would gain.
         starts: every start with its objective and outcome.
         notes: what the loop found out on its way.
         plan: how each parameter was maximised.
+        acceleration: cycles, extrapolations and seconds of an accelerated fit, else None.
     """
 
     params: dict[str, Tensor]
@@ -82,6 +84,7 @@ class Fit:
     notes: tuple[str, ...] = ()
     plan_text: str = field(default="", repr=False)
     prepared: Prepared | None = field(default=None, repr=False, compare=False)
+    acceleration: Accelerated | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the program and its data."""
@@ -132,6 +135,8 @@ class Fit:
             lines.append(f"  {name.ljust(width)}  {shown}")
         if len(self.starts) > 1:
             lines.append(str(self.starts))
+        if self.acceleration is not None:
+            lines.append(str(self.acceleration))
         return "\n".join([*lines, *self.notes])
 
 

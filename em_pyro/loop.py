@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import accelerated
+from .accelerated import Accelerated
 from .em_step import em_step
 from .engine import Engine, Expectation
 from .errors import DataError, ObjectiveError
@@ -56,6 +58,7 @@ class Settings:
     max_steps: int
     callback: Callable[[State], Any] | None = None
     tick: Callable[[], Any] | None = None
+    accelerate: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,12 @@ class Run:
     gap: float
     notes: tuple[str, ...] = ()
     converged: bool = False
+    acceleration: Accelerated | None = None
+
+    @property
+    def num_steps(self) -> int:
+        """EM steps taken, those of extrapolations that were given up included."""
+        return len(self.path) - 1 if self.acceleration is None else self.acceleration.evaluations
 
     @property
     def objective(self) -> float:
@@ -92,26 +101,32 @@ def run(engine: Engine, plan: Plan, start: Params, settings: Settings) -> Run:
     """
     params, path = {name: value.double() for name, value in start.items()}, list[float]()
     gap, calm, notes, saddles = float("inf"), 0, [], 0
-    best = params
+    best, state = params, Accelerated() if settings.accelerate else None
 
     def ended(outcome: str, *, converged: bool = False) -> Run:
-        return Run(best, tuple(path), outcome, gap, tuple(notes), converged)
+        return Run(best, tuple(path), outcome, gap, tuple(notes), converged, state)
 
     try:
         while True:
-            step = len(path)
+            step, cycle = len(path) if state is None else state.evaluations, None
             try:
-                new, found = em_step(engine, plan, params)
+                if state is None:
+                    new, found = em_step(engine, plan, params)
+                else:
+                    cycle = accelerated.cycle(engine, plan, params, state, settings.max_steps - step)
+                    new, found = cycle.new, cycle.found
             except PriorUnbounded as where:
                 new, found = params, engine.expect(params)
                 notes.append(str(where))
             objective = float(found.objective)
-            if step == 0:
+            if not path:
                 check_start(engine, params, objective)
             elif not _finite(objective):
                 return ended("degenerate")
             else:
                 guard(path[-1], objective, engine, step)
+            if cycle and cycle.beside and _finite(float(cycle.beside[0].objective)):
+                guard(objective, float(cycle.beside[0].objective), engine, step + 1)
             path.append(objective)
             best = params
             if settings.tick:
@@ -124,10 +139,15 @@ def run(engine: Engine, plan: Plan, start: Params, settings: Settings) -> Run:
                 ending = bad_ending(engine, plan, params, found)
                 notes += ending[1:]
                 return ended(ending[0] if ending else "step limit")
+            if cycle is not None:
+                state = cycle.state
             if settings.tol > 0:
-                gap = estimated_gap(engine, plan, found, params, new, path, settings.tol)
+                if cycle is None:
+                    gap = estimated_gap(engine, plan, found, params, new, path, settings.tol)
+                else:
+                    gap, state = accelerated.estimated_gap(engine, plan, params, cycle, settings.tol)
                 calm = calm + 1 if gap <= settings.tol * (1 + abs(objective)) else 0
-                if step and step % 5 == 0 and (where := _collapsed(engine, plan, params)):
+                if len(path) % 5 == 1 and step and (where := _collapsed(engine, plan, params)):
                     notes.append(where)
                     return ended("degenerate")
                 if calm >= 2:
@@ -289,7 +309,7 @@ def bad_ending(engine: Engine, plan: Plan, params: Params, found: Expectation) -
 
 def _collapsed(engine: Engine, plan: Plan, params: Params) -> str:
     bound = engine.bind(params)
-    for term in engine.terms.values():
+    for term in engine.leaders.values():
         role = "scale" if "scale" in term.roles else "scale_tril" if "scale_tril" in term.roles else None
         if role is None or term.role != "observed" or term.roles[role].known:
             continue
@@ -321,7 +341,7 @@ def pooled_scale(term: Term) -> Tensor | None:
 def _empty(engine: Engine, found: Expectation) -> str:
     """A parameter row whose cells have next to no weight, all sites together."""
     totals: dict[tuple[str, ...], Tensor] = {}
-    for name, term in engine.terms.items():
+    for name, term in engine.leaders.items():
         latents = [n for n in term.cells if n in engine.program.latents]
         if term.role != "observed" or not latents or not term.parameters:
             continue

@@ -19,6 +19,7 @@ from .charts import CHARTS, Chart, domain_of
 from .engine import Engine
 from .errors import ParameterError, PlanError
 from .program import Parameter
+from .rowwise import Rows, RowTerm, rows
 from .solvers import (
     Counts,
     Joint,
@@ -123,7 +124,7 @@ def choose(engine: Engine, options: Mapping[str, Choice], withdrawn: Mapping[str
             kinds[name] = _kind(engine, parameter, uses[name])
         except Refused as reason:
             reasons[name] = str(reason)
-    forced = {n for n, c in options.items() if callable(c) or c in ("torch", "fixed")}
+    forced = {n: c if isinstance(c, str) else "callable" for n, c in options.items() if c != "closed"}
     solvers: list[Any] = []
     swept: dict[str, str] = {}
     for block in _blocks(engine, kinds):
@@ -159,7 +160,7 @@ Use = tuple[Term, str, RoleMap]
 def _uses(engine: Engine, name: str) -> list[Use]:
     """Every argument of every recognised site that the parameter enters."""
     bank, found = engine.recognition.bank, []
-    for term in engine.terms.values():
+    for term in engine.leaders.values():
         for key, role in term.roles.items():
             if name in bank.parameters(role, term.family.roles[key].domain):
                 found.append((term, key, role))
@@ -255,7 +256,7 @@ def _blocks(engine: Engine, kinds: Mapping[str, str]) -> list[list[str]]:
             name = root[name]
         return name
 
-    for term in engine.terms.values():
+    for term in engine.leaders.values():
         together = [n for n in kinds if n in term.parameters and kinds[n] not in ("counts", "rates")]
         for other in together[1:]:
             root[find(other)] = find(together[0])
@@ -270,7 +271,7 @@ def _solve_block(
     block: list[str],
     kinds: Mapping[str, str],
     uses: Mapping[str, list[Use]],
-    forced: set[str],
+    forced: Mapping[str, str],
     solvers: list[Any],
     reasons: dict[str, str],
     swept: dict[str, str],
@@ -287,6 +288,8 @@ def _solve_block(
             found, why = _multivariate(engine, block, uses, forced)
         else:
             found, why = _joint(engine, block, uses, forced), ""
+            found = rows(found, engine.terms) if kind == "rows" else found
+            _try(found, engine)
     except Refused as reason:
         for name in block:
             reasons[name] = str(reason)
@@ -316,8 +319,8 @@ def _owned(solver: Any) -> tuple[str, ...]:
     """Parameters that a solver returns."""
     if isinstance(solver, (Counts, Rates)):
         return (solver.parameter,)
-    if isinstance(solver, Joint):
-        return tuple(name for name, _ in solver.charts.values())
+    if isinstance(solver, (Joint, Rows)):
+        return tuple(name for name, _ in solver.solved.values())
     return (*solver.locations, *(name for name, _ in solver.scales))
 
 
@@ -352,11 +355,11 @@ def _rates(engine: Engine, name: str, uses: Sequence[Use]) -> Rates:
 
 
 def _terms_of(engine: Engine, block: Sequence[str]) -> list[Term]:
-    return [term for term in engine.terms.values() if term.parameters & set(block)]
+    return [term for term in engine.leaders.values() if term.parameters & set(block)]
 
 
 def _normal(
-    engine: Engine, block: list[str], uses: Mapping[str, list[Use]], forced: set[str]
+    engine: Engine, block: list[str], uses: Mapping[str, list[Use]], forced: Mapping[str, str]
 ) -> tuple[NormalBlock, str]:
     roles = {name: {key for _, key, _ in uses[name]} for name in block}
     for name in block:
@@ -445,7 +448,7 @@ def _why_swept(
 
 
 def _multivariate(
-    engine: Engine, block: list[str], uses: Mapping[str, list[Use]], forced: set[str]
+    engine: Engine, block: list[str], uses: Mapping[str, list[Use]], forced: Mapping[str, str]
 ) -> tuple[MatrixBlock, str]:
     bank, parameters = engine.recognition.bank, engine.program.parameters
     roles = {name: {key for _, key, _ in uses[name]} for name in block}
@@ -502,10 +505,11 @@ def _multivariate(
     return MatrixBlock(locations, scales, tuple(found), all_scales, shared or bool(pseudo), pseudo), why  # type: ignore[arg-type]
 
 
-def _joint(engine: Engine, block: list[str], uses: Mapping[str, list[Use]], forced: set[str]) -> Joint:
+def _joint(engine: Engine, block: list[str], uses: Mapping[str, list[Use]], forced: Mapping[str, str]) -> Joint:
     bank = engine.recognition.bank
-    if set(block) & forced:
-        raise Refused("a parameter of its block is not free")
+    other = [name for name in block if forced.get(name, "fixed") != "fixed"]
+    if other:
+        raise Refused(f'"{other[0]}", with which it has a joint maximum, is maximised otherwise')
     terms = _terms_of(engine, block)
     family = terms[0].family
     if any(term.family is not family for term in terms):
@@ -531,11 +535,18 @@ def _joint(engine: Engine, block: list[str], uses: Mapping[str, list[Use]], forc
             if len(names) > 1 or role.coefficient is not None:
                 raise Refused("an argument is not selected from one parameter")
             (name,) = names
+            if name not in block:
+                raise Refused(f'"{name}", with which it has a joint maximum, has no closed form')
             chart = _chart(engine, name, uses[name])
             if charts.setdefault(key, (name, chart)) != (name, chart):
                 raise Refused("one argument comes from several parameters")
-            offset = next(s.offset for s in segments if s.parameter == name and s.chart is chart)
-            columns.append((key, flat - offset, None))
+            segment = next(s for s in segments if s.parameter == name and s.chart is chart)
+            size = flat.shape[1]
+            if not bool(segment.holds(flat).all() and (flat == flat[:, :1] + torch.arange(size)).all()):
+                raise Refused("an argument is not a row of its parameter")
+            if bool(((flat[:, 0] - segment.offset) % size != 0).any()):
+                raise Refused("rows of an argument overlap")
+            columns.append((key, flat - segment.offset, None))
         for i in range(len(columns[0][1] if columns[0][1] is not None else columns[0][2])):  # type: ignore[arg-type]
             keys.append(tuple(tuple((c[1] if c[1] is not None else c[2])[i].tolist()) for c in columns))  # type: ignore[index]
         group = torch.tensor([groups.setdefault(k, len(groups)) for k in keys])
@@ -545,12 +556,16 @@ def _joint(engine: Engine, block: list[str], uses: Mapping[str, list[Use]], forc
             if index is not None:
                 entries[key] = torch.tensor([row[0] for row in table])
             else:
-                known[key] = torch.tensor(table, dtype=torch.float64).squeeze(-1)
+                constants = torch.tensor(table, dtype=torch.float64)
+                known[key] = constants if family.roles[key].event_dim else constants.squeeze(-1)
+    if set(entries) & set(known):
+        raise Refused("an argument is known at one site and estimated at another")
     names = {name for name, _ in charts.values()}
     if len(names) != len(charts):
         raise Refused("one parameter is used in two roles")
+    fixed = frozenset(key for key, (name, _) in charts.items() if name in forced)
     for key, index in entries.items():
-        if len(index.unique()) != len(index):
+        if key not in fixed and len(index.unique()) != len(index):
             raise Refused(f'"{charts[key][0]}" is shared by cells whose other arguments differ')
     sizes = {key: 1 for key in charts}
     for key in charts:
@@ -558,22 +573,19 @@ def _joint(engine: Engine, block: list[str], uses: Mapping[str, list[Use]], forc
         event = family.roles[key].event_dim
         for size in shape[len(shape) - event :]:
             sizes[key] *= size
-    found = Joint(family, charts, tuple(places), entries, known, sizes)
-    _try(found, engine)
-    return found
+    return Joint(family, charts, tuple(places), entries, known, sizes, fixed)
 
 
-def _try(solver: Joint, engine: Engine) -> None:
+def _try(solver: Joint | Rows, engine: Engine) -> None:
     """Ask the family whether it solves for this set of roles, on made-up statistics of one value."""
-    statistics = {}
-    for name, _ in solver.uses:
+    statistics, joint = {}, solver.joint if isinstance(solver, Rows) else solver
+    for name, _ in joint.uses:
         term = engine.terms[name]
         shape = (*term.cell_shape, *term.event_shape)
-        statistics[name] = tuple(
-            torch.ones((*shape, *event), dtype=torch.float64) for event in term.events
-        )
+        events = ((term.count,),) if isinstance(term, RowTerm) else term.events
+        statistics[name] = tuple(torch.ones((*shape, *event), dtype=torch.float64) for event in events)
     params = {n: p.initial.double() for n, p in engine.program.parameters.items()}
     try:
         solver.solve(statistics, params)
     except NotImplementedError as reason:
-        raise Refused(f"{type(solver.family).__name__} has no solution for these arguments {reason}".strip()) from None
+        raise Refused(f"{type(joint.family).__name__} has no solution for these arguments {reason}".strip()) from None

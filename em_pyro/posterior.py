@@ -108,10 +108,12 @@ class Posterior:
         draws = [self._trace(pick, largest=False) for _ in range(n)]
         return {name: torch.stack([draw[name] for draw in draws]) for name in draws[0]}
 
-    def _schedule(self, extra: tuple[str, ...] = ()) -> tuple[Schedule, list[Tensor], dict[str, int]]:
+    def _schedule(
+        self, extra: tuple[str, ...] = (), *, chains: bool = False
+    ) -> tuple[Schedule, list[Tensor], dict[str, int]]:
         """The contraction of all rows at once, with a zero factor over each of `extra` and its plates."""
         engine, program = self.engine, self.engine.program
-        factors = [replace(f, scale=_positive(f.scale), alive=None) for f in engine.factors.values()]
+        factors = [replace(f, scale=_positive(f.scale), alive=None, pool=None) for f in engine.factors.values()]
         inputs = [self._factors[f.name].tensor for f in factors]
         sizes = engine.sizes
         owners = {name: frozenset(latent.plates) for name, latent in program.latents.items()}
@@ -121,17 +123,18 @@ class Posterior:
             scale = next((f.scale for f in factors if f.plates == owners[name]), None)
             factors.append(Factor(f"[{name}]", names, owners[name], scale))
             inputs.append(torch.zeros([sizes[n] for n in names], dtype=torch.float64))
-        return plan_contraction(factors, owners, sizes), inputs, {n: len(engine.factors) + i for i, n in enumerate(extra)}
+        return plan_contraction(factors, owners, sizes, chains=chains), inputs, {n: len(engine.factors) + i for i, n in enumerate(extra)}
 
     def _marginals(self, sites: list[str]) -> dict[str, Tensor]:
         with torch.no_grad():
-            schedule, inputs, places = self._schedule(tuple(sites))
-            _, values, weights = schedule.forward(inputs)
-            shares = schedule.backward(values, weights)
+            schedule, inputs, places = self._schedule(tuple(sites), chains=True)
+            _, shares = schedule.contract(inputs)
         program, found = self.engine.program, {}
         for name in sites:
             plates = program.latents[name].plates
-            share = align(shares[places[name]], schedule.names[places[name]], (*plates, name))
+            found_share = shares[places[name]]
+            assert found_share is not None
+            share = align(found_share, schedule.names[places[name]], (*plates, name))
             share = share / share.sum(-1, keepdim=True)  # a row's weight multiplies its share
             found[name] = share.expand(*(program.plates[p] for p in plates), program.latents[name].size).contiguous()
         return found

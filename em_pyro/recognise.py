@@ -278,12 +278,9 @@ def _read(name: str, runs: Sequence[Site], atoms: _Atoms) -> Reading:
         raise _Unrecognised(f"{type(inner[0].base).__name__} has no registered family")
     if any(not _same(run.value, site.value) for run in runs[1:]):
         raise _Unrecognised("the value of the site depends on a parameter")
-    args = [family.read(i.base) for i in inner]
+    family, args = _narrowest(family, [i.base for i in inner])
     rank, mask = inner[0].event_rank, inner[0].mask
     known = {key: value for key, value in args[0].items() if key not in family.roles}
-    for key, value in known.items():
-        if any(not _same(other[key], value) for other in args[1:]):
-            raise _Unrecognised(f'"{key}" depends on a parameter')
     roles: dict[str, RoleMap] = {}
     for key, role in family.roles.items():
         stack = [a[key] for a in args]
@@ -298,6 +295,19 @@ def _read(name: str, runs: Sequence[Site], atoms: _Atoms) -> Reading:
         *(_entering(atoms.bank, m, family.roles[k].domain) for k, m in roles.items())
     )
     return Reading(site, family, rank, mask, roles, known, parameters)
+
+
+def _narrowest(family: Family, bases: Sequence[Distribution]) -> tuple[Family, list[dict[str, Tensor]]]:
+    """The first of a family and its wider ones whose known arguments no parameter enters, and what it reads."""
+    while True:
+        args = [family.read(base) for base in bases]
+        known = [key for key in args[0] if key not in family.roles]
+        moving = [key for key in known if any(not _same(other[key], args[0][key]) for other in args[1:])]
+        if not moving:
+            return family, args
+        if family.wider is None:
+            raise _Unrecognised(f'"{moving[0]}" depends on a parameter')
+        family = family.wider
 
 
 def _entering(bank: Bank, role: RoleMap, domain: str) -> frozenset[str]:
@@ -522,7 +532,7 @@ def _disagreeing(
 def arguments(family: Family, site: Site) -> dict[str, Tensor]:
     """Arguments of a site as `family` reads them; a diagonal MultivariateNormal is read as a row of Normals."""
     base = unwrap(site.fn).base
-    if family_of(base) is family:
-        return family.read(base)
     tril = family_for(type(base)).read(base)
+    if "scale_tril" in family.roles or "scale_tril" not in tril:
+        return family.read(base)
     return {"loc": tril["loc"], "scale": tril["scale_tril"].diagonal(dim1=-2, dim2=-1)}

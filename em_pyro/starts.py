@@ -104,7 +104,7 @@ def _share(engine: Engine, name: str, index: Tensor) -> Named:
 def _expectation(engine: Engine, values: Params, shares: Mapping[str, Named]) -> Expectation:
     """Expected statistics under independent latents with the given shares."""
     statistics: dict[str, Tensor] = {}
-    weights: dict[str, Tensor] = {}
+    shares_of: dict[str, Tensor] = {}
     for name, factor in engine.factors.items():
         weight = torch.ones((), dtype=torch.float64)
         used = [n for n in factor.names if n in engine.program.latents]
@@ -118,12 +118,13 @@ def _expectation(engine: Engine, values: Params, shares: Mapping[str, Named]) ->
         drop = tuple(i for i, n in enumerate(every) if n not in factor.names)
         weight = weight.sum(drop) if drop else weight
         weight = align(weight, [n for n in every if n in factor.names], factor.names)
-        if name in engine.terms:
-            term = engine.terms[name]
-            if term.parameters:
-                statistics[name] = term.statistics(weight, term.features())
-        else:
-            weights[name] = weight
+        shares_of[name] = weight
+    for stack in engine.stacks:
+        if stack.first.parameters:
+            found = stack.statistics([shares_of[term.name] for term in stack.terms], stack.features())
+            assert found is not None
+            statistics[stack.first.name] = found
+    weights = {name: shares_of[name] for name in engine.replayed}
     zero = torch.zeros((), dtype=torch.float64)
     return Expectation(zero, zero, statistics, weights)
 

@@ -7,6 +7,12 @@ from typing import Any
 
 import pyro
 import torch
+from programs import NAMES
+from programs import build as build_case
+from replay import Params, moved_params, starting_params
+from torch import Tensor
+from zoo import ZOO, simulated
+
 from em_pyro.alive import alive
 from em_pyro.engine import Engine, build
 from em_pyro.m_step import constrained, unconstrained
@@ -15,11 +21,6 @@ from em_pyro.program import Program
 from em_pyro.recognise import Recognition, recognise
 from em_pyro.store import starting_values
 from em_pyro.survey import survey
-from programs import NAMES
-from programs import build as build_case
-from replay import Params, moved_params, starting_params
-from torch import Tensor
-from zoo import ZOO, simulated
 
 Model = Callable[..., Any]
 
@@ -115,7 +116,8 @@ def distance(got: float | Tensor, want: float | Tensor) -> float:
     """Largest difference relative to `1 + |want|`."""
     a, b = torch.as_tensor(got).detach().double(), torch.as_tensor(want).detach().double()
     assert a.shape == b.shape, f"shapes {tuple(a.shape)} and {tuple(b.shape)}"
-    return float(((a - b).abs() / (1 + b.abs())).max()) if a.numel() else 0.0
+    gap = torch.where(a == b, 0.0, (a - b).abs() / (1 + b.abs()))  # equal infinities are equal
+    return float(gap.max()) if a.numel() else 0.0
 
 
 def farthest(got: Params, want: Params) -> float:

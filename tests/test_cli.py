@@ -260,8 +260,9 @@ def test_degenerate_data_are_no_traceback(file: Any, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("command", [[], ["demo"], ["coins"], ["gaussians"]])
-def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_help(command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Each page fits a terminal of 100 columns and names every option with a word about it."""
+    monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit) as stop:
         main([*command, "--help"])
     assert stop.value.code == 0

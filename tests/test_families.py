@@ -52,7 +52,7 @@ def mixture(law: Callable[[Tensor], Any]) -> Model:
 
 # ---- one argument ----------------------------------------------------------------------------------------------------
 
-TOTALS = torch.arange(N) % 5 + 3.0
+TOTALS = (torch.arange(N) % 5 + 3).double()
 
 
 def unit(level: Tensor) -> Tensor:
@@ -248,7 +248,7 @@ def responsibilities(model: Model, *args: Any) -> Tensor:
         trace = poutine.trace(poutine.condition(model, {"z": torch.full((N,), k)})).get_trace(*args)
         trace.compute_log_prob()
         columns.append(trace.nodes["z"]["log_prob"] + trace.nodes["x"]["log_prob"])
-    return torch.softmax(torch.stack(columns, -1), -1)
+    return torch.softmax(torch.stack(columns, -1), -1).detach()
 
 
 def test_known_scales_by_row() -> None:

@@ -1,6 +1,22 @@
 """Exponential families with closed-form M-steps, and the table to which anyone may add one."""
 
-from . import counts, multivariate_normal, normal, rates
+from . import circular, counts, known, multivariate_normal, normal, positive, rates, rowwise
 from .base import Family, Role, family_for, family_of, register
+from .rowwise import RowFamily
 
-__all__ = ["Family", "Role", "counts", "family_for", "family_of", "multivariate_normal", "normal", "rates", "register"]
+__all__ = [
+    "Family",
+    "Role",
+    "RowFamily",
+    "circular",
+    "counts",
+    "family_for",
+    "family_of",
+    "known",
+    "multivariate_normal",
+    "normal",
+    "positive",
+    "rates",
+    "register",
+    "rowwise",
+]

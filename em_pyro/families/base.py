@@ -46,7 +46,7 @@ class Family:
         event_dim: trailing dimensions of one value.
         solver: which of the engine's solvers pools the statistics over tied parameters: "joint" asks `solve` for all
             free arguments of a cell together and is right for every family; the built-in ones with partial tying
-            ("counts", "rates", "normal", "multivariate_normal") bring their own.
+            ("counts", "rates", "normal", "multivariate_normal") bring their own, and "rows" is for `RowFamily`.
     """
 
     roles: ClassVar[Mapping[str, Role]]
@@ -55,6 +55,7 @@ class Family:
     known_event_dim: ClassVar[Mapping[str, int]] = {}  # event dimensions of known arguments, where not 0
     counting: ClassVar[frozenset[int]] = frozenset()  # positions of statistics that are one in every row
     location: ClassVar[str | None] = None  # the role that moves with the values, so that both may be centred
+    wider: ClassVar[Family | None] = None  # reads the same distribution where an argument known here is estimated
 
     def read(self, distribution: Distribution) -> dict[str, Tensor]:
         """Arguments as the program gave them, unbroadcast: each of its own batch shape + the role's event shape.

@@ -1,0 +1,144 @@
+"""`RESULTS.md` from the measurements."""
+
+from __future__ import annotations
+
+from datetime import date
+from math import isnan
+from typing import Any
+
+from .cases import find
+from .race import Row
+from .scale import slope
+from .svi import RATES, best
+
+HEAD = """\
+# Results
+
+{processor}, {cores} cores, {memory_gib} GiB; load {load} at the start. {versions}. {date}.
+
+CPU: user and system milliseconds of one EM iteration on one thread, the median over rounds and in brackets their
+range, as the difference between a long and a short fit in one process. All contenders of a row start at the same values and run for
+as many iterations; where their log-likelihoods do not agree to 1e-9 relative, nothing is printed. Wall: milliseconds on
+the clock with two threads, measured once. Memory: peak beyond the data and the imported libraries. Ratio: a contender's
+CPU over ours.
+
+Make it anew by `make bench` (`python -m benchmarks --quick` for a minute's run).
+"""
+
+
+def report(found: dict[str, Any]) -> str:
+    """Write the whole page."""
+    machine = found["machine"]
+    names = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    facts = {k: v for k, v in machine.items() if k not in ("versions", "load")}
+    load = " ".join(str(x) for x in machine["load"])
+    parts = [HEAD.format(**facts, load=load, versions=names, date=date.today().isoformat())]
+    for dtype in ("float64", "float32"):
+        rows = [Row(**row) for row in found["rows"] if row["dtype"] == dtype]
+        if rows:
+            parts.append(f"## {dtype}\n\n" + _table(rows))
+    if found.get("restarts"):
+        parts.append(_restarts(found["restarts"]))
+    if found.get("svi"):
+        parts.append(_svi(found["svi"]))
+    if found.get("scale"):
+        parts.append(_scale(found["scale"]))
+    if found.get("refused"):
+        parts.append("## Not believed\n\n" + "\n".join(f"- {line}" for line in found["refused"]) + "\n")
+    return "\n".join(parts)
+
+
+def _table(rows: list[Row]) -> str:
+    lines = [
+        "| work | by | CPU ms | ratio | to reach | wall ms, 2 threads | memory MiB | planning s | log-likelihood apart |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    shown = ""
+    for row in rows:
+        case = find(row.case)
+        title = case.title if shown != row.case else ""
+        shown = row.case
+        if row.absent:
+            lines.append(f"| {title} | {row.contender} | {row.absent} | | | | | | |")
+            continue
+        ours = next(r for r in rows if r.case == row.case)
+        ratio = "" if row is ours or ours.absent else f"{row.cpu / ours.cpu:.2f}"
+        reach = f"{case.target[1]:g}" if case.target and case.target[0] == row.contender else ""
+        low, high = row.range
+        planning = "" if row.planning is None else f"{row.planning:.2f}"
+        lines.append(
+            f"| {title} | {row.contender} | {_ms(row.cpu)} ({_ms(low)} to {_ms(high)}) | {ratio} | {reach} "
+            f"| {_ms(row.wall_two)} | {max(row.memory, 0):.0f} | {planning} | {row.error:.0e} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _restarts(found: dict[str, Any]) -> str:
+    lines = [
+        f"## {found['starts']} random starts of the full GMM, 10k x 2, K=3, {found['iterations']} iterations, unscreened\n",
+        "| by | CPU ms for one iteration of all | CPU s in total | memory MiB | best log-likelihood |",
+        "|---|---|---|---|---|",
+    ]
+    for who in ("em_pyro", "scikit-learn"):
+        part = found[who]
+        if "failed" in part:
+            lines.append(f"| {who} | {part['failed']} | | | |")
+        else:
+            lines.append(
+                f"| {who} | {part['cpu']:.0f} | {part['total'] / 1e3:.1f} | {part['memory']:.0f} "
+                f"| {part['log_likelihood']:.3f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _svi(found: list[dict[str, Any]]) -> str:
+    lines = [
+        "## The same Pyro model by SVI: total CPU ms to within a thousandth of a nat a point of the optimum\n",
+        "| work | em_pyro | scikit-learn's EM | "
+        + " | ".join(f"Adam {rate}" for rate in RATES)
+        + " | best SVI over ours |",
+        "|---|" + "---|" * (3 + len(RATES)),
+    ]
+    for part in found:
+        if "failed" in part:
+            lines.append(f"| {part['case']} | {part['failed']} |" + " |" * (2 + len(RATES)))
+            continue
+        cells = []
+        for rate in RATES:
+            one = part[f"adam {rate}"]
+            if "failed" in one:
+                cells.append(one["failed"])
+            elif one["arrived"]:
+                cells.append(f"{one['milliseconds']:.0f} ({one['steps']} steps)")
+            else:
+                cells.append(f"{one['nats_a_point']:.3f} nats a point short after {part['limit']:g} s")
+        fastest = best(part)
+        ratio = (
+            f"{fastest / part['milliseconds']:.0f}"
+            if fastest
+            else f"over {1e3 * part['limit'] / part['milliseconds']:.0f}"
+        )
+        theirs = part["scikit-learn"].get("milliseconds", float("nan"))
+        lines.append(
+            f"| {part['title']} | {part['milliseconds']:.0f} ({part['iterations']} iterations) | {theirs:.0f} "
+            f"| {' | '.join(cells)} | {ratio} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _scale(found: dict[str, Any]) -> str:
+    lines = ["## Scale law\n", "![cost and memory against rows and components](scale.png)\n"]
+    lines += ["| rows | CPU ms an iteration | memory beyond the data, MiB | planning s |", "|---|---|---|---|"]
+    lines += [f"| {p['n']:,} | {_ms(p['cpu'])} | {p['memory']:.0f} | {p['planning']:.2f} |" for p in found["rows"]]
+    lines.append("")
+    lines.append(
+        f"Growth exponent between the two largest sizes: {slope(found['rows'], 'n'):.2f} in rows, "
+        f"{slope(found['components'], 'K'):.2f} in components."
+    )
+    if found["left_out"]:
+        lines.append(f"Left out, for want of memory: {', '.join(f'{n:,}' for n in found['left_out'])} rows.")
+    return "\n".join(lines) + "\n"
+
+
+def _ms(value: float) -> str:
+    return "" if isnan(value) else f"{value:.2f}" if value < 10 else f"{value:.0f}"

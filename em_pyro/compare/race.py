@@ -1,0 +1,167 @@
+"""Run the race: same model, same data, same starts, same objective, each contender on its own clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..em import EM
+from ..errors import EMError, ParameterError
+from ..prepare import Prepared
+from .analytic import agreement
+from .arena import arena
+from .contenders import Contender
+from .exact import run_em, run_lbfgs
+from .held_out import HeldOut
+from .lane import Clock, Lane
+from .report import Race
+from .stochastic import NotAble, run_svi
+from .verdict import judged, settle
+
+Model = Callable[..., Any]
+Starts = int | Mapping[str, Any] | Sequence[Mapping[str, Any]]
+
+
+def compare(
+    model: Model,
+    *,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    contenders: Mapping[str, Contender],
+    starts: Starts = 1,
+    budget_seconds: float = 10.0,
+    max_steps: int = 1_000_000,
+    seed: int = 0,
+    held_out: tuple[Any, ...] | None = None,
+    analytic: Callable[[Mapping[str, Tensor], int], Any] | None = None,
+    echo: Callable[[str], Any] = print,
+) -> Race:
+    """Race several ways to fit one model from the same starts, and measure them against the best objective known.
+
+    The param store, modules and global generators are as they were when it returns. Warnings that a contender raises are
+    collected into its lanes.
+
+    Args:
+        model: a Pyro model.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+        contenders: by the name that the table and the figure give them.
+        starts: how many (0: the user's own values; more: random ones), or a dict, or a list of dicts, as in `EM`.
+        budget_seconds: for each contender and start; a step that is running is finished.
+        max_steps: passes over the data for each contender and start.
+        seed: of random starts and of guides that draw.
+        held_out: arguments of the model with other data: adds a column of log predictive density. Full Bayesian
+            contenders need it, since their objective is another.
+        analytic: an independent EM, called as `analytic(start, steps)`, that returns its objectives, or a record with
+            `log_likelihood` and perhaps `params` (as those of `em_pyro.analytic`), each of `steps + 1` entries.
+        echo: what is done with the line that bounds the time.
+
+    Raises:
+        ParameterError: an option does not fit.
+        ModelError: exact EM cannot treat the model.
+        DataError: the data cannot be used.
+    """
+    _check(contenders, held_out, budget_seconds, max_steps)
+    kwargs = dict(kwargs or {})
+    with torch.random.fork_rng(devices=_devices()):
+        referee = EM(model, starts=starts, seed=seed)
+        here = referee._prepare(args, kwargs)
+        referee._need_parameters(here)
+        points = [point(here) for point in referee._starting_points(here)]
+        echo(_bound(len(contenders), len(points), budget_seconds))
+        unseen = None if held_out is None else HeldOut(here, held_out, kwargs)
+        lanes: list[Lane] = []
+        for name, who in contenders.items():
+            own = EM(model, **dict(who.options)) if who.kind == "em" else None
+            for index, start in enumerate(points):
+                clock = Clock(budget_seconds, max_steps)
+                lanes.append(_lane(here, own, name, who, index, dict(start), clock, seed, unseen))
+        lanes = judged(here, lanes)
+        best = settle(here, lanes, budget_seconds)
+        if unseen is not None:
+            lanes = [
+                replace(lane, held_out=unseen.at(lane.params)) if lane.shares_objective and lane.points else lane
+                for lane in lanes
+            ]
+        agreed = "" if analytic is None else agreement(here, points[0], analytic)
+    parameters = here.program.parameters.values()
+    dtypes = sorted({str(p.initial.dtype).removeprefix("torch.") for p in parameters})
+    return Race(
+        tuple(contenders), tuple(lanes), best, len(points), budget_seconds, torch.get_num_threads(), ", ".join(dtypes),
+        agreed, here.plan.seconds,
+    )  # fmt: skip
+
+
+def _lane(
+    here: Prepared,
+    own: EM | None,
+    name: str,
+    who: Contender,
+    index: int,
+    start: dict[str, Tensor],
+    clock: Clock,
+    seed: int,
+    unseen: HeldOut | None,
+) -> Lane:
+    """Run one contender from one start; one that cannot run this model says so, in its own words."""
+    said: list[str] = []
+    try:
+        if own is not None:
+            with arena(here, start, seed + index) as said:
+                lane = run_em(own, here, name, index, start, clock)
+        elif who.kind == "lbfgs":
+            with arena(here, start, seed + index) as said:
+                lane = run_lbfgs(here, name, who, index, start, clock)
+        else:
+            score = None if unseen is None else lambda draw: unseen.average(draw, who.options.get("draws", 1))
+            lane = run_svi(here, name, who, index, start, clock, seed + index, score)
+    except NotAble as reason:
+        return _unable(name, who, index, str(reason))
+    except Exception as error:  # noqa: BLE001 - whatever Pyro says of a model that it cannot treat is the finding
+        if own is not None and isinstance(error, ParameterError):
+            raise
+        kind = "" if isinstance(error, EMError) else f"{type(error).__name__}: "
+        return _unable(name, who, index, f"{kind}{error}")
+    return replace(lane, message="; ".join(t for t in (lane.message, *said) if t)) if said else lane
+
+
+def _unable(name: str, who: Contender, index: int, why: str) -> Lane:
+    return Lane(name, index, (), ending="not able", message=why, shares_objective=who.shares_objective)
+
+
+def _bound(contenders: int, starts: int, budget: float) -> str:
+    total = (contenders * starts + 1) * budget
+    return (
+        f"Race: {contenders} contender{'s' * (contenders > 1)} x {starts} start{'s' * (starts > 1)} x {budget:g} s, and "
+        f"{budget:g} s to polish the best: at most {total:g} s ({total / 60:.1f} min), plus set-up."
+    )
+
+
+def _check(contenders: Mapping[str, Contender], held_out: Any, budget: float, max_steps: int) -> None:
+    if not contenders:
+        raise ParameterError("compare: expected at least one contender, got none.")
+    for name, who in contenders.items():
+        if not isinstance(who, Contender):
+            raise ParameterError(
+                f'compare: expected contender "{name}" to be made by em, svi, svi_map, svi_bayes or lbfgs, got '
+                f"{type(who).__name__}."
+            )
+        if not who.shares_objective and held_out is None:
+            raise ParameterError(
+                f'compare: expected held_out= for contender "{name}", whose objective is not that of the others, got '
+                f"none. Pass the model's arguments with data that were held out."
+            )
+    if held_out is not None and not isinstance(held_out, tuple):
+        raise ParameterError(f"compare: expected held_out to be a tuple of arguments, got {type(held_out).__name__}.")
+    if not budget > 0 or max_steps < 1:
+        raise ParameterError(
+            f"compare: expected a budget above 0 s and max_steps of at least 1, got {budget} and {max_steps}."
+        )
+
+
+def _devices() -> list[int]:
+    return list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []

@@ -1,0 +1,74 @@
+"""Families that are simpler where an argument is known: a Gamma of known shape is a rate, a negative binomial a probability.
+
+Where a parameter enters that argument, the distribution is read by the `wider` family.
+"""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from ..charts import safe_log
+from ..named import unexpand
+from . import positive, rowwise
+from .base import Args, Family, Role, register
+
+
+@register(dist.Gamma)
+class Gamma(Family):
+    """`a log(rate) - rate x`, the concentration `a` known and possibly different in each row."""
+
+    solver = "rates"
+    wider = positive.Gamma()
+    roles = {"rate": Role("positive", multiples=True)}
+
+    def read(self, distribution: Distribution) -> dict[str, Tensor]:
+        return {**super().read(distribution), "concentration": unexpand(distribution.concentration)}  # type: ignore[attr-defined]
+
+    def natural(self, args: Args) -> tuple[Tensor, ...]:
+        return safe_log(args["rate"]), -args["rate"]
+
+    def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
+        return known["concentration"] + torch.zeros_like(value), value
+
+    def base(self, value: Tensor, known: Args) -> Tensor | None:
+        a = known["concentration"]
+        return (a - 1) * value.log() - a.lgamma()
+
+
+@register(dist.InverseGamma)
+class InverseGamma(Gamma):
+    """The Gamma of `1 / x`, with the Jacobian `-2 log x` in the base measure."""
+
+    wider = positive.InverseGamma()
+
+    def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
+        return super().statistics(value.reciprocal(), known)
+
+    def base(self, value: Tensor, known: Args) -> Tensor | None:
+        a = known["concentration"]
+        return -(a + 1) * value.log() - a.lgamma()
+
+
+@register(dist.NegativeBinomial)
+class NegativeBinomial(Family):
+    """`x log p + r log(1 - p)` with `r = total_count` known, and the binomial coefficient as base measure."""
+
+    solver = "counts"
+    wider = rowwise.NegativeBinomial()
+    roles = {"probs": Role("unit")}
+
+    def read(self, distribution: Distribution) -> dict[str, Tensor]:
+        assert self.wider is not None
+        return self.wider.read(distribution)
+
+    def natural(self, args: Args) -> tuple[Tensor, ...]:
+        return args["probs"], args["probs_complement"]
+
+    def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
+        return value, known["total_count"] + torch.zeros_like(value)
+
+    def base(self, value: Tensor, known: Args) -> Tensor | None:
+        return rowwise.log_choose(value, known["total_count"])

@@ -1,0 +1,154 @@
+"""Guarded Newton iterations for the families whose equations have no closed solution, all cells at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+ITERATIONS = 100
+STILL = 4e-16  # of the logarithm: a step below this (times its size, if above one) ends the iteration
+
+Slope = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def root(slope: Slope, start: Tensor, lower: Tensor | float, upper: Tensor | float) -> Tensor:
+    """Zero of a decreasing function on a positive interval: Newton in `log x`, bisection where that leaves the bracket.
+
+    Args:
+        slope: returns the function and its derivative by `log x`, elementwise.
+        start: where to begin; clamped to the interval.
+        lower: where the function is still positive. The end itself is returned where it is not.
+        upper: where it is negative already.
+    """
+    low = torch.as_tensor(lower).to(start).log().expand_as(start)
+    high = torch.as_tensor(upper).to(start).log().expand_as(start)
+    at = torch.minimum(torch.maximum(start.log(), low), high)
+    before = torch.full_like(at, torch.inf)
+    for _ in range(ITERATIONS):
+        value, derivative = slope(at.exp())
+        low, high = torch.where(value > 0, at, low), torch.where(value < 0, at, high)
+        newton = at - value / derivative
+        inside = (newton >= low) & (newton <= high)
+        new = torch.where(inside, newton, (low + high) / 2)
+        step = (value / derivative).abs()
+        size = STILL * at.abs().clamp(min=1.0)
+        rounding = (step < 1e-9) & (step >= before)  # a quadratic step that no longer shrinks
+        done = (step <= size) | rounding | (value == 0) | (high - low <= size)
+        at, before = torch.where(done, at, new), step
+        if bool(done.all()):
+            break
+    return at.exp()
+
+
+def inverse_digamma(y: Tensor) -> Tensor:
+    """The positive `a` with `digamma(a) = y`.
+
+    References:
+        Minka (2000), Estimating a Dirichlet distribution, appendix C (the start).
+    """
+    start = torch.where(y >= -2.22, y.clamp(max=600.0).exp() + 0.5, -1 / (y.clamp(max=-1.0) + 0.5772156649015329))
+    return root(lambda a: (y - a.digamma(), -a * torch.polygamma(1, a)), start, start / 4, 4 * start)
+
+
+def log_minus_digamma(a: Tensor) -> tuple[Tensor, Tensor]:
+    """`log(a) - digamma(a)`, to all digits for large `a` as well, and its derivative by `log(a)`."""
+    far = a > 30.0
+    x = torch.where(far, a, 30.0)
+    y = x**-2
+    tail = 0.5 / x + y * (1 / 12 - y * (1 / 120 - y * (1 / 252 - y * (1 / 240 - y / 132))))
+    slope = -0.5 / x - y * (1 / 6 - y * (1 / 30 - y * (1 / 42 - y * (1 / 30 - 5 * y / 66))))
+    near = torch.where(far, 1.0, a)
+    return (
+        torch.where(far, tail, near.log() - near.digamma()),
+        torch.where(far, slope, 1 - near * torch.polygamma(1, near)),
+    )
+
+
+def dirichlet(mean_log: Tensor, start: Tensor, free: Tensor) -> Tensor:
+    """Maximise `log Gamma(sum a) - sum log Gamma(a) + sum a mean_log` over the free entries of `a`.
+
+    The function is concave and its Hessian is diagonal plus a constant: Newton in linear time, halved until it ascends.
+
+    Args:
+        mean_log: shape `(..., C)`.
+        start: current values, shape `(..., C)`.
+        free: which of the `C` entries move.
+
+    References:
+        Minka (2000), Estimating a Dirichlet distribution, equations 15 to 18.
+    """
+
+    def value(a: Tensor) -> Tensor:
+        return a.sum(-1).lgamma() + (a * mean_log - a.lgamma()).sum(-1)
+
+    a, before = start, torch.full(start.shape[:-1], torch.inf).to(start)
+    for _ in range(ITERATIONS):
+        total = a.sum(-1, keepdim=True)
+        gradient = torch.where(free, total.digamma() - a.digamma() + mean_log, 0.0)
+        diagonal = torch.where(free, 1 / torch.polygamma(1, a), 0.0)
+        shared = torch.polygamma(1, total)
+        weight = (gradient * diagonal).sum(-1, keepdim=True) / (1 / shared - diagonal.sum(-1, keepdim=True))
+        step = diagonal * (gradient + weight)
+        size = (step / a).abs().amax(-1)
+        done = (size <= STILL) | ((size < 1e-9) & (size >= before))
+        before = size
+        if bool(done.all()):
+            break
+        new = torch.maximum(a + step, 0.1 * a)
+        near = done | (size < 1e-4)
+        old = value(a)
+        for _ in range(30):
+            worse = ~near & ~(value(new) >= old)
+            if not bool(worse.any()):
+                break
+            new = torch.where(worse.unsqueeze(-1), (a + new) / 2, new)
+        a = torch.where(done.unsqueeze(-1), a, new)
+    return a
+
+
+def climb(objective: Callable[[Tensor], Tensor], start: Tensor, free: Tensor, upper: Tensor) -> Tensor:
+    """Ascend a smooth function of a few coordinates in every cell: Newton, with the curvature made negative.
+
+    Args:
+        objective: from points `(cells, C)` to values `(cells,)`; each value depends on its own cell alone.
+        start: shape `(cells, C)`, in coordinates of which one unit is a large step.
+        free: which coordinates move, shape of `start`.
+        upper: bounds from above, shape of `start`.
+
+    References:
+        Nocedal & Wright (2006), Numerical Optimization, section 3.4 (modified Hessian, backtracking).
+    """
+    count = start.shape[-1]
+    point, before = start, torch.full(start.shape[:-1], torch.inf).to(start)
+    for _ in range(ITERATIONS):
+        with torch.enable_grad():
+            leaf = point.detach().requires_grad_()
+            old = objective(leaf)
+            (slope,) = torch.autograd.grad(old.sum(), leaf, create_graph=True)
+            rows = [torch.autograd.grad(slope[..., i].sum(), leaf, retain_graph=True)[0] for i in range(count)]
+        old, slope = old.detach(), slope.detach()
+        moving = free & ~((point >= upper) & (slope > 0))
+        slope = torch.where(moving, slope, 0.0)
+        both = moving.unsqueeze(-1) & moving.unsqueeze(-2)
+        hessian = torch.where(both, torch.stack(rows, -2), 0.0) - torch.diag_embed((~moving).to(slope))
+        curvature, axes = torch.linalg.eigh((hessian + hessian.mT) / 2)
+        curvature = curvature.abs()
+        curvature = curvature.clamp(min=1e-12).maximum(1e-10 * curvature.amax(-1, keepdim=True))
+        step = (axes @ ((axes.mT @ slope.unsqueeze(-1)) / curvature.unsqueeze(-1))).squeeze(-1)
+        size = step.abs().amax(-1)
+        done = (size <= 1e-15) | ((size < 1e-7) & (size >= before))
+        if bool(done.all()):
+            break
+        step = step / size.clamp(min=1.0).unsqueeze(-1)
+        new = torch.minimum(point + step, upper)
+        near = done | (size < 1e-6)  # values cannot tell such steps apart
+        for _ in range(30):
+            worse = ~near & ~(objective(new) >= old)
+            if not bool(worse.any()):
+                break
+            new = torch.where(worse.unsqueeze(-1), (point + new) / 2, new)
+        worse = ~near & ~(objective(new) >= old)
+        point, before = torch.where((done | worse).unsqueeze(-1), point, new), torch.where(worse, 0.0, size)
+    return point

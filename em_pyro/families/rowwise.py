@@ -1,0 +1,240 @@
+"""Families without finite sufficient statistics: their maximum is found over the weighted rows themselves.
+
+Laplace (weighted median), Student (Newton), Weibull and negative binomial (their shape profiled, one equation). A table
+like any other, so that the engine need not know: the statistic is the row, and `log_prob` and `solve_rows` stand in for
+`natural` and `solve`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from ..named import unexpand
+from .base import Args, Family, Role, register
+from .newton import climb, root
+
+NORMAL = 1e5  # degrees of freedom at which a Student is a normal, and lgamma has digits left
+NEARER = 10  # steps of a Student's own EM before Newton
+POISSON = 1e5  # the same of a negative binomial's total count, in units of one plus the mean
+
+
+class RowFamily(Family):
+    """A family whose `Q` is a sum over rows. Subclass it, fill in the table, and write these two."""
+
+    solver = "rows"
+
+    def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
+        """The value: what distinguishes one row from another."""
+        return (value.double(),)
+
+    def log_prob(self, value: Tensor, args: Args) -> Tensor:
+        """Log-density, differentiable in `args`, which hold the known arguments too.
+
+        Roles of domain "unit" arrive as logarithms, as for `Family.natural`.
+        """
+        raise NotImplementedError
+
+    def solve_rows(self, value: Tensor, weights: Tensor, args: Args, free: frozenset[str]) -> dict[str, Tensor]:
+        """Maximise `sum_r weights_r log_prob(value_r)` over the `free` roles.
+
+        Args:
+            value: rows of every cell, shape `(cells, rows)` + event; finite also where the weight is zero.
+            weights: their posterior weights, shape `(cells, rows)`.
+            args: current arguments in the user's units, shape `(cells,)`; known ones `(cells, rows)`.
+            free: roles to solve for.
+
+        Returns:
+            The free roles, shape `(cells,)`. A cell with no solution keeps its current value. Raise
+            `NotImplementedError` where there is no solution for this set of roles.
+        """
+        raise NotImplementedError
+
+
+def mean(value: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean over the rows; zero where there is no weight."""
+    total = weights.sum(-1)
+    return (weights * value).sum(-1) / torch.where(total > 0, total, 1.0)
+
+
+def median(value: Tensor, weights: Tensor) -> Tensor:
+    """Weighted median over the rows: the middle of all points with at most half the weight on either side."""
+    value, order = value.sort(-1)
+    below = weights.gather(-1, order).cumsum(-1)
+    half, slack = below[..., -1:] / 2, 1e-14 * below[..., -1:]
+    last = value.shape[-1] - 1
+    first = torch.searchsorted(below, half - slack).clamp(max=last)
+    second = torch.searchsorted(below, half + slack, right=True).clamp(max=last)
+    return (value.gather(-1, first) + value.gather(-1, second)).squeeze(-1) / 2
+
+
+@register(dist.Laplace)
+class Laplace(RowFamily):
+    """`-|x - loc| / scale - log(2 scale)`."""
+
+    location = "loc"
+    roles = {"loc": Role("real"), "scale": Role("positive")}
+
+    def log_prob(self, value: Tensor, args: Args) -> Tensor:
+        return -(value - args["loc"]).abs() / args["scale"] - (2 * args["scale"]).log()
+
+    def solve_rows(self, value: Tensor, weights: Tensor, args: Args, free: frozenset[str]) -> dict[str, Tensor]:
+        """The weighted median, then the mean absolute deviation around it."""
+        found = weights.sum(-1) > 0
+        new = dict(args)
+        if "loc" in free:
+            new["loc"] = torch.where(found, median(value, weights), args["loc"])
+        if "scale" in free:
+            deviation = mean((value - new["loc"].unsqueeze(-1)).abs(), weights)
+            new["scale"] = torch.where(found, deviation.clamp(min=1e-300), args["scale"])
+        return {key: new[key] for key in free}
+
+
+@register(dist.StudentT)
+class StudentT(RowFamily):
+    """The t distribution with `df` degrees of freedom.
+
+    `Q` may have several maxima, as the likelihood of one sample may: Newton climbs from where the parameters are.
+    """
+
+    location = "loc"
+    roles = {"df": Role("positive"), "loc": Role("real"), "scale": Role("positive")}
+
+    def log_prob(self, value: Tensor, args: Args) -> Tensor:
+        df, z = args["df"], (value - args["loc"]) / args["scale"]
+        constant = ((df + 1) / 2).lgamma() - (df / 2).lgamma() - 0.5 * (math.pi * df).log() - args["scale"].log()
+        return constant - (df + 1) / 2 * (z * z / df).log1p()
+
+    def solve_rows(self, value: Tensor, weights: Tensor, args: Args, free: frozenset[str]) -> dict[str, Tensor]:
+        """A few steps of its own EM, then Newton in `(loc / old scale, log scale, log df)`; neither lets `Q` fall."""
+        df = args["df"]
+        loc, scale = self._near(value, weights, args, free)
+        found = weights.sum(-1) > 0
+
+        def at(point: Tensor) -> dict[str, Tensor]:
+            return {"loc": loc + scale * point[..., 0], "scale": point[..., 1].exp(), "df": point[..., 2].exp()}
+
+        def q(point: Tensor) -> Tensor:
+            columns = {key: part.unsqueeze(-1) for key, part in at(point).items()}
+            return (weights * self.log_prob(value, columns)).sum(-1)
+
+        start = torch.stack([torch.zeros_like(loc), scale.log(), df.log()], -1)
+        moving = torch.tensor([key in free for key in ("loc", "scale", "df")], device=loc.device)
+        upper = torch.full_like(start, torch.inf)
+        upper[..., 2] = df.clamp(min=NORMAL).log()
+        new = at(climb(q, start, moving & found.unsqueeze(-1), upper))
+        return {key: torch.where(found, new[key], args[key]) for key in free}
+
+    def _near(self, value: Tensor, weights: Tensor, args: Args, free: frozenset[str]) -> tuple[Tensor, Tensor]:
+        """EM on a Student as a scale mixture of normals, which no start is too far for.
+
+        References:
+            Peel & McLachlan (2000), equations 19 to 31.
+        """
+        df, loc, scale = args["df"], args["loc"], args["scale"]
+        for _ in range(NEARER):
+            z = (value - loc.unsqueeze(-1)) / scale.unsqueeze(-1)
+            u = weights * (df + 1).unsqueeze(-1) / (df.unsqueeze(-1) + z * z)
+            loc = torch.where(u.sum(-1) > 0, mean(value, u), loc) if "loc" in free else loc
+            square = mean(u / weights.clamp(min=1e-300) * (value - loc.unsqueeze(-1)).square(), weights)
+            scale = torch.where(square > 0, square.sqrt(), scale) if "scale" in free else scale
+        return loc, scale
+
+
+@register(dist.Weibull)
+class Weibull(RowFamily):
+    """`log(k / scale) + (k - 1) log(x / scale) - (x / scale)^k`, with concentration `k`."""
+
+    roles = {"scale": Role("positive"), "concentration": Role("positive")}
+
+    def log_prob(self, value: Tensor, args: Args) -> Tensor:
+        k, log_ratio = args["concentration"], value.log() - args["scale"].log()
+        return k.log() - value.log() + k * log_ratio - (k * log_ratio).exp()
+
+    def solve_rows(self, value: Tensor, weights: Tensor, args: Args, free: frozenset[str]) -> dict[str, Tensor]:
+        """`scale^k = mean(x^k)`; `1/k = mean(x^k log x) / mean(x^k) - mean(log x)` with the scale profiled out.
+
+        Values that are all equal have no finite concentration.
+        """
+        found = weights.sum(-1) > 0
+        log_x = value.log()
+        top = torch.where(weights > 0, log_x, -torch.inf).amax(-1)
+        top = torch.where(found, top, 0.0)
+        y = (log_x - top.unsqueeze(-1)).clamp(max=0.0)  # at most 0, so that no power overflows
+        k = args["concentration"]
+        if "concentration" in free:
+            level = mean(y, weights)
+            spread = mean((y - level.unsqueeze(-1)).square(), weights).sqrt()
+            apart = found & (spread > 1e-14 * (1 + top.abs()))
+            start = torch.where(apart, 1.28 / torch.where(apart, spread, 1.0), k)
+            offset = top - args["scale"].log()
+
+            def gap(k: Tensor) -> tuple[Tensor, Tensor]:
+                if "scale" in free:
+                    power = weights * (k.unsqueeze(-1) * y).exp()
+                    first, second = mean(y, power), mean(y.square(), power)
+                    return 1 / k - first + level, -1 / k - k * (second - first.square())
+                ratio = y + offset.unsqueeze(-1)
+                power = (k.unsqueeze(-1) * ratio).clamp(max=700.0).exp()
+                slope = 1 / k + mean(ratio - power * ratio, weights)
+                return slope, -1 / k - k * mean(power * ratio.square(), weights)
+
+            k = torch.where(apart, root(gap, start, 1e-6 * start, 1e6 * start), k)
+        log_power = mean((k.unsqueeze(-1) * y).exp(), weights)
+        scale = torch.where(found, (top + log_power.clamp(min=1e-300).log() / k).exp(), args["scale"])
+        return {key: {"scale": scale, "concentration": k}[key] for key in free}
+
+
+def log_choose(value: Tensor, total_count: Tensor) -> Tensor:
+    """`log Gamma(r + x) - log Gamma(r) - log x!`, zero at `r = x = 0`."""
+    nothing = (total_count + value) == 0
+    r = torch.where(nothing, 1.0, total_count)
+    return torch.where(nothing, 0.0, (r + value).lgamma() - r.lgamma() - (value + 1).lgamma())
+
+
+class NegativeBinomial(RowFamily):
+    """`log_choose(x, r) + x log p + r log(1 - p)`, the total count `r` estimated."""
+
+    roles = {"total_count": Role("positive"), "probs": Role("unit")}
+
+    def read(self, distribution: Distribution) -> dict[str, Tensor]:
+        if "probs" in vars(distribution):
+            probs = unexpand(distribution.probs)  # type: ignore[attr-defined]
+        else:
+            probs = torch.sigmoid(unexpand(distribution.logits))  # type: ignore[attr-defined]
+        return {"probs": probs, "total_count": unexpand(distribution.total_count)}  # type: ignore[attr-defined]
+
+    def log_prob(self, value: Tensor, args: Args) -> Tensor:
+        hits, misses = args["probs"], args["probs_complement"]
+        log_p = torch.where(value > 0, value * hits, 0.0)
+        return log_choose(value, args["total_count"]) + log_p + args["total_count"] * misses
+
+    def solve_rows(self, value: Tensor, weights: Tensor, args: Args, free: frozenset[str]) -> dict[str, Tensor]:
+        """`p = mean(x) / (mean(x) + r)`; `mean(digamma(x + r)) - digamma(r) + log(1 - p) = 0`, `p` profiled out.
+
+        Counts that vary no more than Poisson counts have no finite `r`: it stops where the two can be told apart no
+        more. The equation has one root or none.
+        """
+        m, r = mean(value, weights), args["total_count"]
+        found = (weights.sum(-1) > 0) & (m > 0)
+        m = torch.where(found, m, 1.0)
+        if "total_count" in free:
+            fixed = None if "probs" in free else (-args["probs"]).log1p()
+
+            def gap(r: Tensor) -> tuple[Tensor, Tensor]:
+                rows = value + r.unsqueeze(-1)
+                slope = mean(rows.digamma(), weights) - r.digamma()
+                curvature = r * (mean(torch.polygamma(1, rows), weights) - torch.polygamma(1, r))
+                if fixed is not None:
+                    return slope + fixed, curvature
+                return slope - (m / r).log1p(), curvature + m / (r + m)
+
+            most = torch.maximum(POISSON * (1 + m), r)
+            solved = root(gap, r, 1e-10 * torch.ones_like(r), most)
+            r = torch.where(found, solved, r)
+        probs = torch.where(weights.sum(-1) > 0, torch.where(found, m / (m + r), 0.0), args["probs"])
+        return {key: {"total_count": r, "probs": probs}[key] for key in free}

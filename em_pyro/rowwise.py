@@ -1,0 +1,188 @@
+"""Sites whose family has no finite sufficient statistics: the statistics are the posterior weights of the rows themselves.
+
+With `T(x)` the indicator of a row, every family is exponential: its natural parameters are the log-densities of all rows,
+its expected statistics the weights. A `RowTerm` is therefore a `Term` to the engine, without matrix products; `Rows` hands
+values and weights to the family. Rows are not taken in blocks, and `K x N` numbers are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from math import prod
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .charts import Chart
+from .families import RowFamily
+from .named import align
+from .solvers import Joint, Params, Statistics
+from .term import WHOLE, Block, Bound, Term
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True)
+class RowTerm(Term):
+    """A site of a `RowFamily`. Natural parameters and statistics: (starts) + cells + events + (rows of a cell,)."""
+
+    def natural(self, bound: Bound) -> Tensor:
+        """Log-densities of all rows in all cells, times their masks."""
+        assert isinstance(self.family, RowFamily)
+        args = {key: value.unsqueeze(-1) for key, value in self.arguments(bound).items()}
+        log_prob = self.family.log_prob(self.rows_of_value, {**self.rows_of_known, **args})
+        if self.rows_of_weight is not None:
+            log_prob = torch.where(self.rows_of_weight == 0, 0.0, log_prob * self.rows_of_weight)
+        shape = (*self.cell_shape, *self.event_shape, self.count)
+        return log_prob.expand(torch.broadcast_shapes(log_prob.shape, shape))
+
+    def features(self, block: Block = WHOLE) -> Tensor:
+        """The values, by which rows are told apart; the products have no use for them."""
+        return super().features(WHOLE)
+
+    def factor(self, natural: Tensor, features: Tensor, block: Block = WHOLE, lead: int = 0) -> Tensor:
+        """Log-density of every row, in the order of `names`: events and folded plates are summed."""
+        assert block == WHOLE
+        have = (*self.cells, *(f"event {i}" for i in range(len(self.event_shape))), *self.others)
+        sizes = (*self.cell_shape, *self.event_shape, *(self.sizes[n] for n in self.others))
+        extra = tuple(n for n in have if n not in self.names)
+        laid_out = align(natural.reshape((*natural.shape[:lead], *sizes)), have, (*self.names, *extra))
+        return laid_out.sum(tuple(range(-len(extra), 0))) if extra else laid_out
+
+    def statistics(self, weights: Tensor, features: Tensor, lead: int = 0) -> Tensor:
+        """Posterior weights of all rows in all cells."""
+        return self._rowwise(weights, self.names, 0, every=True).clone()
+
+    def split(self, statistics: Tensor, lead: int = 0) -> tuple[Tensor, ...]:
+        """The weights, times the masks."""
+        weight = self.rows_of_weight
+        return (statistics if weight is None else statistics * weight,)
+
+    # ---- the data, laid out as cells + events + (rows,) ----
+
+    @cached_property
+    def others(self) -> tuple[str, ...]:
+        """Named dimensions of the rows of one cell."""
+        return tuple(n for n in (*self.columns, *self.folded) if n not in self.cells)
+
+    @cached_property
+    def count(self) -> int:
+        """Rows of one cell."""
+        return prod(self.sizes[n] for n in self.others)
+
+    @cached_property
+    def rows_of_value(self) -> Tensor:
+        """Values; where the mask is zero, some other valid value."""
+        value = self._rowwise(self.value.tensor.double(), self.value.names, self.family.event_dim)
+        if self.rows_of_weight is None:
+            return value
+        event = self.family.event_dim
+        seen, value = torch.broadcast_tensors(self.rows_of_weight.reshape((*self.rows_of_weight.shape, *(1,) * event)), value)
+        flat = value.flatten(0, -1 - event)
+        first = int((seen.flatten(0, -1 - event) != 0).reshape(len(flat), -1).all(-1).double().argmax())
+        return torch.where(seen != 0, value, flat[first])
+
+    @cached_property
+    def rows_of_known(self) -> dict[str, Tensor]:
+        """Known arguments."""
+        return {key: self._rowwise(part.tensor.double(), part.names, 0) for key, part in self.known.items()}
+
+    @cached_property
+    def rows_of_weight(self) -> Tensor | None:
+        """Masks and exponents."""
+        return None if self.weight is None else self._rowwise(self.weight.tensor, self.weight.names, 0)
+
+    def _rowwise(self, part: Tensor, names: Sequence[str], event: int, *, every: bool = False) -> Tensor:
+        """Lay a tensor (starts) + names + events + event out; cells keep size one unless `every` is needed."""
+        rank = len(self.event_shape)
+        if every:  # a weight: it has no events
+            part = part.reshape((*part.shape, *(1,) * rank))
+        elif part.dim() - len(names) < rank + event:
+            missing = rank + event - (part.dim() - len(names))
+            part = part.reshape((*part.shape[: len(names)], *(1,) * missing, *part.shape[len(names) :]))
+        lead = part.dim() - len(names) - rank - event
+        at, other = lead + len(self.cells), len(self.others)
+        part = align(part, names, (*self.cells, *self.others), rank + event)
+        part = part.permute(
+            (*range(at), *range(at + other, at + other + rank), *range(at, at + other), *range(at + other + rank, part.dim()))
+        )
+        cells = (*self.cell_shape, *self.event_shape) if every else part.shape[lead : at + rank]
+        tail = part.shape[part.dim() - event :]
+        part = part.expand((*part.shape[:lead], *cells, *(self.sizes[n] for n in self.others), *tail))
+        return part.reshape((*part.shape[: at + rank], self.count, *tail))
+
+
+def row_term(term: Term) -> RowTerm:
+    """The same site, kept row by row."""
+    plain = replace(term, shift=None)
+    return RowTerm(**{f.name: getattr(plain, f.name) for f in fields(Term)})
+
+
+@dataclass(frozen=True)
+class Rows:
+    """All free arguments of a cell together, by `RowFamily.solve_rows`; cells that select the same entries are pooled."""
+
+    joint: Joint
+    slots: Mapping[str, Tensor] = field(repr=False)  # term -> (groups, most cells of one): flat cells, -1 for none
+    value: Tensor = field(repr=False)  # (groups, rows) + event
+    known: Mapping[str, Tensor] = field(repr=False)  # (groups, rows)
+
+    @property
+    def solved(self) -> Mapping[str, tuple[str, Chart]]:
+        """Role -> parameter and chart, of the roles solved for."""
+        return self.joint.solved
+
+    def solve(self, statistics: Statistics, params: Params, lead: int = 0) -> dict[str, Tensor]:
+        """Collect the rows of every group, solve and map back."""
+        family = self.joint.family
+        assert isinstance(family, RowFamily)
+        parts = []
+        for term, slots in self.slots.items():
+            (weights,) = statistics[term]
+            flat = weights.reshape((*weights.shape[:lead], -1, weights.shape[-1]))
+            flat = torch.cat([flat, flat.new_zeros((*flat.shape[:lead], 1, flat.shape[-1]))], lead)
+            parts.append(flat[..., slots, :].flatten(-2))
+        weights = torch.cat(parts, -1)
+        starts, groups = weights.shape[:lead], weights.shape[lead]
+
+        def each(part: Tensor, batch: int) -> Tensor:
+            """One row of `part` for every start and group."""
+            return part.expand((*starts, *part.shape[batch:])).flatten(0, lead) if lead else part
+
+        args = {key: each(part, part.dim() - 1) for key, part in self.joint.arguments(params, lead).items()}
+        args |= {key: each(part, 0) for key, part in self.known.items()}
+        solved = family.solve_rows(
+            each(self.value, 0), weights.reshape((-1, weights.shape[-1])), args, frozenset(self.joint.solved)
+        )
+        return self.joint.placed({key: part.reshape((*starts, groups)) for key, part in solved.items()}, params, lead)
+
+
+def rows(joint: Joint, terms: Mapping[str, Term]) -> Rows:
+    """Lay the rows of every group of cells out side by side."""
+    groups = joint.groups
+    slots, values = {}, []
+    known: dict[str, list[Tensor]] = {}
+    for name, group in joint.uses:
+        term = terms[name]
+        assert isinstance(term, RowTerm)
+        counts = torch.bincount(group, minlength=groups)
+        cells = group.argsort(stable=True)
+        table = torch.full((groups, int(counts.max())), -1)
+        table[group[cells], torch.arange(len(group)) - (counts.cumsum(0) - counts)[group[cells]]] = cells
+        slots[name] = table
+        shape = (*term.cell_shape, *term.event_shape, term.count)
+
+        def gathered(part: Tensor, event: int, shape: tuple[int, ...] = shape, table: Tensor = table) -> Tensor:
+            """The rows of every group."""
+            tail = part.shape[part.dim() - event :]
+            part = part.expand((*shape, *tail)).reshape((-1, shape[-1], *tail))
+            return part[table.clamp(min=0)].flatten(1, 2)
+
+        values.append(gathered(term.rows_of_value, term.family.event_dim))
+        for key, part in term.rows_of_known.items():
+            known.setdefault(key, []).append(gathered(part, 0))
+    return Rows(joint, slots, torch.cat(values, 1), {key: torch.cat(parts, 1) for key, parts in known.items()})
