@@ -42,9 +42,7 @@ def alive(program: Program, runs: Sequence[Mapping[str, Site]]) -> dict[str, Nam
             reach = torch.zeros((1,) * len(latent.plates), dtype=torch.bool)
         found[name] = _named(reach, latent.plates)
     return {
-        name: Named(part.tensor.double(), part.names)
-        for name, part in found.items()
-        if not bool(part.tensor.all())
+        name: Named(part.tensor.double(), part.names) for name, part in found.items() if not bool(part.tensor.all())
     }
 
 

@@ -182,7 +182,10 @@ def _parts(site: Site) -> dict[str, tuple[Tensor, int]]:
         return {"its log_prob": (log_prob, 0)}
     for key, value in family.read(inner.base).items():
         event = family.roles[key].event_dim if key in family.roles else family.known_event_dim.get(key, 0)
-        parts[f'argument "{key}"'] = (value, min(value.dim(), rank + event if key not in family.known_event_dim else event))
+        parts[f'argument "{key}"'] = (
+            value,
+            min(value.dim(), rank + event if key not in family.known_event_dim else event),
+        )
     parts["value"] = (site.value, rank + family.event_dim)
     for key, mask, event in (("mask", site.mask, 0), ("inner mask", inner.mask, rank)):
         if mask is not None:
@@ -201,7 +204,11 @@ def _select(part: Named, index: Mapping[str, Named], program: Program, event: in
         chosen = index[latent].align(every)
         shape = torch.broadcast_shapes(tensor.shape[1 : 1 + len(every)], chosen.shape)
         tensor = tensor.expand((tensor.shape[0], *shape, *tensor.shape[1 + len(every) :]))
-        chosen = chosen.expand(shape).reshape((1, *shape) + (1,) * event).expand((1, *shape, *tensor.shape[1 + len(every) :]))
+        chosen = (
+            chosen.expand(shape)
+            .reshape((1, *shape) + (1,) * event)
+            .expand((1, *shape, *tensor.shape[1 + len(every) :]))
+        )
         tensor, names = tensor.gather(0, chosen).squeeze(0), every
     return Named(tensor, names)
 

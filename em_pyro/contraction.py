@@ -370,7 +370,7 @@ def plan_contraction(
             above = frozenset[str]().union(*(owners[latent] for latent in outer))
             if outer and not above < leaf:
                 raise ModelError(
-                    f'Latent sites {outer}: expected plates that nest, got plates that cross inside {sorted(leaf)}. '
+                    f"Latent sites {outer}: expected plates that nest, got plates that cross inside {sorted(leaf)}. "
                     f"Make one of the plates sequential: for i in pyro.plate(...)."
                 )
             scale = _ratio(scales.get(leaf), scales.get(above) if outer else None, ordered)

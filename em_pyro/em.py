@@ -13,7 +13,7 @@ from torch import Tensor
 from .em_step import em_step
 from .errors import ModelError, ObjectiveError, ParameterError
 from .fit import Fit, Start, Starts, write_back
-from .loop import Interrupted, Run, Settings, State, check_start, guard, run
+from .loop import Interrupted, Run, Settings, State, check_start, collapsed, guard, run
 from .m_step import gradient, maximise
 from .plan import Choice, Plan
 from .posterior import Posterior, posterior
@@ -181,6 +181,8 @@ class EM:
         except Exception as reason:  # noqa: BLE001 - an unbounded prior; the loop reports it as its ending
             if type(reason).__name__ != "PriorUnbounded":
                 raise
+            return here, ()
+        if collapsed(here.engine, here.plan, new):
             return here, ()
         value, slopes = gradient(here.engine, found, new, closed)
         size = 1 + abs(value)

@@ -236,7 +236,19 @@ def build(
             for term in group.terms:
                 factors[term.name] = replace(factors[term.name], pool=group.first.name)
     parts, whole = _parts(factors, owners, sizes, stacks)
-    return Engine(program, recognition, terms, stacks, factors, replayed, priors, parts, *_base(terms, factors, owners, sizes), sizes, whole)
+    return Engine(
+        program,
+        recognition,
+        terms,
+        stacks,
+        factors,
+        replayed,
+        priors,
+        parts,
+        *_base(terms, factors, owners, sizes),
+        sizes,
+        whole,
+    )
 
 
 def _barren(factors: Mapping[str, Factor], sites: Mapping[str, Site]) -> set[str]:

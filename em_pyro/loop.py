@@ -141,15 +141,16 @@ def run(engine: Engine, plan: Plan, start: Params, settings: Settings) -> Run:
                 return ended(ending[0] if ending else "step limit")
             if cycle is not None:
                 state = cycle.state
+            fault = collapsed(engine, plan, new)
+            if fault:
+                notes.append(fault)
+                return ended("degenerate")
             if settings.tol > 0:
                 if cycle is None:
                     gap = estimated_gap(engine, plan, found, params, new, path, settings.tol)
                 else:
                     gap, state = accelerated.estimated_gap(engine, plan, params, cycle, settings.tol)
                 calm = calm + 1 if gap <= settings.tol * (1 + abs(objective)) else 0
-                if len(path) % 5 == 1 and step and (where := _collapsed(engine, plan, params)):
-                    notes.append(where)
-                    return ended("degenerate")
                 if calm >= 2:
                     ending = bad_ending(engine, plan, params, found)
                     if ending:
@@ -300,14 +301,15 @@ def leave_saddle(
 
 def bad_ending(engine: Engine, plan: Plan, params: Params, found: Expectation) -> list[str]:
     """`[outcome, note]` if a scale has collapsed or a state is empty, else nothing."""
-    collapsed = _collapsed(engine, plan, params)
-    if collapsed:
-        return ["degenerate", collapsed]
+    where = collapsed(engine, plan, params)
+    if where:
+        return ["degenerate", where]
     empty = _empty(engine, found)
     return ["empty state", empty] if empty else []
 
 
-def _collapsed(engine: Engine, plan: Plan, params: Params) -> str:
+def collapsed(engine: Engine, plan: Plan, params: Params) -> str:
+    """Say which scale has shrunk to nothing beside the spread of its site; empty if none has."""
     bound = engine.bind(params)
     for term in engine.leaders.values():
         role = "scale" if "scale" in term.roles else "scale_tril" if "scale_tril" in term.roles else None
@@ -330,7 +332,7 @@ def pooled_scale(term: Term) -> Tensor | None:
     """Standard deviation of a site's values over all rows, by event; None where they do not vary."""
     if "pooled" not in term.__dict__:
         values, rows = term.value.tensor.double(), len(term.value.names)
-        if term.family.location is None:
+        if term.family.location is None and "loc" in term.family.roles:  # the scale of a logarithm
             values = values.clamp(min=0).log()
         values = torch.where(torch.isfinite(values), values, 0.0)
         deviation = values.flatten(0, rows - 1).std(0) if rows else torch.zeros(())
@@ -355,6 +357,5 @@ def _empty(engine: Engine, found: Expectation) -> str:
         small = weight <= EMPTY * weight.sum()
         if bool(small.any()):
             state = tuple(int(i) for i in small.nonzero()[0])
-            return f'parameters {[k for k in key if not k.isdigit()]}: state {state} has no rows left'
+            return f"parameters {[k for k in key if not k.isdigit()]}: state {state} has no rows left"
     return ""
-

@@ -183,7 +183,12 @@ def _polished(
 
 
 def _called(
-    engine: Engine, name: str, call: object, statistics: Mapping[str, tuple[Tensor, ...]], found: Expectation, params: Params
+    engine: Engine,
+    name: str,
+    call: object,
+    statistics: Mapping[str, tuple[Tensor, ...]],
+    found: Expectation,
+    params: Params,
 ) -> dict[str, Tensor]:
     """Apply the user's own M-step for one parameter, and hold it to a `Q` that does not fall."""
     value = torch.as_tensor(call(statistics, params[name])).double()  # type: ignore[operator]

@@ -384,7 +384,9 @@ def _normal(
                 (chart,) = used_charts(scale, bank.entries, n)
                 all_scales[n] = CHART[chart]
                 scale_places += [(n, w) for w in select(scale, bank.entries, n)]
-        if any(CHART[c].name != "itself" for n in names if loc.affine is None for c in used_charts(loc, bank.entries, n)):
+        if any(
+            CHART[c].name != "itself" for n in names if loc.affine is None for c in used_charts(loc, bank.entries, n)
+        ):
             raise Refused("a location is a function of its parameter")
         found.append(
             NormalUse(
@@ -430,7 +432,9 @@ def _why_swept(
     if not locations or not scales:
         return ""
     if pseudo:
-        return f'"{next(iter(pseudo))}" has a prior and the scale is free: conditional closed forms until Q is stationary'
+        return (
+            f'"{next(iter(pseudo))}" has a prior and the scale is free: conditional closed forms until Q is stationary'
+        )
     if any(len(keys) > 1 for (name, _), keys in coupled.items() if name in locations):
         return "a location is shared by cells whose scales differ: conditional closed forms until Q is stationary"
     groups: dict[tuple[str, int], set[Any]] = {}
@@ -473,7 +477,9 @@ def _multivariate(
             if len(names) > 1 or loc.coefficient is not None or bool((cells < 0).any()):
                 raise Refused("a mean is not selected whole from one parameter")
             (name,) = names
-            (segment,) = {s.offset: s for s in bank.entries if s.parameter == name and s.chart.name == "itself"}.values()
+            (segment,) = {
+                s.offset: s for s in bank.entries if s.parameter == name and s.chart.name == "itself"
+            }.values()
             first = cells[:, :1] - segment.offset
             if bool((cells - segment.offset != first + torch.arange(dim)).any() or (first % dim != 0).any()):
                 raise Refused("a mean is not a whole row of its parameter")
@@ -494,7 +500,9 @@ def _multivariate(
             matrices = Whole(name, tril.index.reshape(-1) - segment.offset, segment.size)
         if rows is not None:
             for k, row in enumerate(rows.which.tolist()):
-                partners.setdefault((rows.parameter, row), set()).add(int(tril.index.reshape(-1)[k]) if matrices else -1 - k)
+                partners.setdefault((rows.parameter, row), set()).add(
+                    int(tril.index.reshape(-1)[k]) if matrices else -1 - k
+                )
         found.append(MatrixUse(term.name, shift, rows, known, matrices, fixed))
     pseudo = {n: engine.priors[n].pseudo for n in locations if n in engine.priors}
     shared = any(len(keys) > 1 for keys in partners.values())
@@ -522,7 +530,11 @@ def _joint(engine: Engine, block: list[str], uses: Mapping[str, list[Use]], forc
         columns = []
         for key, role in term.roles.items():
             event = family.roles[key].event_dim
-            flat = role.index.reshape(-1, *role.index.shape[role.index.dim() - event :]) if event else role.index.reshape(-1, 1)
+            flat = (
+                role.index.reshape(-1, *role.index.shape[role.index.dim() - event :])
+                if event
+                else role.index.reshape(-1, 1)
+            )
             flat = flat.reshape(len(flat), -1)
             if bool((flat < 0).any()):
                 if not role.known:

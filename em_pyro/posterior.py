@@ -123,7 +123,11 @@ class Posterior:
             scale = next((f.scale for f in factors if f.plates == owners[name]), None)
             factors.append(Factor(f"[{name}]", names, owners[name], scale))
             inputs.append(torch.zeros([sizes[n] for n in names], dtype=torch.float64))
-        return plan_contraction(factors, owners, sizes, chains=chains), inputs, {n: len(engine.factors) + i for i, n in enumerate(extra)}
+        return (
+            plan_contraction(factors, owners, sizes, chains=chains),
+            inputs,
+            {n: len(engine.factors) + i for i, n in enumerate(extra)},
+        )
 
     def _marginals(self, sites: list[str]) -> dict[str, Tensor]:
         with torch.no_grad():

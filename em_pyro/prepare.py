@@ -177,8 +177,6 @@ def measured(engine: Engine, params: Params) -> float | None:
     if entries > MEASURED or widest > MEASURED or len(engine.factors) > 2000:
         return None
     recognition = engine.recognition
-    whole = build(
-        engine.program, recognition, recognition.runs[0], recognition.priors, {}, compiled=False
-    )
+    whole = build(engine.program, recognition, recognition.runs[0], recognition.priors, {}, compiled=False)
     with torch.no_grad():
         return float(whole.expect(params).log_evidence)

@@ -122,7 +122,9 @@ def _packed(bank: Bank, readings: dict[str, Reading]) -> Bank:
     where = {"entries": where_entry, "probabilities": where_probability, "matrices": where_matrix}
     for name, reading in readings.items():
         roles = {
-            key: role if role.known or role.affine is not None else role.moved(where[_kind(reading.family.roles[key].domain)])
+            key: role
+            if role.known or role.affine is not None
+            else role.moved(where[_kind(reading.family.roles[key].domain)])
             for key, role in reading.roles.items()
         }
         readings[name] = replace(reading, roles=roles)
@@ -209,7 +211,10 @@ def _reached(traced: Mapping[str, Site], leaves: Mapping[str, Tensor]) -> dict[s
             reached[name] = frozenset(leaves) if tensors else frozenset()
             continue
         grads = torch.autograd.grad(
-            sum((t.sum() for t in tensors), torch.zeros(())), list(leaves.values()), retain_graph=True, allow_unused=True
+            sum((t.sum() for t in tensors), torch.zeros(())),
+            list(leaves.values()),
+            retain_graph=True,
+            allow_unused=True,
         )
         reached[name] = frozenset(n for n, g in zip(leaves, grads, strict=True) if g is not None)
     return reached
@@ -262,7 +267,9 @@ def _bank(program: Program, values: Sequence[Params]) -> _Atoms:
     single = any(p.initial.dtype == torch.float32 for p in program.parameters.values())
     return _Atoms(
         bank,
-        torch.stack([entries_of(segments, v).double() for v in values]) if segments else torch.zeros((len(values), 0)).double(),
+        torch.stack([entries_of(segments, v).double() for v in values])
+        if segments
+        else torch.zeros((len(values), 0)).double(),
         tuple(torch.tensor(t) for t in (first, second) if t),
         torch.stack([bank.stack(v).double() for v in values]) if matrices else None,
         EXACT[torch.float32 if single else torch.float64],
@@ -291,9 +298,7 @@ def _read(name: str, runs: Sequence[Site], atoms: _Atoms) -> Reading:
             roles[key] = matched
         else:
             roles[key] = _match(site, key, role.multiples, stack, rank + role.event_dim, atoms)
-    parameters = frozenset[str]().union(
-        *(_entering(atoms.bank, m, family.roles[k].domain) for k, m in roles.items())
-    )
+    parameters = frozenset[str]().union(*(_entering(atoms.bank, m, family.roles[k].domain) for k, m in roles.items()))
     return Reading(site, family, rank, mask, roles, known, parameters)
 
 
@@ -484,7 +489,11 @@ def _affine_reading(
 
 
 def _disagreeing(
-    program: Program, leaves: Mapping[str, Tensor], traced: Mapping[str, Site], readings: Mapping[str, Reading], bank: Bank
+    program: Program,
+    leaves: Mapping[str, Tensor],
+    traced: Mapping[str, Site],
+    readings: Mapping[str, Reading],
+    bank: Bank,
 ) -> list[str]:
     """Sites whose arguments have not the gradient that their maps claim, in two random combinations of all of them."""
     if not leaves or not readings:
@@ -516,9 +525,7 @@ def _disagreeing(
             return True
         targets = list(leaves.values())
         off = torch.autograd.grad(difference, targets, retain_graph=True, allow_unused=True)
-        scale = (
-            torch.autograd.grad(size, targets, retain_graph=True, allow_unused=True) if size.requires_grad else off
-        )
+        scale = torch.autograd.grad(size, targets, retain_graph=True, allow_unused=True) if size.requires_grad else off
         top = max((float(g.abs().max()) for g in (*off, *scale) if g is not None and g.numel()), default=0.0)
         worst = max((float(g.abs().max()) for g in off if g is not None and g.numel()), default=0.0)
         single = any(leaf.dtype == torch.float32 for leaf in targets)

@@ -67,7 +67,7 @@ class RowTerm(Term):
     @cached_property
     def others(self) -> tuple[str, ...]:
         """Named dimensions of the rows of one cell."""
-        return tuple(n for n in (*self.columns, *self.folded) if n not in self.cells)
+        return tuple(n for n in self.columns if n not in self.cells)
 
     @cached_property
     def count(self) -> int:
@@ -81,7 +81,9 @@ class RowTerm(Term):
         if self.rows_of_weight is None:
             return value
         event = self.family.event_dim
-        seen, value = torch.broadcast_tensors(self.rows_of_weight.reshape((*self.rows_of_weight.shape, *(1,) * event)), value)
+        seen, value = torch.broadcast_tensors(
+            self.rows_of_weight.reshape((*self.rows_of_weight.shape, *(1,) * event)), value
+        )
         flat = value.flatten(0, -1 - event)
         first = int((seen.flatten(0, -1 - event) != 0).reshape(len(flat), -1).all(-1).double().argmax())
         return torch.where(seen != 0, value, flat[first])
@@ -108,7 +110,12 @@ class RowTerm(Term):
         at, other = lead + len(self.cells), len(self.others)
         part = align(part, names, (*self.cells, *self.others), rank + event)
         part = part.permute(
-            (*range(at), *range(at + other, at + other + rank), *range(at, at + other), *range(at + other + rank, part.dim()))
+            (
+                *range(at),
+                *range(at + other, at + other + rank),
+                *range(at, at + other),
+                *range(at + other + rank, part.dim()),
+            )
         )
         cells = (*self.cell_shape, *self.event_shape) if every else part.shape[lead : at + rank]
         tail = part.shape[part.dim() - event :]

@@ -25,6 +25,9 @@ class Refused(Exception):
     """There is no joint closed form; says why."""
 
 
+COLLAPSED, TINY = 1e-14, 1e-300  # what a singular covariance is raised by, relative to its mean variance
+
+
 class PriorUnbounded(Exception):
     """The update would go to a boundary at which the prior's density has no bound; says where."""
 
@@ -275,7 +278,9 @@ class NormalBlock:
         scaled = gram * scale.unsqueeze(-1) * scale.unsqueeze(-2)
         if not bool(torch.isfinite(scaled).all() & torch.isfinite(right).all()):
             return {name: params[name] for name in self.locations}  # a scale has collapsed; the loop will say so
-        solved = torch.linalg.lstsq(scaled, (right * scale).unsqueeze(-1), driver="gelsd" if not scaled.is_cuda else None)
+        solved = torch.linalg.lstsq(
+            scaled, (right * scale).unsqueeze(-1), driver="gelsd" if not scaled.is_cuda else None
+        )
         flat = solved.solution.squeeze(-1) * scale
         new, at = {}, 0
         for name in self.locations:
@@ -305,7 +310,9 @@ class NormalBlock:
         design = use.affine.design.flatten(0, -2).double()
         offset = use.affine.offset.reshape(-1).double()
         if known:
-            values = torch.stack([params[use.affine.entries[j][0]].flatten(lead)[..., use.affine.entries[j][1]] for j in known], -1)
+            values = torch.stack(
+                [params[use.affine.entries[j][0]].flatten(lead)[..., use.affine.entries[j][1]] for j in known], -1
+            )
             offset = offset + (design[:, known] @ values.double().unsqueeze(-1)).squeeze(-1)
         return [place[use.affine.entries[j]] for j in solved], design[:, solved], offset
 
@@ -466,7 +473,13 @@ class MatrixBlock:
         assert isinstance(rows, Tensor)
         covariance = scatter / torch.where(rows > 0, rows, 1.0)[..., None, None]
         tril, bad = torch.linalg.cholesky_ex(covariance)
-        keep = ((rows <= 0) | (bad != 0))[..., None, None]
+        keep = (rows <= 0)[..., None, None]
+        if bool(((bad != 0) & (rows > 0)).any()):  # on a line, or on a point: the loop names it a collapse
+            size = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+            eye = torch.eye(dim, dtype=torch.float64, device=covariance.device)
+            raised, worse = torch.linalg.cholesky_ex(covariance + (COLLAPSED * size + TINY) * eye)
+            tril = torch.where((bad != 0)[..., None, None], raised, tril)
+            keep = keep | (worse != 0)[..., None, None]
         solved = chart.inverse(tril)
         return torch.where(keep, old.reshape(solved.shape), solved).reshape(old.shape)
 

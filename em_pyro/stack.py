@@ -100,7 +100,11 @@ def stack(terms: Mapping[str, Term]) -> tuple[Stack, ...]:
 
 def _signature(term: Term) -> object:
     """Equal for terms with the same natural parameters and the same shape of features; None if it stands alone."""
-    if term.family.solver == "rows" or term.layout.batch or any(role.affine is not None for role in term.roles.values()):
+    if (
+        term.family.solver == "rows"
+        or term.layout.batch
+        or any(role.affine is not None for role in term.roles.values())
+    ):
         return None
     if sum(role.index.numel() for role in term.roles.values()) > COMPARED:
         return None

@@ -98,7 +98,9 @@ def _share(engine: Engine, name: str, index: Tensor) -> Named:
     share.scatter_(0, index.unsqueeze(0), CERTAIN if latent.size > 1 else 1.0)
     names = (name, *latent.plates)
     keep = [i for i, n in enumerate(names) if share.shape[i] > 1]
-    return Named(share[tuple(slice(None) if i in keep else 0 for i in range(len(names)))], tuple(names[i] for i in keep))
+    return Named(
+        share[tuple(slice(None) if i in keep else 0 for i in range(len(names)))], tuple(names[i] for i in keep)
+    )
 
 
 def _expectation(engine: Engine, values: Params, shares: Mapping[str, Named]) -> Expectation:

@@ -274,7 +274,9 @@ class Term:
         """Statistics that are one in every row and event: their natural parameters are summed before the product."""
         if self.weight is not None:
             return frozenset()
-        return frozenset(k for k in self.family.counting if not self.events[k] and not self.layout.folded and not self.folded)
+        return frozenset(
+            k for k in self.family.counting if not self.events[k] and not self.layout.folded and not self.folded
+        )
 
     @cached_property
     def data_plates(self) -> frozenset[str]:
@@ -355,7 +357,11 @@ def compile_term(
     cell_shape = tuple(sizes[n] for n in cells)
     roles = {}
     for key, role in reading.roles.items():
-        tail = () if family.roles[key].domain == "scale_tril" else role.index.shape[role.index.dim() - family.roles[key].event_dim :]
+        tail = (
+            ()
+            if family.roles[key].domain == "scale_tril"
+            else role.index.shape[role.index.dim() - family.roles[key].event_dim :]
+        )
         roles[key] = _spread(role, cells, (*cell_shape, *event_shape, *tail))
     shift = None
     if family.location is not None and site.role == "observed":
@@ -430,7 +436,10 @@ def _centre(value: Named, weight: Named | None, rank: int, event_dim: int) -> Te
         return None
     if weight is not None:
         w = weight.tensor.reshape(weight.tensor.shape + (1,) * event_dim)
-        w = (align(w, weight.names, value.names, rank + event_dim) != 0) if set(weight.names) <= set(value.names) else None
+        w = (
+            (align(w, weight.names, value.names, rank + event_dim) != 0)
+            if set(weight.names) <= set(value.names)
+            else None
+        )
         tensor = tensor if w is None else torch.where(w, tensor, torch.nan)
     return tensor.nanmean(rows).nan_to_num(0.0)
-

@@ -291,7 +291,7 @@ def registered() -> Iterator[type]:
     yield from (getattr(dist, name) for name in [*names.split(), "MultivariateNormal"])
 
 
-@pytest.mark.parametrize("distribution", registered(), ids=lambda d: d.__name__)
+@pytest.mark.parametrize("distribution", list(registered()), ids=lambda d: d.__name__)
 def test_what_is_registered_from_the_start(distribution: Any) -> None:
     """Each has its roles and an event of the distribution's own rank."""
     family = base.family_for(distribution)

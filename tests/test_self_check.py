@@ -1,4 +1,4 @@
-"""The self-check refuses programs on which enumeration is silently wrong, and accepts correct ones that resemble them."""
+"""The self-check refuses programs on which enumeration is silently wrong, and accepts correct ones like them."""
 
 import pyro
 import pytest

@@ -8,10 +8,12 @@ like any other, so that the engine need not know: the statistic is the row, and 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.distributions import Distribution
 
 from ..named import unexpand
@@ -72,6 +74,30 @@ def median(value: Tensor, weights: Tensor) -> Tensor:
     return (value.gather(-1, first) + value.gather(-1, second)).squeeze(-1) / 2
 
 
+class Distance(torch.autograd.Function):
+    """`|x - loc|`, whose slope by `loc` is the smallest that its kinks allow, all rows of a cell together.
+
+    At a row that sits on `loc` the slope is anything from -1 to 1, so that a maximum at a kink (a median) is recognised
+    by a slope of zero, as any other is: zero lies between the one-sided derivatives.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, loc: Tensor) -> Tensor:
+        """`value`: shape `(..., rows)`, `loc`: shape `(..., 1)`."""
+        ctx.save_for_backward(value, loc)
+        return (value - loc).abs()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, weights: Tensor) -> tuple[None, Tensor]:
+        """The slope of the rows beside `loc`, less what those on it can take away."""
+        value, loc = ctx.saved_tensors
+        on = (value - loc).abs() <= 4 * torch.finfo(value.dtype).eps * loc.abs()
+        beside = (torch.where(on, 0.0, -(value - loc).sign()) * weights).sum(-1, keepdim=True)
+        slack = torch.where(on, weights.abs(), 0.0).sum(-1, keepdim=True)
+        return None, (beside - torch.minimum(torch.maximum(beside, -slack), slack)).sum_to_size(loc.shape)
+
+
 @register(dist.Laplace)
 class Laplace(RowFamily):
     """`-|x - loc| / scale - log(2 scale)`."""
@@ -80,7 +106,7 @@ class Laplace(RowFamily):
     roles = {"loc": Role("real"), "scale": Role("positive")}
 
     def log_prob(self, value: Tensor, args: Args) -> Tensor:
-        return -(value - args["loc"]).abs() / args["scale"] - (2 * args["scale"]).log()
+        return -Distance.apply(value, args["loc"]) / args["scale"] - (2 * args["scale"]).log()
 
     def solve_rows(self, value: Tensor, weights: Tensor, args: Args, free: frozenset[str]) -> dict[str, Tensor]:
         """The weighted median, then the mean absolute deviation around it."""
