@@ -20,8 +20,8 @@ CPU: user and system milliseconds of one EM iteration on one thread, the median 
 as the difference between a long and a short fit in one process. Ratio: a contender's CPU over ours. All contenders of a
 row start at the same values and run for as many iterations; where their log-likelihoods do not agree to 1e-9 relative,
 nothing is printed. Apart: that disagreement; in the float32 table, from our float64. Wall: milliseconds on the clock
-with two threads, measured once. Memory: peak beyond the data and the imported libraries. Planning: seconds on the clock,
-in no iteration.
+with two threads, measured once. Memory: peak beyond the data and the imported libraries. Planning: seconds on the clock
+before the first iteration, in none of the times.
 
 Make it anew by `make bench` (`python -m benchmarks --quick` for a minute's run).
 """

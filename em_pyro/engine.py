@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .contraction import Factor, Schedule, plan_contraction
 from .errors import ModelError
+from .hmm import Hmm, factor_of
 from .named import Named, squeeze
 from .priors import Prior, log_prior
 from .program import Params, Program, Site
@@ -24,6 +25,7 @@ from .recognise import Reading, Recognition
 from .rowwise import RowTerm, row_term
 from .stack import Stack, stack
 from .term import WHOLE, Block, Bound, Term, compile_term
+from .unroll import INITIAL, TRANSITION, hidden_sizes, is_hidden, unroll
 
 BLOCK_BYTES = 1 << 22
 SLICE = 65_536
@@ -51,13 +53,16 @@ class Expectation:
         return self.log_evidence + self.log_prior
 
 
+Unit = Stack | Hmm
+
+
 @dataclass(frozen=True)
 class Part:
     """Factors that are contracted together, over some blocks of rows."""
 
     schedules: tuple[tuple[Block, Schedule], ...]
     names: tuple[str, ...]
-    stacks: tuple[Stack, ...]
+    units: tuple[Unit, ...]
     replayed: tuple[str, ...]
 
 
@@ -68,7 +73,7 @@ class Engine:
     program: Program
     recognition: Recognition
     terms: Mapping[str, Term]
-    stacks: tuple[Stack, ...]  # the terms again, those that are one function together
+    units: tuple[Unit, ...]  # the terms again, those that are one function together, and chains
     factors: Mapping[str, Factor]
     replayed: Mapping[str, Factor]
     priors: Mapping[str, Prior]
@@ -80,8 +85,13 @@ class Engine:
 
     @cached_property
     def leaders(self) -> dict[str, Term]:
-        """One term of every stack: the statistics carry its name."""
-        return {stack.first.name: stack.first for stack in self.stacks}
+        """One term for each that is the same function: the statistics carry its name."""
+        return {term.name: term for unit in self.units for term in unit.parts}
+
+    @cached_property
+    def hmms(self) -> dict[str, Hmm]:
+        """Sites whose states are summed out inside."""
+        return {unit.name: unit for unit in self.units if isinstance(unit, Hmm)}
 
     def bind(self, params: Params, lead: int = 0) -> Bound:
         """Evaluate every atom of the bank once."""
@@ -93,29 +103,30 @@ class Engine:
         """Run one E-step at `params` (float64, after `lead` dimensions of starts)."""
         with torch.no_grad():
             bound = self.bind(params, lead)
-            natural = {stack.first.name: stack.natural(bound) for stack in self.stacks}
+            natural = {unit.members[0]: unit.natural(bound) for unit in self.units}
             replays = self._replays(params)
             statistics: dict[str, Tensor] = {}
             weights: dict[str, Tensor] = {}
             evidence: Tensor | float = self.base
             for part in self.parts:
                 for block, schedule in part.schedules:
-                    features = [stack.features(block) for stack in part.stacks]
+                    features = [unit.features(block) for unit in part.units]
                     inputs = {name: _cut(replays[name], block) for name in part.replayed}
-                    for stack, columns in zip(part.stacks, features, strict=True):
-                        found = stack.factors(natural[stack.first.name], columns, block, lead)
-                        inputs.update(zip((term.name for term in stack.terms), found, strict=True))
+                    memos = []
+                    for unit, columns in zip(part.units, features, strict=True):
+                        found, memo = unit.factors(natural[unit.members[0]], columns, block, lead)  # type: ignore[arg-type]
+                        memos.append(memo)
+                        inputs.update(zip(unit.members, found, strict=True))
                     for name in self.offsets.keys() & inputs.keys():
                         inputs[name] = inputs[name] + _cut(self.offsets[name], block)
-                    log_z, shares = schedule.contract([inputs[name] for name in part.names])
+                    log_z, weighed = schedule.contract([inputs[name] for name in part.names])
                     evidence = evidence + log_z
-                    share = dict(zip(part.names, shares, strict=True))
-                    for stack, columns in zip(part.stacks, features, strict=True):
-                        if stack.first.parameters:
-                            name = stack.first.name
-                            sums = stack.statistics([share[term.name] for term in stack.terms], columns, lead)
-                            if sums is not None:
-                                statistics[name] = statistics[name].add_(sums) if name in statistics else sums
+                    share = dict(zip(part.names, weighed, strict=True))
+                    for unit, columns, memo in zip(part.units, features, memos, strict=True):
+                        shares = [share[name] for name in unit.members]
+                        sums = unit.statistics(shares, columns, memo, block, lead)  # type: ignore[arg-type]
+                        for name, part_sum in sums.items():
+                            statistics[name] = statistics[name].add_(part_sum) if name in statistics else part_sum
                     for name in part.replayed:
                         _append(weights, name, share[name], replays[name], block)
             prior = log_prior(self.priors, params, lead) + self._replayed_prior(params)
@@ -126,7 +137,7 @@ class Engine:
         bound = self.bind(params, lead)
         total = log_prior(self.priors, params, lead)
         for name, statistics in found.statistics.items():
-            eta = self.terms[name].natural(bound)
+            eta = self.leaders[name].natural(bound)
             product = torch.where(statistics != 0, eta * statistics, 0.0)
             total = total + product.sum(tuple(range(lead, product.dim())))
         if self.replayed or any(p.fn is None for p in self.priors.values()):
@@ -145,6 +156,14 @@ class Engine:
         for name, term in self.terms.items():
             factor, base = term.factor(term.natural(bound), term.features()), term.base()
             factors[name] = Named(factor if base is None else factor + base.align(term.names), term.names)
+        for name, hmm in self.hmms.items():
+            (factor,), _ = hmm.factors(hmm.natural(bound), hmm.features())
+            base = hmm.emission.base()
+            if base is not None:
+                kept = base.align((*hmm.names, *(n for n in base.names if n not in hmm.names)))
+                extra = tuple(range(len(hmm.names), kept.dim()))
+                factor = factor + (kept.sum(extra) if extra else kept)
+            factors[name] = Named(factor, hmm.names)
         return factors | replays
 
     def _replays(self, params: Params) -> dict[str, Named]:
@@ -200,17 +219,24 @@ def build(
     compiled: bool = True,
 ) -> Engine:
     """Lay the program out: terms, replayed sites, contraction and blocks."""
-    sizes = order_of(program)
+    if compiled and any(n + TRANSITION in recognition.readings for n in sites):
+        sites = unroll(sites)
+    sizes = hidden_sizes(sites) | order_of(program)
     scales = _scales(sites)
     owners = {name: frozenset(latent.plates) for name, latent in program.latents.items()}
     terms: dict[str, Term] = {}
     factors: dict[str, Factor] = {}
     replayed: dict[str, Factor] = {}
+    hmms: dict[str, Hmm] = {}
     for name, site in sites.items():
-        if site.role == "prior":
+        if site.role == "prior" or is_hidden(name):
             continue
         plates = frozenset(site.plates)
-        if compiled and name in recognition.readings:
+        if compiled and name + TRANSITION in recognition.readings:
+            hmms[name] = _hmm(name, site, recognition, sites, sizes, plates)
+            like = Factor(name, (), plates, scales.get(plates), None)
+            factors[name] = factor_of(hmms[name], plates, like)
+        elif compiled and name in recognition.readings:
             reading = recognition.readings[name]
             used = {n for n in _names(reading, site) if n in owners}
             above = frozenset[str]().union(*(owners[n] for n in used)) if used else frozenset()
@@ -235,20 +261,38 @@ def build(
         if len(group.terms) > 1:
             for term in group.terms:
                 factors[term.name] = replace(factors[term.name], pool=group.first.name)
-    parts, whole = _parts(factors, owners, sizes, stacks)
+    units: tuple[Unit, ...] = (*stacks, *hmms.values())
+    parts, whole = _parts(factors, owners, sizes, units)
+    observed = terms | {name: hmm.emission for name, hmm in hmms.items()}
     return Engine(
         program,
         recognition,
         terms,
-        stacks,
+        units,
         factors,
         replayed,
         priors,
         parts,
-        *_base(terms, factors, owners, sizes),
+        *_base(observed, factors, owners, sizes),
         sizes,
         whole,
     )
+
+
+def _hmm(
+    name: str,
+    site: Site,
+    recognition: Recognition,
+    sites: Mapping[str, Site],
+    sizes: Mapping[str, int],
+    plates: frozenset[str],
+) -> Hmm:
+    """Compile the three sites of a DiscreteHMM; nothing is folded, because a chain joins all times of a row."""
+    parts = [
+        compile_term(recognition.readings[key], sizes, plates, None)
+        for key in (name + INITIAL, name + TRANSITION, name)
+    ]
+    return Hmm(name, parts[0], parts[1], parts[2], tuple(p for p in sizes if p in plates))
 
 
 def _barren(factors: Mapping[str, Factor], sites: Mapping[str, Site]) -> set[str]:
@@ -366,24 +410,24 @@ def _parts(
     factors: Mapping[str, Factor],
     owners: Mapping[str, frozenset[str]],
     sizes: Mapping[str, int],
-    stacks: Sequence[Stack],
+    units: Sequence[Unit],
 ) -> tuple[tuple[Part, ...], str]:
     """Split the factors into those of the largest plate, in blocks, and the others."""
     if not factors:
         return (), ""
-    one = (_part([(WHOLE, plan_contraction(list(factors.values()), owners, sizes))], list(factors.values()), stacks),)
+    one = (_part([(WHOLE, plan_contraction(list(factors.values()), owners, sizes))], list(factors.values()), units),)
     plates = {p for f in factors.values() for p in f.plates}
     if not plates:
         return one, ""
     plate = max(plates, key=lambda p: sizes[p])
-    rows = block_rows(stacks, plate)
+    rows = block_rows(units, plate)
     if rows >= sizes[plate]:
         return one, ""
     inner = [f for f in factors.values() if plate in f.plates]
     stuck = [n for f in inner for n in f.names if n in owners and plate not in owners[n]]
     if stuck:
         return one, f'latent "{stuck[0]}" sits above plate "{plate}"'
-    apart = [g.first.name for g in stacks if isinstance(g.first, RowTerm) and plate in g.first.names]
+    apart = [t.name for u in units if isinstance(u, Stack) for t in u.terms if isinstance(t, RowTerm) and plate in t.names]
     if apart:
         return one, f'the family of site "{apart[0]}" needs all rows at once'
     outer = [f for f in factors.values() if plate not in f.plates]
@@ -392,26 +436,26 @@ def _parts(
     for start in range(0, sizes[plate], rows):
         length = min(rows, sizes[plate] - start)
         blocks.append((Block(plate, start, length), within.narrow(plate, start, length)))
-    parts = [_part(blocks, inner, stacks)]
+    parts = [_part(blocks, inner, units)]
     if outer:
-        parts.append(_part([(WHOLE, plan_contraction(outer, owners, sizes))], outer, stacks))
+        parts.append(_part([(WHOLE, plan_contraction(outer, owners, sizes))], outer, units))
     return tuple(parts), ""
 
 
-def _part(schedules: Sequence[tuple[Block, Schedule]], factors: Sequence[Factor], stacks: Sequence[Stack]) -> Part:
+def _part(schedules: Sequence[tuple[Block, Schedule]], factors: Sequence[Factor], units: Sequence[Unit]) -> Part:
     names = tuple(f.name for f in factors)
     inside = set(names)
-    chosen = tuple(group for group in stacks if group.first.name in inside)
-    compiled = {term.name for group in chosen for term in group.terms}
+    chosen = tuple(unit for unit in units if unit.members[0] in inside)
+    compiled = {name for unit in chosen for name in unit.members}
     return Part(tuple(schedules), names, chosen, tuple(n for n in names if n not in compiled))
 
 
-def block_rows(stacks: Sequence[Stack], plate: str) -> int:
+def block_rows(units: Sequence[Unit], plate: str) -> int:
     """Rows a block so that features and logits of one block stay in cache."""
     width = 1
-    for group in stacks:
-        term = group.first
-        if plate in term.names:
-            cells = prod(term.sizes[n] for n in term.names if n != plate)
-            width += (term.width + 3 * cells) * len(group.terms)
+    for unit in units:
+        for term in unit.parts:
+            if plate in term.names:
+                cells = prod(term.sizes[n] for n in term.names if n != plate)
+                width += (term.width + 3 * cells) * len(unit.members)
     return max(256, BLOCK_BYTES // (8 * width))

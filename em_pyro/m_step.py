@@ -23,7 +23,7 @@ NEWTON = 32  # entries up to which the end of an ascent is polished by Newton st
 
 def maximise(engine: Engine, plan: Plan, found: Expectation, params: Params, lead: int = 0) -> dict[str, Tensor]:
     """Return `argmax Q` (for torch parameters, a `Q` that did not fall), given the expected statistics `found`."""
-    statistics = {name: engine.terms[name].split(part, lead) for name, part in found.statistics.items()}
+    statistics = {name: engine.leaders[name].split(part, lead) for name, part in found.statistics.items()}
     new = dict(params)
     together = tuple(n for n, line in plan.lines.items() if line.how in ("swept", "torch"))
     for sweep in range(SWEEPS if plan.swept else 1):

@@ -34,6 +34,7 @@ from .solvers import (
     used_charts,
 )
 from .term import Term
+from .unroll import user_site
 
 Choice = str | Callable[[Any, Tensor], Tensor]
 CHART = {chart.name: chart for chart in CHARTS}
@@ -225,7 +226,7 @@ def _family(term: Term) -> str:
 
 def _role(uses: Sequence[Use], engine: Engine, name: str) -> tuple[str, tuple[str, ...]]:
     roles = sorted({f"{_family(term)}.{key}" for term, key, _ in uses})
-    sites = tuple(dict.fromkeys(term.name for term, _, _ in uses))
+    sites = tuple(dict.fromkeys(user_site(term.name) for term, _, _ in uses))
     if not sites:
         sites = tuple(s for s, reached in engine.recognition.reaches.items() if name in reached)
     return " and ".join(roles) or "-", sites
@@ -309,7 +310,7 @@ def _couple(engine: Engine, solvers: Sequence[Any], moving: set[str], swept: dic
         if isinstance(solver, (NormalBlock, MatrixBlock)) and solver.scales:
             bank = engine.recognition.bank
             for use in solver.uses:
-                others = (bank.parameters(engine.terms[use.term].roles["loc"], "real") & moving) - set(solver.locations)
+                others = (bank.parameters(engine.leaders[use.term].roles["loc"], "real") & moving) - set(solver.locations)
                 if others:
                     why = f'its location "{min(others)}" is maximised otherwise: alternated until Q is stationary'
                     swept.update(dict.fromkeys(_owned(solver), why))
@@ -552,9 +553,10 @@ def _joint(engine: Engine, block: list[str], uses: Mapping[str, list[Use]], forc
             chart = _chart(engine, name, uses[name])
             if charts.setdefault(key, (name, chart)) != (name, chart):
                 raise Refused("one argument comes from several parameters")
-            segment = next(s for s in segments if s.parameter == name and s.chart is chart)
             size = flat.shape[1]
-            if not bool(segment.holds(flat).all() and (flat == flat[:, :1] + torch.arange(size)).all()):
+            plain = [s for s in segments if s.parameter == name and s.chart is chart and not s.complement]
+            segment = next((s for s in plain if bool(s.holds(flat).all())), None)
+            if segment is None or bool((flat != flat[:, :1] + torch.arange(size)).any()):
                 raise Refused("an argument is not a row of its parameter")
             if bool(((flat[:, 0] - segment.offset) % size != 0).any()):
                 raise Refused("rows of an argument overlap")
@@ -592,7 +594,7 @@ def _try(solver: Joint | Rows, engine: Engine) -> None:
     """Ask the family whether it solves for this set of roles, on made-up statistics of one value."""
     statistics, joint = {}, solver.joint if isinstance(solver, Rows) else solver
     for name, _ in joint.uses:
-        term = engine.terms[name]
+        term = engine.leaders[name]
         shape = (*term.cell_shape, *term.event_shape)
         events = ((term.count,),) if isinstance(term, RowTerm) else term.events
         statistics[name] = tuple(torch.ones((*shape, *event), dtype=torch.float64) for event in events)

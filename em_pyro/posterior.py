@@ -18,6 +18,7 @@ from .engine import Engine
 from .errors import ParameterError
 from .named import Named, align
 from .program import Params
+from .term import Bound
 
 Pick = Callable[[Tensor], Tensor]
 ABSENT = 1e-200
@@ -35,6 +36,11 @@ class Posterior:
     params: Params = field(repr=False)
     log_evidence: float
     engine: Engine = field(repr=False)
+
+    @cached_property
+    def _bound(self) -> Bound:
+        with torch.no_grad():
+            return self.engine.bind(self.params)
 
     @cached_property
     def _factors(self) -> dict[str, Named]:
@@ -83,6 +89,10 @@ class Posterior:
         latents = self.engine.program.latents
         if site in latents:
             return self._marginals([site])[site]
+        if site in self.engine.hmms:
+            with torch.no_grad():
+                hmm = self.engine.hmms[site]
+                return hmm.state_probabilities(hmm.natural(self._bound))
         hidden, seen = f"{site}_unobserved", self.engine.recognition.runs[0].get(f"{site}_observed")
         if hidden in latents and seen is not None and seen.mask is not None:
             probabilities = self._marginals([hidden])[hidden]
@@ -94,7 +104,8 @@ class Posterior:
 
     def mode(self) -> dict[str, Tensor]:
         """The jointly most probable values of all latents (Viterbi), each of the shape of its plates (+ event)."""
-        return self._trace(lambda product: product.argmax(0), largest=True)
+        paths = {n: h.best_path(h.natural(self._bound)) for n, h in self.engine.hmms.items()}
+        return self._trace(lambda product: product.argmax(0), largest=True) | paths
 
     def sample(self, n: int = 1, *, seed: int = 0) -> dict[str, Tensor]:
         """Draw `n` times from the joint posterior: shape `(n,)` + plates (+ event); no global generator moves."""
@@ -105,7 +116,12 @@ class Posterior:
             gumbel = -(-torch.rand(product.shape, generator=generator, dtype=product.dtype).log()).log()
             return (torch.where(top == -torch.inf, 0.0, product - top) + gumbel).argmax(0)
 
-        draws = [self._trace(pick, largest=False) for _ in range(n)]
+        hmms = self.engine.hmms.items()
+        draws = [
+            self._trace(pick, largest=False)
+            | {name: hmm.draw_path(hmm.natural(self._bound), generator) for name, hmm in hmms}
+            for _ in range(n)
+        ]
         return {name: torch.stack([draw[name] for draw in draws]) for name in draws[0]}
 
     def _schedule(

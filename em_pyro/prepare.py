@@ -22,6 +22,7 @@ from .program import Params, Program
 from .recognise import Recognition, Refusal, arguments, recognise
 from .store import starting_values
 from .survey import survey
+from .unroll import unroll
 
 SAME = {torch.float64: 1e-10, torch.float32: 1e-5}
 MEASURED = 5_000_000  # entries of all factors up to which the answer is re-measured by the model's own log_prob
@@ -135,13 +136,14 @@ def key_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
 def disagreements(engine: Engine, params: Params) -> list[str]:
     """Replay the user's program at `params` and list the sites whose arguments are not those of the loop."""
     with torch.no_grad():
-        sites = engine.program.run(params)
+        sites = unroll(engine.program.run(params)) if engine.hmms else engine.program.run(params)
         rounded = {n: v.to(engine.program.parameters[n].initial.dtype) for n, v in params.items()}
         bank = engine.recognition.bank
         plain, probabilities = bank.values(rounded), entries_of(bank.probabilities, rounded)
         matrices = bank.stack(rounded) if bank.matrices else torch.zeros(0)
         wrong = []
-        for name in engine.terms:
+        hidden = [term.name for hmm in engine.hmms.values() for term in hmm.parts]
+        for name in [*engine.terms, *hidden]:
             reading = engine.recognition.readings[name]
             truth = arguments(reading.family, sites[name])
             for key, role in reading.roles.items():

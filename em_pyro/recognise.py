@@ -23,6 +23,7 @@ from .families import Family, family_for, family_of
 from .named import Named, squeeze, unwrap
 from .priors import Prior, read_priors
 from .program import Params, Program, Site
+from .unroll import FROM, INITIAL, STATE, TIME, TO, TRANSITION, unroll
 
 REPLAYS = 10
 LONG_PROGRAM = 1000  # sites; beyond it two replays, far apart, and the check at the end of every fit
@@ -90,24 +91,51 @@ def _recognise(
     bank = _bank(program, [values for values, _ in probes])
     readings: dict[str, Reading] = {}
     refusals: dict[str, Refusal] = {}
-    for name, site in traced.items():
+    unrolled = [unroll(sites) for _, sites in probes]
+    leaf_sites = unroll(traced)
+    for name, site in leaf_sites.items():
         if site.role == "prior":
             continue
         try:
-            readings[name] = _read(name, [sites[name] for _, sites in probes], bank)
+            readings[name] = _read(name, [sites[name] for sites in unrolled], bank)
         except _Unrecognised as reason:
-            refusals[name] = Refusal(str(reason), reaches[name])
+            refusals[name] = Refusal(str(reason), reaches.get(name, frozenset()))
     wanted = {n for n, r in refusals.items() if r.parameters and _may_be_affine(traced[n], r)}
     if wanted:
         for name, reading in _affine(program, wanted, [(v, {n: s[n] for n in wanted}) for v, s in probes], bank):
             readings[name] = reading
             del refusals[name]
     layout = _packed(bank.bank, readings)
-    for name in _disagreeing(program, leaves, traced, readings, layout):
-        refusals[name] = Refusal("an argument has a parameter's value but not its gradient", reaches[name])
+    for name in _disagreeing(program, leaves, leaf_sites, readings, layout):
+        why = "an argument has a parameter's value but not its gradient"
+        refusals[name] = Refusal(why, reaches.get(name, frozenset()))
         del readings[name]
+    _keep_whole(leaf_sites, readings, refusals, reaches)
     runs = [sites for _, sites in probes]
     return Recognition(layout, readings, refusals, reaches, read_priors(runs), probes[0][0], runs)
+
+
+def _keep_whole(
+    sites: Mapping[str, Site],
+    readings: dict[str, Reading],
+    refusals: dict[str, Refusal],
+    reaches: Mapping[str, frozenset[str]],
+) -> None:
+    """A DiscreteHMM is recognised with all its three sites, or not at all."""
+    for name in [n for n in sites if n + TRANSITION in sites]:
+        parts = (name + INITIAL, name + TRANSITION, name)
+        wrong = [part for part in parts if part not in readings]
+        latent = [n for part in parts if part in readings for role in readings[part].roles.values() for n in role.names]
+        hidden = (name + FROM, name + TO, name + STATE, name + TIME)
+        outside = [n for n in latent if n not in hidden and n not in sites[name].plates]
+        if not wrong and outside:
+            wrong = [f"an argument that depends on {outside[0]}"]
+        if wrong:
+            why = refusals[wrong[0]].why if wrong[0] in refusals else wrong[0]
+            for part in parts:
+                readings.pop(part, None)
+                refusals.pop(part, None)
+            refusals[name] = Refusal(why, reaches[name])
 
 
 def _packed(bank: Bank, readings: dict[str, Reading]) -> Bank:

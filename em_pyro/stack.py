@@ -33,6 +33,16 @@ class Stack:
         """The term that stands for all."""
         return self.terms[0]
 
+    @property
+    def parts(self) -> tuple[Term, ...]:
+        """The terms whose statistics come out."""
+        return (self.first,)
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Names of the factors that it computes."""
+        return tuple(term.name for term in self.terms)
+
     def natural(self, bound: Bound) -> Tensor:
         """Natural parameters of every cell."""
         return self.first.natural(bound)
@@ -51,23 +61,38 @@ class Stack:
                 term.cache.clear()
         return made
 
-    def factors(self, natural: Tensor, features: Tensor, block: Block = WHOLE, lead: int = 0) -> list[Tensor]:
-        """Log-density of every term, each in the order of its own names."""
+    def factors(
+        self, natural: Tensor, features: Tensor, block: Block = WHOLE, lead: int = 0
+    ) -> tuple[list[Tensor], None]:
+        """Log-density of every term, each in the order of its own names; nothing to remember."""
         if self.same:
             term = self.first
             product = term.factor(natural, features, block, lead)
             product = align(product, term.names, term.laid_out)
-            return [align(product, term.laid_out, term.names) for term in self.terms]
+            return [align(product, term.laid_out, term.names) for term in self.terms], None
         natural = natural if self.first.layout.rows else natural.unsqueeze(-2)
         at = lead + len(self.first.layout.rows)
         flat = natural.reshape((*natural.shape[:lead], -1, natural.shape[-1])) @ features
         sizes = self.first.block_sizes(block)
         rows, columns = sizes[: at - lead], sizes[at - lead :]
         product = flat.reshape((*flat.shape[:lead], *rows, len(self.terms), *columns))
-        return [align(part, t.laid_out, t.names) for t, part in zip(self.terms, product.unbind(at), strict=True)]
+        return [align(part, t.laid_out, t.names) for t, part in zip(self.terms, product.unbind(at), strict=True)], None
 
-    def statistics(self, weights: Sequence[Tensor | None], features: Tensor, lead: int = 0) -> Tensor | None:
-        """Expected statistics of all terms together, as `Term.statistics`; None if no weight came."""
+    def statistics(
+        self,
+        shares: Sequence[Tensor | None],
+        features: Tensor,
+        memo: None = None,
+        block: Block = WHOLE,
+        lead: int = 0,
+    ) -> dict[str, Tensor]:
+        """Expected statistics of all terms together, as `Term.statistics`, under the name of the first."""
+        if not self.first.parameters:
+            return {}
+        found = self._sums(shares, features, lead)
+        return {} if found is None else {self.first.name: found}
+
+    def _sums(self, weights: Sequence[Tensor | None], features: Tensor, lead: int) -> Tensor | None:
         parts = [
             align(weight, term.names, term.laid_out)
             for weight, term in zip(weights, self.terms, strict=True)

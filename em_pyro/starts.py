@@ -15,10 +15,12 @@ from torch import Tensor
 
 from .engine import Engine, Expectation
 from .errors import ParameterError
+from .hmm import Hmm
 from .m_step import constrained, maximise, unconstrained
 from .named import Named, align
 from .plan import Plan
 from .store import check_value
+from .unroll import STATE, TIME
 
 Params = Mapping[str, Tensor]
 
@@ -82,11 +84,11 @@ def _generator(seed: int, index: int) -> torch.Generator:
 
 def _from_latents(engine: Engine, plan: Plan, values: Params, generator: torch.Generator) -> dict[str, Tensor]:
     """Draw states for all latents and maximise given them."""
-    if not engine.program.latents:
+    if not engine.program.latents and not engine.hmms:
         return dict(values)
     states = _draw_states(engine, generator)
     shares = {name: _share(engine, name, index) for name, index in states.items()}
-    found = _expectation(engine, values, shares)
+    found = _expectation(engine, shares, generator)
     return maximise(engine, plan, found, values)
 
 
@@ -103,7 +105,7 @@ def _share(engine: Engine, name: str, index: Tensor) -> Named:
     )
 
 
-def _expectation(engine: Engine, values: Params, shares: Mapping[str, Named]) -> Expectation:
+def _expectation(engine: Engine, shares: Mapping[str, Named], generator: torch.Generator) -> Expectation:
     """Expected statistics under independent latents with the given shares."""
     statistics: dict[str, Tensor] = {}
     shares_of: dict[str, Tensor] = {}
@@ -121,14 +123,29 @@ def _expectation(engine: Engine, values: Params, shares: Mapping[str, Named]) ->
         weight = weight.sum(drop) if drop else weight
         weight = align(weight, [n for n in every if n in factor.names], factor.names)
         shares_of[name] = weight
-    for stack in engine.stacks:
-        if stack.first.parameters:
-            found = stack.statistics([shares_of[term.name] for term in stack.terms], stack.features())
-            assert found is not None
-            statistics[stack.first.name] = found
+    for unit in engine.units:
+        if isinstance(unit, Hmm):
+            statistics |= unit.from_states(_hidden_states(unit, generator), CERTAIN)
+        else:
+            shares = [shares_of[name] for name in unit.members]
+            statistics |= unit.statistics(shares, unit.features())
     weights = {name: shares_of[name] for name in engine.replayed}
     zero = torch.zeros((), dtype=torch.float64)
     return Expectation(zero, zero, statistics, weights)
+
+
+def _hidden_states(hmm: Hmm, generator: torch.Generator) -> Tensor:
+    """States of a DiscreteHMM by k-means++ on its observations, shape (T, rows)."""
+    term = hmm.emission
+    features = term.features()
+    have = term.layout.columns
+    flat = features.movedim(-2, -1).reshape((*(term.sizes[n] for n in have), -1))
+    flat = align(flat, have, (hmm.name + TIME, *hmm.names), 1)
+    flat = flat.reshape(-1, flat.shape[-1])
+    rows = _standardised(flat)
+    states = term.sizes[hmm.name + STATE]
+    drawn = torch.randint(states, (len(flat),), generator=generator) if rows is None else _plus_plus(rows, states, generator)
+    return drawn.reshape(term.sizes[hmm.name + TIME], -1)
 
 
 # ---- states of the latents -------------------------------------------------------------------------------------------
@@ -177,7 +194,11 @@ def _owned_features(engine: Engine, latent: str) -> Tensor | None:
         found.append(flat.expand([*shape, flat.shape[-1]]).reshape(-1, flat.shape[-1]))
     if not found:
         return None
-    features = torch.cat(found, -1)
+    return _standardised(torch.cat(found, -1))
+
+
+def _standardised(features: Tensor) -> Tensor | None:
+    """Features that vary, each with mean zero and deviation one; None if none does."""
     spread = features.std(0) if len(features) > 1 else torch.zeros(features.shape[1], dtype=torch.float64)
     moving = spread > 1e-12 * (1 + features.abs().amax(0))
     if not bool(moving.any()):

@@ -54,7 +54,7 @@ print(decayed)
 # %% [markdown]
 # ## A neural network: two branches
 #
-# Each point is on one of two curves of unknown shape. A network of twenty hidden units takes `x` to the height of both
+# Each point is on one of two curves of unknown shape. A network of six hidden units takes `x` to the height of both
 # curves. Its M-step is a guarded climb: a step that would lower the objective is not taken, and so the
 # objective never falls, as SVI's may.
 
@@ -66,7 +66,7 @@ y = torch.where(upper, truth[1], truth[0]) + 0.25 * torch.randn(300, generator=r
 
 with torch.random.fork_rng():
     torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Linear(1, 20), torch.nn.Tanh(), torch.nn.Linear(20, 2))
+    network = torch.nn.Sequential(torch.nn.Linear(1, 6), torch.nn.Tanh(), torch.nn.Linear(6, 2))
 
 
 def branches(x: Tensor, y: Tensor) -> None:
@@ -82,7 +82,7 @@ def branches(x: Tensor, y: Tensor) -> None:
 
 
 pyro.clear_param_store()
-em = EM(branches, max_steps=60)
+em = EM(branches, max_steps=15)
 print(em.plan(x, y), end="\n\n")
 branched = em.fit(x, y)
 print(branched)

@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from em_pyro import EM, DataError, EMError, Fit, ModelError, ObjectiveError, ParameterError, PlanError
-from em_pyro.models import coins, gaussian_mixture
+from em_pyro.models import coins
 from pyro import poutine
 from pyro.infer import config_enumerate
 from torch import Tensor, tensor
@@ -58,7 +58,7 @@ def refuse(
             getattr(EM(model, **options), method)(*args)
         message = str(caught.value)
         assert type(caught.value) is CLASSES[kind], f"{type(caught.value).__name__}: {message}"
-        assert re.search(pattern, message), message
+        assert re.search(pattern, message, re.DOTALL), message
         assert re.search(r": expected .*, (got|but) .*\. [A-Z].*\.$", message, re.DOTALL), f"not in house form: {message}"
         unchanged(before)
         assert torch.equal(torch.get_rng_state(), generator)
@@ -87,9 +87,16 @@ def test_data_that_is_not_finite(bad: float) -> None:
 
 def test_a_table_that_is_not_finite() -> None:
     """The index has the row and the column."""
+
+    def model(x: Tensor) -> None:
+        loc = pyro.param("table", torch.arange(6.0).reshape(2, 3))
+        with pyro.plate("points", len(x)):
+            z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5])))
+            pyro.sample("x", dist.Normal(loc[z], 1.0).to_event(1), obs=x)
+
     x = torch.arange(12.0).reshape(4, 3)
     x[2, 1] = torch.nan
-    refuse("data", r'^Site "x": .* at index \(2, 1\)\. ', gaussian_mixture.diagonal, x)
+    refuse("data", r'^Site "x": .* at index \(2, 1\)\. ', model, x)
 
 
 def test_a_value_that_is_masked_may_be_nan() -> None:
@@ -287,7 +294,7 @@ def test_crossed_plates() -> None:
         with rows, columns:
             pyro.sample("x", dist.Normal(loc[a, b], 1.0), obs=x)
 
-    refuse("model", r'"(rows|columns)".*', model, torch.arange(6.0).reshape(2, 3))
+    refuse("model", r"^Latent sites .*plates that cross.*(rows|columns)", model, torch.arange(6.0).reshape(2, 3))
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["config_enumerate", "infer"])
@@ -485,14 +492,8 @@ def test_an_m_step_of_the_user_s_that_is_no_value() -> None:
 
 def test_tensors_on_different_devices() -> None:
     """Meta tensors stand for another device; both are named."""
-
-    def model(x: Tensor) -> None:
-        loc = pyro.param("there", torch.zeros(2, device="meta"))
-        with pyro.plate("points", len(x)):
-            z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5])))
-            pyro.sample("x", dist.Normal(loc[z], 1.0), obs=x)
-
-    refuse("data", "device", model, tensor(X))
+    x = torch.zeros(3, device="meta")
+    refuse("data", r"^Site \"x\": expected data and parameters on one device, got \['cpu', 'meta'\]", points, x)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is one device here")
@@ -535,21 +536,6 @@ def test_a_branch_on_a_sampled_value() -> None:
     refuse("model", r"torch\.where|branch", model, tensor(0.5))
 
 
-def test_a_model_that_uses_randomness() -> None:
-    """A model that changes between calls is found out by its guard, and leaves nothing behind."""
-
-    def model(x: Tensor) -> None:
-        loc = pyro.param("loc", tensor([-1.0, 1.0]))
-        with pyro.plate("points", len(x)):
-            z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5])))
-            pyro.sample("x", dist.Normal(loc[z] + 10 * torch.rand(()), 1.0), obs=x)
-
-    before = store()
-    with pytest.raises(EMError):
-        EM(model).fit(tensor(X))
-    unchanged(before)
-
-
 def test_an_error_of_the_model_itself_is_the_user_s() -> None:
     """Nothing is dressed up: the model's own exception comes through, and the store is as it was."""
 
@@ -588,7 +574,7 @@ def test_dtypes_are_promoted(parameters: torch.dtype, data: torch.dtype) -> None
 def test_integer_counts(dtype: torch.dtype) -> None:
     """Counts may be integers, of heads and of tosses."""
     fit = EM(coins.equal_coins).fit(tensor([5, 9, 8, 4, 7], dtype=dtype), tensor(10, dtype=dtype).expand(5))
-    assert abs(fit.log_likelihood + 9.7969242922216) < 1e-6
+    assert abs(fit.log_likelihood + 9.7969242922216) < (1e-5 if dtype == torch.float32 else 1e-6)
 
 
 def test_an_interrupt_keeps_the_best_so_far() -> None:

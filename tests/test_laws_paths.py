@@ -19,9 +19,10 @@ from em_pyro.loop import State
 from em_pyro.solvers import NormalBlock
 
 STEPS = 12
+Path = list[dict[str, Tensor]]
 
 
-def path_of(model: Callable[..., Any], *args: Any, steps: int = STEPS) -> list[dict[str, Tensor]]:
+def path_of(model: Callable[..., Any], *args: Any, steps: int = STEPS) -> Path:
     """Parameters after every step of a fit, the first step's first."""
     seen: list[State] = []
     EM(model, tol=0, max_steps=steps, callback=seen.append).fit(*args)
@@ -29,7 +30,7 @@ def path_of(model: Callable[..., Any], *args: Any, steps: int = STEPS) -> list[d
     return [state.params for state in seen]
 
 
-def follows(path: list[dict[str, Tensor]], by_hand: analytic.ParameterPath, names: dict[str, str]) -> None:
+def follows(path: Path, by_hand: analytic.ParameterPath, names: dict[str, str]) -> None:
     """Assert that every iterate is that of the hand-derived path."""
     for step, params in enumerate(path, 1):
         for ours, theirs in names.items():
@@ -41,7 +42,9 @@ def test_coins(equal: bool) -> None:  # noqa: FBT001
     """Sequences of unequal length, with known and with estimated weights."""
     heads, flips = coins.simulate(seed=3)
     bias = [0.7, 0.4]
-    by_hand = analytic.coin_mixture(heads, flips, bias, [0.5, 0.5], steps=STEPS, estimate_weights=not equal)
+    by_hand = analytic.coin_mixture(
+        heads.numpy(), flips.numpy(), bias, [0.5, 0.5], steps=STEPS, estimate_weights=not equal
+    )
     pyro.param("bias", tensor(bias), constraint=constraints.unit_interval)
     path = path_of(coins.equal_coins if equal else coins.coins, heads, flips)
     follows(path, by_hand, {"bias": "bias"} if equal else {"bias": "bias", "weights": "weights"})
@@ -52,7 +55,7 @@ def test_univariate_gaussians(tied: bool) -> None:  # noqa: FBT001
     """Scales of their own, and one for all."""
     x = gaussian_mixture.simulate(D=0, K=3, seed=3)
     loc, scale, weights = [-1.0, 3.0, 9.0], 1.7 if tied else [1.0, 2.0, 1.5], [0.2, 0.5, 0.3]
-    by_hand = analytic.normal_mixture(x, loc, scale, weights, steps=STEPS, tied=tied)
+    by_hand = analytic.normal_mixture(x.numpy(), loc, scale, weights, steps=STEPS, tied=tied)
     pyro.param("loc", tensor(loc))
     pyro.param("scale", tensor(scale), constraint=constraints.positive)
     pyro.param("weights", tensor(weights), constraint=constraints.simplex)
@@ -66,7 +69,9 @@ def test_univariate_gaussians(tied: bool) -> None:  # noqa: FBT001
 def test_two_groups() -> None:
     """Known equal weights."""
     x = gaussian_mixture.simulate(D=0, seed=4)
-    by_hand = analytic.normal_mixture(x, [-1.0, 3.0], [1.0, 2.0], [0.5, 0.5], steps=STEPS, estimate_weights=False)
+    by_hand = analytic.normal_mixture(
+        x.numpy(), [-1.0, 3.0], [1.0, 2.0], [0.5, 0.5], steps=STEPS, estimate_weights=False
+    )
     pyro.param("loc", tensor([-1.0, 3.0]))
     pyro.param("scale", tensor([1.0, 2.0]), constraint=constraints.positive)
     follows(path_of(gaussian_mixture.two_groups, x), by_hand, {"loc": "means", "scale": "sds"})
@@ -98,7 +103,8 @@ def mixture_path(
     path = path_of(model, x)
     back = {"scale_tril": lambda root: root @ root.mT, "scale": torch.square, "covariance": torch.clone}[role]
     path = [{**params, role: back(params[role])} for params in path]
-    return path, analytic.gaussian_mixture(x, LOC, start, [0.4, 0.6], steps=STEPS, covariance=kind)
+    by_hand = analytic.gaussian_mixture(x.numpy(), LOC, start.numpy(), [0.4, 0.6], steps=STEPS, covariance=kind)
+    return path, by_hand
 
 
 KINDS = [
@@ -135,7 +141,7 @@ def test_a_slightly_wrong_scale_leaves_the_path(monkeypatch: pytest.MonkeyPatch)
 
 
 def labelled_step(x: Tensor, label: Tensor, known: Tensor, weights: Tensor, loc: Tensor) -> tuple[Tensor, Tensor]:
-    """One step by hand: a labelled row belongs to its label, the others by Bayes' rule; means and proportions follow."""
+    """One step by hand: a labelled row is its label's, the others go by Bayes' rule; then proportions and means."""
     gamma = (weights.log() - 0.5 * (x[:, None] - loc) ** 2).softmax(1)
     gamma = torch.where(known[:, None], torch.nn.functional.one_hot(label, 2).double(), gamma)
     return gamma.mean(0), (gamma * x[:, None]).sum(0) / gamma.sum(0)
@@ -146,12 +152,13 @@ def test_partly_labelled() -> None:
     case = build("partly_labelled")
     x, label, known = case.args
     weights, loc = tensor([0.35, 0.65]), tensor([-0.4, 2.3])
-    for params in path_of(case.model, *case.args):
-        slower = 0.5 * (weights + labelled_step(x, label, known, weights, loc)[0])  # the unobserved half counted too
+    slower = weights.clone()
+    for step, params in enumerate(path_of(case.model, *case.args)):
+        slower = 0.5 * (slower + labelled_step(x, label, known, slower, loc)[0])  # the unobserved half counted too
         weights, loc = labelled_step(x, label, known, weights, loc)
         close(params["weights"].numpy(), weights.numpy())
         close(params["loc"].numpy(), loc.numpy())
-        assert (params["weights"] - slower).abs().max() > IDENTITY or torch.equal(weights, slower)
+        assert step > 3 or (params["weights"] - slower).abs().max() > IDENTITY
 
 
 def test_mostly_labelled_converges_as_fast_as_by_hand() -> None:
