@@ -82,6 +82,12 @@ class Engine:
     offsets: Mapping[str, Named]  # those that differ between states
     sizes: Mapping[str, int]  # of all latents and plates, in the order of tensor dimensions
     whole: str  # why rows are not taken in blocks; empty if they are, or need not be
+    uncollapsed: Engine | None = field(default=None, repr=False)  # of all rows, if this one has the distinct ones
+
+    @property
+    def full(self) -> Engine:
+        """The engine of all rows."""
+        return self.uncollapsed or self
 
     @cached_property
     def leaders(self) -> dict[str, Term]:
@@ -246,8 +252,7 @@ def build(
                 plates = above
             else:
                 above = plates
-            term = compile_term(reading, sizes, above, exponent)
-            terms[name] = row_term(term) if reading.family.solver == "rows" else term
+            terms[name] = _compiled(reading, sizes, above, exponent)
             factors[name] = Factor(name, terms[name].names, plates, scales.get(plates), alive.get(name))
         else:
             with torch.no_grad():
@@ -279,6 +284,11 @@ def build(
     )
 
 
+def _compiled(reading: Reading, sizes: Mapping[str, int], above: frozenset[str], exponent: Named | None) -> Term:
+    term = compile_term(reading, sizes, above, exponent)
+    return row_term(term) if reading.family.solver == "rows" else term
+
+
 def _hmm(
     name: str,
     site: Site,
@@ -289,7 +299,7 @@ def _hmm(
 ) -> Hmm:
     """Compile the three sites of a DiscreteHMM; nothing is folded, because a chain joins all times of a row."""
     parts = [
-        compile_term(recognition.readings[key], sizes, plates, None)
+        _compiled(recognition.readings[key], sizes, plates, None)
         for key in (name + INITIAL, name + TRANSITION, name)
     ]
     return Hmm(name, parts[0], parts[1], parts[2], tuple(p for p in sizes if p in plates))
@@ -427,7 +437,8 @@ def _parts(
     stuck = [n for f in inner for n in f.names if n in owners and plate not in owners[n]]
     if stuck:
         return one, f'latent "{stuck[0]}" sits above plate "{plate}"'
-    apart = [t.name for u in units if isinstance(u, Stack) for t in u.terms if isinstance(t, RowTerm) and plate in t.names]
+    every = [term for unit in units for term in (unit.terms if isinstance(unit, Stack) else unit.parts)]
+    apart = [term.name for term in every if isinstance(term, RowTerm) and plate in term.names]
     if apart:
         return one, f'the family of site "{apart[0]}" needs all rows at once'
     outer = [f for f in factors.values() if plate not in f.plates]

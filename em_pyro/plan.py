@@ -289,7 +289,7 @@ def _solve_block(
             found, why = _multivariate(engine, block, uses, forced)
         else:
             found, why = _joint(engine, block, uses, forced), ""
-            found = rows(found, engine.terms) if kind == "rows" else found
+            found = rows(found, engine.leaders) if kind == "rows" else found
             _try(found, engine)
     except Refused as reason:
         for name in block:

@@ -220,6 +220,7 @@ def _given(
 
 def posterior(engine: Engine, params: Mapping[str, Tensor]) -> Posterior:
     """The posterior of `engine`'s program at `params`."""
+    engine = engine.full
     values = {name: value.detach().double() for name, value in params.items()}
     with torch.no_grad():
         evidence = float(engine.expect(values).log_evidence)

@@ -14,6 +14,7 @@ from .alive import alive
 from .bank import entries_of, gather
 from .check import check_structure, check_values
 from .data import check_data
+from .distinct import collapsed, cut_rows, find
 from .engine import Engine, build
 from .errors import ModelError
 from .named import Named, squeeze
@@ -41,12 +42,12 @@ class Prepared:
 
     def without(self, names: frozenset[str], sites: frozenset[str], why: str) -> Prepared:
         """Withdraw the closed forms of `names`; sites in `sites` are replayed from now on."""
-        recognition = self.engine.recognition
+        recognition = self.engine.full.recognition
         if sites:
             refusals = {s: Refusal(why, recognition.readings[s].parameters) for s in sites}
             readings = {n: r for n, r in recognition.readings.items() if n not in sites}
             recognition = replace(recognition, readings=readings, refusals={**recognition.refusals, **refusals})
-        engine = _engine(self.program, recognition)
+        engine, _ = _engine(self.program, recognition)
         withdrawn = {**self.withdrawn, **dict.fromkeys(names, why)}
         plan = replace(choose(engine, self.options, withdrawn), notes=self.plan.notes, seconds=self.plan.seconds)
         return replace(self, engine=engine, plan=plan, withdrawn=withdrawn)
@@ -75,12 +76,12 @@ def prepare(
         sites = _first_run(program, start)
     check_data(sites, start)
     recognition = recognise(program)
-    engine = _engine(program, recognition)
+    engine, rows = _engine(program, recognition)
     if check:
         check_structure(program, {n: f.names for n, f in engine.factors.items()}, sites)
         check_values(program, recognition.values, recognition.runs[0])
     plan = choose(engine, options, {})
-    plan = replace(plan, notes=_notes(engine), seconds=time.perf_counter() - began)
+    plan = replace(plan, notes=_notes(engine, rows), seconds=time.perf_counter() - began)
     return Prepared(program, engine, plan, options, {}, key_of(args, kwargs))
 
 
@@ -96,14 +97,22 @@ def _first_run(program: Program, start: Params) -> Any:
         ) from error
 
 
-def _engine(program: Program, recognition: Recognition) -> Engine:
-    first = recognition.runs[0]
-    return build(program, recognition, first, recognition.priors, alive(program, recognition.runs))
+def _engine(program: Program, recognition: Recognition) -> tuple[Engine, str]:
+    """Build the engine, of the distinct rows where that pays; and say which."""
+    living = alive(program, recognition.runs)
+    full = build(program, recognition, recognition.runs[0], recognition.priors, living)
+    distinct, note = find(program, recognition) if not full.hmms else (None, "")
+    if distinct is None:
+        return full, note
+    shrunk, fewer = collapsed(program, recognition, distinct)
+    living = {name: cut_rows(part, distinct) for name, part in living.items()}
+    engine = build(shrunk, fewer, fewer.runs[0], recognition.priors, living)
+    return replace(engine, uncollapsed=full), note
 
 
-def _notes(engine: Engine) -> tuple[str, ...]:
+def _notes(engine: Engine, rows: str) -> tuple[str, ...]:
     """What else the plan should say: replayed sites, blocks, dtype."""
-    notes = []
+    notes = [rows] if rows else []
     for name in engine.replayed:
         why = engine.recognition.refusals[name].why if name in engine.recognition.refusals else "not compiled"
         notes.append(f'site "{name}" is replayed every step: {why}')
@@ -135,6 +144,7 @@ def key_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def disagreements(engine: Engine, params: Params) -> list[str]:
     """Replay the user's program at `params` and list the sites whose arguments are not those of the loop."""
+    engine = engine.full
     with torch.no_grad():
         sites = unroll(engine.program.run(params)) if engine.hmms else engine.program.run(params)
         rounded = {n: v.to(engine.program.parameters[n].initial.dtype) for n, v in params.items()}
@@ -169,6 +179,7 @@ def _close(truth: Named, bound: Named, event: int) -> bool:
 
 def measured(engine: Engine, params: Params) -> float | None:
     """Log evidence by the model's own `log_prob`, where that is affordable; None elsewhere."""
+    engine = engine.full
     entries = 0
     for factor in engine.factors.values():
         size = 1

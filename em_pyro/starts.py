@@ -84,6 +84,7 @@ def _generator(seed: int, index: int) -> torch.Generator:
 
 def _from_latents(engine: Engine, plan: Plan, values: Params, generator: torch.Generator) -> dict[str, Tensor]:
     """Draw states for all latents and maximise given them."""
+    engine = engine.full
     if not engine.program.latents and not engine.hmms:
         return dict(values)
     states = _draw_states(engine, generator)

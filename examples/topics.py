@@ -40,7 +40,7 @@ def words(module: str) -> Counter[str]:
     found = importlib.import_module(module)
     texts = [inspect.getdoc(found) or ""]
     for _, thing in inspect.getmembers(found, lambda x: inspect.isroutine(x) or inspect.isclass(x)):
-        if getattr(thing, "__module__", "").split(".")[0].lstrip("_") == module.split(".")[0]:
+        if str(getattr(thing, "__module__", "")).split(".")[0].lstrip("_") == module.split(".")[0]:
             texts.append(inspect.getdoc(thing) or "")
             members = vars(thing).values() if inspect.isclass(thing) else ()
             texts.extend(inspect.getdoc(member) or "" for member in members if inspect.isroutine(member))

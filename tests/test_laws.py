@@ -31,7 +31,8 @@ def inflated(engine: Engine, found: Expectation) -> Expectation:
     if statistics:
         site = max(statistics, key=lambda name: float(statistics[name].abs().sum()))
         return replace(found, statistics={**found.statistics, site: 1.001 * found.statistics[site]})
-    site = [name for name in found.weights if engine.recognition.runs[0][name].role == "observed"][-1]
+    observed = [name for name in found.weights if engine.recognition.runs[0][name].role == "observed"]
+    site = (observed or list(found.weights))[-1]
     return replace(found, weights={**found.weights, site: 1.001 * found.weights[site]})
 
 
