@@ -35,7 +35,7 @@ def exact(model: Callable[..., Any], *args: Any, start: dict[str, Array], option
     for name in options or {}:
         if name not in known:
             raise ImportError(f"this version of em_pyro has no option {name}")
-    begin = {name: torch.as_tensor(np.asarray(value)) for name, value in start.items()}
+    begin = {name: torch.as_tensor(value) for name, value in start.items()}
     em = EM(model, starts=begin, tol=0.0, **(options or {}))
 
     def run(iterations: int) -> Result:
@@ -96,8 +96,10 @@ def answers_loop(problem: Problem) -> Run:
     from torch.distributions import constraints
 
     def items(x: Tensor, K: int) -> None:
-        weights = pyro.param("weights", torch.full((K,), 1 / K, dtype=x.dtype), constraint=constraints.simplex)
-        half = torch.full((K, x.shape[1]), 0.5, dtype=x.dtype)
+        weights = pyro.param(
+            "weights", torch.full((K,), 1 / K, dtype=x.dtype, device=x.device), constraint=constraints.simplex
+        )
+        half = torch.full((K, x.shape[1]), 0.5, dtype=x.dtype, device=x.device)
         probs = pyro.param("probs", half, constraint=constraints.unit_interval)
         with pyro.plate("rows", len(x)):
             kind = pyro.sample("kind", dist.Categorical(weights))

@@ -1,8 +1,8 @@
 """Write `models/README.md`: a table of the zoo, and what `em.plan` prints on each of its models.
 
-`python docs/make_models_readme.py` writes it anew; a test holds that it is up to date. Every model is planned on data that
-it simulated itself (`tests/zoo.py`). Nothing on the page is written by hand but `HEAD` below: latents and closed forms come
-from the plans, data and references from the docstring of each file.
+`python docs/make_models_readme.py` writes it anew; a test holds that it is up to date. Every model is planned on data
+that it simulated itself (`tests/zoo.py`). Nothing on the page is written by hand but `HEAD` below: latents and closed
+forms come from the plans, data and references from the docstring of each file.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from em_pyro import EM  # noqa: E402
 HEAD = """\
 # The zoo
 
-Models that people use EM for, one file each: plain Pyro, a plate diagram, `simulate()`, and the paper. They are installed as
-`em_pyro.models`. A reader learns the model there without opening the library; none of them imports the engine.
+Models that people use EM for, one file each: plain Pyro, a plate diagram, `simulate()`, and the paper. They are
+installed as `em_pyro.models`. A reader learns the model there without opening the library; none of them imports the
+engine.
 
 ```python
 from em_pyro import EM
@@ -127,7 +128,7 @@ def short(work: str) -> str:
 def data_sets(text: str) -> str:
     """Name the data sets that a line about data names, or say that the data are simulated."""
     named = re.findall(r'load\("(\w+)"\)', text)
-    return ", ".join(f"`{name}`" for name in named) or text.split(",")[0].rstrip(".")
+    return ", ".join(f"`{name}`" for name in named) or re.split(r",| \(|\.", text)[0]
 
 
 def page(entries: list[Entry]) -> str:
@@ -141,7 +142,11 @@ def page(entries: list[Entry]) -> str:
     for file, members in files.items():
         text = docs[file] or ""
         for one in members:
-            closed = ", ".join(f"`{n}`" for n, how in one.solved.items() if how != "torch")
+            closed = ", ".join(
+                f"`{n}`" + (f" ({how})" if how != "closed form" else "")
+                for n, how in one.solved.items()
+                if how != "torch"
+            )
             rest = ", ".join(f"`{n}`" for n, how in one.solved.items() if how == "torch")
             latents = ", ".join(one.latents) or "none"
             where = f"[{one.name}](#{one.name}): `{file[:-3]}.{one.function}`"

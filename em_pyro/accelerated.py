@@ -186,7 +186,7 @@ def unflatten(engine: Engine, plan: Plan, vector: Tensor, seen: list[dict[str, T
         shape = unconstrained(engine, name, first[name]).shape
         size = shape.numel()
         value = constrained(engine, name, vector[at : at + size].reshape(shape))
-        if engine.program.parameters[name].constraint.event_dim == 0:
+        if others and engine.program.parameters[name].constraint.event_dim == 0:
             fixed = torch.stack([first[name] == other[name] for other in others]).all(0)
             value = torch.where(fixed, first[name], value)
         params[name], at = value, at + size

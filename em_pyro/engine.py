@@ -15,13 +15,14 @@ from math import prod
 import torch
 from torch import Tensor
 
-from .contraction import Factor, Schedule, plan_contraction
+from .contraction import Factor, Schedule
+from .elimination import plan_contraction
 from .errors import ModelError
 from .hmm import Hmm, factor_of
 from .named import Named, squeeze
 from .priors import Prior, log_prior
 from .program import Params, Program, Site
-from .recognise import Reading, Recognition
+from .reading import Reading, Recognition
 from .rowwise import RowTerm, row_term
 from .stack import Stack, stack
 from .term import WHOLE, Block, Bound, Term, compile_term

@@ -100,7 +100,7 @@ def run(engine: Engine, plan: Plan, start: Params, settings: Settings) -> Run:
         DataError: an observation is impossible under every state at the start.
     """
     params, path = {name: value.double() for name, value in start.items()}, list[float]()
-    gap, calm, notes, saddles = float("inf"), 0, [], 0
+    gap, calm, notes, saddles = float("inf"), 0, list[str](), 0
     best, state = params, Accelerated() if settings.accelerate else None
 
     def ended(outcome: str, *, converged: bool = False) -> Run:

@@ -278,6 +278,7 @@ def _solve_block(
     swept: dict[str, str],
 ) -> None:
     kind = kinds[block[0]]
+    found: Any
     try:
         if kind == "counts":
             found, why = _counts(engine, block[0], uses[block[0]]), ""

@@ -13,7 +13,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .contraction import Factor, Product, Schedule, Sum, plan_contraction
+from .contraction import Factor, Product, Schedule, Sum
+from .elimination import plan_contraction
 from .engine import Engine
 from .errors import ParameterError
 from .named import Named, align

@@ -20,7 +20,8 @@ from .errors import ModelError
 from .named import Named, squeeze
 from .plan import Choice, Plan, choose
 from .program import Params, Program
-from .recognise import Recognition, Refusal, arguments, recognise
+from .reading import Recognition, Refusal, arguments
+from .recognise import recognise
 from .store import starting_values
 from .survey import survey
 from .unroll import unroll

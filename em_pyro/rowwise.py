@@ -1,8 +1,8 @@
-"""Sites whose family has no finite sufficient statistics: the statistics are the posterior weights of the rows themselves.
+"""Sites whose family has no finite sufficient statistics: the statistics are the weights of the rows themselves.
 
-With `T(x)` the indicator of a row, every family is exponential: its natural parameters are the log-densities of all rows,
-its expected statistics the weights. A `RowTerm` is therefore a `Term` to the engine, without matrix products; `Rows` hands
-values and weights to the family. Rows are not taken in blocks, and `K x N` numbers are kept.
+With `T(x)` the indicator of a row, every family is exponential: its natural parameters are the log-densities of all
+rows, its expected statistics the posterior weights. A `RowTerm` is therefore a `Term` to the engine, without matrix
+products; `Rows` hands values and weights to the family. Rows are not taken in blocks, and `K x N` numbers are kept.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def row_term(term: Term) -> RowTerm:
 
 @dataclass(frozen=True)
 class Rows:
-    """All free arguments of a cell together, by `RowFamily.solve_rows`; cells that select the same entries are pooled."""
+    """All free arguments of a cell together, by `RowFamily.solve_rows`; cells with the same entries are pooled."""
 
     joint: Joint
     slots: Mapping[str, Tensor] = field(repr=False)  # term -> (groups, most cells of one): flat cells, -1 for none

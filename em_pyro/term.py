@@ -20,7 +20,7 @@ from .bank import RoleMap, gather
 from .charts import safe_log
 from .families import Family
 from .named import Named, align, squeeze
-from .recognise import Reading
+from .reading import Reading
 
 LOWEST = -1e30  # a structural zero in log space; finite, because 0 * -inf is not 0 in a matrix product
 CACHE = 4_000_000  # features of at most this many entries are kept, larger ones are rebuilt block by block

@@ -1,12 +1,12 @@
 # %% [markdown]
 """# Which coin was it?
 
-Two coins lie in a drawer. Five times somebody takes one of them out, tosses it ten times, counts the heads and puts it
-back. Nobody wrote down which coin it was. **How biased is each coin?**
+Two coins lie in a drawer. Five times somebody takes one of them out, tosses it ten times, counts the heads and puts
+it back. Nobody wrote down which coin it was. **How biased is each coin?**
 
 If the coins had been written down we would count heads. If the biases were known we could say how probable it is that
-each sequence came from either coin. EM does the two in turn. The data are those of Do & Batzoglou (2008), *What is the
-expectation maximization algorithm?*, Nature Biotechnology 26, 897-899.
+each sequence came from either coin. EM does the two in turn. The data are those of Do & Batzoglou (2008), *What is
+the expectation maximization algorithm?*, Nature Biotechnology 26, 897-899.
 """
 
 # %%
@@ -40,8 +40,8 @@ bias = torch.stack(history)
 
 # %% [markdown]
 # The E-step by hand. Equal coins are equally probable beforehand, so that the weight of a coin for a sequence is the
-# likelihood that it made these heads, divided by the sum over both coins. The M-step counts heads, each
-# sequence divided between the coins by its weights.
+# likelihood that it made these heads, divided by the sum over both coins. The M-step counts heads, each sequence
+# divided between the coins by its weights.
 
 
 # %%
@@ -87,7 +87,9 @@ for k, colour in enumerate(COLOURS[:2]):
     curves.axvline(float(bias[-1, k]), color=colour, linestyle="--", linewidth=1.2, label=f"coin {'AB'[k]}, fitted")
     path.plot(bias[:, k], color=colour, marker="o", markersize=3, label=f"coin {'AB'[k]}")
     path.annotate(f"{bias[-1, k]:.2f}", (len(bias) - 1, float(bias[-1, k])), (-22, 7), textcoords="offset points")
-curves.set(xlabel="bias of a coin", ylabel="likelihood of the heads", title="What each sequence says", ylim=(-0.02, 0.56))
+curves.set(
+    xlabel="bias of a coin", ylabel="likelihood of the heads", title="What each sequence says", ylim=(-0.02, 0.56)
+)
 curves.legend(frameon=False, fontsize=9, ncols=2)
 shares.set(xlabel="iteration", ylabel="weight of coin A", title="Which coin it was", ylim=(0, 1))
 path.set(xlabel="iteration", ylabel="bias", title="The estimates", ylim=(0.4, 0.9))

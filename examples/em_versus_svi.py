@@ -2,8 +2,8 @@
 """# Should I fit this model by EM or by SVI?
 
 Where all latents are discrete, SVI with `TraceEnum_ELBO` and an empty guide has minus the exact log-likelihood as its
-loss: the very function that EM climbs, by a gradient step where EM makes an exact one. So the two can be raced, from the
-same starts, on the same scale. **How many passes over the data does each need, and how long do they take?**
+loss: the very function that EM climbs, by a gradient step where EM makes an exact one. So the two can be raced, from
+the same starts, on the same scale. **How many passes over the data does each need, and how long do they take?**
 
 L-BFGS, direct ascent of the same objective, runs along.
 """
@@ -21,8 +21,8 @@ from em_pyro.plotting import COLOURS
 torch.set_default_dtype(torch.float64)
 
 # %% [markdown]
-# Three models of the literature on data drawn from them: three Gaussians in the plane; two coins, in sequences of unequal
-# length; people of two kinds, who answer questions of two, two, three and four possible answers.
+# Three models of the literature on data drawn from them: three Gaussians in the plane; two coins, in sequences of
+# unequal length; people of two kinds, who answer questions of two, two, three and four possible answers.
 
 # %%
 problems = {
@@ -44,8 +44,8 @@ for name, race in races.items():
     print(f"\n{name}\n{race}")
 
 # %% [markdown]
-# How far each still has to go to the best maximum known, one line a start; lower is better. Seconds depend on the machine,
-# passes over the data do not.
+# How far each still has to go to the best maximum known, one line a start; lower is better. Seconds depend on the
+# machine, passes over the data do not.
 
 # %%
 FLOOR = 1e-6

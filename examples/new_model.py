@@ -26,8 +26,8 @@ random = torch.Generator().manual_seed(0)
 # ## One parameter for torch: two isotopes
 #
 # Fifty unlabelled samples, each of one of two isotopes. Each is counted for a minute at eight times of a day; a fresh
-# sample gives 40 counts a minute, less by half after each half-life. The half-life enters through a power, which is in
-# no table of closed forms.
+# sample gives 40 counts a minute, less by half after each half-life. The half-life enters through a power, which is
+# in no table of closed forms.
 
 # %%
 hours = torch.linspace(0, 21, 8)
@@ -55,13 +55,13 @@ print(decayed)
 # ## A neural network: two branches
 #
 # Each point is on one of two curves of unknown shape. A network of six hidden units takes `x` to the height of both
-# curves. Its M-step is a guarded climb: a step that would lower the objective is not taken, and so the
-# objective never falls, as SVI's may.
+# curves. Its M-step is a guarded climb: a step that would lower the objective is not taken, and so the objective
+# never falls, as SVI's may.
 
 # %%
 x = torch.rand(300, generator=random) * 6 - 3
 upper = torch.rand(300, generator=random) < 0.5
-truth = torch.stack([x.sin() - 1.2, 1.4 - 0.25 * x**2])
+truth = torch.stack([x.sin() - 1.2, 1.4 - 0.15 * x**2])
 y = torch.where(upper, truth[1], truth[0]) + 0.25 * torch.randn(300, generator=random)
 
 with torch.random.fork_rng():
@@ -88,8 +88,8 @@ branched = em.fit(x, y)
 print(branched)
 
 # %% [markdown]
-# Left, the counts, coloured by the isotope that EM says each sample is; right, the points, coloured by branch, and what the
-# network has learned. Below, the objective: it never falls.
+# Left, the counts, coloured by the isotope that EM says each sample is; right, the points, coloured by branch, and
+# what the network has learned. Below, the objective: it never falls.
 
 # %%
 figure, axes = plt.subplots(2, 2, figsize=(8, 6), height_ratios=(2, 1), layout="constrained")
@@ -98,7 +98,9 @@ kind = decayed.posterior.mode()["kind"]
 half_life = decayed.params["half_life"]
 for k in range(2):
     samples.plot(hours, counts[kind == k].T, color=COLOURS[k], alpha=0.25, linewidth=0.8)
-    samples.plot(hours, 40 * 0.5 ** (hours / half_life[k]), color=COLOURS[k], linewidth=2.5, label=f"{half_life[k]:.1f} h")
+    samples.plot(
+        hours, 40 * 0.5 ** (hours / half_life[k]), color=COLOURS[k], linewidth=2.5, label=f"{half_life[k]:.1f} h"
+    )
 samples.set(xlabel="hours", ylabel="counts in a minute", title="Two isotopes")
 samples.legend(title="half-life", frameon=False)
 
@@ -118,8 +120,8 @@ for ax, fit in zip(climbs, (decayed, branched), strict=True):
 save(figure, "new_model")
 
 # %% [markdown]
-# The half-lives are found to a few per cent, from a start that was far from them; the curves to less than the noise; and
-# neither objective ever fell.
+# The half-lives are found to a few per cent, from a start that was far from them; the curves to less than the noise;
+# and neither objective ever fell.
 
 # %%
 assert bool(((half_life - true_half_life).abs() < 0.05 * true_half_life).all())

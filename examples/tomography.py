@@ -2,11 +2,11 @@
 """# Where in the head did the photons come from?
 
 A tracer in the body emits photons; a ring of detectors counts on which line each was seen, but not how far along it.
-**Can the picture be had back from the counts?** Each photon has a hidden voxel. Shepp and Vardi (1982) saw that this is
-EM, and their algorithm, MLEM, has been in scanners ever since.
+**Can the picture be had back from the counts?** Each photon has a hidden voxel. Shepp and Vardi (1982) saw that this
+is EM, and their algorithm, MLEM, has been in scanners ever since.
 
-In Pyro: a photon's voxel is a `Categorical` latent, its detector bin a `Categorical` given the voxel by known physics.
-The bins with counts are rows, weighted by their counts. The closed form that is found in the model is MLEM.
+In Pyro: a photon's voxel is a `Categorical` latent, its detector bin a `Categorical` given the voxel by known
+physics. The bins with counts are rows, weighted by their counts. The closed form that is found in the model is MLEM.
 """
 
 # %%
@@ -50,20 +50,20 @@ def error(picture: torch.Tensor) -> float:
 figure, axes = plt.subplots(2, 2, figsize=(8, 7.4), layout="constrained")
 sinogram, (phantom, smeared, found) = axes[0, 1], (axes[0, 0], axes[1, 0], axes[1, 1])
 for ax, (name, picture) in zip((phantom, smeared, found), pictures.items(), strict=True):
-    image = ax.imshow(picture, cmap="cividis", vmin=0, vmax=1.2, extent=(-1, 1, -1, 1))
+    image = ax.imshow(picture.numpy(), cmap="cividis", vmin=0, vmax=1.2, extent=(-1, 1, -1, 1))
     title = name if name == "phantom" else f"{name}, error {error(picture):.2f}"
     ax.set(title=title, xlabel="left to right", ylabel="back to front", xticks=(-1, 0, 1), yticks=(-1, 0, 1))
 figure.colorbar(image, ax=[smeared, found], label="activity", shrink=0.8)
 seen = sinogram.imshow(
-    counts.reshape(angles, -1), cmap="cividis", aspect="auto", extent=(-0.75 * size, 0.75 * size, 180, 0)
+    counts.reshape(angles, -1).numpy(), cmap="cividis", aspect="auto", extent=(-0.75 * size, 0.75 * size, 180, 0)
 )
 sinogram.set(title="sinogram: all that is seen", xlabel="detector (voxels from the axis)", ylabel="angle (degrees)")
 figure.colorbar(seen, ax=sinogram, label="photons", shrink=0.8)
 save(figure, "tomography")
 
 # %% [markdown]
-# The path is MLEM's, here from the formula of the paper; all photons are accounted for; and the picture is twice as near
-# to the phantom as back-projection.
+# The path is MLEM's, here from the formula of the paper; all photons are accounted for; and the picture is twice as
+# near to the phantom as back-projection.
 
 # %%
 mlem = torch.full_like(activity, float(counts.sum()) / size**2) / system.sum(0)

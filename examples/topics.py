@@ -1,9 +1,9 @@
 # %% [markdown]
 """# What do the standard library's docstrings talk about?
 
-Every machine with Python has a corpus: the docstrings of its modules. Take the words of each module, forget their order,
-and give every word of every document a hidden topic (pLSA; Hofmann, 1999). **Do modules that do similar things come to
-share a topic, although nobody said which they are?**
+Every machine with Python has a corpus: the docstrings of its modules. Take the words of each module, forget their
+order, and give every word of every document a hidden topic (pLSA; Hofmann, 1999). **Do modules that do similar things
+come to share a topic, although nobody said which they are?**
 """
 
 # %%

@@ -12,7 +12,7 @@ masked where the row is the other's.
 
 Closed form: `weights` (Categorical probs) and `weight` (Bernoulli probs); `loc` and `scale` of the normal, and of the
 Laplace (weighted median and mean absolute deviation); `loc` of the von Mises. Its `concentration` solves one equation
-in Bessel functions; the Student's parameters are for torch.
+in Bessel functions, and the Student's parameters a Newton ascent over the weighted rows.
 
 Data: simulated.
 

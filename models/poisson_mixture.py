@@ -7,7 +7,8 @@
     | kind -----------> count           |
     +-----------------------------------+
 
-Closed form: `weights` (Categorical probs) and `rate` (Poisson rate). Not the negative binomial's `total_count`.
+Closed form: `weights` (Categorical probs) and `rate` (Poisson rate). The negative binomial's `total_count` solves one
+equation over the weighted rows.
 
 Data: `load("london_deaths")`, deaths of women of 80 and over in The Times, 1910-1912, a table of 1096 days. The two
 kinds are summer and winter. EM converges at the rate 0.99567 there, a classic of the acceleration literature.

@@ -8,7 +8,7 @@
     +-----------------------------------+
 
 Closed form: `weights` (Categorical probs); `loc` and `scale` of the log-normal; `rate` of the exponential. The shapes
-of the others solve an equation in digammas each, or one in powers for the Weibull: a guarded Newton on the statistics.
+of the others solve an equation in digammas each, on the statistics, or for the Weibull one in powers, on the rows.
 
 Data: simulated.
 

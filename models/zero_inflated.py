@@ -13,8 +13,8 @@ Zero-inflated: a row is structurally zero with probability `gate`, and else a co
 too: a point mass and a count distribution, two families in one mixture. Each family has its site, masked where the row
 is the other's. Hurdle: whether a row is zero is seen; positive counts are truncated at zero, and nothing is latent.
 
-Closed form: `gate` and `positive` (Bernoulli probs); the zero-inflated `rate` (Poisson rate). The others are for torch:
-`total_count`, `probs` with it, and the truncated `rate`.
+Closed form: `gate` and `positive` (Bernoulli probs); the zero-inflated `rate` (Poisson rate), and `total_count` with
+`probs` (one equation over the weighted rows). The truncated laws are for torch.
 
 Data: simulated.
 

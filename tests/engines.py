@@ -18,7 +18,8 @@ from em_pyro.engine import Engine, build
 from em_pyro.m_step import constrained, unconstrained
 from em_pyro.plan import Plan, choose
 from em_pyro.program import Program
-from em_pyro.recognise import Recognition, recognise
+from em_pyro.reading import Recognition
+from em_pyro.recognise import recognise
 from em_pyro.store import starting_values
 from em_pyro.survey import survey
 

@@ -6,13 +6,14 @@ from typing import Any
 
 import pyro
 import torch
+from tolerances import IDENTITY, SOLVERS
+from torch import Tensor
+
 from em_pyro import EM
 from em_pyro.em_step import em_step
 from em_pyro.m_step import gradient
 from em_pyro.prepare import prepare
 from em_pyro.store import starting_values
-from tolerances import IDENTITY, SOLVERS
-from torch import Tensor
 
 Model = Callable[..., Any]
 View = Callable[[Tensor], Tensor]

@@ -4,17 +4,18 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import em_pyro
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from em_pyro import EM, DataError, EMError, Fit, ModelError, ObjectiveError, ParameterError, PlanError
 from em_pyro.models import coins
 from pyro import poutine
 from pyro.infer import config_enumerate
 from torch import Tensor, tensor
 from torch.distributions import constraints
+
+import em_pyro
+from em_pyro import EM, DataError, EMError, Fit, ModelError, ObjectiveError, ParameterError, PlanError
 
 
 def store() -> dict[str, Any]:
@@ -48,6 +49,10 @@ CLASSES: dict[str, type[EMError]] = {
 }  # fmt: skip
 
 
+FORM = re.compile(r": expected .*, (got|but) .*\. [A-Z].*\.$", re.DOTALL)
+"""Site, expected, got, remedy: in that order."""
+
+
 def refuse(
     kind: str, pattern: str, model: Any, *args: Any, methods: str = "plan step fit posterior", **options: Any
 ) -> None:
@@ -59,7 +64,7 @@ def refuse(
         message = str(caught.value)
         assert type(caught.value) is CLASSES[kind], f"{type(caught.value).__name__}: {message}"
         assert re.search(pattern, message, re.DOTALL), message
-        assert re.search(r": expected .*, (got|but) .*\. [A-Z].*\.$", message, re.DOTALL), f"not in house form: {message}"
+        assert FORM.search(message), f"not in house form: {message}"
         unchanged(before)
         assert torch.equal(torch.get_rng_state(), generator)
 
@@ -122,9 +127,12 @@ SUPPORTS: dict[str, tuple[Callable[[Tensor], Any], Tensor, str]] = {
     "Bernoulli": (lambda r: dist.Bernoulli(r / 9), tensor([1.0, 0.0, 2.0]), r"got 2\.0 at index \(2,\)"),
     "Binomial": (lambda r: dist.Binomial(5, r / 9), tensor([5.0, 6.0]), r"got 6\.0 at index \(1,\)"),
     "Geometric": (lambda r: dist.Geometric(r / 9), tensor([-2.0]), r"got -2\.0 at index \(0,\)"),
-    "Categorical": (lambda r: dist.Categorical(torch.ones(3) * r[..., None]), tensor([0, 2, 3]), r"got 3 at index \(2,\)"),
+    "Categorical": (
+        lambda r: dist.Categorical(torch.ones(3) * r[..., None]), tensor([0, 2, 3]), r"got 3 at index \(2,\)",
+    ),
     "Multinomial": (
-        lambda r: dist.Multinomial(3, torch.ones(2) * r[..., None]), tensor([[1.0, 2.0], [4.0, -1.0]]), r"at index \(1,\)",
+        lambda r: dist.Multinomial(3, torch.ones(2) * r[..., None]), tensor([[1.0, 2.0], [4.0, -1.0]]),
+        r"at index \(1,\)",
     ),
     "OneHotCategorical": (
         lambda r: dist.OneHotCategorical(torch.ones(2) * r[..., None]), tensor([[1.0, 0.0], [1.0, 1.0]]),
@@ -149,7 +157,8 @@ def test_data_outside_the_support(name: str) -> None:
 
 def test_more_heads_than_flips_in_one_row() -> None:
     """A support that differs by row."""
-    refuse("data", r'^Site "heads": .* got 7\.0 at index \(1,\)', coins.coins, tensor([5.0, 7.0, 3.0]), tensor([10.0, 6.0, 9.0]))
+    heads, flips = tensor([5.0, 7.0, 3.0]), tensor([10.0, 6.0, 9.0])
+    refuse("data", r'^Site "heads": .* got 7\.0 at index \(1,\)', coins.coins, heads, flips)
 
 
 def test_an_empty_plate() -> None:
@@ -321,7 +330,8 @@ def test_obs_mask_on_a_continuous_site() -> None:
             z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5])))
             pyro.sample("x", dist.Normal(loc[z], 1.0), obs=x, obs_mask=seen)
 
-    refuse("model", r'^Site "x": expected obs_mask on a discrete site.*\.mask\(', model, tensor(X), tensor([True, False, True]))
+    seen = tensor([True, False, True])
+    refuse("model", r'^Site "x": expected obs_mask on a discrete site.*\.mask\(', model, tensor(X), seen)
 
 
 def scaled(latent: bool, observed: bool) -> Callable[[Tensor, Tensor], None]:  # noqa: FBT001
@@ -379,7 +389,8 @@ def test_a_start_outside_its_constraint() -> None:
             z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5])))
             pyro.sample("x", dist.Normal(loc[z], scale[z]), obs=x)
 
-    refuse("parameter", r'^Parameter "scale": expected its start within Greater.*, got \[1\.0, -2\.0\]', model, tensor(X))
+    pattern = r'^Parameter "scale": expected its start within Greater.*, got \[1\.0, -2\.0\]'
+    refuse("parameter", pattern, model, tensor(X))
 
 
 def test_a_start_that_is_nan() -> None:
@@ -425,12 +436,14 @@ def test_given_starts(name: str) -> None:
 
 def test_an_unknown_name_in_m_step() -> None:
     """The error lists the names there are."""
-    refuse("parameter", r"^m_step: expected names among \['loc', 'scale'\], got \"mean\"", points, tensor(X), m_step={"mean": "torch"})
+    pattern = r"^m_step: expected names among \['loc', 'scale'\], got \"mean\""
+    refuse("parameter", pattern, points, tensor(X), m_step={"mean": "torch"})
 
 
 def test_an_unknown_m_step() -> None:
     """The error lists the choices."""
-    refuse("parameter", r'^m_step\["loc"\]: expected "torch", "closed", "fixed" or a callable, got', points, tensor(X), m_step={"loc": "newton"})
+    pattern = r'^m_step\["loc"\]: expected "torch", "closed", "fixed" or a callable, got'
+    refuse("parameter", pattern, points, tensor(X), m_step={"loc": "newton"})
 
 
 def test_a_closed_form_where_there_is_none() -> None:

@@ -12,8 +12,8 @@ from torch.distributions import constraints, transform_to
 
 from em_pyro.families import Family, RowFamily, family_for
 from em_pyro.families.base import _TABLE
+from em_pyro.families.heavy_tailed import median
 from em_pyro.families.newton import dirichlet, inverse_digamma, log_minus_digamma
-from em_pyro.families.rowwise import median
 
 K = 3
 Law = Callable[[], Any]

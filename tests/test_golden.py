@@ -1,7 +1,7 @@
 """Real data with published and independently computed answers: EM on the Pyro program reaches them.
 
-Optima to 1e-6 of the golden parameters and 1e-10 of the log-likelihood; published numbers to the digits printed, with their
-source. Every fit starts away from its answer, by 5 to 10 %.
+Optima to 1e-6 of the golden parameters and 1e-10 of the log-likelihood; published numbers to the digits printed, with
+their source. Every fit starts away from its answer, by 5 to 10 %.
 """
 
 from collections.abc import Mapping
@@ -13,12 +13,13 @@ import pytest
 import torch
 from agreement import close, column, expected, prints_as
 from answers import ANSWERS, expand, table
-from em_pyro import EM, Fit
 from em_pyro.models import abo, coins, gaussian_mixture, genetic_linkage, hidden_markov, poisson_mixture
 from em_pyro.models.data import load
 from m_steps import Model
 from tolerances import SOLVERS, printed
 from torch import Tensor, tensor
+
+from em_pyro import EM, Fit
 
 TIGHT = {"tol": 1e-13, "max_steps": 20_000}
 
@@ -33,7 +34,9 @@ def moved(name: str, value: Any) -> Tensor:
     return 0.95 * value if float(value.max()) <= 1 else 1.02 * value
 
 
-def path_of(model: Model, *args: Any, names: tuple[str, ...], start: Mapping[str, Any], steps: int) -> dict[str, Tensor]:
+def path_of(
+    model: Model, *args: Any, names: tuple[str, ...], start: Mapping[str, Any], steps: int
+) -> dict[str, Tensor]:
     """Every iterate of a fit: each parameter stacked over the steps, the start first; and the objective."""
     seen: dict[str, list[Tensor]] = {name: [torch.as_tensor(start[name]).double()] for name in names}
     starts = {name: torch.as_tensor(value) for name, value in start.items()}
@@ -50,9 +53,7 @@ def path_of(model: Model, *args: Any, names: tuple[str, ...], start: Mapping[str
 
 # ---- optima ----------------------------------------------------------------------------------------------------------
 
-SLOW = {"stationary": "a stationary start of a chain is a torch M-step of minutes", "06": "as slow"}
-CASES = [case for case in ANSWERS if not case.startswith(("06", "18"))]
-MANY = {"14a_galaxies": "equal_variance"}
+CASES = [case for case in ANSWERS if not case.startswith(("06", "18"))]  # 06 is slow; 18 has a test of its own
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -34,6 +34,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "em",
         "__init__",
         "plotting",
+        "compare",
         "cli",
         "__main__",
     )

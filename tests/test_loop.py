@@ -73,7 +73,7 @@ def test_without_a_tolerance_every_step_is_taken(steps: int) -> None:
 def test_converged_means_at_the_maximum() -> None:
     """The default tolerance stops within its estimate of what a long run reaches; a loose one stops sooner."""
     x = points()
-    long = EM(mixture, tol=0, max_steps=3000).fit(x)
+    long = EM(mixture, tol=0, max_steps=400).fit(x)
     pyro.clear_param_store()
     fit = EM(mixture).fit(x)
     assert fit.outcome == "converged"
@@ -207,14 +207,22 @@ def test_an_unbounded_prior_is_named() -> None:
 
 
 def test_the_tutorials_interior_optimum() -> None:
-    """Pyro's tutorial mixture, unmodified: weights .375/.625, locations .49887/10.98446, scale .65143."""
+    """Pyro's tutorial mixture, unmodified: weights .375/.625, scale .65143, objective -17.443.
+
+    Two points lie around 0.5 and three around 11, so surely that the locations are `sum / (n + scale^2 / 10^2)`. The
+    second is the 10.98446 that the tutorial prints; its 0.49887 is an optimiser's, 7e-5 short of the maximum.
+    """
     case = build("tutorial_mixture")
-    fit = EM(case.model).fit(*case.args)
+    fit = EM(case.model, tol=1e-12).fit(*case.args)
     assert fit.converged
     order = fit.params["locs"].argsort()
-    assert (fit.params["weights"][order] - tensor([0.375, 0.625])).abs().max() < 1e-6
-    assert (fit.params["locs"][order] - tensor([0.49887, 10.98446])).abs().max() < 0.5e-5 + 1e-8
-    assert abs(float(fit.params["scale"]) - 0.65143) < 0.5e-5 + 1e-8
+    weights, locs, scale = fit.params["weights"][order], fit.params["locs"][order], float(fit.params["scale"])
+    assert (weights - tensor([0.375, 0.625])).abs().max() < 1e-6
+    shrink = scale**2 / 100
+    assert (locs - tensor([1 / (2 + shrink), 33 / (3 + shrink)])).abs().max() < 1e-6
+    assert abs(float(locs[1]) - 10.98446) < 0.5e-5
+    assert abs(float(locs[0]) - 0.49887) < 1e-4
+    assert abs(scale - 0.65143) < 0.5e-5
     assert abs(fit.objective + 17.443) < 0.5e-3
 
 
@@ -239,11 +247,12 @@ def test_starts_do_not_depend_on_their_number() -> None:
 
 def test_the_best_start_wins_and_bad_endings_lose() -> None:
     """Among given starts the highest interior one is returned, though the degenerate one is higher."""
-    x = torch.cat([points(), tensor([40.0])])
+    x = points()
     good = {"loc": tensor([0.0, 4.0]), "scale": tensor([1.0, 1.0])}
-    bad = {"loc": tensor([2.0, 40.0]), "scale": tensor([1.0, 0.1])}
+    bad = {"loc": torch.stack([x.mean(), x[0]]), "scale": tensor([2.0, 1e-4])}
     fit = EM(gaussian_mixture.univariate, starts=[bad, good]).fit(x)
-    assert [run.outcome for run in fit.starts][0] == "degenerate"
+    assert [run.outcome for run in fit.starts] == ["degenerate", "converged"]
+    assert fit.starts[0].objective != fit.objective
     assert fit.starts.best == 1
     assert fit.outcome == "converged"
     assert str(fit.starts) == "best found by 1 of 2"
@@ -360,7 +369,7 @@ def test_a_callable_is_the_m_step() -> None:
     assert torch.equal(fit.params["loc"], tensor([-1.0, 3.0]))
     for wrong, error in ((lambda s, v: v + 100, ObjectiveError), (lambda s, v: v[:1], ParameterError)):
         with pytest.raises(error, match="loc"):
-            EM(mixture, m_step={"loc": wrong}).fit(x)
+            EM(mixture, m_step={"loc": wrong}, max_steps=2).fit(x)
 
 
 @pytest.mark.parametrize("option", [{"lok": "fixed"}, {"loc": "newton"}], ids=["name", "choice"])
@@ -435,9 +444,9 @@ def test_a_scope_isolates() -> None:
 
 def test_planning_and_posterior_change_nothing() -> None:
     """Neither the store nor the generator."""
-    x, state = points(), torch.get_rng_state()
+    x = points()
     mixture(x)
-    before = stored()
+    before, state = stored(), torch.get_rng_state()
     em = EM(mixture, starts=3)
     em.plan(x)
     em.posterior(x)

@@ -194,7 +194,7 @@ def test_what_has_no_closed_form(case: str) -> None:
         with pyro.plate("row", len(x)):
             z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5])))
             probs = 1 - a[z] if case == "one minus" else a
-            pyro.sample("x", dist.NegativeBinomial(r[z], probs), obs=(5 * x[:, 0]).floor())
+            pyro.sample("x", dist.NegativeBinomial(r[z], probs), obs=draw(dist.NegativeBinomial(2.0, tensor(0.6)), N))
 
     model = shares if case in ("permuted", "overlapping") else counts
     taken = step(model, x)

@@ -1,4 +1,4 @@
-"""The first page: its code runs and prints what it says, its shape is that of the house, its tables are the library's."""
+"""The first page: its code runs and prints what it says, and its tables are the library's own."""
 
 import re
 import runpy
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from em_pyro.loop import OUTCOMES
 
 ROOT = Path(__file__).parents[1]

@@ -7,13 +7,14 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from em_pyro import EM, ModelError, PlanError
 from em_pyro.models import gaussian_mixture, genetic_linkage, hidden_markov, latent_classes
-from em_pyro.prepare import prepare
 from evidence import log_evidence
 from m_steps import Model, check_closed, how, same, step, why
 from torch import Tensor, tensor
 from torch.distributions import constraints
+
+from em_pyro import EM, ModelError, PlanError
+from em_pyro.prepare import prepare
 
 N = 30
 

@@ -1,7 +1,7 @@
 """`register`, as a stranger uses it: two families that the package lacks, from the formula to a fitted mixture.
 
-A family is one class and one decorator. What follows first is the complete worked example: the inverse Gamma distribution
-with a known shape, whose log-density is linear in its scale `b`,
+A family is one class and one decorator. What follows first is the complete worked example: the inverse Gamma
+distribution with a known shape, whose log-density is linear in its scale `b`,
 
     log p(x | a, b) = a log b - b / x  +  (-(a + 1) log x - log Gamma(a)),
 
@@ -11,17 +11,18 @@ so that the statistics are (1, 1 / x), `Q = a n log b - b sum(1 / x)`, and its m
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import em_pyro
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from em_pyro import EM, Family, PlanError, Role
-from em_pyro.families import base
 from evidence import log_evidence
 from m_steps import check_closed, how, same
 from torch import Tensor, tensor
 from torch.distributions import constraints
+
+import em_pyro
+from em_pyro import EM, Family, PlanError, Role
+from em_pyro.families import base
 
 Args = Mapping[str, Tensor]
 
@@ -37,6 +38,7 @@ class Waves(dist.TorchDistribution):
     support = constraints.positive
 
     def __init__(self, scale: Tensor, validate_args: bool | None = None) -> None:  # noqa: FBT001
+        """Take the scale of each batch entry."""
         self.scale = torch.as_tensor(scale)
         super().__init__(self.scale.shape, validate_args=validate_args)
 
@@ -140,18 +142,18 @@ def test_a_registered_family_is_closed_form(model: Any) -> None:
 def test_a_registered_family_fits_as_the_model_itself(model: Any) -> None:
     """With and without it: the same path; and the log-likelihood is Pyro's."""
     args = claims_data()
-    before = EM(model, tol=1e-12).fit(*args)
+    before = EM(model, tol=1e-10).fit(*args)
     pyro.clear_param_store()
     claims_family()
-    after = EM(model, tol=1e-12).fit(*args)
+    after = EM(model, tol=1e-10).fit(*args)
     assert after.converged
     same(tensor(after.log_likelihood), tensor(log_evidence(model, *args, params=after.params)))
     for name, value in before.params.items():
-        same(after.params[name], value, 1e-6)
+        same(after.params[name], value, 1e-3)  # where the objective is flat to 1e-10
 
 
 def test_several_roles_and_a_fixed_one() -> None:
-    """A family may solve several arguments together; where it cannot do without one, it says so and torch takes over."""
+    """A family may solve several arguments together; for a set that it cannot solve, torch takes over."""
 
     @em_pyro.register(Claims)
     class Both(Family):
@@ -287,8 +289,8 @@ def test_a_subclass_is_not_taken_for_its_parent() -> None:
 
 def registered() -> Iterator[type]:
     """List the distributions of the issue."""
-    names = "Categorical OneHotCategorical Bernoulli Binomial Multinomial Geometric Poisson Exponential Normal LogNormal"
-    yield from (getattr(dist, name) for name in [*names.split(), "MultivariateNormal"])
+    names = "Categorical OneHotCategorical Bernoulli Binomial Multinomial Geometric Poisson Exponential"
+    yield from (getattr(dist, name) for name in f"{names} Normal LogNormal MultivariateNormal".split())
 
 
 @pytest.mark.parametrize("distribution", list(registered()), ids=lambda d: d.__name__)

@@ -76,8 +76,8 @@ def svi_bayes(optim: PyroOptim, *, guide: Callable[..., Any] = AutoNormal, draws
 
     Args:
         optim: of `pyro.optim`.
-        guide: called as `guide(model)`, or as `guide(model, init_loc_fn=...)` where it takes that, so that it is centred
-            at the start; `model` has its enumerated latents hidden.
+        guide: called as `guide(model)`, or as `guide(model, init_loc_fn=...)` where it takes that, so that it is
+            centred at the start; `model` has its enumerated latents hidden.
         draws: from the guide, over which the held-out predictive density is averaged.
     """
     if draws < 1:

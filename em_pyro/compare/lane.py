@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+LEVELS = (1.0, 0.1, 1e-3)
+"""Nats from the best known objective at which contenders are compared."""
+
 
 @dataclass(frozen=True)
 class Point:

@@ -42,8 +42,8 @@ def compare(
 ) -> Race:
     """Race several ways to fit one model from the same starts, and measure them against the best objective known.
 
-    The param store, modules and global generators are as they were when it returns. Warnings that a contender raises are
-    collected into its lanes.
+    The param store, modules and global generators are as they were when it returns. Warnings that a contender raises
+    are collected into its lanes.
 
     Args:
         model: a Pyro model.
@@ -136,8 +136,8 @@ def _unable(name: str, who: Contender, index: int, why: str) -> Lane:
 def _bound(contenders: int, starts: int, budget: float) -> str:
     total = (contenders * starts + 1) * budget
     return (
-        f"Race: {contenders} contender{'s' * (contenders > 1)} x {starts} start{'s' * (starts > 1)} x {budget:g} s, and "
-        f"{budget:g} s to polish the best: at most {total:g} s ({total / 60:.1f} min), plus set-up."
+        f"Race: {contenders} contender{'s' * (contenders > 1)} x {starts} start{'s' * (starts > 1)} x {budget:g} s, "
+        f"and {budget:g} s to polish the best: at most {total:g} s ({total / 60:.1f} min), plus set-up."
     )
 
 

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..em import BAD
-from .lane import Lane, Point
+from .lane import LEVELS, Lane, Point
+from .picture import draw
 from .verdict import Best
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-LEVELS = (1.0, 0.1, 1e-3)  # nats from the best known
 
 
 @dataclass(frozen=True)
@@ -66,19 +65,17 @@ class Race:
             *([self.agreement] if self.agreement else []),
             "",
             _table(self._distances()),
-            "Starts that came within so many nats of the best known; of those the median steps (passes over the data) and",
-            "seconds, set-up and first evaluation not counted.",
+            "Starts that came within so many nats of the best known; of those, median steps (passes over the data)",
+            "and seconds, set-up and first evaluation not counted.",
             "",
             _table(self._costs()),
-            "E-steps and gradients: median of those that came within 0.001 nats. Set-up and first evaluation: the slowest.",
+            "E-steps and gradients: median of those that came within 0.001 nats. Set-up and first: the slowest.",
         ]
         return "\n".join([*lines, *self._remarks()])
 
     def plot(self) -> Figure:
         """Draw the nats still to go against seconds and against steps, a line a start; see `picture.draw`."""
-        from .picture import draw
-
-        return draw(self)
+        return draw(self.lanes, self.contenders, self.best.objective)
 
     def to_csv(self, path: str | Path) -> None:
         """Write a line for every point of every lane, and one for each contender that was not able to run."""

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.infer import SVI, TraceEnum_ELBO, config_enumerate
@@ -32,7 +31,14 @@ class NotAble(Exception):
 
 
 def run_svi(
-    here: Prepared, name: str, who: Contender, index: int, start: dict[str, Tensor], clock: Clock, seed: int, score: Score | None
+    here: Prepared,
+    name: str,
+    who: Contender,
+    index: int,
+    start: dict[str, Tensor],
+    clock: Clock,
+    seed: int,
+    score: Score | None,
 ) -> Lane:
     """Run SVI from a start until the budget is spent.
 
@@ -133,8 +139,9 @@ def _reached(here: Prepared, guide: Callable[..., Any], who: Contender) -> dict[
 def _draw(guide: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Tensor]:
     with torch.no_grad():
         trace = poutine.trace(guide).get_trace(*args, **kwargs)
-    nodes = trace.nodes.items()
-    return {n: s["value"].double() for n, s in nodes if s["type"] == "sample" and not s["infer"].get("is_auxiliary")}
+    sites: Mapping[str, Any] = trace.nodes
+    drawn = {n: s for n, s in sites.items() if s["type"] == "sample" and not s["infer"].get("is_auxiliary")}
+    return {n: s["value"].double() for n, s in drawn.items()}
 
 
-__all__ = ["NotAble", "fresh", "pyro", "run_svi"]
+__all__ = ["NotAble", "fresh", "run_svi"]

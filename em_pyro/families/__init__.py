@@ -1,6 +1,6 @@
 """Exponential families with closed-form M-steps, and the table to which anyone may add one."""
 
-from . import circular, counts, known, multivariate_normal, normal, positive, rates, rowwise
+from . import circular, counts, heavy_tailed, known, multivariate_normal, normal, positive, rates, rowwise
 from .base import Family, Role, family_for, family_of, register
 from .rowwise import RowFamily
 
@@ -12,6 +12,7 @@ __all__ = [
     "counts",
     "family_for",
     "family_of",
+    "heavy_tailed",
     "known",
     "multivariate_normal",
     "normal",

@@ -1,4 +1,4 @@
-"""Families that are simpler where an argument is known: a Gamma of known shape is a rate, a negative binomial a probability.
+"""Families that are simpler where an argument is known: a Gamma is then a rate, a negative binomial a probability.
 
 Where a parameter enters that argument, the distribution is read by the `wider` family.
 """
@@ -25,7 +25,8 @@ class Gamma(Family):
     roles = {"rate": Role("positive", multiples=True)}
 
     def read(self, distribution: Distribution) -> dict[str, Tensor]:
-        return {**super().read(distribution), "concentration": unexpand(distribution.concentration)}  # type: ignore[attr-defined]
+        concentration = unexpand(distribution.concentration)  # type: ignore[attr-defined]
+        return {**super().read(distribution), "concentration": concentration}
 
     def natural(self, args: Args) -> tuple[Tensor, ...]:
         return safe_log(args["rate"]), -args["rate"]

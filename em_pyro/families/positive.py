@@ -33,7 +33,8 @@ class Gamma(Family):
     def solve(self, statistics: tuple[Tensor, ...], args: Args, free: frozenset[str]) -> dict[str, Tensor]:
         """Rate `a / mean(x)`, in closed form; concentration by Newton, with the rate profiled out where it is free.
 
-        Both: `log a - digamma(a) = log mean(x) - mean(log x)`. The concentration alone: `digamma(a) = log b + mean(log x)`.
+        Both: `log a - digamma(a) = log mean(x) - mean(log x)`. The concentration alone: `digamma(a) = log b +
+        mean(log x)`.
         Values that are all equal have no finite concentration.
         """
         n, total, total_log = statistics

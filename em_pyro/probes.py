@@ -1,0 +1,94 @@
+"""Replays of a program at random valid parameter values, and what a gradient reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, transform_to
+
+from .program import Params, Program, Site
+
+LONG_PROGRAM = 1000  # sites; beyond it two replays, far apart, and the check at the end of every fit
+
+
+def draw(program: Program, spread: float, generator: torch.Generator) -> dict[str, Tensor]:
+    """Random valid values of all parameters, `spread` away from the initial ones in unconstrained space."""
+    return {name: transform(point) for name, (transform, point) in _unconstrained(program, spread, generator).items()}
+
+
+def _unconstrained(program: Program, spread: float, generator: torch.Generator) -> dict[str, tuple[Any, Tensor]]:
+    points = {}
+    for name, parameter in program.parameters.items():
+        transform = transform_to(parameter.constraint)
+        centre = transform.inv(parameter.initial)
+        centre = torch.where(torch.isfinite(centre), centre, torch.zeros_like(centre))
+        noise = torch.randn(centre.shape, generator=generator, dtype=torch.float64)
+        points[name] = transform, centre + spread * noise.to(centre)
+    return points
+
+
+def probe(program: Program, k: int, generator: torch.Generator) -> tuple[dict[str, Tensor], dict[str, Site]]:
+    """Replay at a random point; where the model cannot be evaluated there, nearer to its initial values."""
+    spread = (0.5, 1.0, 2.0)[k % 3]
+    for attempt in range(8):
+        values = draw(program, spread * 0.5**attempt, generator)
+        try:
+            with torch.no_grad():
+                return values, program.run(values)
+        except (RuntimeError, ValueError):
+            if attempt == 7:
+                raise
+    raise AssertionError
+
+
+def traced_run(program: Program, values: Params) -> tuple[dict[str, Tensor], dict[str, Site]]:
+    """Replay with a gradient: leaves are unconstrained values (a module's weights themselves)."""
+    leaves, constrained = {}, {}
+    for name, value in values.items():
+        parameter = program.parameters[name]
+        if parameter.tensor is not None:
+            leaves[name], constrained[name] = parameter.tensor, value
+            continue
+        transform = transform_to(parameter.constraint)
+        leaves[name] = transform.inv(value).detach().requires_grad_()
+        constrained[name] = transform(leaves[name])
+    with torch.enable_grad():
+        return leaves, program.run(constrained)
+
+
+def _tensors(site: Site) -> list[Tensor]:
+    """Every differentiable tensor that a site's density may depend on."""
+    found = [site.value]
+
+    def walk(fn: Distribution) -> None:
+        for value in vars(fn).values():
+            if isinstance(value, Tensor):
+                found.append(value)
+            elif isinstance(value, Distribution):
+                walk(value)
+            elif isinstance(value, (list, tuple)):
+                found.extend(v for v in value if isinstance(v, Tensor))
+
+    walk(site.fn)
+    return [t for t in found if t.requires_grad]
+
+
+def reached(traced: Mapping[str, Site], leaves: Mapping[str, Tensor]) -> dict[str, frozenset[str]]:
+    """Parameters that each site depends on, by one backward pass a site (of a long program: all, or none)."""
+    reached = {}
+    for name, site in traced.items():
+        tensors = _tensors(site)
+        if not tensors or len(traced) > LONG_PROGRAM:
+            reached[name] = frozenset(leaves) if tensors else frozenset()
+            continue
+        grads = torch.autograd.grad(
+            sum((t.sum() for t in tensors), torch.zeros(())),
+            list(leaves.values()),
+            retain_graph=True,
+            allow_unused=True,
+        )
+        reached[name] = frozenset(n for n, g in zip(leaves, grads, strict=True) if g is not None)
+    return reached
