@@ -5,11 +5,12 @@ ENV := .venv
 BIN := $(ENV)/bin
 INSTALLED := $(ENV)/.installed
 
-.PHONY: help demo test
+.PHONY: help demo test bench
 
 help:
 	@echo "make demo    fit two classic data sets, compare with EM by hand, draw pictures into out/"
 	@echo "make test    lint, types and tests"
+	@echo "make bench   time EM against the libraries that hand-code one model, write benchmarks/RESULTS.md"
 
 demo: $(INSTALLED)
 	$(BIN)/python -m em_pyro
@@ -21,6 +22,12 @@ test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q
+
+# A full run; `$(BIN)/python -m benchmarks --quick` is for a look. A peer that cannot be installed is a row that says so.
+bench: $(INSTALLED)
+	for peer in scikit-learn hmmlearn pomegranate stepmix; do \
+		$(BIN)/python -m pip install -q -c constraints.txt $$peer || true; done
+	$(BIN)/python -m benchmarks
 
 # torch comes first, alone: constraints.txt says why. What to install is looked at again when either file has changed.
 # A Python without ensurepip (some distributions package it apart) makes an environment without pip: put one in.

@@ -12,6 +12,8 @@ from typing import Any
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 ROOT = Path(__file__).parent.parent
+LIMIT = 600.0
+"""Seconds on the clock after which a measurement is given up."""
 
 
 def call(module: str, *arguments: str, threads: int = 1) -> dict[str, Any]:
@@ -22,7 +24,12 @@ def call(module: str, *arguments: str, threads: int = 1) -> dict[str, Any]:
     """
     environment = {**os.environ, **dict.fromkeys(THREADS, str(threads)), "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=LIMIT
+        )
+    except subprocess.TimeoutExpired:
+        return {"failed": f"failed: not done after {LIMIT:g} s"}
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         return {"failed": f"failed: {last[:200]}"}

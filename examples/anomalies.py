@@ -12,6 +12,7 @@ CC BY 4.0), as bundled with scikit-learn. Usual is benign; no malignant tumour i
 # %%
 import matplotlib.pyplot as plt
 import numpy as np
+import pyro
 import torch
 from em_pyro.models.gaussian_mixture import full
 from gallery import save
@@ -36,7 +37,10 @@ train, held_out, test = benign[:160], benign[160:260], benign[260:]
 # posterior; rows that the fit has not seen are passed to `posterior_on`.
 
 # %%
-fits = {K: EM(full, starts=4, tol=1e-6).fit(train, K) for K in (1, 2, 3)}
+fits = {}
+for components in (1, 2, 3):
+    pyro.clear_param_store()  # its values, of another number of components, would be the start
+    fits[components] = EM(full, starts=4, tol=1e-6).fit(train, components)
 
 
 def log_density(points: torch.Tensor, K: int) -> torch.Tensor:

@@ -32,14 +32,14 @@ random = torch.Generator().manual_seed(0)
 # %%
 hours = torch.linspace(0, 21, 8)
 isotope = torch.rand(50, generator=random) < 0.4
-true_half_life = torch.tensor([4.0, 9.0])
+true_half_life = torch.tensor([5.0, 7.0])
 counts = torch.poisson(40 * 0.5 ** (hours / true_half_life[isotope.long(), None]), generator=random)
 
 
 def decay(counts: Tensor) -> None:
     """Count each sample, shape `(N, 8)`, at all hours."""
     share = pyro.param("share", torch.tensor([0.5, 0.5]), constraint=constraints.simplex)
-    half_life = pyro.param("half_life", torch.tensor([5.0, 6.0]), constraint=constraints.positive)
+    half_life = pyro.param("half_life", torch.tensor([3.0, 12.0]), constraint=constraints.positive)
     with pyro.plate("sample", len(counts)):
         kind = pyro.sample("kind", dist.Categorical(share))
         rate = 40 * 0.5 ** (hours / half_life[kind].unsqueeze(-1))
@@ -67,6 +67,8 @@ y = torch.where(upper, truth[1], truth[0]) + 0.25 * torch.randn(300, generator=r
 with torch.random.fork_rng():
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Linear(1, 6), torch.nn.Tanh(), torch.nn.Linear(6, 2))
+with torch.no_grad():
+    network[2].bias.copy_(torch.tensor([-1.0, 1.0]))  # one curve starts low, the other high
 
 
 def branches(x: Tensor, y: Tensor) -> None:

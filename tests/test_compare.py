@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -162,11 +161,10 @@ def test_another_objective_is_refused() -> None:
 
 def test_best_known_is_tested() -> None:
     """All contenders that sit on a saddle do not make it the maximum."""
-    x = torch.tensor([-2.1, -1.9, -2.4, 2.2, 1.8, 2.3])
-    start = {"weights": torch.tensor([0.5, 0.5]), "loc": torch.zeros(2), "scale": torch.tensor(2.0)}
-    model = partial(gaussian_mixture.univariate, tied=True)
+    x = poisson_mixture.simulate(n=100, seed=1)
+    start = {"weights": torch.tensor([0.5, 0.5]), "rate": torch.tensor([3.0, 3.0])}
     options = {"starts": start, "max_steps": 20, "echo": lambda _: None}
-    found = compare(model, args=(x,), contenders={"L-BFGS": lbfgs()}, **options)
+    found = compare(poisson_mixture.poisson_mixture, args=(x,), contenders={"L-BFGS": lbfgs()}, **options)
     assert found.best.tested
     assert found.best.objective > found.lanes[0].best + 1
     assert any("saddle" in note for note in found.best.notes)

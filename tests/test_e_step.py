@@ -250,7 +250,8 @@ def test_weights_are_the_gradients_of_pyros_evidence(name: str, engine: str) -> 
     evidence, change, barren = tapped(name)
     tolerance = TOLERANCE.get(name, IDENTITY)
     assert distance(float(found.objective), evidence) < tolerance
-    if not barren:  # else the engine rightly leaves out what the tap counts
+    summed_out = name.startswith("discrete-hmm") and engine == "compiled"  # its `Q` is that of the states as well
+    if not barren and not summed_out:  # what nothing observed depends on is left out by the engine, not by the tap
         assert distance(gain(engine_of(built, engine), built, found), change) < tolerance
 
 

@@ -243,12 +243,15 @@ def test_the_compiled_engine_is_the_replayed_one(name: str) -> None:
     built = laid_out(name)
     tolerance = SOLVERS if name in ROUNDED else IDENTITY  # float32 has six digits
     both = []
+    at = (
+        built.there if name.startswith("discrete-hmm") else built.here
+    )  # `Q` of all states or of none: equal slopes only
     for engine in (built.compiled, built.replayed):
         found = engine.expect(built.there)
-        _, slopes = gradient(engine, found, built.here, list(built.here))
+        _, slopes = gradient(engine, found, at, list(at))
         both.append((found.objective, slopes))
     assert distance(both[0][0], both[1][0]) < tolerance
     assert farthest(both[0][1], both[1][1]) < tolerance
     found = inflated(built.compiled, built.compiled.expect(built.there))
-    _, slopes = gradient(built.compiled, found, built.here, list(built.here))
+    _, slopes = gradient(built.compiled, found, at, list(at))
     assert farthest(slopes, both[1][1]) > tolerance

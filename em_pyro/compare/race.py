@@ -79,7 +79,8 @@ def compare(
             own = EM(model, **dict(who.options)) if who.kind == "em" else None
             for index, start in enumerate(points):
                 clock = Clock(budget_seconds, max_steps)
-                lanes.append(_lane(here, own, name, who, index, dict(start), clock, seed, unseen))
+                begin = {n: v.detach().clone() for n, v in start.items()}  # optimisers write in place
+                lanes.append(_lane(here, own, name, who, index, begin, clock, seed, unseen))
         lanes = judged(here, lanes)
         best = settle(here, lanes, budget_seconds)
         if unseen is not None:

@@ -101,7 +101,7 @@ def _guide(here: Prepared, who: Contender, start: Mapping[str, Tensor]) -> Calla
         raise NotAble("no continuous site has a prior, so that there is nothing to be Bayesian about: enter svi(optim)")
     if not sites:
         return _empty
-    values = {name: start[name].to(here.program.parameters[name].initial.dtype) for name in sites}
+    values = {name: start[name].detach().clone().to(here.program.parameters[name].initial.dtype) for name in sites}
     shown = poutine.block(here.program.model, expose=sites)
     factory = AutoDelta if who.kind == "svi_map" else who.options["guide"]
     takes = inspect.signature(factory).parameters

@@ -1,0 +1,72 @@
+"""Probabilities and rates: counts over totals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..charts import Chart
+from .select import Params, Selected, Statistics, refuse_unbounded, pool
+
+
+@dataclass(frozen=True)
+class Counts:
+    """`a log p + b log(1 - p)`: `p = a / (a + b)`, or `a / sum(a)` along the rows of a simplex."""
+
+    parameter: str
+    chart: Chart
+    simplex: bool
+    uses: tuple[tuple[str, Selected, bool], ...] = field(repr=False)  # term, where, has failures
+    pseudo: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+
+    def counts(self, statistics: Statistics, params: Params, lead: int = 0) -> tuple[Tensor, Tensor]:
+        """Pooled `(a, b)`, shape of the parameter."""
+        shape = params[self.parameter].shape
+        size = shape[lead:].numel()
+        a = params[self.parameter].new_zeros((*shape[:lead], size), dtype=torch.float64)
+        b = torch.zeros_like(a)
+        for term, where, failures in self.uses:
+            parts = statistics[term]
+            hits = pool(parts[0], where, size, lead)
+            misses = pool(parts[1], where, size, lead) if failures else 0.0
+            a, b = (a + misses, b + hits) if where.complement else (a + hits, b + misses)
+        if self.pseudo is not None:
+            a, b = a + self.pseudo[0].reshape(-1), b + self.pseudo[1].reshape(-1)
+            for pooled, pseudo in zip((a, b), self.pseudo, strict=True):
+                refuse_unbounded(self.parameter, pooled, pseudo)
+        return a.reshape(shape), b.reshape(shape)
+
+    def solve(self, statistics: Statistics, params: Params, lead: int = 0) -> dict[str, Tensor]:
+        """Maximise over the probabilities, and map back."""
+        a, b = self.counts(statistics, params, lead)
+        total = a.sum(-1, keepdim=True) if self.simplex else a + b
+        solved = self.chart.inverse(a / torch.where(total > 0, total, 1.0))
+        return {self.parameter: torch.where(total > 0, solved, params[self.parameter])}
+
+
+@dataclass(frozen=True)
+class Rates:
+    """`a log(rate) - b rate`: `rate = a / b`."""
+
+    parameter: str
+    chart: Chart
+    uses: tuple[tuple[str, Selected, Tensor], ...] = field(repr=False)  # term, where, known factor
+    pseudo: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+
+    def solve(self, statistics: Statistics, params: Params, lead: int = 0) -> dict[str, Tensor]:
+        """Maximise over the rates, and map back."""
+        old = params[self.parameter]
+        size = old.shape[lead:].numel()
+        a = old.new_zeros((*old.shape[:lead], size), dtype=torch.float64)
+        b = torch.zeros_like(a)
+        for term, where, factor in self.uses:
+            events, exposure = statistics[term][0].flatten(lead), statistics[term][1].flatten(lead)
+            a = a + pool(events, where, size, lead)
+            b = b + pool(exposure * factor, where, size, lead)
+        if self.pseudo is not None:
+            a, b = a + self.pseudo[0].reshape(-1), b + self.pseudo[1].reshape(-1)
+            refuse_unbounded(self.parameter, a, self.pseudo[0])
+        solved = self.chart.inverse((a / torch.where(b > 0, b, 1.0)).reshape(old.shape))
+        return {self.parameter: torch.where((b > 0).reshape(old.shape), solved, old)}

@@ -1,0 +1,86 @@
+"""Which cells of the sites select which entries of a parameter, and how their statistics are pooled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..bank import RoleMap, Segment
+
+Params = Mapping[str, Tensor]
+Statistics = Mapping[str, tuple[Tensor, ...]]
+
+
+class Refused(Exception):
+    """There is no joint closed form; says why."""
+
+
+COLLAPSED, TINY = 1e-14, 1e-300  # what a singular covariance is raised by, relative to its mean variance
+
+
+class PriorUnbounded(Exception):
+    """The update would go to a boundary at which the prior's density has no bound; says where."""
+
+
+def refuse_unbounded(name: str, pooled: Tensor, pseudo: Tensor) -> None:
+    """A shape below one pulls with a negative count; where the data do not outweigh it, there is no interior maximum."""
+    bad = (pooled <= 0) & (pseudo.reshape(-1) < 0)
+    if bool(bad.any()):
+        entry = int(bad.reshape(-1, bad.shape[-1]).any(0).nonzero()[0])
+        raise PriorUnbounded(f'parameter "{name}", entry {entry}: the prior is unbounded where the update would go')
+
+
+@dataclass(frozen=True)
+class Selected:
+    """Which flat cells of one role select which entries of one parameter."""
+
+    cells: Tensor = field(repr=False)  # positions in the flattened role
+    entries: Tensor = field(repr=False)  # positions in the flattened parameter
+    complement: bool = False
+
+    @cached_property
+    def everything(self) -> bool:
+        """Whether every cell selects its own entry, in order: there is nothing to pool."""
+        cells, entries = self.cells, self.entries
+        return bool((cells == torch.arange(len(cells), device=cells.device)).all() and (entries == cells).all())
+
+
+def select(role: RoleMap, segments: Sequence[Segment], parameter: str) -> list[Selected]:
+    """All places at which `parameter` enters a role."""
+    flat = role.index.reshape(-1)
+    found = []
+    for segment in segments:
+        if segment.parameter == parameter:
+            cells = ((flat >= segment.offset) & (flat < segment.offset + segment.size)).nonzero().squeeze(-1)
+            if len(cells):
+                found.append(Selected(cells, flat[cells] - segment.offset, segment.complement))
+    return found
+
+
+def used_charts(role: RoleMap, segments: Sequence[Segment], parameter: str) -> set[str]:
+    """Charts through which a parameter enters a role."""
+    flat = role.entries
+    return {
+        s.chart.name
+        for s in segments
+        if s.parameter == parameter and bool(((flat >= s.offset) & (flat < s.offset + s.size)).any())
+    }
+
+
+def pool(values: Tensor, selected: Selected, size: int, lead: int) -> Tensor:
+    """Sum the selected cells of `values` into the entries of the parameter."""
+    flat = values.reshape((*values.shape[:lead], -1))
+    if selected.everything and len(selected.cells) == size == flat.shape[-1]:
+        return flat
+    out = flat.new_zeros((*flat.shape[:lead], size))
+    return out.index_add_(-1, selected.entries, flat[..., selected.cells])
+
+
+def _flat_role(role: RoleMap, part: Tensor | None, default: float) -> Tensor:
+    if part is None:
+        return torch.full((), default, dtype=torch.float64)
+    return part.reshape(-1).double()
