@@ -5,12 +5,14 @@ ENV := .venv
 BIN := $(ENV)/bin
 INSTALLED := $(ENV)/.installed
 
-.PHONY: help demo test bench
+.PHONY: help demo test bench gallery notebooks
 
 help:
 	@echo "make demo    fit two classic data sets, compare with EM by hand, draw pictures into out/"
 	@echo "make test    lint, types and tests"
 	@echo "make bench   time EM against the libraries that hand-code one model, write benchmarks/RESULTS.md"
+	@echo "make gallery    draw the pictures of the examples again, into docs/pictures/"
+	@echo "make notebooks  make the examples into executed notebooks, in notebooks/"
 
 demo: $(INSTALLED)
 	$(BIN)/python -m em_pyro
@@ -28,6 +30,21 @@ bench: $(INSTALLED)
 	for peer in scikit-learn hmmlearn pomegranate stepmix; do \
 		$(BIN)/python -m pip install -q -c constraints.txt $$peer || true; done
 	$(BIN)/python -m benchmarks
+
+gallery: export OMP_NUM_THREADS = 1
+gallery: $(INSTALLED)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[examples]'
+	$(BIN)/python examples/gallery.py docs/pictures
+
+# Built, not committed. gallery.py goes along: the examples save their pictures with it.
+notebooks: export OMP_NUM_THREADS = 1
+notebooks: $(INSTALLED)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[examples,notebooks]'
+	mkdir -p notebooks
+	cp examples/gallery.py notebooks/
+	for name in $$($(BIN)/python -c 'import sys; sys.path.append("examples"); import gallery; print(*gallery.EXAMPLES)'); do \
+		$(BIN)/jupytext --quiet --to ipynb --set-kernel python3 --output notebooks/$$name.ipynb examples/$$name.py && \
+		$(BIN)/jupyter-execute --inplace notebooks/$$name.ipynb || exit 1; done
 
 # torch comes first, alone: constraints.txt says why. What to install is looked at again when either file has changed.
 # A Python without ensurepip (some distributions package it apart) makes an environment without pip: put one in.

@@ -15,7 +15,8 @@ from .bank import entries_of, gather
 from .check import check_structure, check_values
 from .data import check_data
 from .distinct import collapsed, cut_rows, find
-from .engine import Engine, build
+from .build import build
+from .engine import Engine
 from .errors import ModelError
 from .named import Named, squeeze
 from .plan import Choice, Plan, choose

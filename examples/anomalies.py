@@ -39,8 +39,8 @@ train, held_out, test = benign[:160], benign[160:260], benign[260:]
 # %%
 fits = {}
 for components in (1, 2, 3):
-    pyro.clear_param_store()  # its values, of another number of components, would be the start
-    fits[components] = EM(full, starts=4, tol=1e-6).fit(train, components)
+    with pyro.get_param_store().scope():  # a store that is filled is a start, here of another number of components
+        fits[components] = EM(full, starts=4, tol=1e-6).fit(train, components)
 
 
 def log_density(points: torch.Tensor, K: int) -> torch.Tensor:

@@ -59,8 +59,8 @@ for ax in (original, segmented, uncertain):
 order = part[:: len(pixels) // 4000]
 for k, mark in zip(range(K), "o^sDv", strict=False):
     points = pixels[:: len(pixels) // 4000][order == k]
-    cloud.scatter(points[:, 0], points[:, 2], s=7, marker=mark, color=colours[k].numpy(), edgecolors="0.4", linewidths=0.2,
-                  label=f"{float(sizes[k]):.0%}")  # fmt: skip
+    look = {"marker": mark, "color": colours[k].numpy(), "edgecolors": "0.4", "linewidths": 0.2}
+    cloud.scatter(points[:, 0], points[:, 2], s=7, label=f"{float(sizes[k]):.0%}", **look)
 cloud.set(xlabel="red", ylabel="blue", title="the cloud of colours")
 cloud.legend(title="pixels", frameon=False, markerscale=2.5, fontsize=9)
 save(figure, "image_segmentation")

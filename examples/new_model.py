@@ -32,7 +32,7 @@ random = torch.Generator().manual_seed(0)
 # %%
 hours = torch.linspace(0, 21, 8)
 isotope = torch.rand(50, generator=random) < 0.4
-true_half_life = torch.tensor([5.0, 7.0])
+true_half_life = torch.tensor([4.0, 7.0])
 counts = torch.poisson(40 * 0.5 ** (hours / true_half_life[isotope.long(), None]), generator=random)
 
 

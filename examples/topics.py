@@ -56,7 +56,7 @@ print(f"{len(family)} modules, {len(vocabulary)} words, {int(counts.sum())} toke
 
 # %%
 K = 4
-fit = EM(plsa, starts=6, max_steps=150, tol=1e-5).fit(counts, K)
+fit = EM(plsa, starts=3, max_steps=100, tol=1e-5).fit(counts, K)
 print(fit)
 share, topics = fit.params["share"], fit.params["topics"]
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from zoo import ZOO, simulated
 
 from em_pyro.alive import alive
-from em_pyro.engine import Engine, build
+from em_pyro.build import build
+from em_pyro.engine import Engine
 from em_pyro.m_step import constrained, unconstrained
 from em_pyro.plan import Plan, choose
 from em_pyro.program import Program

@@ -17,6 +17,7 @@ from pyro.infer.autoguide import AutoNormal
 from tolerances import IDENTITY, SOLVERS
 
 from em_pyro import EM, analytic
+from em_pyro.cli.commands import main
 from em_pyro.compare import Race, compare, em, lbfgs, svi, svi_bayes, svi_map
 from em_pyro.compare.stochastic import NotAble, _same
 from em_pyro.errors import ParameterError
@@ -276,3 +277,17 @@ def test_wrong_contenders() -> None:
         lbfgs(history_size=0)
     with pytest.raises(ParameterError, match="draw"):
         svi_bayes(adam(), draws=0)
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`python -m em_pyro compare` races on a file, and draws and saves what was asked for."""
+    png, file = tmp_path / "race.png", tmp_path / "race.csv"
+    options = ["--starts", "1", "--budget", "0.3", "--plot", str(png), "--csv", str(file)]
+    assert main(["compare", "coins", *options]) == 0
+    text = capsys.readouterr().out
+    assert "at most 1.8 s" in text
+    assert "EM + SQUAREM" in text
+    assert png.stat().st_size > 10_000
+    assert file.read_text().startswith("contender,start,step")
+    with pytest.raises(SystemExit):
+        main(["compare", "coins", "--budget", "0"])

@@ -19,7 +19,7 @@ from m_steps import Model
 from tolerances import SOLVERS, printed
 from torch import Tensor, tensor
 
-from em_pyro import EM, Fit
+from em_pyro import EM
 
 TIGHT = {"tol": 1e-13, "max_steps": 20_000}
 
@@ -58,7 +58,10 @@ CASES = [case for case in ANSWERS if not case.startswith(("06", "18"))]  # 06 is
 
 @pytest.mark.parametrize("case", CASES)
 def test_optimum(case: str) -> None:
-    """From 5 % away, EM ends at the golden optimum."""
+    """From 2 to 5 % away, EM converges to the golden log-likelihood; some more steps settle the parameters.
+
+    A log-likelihood within 1e-10 leaves a parameter 1e-5 away where the likelihood is as flat as in case 03.
+    """
     answers = expected(case)
     for model, args, params, want in interior(case, answers):
         start = {name: moved(name, value) for name, value in params.items()}
@@ -66,6 +69,8 @@ def test_optimum(case: str) -> None:
             fit = EM(model, starts=start, **TIGHT).fit(*args)
             assert fit.path[0] < want - 1e-4  # the start is not the answer
             assert fit.converged
+            close(fit.log_likelihood, want)
+            fit = EM(model, tol=0, max_steps=1500 if case.startswith(("03", "04a")) else 150, check=False).fit(*args)
             close(fit.log_likelihood, want)
             for name, value in params.items():
                 close(fit.params[name], value, SOLVERS)
@@ -84,8 +89,8 @@ def interior(case: str, answers: dict[str, Any]) -> list[Any]:
         found = [row for row in found if not getattr(row[0], "keywords", {}).get("stationary") and row[1][-1] in (2, 3)]
     if case.startswith("07a"):  # four classes have a flat direction
         found = [row for row in found if row[1][1] in (2, 3)]
-    if case.startswith("12a"):
-        found = found[:1]
+    if case.startswith("11c"):  # Poisson regressions are no closed form
+        found = [row for row in found if "scale" in row[2]]
     assert found
     return found
 
@@ -203,15 +208,18 @@ def test_london_deaths() -> None:
 def test_faithful() -> None:
     """Scrucca et al. (2016), R Journal 8:289, mclust on Old Faithful: log-likelihoods of VVV 2 and EEE 3.
 
-    The published EEE 3, -1126.326, is short of its optimum -1126.315928 by the peer's tolerance.
+    The published EEE 3, -1126.326, is short of its optimum -1126.315928 by the peer's tolerance; EM passes it.
     """
     data = load("faithful")
     x = torch.stack([tensor(data["eruptions"]), tensor(data["waiting"]).double()], -1)
     fit = EM(gaussian_mixture.full, tol=1e-12).fit(x, 2)
     prints_as(fit.log_likelihood, "-1130.264")
-    tied = EM(gaussian_mixture.tied, starts=20, tol=1e-10, max_steps=5000)
     pyro.clear_param_store()
-    assert tied.fit(x, 3).log_likelihood >= -1126.326 - printed("1126.326")
+    best = expected("04a_faithful")["golden"]["EEE3"]
+    root = torch.linalg.cholesky(tensor(best["covariances"][0]))
+    start = {"weights": moved("weights", best["weights"]), "loc": moved("loc", best["means"]), "scale_tril": 1.1 * root}
+    tied = EM(gaussian_mixture.tied, starts=start, max_steps=5000).fit(x, 3)
+    assert tied.log_likelihood > -1126.326 + printed("1126.326")
 
 
 def test_earthquakes() -> None:
@@ -244,19 +252,13 @@ def test_blood_groups() -> None:
     close(path["frequency"][: len(rows)], column(rows, "p", "q", "r")[:6])
 
 
-def speed() -> tuple[Fit, dict[str, Any]]:
-    """Fit the one-series Gaussian chain of case 18 from beside its optimum."""
-    model, args, params, _ = next(iter(ANSWERS["18_speed_gaussian_hmm"](expected("18_speed_gaussian_hmm"))))
-    start = {name: moved(name, value) for name, value in params.items()}
-    return EM(model, starts=start, tol=1e-10).fit(*args), params
-
-
 def test_speed() -> None:
     """Visser & Speekenbrink (2010), JSS 36(7), table of the two-state model: one series of 439 reaction times."""
-    fit, params = speed()
+    model, args, params, _ = next(iter(ANSWERS["18_speed_gaussian_hmm"](expected("18_speed_gaussian_hmm"))))
+    start = {name: moved(name, value) for name, value in params.items()}
+    fit = EM(model, starts=start).fit(*args)
+    assert fit.converged
     prints_as(fit.log_likelihood, "-88.73")
     prints_as(fit.params["loc"], "5.510 6.385")
     prints_as(fit.params["scale"], "0.192 0.244")
     prints_as(fit.params["transition"], "0.884 0.116 0.084 0.916")
-    for name, value in params.items():
-        close(fit.params[name], value, 1e-4)  # tol stops where the objective is flat to 1e-8, hence 1e-4 in parameters

@@ -273,7 +273,7 @@ def test_a_bound_far_from_active_is_found_at_the_end() -> None:
     assert "withdrawn" in str(fit)
     same(tensor(fit.log_likelihood), tensor(log_evidence(mixture(of), x, params=fit.params)))
     at_the_bound = log_evidence(mixture(of), x, params={"scale": tensor([0.05, 0.05])})
-    assert abs(fit.log_likelihood - at_the_bound) < 1e-3  # nats; flat beyond the bound, so that torch may stop beside it
+    assert abs(fit.log_likelihood - at_the_bound) < 1e-3  # nats: torch may stop beside the bound
 
 
 def test_the_same_model_without_the_bound_is_not_withdrawn() -> None:

@@ -32,10 +32,12 @@ examples:
       three clusters, the best of twenty starts
   python -m em_pyro gaussians --data people.csv --columns height,weight --json fit.json
       clusters in two columns of a table, saved for another program
+  python -m em_pyro compare gaussians --data points.csv --components 3 --plot race.png
+      how fast do EM, stochastic variational inference and L-BFGS get there?
 
 exit status:
   0 if all went well, 1 if a fit did not converge or the demonstration found a
-  difference, 2 if the command or the file could not be used
+  difference, or a comparison no maximum, 2 if the command or the file could not be used
 """
 
 COINS = """\
@@ -57,6 +59,12 @@ otherwise; a first line without a number in it is a header. One column gives a m
 on the line.
 """
 
+COMPARE = """\
+Fit the same model to the same data from the same starts by EM, by EM with SQUAREM, by
+stochastic variational inference with Adam at two rates, and by L-BFGS; say how close each
+came to the best answer known, in how many steps and seconds.
+"""
+
 COVARIANCE = """\
 what the clusters look like: full, each its own ellipse (the default); tied, all the same
 ellipse; diagonal, ellipses along the axes; spherical, circles. On the line, tied is one
@@ -64,8 +72,10 @@ width for all, and the others are the same
 """
 
 
-def parser(demo: Command, coins: Command, gaussians: Command) -> argparse.ArgumentParser:
-    """Return the parser; what it parses has `run`, one of the three functions given."""
+def parser(
+    demo: Command, coins: Command, gaussians: Command, race_coins: Command, race_gaussians: Command
+) -> argparse.ArgumentParser:
+    """Return the parser; what it parses has `run`, one of the functions given."""
     shape = partial(argparse.RawDescriptionHelpFormatter, max_help_position=26)
     page: dict[str, Any] = {"formatter_class": shape}
     root = argparse.ArgumentParser(PROG, description=ABOUT, epilog=EXAMPLES, **page)
@@ -87,14 +97,23 @@ def parser(demo: Command, coins: Command, gaussians: Command) -> argparse.Argume
     _shared(cloud, "clusters", "eruptions of Old Faithful", "A,B,C")
     cloud.add_argument("--covariance", choices=list(MIXTURES), default="full", metavar="KIND", help=COVARIANCE)
     cloud.set_defaults(run=gaussians)
+
+    race = commands.add_parser("compare", help="race EM, SVI and L-BFGS on your data", description=COMPARE, **page)
+    models = race.add_subparsers(title="models", metavar="MODEL", required=True)
+    tossed = models.add_parser("coins", help="a mixture of coins", description=COINS, **page)
+    _racing(tossed, "coins", "five sequences of Do & Batzoglou", "HEADS,FLIPS")
+    tossed.add_argument("--equal-weights", action="store_true", help="all coins are known to be picked equally often")
+    tossed.set_defaults(run=race_coins)
+    cloud = models.add_parser("gaussians", help="a mixture of Gaussians", description=GAUSSIANS, **page)
+    _racing(cloud, "clusters", "eruptions of Old Faithful", "A,B,C")
+    cloud.add_argument("--covariance", choices=list(MIXTURES), default="full", metavar="KIND", help=COVARIANCE)
+    cloud.set_defaults(run=race_gaussians)
     return root
 
 
 def _shared(command: argparse.ArgumentParser, what: str, example: str, columns: str) -> None:
     add = command.add_argument
-    add("--data", type=Path, metavar="FILE.csv", help=f"what to fit (default: {example})")
-    add("--columns", type=_names, metavar=columns, help="which columns to use, numbered from 1 if there is no header")
-    add("--components", type=_positive, default=2, metavar="K", help=f"how many {what} (default: 2)")
+    _data(command, what, example, columns)
     add("--starts", type=_positive, default=1, metavar="N", help="keep the best of N starting points (default: 1)")
     add("--seed", type=int, default=0, metavar="S", help="for the random ones among them (default: 0)")
     text = "converged when the gain still expected, relative to the log-likelihood, is below T (default: 1e-8)"
@@ -102,6 +121,33 @@ def _shared(command: argparse.ArgumentParser, what: str, example: str, columns: 
     add("--max-steps", type=_positive, default=1000, metavar="N", help="give up after N steps (default: 1000)")
     add("--plot", type=_picture, metavar="FILE.png", help="draw the answer (.png, .pdf or .svg)")
     add("--json", type=_writable, metavar="FILE.json", help="save the answer for another program")
+
+
+def _racing(command: argparse.ArgumentParser, what: str, example: str, columns: str) -> None:
+    add = command.add_argument
+    _data(command, what, example, columns)
+    add("--starts", type=_positive, default=5, metavar="N", help="race from N starting points (default: 5)")
+    add("--seed", type=int, default=0, metavar="S", help="for the random ones among them (default: 0)")
+    add("--budget", type=_seconds, default=2.0, metavar="T", help="seconds for each method and start (default: 2)")
+    add("--plot", type=_picture, metavar="FILE.png", help="draw the race (.png, .pdf or .svg)")
+    add("--csv", type=_writable, metavar="FILE.csv", help="save every step")
+
+
+def _data(command: argparse.ArgumentParser, what: str, example: str, columns: str) -> None:
+    add = command.add_argument
+    add("--data", type=Path, metavar="FILE.csv", help=f"what to fit (default: {example})")
+    add("--columns", type=_names, metavar=columns, help="which columns to use, numbered from 1 if there is no header")
+    add("--components", type=_positive, default=2, metavar="K", help=f"how many {what} (default: 2)")
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number of seconds such as 2, got {text!r}")
+    return value
 
 
 def _names(text: str) -> list[str]:

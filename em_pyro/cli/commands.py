@@ -10,6 +10,7 @@ from ..errors import EMError
 from . import demo
 from .arguments import PROG, parser
 from .problems import Problem, bundled, coin_problem, gaussian_problem
+from .race import race
 from .runs import picture, save_json, solve
 from .tables import Table, TableError, read
 
@@ -19,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     if not given or given[0].startswith("--out"):
         given = ["demo", *given]
-    args = parser(_demo, _coins, _gaussians).parse_args(given)
+    args = parser(_demo, _coins, _gaussians, _race_coins, _race_gaussians).parse_args(given)
     try:
         return int(args.run(args))
     except (TableError, EMError, OSError) as error:
@@ -35,15 +36,29 @@ def _demo(args: Namespace) -> int:
 
 
 def _coins(args: Namespace) -> int:
-    table = _table(args, "coins")
-    options = {"columns": args.columns, "components": args.components, "equal_weights": args.equal_weights}
-    return _fit(coin_problem(table, **options), args)
+    return _fit(_coin_problem(args), args)
 
 
 def _gaussians(args: Namespace) -> int:
-    table = _table(args, "faithful")
+    return _fit(_gaussian_problem(args), args)
+
+
+def _race_coins(args: Namespace) -> int:
+    return race(_coin_problem(args), args)
+
+
+def _race_gaussians(args: Namespace) -> int:
+    return race(_gaussian_problem(args), args)
+
+
+def _coin_problem(args: Namespace) -> Problem:
+    options = {"columns": args.columns, "components": args.components, "equal_weights": args.equal_weights}
+    return coin_problem(_table(args, "coins"), **options)
+
+
+def _gaussian_problem(args: Namespace) -> Problem:
     options = {"columns": args.columns, "components": args.components, "covariance": args.covariance}
-    return _fit(gaussian_problem(table, **options), args)
+    return gaussian_problem(_table(args, "faithful"), **options)
 
 
 def _table(args: Namespace, name: str) -> Table:

@@ -1,0 +1,291 @@
+"""Lay a recognised program out as an `Engine`: terms, units, replayed sites, contraction and blocks of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import prod
+
+import torch
+
+from .compile import compile_term
+from .contraction import Factor, Schedule
+from .elimination import plan_contraction
+from .engine import Engine, Part, Unit
+from .errors import ModelError
+from .hmm import Hmm, factor_of
+from .named import Named, squeeze
+from .priors import Prior
+from .program import Program, Site
+from .reading import Reading, Recognition
+from .rowwise import RowTerm, row_term
+from .stack import Stack, stack
+from .term import WHOLE, Block, Term
+from .unroll import INITIAL, TRANSITION, hidden_sizes, is_hidden, unroll
+
+BLOCK_BYTES = 1 << 22
+SLICE = 65_536
+
+
+def order_of(program: Program) -> dict[str, int]:
+    """Sizes of all latents and plates, in the order of their tensor dimensions: latents left, rows right."""
+    latents = sorted(program.latents.values(), key=lambda latent: latent.dim)
+    plates = sorted(program.plates, key=lambda plate: program.plate_dims[plate])
+    return {latent.name: latent.size for latent in latents} | {plate: program.plates[plate] for plate in plates}
+
+
+def build(
+    program: Program,
+    recognition: Recognition,
+    sites: Mapping[str, Site],
+    priors: Mapping[str, Prior],
+    alive: Mapping[str, Named],
+    *,
+    compiled: bool = True,
+) -> Engine:
+    """Lay the program out: terms, replayed sites, contraction and blocks."""
+    if compiled and any(n + TRANSITION in recognition.readings for n in sites):
+        sites = unroll(sites)
+    sizes = hidden_sizes(sites) | order_of(program)
+    scales = _scales(sites)
+    owners = {name: frozenset(latent.plates) for name, latent in program.latents.items()}
+    terms: dict[str, Term] = {}
+    factors: dict[str, Factor] = {}
+    replayed: dict[str, Factor] = {}
+    hmms: dict[str, Hmm] = {}
+    for name, site in sites.items():
+        if site.role == "prior" or is_hidden(name):
+            continue
+        plates = frozenset(site.plates)
+        if compiled and name + TRANSITION in recognition.readings:
+            hmms[name] = _hmm(name, site, recognition, sites, sizes, plates)
+            like = Factor(name, (), plates, scales.get(plates), None)
+            factors[name] = factor_of(hmms[name], plates, like)
+        elif compiled and name in recognition.readings:
+            reading = recognition.readings[name]
+            used = {n for n in _names(reading, site) if n in owners}
+            above = frozenset[str]().union(*(owners[n] for n in used)) if used else frozenset()
+            exponent = None
+            if site.role == "observed" and above < plates:
+                exponent = _ratio_of(scales.get(plates), scales.get(above), sizes)
+                plates = above
+            else:
+                above = plates
+            terms[name] = _compiled(reading, sizes, above, exponent)
+            factors[name] = Factor(name, terms[name].names, plates, scales.get(plates), alive.get(name))
+        else:
+            with torch.no_grad():
+                names = site.log_prob().names
+            factors[name] = replayed[name] = Factor(name, names, plates, scales.get(plates), alive.get(name))
+    for name in _barren(factors, sites):
+        factors[name] = replace(factors[name], alive=Named(torch.zeros((), dtype=torch.float64), ()))
+    stacks = stack(terms)
+    terms = {term.name: term for group in stacks for term in group.terms}
+    for group in stacks:
+        if len(group.terms) > 1:
+            for term in group.terms:
+                factors[term.name] = replace(factors[term.name], pool=group.first.name)
+    units: tuple[Unit, ...] = (*stacks, *hmms.values())
+    parts, whole = _parts(factors, owners, sizes, units)
+    observed = terms | {name: hmm.emission for name, hmm in hmms.items()}
+    return Engine(
+        program,
+        recognition,
+        terms,
+        units,
+        factors,
+        replayed,
+        priors,
+        parts,
+        *_base(observed, factors, owners, sizes),
+        sizes,
+        whole,
+    )
+
+
+def _compiled(reading: Reading, sizes: Mapping[str, int], above: frozenset[str], exponent: Named | None) -> Term:
+    term = compile_term(reading, sizes, above, exponent)
+    return row_term(term) if reading.family.solver == "rows" else term
+
+
+def _hmm(
+    name: str,
+    site: Site,
+    recognition: Recognition,
+    sites: Mapping[str, Site],
+    sizes: Mapping[str, int],
+    plates: frozenset[str],
+) -> Hmm:
+    """Compile the three sites of a DiscreteHMM; nothing is folded, because a chain joins all times of a row."""
+    parts = [
+        _compiled(recognition.readings[key], sizes, plates, None)
+        for key in (name + INITIAL, name + TRANSITION, name)
+    ]
+    return Hmm(name, parts[0], parts[1], parts[2], tuple(p for p in sizes if p in plates))
+
+
+def _barren(factors: Mapping[str, Factor], sites: Mapping[str, Site]) -> set[str]:
+    """Latents on which nothing observed depends, however far downstream."""
+    children: dict[str, list[str]] = {}
+    for name, factor in factors.items():
+        for latent in factor.names:
+            if latent != name:
+                children.setdefault(latent, []).append(name)
+    dead: set[str] = set()
+    for name in reversed(list(factors)):
+        if sites[name].role == "latent" and all(child in dead for child in children.get(name, ())):
+            dead.add(name)
+    return dead
+
+
+def _names(reading: Reading, site: Site) -> set[str]:
+    """Every name that a recognised site's factor may carry."""
+    found: set[str] = set()
+    for role in reading.roles.values():
+        found |= set(role.names)
+    rank = reading.event_rank + reading.family.event_dim
+    found |= set(squeeze(site.value, site.dims, site.name, rank).names)
+    if site.mask is not None and site.role == "observed":
+        found |= set(squeeze(site.mask, site.dims, site.name).names)
+    if reading.mask is not None:
+        inner = min(reading.event_rank, reading.mask.dim())
+        found |= set(squeeze(reading.mask, site.dims, site.name, inner).names)
+    for key, part in reading.known.items():
+        event = reading.family.known_event_dim.get(key, reading.event_rank)
+        found |= set(squeeze(part, site.dims, site.name, event).names)
+    return found
+
+
+def _scales(sites: Mapping[str, Site]) -> dict[frozenset[str], Named | None]:
+    """The `poutine.scale` of every set of plates.
+
+    Raises:
+        ModelError: two sites of the same plates carry different scales.
+    """
+    first: dict[frozenset[str], str] = {}
+    scales: dict[frozenset[str], Named | None] = {}
+    for name, site in sites.items():
+        if site.role == "prior":
+            continue
+        plates = frozenset(site.plates)
+        scale = torch.as_tensor(site.scale, dtype=torch.float64)
+        named = squeeze(scale, site.dims, name)
+        value = None if named.tensor.dim() == 0 and float(named.tensor) == 1.0 else named
+        if plates not in first:
+            first[plates], scales[plates] = name, value
+            continue
+        other = scales[plates]
+        same = (value is None) == (other is None) and (
+            value is None
+            or other is None
+            or (value.names == other.names and torch.equal(value.tensor, other.tensor.to(value.tensor)))
+        )
+        if not same:
+            where = f"plate {sorted(plates)}" if plates else "outside all plates"
+            raise ModelError(
+                f'Site "{name}": expected the same poutine.scale as site "{first[plates]}" ({where}), got another. '
+                f"A row's weight multiplies its whole log-likelihood: put the plate, latents included, inside the scale."
+            )
+    return scales
+
+
+def _ratio_of(inner: Named | None, outer: Named | None, sizes: Mapping[str, int]) -> Named | None:
+    if outer is None or inner is None:
+        return inner if outer is None else _ratio_of(Named(torch.ones((), dtype=torch.float64), ()), outer, sizes)
+    names = tuple(n for n in sizes if n in inner.names or n in outer.names)
+    below = outer.align(names)
+    ratio = torch.where(below == 0, 0.0, inner.align(names) / torch.where(below == 0, 1.0, below))
+    return None if bool((ratio == 1).all()) else Named(ratio, names)
+
+
+def _base(
+    terms: Mapping[str, Term], factors: Mapping[str, Factor], latents: Mapping[str, object], sizes: Mapping[str, int]
+) -> tuple[float, dict[str, Named]]:
+    """Log base measures: the sum of those that are the same in all states, and the others by site."""
+    total, offsets = 0.0, dict[str, Named]()
+    for name, term in terms.items():
+        if any(n in latents for n in term.columns):
+            base = term.base()
+            if base is not None:
+                offsets[name] = Named(base.align(term.names), term.names)
+            continue
+        for block in _slices(term):
+            base, scale = term.base(block), factors[name].scale
+            if base is None:
+                break
+            every = tuple(n for n in sizes if n in base.names or (scale is not None and n in scale.names))
+            part = base.align(every)
+            if scale is not None:
+                cut = scale.tensor
+                if block.plate in scale.names:
+                    cut = cut.narrow(scale.names.index(block.plate), block.start, block.length)
+                part = part * Named(cut, scale.names).align(every)
+            copies = prod(sizes[p] for p in factors[name].plates if p not in every)
+            total += float(part.sum()) * copies
+    return total, offsets
+
+
+def _slices(term: Term) -> list[Block]:
+    """Blocks of rows over which to sum something about a term, so that no large temporary is made."""
+    plates = [n for n in term.layout.columns if n in term.value.names]
+    plate = max(plates, key=lambda n: term.sizes[n], default=None)
+    if plate is None or term.sizes[plate] <= SLICE:
+        return [WHOLE]
+    size = term.sizes[plate]
+    return [Block(plate, start, min(SLICE, size - start)) for start in range(0, size, SLICE)]
+
+
+def _parts(
+    factors: Mapping[str, Factor],
+    owners: Mapping[str, frozenset[str]],
+    sizes: Mapping[str, int],
+    units: Sequence[Unit],
+) -> tuple[tuple[Part, ...], str]:
+    """Split the factors into those of the largest plate, in blocks, and the others."""
+    if not factors:
+        return (), ""
+    one = (_part([(WHOLE, plan_contraction(list(factors.values()), owners, sizes))], list(factors.values()), units),)
+    plates = {p for f in factors.values() for p in f.plates}
+    if not plates:
+        return one, ""
+    plate = max(plates, key=lambda p: sizes[p])
+    rows = block_rows(units, plate)
+    if rows >= sizes[plate]:
+        return one, ""
+    inner = [f for f in factors.values() if plate in f.plates]
+    stuck = [n for f in inner for n in f.names if n in owners and plate not in owners[n]]
+    if stuck:
+        return one, f'latent "{stuck[0]}" sits above plate "{plate}"'
+    every = [term for unit in units for term in (unit.terms if isinstance(unit, Stack) else unit.parts)]
+    apart = [term.name for term in every if isinstance(term, RowTerm) and plate in term.names]
+    if apart:
+        return one, f'the family of site "{apart[0]}" needs all rows at once'
+    outer = [f for f in factors.values() if plate not in f.plates]
+    within = plan_contraction(inner, owners, sizes)
+    blocks = []
+    for start in range(0, sizes[plate], rows):
+        length = min(rows, sizes[plate] - start)
+        blocks.append((Block(plate, start, length), within.narrow(plate, start, length)))
+    parts = [_part(blocks, inner, units)]
+    if outer:
+        parts.append(_part([(WHOLE, plan_contraction(outer, owners, sizes))], outer, units))
+    return tuple(parts), ""
+
+
+def _part(schedules: Sequence[tuple[Block, Schedule]], factors: Sequence[Factor], units: Sequence[Unit]) -> Part:
+    names = tuple(f.name for f in factors)
+    inside = set(names)
+    chosen = tuple(unit for unit in units if unit.members[0] in inside)
+    compiled = {name for unit in chosen for name in unit.members}
+    return Part(tuple(schedules), names, chosen, tuple(n for n in names if n not in compiled))
+
+
+def block_rows(units: Sequence[Unit], plate: str) -> int:
+    """Rows a block so that features and logits of one block stay in cache."""
+    width = 1
+    for unit in units:
+        for term in unit.parts:
+            if plate in term.names:
+                cells = prod(term.sizes[n] for n in term.names if n != plate)
+                width += (term.width + 3 * cells) * len(unit.members)
+    return max(256, BLOCK_BYTES // (8 * width))

@@ -1,0 +1,134 @@
+"""Lay a recognised site out as a `Term`: cells, features, weights, centre."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from .bank import RoleMap
+from .named import Named, align, squeeze
+from .reading import Reading
+from .term import Term
+
+
+def compile_term(
+    reading: Reading,
+    sizes: Mapping[str, int],
+    above: frozenset[str],
+    exponent: Named | None,
+) -> Term:
+    """Lay a reading out as matrices.
+
+    Args:
+        reading: a recognised site.
+        sizes: of all latents and plates, in their order.
+        above: plates of the latents on which the site depends; its other plates are folded.
+        exponent: `poutine.scale` within the folded plates.
+    """
+    site, family, rank = reading.site, reading.family, reading.event_rank
+    value = squeeze(site.value, site.dims, site.name, rank + family.event_dim)
+    known = {
+        key: squeeze(part, site.dims, site.name, family.known_event_dim.get(key, rank))
+        for key, part in reading.known.items()
+    }
+    parts = [value, *known.values()]
+    weight = _weight(reading, exponent, sizes)
+    if weight is not None:
+        parts.append(weight)
+    folded = tuple(p for p in sizes if p in site.plates and p not in above) if site.role == "observed" else ()
+    present = {n for part in parts for n in part.names}
+    columns = tuple(n for n in sizes if n in present or n in folded)
+    event_shape = tuple(torch.broadcast_shapes(*_event_shapes(reading, value, known)))
+    cells = tuple(n for n in sizes if any(n in role.names for role in reading.roles.values()))
+    cell_shape = tuple(sizes[n] for n in cells)
+    roles = {}
+    for key, role in reading.roles.items():
+        tail = (
+            ()
+            if family.roles[key].domain == "scale_tril"
+            else role.index.shape[role.index.dim() - family.roles[key].event_dim :]
+        )
+        roles[key] = _spread(role, cells, (*cell_shape, *event_shape, *tail))
+    shift = None
+    if family.location is not None and site.role == "observed":
+        shift = _centre(value, weight, rank, family.event_dim)
+    return Term(
+        site.name, family, site.role, frozenset(site.plates), roles, cells, cell_shape, event_shape, columns, folded,
+        value, known, weight, shift, sizes, reading.parameters,
+    )  # fmt: skip
+
+
+def _event_shapes(reading: Reading, value: Named, known: Mapping[str, Named]) -> list[tuple[int, ...]]:
+    rank, family = reading.event_rank, reading.family
+    shape = value.tensor.shape[len(value.names) :]
+    shapes = [tuple(shape[:rank])]
+    for key, role in reading.roles.items():
+        event = 0 if family.roles[key].domain == "scale_tril" else family.roles[key].event_dim
+        shape = role.index.shape[len(role.names) :]
+        shapes.append(tuple(shape[: len(shape) - event]))
+    return shapes
+
+
+def _spread(role: RoleMap, cells: tuple[str, ...], shape: tuple[int, ...]) -> RoleMap:
+    """Broadcast a role to the cells (views, no memory)."""
+
+    def spread(part: Tensor | None, extra: int = 0) -> Tensor | None:
+        if part is None:
+            return None
+        trailing = part.dim() - len(role.names)
+        part = align(part, role.names, cells, trailing)
+        return part.expand((*shape, *part.shape[part.dim() - extra :])) if extra else part.expand(shape)
+
+    index = spread(role.index)
+    assert index is not None
+    constant = role.constant
+    if constant is not None and constant.dim() > role.index.dim():
+        constant = spread(constant, constant.dim() - role.index.dim())
+    else:
+        constant = spread(constant)
+    affine = role.affine
+    if affine is not None:
+        affine = replace(affine, offset=spread(affine.offset), design=spread(affine.design, 1))
+    return RoleMap(cells, index, spread(role.coefficient), constant, affine)
+
+
+def _weight(reading: Reading, exponent: Named | None, sizes: Mapping[str, int]) -> Named | None:
+    """Mask and exponent of every row and event."""
+    site, rank = reading.site, reading.event_rank
+    weight = None
+    masks: list[tuple[Tensor, int]] = []
+    if site.mask is not None and site.role == "observed":
+        masks.append((site.mask.reshape(site.mask.shape + (1,) * rank), rank))
+    if reading.mask is not None:
+        masks.append((reading.mask, rank))
+    parts = [squeeze(mask.double(), site.dims, site.name, min(rank, mask.dim())) for mask, rank in masks]
+    if exponent is not None:
+        parts.append(Named(exponent.tensor.double().reshape(exponent.tensor.shape + (1,) * rank), exponent.names))
+    for part in parts:
+        if weight is None:
+            weight = part
+            continue
+        names = tuple(n for n in sizes if n in weight.names or n in part.names)
+        both = [align(p.tensor, p.names, names, p.tensor.dim() - len(p.names)) for p in (weight, part)]
+        weight = Named(both[0] * both[1], names)
+    return weight
+
+
+def _centre(value: Named, weight: Named | None, rank: int, event_dim: int) -> Tensor | None:
+    """Mean of every event over all rows, so that a common offset costs no digits."""
+    tensor = value.tensor.double()
+    rows = tuple(range(len(value.names)))
+    if not rows:
+        return None
+    if weight is not None:
+        w = weight.tensor.reshape(weight.tensor.shape + (1,) * event_dim)
+        w = (
+            (align(w, weight.names, value.names, rank + event_dim) != 0)
+            if set(weight.names) <= set(value.names)
+            else None
+        )
+        tensor = tensor if w is None else torch.where(w, tensor, torch.nan)
+    return tensor.nanmean(rows).nan_to_num(0.0)
