@@ -53,6 +53,7 @@ def build(
     factors: dict[str, Factor] = {}
     replayed: dict[str, Factor] = {}
     hmms: dict[str, Hmm] = {}
+    constants: dict[str, Named] = {}
     for name, site in sites.items():
         if site.role == "prior" or is_hidden(name):
             continue
@@ -75,7 +76,10 @@ def build(
             factors[name] = Factor(name, terms[name].names, plates, scales.get(plates), alive.get(name))
         else:
             with torch.no_grad():
-                names = site.log_prob().names
+                log_prob = site.log_prob()
+            if not recognition.reaches.get(name):
+                constants[name] = Named(log_prob.tensor.double(), log_prob.names)
+            names = log_prob.names
             factors[name] = replayed[name] = Factor(name, names, plates, scales.get(plates), alive.get(name))
     for name in _barren(factors, sites):
         factors[name] = replace(factors[name], alive=Named(torch.zeros((), dtype=torch.float64), ()))
@@ -100,6 +104,7 @@ def build(
         *_base(observed, factors, owners, sizes),
         sizes,
         whole,
+        constants,
     )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from .bank import RoleMap
 from .named import Named
 from .program import Program, Site
-from .reading import Reading, Recognition
+from .reading import Recognition
 
 ENOUGH = 64  # rows below which there is nothing to gain
 PROBED = 2000  # rows that are looked at first

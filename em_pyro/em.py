@@ -212,13 +212,12 @@ class EM:
 
     def _finish(self, here: Prepared, runs: Sequence[Run], *, measure: bool = True) -> Fit:
         """Rank the runs, re-measure the best on the user's program, and leave its values in the store."""
-        best = max(range(len(runs)), key=lambda i: (runs[i].outcome not in BAD, runs[i].objective))
+        top = max(range(len(runs)), key=lambda i: (runs[i].outcome not in BAD, runs[i].objective))
+        level = runs[top].objective - SAME_MAXIMUM * (1 + abs(runs[top].objective))
+        reached = [i for i, r in enumerate(runs) if r.objective >= level and r.outcome == runs[top].outcome]
+        best = reached[0]  # of equals the first, whose labels are the user's
         done = runs[best]
         params = write_back(here, done.params)
-        found = sum(
-            r.objective >= done.objective - SAME_MAXIMUM * (1 + abs(done.objective)) and r.outcome not in BAD
-            for r in runs
-        )
         expectation = here.engine.expect({n: v.double() for n, v in params.items()})
         evidence, prior = float(expectation.log_evidence), float(expectation.log_prior)
         if measure and all(p.initial.dtype == torch.float64 for p in here.program.parameters.values()):
@@ -226,7 +225,7 @@ class EM:
             if again is not None and abs(again - evidence) <= 1e-8 * (1 + abs(evidence)):
                 evidence = again
         starts = Starts(
-            tuple(Start(i, r.objective, r.outcome, r.num_steps) for i, r in enumerate(runs)), best, max(found, 1)
+            tuple(Start(i, r.objective, r.outcome, r.num_steps) for i, r in enumerate(runs)), best, len(reached)
         )
         fit = Fit(
             params,

@@ -75,12 +75,22 @@ class Engine:
     offsets: Mapping[str, Named]  # those that differ between states
     sizes: Mapping[str, int]  # of all latents and plates, in the order of tensor dimensions
     whole: str  # why rows are not taken in blocks; empty if they are, or need not be
+    constants: Mapping[str, Named] = field(default_factory=dict, repr=False)  # replayed sites without parameters
     uncollapsed: Engine | None = field(default=None, repr=False)  # of all rows, if this one has the distinct ones
 
     @property
     def full(self) -> Engine:
         """The engine of all rows."""
         return self.uncollapsed or self
+
+    @cached_property
+    def members(self) -> dict[str, tuple[str, ...]]:
+        """All sites for which one term of `leaders` stands."""
+        found = {}
+        for unit in self.units:
+            for term in unit.parts:
+                found[term.name] = unit.members if isinstance(unit, Stack) else (term.name,)
+        return found
 
     @cached_property
     def leaders(self) -> dict[str, Term]:
@@ -127,6 +137,8 @@ class Engine:
                         for name, part_sum in sums.items():
                             statistics[name] = statistics[name].add_(part_sum) if name in statistics else part_sum
                     for name in part.replayed:
+                        if name in self.constants:
+                            continue
                         _append(weights, name, share[name], replays[name], block)
             prior = log_prior(self.priors, params, lead) + self._replayed_prior(params)
             return Expectation(torch.as_tensor(evidence), prior, statistics, weights)
@@ -139,9 +151,9 @@ class Engine:
             eta = self.leaders[name].natural(bound)
             product = torch.where(statistics != 0, eta * statistics, 0.0)
             total = total + product.sum(tuple(range(lead, product.dim())))
-        if self.replayed or any(p.fn is None for p in self.priors.values()):
+        if self.moving or any(p.fn is None for p in self.priors.values()):
             sites = self.program.run(params)
-            for name in self.replayed:
+            for name in self.moving:
                 log_prob = sites[name].log_prob().tensor.double()
                 weight = found.weights[name]
                 total = total + torch.where(weight != 0, log_prob, 0.0).mul(weight).sum()
@@ -166,12 +178,18 @@ class Engine:
         return factors | replays
 
     def _replays(self, params: Params) -> dict[str, Named]:
-        if not self.replayed:
-            return {}
+        """Factors of the sites that are not compiled; those that no parameter enters, as they were found first."""
+        if not self.moving:
+            return dict(self.constants)
         with torch.no_grad():
             sites = self.program.run(params)
-            found = {name: sites[name].log_prob() for name in self.replayed}
-        return {name: Named(part.tensor.double(), part.names) for name, part in found.items()}
+            found = {name: sites[name].log_prob() for name in self.moving}
+        return {**self.constants, **{n: Named(part.tensor.double(), part.names) for n, part in found.items()}}
+
+    @cached_property
+    def moving(self) -> tuple[str, ...]:
+        """Replayed sites that some parameter enters."""
+        return tuple(name for name in self.replayed if name not in self.constants)
 
     def _replayed_prior(self, params: Params) -> Tensor:
         open_priors = [p.name for p in self.priors.values() if p.fn is None]

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import pyro
-import torch
+import numpy as np
 from pyro.infer import config_enumerate
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
@@ -143,9 +142,8 @@ class Fit:
 def _shown(value: Tensor) -> list[str]:
     if value.numel() > 60:
         return [f"tensor of shape {tuple(value.shape)}, from {float(value.min()):.6g} to {float(value.max()):.6g}"]
-    text = repr(value.detach().cpu())
-    text = text.removeprefix("tensor(").removesuffix(")").replace(", dtype=torch.float64", "")
-    return [row.strip() if k == 0 else row.removeprefix(" " * 7) for k, row in enumerate(text.split("\n"))]
+    text = np.array2string(value.detach().cpu().numpy(), precision=6, suppress_small=True, separator=", ")
+    return text.split("\n")
 
 
 class _Substitute(Messenger):
@@ -183,4 +181,4 @@ def write_back(prepared: Prepared, values: Mapping[str, Tensor]) -> dict[str, Te
     return {n: v.detach().to(parameters[n].initial.dtype) for n, v in values.items() if n in parameters}
 
 
-__all__ = ["Fit", "Start", "Starts", "fitted_model", "pyro", "torch", "write_back"]
+__all__ = ["Fit", "Start", "Starts", "fitted_model", "write_back"]

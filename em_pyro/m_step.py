@@ -18,7 +18,7 @@ STATIONARY = 1e-10  # of the gradient of Q, relative to 1 + |Q|
 SWEEPS, JOINTLY = 100, 3
 ASCENTS = 200  # iterations of L-BFGS
 FLAT = 1e-13  # a gradient of Q at which nothing is left to ascend, relative to 1 + |Q|
-NEWTON = 32  # entries up to which the end of an ascent is polished by Newton steps
+FEW, NEWTON = 4, 32  # entries up to which the end of an ascent is polished by Newton steps
 
 
 def maximise(engine: Engine, plan: Plan, found: Expectation, params: Params, lead: int = 0) -> dict[str, Tensor]:
@@ -138,7 +138,7 @@ def ascend(
         line_search_fn="strong_wolfe",
     )  # fmt: skip
     optimiser.step(loss)
-    if polish and flat.numel() <= NEWTON:
+    if flat.numel() <= (NEWTON if polish else FEW):
         flat = _polished(engine, found, params, flat.detach(), cut)
     solved = {name: constrained(engine, name, point).detach() for name, point in cut(flat.detach()).items()}
     if all(bool(torch.isfinite(v).all()) for v in solved.values()):

@@ -86,7 +86,8 @@ def match(site: Site, role: str, multiples: bool, stack: Sequence[Tensor], event
     entries = torch.stack([s.detach().reshape(-1) for s in stack]).double()
     index = torch.full((entries.shape[1],), -1)
     coefficient = torch.ones(entries.shape[1], dtype=torch.float64)
-    varying = ~((entries == entries[0]) | entries.isnan()).all(0)
+    still = (entries == entries[0]) | ((entries - entries[0]).abs() <= atoms.rtol * entries[0].abs())
+    varying = ~(still | entries.isnan()).all(0)  # a constant may move by rounding where a row is normalised
     for wanted in (False, True) if multiples else (False,):
         for tier in atoms.tiers:
             todo = (varying & (index < 0)).nonzero().squeeze(-1)
@@ -96,7 +97,7 @@ def match(site: Site, role: str, multiples: bool, stack: Sequence[Tensor], event
                 index[todo[hit]] = tier[found[hit]]
                 coefficient[todo[hit]] = factor[hit]
     if bool((varying & (index < 0)).any()):
-        raise Unrecognised(f'"{role}" is no selection of a parameter')
+        raise Unrecognised(f'"{role}" is computed from parameters, not selected from one')
     constant = None if bool(varying.all()) else first.tensor.contiguous()
     if constant is not None and varying.any():
         constant = torch.where(varying.reshape(shape), 0.0, constant)

@@ -226,7 +226,7 @@ def _family(term: Term) -> str:
 
 def _role(uses: Sequence[Use], engine: Engine, name: str) -> tuple[str, tuple[str, ...]]:
     roles = sorted({f"{_family(term)}.{key}" for term, key, _ in uses})
-    sites = tuple(dict.fromkeys(user_site(term.name) for term, _, _ in uses))
+    sites = tuple(dict.fromkeys(user_site(n) for term, _, _ in uses for n in engine.members[term.name]))
     if not sites:
         sites = tuple(s for s, reached in engine.recognition.reaches.items() if name in reached)
     return " and ".join(roles) or "-", sites
@@ -597,8 +597,10 @@ def _try(solver: Joint | Rows, engine: Engine) -> None:
     for name, _ in joint.uses:
         term = engine.leaders[name]
         shape = (*term.cell_shape, *term.event_shape)
-        events = ((term.count,),) if isinstance(term, RowTerm) else term.events
-        statistics[name] = tuple(torch.ones((*shape, *event), dtype=torch.float64) for event in events)
+        if isinstance(term, RowTerm):  # without weight: nothing is to be solved
+            statistics[name] = (torch.zeros((*shape, term.count), dtype=torch.float64),)
+        else:
+            statistics[name] = tuple(torch.ones((*shape, *event), dtype=torch.float64) for event in term.events)
     params = {n: p.initial.double() for n, p in engine.program.parameters.items()}
     try:
         solver.solve(statistics, params)

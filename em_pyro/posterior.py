@@ -13,6 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from .build import build
 from .contraction import Factor, Product, Schedule, Sum
 from .elimination import plan_contraction
 from .engine import Engine
@@ -54,9 +55,12 @@ class Posterior:
         Raises:
             ParameterError: no such plate, or its rows depend on one another through a latent outside it.
         """
-        plates = self.engine.program.plates
+        plates, recognition = self.engine.program.plates, self.engine.recognition
         if plate not in plates:
             raise ParameterError(f'log_evidence_by: expected one of the plates {sorted(plates)}, got "{plate}".')
+        if any(plate in term.folded for term in self.engine.terms.values()):  # its rows are summed inside a factor
+            whole = build(self.engine.program, recognition, recognition.runs[0], recognition.priors, {}, compiled=False)
+            return replace(self, engine=whole).log_evidence_by(plate)
         schedule, inputs, _ = self._schedule()
         _, values, _ = schedule.forward(inputs)
         total = torch.zeros(plates[plate], dtype=torch.float64)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from .distinct import collapsed, cut_rows, find
 from .build import build
 from .engine import Engine
 from .errors import ModelError
-from .named import Named, squeeze
+from .named import Named, align, squeeze
 from .plan import Choice, Plan, choose
 from .program import Params, Program
 from .reading import Recognition, Refusal, arguments
@@ -28,6 +29,7 @@ from .survey import survey
 from .unroll import unroll
 
 SAME = {torch.float64: 1e-10, torch.float32: 1e-5}
+LONG = 2000  # sites up to which it is
 MEASURED = 5_000_000  # entries of all factors up to which the answer is re-measured by the model's own log_prob
 
 
@@ -46,13 +48,18 @@ class Prepared:
         """Withdraw the closed forms of `names`; sites in `sites` are replayed from now on."""
         recognition = self.engine.full.recognition
         if sites:
-            refusals = {s: Refusal(why, recognition.readings[s].parameters) for s in sites}
-            readings = {n: r for n, r in recognition.readings.items() if n not in sites}
-            recognition = replace(recognition, readings=readings, refusals={**recognition.refusals, **refusals})
+            recognition = _refused(recognition, sites, why)
         engine, _ = _engine(self.program, recognition)
         withdrawn = {**self.withdrawn, **dict.fromkeys(names, why)}
         plan = replace(choose(engine, self.options, withdrawn), notes=self.plan.notes, seconds=self.plan.seconds)
         return replace(self, engine=engine, plan=plan, withdrawn=withdrawn)
+
+
+def _refused(recognition: Recognition, sites: Collection[str], why: str) -> Recognition:
+    """The same with some sites to be replayed."""
+    refusals = {s: Refusal(why, recognition.readings[s].parameters) for s in sites}
+    readings = {n: r for n, r in recognition.readings.items() if n not in sites}
+    return replace(recognition, readings=readings, refusals={**recognition.refusals, **refusals})
 
 
 def prepare(
@@ -79,6 +86,11 @@ def prepare(
     check_data(sites, start)
     recognition = recognise(program)
     engine, rows = _engine(program, recognition)
+    with torch.no_grad():
+        wrong = other_densities(engine.full) if check else []
+    if wrong:
+        recognition = _refused(recognition, wrong, "its registered family computes another density than its log_prob")
+        engine, rows = _engine(program, recognition)
     if check:
         check_structure(program, {n: f.names for n, f in engine.factors.items()}, sites)
         check_values(program, recognition.values, recognition.runs[0])
@@ -115,9 +127,13 @@ def _engine(program: Program, recognition: Recognition) -> tuple[Engine, str]:
 def _notes(engine: Engine, rows: str) -> tuple[str, ...]:
     """What else the plan should say: replayed sites, blocks, dtype."""
     notes = [rows] if rows else []
-    for name in engine.replayed:
-        why = engine.recognition.refusals[name].why if name in engine.recognition.refusals else "not compiled"
-        notes.append(f'site "{name}" is replayed every step: {why}')
+    reasons: dict[str, list[str]] = {}
+    for name in engine.moving:
+        refusal = engine.recognition.refusals.get(name)
+        reasons.setdefault(refusal.why if refusal else "not compiled", []).append(name)
+    for why, names in reasons.items():
+        some = ", ".join(names[:3]) + (f", ... ({len(names)})" if len(names) > 3 else "")
+        notes.append(f"site{'s' * (len(names) > 1)} {some}: the model is replayed in every step, because {why}")
     blocks = max((len(part.schedules) for part in engine.parts), default=1)
     if engine.whole:
         notes.append(f"rows are taken whole: {engine.whole}")
@@ -170,6 +186,42 @@ def disagreements(engine: Engine, params: Params) -> list[str]:
     return wrong
 
 
+def other_densities(engine: Engine) -> list[str]:
+    """Sites whose family computes another density than the model's own `log_prob`, at a random point."""
+    if not _affordable(engine):
+        return []
+    sites = engine.recognition.runs[0]
+    bound, wrong = engine.bind({n: v.double() for n, v in engine.recognition.values.items()}), []
+    for name, term in engine.terms.items():
+        factor, base = term.factor(term.natural(bound), term.features()), term.base()
+        mine = factor if base is None else factor + base.align(term.names)
+        log_prob = sites[name].log_prob()
+        drop = tuple(i for i, n in enumerate(log_prob.names) if n in term.folded)
+        truth = log_prob.tensor.double()
+        if term.folded:
+            missing = [n for n in term.folded if n not in log_prob.names]
+            truth = truth.sum(drop) if drop else truth
+            for plate in missing:
+                truth = truth * engine.sizes[plate]
+        kept = tuple(n for n in log_prob.names if n not in term.folded)
+        every = (*term.names, *(n for n in kept if n not in term.names))
+        a, b = align(mine, term.names, every), align(truth, kept, every)
+        rtol = 1e-4 if sites[name].value.dtype == torch.float32 or log_prob.tensor.dtype == torch.float32 else 1e-8
+        off = ((a - b).abs() > rtol * (1 + b.abs())) & (a > -1e3) & (b > -1e3)
+        if bool(off.any()):
+            wrong.append(name)
+    return wrong
+
+
+def _affordable(engine: Engine) -> bool:
+    """Whether the model's own densities are small enough to be computed beside ours."""
+    entries = 0
+    for factor in engine.factors.values():
+        entries += math.prod(engine.sizes[n] for n in factor.names)
+    widest = max((s.value.numel() for s in engine.recognition.runs[0].values()), default=1)
+    return entries <= MEASURED and widest <= MEASURED and len(engine.factors) <= LONG
+
+
 def _close(truth: Named, bound: Named, event: int) -> bool:
     names = (*truth.names, *(n for n in bound.names if n not in truth.names))
     a, b = (Named.align(part, names).double() for part in (truth, bound))
@@ -182,14 +234,7 @@ def _close(truth: Named, bound: Named, event: int) -> bool:
 def measured(engine: Engine, params: Params) -> float | None:
     """Log evidence by the model's own `log_prob`, where that is affordable; None elsewhere."""
     engine = engine.full
-    entries = 0
-    for factor in engine.factors.values():
-        size = 1
-        for name in factor.names:
-            size *= engine.sizes[name]
-        entries += size
-    widest = max((s.value.numel() for s in engine.recognition.runs[0].values()), default=1)
-    if entries > MEASURED or widest > MEASURED or len(engine.factors) > 2000:
+    if not _affordable(engine):
         return None
     recognition = engine.recognition
     whole = build(engine.program, recognition, recognition.runs[0], recognition.priors, {}, compiled=False)

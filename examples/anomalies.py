@@ -38,7 +38,7 @@ train, held_out, test = benign[:160], benign[160:260], benign[260:]
 
 # %%
 fits = {}
-for components in (1, 2, 3):
+for components in (2, 3, 4):
     with pyro.get_param_store().scope():  # a store that is filled is a start, here of another number of components
         fits[components] = EM(full, starts=4, tol=1e-6).fit(train, components)
 
@@ -73,9 +73,7 @@ for colour, (name, points, mark) in zip(COLOURS, sets, strict=False):
 plane.set(xlabel="area (100 square pixels)", ylabel="smoothness (hundredths)", title="Black: the line")
 plane.legend(frameon=False, loc="upper right")
 levels.axvline(threshold, color="black")
-levels.set(
-    xlabel="log density (nats; the least at the left edge)", ylabel="share of tumours", title="Least likely to the left"
-)
+levels.set(xlabel="log density (nats)", ylabel="share of tumours", title="Least likely to the left")
 levels.legend(frameon=False, loc="upper left")
 save(figure, "anomalies")
 

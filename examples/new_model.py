@@ -54,7 +54,7 @@ print(decayed)
 # %% [markdown]
 # ## A neural network: two branches
 #
-# Each point is on one of two curves of unknown shape. A network of six hidden units takes `x` to the height of both
+# Each point is on one of two curves of unknown shape. A network of four hidden units takes `x` to the height of both
 # curves. Its M-step is a guarded climb: a step that would lower the objective is not taken, and so the objective
 # never falls, as SVI's may.
 
@@ -66,7 +66,7 @@ y = torch.where(upper, truth[1], truth[0]) + 0.25 * torch.randn(300, generator=r
 
 with torch.random.fork_rng():
     torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Linear(1, 6), torch.nn.Tanh(), torch.nn.Linear(6, 2))
+    network = torch.nn.Sequential(torch.nn.Linear(1, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
 with torch.no_grad():
     network[2].bias.copy_(torch.tensor([-1.0, 1.0]))  # one curve starts low, the other high
 

@@ -77,6 +77,7 @@ for k in range(K):
     left = left + share[:, k]
 ax.set_yticks(range(len(family)), list(family), fontsize=9)
 ax.set(xlabel="share of each topic in the module's docstrings", xlim=(0, 1))
+ax.margins(y=0.01)
 ax.invert_yaxis()
 figure.legend(loc="outside upper center", frameon=False, fontsize=9)
 save(figure, "topics")

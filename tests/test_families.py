@@ -12,6 +12,8 @@ from pyro import poutine
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
+from em_pyro import solvers
+
 N, K, C, D = 40, 3, 4, 2
 TIES = {"none": [0, 1, 2], "some": [0, 0, 1], "all": [0, 0, 0]}
 """Which row of its parameter each of three components uses."""
@@ -366,3 +368,35 @@ def test_weights_of_rows_are_counts() -> None:
     again = step(weighted, repeated, torch.ones(len(repeated))).params
     for name, value in once.items():
         same(value, again[name])
+
+
+# ---- the check is seen to fail ---------------------------------------------------------------------------------------
+
+
+def planted(x: Tensor) -> None:
+    """Mix three normals with a rate beside them: every kind of closed form with one argument."""
+    weights = pyro.param("weights", tensor([0.5, 0.3, 0.2]), constraint=constraints.simplex)
+    loc = pyro.param("loc", tensor([-1.0, 0.5, 2.0]))
+    scale = pyro.param("scale", tensor([0.6, 1.1, 2.0]), constraint=constraints.positive)
+    rates = pyro.param("rate", tensor([0.6, 1.1, 2.0]), constraint=constraints.positive)
+    with pyro.plate("row", len(x)):
+        z = pyro.sample("z", dist.Categorical(weights))
+        pyro.sample("x", dist.Normal(loc[z], scale[z]), obs=x)
+        pyro.sample("wait", dist.Exponential(rates[z]), obs=x.exp())
+
+
+@pytest.mark.parametrize(
+    ("solver", "name"), [("Counts", "weights"), ("NormalBlock", "loc"), ("NormalBlock", "scale"), ("Rates", "rate")]
+)
+def test_a_wrong_m_step_is_noticed(solver: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A closed form that is 0.1 % off fails the check that all of the above stands on."""
+    kind = getattr(solvers, solver)
+    right = kind.solve
+
+    def wrong(self: Any, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        return {key: 1.001 * value if key == name else value for key, value in right(self, *args, **kwargs).items()}
+
+    check_closed(planted, real(N))
+    monkeypatch.setattr(kind, "solve", wrong)
+    with pytest.raises(AssertionError):
+        check_closed(planted, real(N))

@@ -5,6 +5,8 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from engines import Built, distance, farthest, lay_out, moved
@@ -12,9 +14,10 @@ from pyro import poutine
 from replay import Params
 from tolerances import IDENTITY
 from torch import Tensor
+from torch.distributions import constraints
 from zoo import simulated
 
-import em_pyro.engine
+import em_pyro.build
 from em_pyro.em_step import em_step
 from em_pyro.engine import Engine
 from em_pyro.m_step import gradient
@@ -142,10 +145,10 @@ def test_blocks_are_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     size = {"flips": torch.randint(5, 20, (700,)).double()} if name == "coins" else {"n": 700}
     model, args = simulated(name, **size)
     built = lay_out(model, args)
-    monkeypatch.setattr(em_pyro.engine, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(em_pyro.build, "BLOCK_BYTES", 1)
     blocked = lay_out(model, args, built.here, built.there)
     engine: Engine = blocked.compiled
-    monkeypatch.setattr(em_pyro.engine, "BLOCK_BYTES", 1 << 40)
+    monkeypatch.setattr(em_pyro.build, "BLOCK_BYTES", 1 << 40)
     unblocked = lay_out(model, args, built.here, built.there)
     assert len(engine.parts[0].schedules) == 3
     assert all(len(part.schedules) == 1 for part in unblocked.compiled.parts)
@@ -157,6 +160,46 @@ def test_blocks_are_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     object.__setattr__(engine, "parts", (lost, *engine.parts[1:]))
     if not engine.replayed:  # a replayed site's weights must have a row for each row
         assert not same(measured(blocked), measured(unblocked))
+
+
+def exposures(count: Tensor, exposure: Tensor) -> None:
+    """Multiply rates by an exposure of each row."""
+    rate = pyro.param("rate", torch.tensor([1.0, 4.0]), constraint=constraints.positive)
+    with pyro.plate("row", len(count)):
+        z = pyro.sample("z", dist.Categorical(torch.tensor([0.4, 0.6])))
+        pyro.sample("count", dist.Poisson(exposure * rate[z]), obs=count)
+
+
+def known_scales(count: Tensor, scale: Tensor) -> None:
+    """Observe each row with a known error of its own."""
+    loc = pyro.param("loc", torch.tensor([1.0, 4.0]))
+    with pyro.plate("row", len(count)):
+        z = pyro.sample("z", dist.Categorical(torch.tensor([0.4, 0.6])))
+        pyro.sample("count", dist.Normal(loc[z], scale), obs=count)
+
+
+def shares_by_row(count: Tensor, _: Tensor) -> None:
+    """Give each row weights of its own."""
+    share = pyro.param("share", torch.full((len(count), 2), 0.5), constraint=constraints.simplex)
+    rate = pyro.param("rate", torch.tensor([1.0, 4.0]), constraint=constraints.positive)
+    with pyro.plate("row", len(count)):
+        z = pyro.sample("z", dist.Categorical(share))
+        pyro.sample("count", dist.Poisson(rate[z]), obs=count)
+
+
+@pytest.mark.parametrize("model", [exposures, known_scales, shares_by_row])
+def test_arguments_that_differ_by_row_survive_blocks(
+    model: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Known factors, known scales and parameters of each row: a small cache changes nothing."""
+    count = torch.poisson(torch.full((700,), 2.5))
+    args = (count, torch.linspace(0.5, 2.0, 700))
+    built = lay_out(model, args)
+    at_once = measured(built), em_step(built.compiled, built.plan, built.here)[0]
+    monkeypatch.setattr(em_pyro.build, "BLOCK_BYTES", 1)
+    small = lay_out(model, args, built.here, built.there)
+    assert same(measured(small), at_once[0])
+    assert farthest(em_step(small.compiled, small.plan, small.here)[0], at_once[1]) < IDENTITY
 
 
 # ---- relabelling -----------------------------------------------------------------------------------------------------

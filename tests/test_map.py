@@ -277,7 +277,8 @@ def test_the_tutorial_s_own_answer() -> None:
         block(tutorial_mixture, expose=["weights", "locs", "scale"]), init_loc_fn=lambda site: fit.params[site["name"]]
     )
     guide(DATA)
-    svi = SVI(config_enumerate(tutorial_mixture), guide, pyro.optim.Adam({"lr": 0.1}), TraceEnum_ELBO(max_plate_nesting=1))
+    elbo = TraceEnum_ELBO(max_plate_nesting=1)
+    svi = SVI(config_enumerate(tutorial_mixture), guide, pyro.optim.Adam({"lr": 0.1}), elbo)
     same(tensor(-svi.evaluate_loss(DATA)), tensor(fit.objective), 1e-6)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-import pyro.optim
+from pyro.optim import Adam  # type: ignore[attr-defined]  # pyro.optim makes its classes when imported
 
 from ..compare import Contender, compare, em, lbfgs, svi
 from .problems import Problem
@@ -15,8 +15,8 @@ def contenders() -> dict[str, Contender]:
     return {
         "EM": em(),
         "EM + SQUAREM": em(acceleration="squarem"),
-        "SVI Adam 0.01": svi(pyro.optim.Adam({"lr": 0.01})),
-        "SVI Adam 0.1": svi(pyro.optim.Adam({"lr": 0.1})),
+        "SVI Adam 0.01": svi(Adam({"lr": 0.01})),
+        "SVI Adam 0.1": svi(Adam({"lr": 0.1})),
         "L-BFGS": lbfgs(),
     }
 
