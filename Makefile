@@ -11,8 +11,8 @@ help:
 	@echo "make demo    fit two classic data sets, compare with EM by hand, draw pictures into out/"
 	@echo "make test    lint, types and tests"
 	@echo "make bench   time EM against the libraries that hand-code one model, write benchmarks/RESULTS.md"
-	@echo "make gallery    draw the pictures of the examples again, into docs/pictures/"
-	@echo "make notebooks  make the examples into executed notebooks, in notebooks/"
+	@echo "make gallery draw the pictures of the examples again, into docs/pictures/"
+	@echo "make notebooks  turn the examples into executed notebooks, in notebooks/"
 
 demo: $(INSTALLED)
 	$(BIN)/python -m em_pyro

@@ -123,8 +123,7 @@ def _hmm(
 ) -> Hmm:
     """Compile the three sites of a DiscreteHMM; nothing is folded, because a chain joins all times of a row."""
     parts = [
-        _compiled(recognition.readings[key], sizes, plates, None)
-        for key in (name + INITIAL, name + TRANSITION, name)
+        _compiled(recognition.readings[key], sizes, plates, None) for key in (name + INITIAL, name + TRANSITION, name)
     ]
     return Hmm(name, parts[0], parts[1], parts[2], tuple(p for p in sizes if p in plates))
 

@@ -54,7 +54,9 @@ class Hmm:
 
     def passes(self, natural: Sequence[Tensor], features: Tensor, block: Block = WHOLE, lead: int = 0) -> chain.Passes:
         """Filter all rows."""
-        log_initial = self._rows(self.initial.factor(natural[0], self.initial.features(), lead=lead), self.initial, FROM, block)
+        log_initial = self._rows(
+            self.initial.factor(natural[0], self.initial.features(), lead=lead), self.initial, FROM, block
+        )
         log_likelihood = self.emission.factor(natural[2], features, block, lead)
         every = (self.name + TIME, *self.names, self.name + STATE)
         log_likelihood = align(log_likelihood, self.emission.names, every)

@@ -311,7 +311,9 @@ def _couple(engine: Engine, solvers: Sequence[Any], moving: set[str], swept: dic
         if isinstance(solver, (NormalBlock, MatrixBlock)) and solver.scales:
             bank = engine.recognition.bank
             for use in solver.uses:
-                others = (bank.parameters(engine.leaders[use.term].roles["loc"], "real") & moving) - set(solver.locations)
+                others = (bank.parameters(engine.leaders[use.term].roles["loc"], "real") & moving) - set(
+                    solver.locations
+                )
                 if others:
                     why = f'its location "{min(others)}" is maximised otherwise: alternated until Q is stationary'
                     swept.update(dict.fromkeys(_owned(solver), why))

@@ -63,7 +63,9 @@ def _recognise(
             refusals[name] = Refusal(str(reason), reaches.get(name, frozenset()))
     wanted = {n for n, r in refusals.items() if r.parameters and may_be_affine(traced[n], r)}
     if wanted:
-        for name, reading in affine_readings(program, wanted, [(v, {n: s[n] for n in wanted}) for v, s in probes], bank):
+        for name, reading in affine_readings(
+            program, wanted, [(v, {n: s[n] for n in wanted}) for v, s in probes], bank
+        ):
             readings[name] = reading
             del refusals[name]
     layout = _packed(bank.bank, readings)

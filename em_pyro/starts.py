@@ -145,7 +145,11 @@ def _hidden_states(hmm: Hmm, generator: torch.Generator) -> Tensor:
     flat = flat.reshape(-1, flat.shape[-1])
     rows = _standardised(flat)
     states = term.sizes[hmm.name + STATE]
-    drawn = torch.randint(states, (len(flat),), generator=generator) if rows is None else _plus_plus(rows, states, generator)
+    drawn = (
+        torch.randint(states, (len(flat),), generator=generator)
+        if rows is None
+        else _plus_plus(rows, states, generator)
+    )
     return drawn.reshape(term.sizes[hmm.name + TIME], -1)
 
 

@@ -64,7 +64,9 @@ def _parts(name: str, site: Site, hmm: dist.DiscreteHMM) -> dict[str, Site]:
     if transition.dim() >= 3:
         transition = transition.squeeze(-3)
     rows = transition.dim() - 2
-    transition = transition.movedim(-2, 0).reshape((states,) + (1,) * (depth - rows) + transition.shape[:rows] + (states,))
+    transition = transition.movedim(-2, 0).reshape(
+        (states,) + (1,) * (depth - rows) + transition.shape[:rows] + (states,)
+    )
     here = torch.arange(states, device=device).reshape((states,) + (1,) * depth)
     parts = {
         name + INITIAL: (dist.Categorical(logits=initial), here),

@@ -84,7 +84,9 @@ for n in range(len(heads)):
     curves.plot(grid, likelihood, color=colour, label=f"{heads[n]:.0f} of {flips[n]:.0f}")
     shares.plot(paths[:, n, 0], color=colour, marker="o", markersize=3, label=f"{heads[n]:.0f} of {flips[n]:.0f}")
 for k, colour in enumerate(COLOURS[:2]):
-    curves.axvline(float(bias[-1, k]), color=colour, linestyle="--", linewidth=1.2, label=f"coin {'AB'[k]}, fitted")
+    curves.vlines(
+        float(bias[-1, k]), 0, 0.4, color=colour, linestyle="--", linewidth=1.2, label=f"coin {'AB'[k]}, fitted"
+    )
     path.plot(bias[:, k], color=colour, marker="o", markersize=3, label=f"coin {'AB'[k]}")
     path.annotate(f"{bias[-1, k]:.2f}", (len(bias) - 1, float(bias[-1, k])), (-22, 7), textcoords="offset points")
 curves.set(

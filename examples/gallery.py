@@ -35,7 +35,7 @@ DOTS_PER_INCH = 150
 """Eight inches wide, a picture is half as fine again as GitHub shows it."""
 
 
-def save(figure: "Figure", name: str) -> Path:
+def save(figure: "Figure", name: str) -> None:
     """Write a figure as a PNG of at most 256 colours, which is small and looks the same."""
     folder = Path(os.environ.get("PICTURES", "out"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,9 +43,7 @@ def save(figure: "Figure", name: str) -> Path:
     figure.savefig(raw, dpi=DOTS_PER_INCH)
     with Image.open(raw) as image:
         small = image.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    path = folder / f"{name}.png"
-    small.save(path, optimize=True)
-    return path
+    small.save(folder / f"{name}.png", optimize=True)
 
 
 def main() -> None:

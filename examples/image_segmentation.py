@@ -5,7 +5,7 @@ A photograph is a cloud of colours. Fit a mixture of Gaussians to the colours of
 pixel which component it came from. **Are the components the parts that we see, and where is it in doubt?**
 
 Photograph: a temple in China by danielbuechele (flickr.com/photos/danielbuechele/6061409035, CC BY 2.0), one of two
-sample images that come with scikit-learn; shown reduced to half its size.
+sample images that come with scikit-learn; shown reduced to a third of its size.
 """
 
 # %%
@@ -23,7 +23,7 @@ except ModuleNotFoundError as missing:
     raise ModuleNotFoundError("This example needs scikit-learn: pip install 'em-pyro[examples]'") from missing
 
 K = 4
-photograph = load_sample_image("china.jpg")[::2, ::2] / 255.0
+photograph = load_sample_image("china.jpg")[::3, ::3] / 255.0
 height, width, _ = photograph.shape
 pixels = torch.tensor(photograph.reshape(-1, 3))
 some = pixels[torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))[:3000]]
@@ -45,11 +45,11 @@ doubt = (1 - share.amax(-1)).reshape(height, width)
 
 figure, axes = plt.subplots(2, 2, figsize=(8, 5.6), layout="constrained")
 (original, segmented), (uncertain, cloud) = axes
-original.imshow(photograph)
+original.imshow(photograph, interpolation="nearest")
 original.set(title="photograph")
-segmented.imshow(parts.numpy())
+segmented.imshow(parts.numpy(), interpolation="nearest")
 segmented.set(title=f"{K} parts, in their mean colours")
-shown = uncertain.imshow(doubt.numpy(), cmap="cividis", vmin=0, vmax=0.5)
+shown = uncertain.imshow(doubt.numpy(), cmap="cividis", vmin=0, vmax=0.5, interpolation="nearest")
 uncertain.set(title="doubt")
 figure.colorbar(shown, ax=uncertain, shrink=0.8, label="P(another part)")
 for ax in (original, segmented, uncertain):

@@ -84,7 +84,7 @@ def branches(x: Tensor, y: Tensor) -> None:
 
 
 pyro.clear_param_store()
-em = EM(branches, max_steps=15)
+em = EM(branches, max_steps=10)
 print(em.plan(x, y), end="\n\n")
 branched = em.fit(x, y)
 print(branched)

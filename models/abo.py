@@ -52,9 +52,7 @@ def abo(phenotype: Tensor) -> None:
         pyro.sample("phenotype", dist.Categorical(logits=looks[maternal, paternal]), obs=phenotype)
 
 
-def simulate(
-    n: int = 500, frequency: tuple[float, ...] = (0.25, 0.1, 0.65), seed: int | torch.Generator = 0
-) -> Tensor:
+def simulate(n: int = 500, frequency: tuple[float, ...] = (0.25, 0.1, 0.65), seed: int | torch.Generator = 0) -> Tensor:
     """Draw the phenotype of each of `n` people, shape `(n,)`."""
     with seeded(seed):
         alleles = dist.Categorical(torch.tensor(frequency)).sample((2, n))

@@ -70,7 +70,7 @@ def test_optimum(case: str) -> None:
             assert fit.path[0] < want - 1e-4  # the start is not the answer
             assert fit.converged
             close(fit.log_likelihood, want)
-            fit = EM(model, tol=0, max_steps=1500 if case.startswith(("03", "04a")) else 150, check=False).fit(*args)
+            fit = EM(model, tol=0, max_steps={"03": 1500, "04": 400}.get(case[:2], 60), check=False).fit(*args)
             close(fit.log_likelihood, want)
             for name, value in params.items():
                 close(fit.params[name], value, SOLVERS)

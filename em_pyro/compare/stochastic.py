@@ -80,9 +80,7 @@ def run_svi(
         held_out = None
         if score is not None and not who.shares_objective:
             held_out = score(lambda: {**params, **_draw(guide, program.args, program.kwargs)})
-    return Lane(
-        name, index, tuple(points), setup, first, ending, "", params, held_out, who.shares_objective
-    )
+    return Lane(name, index, tuple(points), setup, first, ending, "", params, held_out, who.shares_objective)
 
 
 def fresh(optim: Any) -> Any:
