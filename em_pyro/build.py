@@ -8,6 +8,7 @@ from math import prod
 
 import torch
 
+from .bundle import bundle
 from .compile import compile_term
 from .contraction import Factor, Schedule
 from .elimination import plan_contraction
@@ -19,7 +20,7 @@ from .priors import Prior
 from .program import Program, Site
 from .reading import Reading, Recognition
 from .rowwise import RowTerm, row_term
-from .stack import Stack, stack
+from .stack import stack
 from .term import WHOLE, Block, Term
 from .unroll import INITIAL, TRANSITION, hidden_sizes, is_hidden, unroll
 
@@ -77,7 +78,7 @@ def build(
         else:
             with torch.no_grad():
                 log_prob = site.log_prob()
-            if not recognition.reaches.get(name):
+            if not recognition.reaches.get(name) and _still(name, log_prob, recognition):
                 constants[name] = Named(log_prob.tensor.double(), log_prob.names)
             names = log_prob.names
             factors[name] = replayed[name] = Factor(name, names, plates, scales.get(plates), alive.get(name))
@@ -89,8 +90,9 @@ def build(
         if len(group.terms) > 1:
             for term in group.terms:
                 factors[term.name] = replace(factors[term.name], pool=group.first.name)
-    units: tuple[Unit, ...] = (*stacks, *hmms.values())
-    parts, whole = _parts(factors, owners, sizes, units)
+    bundled, gone = bundle(stacks, factors, owners)
+    units: tuple[Unit, ...] = (*bundled, *hmms.values())
+    parts, whole = _parts({n: f for n, f in factors.items() if n not in gone}, owners, sizes, units)
     observed = terms | {name: hmm.emission for name, hmm in hmms.items()}
     return Engine(
         program,
@@ -111,6 +113,15 @@ def build(
 def _compiled(reading: Reading, sizes: Mapping[str, int], above: frozenset[str], exponent: Named | None) -> Term:
     term = compile_term(reading, sizes, above, exponent)
     return row_term(term) if reading.family.solver == "rows" else term
+
+
+def _still(name: str, log_prob: Named, recognition: Recognition) -> bool:
+    """Whether a site that no gradient reaches is the same at another random point (a value may be detached)."""
+    if len(recognition.runs) < 2:
+        return True
+    with torch.no_grad():
+        first, second = (run[name].log_prob().tensor for run in recognition.runs[:2])
+    return torch.equal(first, second) and torch.equal(first, log_prob.tensor)
 
 
 def _hmm(
@@ -260,10 +271,13 @@ def _parts(
     stuck = [n for f in inner for n in f.names if n in owners and plate not in owners[n]]
     if stuck:
         return one, f'latent "{stuck[0]}" sits above plate "{plate}"'
-    every = [term for unit in units for term in (unit.terms if isinstance(unit, Stack) else unit.parts)]
+    every = [term for unit in units for term in (unit.parts if isinstance(unit, Hmm) else unit.terms)]
     apart = [term.name for term in every if isinstance(term, RowTerm) and plate in term.names]
     if apart:
         return one, f'the family of site "{apart[0]}" needs all rows at once'
+    by_row = [t.name for unit in units for t in unit.parts if plate in t.cells]
+    if by_row:
+        return one, f'an argument of site "{by_row[0]}" differs by row of plate "{plate}"'
     outer = [f for f in factors.values() if plate not in f.plates]
     within = plan_contraction(inner, owners, sizes)
     blocks = []
@@ -288,8 +302,8 @@ def block_rows(units: Sequence[Unit], plate: str) -> int:
     """Rows a block so that features and logits of one block stay in cache."""
     width = 1
     for unit in units:
-        for term in unit.parts:
-            if plate in term.names:
-                cells = prod(term.sizes[n] for n in term.names if n != plate)
-                width += (term.width + 3 * cells) * len(unit.members)
+        inside = [term for term in unit.parts if plate in term.names]
+        if inside:
+            cells = prod(inside[0].sizes[n] for n in inside[0].names if n != plate)
+            width += (sum(term.width for term in inside) + 3 * cells) * len(unit.members)
     return max(256, BLOCK_BYTES // (8 * width))

@@ -13,17 +13,19 @@ from torch import Tensor
 from .em_step import em_step
 from .errors import ModelError, ObjectiveError, ParameterError
 from .fit import Fit, Start, Starts, write_back
-from .loop import Interrupted, Run, Settings, State, check_start, collapsed, guard, run
+from .loop import Interrupted, Run, Settings, State, check_start, collapsed, guard, possible_posterior, run
 from .m_step import gradient, maximise
 from .plan import Choice, Plan
-from .posterior import Posterior, posterior
+from .posterior import Posterior
 from .prepare import Prepared, disagreements, key_of, measured, prepare
+from .solvers import PriorUnbounded
 from .starts import given_start, prior_start, random_start
 from .store import starting_values, write
 
 CERTIFIED = 1e-7  # of the gradient of Q after a closed form, relative to 1 + |Q|
 BAD = ("degenerate", "empty state", "prior unbounded")
 SAME_MAXIMUM = 1e-6
+MEASURED_AGAIN = 1e-8
 
 
 class EM:
@@ -104,7 +106,12 @@ class EM:
         here = self._prepare(args, kwargs)
         self._need_parameters(here)
         params = self._current(here)
-        new, found = em_step(here.engine, here.plan, params)
+        if self._previous is None:
+            check_start(here.engine, params, float(here.engine.expect(params).objective))
+        try:
+            new, found = em_step(here.engine, here.plan, params)
+        except PriorUnbounded as where:
+            raise ObjectiveError(f"EM.step: expected an interior update, but {where}. Use a shape of at least 1.") from None
         objective = float(found.objective)
         check_start(here.engine, params, objective)
         before = self._previous
@@ -145,7 +152,7 @@ class EM:
     def posterior(self, *args: Any, **kwargs: Any) -> Posterior:
         """Exact posterior of the latents at `params` (the starting values before any fit)."""
         here = self._prepare(args, kwargs)
-        return posterior(here.engine, self._current(here))
+        return possible_posterior(here.engine, self._current(here))
 
     # ---- one start ----
 
@@ -171,17 +178,15 @@ class EM:
     def _certified(self, here: Prepared, start: dict[str, Tensor]) -> tuple[Prepared, tuple[str, ...]]:
         """Take one M-step and require that the gradient of `Q` is zero at every closed form."""
         closed = [n for n, line in here.plan.lines.items() if line.closed_form]
-        if not closed:
-            return here, ()
         params = {n: v.double() for n, v in start.items()}
         found = here.engine.expect(params)
         check_start(here.engine, params, float(found.objective))
+        if not closed:
+            return here, ()
         try:
             new = maximise(here.engine, here.plan, found, params)
-        except Exception as reason:  # noqa: BLE001 - an unbounded prior; the loop reports it as its ending
-            if type(reason).__name__ != "PriorUnbounded":
-                raise
-            return here, ()
+        except PriorUnbounded:
+            return here, ()  # the loop reports it as its ending
         if collapsed(here.engine, here.plan, new):
             return here, ()
         value, slopes = gradient(here.engine, found, new, closed)
@@ -201,7 +206,7 @@ class EM:
             ]
         given = [self.starts] if isinstance(self.starts, Mapping) else list(self.starts)
         if not given:
-            raise ParameterError("EM: expected at least one start, got an empty list.")
+            raise ParameterError("EM: expected at least one start, got an empty list. Pass an int, a dict or dicts.")
         for values in given:
             given_start(here.engine, own, values)
 
@@ -222,7 +227,10 @@ class EM:
         evidence, prior = float(expectation.log_evidence), float(expectation.log_prior)
         if measure and all(p.initial.dtype == torch.float64 for p in here.program.parameters.values()):
             again = measured(here.engine, params)
-            if again is not None and abs(again - evidence) <= 1e-8 * (1 + abs(evidence)):
+            if again is not None and again == again:
+                if abs(again - evidence) > MEASURED_AGAIN * (1 + abs(evidence)):
+                    note = f"the model itself gives log-likelihood {again:.9g} at the fitted values, the loop {evidence:.9g}"
+                    done = replace(done, notes=(*done.notes, note))
                 evidence = again
         starts = Starts(
             tuple(Start(i, r.objective, r.outcome, r.num_steps) for i, r in enumerate(runs)), best, len(reached)

@@ -14,6 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from .bundle import Bundle
 from .contraction import Factor, Schedule
 from .hmm import Hmm
 from .named import Named
@@ -46,7 +47,7 @@ class Expectation:
         return self.log_evidence + self.log_prior
 
 
-Unit = Stack | Hmm
+Unit = Stack | Bundle | Hmm
 
 
 @dataclass(frozen=True)

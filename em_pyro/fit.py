@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .accelerated import Accelerated
 from .errors import ParameterError
-from .loop import OUTCOMES
+from .loop import OUTCOMES, possible_posterior
 from .plan import Plan
 from .posterior import Posterior, posterior
 from .prepare import Prepared, prepare
@@ -115,7 +115,7 @@ class Fit:
         """Posterior of new data, passed as the model takes it."""
         here = self._alive()
         fresh = prepare(here.program.model, args, kwargs, {}, check=False)
-        return posterior(fresh.engine, {n: self.params[n] for n in fresh.program.parameters})
+        return possible_posterior(fresh.engine, {n: self.params[n] for n in fresh.program.parameters})
 
     @property
     def model(self) -> Callable[..., Any]:

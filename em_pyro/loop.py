@@ -16,7 +16,7 @@ from .engine import Engine, Expectation
 from .errors import DataError, ObjectiveError
 from .m_step import constrained, gradient, unconstrained
 from .plan import Plan
-from .posterior import posterior
+from .posterior import Posterior, posterior
 from .solvers import PriorUnbounded
 from .term import Term
 
@@ -224,6 +224,17 @@ def check_start(engine: Engine, params: Params, objective: float) -> None:
         f"Start: expected a finite objective, got {objective}. Check the starting values "
         f"({', '.join(sorted(params))}) and the scale of the data."
     )
+
+
+def possible_posterior(engine: Engine, params: Params) -> Posterior:
+    """The posterior at `params`.
+
+    Raises:
+        DataError: some row is impossible under every state, so that it has none.
+    """
+    law = posterior(engine, params)
+    check_start(engine, {n: v.double() for n, v in params.items()}, law.log_evidence)
+    return law
 
 
 def _finite(x: float) -> bool:

@@ -110,10 +110,12 @@ def choose(engine: Engine, options: Mapping[str, Choice], withdrawn: Mapping[str
     parameters = engine.program.parameters
     for name, choice in options.items():
         if name not in parameters:
-            raise ParameterError(f'm_step: expected names among {sorted(parameters)}, got "{name}".')
+            raise ParameterError(
+                f'm_step: expected names among {sorted(parameters)}, got "{name}". Use the name given to pyro.param.'
+            )
         if not callable(choice) and choice not in ("torch", "closed", "fixed"):
             raise ParameterError(
-                f'm_step["{name}"]: expected "torch", "closed", "fixed" or a callable, got {choice!r}.'
+                f'm_step["{name}"]: expected "torch", "closed", "fixed" or a callable, got {choice!r}. Choose one of them.'
             )
     reasons: dict[str, str] = dict(withdrawn)
     uses = {name: _uses(engine, name) for name in parameters}
@@ -144,7 +146,7 @@ def choose(engine: Engine, options: Mapping[str, Choice], withdrawn: Mapping[str
             why = "as you asked" if name in options else reasons.get(name, "no closed form")
             lines[name] = Line(name, "torch", role, sites, why)
         elif name not in solved:
-            raise PlanError(f'm_step["{name}"]: expected a closed form, but there is none: {reasons.get(name)}.')
+            raise PlanError(f'm_step["{name}"]: expected a closed form, but there is none: {reasons.get(name)}. Choose "torch" or leave it out.')
         elif name in swept:
             lines[name] = Line(name, "swept", role, sites, swept[name])
         else:
@@ -373,6 +375,7 @@ def _normal(
     locations = tuple(n for n in block if roles[n] == {"loc"} and n not in forced)
     scales = tuple((n, _chart(engine, n, uses[n])) for n in block if roles[n] == {"scale"} and n not in forced)
     all_scales: dict[str, Chart] = {}
+    loc_charts: dict[str, Chart] = {}
     found = []
     coupled: dict[tuple[str, int], set[Any]] = {}
     for term in _terms_of(engine, block):
@@ -388,10 +391,7 @@ def _normal(
                 (chart,) = used_charts(scale, bank.entries, n)
                 all_scales[n] = CHART[chart]
                 scale_places += [(n, w) for w in select(scale, bank.entries, n)]
-        if any(
-            CHART[c].name != "itself" for n in names if loc.affine is None for c in used_charts(loc, bank.entries, n)
-        ):
-            raise Refused("a location is a function of its parameter")
+        loc_charts |= {n: _chart(engine, n, uses[n]) for n in names if n in uses and uses[n]}
         found.append(
             NormalUse(
                 term.name,
@@ -422,7 +422,7 @@ def _normal(
                 coupled.setdefault(entry, set()).update(key[design[:, j] != 0].unique().tolist())
     pseudo = {n: engine.priors[n].pseudo for n in locations if n in engine.priors}
     why = _why_swept(locations, list(all_scales), coupled, pseudo, found)
-    return NormalBlock(locations, scales, tuple(found), all_scales, pseudo), why  # type: ignore[arg-type]
+    return NormalBlock(locations, scales, tuple(found), all_scales, pseudo, loc_charts), why  # type: ignore[arg-type]
 
 
 def _why_swept(

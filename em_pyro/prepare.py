@@ -13,10 +13,10 @@ from torch import Tensor
 
 from .alive import alive
 from .bank import entries_of, gather
+from .build import build
 from .check import check_structure, check_values
 from .data import check_data
 from .distinct import collapsed, cut_rows, find
-from .build import build
 from .engine import Engine
 from .errors import ModelError
 from .named import Named, align, squeeze
@@ -215,10 +215,11 @@ def other_densities(engine: Engine) -> list[str]:
 
 def _affordable(engine: Engine) -> bool:
     """Whether the model's own densities are small enough to be computed beside ours."""
-    entries = 0
-    for factor in engine.factors.values():
-        entries += math.prod(engine.sizes[n] for n in factor.names)
-    widest = max((s.value.numel() for s in engine.recognition.runs[0].values()), default=1)
+    sites, entries, widest = engine.recognition.runs[0], 0, 0
+    for name, factor in engine.factors.items():
+        event = math.prod(sites[name].fn.event_shape)
+        entries += math.prod(engine.sizes[n] for n in factor.names) * event
+        widest = max(widest, sites[name].value.numel())
     return entries <= MEASURED and widest <= MEASURED and len(engine.factors) <= LONG
 
 

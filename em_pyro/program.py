@@ -88,6 +88,8 @@ class Program:
     plates: Mapping[str, int]
     plate_dims: Mapping[str, int] = field(repr=False)  # plate -> tensor dimension
     upstream: Mapping[str, frozenset[str]] = field(repr=False)  # site -> latents that it may depend on
+    registered: Mapping[str, tuple[Tensor, Any]] = field(default_factory=dict, repr=False)
+    """Unconstrained tensors that a PyroModule would put into the store by itself, with their constraints."""
 
     def run(self, values: Params, states: Params | None = None) -> dict[str, Site]:
         """Replay the model at `values`, enumerated; a latent named in `states` takes that value instead.
@@ -183,12 +185,19 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def untouched_store() -> Iterator[None]:
-    """Remove whatever a run of the model registers in the param store (a PyroModule does so by itself)."""
+def untouched_store() -> Iterator[dict[str, tuple[Tensor, Any]]]:
+    """Remove whatever a run of the model registers in the param store (a PyroModule does so by itself), and yield it."""
     store = pyro.get_param_store()
-    before = set(store._params)
+    before, found = set(store._params), dict[str, tuple[Tensor, Any]]()
     try:
-        yield
+        yield found
     finally:
         for name in set(store._params) - before:
+            found[name] = store._params[name], store._constraints[name]
             del store[name]
+
+
+def register(name: str, tensor: Tensor, constraint: Any) -> None:
+    """Put a module's own unconstrained tensor into the store, as the module does."""
+    store = pyro.get_param_store()
+    store._params[name], store._constraints[name], store._param_to_name[tensor] = tensor, constraint, name

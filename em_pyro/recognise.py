@@ -71,7 +71,7 @@ def _recognise(
     layout = _packed(bank.bank, readings)
     for name in _disagreeing(program, leaves, leaf_sites, readings, layout):
         why = "an argument has a parameter's value but not its gradient"
-        refusals[name] = Refusal(why, reaches.get(name, frozenset()))
+        refusals[name] = Refusal(why, reaches.get(name, frozenset()) | readings[name].parameters)
         del readings[name]
     _keep_whole(leaf_sites, readings, refusals, reaches)
     runs = [sites for _, sites in probes]

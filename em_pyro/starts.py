@@ -19,6 +19,7 @@ from .hmm import Hmm
 from .m_step import constrained, maximise, unconstrained
 from .named import Named, align
 from .plan import Plan
+from .solvers import PriorUnbounded
 from .store import check_value
 from .unroll import STATE, TIME
 
@@ -39,7 +40,9 @@ def given_start(engine: Engine, values: Params, start: Mapping[str, Tensor]) -> 
     for name, value in start.items():
         parameter = engine.program.parameters.get(name)
         if parameter is None:
-            raise ParameterError(f'starts: expected names among {sorted(engine.program.parameters)}, got "{name}".')
+            raise ParameterError(
+                f'starts: expected names among {sorted(engine.program.parameters)}, got "{name}". Use those of EM.params.'
+            )
         value = torch.as_tensor(value).detach()
         check_value(parameter, value, "its start")
         new[name] = value.to(parameter.initial.device).double()
@@ -90,7 +93,10 @@ def _from_latents(engine: Engine, plan: Plan, values: Params, generator: torch.G
     states = _draw_states(engine, generator)
     shares = {name: _share(engine, name, index) for name, index in states.items()}
     found = _expectation(engine, shares, generator)
-    return maximise(engine, plan, found, values)
+    try:
+        return maximise(engine, plan, found, values)
+    except PriorUnbounded:
+        return dict(values)  # the loop names it, if it is still so when the latents are not drawn but weighed
 
 
 def _share(engine: Engine, name: str, index: Tensor) -> Named:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import transform_to
 
 from .errors import ParameterError
-from .program import Parameter, Program
+from .program import Parameter, Program, register
 
 # How far inside an open interval the store keeps a value whose transform cannot represent the boundary.
 MARGIN = {torch.float64: 1e-300, torch.float32: 1e-37}
@@ -69,6 +69,8 @@ def write(program: Program, values: Mapping[str, Tensor]) -> None:
                 parameter.tensor.copy_(value)
             continue
         point = transform_to(parameter.constraint).inv(_interior(parameter, value))
+        if name not in store and name in program.registered:
+            register(name, *program.registered[name])
         if name not in store:
             pyro.param(name, parameter.initial.clone(), constraint=parameter.constraint)
         with torch.no_grad():

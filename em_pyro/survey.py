@@ -33,6 +33,7 @@ class _Survey(Messenger):
         self.parameters: dict[str, Parameter] = {}
         self.messages: dict[str, Any] = {}
         self.upstream: dict[str, frozenset[str]] = {}
+        self.registered: dict[str, tuple[Tensor, Any]] = {}
 
     def _pyro_param(self, msg: Any) -> None:
         name = msg["name"]
@@ -110,14 +111,20 @@ def survey(model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str
         )
     sizes = {frame.name: frame.size for frame in frames}
     dims = {frame.name: frame.dim for frame in frames}
-    return Program(model, args, kwargs, first.parameters, latents, sizes, dims, upstream)
+    return Program(model, args, kwargs, first.parameters, latents, sizes, dims, upstream, first.registered)
 
 
 def _run(model: Callable[..., Any], args: Any, kwargs: Any, *, provenance: bool) -> _Survey:
     handler = _Survey(provenance=provenance)
     try:
-        with quiet(), untouched_store(), torch.enable_grad(), handler:
+        with quiet(), untouched_store() as registered, torch.enable_grad(), handler:
             model(*args, **kwargs)
+        handler.registered = registered
+    except ZeroDivisionError as error:
+        if "size cannot be zero" not in str(error):
+            raise
+        name = _local(error, "name")
+        raise DataError(f'Plate "{name}": expected at least one row, got none. Pass data.') from error
     except (IndexError, RuntimeError) as error:
         with quiet(), untouched_store(), block():
             model(*args, **kwargs)  # an error of the model itself is the user's, not ours
@@ -126,6 +133,15 @@ def _run(model: Callable[..., Any], args: Any, kwargs: Any, *, provenance: bool)
             f"{error}. Index by values (table[z], Vindex), not by the position of a row or a state."
         ) from error
     return handler
+
+
+def _local(error: BaseException, name: str) -> object:
+    """A local variable of the innermost call that has it, where an error was raised."""
+    found, trace = None, error.__traceback__
+    while trace is not None:
+        found = trace.tb_frame.f_locals.get(name, found)
+        trace = trace.tb_next
+    return found
 
 
 def _parameter(msg: Any) -> Parameter:

@@ -150,9 +150,9 @@ class Term:
         keep = (*layout.batch, *layout.columns)
         value, known, weight = self._rows(block)
         rank = len(self.event_shape)
-        if weight is None and not rank and not self.folded and not layout.batch and len(layout.columns) == 1:
+        if weight is None and (not rank or self.counting) and not self.folded and not layout.batch and len(layout.columns) == 1:
             fast = self.family.columns(value, known)
-            if fast is not None:
+            if fast is not None and fast.shape[0] == self.width:
                 return fast
         shape = [self._size(n, block) for n in (*keep, *self.folded)]
         parts = []

@@ -38,6 +38,7 @@ class NormalBlock:
     uses: tuple[NormalUse, ...] = field(repr=False)
     all_scales: Mapping[str, Chart] = field(repr=False)  # with those that are not solved here
     pseudo: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+    loc_charts: Mapping[str, Chart] = field(default_factory=dict, repr=False)  # functions through which locations enter
 
     def solve(self, statistics: Statistics, params: Params, lead: int = 0) -> dict[str, Tensor]:
         """One pass: conditional on the scales the locations, then conditional on the locations the scales."""
@@ -75,8 +76,13 @@ class NormalBlock:
         batch = next(iter(params.values())).shape[:lead]
         loc = use.loc_constant.expand(*batch, -1).clone()
         for name, where in use.loc_parameters:
-            loc[..., where.cells] = params[name].double().flatten(lead)[..., where.entries]
+            value = self._argument(name, params[name].double())
+            loc[..., where.cells] = value.flatten(lead)[..., where.entries]
         return loc * use.loc_coefficient - use.shift
+
+    def _argument(self, name: str, value: Tensor) -> Tensor:
+        """A location parameter as it enters the argument."""
+        return self.loc_charts[name].forward(value) if name in self.loc_charts else value
 
     def _locations(self, statistics: Statistics, params: Params, lead: int) -> dict[str, Tensor]:
         if any(use.affine is not None for use in self.uses):
@@ -100,6 +106,8 @@ class NormalBlock:
                 weight = weight + self.pseudo[name][1].reshape(-1)
             old = params[name].double()
             solved = (total / torch.where(weight > 0, weight, 1.0)).reshape(old.shape)  # type: ignore[arg-type]
+            if name in self.loc_charts:
+                solved = self.loc_charts[name].inverse(solved)
             new[name] = torch.where((weight > 0).reshape(old.shape), solved, old)  # type: ignore[attr-defined]
         return new
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..charts import Chart
-from .select import Params, Selected, Statistics, refuse_unbounded, pool
+from .select import Params, Selected, Statistics, pool, refuse_unbounded
 
 
 @dataclass(frozen=True)
