@@ -21,6 +21,7 @@ AFFINE_SIZE = 50_000_000
 
 
 def may_be_affine(site: Site, refusal: Refusal) -> bool:
+    """Whether what was refused is the location of a Normal, which may be affine in its parameters."""
     family = family_of(unwrap(site.fn).base)
     return family is not None and family.solver == "normal" and '"loc"' in refusal.why
 
@@ -78,7 +79,7 @@ def _affine_reading(
     family, rank = family_of(inner[0].base), inner[0].event_rank
     assert family is not None
     try:
-        scale = match(site, "scale", True, [family.read(i.base)["scale"] for i in inner], rank, atoms)
+        scale = match(site, "scale", [family.read(i.base)["scale"] for i in inner], rank, atoms, multiples=True)
     except Unrecognised:
         return None
     flat = squeeze(offset, site.dims, name, rank)

@@ -1,8 +1,8 @@
 """Which entries of the latents anything observed depends on.
 
 An entry of a latent on which nothing observed depends (a step past the end of a sequence, the unobserved half of an
-`obs_mask` site on a labelled row) has its prior as posterior. Leaving it out of the statistics changes no fixed point and
-makes EM faster: its share of the missing information is not there.
+`obs_mask` site on a labelled row) has its prior as posterior. Leaving it out of the statistics changes no fixed point
+and makes EM faster: its share of the missing information is not there.
 """
 
 from __future__ import annotations

@@ -199,7 +199,8 @@ def _scales(sites: Mapping[str, Site]) -> dict[frozenset[str], Named | None]:
             where = f"plate {sorted(plates)}" if plates else "outside all plates"
             raise ModelError(
                 f'Site "{name}": expected the same poutine.scale as site "{first[plates]}" ({where}), got another. '
-                f"A row's weight multiplies its whole log-likelihood: put the plate, latents included, inside the scale."
+                f"A row's weight multiplies its whole log-likelihood: put the plate, latents included, inside the "
+                f"scale."
             )
     return scales
 

@@ -1,11 +1,11 @@
 """Forward-backward along a chain of latents, for many rows at once: scaled recursions, not log space.
 
-Each step's likelihood is shifted by its largest state, so a distant outlier does not underflow. A long chain of few rows is
-cut into about `sqrt(T)` blocks that are advanced together: their transfer matrices first, then the boundaries between
-them, then every block again from its boundary.
+Each step's likelihood is shifted by its largest state, so a distant outlier does not underflow. A long chain of few
+rows is cut into about `sqrt(T)` blocks that are advanced together: their transfer matrices first, then the boundaries
+between them, then every block again from its boundary.
 
-Shapes: `T` steps, `...` starts, `R` rows, `K` states. References: Rabiner (1989), section III; the blocks are the two-level
-scan of Blelloch (1990).
+Shapes: `T` steps, `...` starts, `R` rows, `K` states. References: Rabiner (1989), section III; the blocks are the
+two-level scan of Blelloch (1990).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Catch programs that run without an error and whose enumeration is wrong.
 
-Pyro enumerates by broadcasting, so a program that reduces over a plate, indexes by position or branches on a sampled value
-gets wrong factors silently. Every argument of every site is therefore compared with what the program does when its
-latents take concrete values.
+Pyro enumerates by broadcasting, so a program that reduces over a plate, indexes by position or branches on a sampled
+value gets wrong factors silently. Every argument of every site is therefore compared with what the program does when
+its latents take concrete values.
 """
 
 from __future__ import annotations
@@ -35,16 +35,17 @@ def check_structure(program: Program, names: Mapping[str, tuple[str, ...]], site
             outside = [plate for plate in latent.plates if plate not in sites[site].plates]
             if outside:
                 raise ModelError(
-                    f'Site "{site}": expected to be inside plate "{outside[0]}", as the latent "{latent.name}" on which '
-                    f"it depends is, got plates {list(sites[site].plates)}. Move it into the plate, or the latent out."
+                    f'Site "{site}": expected to be inside plate "{outside[0]}", as the latent "{latent.name}" on '
+                    f"which it depends is, got plates {list(sites[site].plates)}. Move it into the plate, or the "
+                    f"latent out."
                 )
 
 
 def check_values(program: Program, params: Params, enumerated: Mapping[str, Site]) -> None:
     """Run the program with concrete latents and compare every argument with the enumerated one at those values.
 
-    First each joint value of the supports (at most 64 of them), the same in all rows; then, on small programs, eight draws
-    uniform over the support, independent in every row.
+    First each joint value of the supports (at most 64 of them), the same in all rows; then, on small programs, eight
+    draws uniform over the support, independent in every row.
 
     Raises:
         ModelError: an argument differs; the message names the site and the latents' values.
@@ -78,8 +79,8 @@ def check_values(program: Program, params: Params, enumerated: Mapping[str, Site
             raise
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             raise _broken({n: k.tolist() for n, k in drawn.items()}, error) from error
-        index = {n: _named_index(program, n, k) for n, k in drawn.items()}
-        _compare(program, enumerated, concrete, index, {n: k.tolist() for n, k in drawn.items()})
+        named = {n: _named_index(program, n, k) for n, k in drawn.items()}
+        _compare(program, enumerated, concrete, named, {n: k.tolist() for n, k in drawn.items()})
 
 
 def _run(program: Program, params: Params, states: Mapping[str, Tensor]) -> dict[str, Site]:
@@ -89,8 +90,8 @@ def _run(program: Program, params: Params, states: Mapping[str, Tensor]) -> dict
 
 def _broken(index: Mapping[str, object], error: Exception) -> ModelError:
     return ModelError(
-        f"The model: expected to run with its latents at {_shown(index)}, got {type(error).__name__}: {error}. Index by "
-        f"values (table[z], Vindex), not by the position of a row or a state."
+        f"The model: expected to run with its latents at {_shown(index)}, got {type(error).__name__}: {error}. Index "
+        f"by values (table[z], Vindex), not by the position of a row or a state."
     )
 
 
@@ -165,14 +166,14 @@ def _compare(
             got = _select(squeeze(whole, site.dims, name, event), index, program, event)
             if not _agree(expected, got, event):
                 raise ModelError(
-                    f'Site "{name}": expected {what} to be the same whether its latents are enumerated or concrete, got '
-                    f"another one at {_shown(shown)}. Do not reduce over a plate, index by position, or branch on a "
-                    f"sampled value: let every row and state be computed by broadcasting."
+                    f'Site "{name}": expected {what} to be the same whether its latents are enumerated or concrete, '
+                    f"got another one at {_shown(shown)}. Do not reduce over a plate, index by position, or branch on "
+                    f"a sampled value: let every row and state be computed by broadcasting."
                 )
 
 
 def _parts(site: Site) -> dict[str, tuple[Tensor, int]]:
-    """What determines the density of a site: its arguments (or, of an unregistered family, the density), value, mask."""
+    """What determines the density of a site: arguments (or, of an unregistered family, the density), value, mask."""
     inner = unwrap(site.fn)
     family = family_of(inner.base)
     rank = inner.event_rank

@@ -91,7 +91,10 @@ def _spread(role: RoleMap, cells: tuple[str, ...], shape: tuple[int, ...]) -> Ro
         constant = spread(constant)
     affine = role.affine
     if affine is not None:
-        affine = replace(affine, offset=spread(affine.offset), design=spread(affine.design, 1))
+        offset, design = spread(affine.offset), spread(affine.design, 1)
+        assert offset is not None
+        assert design is not None
+        affine = replace(affine, offset=offset, design=design)
     return RoleMap(cells, index, spread(role.coefficient), constant, affine)
 
 
@@ -123,12 +126,7 @@ def _centre(value: Named, weight: Named | None, rank: int, event_dim: int) -> Te
     rows = tuple(range(len(value.names)))
     if not rows:
         return None
-    if weight is not None:
+    if weight is not None and set(weight.names) <= set(value.names):
         w = weight.tensor.reshape(weight.tensor.shape + (1,) * event_dim)
-        w = (
-            (align(w, weight.names, value.names, rank + event_dim) != 0)
-            if set(weight.names) <= set(value.names)
-            else None
-        )
-        tensor = tensor if w is None else torch.where(w, tensor, torch.nan)
+        tensor = torch.where(align(w, weight.names, value.names, rank + event_dim) != 0, tensor, torch.nan)
     return tensor.nanmean(rows).nan_to_num(0.0)

@@ -1,9 +1,9 @@
 """Log-sum-product over named factors: log evidence forwards, posterior weights backwards.
 
-The schedule is planned once from names alone (tensor variable elimination: Obermeyer et al. 2019, algorithm 1): innermost
-plates first, the latents of a plate are summed out one by one, then the plate is multiplied out into the plates above it.
-Run forwards it gives `log Z`; run backwards, by the chain rule written out by hand, it gives `W_s = d log Z / d L_s`, the
-exact posterior weight of every factor, with no autograd graph over the data.
+The schedule is planned once from names alone (tensor variable elimination: Obermeyer et al. 2019, algorithm 1):
+innermost plates first, the latents of a plate are summed out one by one, then the plate is multiplied out into the
+plates above it. Run forwards it gives `log Z`; run backwards, by the chain rule written out by hand, it gives `W_s = d
+log Z / d L_s`, the exact posterior weight of every factor, with no autograd graph over the data.
 
 Dimensions left of the named ones are batch dimensions (several starts at once).
 """
@@ -129,7 +129,8 @@ class Schedule:
             flow = upper[step.output]
             assert flow is not None
             if isinstance(step, Chain):
-                self._chain_back(values, step, *weight, flow, upper, pooled)
+                passes, shared = weight
+                self._chain_back(values, step, passes, flow, upper, pooled, shared=shared)
                 continue
             rest = tuple(name for name in step.names if name not in step.over)
             flow = align(flow, rest, step.names)
@@ -218,10 +219,11 @@ class Schedule:
         values: Sequence[Tensor],
         step: Chain,
         passes: chain.Passes,
-        shared: bool,  # noqa: FBT001
         flow: Tensor,
         upper: list[Tensor | None],
         pooled: set[int],
+        *,
+        shared: bool,
     ) -> None:
         smooth, messages = chain.backward(passes, shared=shared)
         states, lead = smooth.shape[-1], smooth.dim() - 3
@@ -294,7 +296,7 @@ def log_sum_exp(product: Tensor, axes: tuple[int, ...], *, overwrite: bool = Fal
     floor = FLOOR[product.dtype]
     weights = product.sub_(top) if overwrite else product - top
     weights = weights.clamp_(min=floor).exp_()
-    weights = torch.nn.functional.threshold_(weights, 2 * _exp(floor), 0.0)  # exact zeros stay zero
+    weights = torch.threshold_(weights, 2 * _exp(floor), 0.0)  # exact zeros stay zero
     total = weights.sum(axes, keepdim=True)
     log_sum = (total.log() + top).squeeze(axes)
     return log_sum, weights.div_(torch.where(total == 0, total.new_ones(()), total))

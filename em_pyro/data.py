@@ -26,8 +26,8 @@ def check_data(sites: Mapping[str, Site], params: Mapping[str, Tensor]) -> None:
         devices = {site.value.device.type} | {p.device.type for p in params.values()}
         if len(devices) > 1:
             raise DataError(
-                f'Site "{site.name}": expected data and parameters on one device, got {sorted(devices)}. Move the data, or '
-                f"create the parameters with device=data.device."
+                f'Site "{site.name}": expected data and parameters on one device, got {sorted(devices)}. Move the '
+                f"data, or create the parameters with device=data.device."
             )
         seen = _seen(site)
         if site.value.is_floating_point():
@@ -37,7 +37,7 @@ def check_data(sites: Mapping[str, Site], params: Mapping[str, Tensor]) -> None:
             continue
         if type(support).__name__ == "_Multinomial":  # the density holds for rows of any total
             support = constraints.independent(constraints.nonnegative_integer, 1)
-        event = unwrap(site.fn).base.event_dim if hasattr(unwrap(site.fn).base, "event_dim") else 0
+        event = getattr(unwrap(site.fn).base, "event_dim", 0)
         inside = support.check(site.value)
         enumerated = inside.dim() - (site.value.dim() - event)
         if enumerated > 0:  # the support depends on a latent: one state that allows the value is enough

@@ -1,8 +1,8 @@
 """Collapse rows that are the same: 100,000 sequences of ten tosses are eleven rows with counts.
 
 Two rows of a plate are the same only if observed values, known arguments, masks, scales and parameter index maps (not
-values: parameters of each row may start equal) agree at every site of the plate and of the plates nested in it. A count is
-a row's weight: it multiplies the row's log-sum over its own latents.
+values: parameters of each row may start equal) agree at every site of the plate and of the plates nested in it. A count
+is a row's weight: it multiplies the row's log-sum over its own latents.
 """
 
 from __future__ import annotations

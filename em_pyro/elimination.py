@@ -1,4 +1,4 @@
-"""Plan a contraction from names alone: which factors to multiply, which latents and plates to sum or multiply out, when.
+"""Plan a contraction from names alone: which factors to multiply, which latents and plates to sum or multiply out.
 
 Innermost plates first (tensor variable elimination: Obermeyer et al. 2019, algorithm 1); latents that form a chain are
 taken together, the others one by one, the smallest product first.

@@ -42,8 +42,8 @@ class EM:
         seed: of random starts and of the disturbances that test for a saddle.
         starts: how many starts (1: the user's own values; more: random ones too), or a dict of starting values, or a
             list of such dicts.
-        m_step: for a parameter by name, "torch", "closed" (an error where there is no closed form), "fixed" (kept at its
-            start) or a callable of (expected statistics, current value) that returns the new value.
+        m_step: for a parameter by name, "torch", "closed" (an error where there is no closed form), "fixed" (kept at
+            its start) or a callable of (expected statistics, current value) that returns the new value.
         check: compare the enumerated program with concrete runs before the first step.
         progress: show a progress bar.
         callback: called with a `State` after every step; returning True stops.
@@ -65,6 +65,7 @@ class EM:
         callback: Callable[[State], Any] | None = None,
         acceleration: str | None = None,
     ) -> None:
+        """Take the model and the options; nothing runs yet."""
         if not callable(model):
             raise ModelError(f"EM: expected a Pyro model (a callable), got {type(model).__name__}.")
         if tol < 0 or max_steps < 0:
@@ -111,7 +112,9 @@ class EM:
         try:
             new, found = em_step(here.engine, here.plan, params)
         except PriorUnbounded as where:
-            raise ObjectiveError(f"EM.step: expected an interior update, but {where}. Use a shape of at least 1.") from None
+            raise ObjectiveError(
+                f"EM.step: expected an interior update, but {where}. Use a shape of at least 1."
+            ) from None
         objective = float(found.objective)
         check_start(here.engine, params, objective)
         before = self._previous
@@ -229,8 +232,8 @@ class EM:
             again = measured(here.engine, params)
             if again is not None and again == again:
                 if abs(again - evidence) > MEASURED_AGAIN * (1 + abs(evidence)):
-                    note = f"the model itself gives log-likelihood {again:.9g} at the fitted values, the loop {evidence:.9g}"
-                    done = replace(done, notes=(*done.notes, note))
+                    both = f"{again:.9g} at the fitted values, the loop {evidence:.9g}"
+                    done = replace(done, notes=(*done.notes, f"the model itself gives log-likelihood {both}"))
                 evidence = again
         starts = Starts(
             tuple(Start(i, r.objective, r.outcome, r.num_steps) for i, r in enumerate(runs)), best, len(reached)

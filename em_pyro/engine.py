@@ -210,7 +210,7 @@ def _append(weights: dict[str, Tensor], name: str, share: Tensor | None, replay:
     """Put the weights of a block of rows beside those of the blocks before it."""
     assert share is not None
     if name in weights:
-        share = torch.cat([weights[name], share], replay.names.index(block.plate))  # type: ignore[arg-type]
+        share = torch.cat([weights[name], share], replay.names.index(block.plate))
     weights[name] = share
 
 

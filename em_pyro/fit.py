@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pyro
 from pyro.infer import config_enumerate
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from .accelerated import Accelerated
@@ -19,6 +19,7 @@ from .loop import OUTCOMES, possible_posterior
 from .plan import Plan
 from .posterior import Posterior, posterior
 from .prepare import Prepared, prepare
+from .program import Substitute
 
 
 @dataclass(frozen=True)
@@ -40,15 +41,19 @@ class Starts:
     found: int  # how many reached the best objective
 
     def __len__(self) -> int:
+        """Return the number of starts."""
         return len(self.runs)
 
     def __getitem__(self, index: int) -> Start:
+        """Return one start."""
         return self.runs[index]
 
     def __iter__(self) -> Iterator[Start]:
+        """Go through the starts in order."""
         return iter(self.runs)
 
     def __str__(self) -> str:
+        """Say how many starts reached the best objective."""
         return f"best found by {self.found} of {len(self.runs)}"
 
 
@@ -91,6 +96,7 @@ class Fit:
         return {**state, "prepared": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take back what `__getstate__` gave."""
         self.__dict__.update(state)
 
     def _alive(self) -> Prepared:
@@ -114,7 +120,8 @@ class Fit:
     def posterior_on(self, *args: Any, **kwargs: Any) -> Posterior:
         """Posterior of new data, passed as the model takes it."""
         here = self._alive()
-        fresh = prepare(here.program.model, args, kwargs, {}, check=False)
+        with pyro.get_param_store().scope():  # what another fit has left there does not matter here
+            fresh = prepare(here.program.model, args, kwargs, {}, check=False)
         return possible_posterior(fresh.engine, {n: self.params[n] for n in fresh.program.parameters})
 
     @property
@@ -123,6 +130,7 @@ class Fit:
         return fitted_model(self._alive(), self.params)
 
     def __str__(self) -> str:
+        """Say how the fit ended, the fitted values and the notes, in plain text."""
         width = max(len(n) for n in self.params) if self.params else 0
         lines = [f"{self.outcome} after {self.num_steps} steps: {OUTCOMES[self.outcome]}"]
         lines.append(f"log-likelihood {self.log_likelihood:.6f}")
@@ -146,22 +154,6 @@ def _shown(value: Tensor) -> list[str]:
     return text.split("\n")
 
 
-class _Substitute(Messenger):
-    """Give every `pyro.param` its fitted value, and every site with a prior its mode."""
-
-    def __init__(self, values: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.values = values
-
-    def _pyro_param(self, msg: Any) -> None:
-        if msg["name"] in self.values:
-            msg["value"], msg["done"] = self.values[msg["name"]], True
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self.values and not msg["is_observed"]:
-            msg["value"], msg["is_observed"] = self.values[msg["name"]], True
-
-
 def fitted_model(prepared: Prepared, params: Mapping[str, Tensor]) -> Callable[..., Any]:
     """The model at fixed values, as an ordinary Pyro model."""
     enumerated = config_enumerate(prepared.program.model)
@@ -169,7 +161,7 @@ def fitted_model(prepared: Prepared, params: Mapping[str, Tensor]) -> Callable[.
     values = {n: v for n, v in params.items() if n not in weights}
 
     def fitted(*args: Any, **kwargs: Any) -> Any:
-        with prepared.program.given(weights) if weights else contextlib.nullcontext(), _Substitute(values):
+        with prepared.program.given(weights) if weights else contextlib.nullcontext(), Substitute(values):
             return enumerated(*args, **kwargs)
 
     return fitted

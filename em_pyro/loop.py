@@ -35,8 +35,8 @@ OUTCOMES = {
     "degenerate": "A scale collapsed onto a few rows, where the likelihood has no maximum: give it a prior, tie the "
     "scales, use fewer components or other starts.",
     "empty state": "A state has lost all its rows: use fewer states or other starts.",
-    "prior unbounded": "The prior's density is unbounded at the boundary to which the update would go: use a shape of at "
-    "least 1, or other starts.",
+    "prior unbounded": "The prior's density is unbounded at the boundary to which the update would go: use a shape of "
+    "at least 1, or other starts.",
     "interrupted": "The fit was interrupted; these are the best values so far.",
 }
 
@@ -88,6 +88,7 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C, with the run so far."""
 
     def __init__(self, run: Run) -> None:
+        """Keep the run."""
         super().__init__("EM was interrupted")
         self.run = run
 
@@ -183,8 +184,8 @@ def guard(before: float, after: float, engine: Engine, step: int) -> None:
     """
     if after < before - slack_of(engine) * (1 + abs(before)):
         raise ObjectiveError(
-            f"Step {step}: expected the objective not to fall, got {after:.12g} after {before:.12g}. Exact EM cannot do "
-            f"that: does the model use randomness or change between calls?"
+            f"Step {step}: expected the objective not to fall, got {after:.12g} after {before:.12g}. Exact EM cannot "
+            f"do that: does the model use randomness or change between calls?"
         )
 
 
@@ -212,8 +213,8 @@ def check_start(engine: Engine, params: Params, objective: float) -> None:
                     n for n, s in engine.recognition.runs[0].items() if s.role == "observed" and plate in s.plates
                 ]
                 raise DataError(
-                    f'Site "{(observed or ["?"])[0]}": expected every row to be possible under some state, got a row of '
-                    f'plate "{plate}" that is impossible, at index {index}. Remove it, or widen the model.'
+                    f'Site "{(observed or ["?"])[0]}": expected every row to be possible under some state, got a row '
+                    f'of plate "{plate}" that is impossible, at index {index}. Remove it, or widen the model.'
                 )
         observed = [n for n, s in engine.recognition.runs[0].items() if s.role == "observed"]
         raise DataError(
@@ -275,8 +276,8 @@ def leave_saddle(
 ) -> dict[str, Tensor] | None:
     """Disturb every free parameter and step on: return where that leads if it is higher, else None.
 
-    A saddle looks converged (gradient zero, gap zero), but from beside it the objective climbs past the old value. While
-    the gains still grow after ten steps, the climb has only begun and more are taken.
+    A saddle looks converged (gradient zero, gap zero), but from beside it the objective climbs past the old value.
+    While the gains still grow after ten steps, the climb has only begun and more are taken.
     """
     generator = torch.Generator().manual_seed(seed)
     moved = dict(params)

@@ -201,7 +201,7 @@ def _called(
     before, after = float(engine.q(params, found)), float(engine.q(dict(params) | {name: value}, found))
     if after < before - 1e-10 * (1 + abs(before)):
         raise ObjectiveError(
-            f'm_step["{name}"]: expected Q not to fall, got {after:.12g} after {before:.12g}. Return a value that is at '
-            f"least as good, or leave the parameter to the plan."
+            f'm_step["{name}"]: expected Q not to fall, got {after:.12g} after {before:.12g}. Return a value that is '
+            f"at least as good, or leave the parameter to the plan."
         )
     return dict(params) | {name: value}

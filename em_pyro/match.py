@@ -29,10 +29,12 @@ class Atoms:
 
 
 def atoms_of(program: Program, values: Sequence[Params]) -> Atoms:
+    """Lay all parameters out through all charts, and evaluate them at every probe."""
     segments: list[Segment] = []
     matrices: list[Segment] = []
     offset = matrix_offset = 0
-    first, second = [], []
+    first: list[int] = []
+    second: list[int] = []
     size = None
     for name, parameter in program.parameters.items():
         if not parameter.initial.is_floating_point() or not parameter.initial.numel():
@@ -44,7 +46,7 @@ def atoms_of(program: Program, values: Sequence[Params]) -> Atoms:
                 if size in (None, parameter.initial.shape[-1]):
                     size = parameter.initial.shape[-1]
                     count = parameter.initial.numel() // size**2
-                    matrices.append(Segment(name, chart, False, matrix_offset, count))
+                    matrices.append(Segment(name, chart, complement=False, offset=matrix_offset, size=count))
                     matrix_offset += count
                 if chart.name != "itself":
                     continue
@@ -76,11 +78,12 @@ def entering(bank: Bank, role: RoleMap, domain: str) -> frozenset[str]:
 
 
 def same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors agree in shape and in every entry, NaN included."""
     return a is b or (a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all()))
 
 
-def match(site: Site, role: str, multiples: bool, stack: Sequence[Tensor], event_dim: int, atoms: Atoms) -> RoleMap:
-    """Map an argument entry by entry."""
+def match(site: Site, role: str, stack: Sequence[Tensor], event_dim: int, atoms: Atoms, *, multiples: bool) -> RoleMap:
+    """Map an argument entry by entry, of `multiples` also those that are a known factor times a parameter."""
     first = squeeze(stack[0].detach(), site.dims, site.name, event_dim)
     shape = first.tensor.shape
     entries = torch.stack([s.detach().reshape(-1) for s in stack]).double()

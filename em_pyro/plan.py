@@ -1,8 +1,8 @@
 """Decide for every parameter how it is maximised, and say why.
 
 Recognition is necessary, not sufficient. A parameter has a closed form only if all its uses are at sites of one kind of
-family, its constraint allows all values that the argument may take, and the parameters of its block have a joint maximum
-in closed form; where they have only conditional ones, the block is swept.
+family, its constraint allows all values that the argument may take, and the parameters of its block have a joint
+maximum in closed form; where they have only conditional ones, the block is swept.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ class Plan:
     callables: Mapping[str, Callable[[Any, Tensor], Tensor]] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, parameter: str) -> Line:
+        """Return what happens to one parameter."""
         if parameter not in self.lines:
             raise ParameterError(f'Plan: expected one of {sorted(self.lines)}, got "{parameter}".')
         return self.lines[parameter]
@@ -83,6 +84,7 @@ class Plan:
         return tuple(n for n, line in self.lines.items() if line.how != "fixed")
 
     def __str__(self) -> str:
+        """Return a table with a line for each parameter, then the notes."""
         rows = [("parameter", "M-step", "argument", "sites", "why")]
         for line in self.lines.values():
             sites = ", ".join(line.sites[:3]) + (f", ... ({len(line.sites)})" if len(line.sites) > 3 else "")
@@ -115,7 +117,8 @@ def choose(engine: Engine, options: Mapping[str, Choice], withdrawn: Mapping[str
             )
         if not callable(choice) and choice not in ("torch", "closed", "fixed"):
             raise ParameterError(
-                f'm_step["{name}"]: expected "torch", "closed", "fixed" or a callable, got {choice!r}. Choose one of them.'
+                f'm_step["{name}"]: expected "torch", "closed", "fixed" or a callable, got {choice!r}. '
+                f"Choose one of them."
             )
     reasons: dict[str, str] = dict(withdrawn)
     uses = {name: _uses(engine, name) for name in parameters}
@@ -146,7 +149,10 @@ def choose(engine: Engine, options: Mapping[str, Choice], withdrawn: Mapping[str
             why = "as you asked" if name in options else reasons.get(name, "no closed form")
             lines[name] = Line(name, "torch", role, sites, why)
         elif name not in solved:
-            raise PlanError(f'm_step["{name}"]: expected a closed form, but there is none: {reasons.get(name)}. Choose "torch" or leave it out.')
+            raise PlanError(
+                f'm_step["{name}"]: expected a closed form, but there is none: {reasons.get(name)}. '
+                f'Choose "torch" or leave it out.'
+            )
         elif name in swept:
             lines[name] = Line(name, "swept", role, sites, swept[name])
         else:
@@ -183,8 +189,8 @@ def _kind(engine: Engine, parameter: Parameter, uses: Sequence[Use]) -> str:
     for site in engine.replayed:
         if name in engine.recognition.reaches.get(site, frozenset()):
             raise Refused(f'site "{site}" is replayed')
-    for site, prior in engine.priors.items():
-        if site != name and prior.fn is None and name in engine.recognition.reaches.get(site, frozenset()):
+    for site, other in engine.priors.items():
+        if site != name and other.fn is None and name in engine.recognition.reaches.get(site, frozenset()):
             raise Refused(f'it enters the prior of "{site}"')
     if not uses:
         raise Refused("it enters no site" if name not in engine.priors else "only its prior depends on it")
@@ -497,9 +503,12 @@ def _multivariate(
         else:
             (name,) = bank.parameters(tril, "scale_tril")
             (segment,) = [
-                s for s in bank.matrices if s.parameter == name and bool((tril.index.min() >= s.offset)) and bool(
-                    tril.index.max() < s.offset + s.size)
-            ]  # fmt: skip
+                s
+                for s in bank.matrices
+                if s.parameter == name
+                and bool(tril.index.min() >= s.offset)
+                and bool(tril.index.max() < s.offset + s.size)
+            ]
             all_scales[name] = segment.chart
             matrices = Whole(name, tril.index.reshape(-1) - segment.offset, segment.size)
         if rows is not None:
@@ -528,10 +537,11 @@ def _joint(engine: Engine, block: list[str], uses: Mapping[str, list[Use]], forc
         raise Refused("it is used by different families")
     charts: dict[str, tuple[str, Chart]] = {}
     groups: dict[tuple[Any, ...], int] = {}
-    places, entries, known = [], {}, {}
+    places: list[tuple[str, Tensor]] = []
+    entries: dict[str, Tensor] = {}
+    known: dict[str, Tensor] = {}
     for term in terms:
-        keys: list[tuple[Any, ...]] = []
-        columns = []
+        columns: list[tuple[str, Tensor, bool]] = []  # argument, its flat entries or its values, which of the two
         for key, role in term.roles.items():
             event = family.roles[key].event_dim
             flat = (
@@ -544,7 +554,7 @@ def _joint(engine: Engine, block: list[str], uses: Mapping[str, list[Use]], forc
                 if not role.known:
                     raise Refused("an argument is partly known")
                 assert role.constant is not None
-                columns.append((key, None, role.constant.reshape(len(flat), -1)))
+                columns.append((key, role.constant.reshape(len(flat), -1), True))
                 continue
             segments = _segments(bank, term, key)
             names = bank.parameters(role, family.roles[key].domain)
@@ -563,22 +573,20 @@ def _joint(engine: Engine, block: list[str], uses: Mapping[str, list[Use]], forc
                 raise Refused("an argument is not a row of its parameter")
             if bool(((flat[:, 0] - segment.offset) % size != 0).any()):
                 raise Refused("rows of an argument overlap")
-            columns.append((key, flat - segment.offset, None))
-        for i in range(len(columns[0][1] if columns[0][1] is not None else columns[0][2])):  # type: ignore[arg-type]
-            keys.append(tuple(tuple((c[1] if c[1] is not None else c[2])[i].tolist()) for c in columns))  # type: ignore[index]
+            columns.append((key, flat - segment.offset, False))
+        keys = [tuple(tuple(part[i].tolist()) for _, part, _ in columns) for i in range(len(columns[0][1]))]
         group = torch.tensor([groups.setdefault(k, len(groups)) for k in keys])
         places.append((term.name, group))
-        for (key, index, constant), position in zip(columns, range(len(columns)), strict=True):
+        for position, (key, _, is_known) in enumerate(columns):
             table = [k[position] for k in groups]
-            if index is not None:
+            if not is_known:
                 entries[key] = torch.tensor([row[0] for row in table])
             else:
                 constants = torch.tensor(table, dtype=torch.float64)
                 known[key] = constants if family.roles[key].event_dim else constants.squeeze(-1)
     if set(entries) & set(known):
         raise Refused("an argument is known at one site and estimated at another")
-    names = {name for name, _ in charts.values()}
-    if len(names) != len(charts):
+    if len({name for name, _ in charts.values()}) != len(charts):
         raise Refused("one parameter is used in two roles")
     fixed = frozenset(key for key, (name, _) in charts.items() if name in forced)
     for key, index in entries.items():
@@ -595,7 +603,8 @@ def _joint(engine: Engine, block: list[str], uses: Mapping[str, list[Use]], forc
 
 def _try(solver: Joint | Rows, engine: Engine) -> None:
     """Ask the family whether it solves for this set of roles, on made-up statistics of one value."""
-    statistics, joint = {}, solver.joint if isinstance(solver, Rows) else solver
+    statistics: dict[str, tuple[Tensor, ...]] = {}
+    joint = solver.joint if isinstance(solver, Rows) else solver
     for name, _ in joint.uses:
         term = engine.leaders[name]
         shape = (*term.cell_shape, *term.event_shape)

@@ -173,20 +173,21 @@ class Posterior:
             products: list[Tensor | None] = []
             for step in schedule.steps:
                 if isinstance(step, Sum):
-                    product = sum(align(values[i], schedule.names[i], step.names) for i in step.inputs)
-                    assert isinstance(product, Tensor)
+                    parts = (align(values[i], schedule.names[i], step.names) for i in step.inputs)
+                    product = sum(parts, torch.zeros(()))
                     products.append(product)
                     axes = tuple(range(len(step.over)))
                     reduce = product.amax if largest else product.logsumexp
                     values.append(reduce(axes) if axes else product)
                 else:
+                    assert isinstance(step, Product)  # no chains: they were not asked for
                     products.append(None)
                     values.append(schedule._product(values[step.input], step))
             chosen: dict[str, tuple[Tensor, tuple[str, ...]]] = {}
-            for step, product in zip(reversed(schedule.steps), reversed(products), strict=True):
+            for step, made in zip(reversed(schedule.steps), reversed(products), strict=True):
                 if isinstance(step, Sum) and step.over:
-                    assert product is not None
-                    left, names = product, step.names
+                    assert made is not None
+                    left, names = made, step.names
                     for other in [n for n in step.names[1:] if n in program.latents]:
                         left, names = _given(left, names, other, *chosen[other])
                     chosen[step.over[0]] = pick(left), names[1:]
@@ -201,6 +202,7 @@ class Posterior:
         return found
 
     def __str__(self) -> str:
+        """One line: the latents and the log evidence."""
         latents = ", ".join(f"{n} ({latent.size} states)" for n, latent in self.engine.program.latents.items())
         return f"Posterior of {latents or 'no latent'}; log evidence {self.log_evidence:.6f}"
 

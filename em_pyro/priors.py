@@ -1,4 +1,4 @@
-"""Sites with a prior: a latent continuous value outside the data plates is a parameter, and its density joins the objective.
+"""Sites with a prior: a latent continuous value outside the data plates is fitted; its density joins the objective.
 
 A conjugate prior has the form of the likelihood that it meets, so it enters the closed form as pseudo-statistics.
 """
@@ -31,7 +31,7 @@ class Prior:
     """The prior of one parameter.
 
     Attributes:
-        fn: the distribution, if its arguments are known; None if they depend on parameters (the model is then replayed).
+        fn: the distribution, if its arguments are known; None if they depend on parameters (the model is replayed).
         solver: the closed form that it is conjugate to, if any.
         pseudo: the two pseudo-statistics of every entry, shapes of the parameter.
     """

@@ -1,8 +1,9 @@
 """Run an ordinary Pyro model under given parameter values, and name what it did.
 
-A `Program` (found by `survey.survey`) replays its model with every discrete latent expanded over its support in a tensor
-dimension of its own and every parameter given, and returns one `Site` per sample statement. Nothing here writes to the
-param store or moves a global generator. Together with `survey.py` this is the only file that touches Pyro's handlers.
+A `Program` (found by `survey.survey`) replays its model with every discrete latent expanded over its support in a
+tensor dimension of its own and every parameter given, and returns one `Site` per sample statement. Nothing here writes
+to the param store or moves a global generator. Together with `survey.py` this is the only file that touches Pyro's
+handlers.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Params = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Parameter:
-    """One thing that is fitted: a `pyro.param`, a weight of a `pyro.module`, or a latent continuous site with a prior."""
+    """One thing that is fitted: a `pyro.param`, a weight of a `pyro.module`, or a latent site with a prior."""
 
     name: str
     kind: str  # "param" | "module" | "prior"
@@ -164,6 +165,23 @@ class _Replay(Messenger):
         self.sites[name] = Site(name, role, msg["fn"], msg["value"], names, dims, msg["scale"], mask)
 
 
+class Substitute(Messenger):
+    """Give every `pyro.param` its fitted value, and every site with a prior its mode."""
+
+    def __init__(self, values: Params) -> None:
+        """Take the fitted values, by name."""
+        super().__init__()
+        self.values = values
+
+    def _pyro_param(self, msg: Any) -> None:
+        if msg["name"] in self.values:
+            msg["value"], msg["done"] = self.values[msg["name"]], True
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.values and not msg["is_observed"]:
+            msg["value"], msg["is_observed"] = self.values[msg["name"]], True
+
+
 def _unstable(name: str, what: str) -> ModelError:
     return ModelError(
         f'Site "{name}": expected the same statements in every run of the model, but {what}. '
@@ -180,13 +198,13 @@ def is_subsample(msg: Any) -> bool:
 def quiet() -> Iterator[None]:
     """Run without Pyro's validation (ours speaks of sites) and without moving a global generator."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with pyro.validation_enabled(False), torch.random.fork_rng(devices=devices):
+    with pyro.validation_enabled(is_validate=False), torch.random.fork_rng(devices=devices):
         yield
 
 
 @contextlib.contextmanager
 def untouched_store() -> Iterator[dict[str, tuple[Tensor, Any]]]:
-    """Remove whatever a run of the model registers in the param store (a PyroModule does so by itself), and yield it."""
+    """Remove and yield whatever a run of the model registers in the param store (a PyroModule does so by itself)."""
     store = pyro.get_param_store()
     before, found = set(store._params), dict[str, tuple[Tensor, Any]]()
     try:

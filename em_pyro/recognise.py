@@ -1,9 +1,9 @@
 """Find which arguments of the program are plain selections of its parameters: probe, do not parse.
 
-The model is replayed at random valid parameter values. An argument entry is recognised if in every replay it equals one and
-the same entry of a parameter (through one of the `charts`, or times one and the same known factor), or a constant; and if
-the gradient of a random combination of all arguments is that of the claimed selections. Real locations that are affine in
-their parameters are recognised by evaluating their columns.
+The model is replayed at random valid parameter values. An argument entry is recognised if in every replay it equals one
+and the same entry of a parameter (through one of the `charts`, or times one and the same known factor), or a constant;
+and if the gradient of a random combination of all arguments is that of the claimed selections. Real locations that are
+affine in their parameters are recognised by evaluating their columns.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _read(name: str, runs: Sequence[Site], atoms: Atoms) -> Reading:
                 return _read_diagonal(site, args, rank, mask, atoms)
             roles[key] = matched
         else:
-            roles[key] = match(site, key, role.multiples, stack, rank + role.event_dim, atoms)
+            roles[key] = match(site, key, stack, rank + role.event_dim, atoms, multiples=role.multiples)
     parameters = frozenset[str]().union(*(entering(atoms.bank, m, family.roles[k].domain) for k, m in roles.items()))
     return Reading(site, family, rank, mask, roles, known, parameters)
 
@@ -173,9 +173,10 @@ def _read_diagonal(site: Site, args: Sequence[Mapping[str, Tensor]], rank: int, 
     off = ~torch.eye(trils[0].shape[-1], dtype=torch.bool, device=trils[0].device)
     if any(bool((tril[..., off] != 0).any()) for tril in trils):
         raise Unrecognised("the covariance is no whole matrix parameter, nor diagonal")
+    scales = [t.diagonal(dim1=-2, dim2=-1) for t in trils]
     roles = {
-        "loc": match(site, "loc", True, [a["loc"] for a in args], rank + 1, atoms),
-        "scale": match(site, "scale", True, [t.diagonal(dim1=-2, dim2=-1) for t in trils], rank + 1, atoms),
+        "loc": match(site, "loc", [a["loc"] for a in args], rank + 1, atoms, multiples=True),
+        "scale": match(site, "scale", scales, rank + 1, atoms, multiples=True),
     }
     parameters = frozenset[str]().union(*(entering(atoms.bank, m, "real") for m in roles.values()))
     mask = None if mask is None else mask.unsqueeze(-1)

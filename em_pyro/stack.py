@@ -1,7 +1,7 @@
 """Sites that are the same function of the same parameters, evaluated together.
 
-The steps of a chain and the items of a Python loop differ only in their data: their natural parameters are bound once, and
-their features stand side by side in one matrix product.
+The steps of a chain and the items of a Python loop differ only in their data: their natural parameters are bound once,
+and their features stand side by side in one matrix product.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Where a fit starts, by one rule for every program.
 
-Start 0 is what `pyro.param` returns. A random start redraws the parameters whose initialiser is a callable; a program that
-has none draws its latents instead (k-means++ on the sufficient statistics of what they own), gives the drawn states weight
-0.9 and takes one M-step. Near-uniform responsibilities are never used: they are the saddle. Start `i` of seed `s` is the
-same whatever the number of starts.
+Start 0 is what `pyro.param` returns. A random start redraws the parameters whose initialiser is a callable; a program
+that has none draws its latents instead (k-means++ on the sufficient statistics of what they own), gives the drawn
+states weight 0.9 and takes one M-step. Near-uniform responsibilities are never used: they are the saddle. Start `i` of
+seed `s` is the same whatever the number of starts.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def given_start(engine: Engine, values: Params, start: Mapping[str, Tensor]) -> 
         parameter = engine.program.parameters.get(name)
         if parameter is None:
             raise ParameterError(
-                f'starts: expected names among {sorted(engine.program.parameters)}, got "{name}". Use those of EM.params.'
+                f'starts: expected names among {sorted(engine.program.parameters)}, got "{name}". '
+                f"Use those of EM.params."
             )
         value = torch.as_tensor(value).detach()
         check_value(parameter, value, "its start")
@@ -134,8 +135,8 @@ def _expectation(engine: Engine, shares: Mapping[str, Named], generator: torch.G
         if isinstance(unit, Hmm):
             statistics |= unit.from_states(_hidden_states(unit, generator), CERTAIN)
         else:
-            shares = [shares_of[name] for name in unit.members]
-            statistics |= unit.statistics(shares, unit.features())
+            weighed = [shares_of[name] for name in unit.members]
+            statistics |= unit.statistics(weighed, unit.features())
     weights = {name: shares_of[name] for name in engine.replayed}
     zero = torch.zeros((), dtype=torch.float64)
     return Expectation(zero, zero, statistics, weights)

@@ -1,7 +1,7 @@
 """The first run of a model: what does it sample, from what, under which plates, and what can be fitted?
 
-Latents take one broadcast-size value, so that nothing of shape rows x states is built. Everything on which exact EM is not
-defined is refused here, with the site and the remedy.
+Latents take one broadcast-size value, so that nothing of shape rows x states is built. Everything on which exact EM is
+not defined is refused here, with the site and the remedy.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 The value's sufficient statistics form a matrix `features`, one column a row of data; the bound arguments form a matrix
 `natural`, one row a cell (a component, a state, an item). The factor is `natural @ features + base`, and the expected
-statistics of every cell are `weights @ features'`. Plates inside which no latent lives are events: they are summed in the
-product. Everything is float64.
+statistics of every cell are `weights @ features'`. Plates inside which no latent lives are events: they are summed in
+the product. Everything is float64.
 """
 
 from __future__ import annotations
@@ -150,7 +150,8 @@ class Term:
         keep = (*layout.batch, *layout.columns)
         value, known, weight = self._rows(block)
         rank = len(self.event_shape)
-        if weight is None and (not rank or self.counting) and not self.folded and not layout.batch and len(layout.columns) == 1:
+        plain = weight is None and not self.folded and not layout.batch and len(layout.columns) == 1
+        if plain and (not rank or self.counting):
             fast = self.family.columns(value, known)
             if fast is not None and fast.shape[0] == self.width:
                 return fast

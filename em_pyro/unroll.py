@@ -33,7 +33,7 @@ def unroll(sites: Mapping[str, Site]) -> dict[str, Site]:
 
 def hidden_sizes(sites: Mapping[str, Site]) -> dict[str, int]:
     """Sizes of the hidden dimensions of all unrolled sites."""
-    sizes = {}
+    sizes: dict[str, int] = {}
     for name, site in sites.items():
         if name + TRANSITION in sites:
             states = sites[name + INITIAL].value.numel()

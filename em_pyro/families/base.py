@@ -78,8 +78,9 @@ class Family:
         raise NotImplementedError
 
     def columns(self, value: Tensor, known: Args) -> Tensor | None:
-        """All statistics of a batch of values of shape `(B,)` + event as one float64 matrix `(F, B)`, if there is a
-        faster way than stacking them; None if there is not.
+        """All statistics of a batch of values as one matrix, if there is a faster way than stacking them; else None.
+
+        The values have shape `(B,)` + event, the matrix is float64 of shape `(F, B)`.
         """
         return None
 

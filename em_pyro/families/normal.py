@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -19,7 +20,7 @@ class Normal(Family):
 
     solver = "normal"
     counting = frozenset({0})
-    location = "loc"
+    location: ClassVar[str | None] = "loc"
     roles = {"loc": Role("real", multiples=True), "scale": Role("positive", multiples=True)}
 
     def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:

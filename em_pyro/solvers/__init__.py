@@ -1,7 +1,7 @@
 """Closed-form maximisers of `Q`: they pool expected statistics over everything that the program ties, and solve.
 
-Each solver owns the parameters of one block. `solve(statistics, params)` returns their new values; leading dimensions of
-`params` are starts. An entry that no weight reaches keeps its value.
+Each solver owns the parameters of one block. `solve(statistics, params)` returns their new values; leading dimensions
+of `params` are starts. An entry that no weight reaches keeps its value.
 """
 
 from .joint import Joint

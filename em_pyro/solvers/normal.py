@@ -87,8 +87,8 @@ class NormalBlock:
     def _locations(self, statistics: Statistics, params: Params, lead: int) -> dict[str, Tensor]:
         if any(use.affine is not None for use in self.uses):
             return self._least_squares(statistics, params, lead)
-        precision = {name: 0.0 for name in self.locations}
-        linear = {name: 0.0 for name in self.locations}
+        precision = {name: torch.zeros((), dtype=torch.float64) for name in self.locations}
+        linear = {name: torch.zeros((), dtype=torch.float64) for name in self.locations}
         for use in self.uses:
             n, first, _ = self._sums(use, statistics, lead)
             tau = self._scale_of(use, params, lead) ** -2
@@ -105,10 +105,10 @@ class NormalBlock:
                 total = total + self.pseudo[name][0].reshape(-1)
                 weight = weight + self.pseudo[name][1].reshape(-1)
             old = params[name].double()
-            solved = (total / torch.where(weight > 0, weight, 1.0)).reshape(old.shape)  # type: ignore[arg-type]
+            solved = (total / torch.where(weight > 0, weight, 1.0)).reshape(old.shape)
             if name in self.loc_charts:
                 solved = self.loc_charts[name].inverse(solved)
-            new[name] = torch.where((weight > 0).reshape(old.shape), solved, old)  # type: ignore[attr-defined]
+            new[name] = torch.where((weight > 0).reshape(old.shape), solved, old)
         return new
 
     def _least_squares(self, statistics: Statistics, params: Params, lead: int) -> dict[str, Tensor]:
@@ -179,8 +179,8 @@ class NormalBlock:
         return [place[use.affine.entries[j]] for j in solved], design[:, solved], offset
 
     def _scales(self, statistics: Statistics, params: Params, lead: int) -> dict[str, Tensor]:
-        squares = {name: 0.0 for name, _ in self.scales}
-        rows = {name: 0.0 for name, _ in self.scales}
+        squares = {name: torch.zeros((), dtype=torch.float64) for name, _ in self.scales}
+        rows = {name: torch.zeros((), dtype=torch.float64) for name, _ in self.scales}
         for use in self.uses:
             if not any(name in squares for name, _ in use.scale_parameters):
                 continue
@@ -195,7 +195,7 @@ class NormalBlock:
         new = {}
         for name, chart in self.scales:
             old = params[name].double()
-            n = rows[name].reshape(old.shape)  # type: ignore[attr-defined]
-            variance = squares[name].reshape(old.shape) / torch.where(n > 0, n, 1.0)  # type: ignore[attr-defined]
+            n = rows[name].reshape(old.shape)
+            variance = squares[name].reshape(old.shape) / torch.where(n > 0, n, 1.0)
             new[name] = torch.where(n > 0, chart.inverse(variance.clamp(min=0).sqrt()), old)
         return new

@@ -27,7 +27,7 @@ class PriorUnbounded(Exception):
 
 
 def refuse_unbounded(name: str, pooled: Tensor, pseudo: Tensor) -> None:
-    """A shape below one pulls with a negative count; where the data do not outweigh it, there is no interior maximum."""
+    """A shape below one pulls with a negative count; where the data do not outweigh it, no maximum is interior."""
     bad = (pooled <= 0) & (pseudo.reshape(-1) < 0)
     if bool(bad.any()):
         entry = int(bad.reshape(-1, bad.shape[-1]).any(0).nonzero()[0])
