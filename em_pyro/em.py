@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from .em_step import em_step
+from .endings import collapsed
 from .errors import ModelError, ObjectiveError, ParameterError
 from .fit import Fit, Start, Starts, write_back
-from .loop import Interrupted, Run, Settings, State, check_start, collapsed, guard, possible_posterior, run
+from .loop import Interrupted, Run, Settings, State, check_start, guard, possible_posterior, run
 from .m_step import gradient, maximise
 from .plan import Choice, Plan
 from .posterior import Posterior

@@ -14,8 +14,9 @@ from pyro.infer import config_enumerate
 from torch import Tensor
 
 from .accelerated import Accelerated
+from .endings import OUTCOMES
 from .errors import ParameterError
-from .loop import OUTCOMES, possible_posterior
+from .loop import possible_posterior
 from .plan import Plan
 from .posterior import Posterior, posterior
 from .prepare import Prepared, prepare

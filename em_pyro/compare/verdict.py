@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ..em import BAD
+from ..endings import bad_ending
 from ..errors import EMError
-from ..loop import Run, Settings, State, bad_ending, run
+from ..loop import Run, Settings, State, run
 from ..m_step import gradient
 from ..prepare import Prepared
 from .lane import Lane
