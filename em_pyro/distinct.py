@@ -71,6 +71,8 @@ def _kinds(
     kinds: Tensor | None = None
     for column in _columns(program, recognition, sites, plate):
         column = column if probe is None else column.index_select(0, probe.to(column.device))
+        if column.is_floating_point():
+            column = column.nan_to_num(nan=torch.finfo(column.dtype).max)  # a masked nan is the same as another
         for part in column.reshape(len(column), -1).unbind(1):
             _, codes = torch.unique(part, return_inverse=True)
             if kinds is not None:
@@ -98,7 +100,7 @@ def _columns(program: Program, recognition: Recognition, sites: Mapping[str, Sit
             axis = tensor.dim() - min(event, tensor.dim()) + dim
             if axis >= 0 and tensor.shape[axis] == rows:
                 moved = tensor.detach().movedim(axis, 0)
-                found.append(moved.nan_to_num(nan=torch.finfo(moved.dtype).max) if moved.is_floating_point() else moved)
+                found.append(moved)
         for role in reading.roles.values():
             if plate in role.names:
                 axis = role.names.index(plate)

@@ -14,6 +14,7 @@ from .term import Term
 Params = Mapping[str, Tensor]
 
 DEGENERATE = 1e-6  # of the pooled scale
+POOLED = 100_000  # rows that are enough to know a spread by
 EMPTY = 1e-8  # of the rows
 
 OUTCOMES = {
@@ -61,11 +62,13 @@ def collapsed(engine: Engine, plan: Plan, params: Params) -> str:
 def pooled_scale(term: Term) -> Tensor | None:
     """Standard deviation of a site's values over all rows, by event; None where they do not vary."""
     if "pooled" not in term.__dict__:
-        values, rows = term.value.tensor.double(), len(term.value.names)
+        rows = len(term.value.names)
+        values = term.value.tensor.flatten(0, rows - 1) if rows else term.value.tensor.unsqueeze(0)
+        values = values[:: max(1, len(values) // POOLED)].double()
         if term.family.location is None and "loc" in term.family.roles:  # the scale of a logarithm
             values = values.clamp(min=0).log()
         values = torch.where(torch.isfinite(values), values, 0.0)
-        deviation = values.flatten(0, rows - 1).std(0) if rows else torch.zeros(())
+        deviation = values.std(0, correction=0)
         object.__setattr__(term, "pooled", deviation if bool((deviation > 0).all()) else None)
     return term.__dict__["pooled"]
 
