@@ -140,7 +140,7 @@ class EM:
         self._need_parameters(here)
         starts = self._starting_points(here)
         runs: list[Run] = []
-        bar = _bar(self.progress, len(starts))
+        bar = _bar(len(starts)) if self.progress else None
         try:
             for start in starts:
                 here, done = self._follow(here, start(here), bar)
@@ -294,12 +294,7 @@ def _unmoved(kept: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> bool:
     return kept.keys() == params.keys() and all(torch.equal(kept[n], params[n]) for n in kept)
 
 
-def _bar(progress: bool, starts: int) -> Any:  # noqa: FBT001
-    if not progress:
-        return None
+def _bar(starts: int) -> Any:
     from tqdm import tqdm
 
     return tqdm(desc=f"EM, {starts} start{'s' * (starts > 1)}", unit=" steps")
-
-
-__all__ = ["EM", "ObjectiveError"]

@@ -172,6 +172,3 @@ def write_back(prepared: Prepared, values: Mapping[str, Tensor]) -> dict[str, Te
     """Fitted values in the dtypes of the program."""
     parameters = prepared.program.parameters
     return {n: v.detach().to(parameters[n].initial.dtype) for n, v in values.items() if n in parameters}
-
-
-__all__ = ["Fit", "Start", "Starts", "fitted_model", "write_back"]
