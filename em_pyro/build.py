@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
@@ -10,12 +10,14 @@ import torch
 
 from .bundle import bundle
 from .compile import compile_term
-from .contraction import Factor, Schedule
+from .contraction import Factor
 from .elimination import plan_contraction
-from .engine import Engine, Part, Unit
+from .engine import Engine
 from .errors import ModelError
 from .hmm import Hmm, factor_of
+from .mixture import Mixture, as_mixture
 from .named import Named, squeeze
+from .part import Part, Unit, blocks_of
 from .priors import Prior
 from .program import Program, Site
 from .reading import Reading, Recognition
@@ -92,7 +94,7 @@ def build(
                 factors[term.name] = replace(factors[term.name], pool=group.first.name)
     bundled, gone = bundle(stacks, factors, owners)
     units: tuple[Unit, ...] = (*bundled, *hmms.values())
-    parts, whole = _parts({n: f for n, f in factors.items() if n not in gone}, owners, sizes, units)
+    parts, whole = _parts({n: f for n, f in factors.items() if n not in gone}, owners, sizes, units, constants)
     observed = terms | {name: hmm.emission for name, hmm in hmms.items()}
     return Engine(
         program,
@@ -256,47 +258,53 @@ def _parts(
     owners: Mapping[str, frozenset[str]],
     sizes: Mapping[str, int],
     units: Sequence[Unit],
-) -> tuple[tuple[Part, ...], str]:
+    constants: Collection[str],
+) -> tuple[tuple[Part | Mixture, ...], str]:
     """Split the factors into those of the largest plate, in blocks, and the others."""
-    if not factors:
+
+    def part(inside: list[Factor], blocks: tuple[Block, ...] = (WHOLE,)) -> Part | Mixture:
+        names = tuple(f.name for f in inside)
+        chosen = tuple(unit for unit in units if unit.members[0] in names)
+        mixture = as_mixture(chosen, inside, owners, sizes, blocks)
+        if mixture is not None:
+            return mixture
+        compiled = {name for unit in chosen for name in unit.members}
+        replayed = tuple(n for n in names if n not in compiled)
+        moving = tuple(n for n in replayed if n not in constants)
+        return Part(plan_contraction(inside, owners, sizes), blocks, names, chosen, replayed, moving)
+
+    every = list(factors.values())
+    if not every:
         return (), ""
-    one = (_part([(WHOLE, plan_contraction(list(factors.values()), owners, sizes))], list(factors.values()), units),)
-    plates = {p for f in factors.values() for p in f.plates}
+    plates = {p for f in every for p in f.plates}
     if not plates:
-        return one, ""
+        return (part(every),), ""
     plate = max(plates, key=lambda p: sizes[p])
     rows = block_rows(units, plate)
-    if rows >= sizes[plate]:
-        return one, ""
-    inner = [f for f in factors.values() if plate in f.plates]
+    why = _stuck(every, owners, units, plate) if rows < sizes[plate] else ""
+    blocks = blocks_of(plate, sizes[plate], rows) if not why else (WHOLE,)
+    inner = [f for f in every if plate in f.plates]
+    apart = blocks != (WHOLE,) or not any(n in owners and plate not in owners[n] for f in inner for n in f.names)
+    if not apart:
+        return (part(every),), why
+    outer = [f for f in every if plate not in f.plates]
+    return (part(inner, blocks), *([part(outer)] if outer else [])), why
+
+
+def _stuck(factors: Sequence[Factor], owners: Mapping[str, frozenset[str]], units: Sequence[Unit], plate: str) -> str:
+    """Why the rows of a plate cannot be taken in blocks; empty if they can."""
+    inner = [f for f in factors if plate in f.plates]
     stuck = [n for f in inner for n in f.names if n in owners and plate not in owners[n]]
     if stuck:
-        return one, f'latent "{stuck[0]}" sits above plate "{plate}"'
+        return f'latent "{stuck[0]}" sits above plate "{plate}"'
     every = [term for unit in units for term in (unit.parts if isinstance(unit, Hmm) else unit.terms)]
     apart = [term.name for term in every if isinstance(term, RowTerm) and plate in term.names]
     if apart:
-        return one, f'the family of site "{apart[0]}" needs all rows at once'
+        return f'the family of site "{apart[0]}" needs all rows at once'
     by_row = [t.name for unit in units for t in unit.parts if plate in t.cells]
     if by_row:
-        return one, f'an argument of site "{by_row[0]}" differs by row of plate "{plate}"'
-    outer = [f for f in factors.values() if plate not in f.plates]
-    within = plan_contraction(inner, owners, sizes)
-    blocks = []
-    for start in range(0, sizes[plate], rows):
-        length = min(rows, sizes[plate] - start)
-        blocks.append((Block(plate, start, length), within.narrow(plate, start, length)))
-    parts = [_part(blocks, inner, units)]
-    if outer:
-        parts.append(_part([(WHOLE, plan_contraction(outer, owners, sizes))], outer, units))
-    return tuple(parts), ""
-
-
-def _part(schedules: Sequence[tuple[Block, Schedule]], factors: Sequence[Factor], units: Sequence[Unit]) -> Part:
-    names = tuple(f.name for f in factors)
-    inside = set(names)
-    chosen = tuple(unit for unit in units if unit.members[0] in inside)
-    compiled = {name for unit in chosen for name in unit.members}
-    return Part(tuple(schedules), names, chosen, tuple(n for n in names if n not in compiled))
+        return f'an argument of site "{by_row[0]}" differs by row of plate "{plate}"'
+    return ""
 
 
 def block_rows(units: Sequence[Unit], plate: str) -> int:

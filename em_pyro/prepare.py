@@ -134,12 +134,11 @@ def _notes(engine: Engine, rows: str) -> tuple[str, ...]:
     for why, names in reasons.items():
         some = ", ".join(names[:3]) + (f", ... ({len(names)})" if len(names) > 3 else "")
         notes.append(f"site{'s' * (len(names) > 1)} {some}: the model is replayed in every step, because {why}")
-    blocks = max((len(part.schedules) for part in engine.parts), default=1)
+    blocks = max((part.blocks for part in engine.parts), key=len, default=())
     if engine.whole:
         notes.append(f"rows are taken whole: {engine.whole}")
-    elif blocks > 1:
-        block = engine.parts[0].schedules[0][0]
-        notes.append(f'plate "{block.plate}" in {blocks} blocks of {block.length} rows')
+    elif len(blocks) > 1:
+        notes.append(f'plate "{blocks[0].plate}" in {len(blocks)} blocks of {blocks[0].length} rows')
     if any(p.initial.dtype == torch.float32 for p in engine.program.parameters.values()):
         notes.append("float32 parameters: contracted and accumulated in float64, stored in float32")
     return tuple(notes)

@@ -20,7 +20,7 @@ from .charts import Chart
 from .families import RowFamily
 from .named import align
 from .solvers import Joint, Params, Statistics
-from .term import WHOLE, Block, Bound, Term
+from .term import WHOLE, Block, Bound, Room, Term
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +40,7 @@ class RowTerm(Term):
         shape = (*self.cell_shape, *self.event_shape, self.count)
         return log_prob.expand(torch.broadcast_shapes(log_prob.shape, shape))
 
-    def features(self, block: Block = WHOLE) -> Tensor:
+    def features(self, block: Block = WHOLE, room: Room | None = None) -> Tensor:
         """The values, by which rows are told apart; the products have no use for them."""
         return super().features(WHOLE)
 

@@ -8,15 +8,16 @@ the product. Everything is float64.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import accumulate
 from math import prod
 
 import torch
 from torch import Tensor
 
-from .bank import RoleMap, gather
+from .bank import Bank, RoleMap, gather
 from .charts import safe_log
 from .families import Family
 from .named import Named, align
@@ -36,16 +37,37 @@ class Block:
 
 WHOLE = Block(None)
 
+Room = Callable[[], Tensor]
+"""Where to write features that are not kept: a matrix (F, columns) that is read before it is asked for again."""
+
 
 @dataclass(frozen=True)
 class Bound:
-    """The atoms of one set of parameter values, computed once a step and shared by all terms."""
+    """The atoms of one set of parameter values, computed once a step, when asked for, and shared by all terms."""
 
     params: Mapping[str, Tensor]
-    entries: Tensor
-    logs: tuple[Tensor, Tensor]
-    matrices: Tensor
+    bank: Bank
     lead: int = 0
+
+    @cached_property
+    def entries(self) -> Tensor:
+        """Plain atoms."""
+        return self.bank.values(self.params, self.lead)
+
+    @cached_property
+    def logs(self) -> Tensor:
+        """Logarithms of probabilities."""
+        return self.bank.logs(self.params, self.lead)
+
+    @cached_property
+    def log_complements(self) -> Tensor:
+        """Logarithms of one minus the probabilities."""
+        return self.bank.logs(self.params, self.lead, complement=True)
+
+    @cached_property
+    def matrices(self) -> Tensor:
+        """Cholesky factors."""
+        return self.bank.stack(self.params, self.lead)
 
 
 @dataclass(frozen=True)
@@ -86,14 +108,16 @@ class Term:
         """Natural parameters of every cell as one matrix: (starts) + batch + rows + (F,)."""
         lead, layout = bound.lead, self.layout
         kept = (*layout.batch, *layout.rows)
+        inner = (*self.cell_shape, *self.event_shape)
         parts = []
         for k, part in enumerate(self.family.natural(self.arguments(bound))):
             event = self.events[k]
-            part = part.expand((*part.shape[:lead], *self.cell_shape, *self.event_shape, *event))
+            if part.shape[lead:] != (*inner, *event):
+                part = part.expand((*part.shape[:lead], *inner, *event))
             if kept != self.cells:
                 part = align(part, self.cells, (*kept, *layout.folded), len(self.event_shape) + len(event))
             part = part.reshape((*part.shape[: lead + len(kept)], -1))
-            parts.append(part.sum(-1, keepdim=True) if k in self.counting else part)
+            parts.append(part.sum(-1, keepdim=True) if k in self.counting and part.shape[-1] > 1 else part)
         eta = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
         return eta.clamp(min=LOWEST)
 
@@ -118,44 +142,56 @@ class Term:
 
     def split(self, statistics: Tensor, lead: int = 0) -> tuple[Tensor, ...]:
         """Cut summed statistics into those of the family: (starts) + cells + events + event of the statistic."""
-        layout, parts, at = self.layout, [], 0
+        layout, parts = self.layout, []
         kept = (*layout.batch, *layout.rows)
-        dims = (*(self.sizes[n] for n in layout.folded), *self.event_shape)
+        before, dims = statistics.shape[:-1], (*(self.sizes[n] for n in layout.folded), *self.event_shape)
         for k, event in enumerate(self.events):
-            size = 1 if k in self.counting else prod((*dims, *event))
-            part = statistics[..., at : at + size]
+            part = statistics[..., self.places[k] : self.places[k + 1]]
             if k in self.counting:
-                part = part.reshape((*statistics.shape[:-1], *(1 for _ in dims)))
-                part = part.expand((*statistics.shape[:-1], *dims))
+                part = part.reshape((*before, *(1 for _ in dims))).expand((*before, *dims))
             else:
-                part = part.reshape((*statistics.shape[:-1], *dims, *event))
+                part = part.reshape((*before, *dims, *event))
             parts.append(align(part, (*kept, *layout.folded), self.cells, len(self.event_shape) + len(event)))
-            at += size
         return tuple(parts)
 
     # ---- features ----
 
-    def features(self, block: Block = WHOLE) -> Tensor:
-        """`T(x)` as (batch) + (F, columns flattened)."""
+    def features(self, block: Block = WHOLE, room: Room | None = None) -> Tensor:
+        """`T(x)` as (batch) + (F, columns flattened); what is not kept is written into `room()`, if that is given."""
         key = block if block.plate in self.data_plates else WHOLE
-        if key in self.cache:
-            return self.cache[key]
-        made = self._features(key)
-        if made.numel() * (1 if key.plate is None else -(-self.sizes[key.plate] // key.length)) <= CACHE:
+        if key not in self.cache:
+            keep = self.kept(key)
+            made = room() if room and not keep else self.empty(key)
+            self.write(key, made)
+            if not keep:
+                return made
             self.cache[key] = made
-        return made
+        return self.cache[key]
 
-    def _features(self, block: Block) -> Tensor:
+    def kept(self, block: Block, width: int | None = None) -> bool:
+        """Whether the features of all blocks together are few enough to be kept."""
+        layout, blocks = self.layout, 1 if block.plate is None else -(-self.sizes[block.plate] // block.length)
+        rows = prod(self._size(n, block) for n in (*layout.batch, *layout.columns))
+        return blocks * (width or self.width) * rows <= CACHE
+
+    def empty(self, block: Block, width: int | None = None) -> Tensor:
+        """Room for the features of a block."""
+        batch = [self._size(n, block) for n in self.layout.batch]
+        columns = prod(self._size(n, block) for n in self.layout.columns)
+        shape = (*batch, width or self.width, columns)
+        return torch.empty(shape, dtype=torch.float64, device=self.value.tensor.device)
+
+    def write(self, block: Block, out: Tensor) -> None:
+        """Write the features of a block."""
         layout = self.layout
         keep = (*layout.batch, *layout.columns)
         value, known, weight = self._rows(block)
         rank = len(self.event_shape)
-        plain = weight is None and not self.folded and not layout.batch and len(layout.columns) == 1
-        if plain and (not rank or self.counting):
-            fast = self.family.columns(value, known)
-            if fast is not None and fast.shape[0] == self.width:
-                return fast
         shape = [self._size(n, block) for n in (*keep, *self.folded)]
+        at = len(layout.batch)
+        plain = weight is None and not self.folded and not layout.batch and len(layout.columns) == 1
+        if plain and (not rank or self.counting) and self.family.columns(value, known, out):
+            return
         parts = []
         for k, part in enumerate(self.family.statistics(value, known)):
             part = part.double()
@@ -170,14 +206,10 @@ class Term:
             drop = tuple(i + len(keep) for i, n in enumerate(self.folded) if n not in self.cells)
             part = part.sum(drop) if drop else part
             parts.append(part.reshape((*part.shape[: len(keep)], -1)))
-        count = sum(part.shape[-1] for part in parts)
-        at = len(layout.batch)
-        out = torch.empty((*shape[:at], count, *shape[at : len(keep)]), dtype=torch.float64, device=value.device)
-        start = 0
+        spread, start = out.view((*out.shape[: at + 1], *shape[at : len(keep)])), 0
         for part in parts:
-            out.narrow(at, start, part.shape[-1]).copy_(part.movedim(-1, at))
+            spread.narrow(at, start, part.shape[-1]).copy_(part.movedim(-1, at))
             start += part.shape[-1]
-        return out.reshape((*out.shape[: at + 1], -1))
 
     def base(self, block: Block = WHOLE) -> Named | None:
         """Log base measure of every row, events and folded plates summed."""
@@ -221,9 +253,9 @@ class Term:
         for key, role in self.roles.items():
             domain = self.family.roles[key].domain
             if domain in ("unit", "simplex"):
-                args[key] = self._log(key, role, bound.logs[0], bound)
+                args[key] = self._log(key, role, bound.logs, bound)
                 if domain == "unit":
-                    args[f"{key}_complement"] = self._log(f"{key}_complement", role, bound.logs[1], bound)
+                    args[f"{key}_complement"] = self._log(f"{key}_complement", role, bound.log_complements, bound)
                 continue
             atoms = bound.matrices if domain == "scale_tril" else bound.entries
             args[key] = gather(role, atoms, bound.params, bound.lead)
@@ -306,10 +338,16 @@ class Term:
         }
 
     @cached_property
+    def places(self) -> tuple[int, ...]:
+        """The first feature of every statistic, and at the end the number of features."""
+        dims = prod((*(self.sizes[n] for n in self.layout.folded), *self.event_shape))
+        sizes = [1 if k in self.counting else dims * prod(event) for k, event in enumerate(self.events)]
+        return tuple(accumulate(sizes, initial=0))
+
+    @property
     def width(self) -> int:
         """Number of features."""
-        dims = prod((*(self.sizes[n] for n in self.layout.folded), *self.event_shape))
-        return sum(1 if k in self.counting else dims * prod(event) for k, event in enumerate(self.events))
+        return self.places[-1]
 
     def block_sizes(self, block: Block) -> tuple[int, ...]:
         """Sizes of `laid_out` in a block."""

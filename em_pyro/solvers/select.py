@@ -28,6 +28,8 @@ class PriorUnbounded(Exception):
 
 def refuse_unbounded(name: str, pooled: Tensor, pseudo: Tensor) -> None:
     """A shape below one pulls with a negative count; where the data do not outweigh it, no maximum is interior."""
+    if not bool((pseudo < 0).any()):
+        return
     bad = (pooled <= 0) & (pseudo.reshape(-1) < 0)
     if bool(bad.any()):
         entry = int(bad.reshape(-1, bad.shape[-1]).any(0).nonzero()[0])
@@ -80,7 +82,9 @@ def pool(values: Tensor, selected: Selected, size: int, lead: int) -> Tensor:
     return out.index_add_(-1, selected.entries, flat[..., selected.cells])
 
 
-def _flat_role(role: RoleMap, part: Tensor | None, default: float) -> Tensor:
-    if part is None:
-        return torch.full((), default, dtype=torch.float64)
-    return part.reshape(-1).double()
+def total(parts: Sequence[Tensor]) -> Tensor | None:
+    """Sum of all parts; None if there is none."""
+    found: Tensor | None = None
+    for part in parts:
+        found = part if found is None else found + part
+    return found
