@@ -162,7 +162,8 @@ def gather(role: RoleMap, atoms: Tensor, params: Params, lead: int = 0) -> Tenso
     if role.stretch is not None:
         start, size = role.stretch
         bound = atoms if size == atoms.shape[lead] else atoms.narrow(lead, start, size)
-        bound = bound.reshape((*atoms.shape[:lead], *role.index.shape, *atoms.shape[lead + 1 :]))
+        if role.index.dim() > 1:
+            bound = bound.reshape((*atoms.shape[:lead], *role.index.shape, *atoms.shape[lead + 1 :]))
     else:
         bound = atoms[role.positions] if not lead else atoms[(slice(None),) * lead + (role.positions,)]
     if role.coefficient is not None:
@@ -173,5 +174,5 @@ def gather(role: RoleMap, atoms: Tensor, params: Params, lead: int = 0) -> Tenso
 def _joined(parts: list[Tensor], lead: int) -> Tensor:
     if not parts:
         return torch.zeros(0, dtype=torch.float64)
-    parts = [p.reshape((*p.shape[:lead], -1)) for p in parts]
+    parts = [p if p.dim() == lead + 1 else p.reshape((*p.shape[:lead], -1)) for p in parts]
     return parts[0] if len(parts) == 1 else torch.cat(parts, -1)

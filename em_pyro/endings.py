@@ -39,24 +39,44 @@ def bad_ending(engine: Engine, plan: Plan, params: Params, found: Expectation) -
     return ["empty state", empty] if empty else []
 
 
+def smallest_scale(engine: Engine, params: Params, lead: int = 0) -> Tensor:
+    """The smallest scale of any site, in units of the pooled one of its site; shape (starts), infinite without any."""
+    bound, found = engine.bind(params, lead), list[Tensor]()
+    for term, role in watched(engine):
+        relative = _roots(term.arguments(bound)[role], role) / term.__dict__["pooled"]
+        found.append(relative.flatten(lead).amin(-1) if lead else relative.amin())
+    if not found:
+        return torch.full(next(iter(params.values())).shape[:lead], torch.inf, dtype=torch.float64)
+    return found[0] if len(found) == 1 else torch.stack(found).amin(0)
+
+
 def collapsed(engine: Engine, plan: Plan, params: Params) -> str:
     """Say which scale has shrunk to nothing beside the spread of its site; empty if none has."""
     bound = engine.bind(params)
-    for term in engine.leaders.values():
-        role = "scale" if "scale" in term.roles else "scale_tril" if "scale_tril" in term.roles else None
-        if role is None or term.role != "observed" or term.roles[role].known:
-            continue
-        pooled = pooled_scale(term)
-        if pooled is None:
-            continue
-        scale = term.arguments(bound)[role]
-        roots = scale if role == "scale" else scale.diagonal(dim1=-2, dim2=-1)
-        small = roots < DEGENERATE * pooled
+    for term, role in watched(engine):
+        small = _roots(term.arguments(bound)[role], role) < DEGENERATE * term.__dict__["pooled"]
         if bool(small.any()):
             cell = tuple(int(i) for i in small.nonzero()[0][: len(term.cells)])
             where = ", ".join(f"{n}={i}" for n, i in zip(term.cells, cell, strict=False)) or "all rows"
             return f'site "{term.name}": {role} collapsed at {where}'
     return ""
+
+
+def watched(engine: Engine) -> list[tuple[Term, str]]:
+    """Sites whose scale may collapse, with the role that it plays."""
+    if "watched" not in engine.__dict__:
+        found = []
+        for term in engine.leaders.values():
+            role = "scale" if "scale" in term.roles else "scale_tril" if "scale_tril" in term.roles else None
+            known = role is None or term.role != "observed" or term.roles[role].known
+            if role is not None and not known and pooled_scale(term) is not None:
+                found.append((term, role))
+        object.__setattr__(engine, "watched", found)
+    return engine.__dict__["watched"]
+
+
+def _roots(scale: Tensor, role: str) -> Tensor:
+    return scale if role == "scale" else scale.diagonal(dim1=-2, dim2=-1)
 
 
 def pooled_scale(term: Term) -> Tensor | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from . import accelerated
 from .accelerated import Accelerated
 from .em_step import em_step
-from .endings import bad_ending, collapsed
+from .endings import DEGENERATE, bad_ending, collapsed, smallest_scale
 from .engine import Engine, Expectation
 from .errors import DataError, ObjectiveError
 from .m_step import constrained, gradient, unconstrained
@@ -104,7 +104,7 @@ def run(engine: Engine, plan: Plan, start: Params, settings: Settings) -> Run:
             except PriorUnbounded as where:
                 new, found = params, engine.expect(params)
                 notes.append(str(where))
-            objective = float(found.objective)
+            objective, narrowest = torch.stack((found.objective, smallest_scale(engine, new))).tolist()
             if not path:
                 check_start(engine, params, objective)
             elif not _finite(objective):
@@ -127,9 +127,8 @@ def run(engine: Engine, plan: Plan, start: Params, settings: Settings) -> Run:
                 return ended(ending[0] if ending else "step limit")
             if cycle is not None:
                 state = cycle.state
-            fault = collapsed(engine, plan, new)
-            if fault:
-                notes.append(fault)
+            if narrowest < DEGENERATE:
+                notes.append(collapsed(engine, plan, new))
                 return ended("degenerate")
             if settings.tol > 0:
                 if cycle is None:

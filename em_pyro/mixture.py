@@ -70,6 +70,7 @@ class Mixture:
         starts = eta.shape[:lead]
         prior, column = self._prior(natural, offsets, lead), self.column
         if column is not None:
+            eta = eta.clone()
             eta.select(-1, column).add_(prior)
         flat = eta.reshape(-1, eta.shape[-1])
         evidence: Tensor | float = 0.0
@@ -173,8 +174,9 @@ def log_of_product(peak: Tensor, states: int) -> Tensor:
     rows = peak.shape[-1]
     together = min(together, 16, rows)
     whole = rows - rows % together
-    product = peak[..., :whole].unflatten(-1, (together, -1)).prod(-2).log().sum(-1)
-    return product if whole == rows else product + peak[..., whole:].log().sum(-1)
+    if whole == rows:
+        return peak.view((*peak.shape[:-1], together, -1)).prod(-2).log().sum(-1)
+    return log_of_product(peak[..., :whole].contiguous(), states) + peak[..., whole:].log().sum(-1)
 
 
 def as_mixture(

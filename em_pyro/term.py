@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,13 +57,13 @@ class Bound:
 
     @cached_property
     def logs(self) -> Tensor:
-        """Logarithms of probabilities."""
-        return self.bank.logs(self.params, self.lead)
+        """Logarithms of probabilities, structural zeros as `LOWEST`."""
+        return self.bank.logs(self.params, self.lead).clamp(min=LOWEST)
 
     @cached_property
     def log_complements(self) -> Tensor:
         """Logarithms of one minus the probabilities."""
-        return self.bank.logs(self.params, self.lead, complement=True)
+        return self.bank.logs(self.params, self.lead, complement=True).clamp(min=LOWEST)
 
     @cached_property
     def matrices(self) -> Tensor:
@@ -116,14 +117,17 @@ class Term:
                 part = part.expand((*part.shape[:lead], *inner, *event))
             if kept != self.cells:
                 part = align(part, self.cells, (*kept, *layout.folded), len(self.event_shape) + len(event))
-            part = part.reshape((*part.shape[: lead + len(kept)], -1))
+            if part.dim() != lead + len(kept) + 1:
+                part = part.reshape((*part.shape[: lead + len(kept)], -1))
             parts.append(part.sum(-1, keepdim=True) if k in self.counting and part.shape[-1] > 1 else part)
         eta = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-        return eta.clamp(min=LOWEST)
+        return eta if self.logarithmic else eta.clamp(min=LOWEST)
 
     def factor(self, natural: Tensor, features: Tensor, block: Block = WHOLE, lead: int = 0) -> Tensor:
         """Log-density of the rows of `block`, in the order of `names`, without the base measure."""
         layout, at = self.layout, lead + len(self.layout.batch)
+        if self.indicator:
+            return align(natural.reshape((*natural.shape[:lead], *self.block_sizes(block))), self.laid_out, self.names)
         if layout.rows:
             natural = natural.flatten(at, -2) if len(layout.rows) > 1 else natural
         else:
@@ -136,23 +140,35 @@ class Term:
         """Expected sufficient statistics `S = <W, T(x)>` of every cell: (starts) + batch + rows + (F,)."""
         layout = self.layout
         weights = align(weights, self.names, self.laid_out)
+        if self.indicator:
+            return weights.reshape((*weights.shape[:lead], -1))
         kept = weights.shape[: lead + len(layout.batch) + len(layout.rows)]
         flat = weights.reshape((*kept[: lead + len(layout.batch)], prod(kept[lead + len(layout.batch) :]), -1))
         return (flat @ features.mT).reshape((*kept, -1))
 
     def split(self, statistics: Tensor, lead: int = 0) -> tuple[Tensor, ...]:
         """Cut summed statistics into those of the family: (starts) + cells + events + event of the statistic."""
-        layout, parts = self.layout, []
-        kept = (*layout.batch, *layout.rows)
-        before, dims = statistics.shape[:-1], (*(self.sizes[n] for n in layout.folded), *self.event_shape)
-        for k, event in enumerate(self.events):
-            part = statistics[..., self.places[k] : self.places[k + 1]]
+        before, parts = statistics.shape[:-1], []
+        for k, (start, stop, shape, moved) in enumerate(self._cuts):
+            part = statistics[..., start:stop]
             if k in self.counting:
-                part = part.reshape((*before, *(1 for _ in dims))).expand((*before, *dims))
-            else:
-                part = part.reshape((*before, *dims, *event))
-            parts.append(align(part, (*kept, *layout.folded), self.cells, len(self.event_shape) + len(event)))
+                part = part.reshape((*before, *(1 for _ in shape))).expand((*before, *shape))
+            elif len(shape) != 1:
+                part = part.reshape((*before, *shape))
+            parts.append(align(part, *moved) if moved else part)
         return tuple(parts)
+
+    @cached_property
+    def _cuts(self) -> list[tuple[int, int, tuple[int, ...], Any]]:
+        """Of every statistic: its features, their shape, and how its dimensions are moved, if they are."""
+        layout, found = self.layout, []
+        have = (*layout.batch, *layout.rows, *layout.folded)
+        dims = (*(self.sizes[n] for n in layout.folded), *self.event_shape)
+        for k, event in enumerate(self.events):
+            shape = dims if k in self.counting else (*dims, *event)
+            moved = None if have == self.cells else (have, self.cells, len(self.event_shape) + len(event))
+            found.append((self.places[k], self.places[k + 1], shape, moved))
+        return found
 
     # ---- features ----
 
@@ -268,8 +284,8 @@ class Term:
     def _log(self, key: str, role: RoleMap, logs: Tensor, bound: Bound) -> Tensor:
         log = gather(self.log_roles[key], logs, bound.params, bound.lead)
         if role.coefficient is not None:
-            log = log + self.log_coefficients[key.removesuffix("_complement")]
-        return log.clamp(min=LOWEST)
+            log = (log + self.log_coefficients[key.removesuffix("_complement")]).clamp(min=LOWEST)
+        return log
 
     # ---- layout, worked out once ----
 
@@ -311,6 +327,14 @@ class Term:
         )
 
     @cached_property
+    def indicator(self) -> bool:
+        """Whether the features are the identity: a product with a latent's own support is a copy."""
+        if self.role != "latent" or self.layout.batch or self.layout.rows:
+            return False
+        features = self.features()
+        return features.shape[0] == features.shape[1] and torch.equal(features, torch.eye(len(features)).to(features))
+
+    @cached_property
     def data_plates(self) -> frozenset[str]:
         """Plates along which the features have rows."""
         parts = [self.value, *self.known.values()] + ([self.weight] if self.weight else [])
@@ -322,11 +346,19 @@ class Term:
         found = {}
         for key, role in self.roles.items():
             if self.family.roles[key].domain in ("unit", "simplex"):
-                constant = None if role.constant is None else role.constant.double()
-                found[key] = replace(role, coefficient=None, constant=None if constant is None else safe_log(constant))
-                other = None if constant is None else safe_log(1 - constant)
-                found[f"{key}_complement"] = replace(role, coefficient=None, constant=other)
+                plain = replace(role, coefficient=None)
+                for name, complement in ((key, False), (f"{key}_complement", True)):
+                    constant = role.constant
+                    if constant is not None:
+                        constant = constant.double()
+                        constant = safe_log(1 - constant if complement else constant).clamp(min=LOWEST)
+                    found[name] = replace(plain, constant=constant)
         return found
+
+    @cached_property
+    def logarithmic(self) -> bool:
+        """Whether all arguments are probabilities, whose logarithms are finite as they are bound."""
+        return all(role.domain in ("unit", "simplex") for role in self.family.roles.values())
 
     @cached_property
     def log_coefficients(self) -> dict[str, Tensor]:

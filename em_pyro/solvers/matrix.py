@@ -107,8 +107,8 @@ class MatrixBlock:
             total = total + self.pseudo[name][0].reshape(-1, dim)
             weight = weight + torch.diag_embed(self.pseudo[name][1].reshape(-1, dim))
         empty = weight.diagonal(dim1=-2, dim2=-1).amin(-1) <= 0
-        eye = torch.eye(dim, dtype=torch.float64, device=rows.device)
-        solved = torch.linalg.solve(torch.where(empty[..., None, None], eye, weight), total.unsqueeze(-1)).squeeze(-1)
+        weight = torch.where(empty[..., None, None], identity(dim), weight)
+        solved = torch.linalg.solve(weight, total.unsqueeze(-1)).squeeze(-1)
         return torch.where(empty.unsqueeze(-1), rows, solved).reshape(old.shape)
 
     def _tril(self, use: MatrixUse, params: Params, lead: int) -> Tensor:
@@ -150,10 +150,9 @@ class MatrixBlock:
         # On a line, or on a point, there is no factor; nearly on it there is one, which the loop names a collapse. Both
         # are computed, because to look which is needed would be a synchronisation.
         size = covariance.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=0)[..., None, None]
-        eye = torch.eye(dim, dtype=torch.float64, device=tril.device)
-        raised, worse = torch.linalg.cholesky_ex(torch.addcmul(covariance, COLLAPSED * size + TINY, eye))
-        solved = chart.inverse(torch.where((bad == 0)[..., None, None], tril, raised))
-        found = (rows > 0) & ((bad == 0) | (worse == 0))[..., None, None]
+        raised, worse = torch.linalg.cholesky_ex(torch.addcmul(covariance, COLLAPSED * size + TINY, identity(dim)))
+        solved = chart.inverse(torch.where(bad[..., None, None] == 0, tril, raised))
+        found = (rows > 0) & (torch.minimum(bad, worse)[..., None, None] == 0)
         return torch.where(found, solved, old.reshape(solved.shape)).reshape(old.shape)
 
 
@@ -164,3 +163,9 @@ def square(dim: int) -> Tensor:
     place = torch.empty((dim, dim), dtype=torch.long)
     place[i, j] = place[j, i] = torch.arange(len(i))
     return place
+
+
+@cache
+def identity(dim: int) -> Tensor:
+    """The identity matrix."""
+    return torch.eye(dim, dtype=torch.float64)

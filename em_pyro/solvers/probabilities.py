@@ -37,7 +37,8 @@ class Counts:
             for pooled_sum, pseudo in zip(sums, self.pseudo, strict=True):
                 assert pooled_sum is not None
                 refuse_unbounded(self.parameter, pooled_sum, pseudo)
-        hits, misses = (None if part is None else part.expand((*shape[:lead], size)).reshape(shape) for part in sums)
+        full = (*shape[:lead], size)
+        hits, misses = (p if p is None or p.shape == shape else p.expand(full).reshape(shape) for p in sums)
         return torch.zeros(shape, dtype=torch.float64) if hits is None else hits, misses
 
     def solve(self, statistics: Statistics, params: Params, lead: int = 0) -> dict[str, Tensor]:

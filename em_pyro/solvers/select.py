@@ -75,7 +75,7 @@ def used_charts(role: RoleMap, segments: Sequence[Segment], parameter: str) -> s
 
 def pool(values: Tensor, selected: Selected, size: int, lead: int) -> Tensor:
     """Sum the selected cells of `values` into the entries of the parameter."""
-    flat = values.reshape((*values.shape[:lead], -1))
+    flat = values if values.dim() == lead + 1 else values.reshape((*values.shape[:lead], -1))
     if selected.everything and len(selected.cells) == size == flat.shape[-1]:
         return flat
     out = flat.new_zeros((*flat.shape[:lead], size))
