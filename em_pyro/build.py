@@ -23,11 +23,10 @@ from .program import Program, Site
 from .reading import Reading, Recognition
 from .rowwise import RowTerm, row_term
 from .stack import stack
-from .term import WHOLE, Block, Term
+from .term import SLICE, WHOLE, Block, Term
 from .unroll import INITIAL, TRANSITION, hidden_sizes, is_hidden, unroll
 
 BLOCK_BYTES = 1 << 22
-SLICE = 65_536
 
 
 def order_of(program: Program) -> dict[str, int]:

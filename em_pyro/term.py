@@ -24,6 +24,7 @@ from .families import Family
 from .named import Named, align
 
 LOWEST = -1e30  # a structural zero in log space; finite, because 0 * -inf is not 0 in a matrix product
+SLICE = 65_536  # rows at a time, where something is summed once over all data
 CACHE = 4_000_000  # features of at most this many entries are kept, larger ones are rebuilt block by block
 
 
