@@ -152,7 +152,8 @@ def packed(segments: Sequence[Segment], used: Iterable[Tensor]) -> tuple[tuple[S
 def gather(role: RoleMap, atoms: Tensor, params: Params, lead: int = 0) -> Tensor:
     """Bind one argument."""
     if role.affine is not None:
-        entries = torch.stack([params[name].flatten(lead)[..., i] for name, i in role.affine.entries], -1)
+        flat = {name: params[name].reshape((*params[name].shape[:lead], -1)) for name, _ in role.affine.entries}
+        entries = torch.stack([flat[name][..., i] for name, i in role.affine.entries], -1)
         if lead:
             entries = entries.reshape(entries.shape[:lead] + (1,) * (role.affine.offset.dim()) + entries.shape[lead:])
         return role.affine.offset + (role.affine.design * entries).sum(-1)

@@ -52,6 +52,11 @@ class Bound:
     lead: int = 0
 
     @cached_property
+    def starts(self) -> tuple[int, ...]:
+        """Shape of the starts."""
+        return tuple(next(iter(self.params.values())).shape[: self.lead]) if self.lead else ()
+
+    @cached_property
     def entries(self) -> Tensor:
         """Plain atoms."""
         return self.bank.values(self.params, self.lead)
@@ -110,12 +115,12 @@ class Term:
         """Natural parameters of every cell as one matrix: (starts) + batch + rows + (F,)."""
         lead, layout = bound.lead, self.layout
         kept = (*layout.batch, *layout.rows)
-        inner = (*self.cell_shape, *self.event_shape)
+        inner = (*bound.starts, *self.cell_shape, *self.event_shape)
         parts = []
         for k, part in enumerate(self.family.natural(self.arguments(bound))):
             event = self.events[k]
-            if part.shape[lead:] != (*inner, *event):
-                part = part.expand((*part.shape[:lead], *inner, *event))
+            if part.shape != (*inner, *event):
+                part = part.expand((*inner, *event))
             if kept != self.cells:
                 part = align(part, self.cells, (*kept, *layout.folded), len(self.event_shape) + len(event))
             if part.dim() != lead + len(kept) + 1:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..bank import Affine
 from ..charts import Chart
-from .select import Params, Selected, Statistics, pool
+from .select import Params, Selected, Statistics, flat, pool
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class NormalBlock:
 
     def _sums(self, use: NormalUse, statistics: Statistics, lead: int) -> tuple[Tensor, Tensor, Tensor]:
         n, first, second = statistics[use.term]
-        return n.flatten(lead), first.flatten(lead), second.flatten(lead)
+        return flat(n, lead), flat(first, lead), flat(second, lead)
 
     def _scale_of(self, use: NormalUse, params: Params, lead: int) -> Tensor:
         """Current scale of every cell."""
@@ -63,21 +63,21 @@ class NormalBlock:
         if use.scale_constant is not None:
             scale = scale * use.scale_constant
         for name, where in use.scale_parameters:
-            value = self.all_scales[name].forward(params[name].double()).flatten(lead)
+            value = flat(self.all_scales[name].forward(params[name].double()), lead)
             scale[..., where.cells] = value[..., where.entries]
         return scale * use.scale_coefficient
 
     def _location_of(self, use: NormalUse, params: Params, lead: int) -> Tensor:
         """Current location of every cell, as shifted as the values are."""
         if use.affine is not None:
-            entries = torch.stack([params[name].flatten(lead)[..., i] for name, i in use.affine.entries], -1).double()
-            affine = use.affine.offset + (use.affine.design @ entries.unsqueeze(-1)).squeeze(-1)
-            return affine.flatten(lead) - use.shift
+            entries = torch.stack([flat(params[name], lead)[..., i] for name, i in use.affine.entries], -1).double()
+            slope = (use.affine.design.flatten(0, -2) @ entries.unsqueeze(-1)).squeeze(-1)
+            return use.affine.offset.reshape(-1) + slope - use.shift
         batch = next(iter(params.values())).shape[:lead]
         loc = use.loc_constant.expand(*batch, -1).clone()
         for name, where in use.loc_parameters:
             value = self._argument(name, params[name].double())
-            loc[..., where.cells] = value.flatten(lead)[..., where.entries]
+            loc[..., where.cells] = flat(value, lead)[..., where.entries]
         return loc * use.loc_coefficient - use.shift
 
     def _argument(self, name: str, value: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ class NormalBlock:
             index = torch.tensor([place[name, i] for i in range(total.numel())])
             gram[..., index, index] += weight.reshape(-1)
             right[..., index] += total.reshape(-1)
-        old = torch.cat([params[name].double().flatten(lead) for name in self.locations], -1)
+        old = torch.cat([flat(params[name].double(), lead) for name in self.locations], -1)
         reach = gram.diagonal(dim1=-2, dim2=-1) > 0
         gram = gram + torch.diag_embed(torch.where(reach, 0.0, 1.0))
         right = torch.where(reach, right, old)
@@ -143,11 +143,11 @@ class NormalBlock:
         solved = torch.linalg.lstsq(
             scaled, (right * scale).unsqueeze(-1), driver="gelsd" if not scaled.is_cuda else None
         )
-        flat = solved.solution.squeeze(-1) * scale
+        found = solved.solution.squeeze(-1) * scale
         new, at = {}, 0
         for name in self.locations:
             size = params[name].shape[lead:].numel()
-            new[name] = flat[..., at : at + size].reshape(params[name].shape)
+            new[name] = found[..., at : at + size].reshape(params[name].shape)
             at += size
         return new
 
@@ -173,7 +173,7 @@ class NormalBlock:
         offset = use.affine.offset.reshape(-1).double()
         if known:
             values = torch.stack(
-                [params[use.affine.entries[j][0]].flatten(lead)[..., use.affine.entries[j][1]] for j in known], -1
+                [flat(params[use.affine.entries[j][0]], lead)[..., use.affine.entries[j][1]] for j in known], -1
             )
             offset = offset + (design[:, known] @ values.double().unsqueeze(-1)).squeeze(-1)
         return [place[use.affine.entries[j]] for j in solved], design[:, solved], offset

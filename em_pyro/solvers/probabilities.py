@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..charts import Chart
-from .select import Params, Selected, Statistics, pool, refuse_unbounded, total
+from .select import Params, Selected, Statistics, flat, pool, refuse_unbounded, total
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Rates:
         a = old.new_zeros((*old.shape[:lead], size), dtype=torch.float64)
         b = torch.zeros_like(a)
         for term, where, factor in self.uses:
-            events, exposure = statistics[term][0].flatten(lead), statistics[term][1].flatten(lead)
+            events, exposure = flat(statistics[term][0], lead), flat(statistics[term][1], lead)
             a = a + pool(events, where, size, lead)
             b = b + pool(exposure * factor, where, size, lead)
         if self.pseudo is not None:

@@ -75,11 +75,16 @@ def used_charts(role: RoleMap, segments: Sequence[Segment], parameter: str) -> s
 
 def pool(values: Tensor, selected: Selected, size: int, lead: int) -> Tensor:
     """Sum the selected cells of `values` into the entries of the parameter."""
-    flat = values if values.dim() == lead + 1 else values.reshape((*values.shape[:lead], -1))
-    if selected.everything and len(selected.cells) == size == flat.shape[-1]:
-        return flat
-    out = flat.new_zeros((*flat.shape[:lead], size))
-    return out.index_add_(-1, selected.entries, flat[..., selected.cells])
+    cells = flat(values, lead)
+    if selected.everything and len(selected.cells) == size == cells.shape[-1]:
+        return cells
+    out = cells.new_zeros((*cells.shape[:lead], size))
+    return out.index_add_(-1, selected.entries, cells[..., selected.cells])
+
+
+def flat(value: Tensor, lead: int) -> Tensor:
+    """All entries in one dimension, after `lead` dimensions of starts."""
+    return value if value.dim() == lead + 1 else value.reshape((*value.shape[:lead], -1))
 
 
 def total(parts: Sequence[Tensor]) -> Tensor | None:
