@@ -54,8 +54,11 @@ class Starts:
         return iter(self.runs)
 
     def __str__(self) -> str:
-        """Say how many starts reached the best objective."""
-        return f"best found by {self.found} of {len(self.runs)}"
+        """Say how many starts reached the best objective, of those that were followed to their ends."""
+        screened = sum(run.outcome == "screened out" for run in self.runs)
+        return f"best found by {self.found} of {len(self.runs) - screened}" + (
+            f"; {screened} more were screened out" if screened else ""
+        )
 
 
 @dataclass(frozen=True)

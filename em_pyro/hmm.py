@@ -94,7 +94,10 @@ class Hmm:
             start = smooth[0].reshape((*smooth.shape[1 : 1 + lead], *shape, smooth.shape[-1]))
             found[self.initial.name] = self._collect(self.initial, start, (*self.names, self.name + FROM), lead)
         if self.transition.parameters:
-            pairs = chain.pairs_sum(passes, messages if (alive := self._alive(block)) is None else messages * alive)
+            alive = self._alive(block)
+            if alive is not None:
+                messages = messages * alive.reshape((len(alive), *(1,) * lead, *alive.shape[1:]))
+            pairs = chain.pairs_sum(passes, messages)
             weights = align(pairs, (self.name + FROM, self.name + TO), self.transition.names)
             found[self.transition.name] = self.transition.statistics(weights, self.transition.features(), lead)
         if self.emission.parameters:

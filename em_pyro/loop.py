@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import accelerated
 from .accelerated import Accelerated
+from .acceleration import Squarem
 from .em_step import em_step
 from .endings import DEGENERATE, bad_ending, collapsed, smallest_scale
 from .engine import Engine, Expectation
@@ -42,7 +43,7 @@ class Settings:
     tol: float
     max_steps: int
     callback: Callable[[State], Any] | None = None
-    tick: Callable[[], Any] | None = None
+    tick: Callable[[int], Any] | None = None  # told how many steps were taken
     accelerate: bool = False
 
 
@@ -78,16 +79,23 @@ class Interrupted(KeyboardInterrupt):
         self.run = run
 
 
-def run(engine: Engine, plan: Plan, start: Params, settings: Settings) -> Run:
+def run(engine: Engine, plan: Plan, start: Params, settings: Settings, before: Sequence[float] = ()) -> Run:
     """Iterate from `start` until the stopping rule, the cap or a named ending.
+
+    Args:
+        engine: the program.
+        plan: how its parameters are maximised.
+        start: where to go on from.
+        settings: options.
+        before: the objective at every step that led to `start`, if this is not the first.
 
     Raises:
         ObjectiveError: the objective fell beyond rounding, or is not finite at the start.
         DataError: an observation is impossible under every state at the start.
     """
-    params, path = {name: value.double() for name, value in start.items()}, list[float]()
+    params, path = {name: value.double() for name, value in start.items()}, list(before)
     gap, calm, notes, saddles = float("inf"), 0, list[str](), 0
-    best, state = params, Accelerated() if settings.accelerate else None
+    best, state = params, Accelerated(Squarem(evaluations=len(path))) if settings.accelerate else None
 
     def ended(outcome: str, *, converged: bool = False) -> Run:
         return Run(best, tuple(path), outcome, gap, tuple(notes), converged, state)
@@ -116,7 +124,7 @@ def run(engine: Engine, plan: Plan, start: Params, settings: Settings) -> Run:
             path.append(objective)
             best = params
             if settings.tick:
-                settings.tick()
+                settings.tick(1)
             if step and settings.callback and settings.callback(State(step, objective, dict(params))) is True:
                 return ended("stopped")
             if new is params:
@@ -234,12 +242,7 @@ def estimated_gap(
     With gains `d_t` shrinking at rate `r`, what is left is `d r / (1 - r)`. The gradient's own estimate
     `g'(u_new - u) / (1 - r)` is computed once the first is small; an infinite coordinate (a boundary) counts nothing.
     """
-    if len(path) < 3:
-        return float("inf")
-    last, before = path[-1] - path[-2], path[-2] - path[-3]
-    rounding = 1e-15 * (1 + abs(path[-1]))
-    rate = min(max(last / before, 0.0), 0.9999) if before > rounding else 0.5
-    left = max(last, 0.0) * rate / (1 - rate)
+    left, rate = aitken(path)
     if left > tol * (1 + abs(path[-1])):
         return left
     names = plan.free
@@ -250,6 +253,16 @@ def estimated_gap(
         move = torch.where(torch.isfinite(move), move, 0.0)
         promised += float((slopes[name] * move).sum())
     return max(left, abs(promised) / (1 - rate))
+
+
+def aitken(path: Sequence[float]) -> tuple[float, float]:
+    """What is left to gain by the last two gains of a path, and the rate at which gains shrink."""
+    if len(path) < 3:
+        return float("inf"), 0.9999
+    last, before = path[-1] - path[-2], path[-2] - path[-3]
+    rounding = 1e-15 * (1 + abs(path[-1]))
+    rate = min(max(last / before, 0.0), 0.9999) if before > rounding else 0.5
+    return max(last, 0.0) * rate / (1 - rate), rate
 
 
 # ---- saddles ---------------------------------------------------------------------------------------------------------

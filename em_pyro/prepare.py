@@ -43,13 +43,14 @@ class Prepared:
     options: Mapping[str, Choice] = field(repr=False)
     withdrawn: Mapping[str, str] = field(repr=False)
     key: tuple[Any, ...] = field(repr=False)
+    collapse: bool = True
 
     def without(self, names: frozenset[str], sites: frozenset[str], why: str) -> Prepared:
         """Withdraw the closed forms of `names`; sites in `sites` are replayed from now on."""
         recognition = self.engine.full.recognition
         if sites:
             recognition = _refused(recognition, sites, why)
-        engine, _ = _engine(self.program, recognition)
+        engine, _ = _engine(self.program, recognition, collapse=self.collapse)
         withdrawn = {**self.withdrawn, **dict.fromkeys(names, why)}
         plan = replace(choose(engine, self.options, withdrawn), notes=self.plan.notes, seconds=self.plan.seconds)
         return replace(self, engine=engine, plan=plan, withdrawn=withdrawn)
@@ -69,6 +70,7 @@ def prepare(
     options: Mapping[str, Choice],
     *,
     check: bool,
+    collapse: bool = True,
 ) -> Prepared:
     """Survey, check, recognise and plan.
 
@@ -85,18 +87,18 @@ def prepare(
         sites = _first_run(program, start)
     check_data(sites, start)
     recognition = recognise(program)
-    engine, rows = _engine(program, recognition)
+    engine, rows = _engine(program, recognition, collapse=collapse)
     with torch.no_grad():
         wrong = other_densities(engine.full) if check else []
     if wrong:
         recognition = _refused(recognition, wrong, "its registered family computes another density than its log_prob")
-        engine, rows = _engine(program, recognition)
+        engine, rows = _engine(program, recognition, collapse=collapse)
     if check:
         check_structure(program, {n: f.names for n, f in engine.factors.items()}, sites)
         check_values(program, recognition.values, recognition.runs[0])
     plan = choose(engine, options, {})
     plan = replace(plan, notes=_notes(engine, rows), seconds=time.perf_counter() - began)
-    return Prepared(program, engine, plan, options, {}, key_of(args, kwargs))
+    return Prepared(program, engine, plan, options, {}, key_of(args, kwargs), collapse)
 
 
 def _first_run(program: Program, start: Params) -> Any:
@@ -111,10 +113,12 @@ def _first_run(program: Program, start: Params) -> Any:
         ) from error
 
 
-def _engine(program: Program, recognition: Recognition) -> tuple[Engine, str]:
+def _engine(program: Program, recognition: Recognition, *, collapse: bool) -> tuple[Engine, str]:
     """Build the engine, of the distinct rows where that pays; and say which."""
     living = alive(program, recognition.runs)
     full = build(program, recognition, recognition.runs[0], recognition.priors, living)
+    if not collapse:
+        return full, "not collapsed: as you asked"
     distinct, note = find(program, recognition) if not full.hmms else (None, "")
     if distinct is None:
         return full, note

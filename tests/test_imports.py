@@ -33,7 +33,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "em_step endings prepare starts",
         "accelerated",
         "loop",
-        "fit",
+        "fit restarts",
         "em",
         "__init__",
         "plotting",
