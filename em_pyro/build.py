@@ -8,7 +8,8 @@ from math import prod
 
 import torch
 
-from .bundle import bundle
+from .bundle import Bundle, bundle
+from .centred import Centred, can_be_centred
 from .compile import compile_term
 from .contraction import Factor
 from .elimination import plan_contraction
@@ -22,7 +23,7 @@ from .priors import Prior
 from .program import Program, Site
 from .reading import Reading, Recognition
 from .rowwise import RowTerm, row_term
-from .stack import stack
+from .stack import Stack, stack
 from .term import SLICE, WHOLE, Block, Term
 from .unroll import INITIAL, TRANSITION, hidden_sizes, is_hidden, unroll
 
@@ -44,8 +45,19 @@ def build(
     alive: Mapping[str, Named],
     *,
     compiled: bool = True,
+    centred: frozenset[str] = frozenset(),
 ) -> Engine:
-    """Lay the program out: terms, replayed sites, contraction and blocks."""
+    """Lay the program out: terms, replayed sites, contraction and blocks.
+
+    Args:
+        program: what is to be run.
+        recognition: what its sites are.
+        sites: one run, with the values and the known arguments.
+        priors: of its parameters.
+        alive: entries of latents that reach an observation.
+        compiled: without, all sites are replayed.
+        centred: sites that are evaluated around each cell's own location.
+    """
     if compiled and any(n + TRANSITION in recognition.readings for n in sites):
         sites = unroll(sites)
     sizes = hidden_sizes(sites) | order_of(program)
@@ -75,6 +87,8 @@ def build(
             else:
                 above = plates
             terms[name] = _compiled(reading, sizes, above, exponent)
+            if name in centred and can_be_centred(terms[name]):
+                terms[name] = replace(terms[name], centred=True)
             factors[name] = Factor(name, terms[name].names, plates, scales.get(plates), alive.get(name))
         else:
             with torch.no_grad():
@@ -92,7 +106,8 @@ def build(
             for term in group.terms:
                 factors[term.name] = replace(factors[term.name], pool=group.first.name)
     bundled, gone = bundle(stacks, factors, owners)
-    units: tuple[Unit, ...] = (*bundled, *hmms.values())
+    apart = tuple(Centred(unit.terms[0]) if unit.terms[0].centred else unit for unit in bundled)
+    units: tuple[Unit, ...] = (*apart, *hmms.values())
     parts, whole = _parts({n: f for n, f in factors.items() if n not in gone}, owners, sizes, units, constants)
     observed = terms | {name: hmm.emission for name, hmm in hmms.items()}
     return Engine(
@@ -107,6 +122,7 @@ def build(
         *_base(observed, factors, owners, sizes),
         sizes,
         whole,
+        alive,
         constants,
     )
 
@@ -296,7 +312,7 @@ def _stuck(factors: Sequence[Factor], owners: Mapping[str, frozenset[str]], unit
     stuck = [n for f in inner for n in f.names if n in owners and plate not in owners[n]]
     if stuck:
         return f'latent "{stuck[0]}" sits above plate "{plate}"'
-    every = [term for unit in units for term in (unit.parts if isinstance(unit, Hmm) else unit.terms)]
+    every = [term for unit in units for term in (unit.terms if isinstance(unit, (Stack, Bundle)) else unit.parts)]
     apart = [term.name for term in every if isinstance(term, RowTerm) and plate in term.names]
     if apart:
         return f'the family of site "{apart[0]}" needs all rows at once'
@@ -313,5 +329,6 @@ def block_rows(units: Sequence[Unit], plate: str) -> int:
         inside = [term for term in unit.parts if plate in term.names]
         if inside:
             cells = prod(inside[0].sizes[n] for n in inside[0].names if n != plate)
-            width += (sum(term.width for term in inside) + 3 * cells) * len(unit.members)
+            each = cells if isinstance(unit, Centred) else 1
+            width += (sum(each * term.width for term in inside) + 3 * cells) * len(unit.members)
     return max(256, BLOCK_BYTES // (8 * width))

@@ -85,7 +85,7 @@ def bundle(
     units: list[Stack | Bundle] = []
     for group in stacks:
         term = group.first
-        plain = len(group.terms) == 1 and term.role == "observed" and not isinstance(term, RowTerm)
+        plain = len(group.terms) == 1 and term.role == "observed" and not isinstance(term, RowTerm) and not term.centred
         alone = term.layout.batch or factors[term.name].alive is not None or any(n in latents for n in term.columns)
         if plain and not alone:
             groups.setdefault((term.layout, term.names, factors[term.name].plates), []).append(term)

@@ -18,6 +18,7 @@ from .loop import Interrupted, Run, Settings, State, check_start, guard, possibl
 from .m_step import gradient, maximise
 from .plan import Choice, Plan
 from .posterior import Posterior
+from .precision import around, displaced, far, suited
 from .prepare import Prepared, disagreements, key_of, measured, prepare
 from .program import Params
 from .restarts import follow
@@ -198,17 +199,22 @@ class EM:
         """
         closed = [n for n, line in here.plan.lines.items() if line.closed_form]
         params = {n: v.double() for n, v in start.items()}
-        found = here.engine.expect(params)
-        check_start(here.engine, params, float(found.objective))
+        engine = here.engine
+        found = engine.expect(params)
+        check_start(engine, params, float(found.objective))
         if not closed:
             return here, (), True
         try:
-            new = maximise(here.engine, here.plan, found, params)
+            new = maximise(engine, here.plan, found, params)
+            if far(engine, new) or displaced(engine, params, new):
+                engine = around(suited(engine, new), new)
+                found = engine.expect(params)
+                new = maximise(engine, here.plan, found, params)
         except PriorUnbounded:
             return here, (), False  # the loop reports it as its ending
-        if collapsed(here.engine, here.plan, new):
+        if collapsed(engine, here.plan, new):
             return here, (), False
-        value, slopes = gradient(here.engine, found, new, closed)
+        value, slopes = gradient(engine, found, new, closed)
         size = 1 + abs(value)
         wrong = [n for n in closed if not _small(slopes[n], CERTIFIED * size)]
         if not wrong:
@@ -241,6 +247,7 @@ class EM:
         reached = [i for i, r in enumerate(runs) if r.objective >= level and r.outcome == runs[top].outcome]
         best = reached[0]  # of equals the first, whose labels are the user's
         done = runs[best]
+        here = replace(here, engine=suited(here.engine, done.params))
         params = write_back(here, done.params)
         expectation = here.engine.expect({n: v.double() for n, v in params.items()})
         evidence, prior = float(expectation.log_evidence), float(expectation.log_prior)
@@ -268,6 +275,7 @@ class EM:
             str(here.plan),
             here,
             done.acceleration,
+            done.switches,
         )
         self._keep(here, done.params)
         self.last = fit

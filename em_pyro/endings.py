@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from .centred import FARTHEST, can_be_centred, reach
 from .engine import Engine, Expectation
 from .plan import Plan
 from .term import Term
@@ -40,22 +41,37 @@ def bad_ending(engine: Engine, plan: Plan, params: Params, found: Expectation) -
     return ["empty state", empty] if empty else []
 
 
-def smallest_scale(engine: Engine, params: Params, lead: int = 0) -> Tensor:
-    """The smallest scale of any site, in units of the pooled one of its site; shape (starts), infinite without any."""
-    bound, found = engine.bind(params, lead), list[Tensor]()
-    for term, role in watched(engine):
-        relative = _roots(term.arguments(bound)[role], role) / term.__dict__["pooled"]
-        found.append(relative.flatten(lead).amin(-1) if lead else relative.amin())
-    if not found:
+def scales(engine: Engine, params: Params, lead: int = 0) -> tuple[Tensor, Tensor]:
+    """How small the scales are, without looking at them; infinite where there are none.
+
+    Returns:
+        The smallest scale in units of the pooled one of its site, and in units of the smallest that keeps all digits
+        around one centre (below 1 the form of `centred.py` must take over); shapes (starts).
+    """
+    bound, relative, digits = engine.bind(params, lead), list[Tensor](), list[Tensor]()
+    for term, role, pooled, least in watched(engine):
+        roots = _roots(term.arguments(bound)[role], role)
+        relative.append(_least(roots / pooled, lead))
+        if least is not None:
+            digits.append(_least(roots / least, lead))
+    return _least_of(relative, params, lead), _least_of(digits, params, lead)
+
+
+def _least(part: Tensor, lead: int) -> Tensor:
+    return part.flatten(lead).amin(-1) if lead else part.amin()
+
+
+def _least_of(parts: list[Tensor], params: Params, lead: int) -> Tensor:
+    if not parts:
         return torch.full(next(iter(params.values())).shape[:lead], torch.inf, dtype=torch.float64)
-    return found[0] if len(found) == 1 else torch.stack(found).amin(0)
+    return parts[0] if len(parts) == 1 else torch.stack(parts).amin(0)
 
 
 def collapsed(engine: Engine, plan: Plan, params: Params) -> str:
     """Say which scale has shrunk to nothing beside the spread of its site; empty if none has."""
     bound = engine.bind(params)
-    for term, role in watched(engine):
-        small = _roots(term.arguments(bound)[role], role) < DEGENERATE * term.__dict__["pooled"]
+    for term, role, pooled, _ in watched(engine):
+        small = _roots(term.arguments(bound)[role], role) < DEGENERATE * pooled
         if bool(small.any()):
             cell = tuple(int(i) for i in small.nonzero()[0][: len(term.cells)])
             where = ", ".join(f"{n}={i}" for n, i in zip(term.cells, cell, strict=False)) or "all rows"
@@ -63,15 +79,17 @@ def collapsed(engine: Engine, plan: Plan, params: Params) -> str:
     return ""
 
 
-def watched(engine: Engine) -> list[tuple[Term, str]]:
-    """Sites whose scale may collapse, with the role that it plays."""
+def watched(engine: Engine) -> list[tuple[Term, str, Tensor, Tensor | None]]:
+    """Sites whose scale may collapse, and its role there; the pooled scale, and the least that one centre can do."""
     if "watched" not in engine.__dict__:
         found = []
         for term in engine.leaders.values():
             role = "scale" if "scale" in term.roles else "scale_tril" if "scale_tril" in term.roles else None
             known = role is None or term.role != "observed" or term.roles[role].known
-            if role is not None and not known and pooled_scale(term) is not None:
-                found.append((term, role))
+            pooled = None if known else pooled_scale(term)
+            if role is not None and pooled is not None:
+                one_centre = can_be_centred(term) and not term.centred and term.value.names
+                found.append((term, role, pooled, reach(term).amax() / FARTHEST if one_centre else None))
         object.__setattr__(engine, "watched", found)
     return engine.__dict__["watched"]
 

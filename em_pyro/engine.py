@@ -14,6 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from .centred import Centred
 from .contraction import Factor
 from .hmm import Hmm
 from .mixture import Mixture
@@ -64,8 +65,11 @@ class Engine:
     offsets: Mapping[str, Named]  # those that differ between states
     sizes: Mapping[str, int]  # of all latents and plates, in the order of tensor dimensions
     whole: str  # why rows are not taken in blocks; empty if they are, or need not be
+    alive: Mapping[str, Named] = field(default_factory=dict, repr=False)
     constants: Mapping[str, Named] = field(default_factory=dict, repr=False)  # replayed sites without parameters
     uncollapsed: Engine | None = field(default=None, repr=False)  # of all rows, if this one has the distinct ones
+
+    around: Params | None = field(default=None, repr=False)  # where centred cells are centred; None is where they are
 
     @property
     def full(self) -> Engine:
@@ -93,7 +97,7 @@ class Engine:
 
     def bind(self, params: Params, lead: int = 0) -> Bound:
         """The atoms of the bank at `params`, each computed when it is first asked for."""
-        return Bound(params, self.recognition.bank, lead)
+        return Bound(params, self.recognition.bank, lead, self.around)
 
     def expect(self, params: Params, lead: int = 0) -> Expectation:
         """Run one E-step at `params` (float64, after `lead` dimensions of starts)."""
@@ -117,8 +121,7 @@ class Engine:
         bound = self.bind(params, lead)
         total = log_prior(self.priors, params, lead)
         for name, statistics in found.statistics.items():
-            eta = self.leaders[name].natural(bound)
-            product = torch.where(statistics != 0, eta * statistics, 0.0)
+            product = self.leaders[name].inner(bound, statistics)
             total = total + product.sum(tuple(range(lead, product.dim())))
         if self.moving or any(p.fn is None for p in self.priors.values()):
             sites = self.program.run(params)
@@ -133,8 +136,13 @@ class Engine:
         """All factors at `params`, whole: what the posterior is made of."""
         bound, replays = self.bind(params), self._replays(params)
         factors = {}
+        apart = {unit.term.name: unit for unit in self.units if isinstance(unit, Centred)}
         for name, term in self.terms.items():
-            factor, base = term.factor(term.natural(bound), term.features()), term.base()
+            if name in apart:
+                (factor,), _ = apart[name].factors(apart[name].natural(bound), apart[name].features())
+            else:
+                factor = term.factor(term.natural(bound), term.features())
+            base = term.base()
             factors[name] = Named(factor if base is None else factor + base.align(term.names), term.names)
         for name, hmm in self.hmms.items():
             (factor,), _ = hmm.factors(hmm.natural(bound), hmm.features())

@@ -78,6 +78,7 @@ class Fit:
         notes: what the loop found out on its way.
         plan: how each parameter was maximised.
         acceleration: cycles, extrapolations and seconds of an accelerated fit, else None.
+        switches: how often clusters came to lie so far apart that each was centred at its own location from there on.
     """
 
     params: dict[str, Tensor]
@@ -93,6 +94,7 @@ class Fit:
     plan_text: str = field(default="", repr=False)
     prepared: Prepared | None = field(default=None, repr=False, compare=False)
     acceleration: Accelerated | None = None
+    switches: int = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the program and its data."""

@@ -13,12 +13,13 @@ from . import accelerated
 from .accelerated import Accelerated
 from .acceleration import Squarem
 from .em_step import em_step
-from .endings import DEGENERATE, bad_ending, collapsed, smallest_scale
+from .endings import DEGENERATE, bad_ending, collapsed, scales
 from .engine import Engine, Expectation
 from .errors import DataError, ObjectiveError
 from .m_step import constrained, gradient, unconstrained
 from .plan import Plan
 from .posterior import Posterior, posterior
+from .precision import around, displaced, suited
 from .solvers import PriorUnbounded
 
 Params = Mapping[str, Tensor]
@@ -58,6 +59,7 @@ class Run:
     notes: tuple[str, ...] = ()
     converged: bool = False
     acceleration: Accelerated | None = None
+    switches: int = 0  # from one centre for all cells to each around its own location
 
     @property
     def num_steps(self) -> int:
@@ -95,10 +97,11 @@ def run(engine: Engine, plan: Plan, start: Params, settings: Settings, before: S
     """
     params, path = {name: value.double() for name, value in start.items()}, list(before)
     gap, calm, notes, saddles = float("inf"), 0, list[str](), 0
+    switches = 0
     best, state = params, Accelerated(Squarem(evaluations=len(path))) if settings.accelerate else None
 
     def ended(outcome: str, *, converged: bool = False) -> Run:
-        return Run(best, tuple(path), outcome, gap, tuple(notes), converged, state)
+        return Run(best, tuple(path), outcome, gap, tuple(notes), converged, state, switches)
 
     try:
         while True:
@@ -112,7 +115,13 @@ def run(engine: Engine, plan: Plan, start: Params, settings: Settings, before: S
             except PriorUnbounded as where:
                 new, found = params, engine.expect(params)
                 notes.append(str(where))
-            objective, narrowest = torch.stack((found.objective, smallest_scale(engine, new))).tolist()
+            objective, narrowest, digits = torch.stack((found.objective, *scales(engine, new))).tolist()
+            if digits < 1 or displaced(engine, params, new):
+                if digits < 1:
+                    engine, switches = suited(engine, new), switches + 1
+                    notes.append(f"each cell around its own location from step {step + 1} on: values lie far apart")
+                new, found = em_step(around(engine, new), plan, params)
+                objective, narrowest, _ = torch.stack((found.objective, *scales(engine, new))).tolist()
             if not path:
                 check_start(engine, params, objective)
             elif not _finite(objective):

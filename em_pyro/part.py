@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from .bundle import Bundle
+from .centred import Centred
 from .contraction import Schedule
 from .hmm import Hmm
 from .named import Named
 from .stack import Stack
 from .term import WHOLE, Block
 
-Unit = Stack | Bundle | Hmm
+Unit = Stack | Bundle | Centred | Hmm
 
 
 @dataclass(frozen=True)

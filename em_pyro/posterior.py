@@ -19,6 +19,7 @@ from .elimination import plan_contraction
 from .engine import Engine
 from .errors import ParameterError
 from .named import Named, align
+from .precision import suited
 from .program import Params
 from .term import Bound
 
@@ -227,7 +228,7 @@ def _given(
 
 def posterior(engine: Engine, params: Mapping[str, Tensor]) -> Posterior:
     """The posterior of `engine`'s program at `params`."""
-    engine = engine.full
+    engine = suited(engine.full, params)
     values = {name: value.detach().double() for name, value in params.items()}
     with torch.no_grad():
         evidence = float(engine.expect(values).log_evidence)

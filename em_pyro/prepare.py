@@ -21,6 +21,7 @@ from .engine import Engine
 from .errors import ModelError
 from .named import Named, align, squeeze
 from .plan import Choice, Plan, choose
+from .precision import form, suited
 from .program import Params, Program
 from .reading import Recognition, Refusal, arguments
 from .recognise import recognise
@@ -96,6 +97,7 @@ def prepare(
     if check:
         check_structure(program, {n: f.names for n, f in engine.factors.items()}, sites)
         check_values(program, recognition.values, recognition.runs[0])
+    engine = suited(engine, start)
     plan = choose(engine, options, {})
     plan = replace(plan, notes=_notes(engine, rows), seconds=time.perf_counter() - began)
     return Prepared(program, engine, plan, options, {}, key_of(args, kwargs), collapse)
@@ -143,6 +145,7 @@ def _notes(engine: Engine, rows: str) -> tuple[str, ...]:
         notes.append(f"rows are taken whole: {engine.whole}")
     elif len(blocks) > 1:
         notes.append(f'plate "{blocks[0].plate}" in {len(blocks)} blocks of {blocks[0].length} rows')
+    notes += form(engine)
     if any(p.initial.dtype == torch.float32 for p in engine.program.parameters.values()):
         notes.append("float32 parameters: contracted and accumulated in float64, stored in float32")
     return tuple(notes)

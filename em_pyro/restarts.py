@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .em_step import em_step
-from .endings import DEGENERATE, smallest_scale
+from .endings import DEGENERATE, scales
 from .engine import Engine
 from .loop import IMPOSSIBLE, Interrupted, Run, Settings, aitken, guard, run
 from .mixture import Mixture
@@ -85,7 +85,8 @@ def follow(engine: Engine, plan: Plan, points: Sequence[Params], settings: Setti
 def together(engine: Engine, plan: Plan, settings: Settings, starts: int) -> int:
     """How many starts may advance as one batch; one where a step is more than closed forms."""
     closed = all(line.how in ("closed form", "fixed") for line in plan.lines.values())
-    replayed = engine.moving or any(prior.fn is None for prior in engine.priors.values())
+    replayed = engine.moving or any(term.centred for term in engine.terms.values())
+    replayed = replayed or any(prior.fn is None for prior in engine.priors.values())
     if not closed or replayed or settings.callback is not None or settings.accelerate:
         return 1
     widest = 1
@@ -136,10 +137,10 @@ def march(engine: Engine, plan: Plan, on_way: Mapping[int, Paused], settings: Se
                 for row in range(len(here)):
                     pause(row)
                 break
-            objectives, scales = torch.stack((found.objective, smallest_scale(wide, new, lead=1))).tolist()
+            objectives, *narrow = torch.stack((found.objective, *scales(wide, new, lead=1))).tolist()
             staying = []
             for row, (i, objective) in enumerate(zip(here, objectives, strict=True)):
-                if _look_closer(objective, scales[row], paths[i], settings):
+                if _look_closer(objective, [part[row] for part in narrow], paths[i], settings):
                     pause(row, objective)
                     continue
                 if paths[i]:
@@ -160,9 +161,11 @@ def march(engine: Engine, plan: Plan, on_way: Mapping[int, Paused], settings: Se
     return paused
 
 
-def _look_closer(objective: float, narrowest: float, path: Sequence[float], settings: Settings) -> bool:
+def _look_closer(objective: float, narrow: Sequence[float], path: Sequence[float], settings: Settings) -> bool:
     """Whether a start at this objective must go on alone."""
-    if len(path) >= settings.max_steps or not isfinite(objective) or objective <= IMPOSSIBLE or narrowest < DEGENERATE:
+    if len(path) >= settings.max_steps or not isfinite(objective) or objective <= IMPOSSIBLE:
+        return True
+    if narrow[0] < DEGENERATE or narrow[1] < 1:
         return True
     if settings.tol == 0 or len(path) < 2:
         return False

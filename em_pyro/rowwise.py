@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class RowTerm(Term):
     """A site of a `RowFamily`. Natural parameters and statistics: (starts) + cells + events + (rows of a cell,)."""
 
-    def natural(self, bound: Bound) -> Tensor:
+    def natural(self, bound: Bound, centre: Tensor | None = None) -> Tensor:
         """Log-densities of all rows in all cells, times their masks."""
         assert isinstance(self.family, RowFamily)
         args = {key: value.unsqueeze(-1) for key, value in self.arguments(bound).items()}

@@ -132,6 +132,7 @@ def _signature(term: Term) -> object:
     if (
         term.family.solver == "rows"
         or term.layout.batch
+        or term.centred
         or any(role.affine is not None for role in term.roles.values())
     ):
         return None

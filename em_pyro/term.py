@@ -50,6 +50,12 @@ class Bound:
     params: Mapping[str, Tensor]
     bank: Bank
     lead: int = 0
+    around: Mapping[str, Tensor] | None = None  # whose locations centred cells are centred at, if not these
+
+    @cached_property
+    def centre(self) -> Bound:
+        """The atoms at whose locations centred cells are centred."""
+        return self if self.around is None else Bound(self.around, self.bank, self.lead)
 
     @cached_property
     def starts(self) -> tuple[int, ...]:
@@ -107,17 +113,21 @@ class Term:
     shift: Tensor | None = field(repr=False)  # subtracted from values and locations
     sizes: Mapping[str, int] = field(repr=False)
     parameters: frozenset[str] = frozenset()
+    centred: bool = False  # each cell around its own location, see `centred.py`
     cache: dict[Block, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     # ---- the two products ----
 
-    def natural(self, bound: Bound) -> Tensor:
-        """Natural parameters of every cell as one matrix: (starts) + batch + rows + (F,)."""
+    def natural(self, bound: Bound, centre: Tensor | None = None) -> Tensor:
+        """Natural parameters of every cell as one matrix: (starts) + batch + rows + (F,).
+
+        They are those of values less `shift`, or less a `centre` of every cell.
+        """
         lead, layout = bound.lead, self.layout
         kept = (*layout.batch, *layout.rows)
         inner = (*bound.starts, *self.cell_shape, *self.event_shape)
         parts = []
-        for k, part in enumerate(self.family.natural(self.arguments(bound))):
+        for k, part in enumerate(self.family.natural(self.arguments(bound, centre))):
             event = self.events[k]
             if part.shape != (*inner, *event):
                 part = part.expand((*inner, *event))
@@ -162,7 +172,25 @@ class Term:
             elif len(shape) != 1:
                 part = part.reshape((*before, *shape))
             parts.append(align(part, *moved) if moved else part)
+        if self.centred:
+            parts.append(self.centre_of(statistics))
         return tuple(parts)
+
+    def centre_of(self, statistics: Tensor) -> Tensor:
+        """Behind the statistics of a term that is centred by cell: the locations that they are around."""
+        location = self.family.location
+        assert location is not None
+        tail = statistics[..., self.width :].shape[-1:] if self.family.roles[location].event_dim else ()
+        events = self.event_shape if not tail else (*self.event_shape, -1)
+        return statistics[..., self.width :].reshape((*statistics.shape[:-1], *events))
+
+    def inner(self, bound: Bound, statistics: Tensor) -> Tensor:
+        """`<eta, S>` of every statistic, the share of this term in `Q`."""
+        if self.centred:
+            eta, statistics = self.natural(bound, self.centre_of(statistics)), statistics[..., : self.width]
+        else:
+            eta = self.natural(bound)
+        return torch.where(statistics != 0, eta * statistics, 0.0)
 
     @cached_property
     def _cuts(self) -> list[tuple[int, int, tuple[int, ...], Any]]:
@@ -203,11 +231,11 @@ class Term:
         shape = (*batch, width or self.width, columns)
         return torch.empty(shape, dtype=torch.float64, device=self.value.tensor.device)
 
-    def write(self, block: Block, out: Tensor) -> None:
-        """Write the features of a block."""
+    def write(self, block: Block, out: Tensor, shift: Tensor | None = None) -> None:
+        """Write the features of a block, of values less `shift` (the term's own if none is given)."""
         layout = self.layout
         keep = (*layout.batch, *layout.columns)
-        value, known, weight = self._rows(block)
+        value, known, weight = self._rows(block, shift)
         rank = len(self.event_shape)
         shape = [self._size(n, block) for n in (*keep, *self.folded)]
         at = len(layout.batch)
@@ -247,7 +275,9 @@ class Term:
         extra = tuple(range(len(keep), base.dim()))
         return Named(base.sum(extra) if extra else base, keep)
 
-    def _rows(self, block: Block) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+    def _rows(
+        self, block: Block, shift: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
         """Value, known arguments and weight of some rows, each in dimensions (batch, columns, folded) + events."""
         every = (*self.layout.batch, *self.layout.columns, *self.folded)
 
@@ -259,7 +289,8 @@ class Term:
 
         rank = len(self.event_shape)
         value = cut(self.value, self.value.tensor.dim() - len(self.value.names))
-        value = value if self.shift is None else value.double() - self.shift
+        shift = self.shift if shift is None else shift
+        value = value if shift is None else value.double() - shift
         known = {
             key: part.tensor if key in self.family.known_event_dim and not part.names
             else cut(part, part.tensor.dim() - len(part.names))
@@ -269,7 +300,7 @@ class Term:
 
     # ---- arguments ----
 
-    def arguments(self, bound: Bound) -> dict[str, Tensor]:
+    def arguments(self, bound: Bound, centre: Tensor | None = None) -> dict[str, Tensor]:
         """Bind every role to the atoms, as the family expects them (logarithms for probabilities)."""
         args = {}
         for key, role in self.roles.items():
@@ -284,7 +315,7 @@ class Term:
             if args[key].dtype != torch.float64:
                 args[key] = args[key].double()
             if self.shift is not None and key == self.family.location:
-                args[key] = args[key] - self.shift
+                args[key] = args[key] - (self.shift if centre is None else centre)
         return args
 
     def _log(self, key: str, role: RoleMap, logs: Tensor, bound: Bound) -> Tensor:
@@ -292,6 +323,14 @@ class Term:
         if role.coefficient is not None:
             log = (log + self.log_coefficients[key.removesuffix("_complement")]).clamp(min=LOWEST)
         return log
+
+    def centres(self, bound: Bound) -> Tensor:
+        """The location of every cell: (starts) + cells + events + event of the location."""
+        location = self.family.location
+        assert location is not None
+        found = gather(self.roles[location], bound.entries, bound.params, bound.lead).double()
+        tail = found.shape[found.dim() - self.family.roles[location].event_dim :]
+        return found.expand((*bound.starts, *self.cell_shape, *self.event_shape, *tail))
 
     # ---- layout, worked out once ----
 

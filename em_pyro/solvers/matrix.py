@@ -66,19 +66,23 @@ class MatrixBlock:
     def solve(self, statistics: Statistics, params: Params, lead: int = 0) -> dict[str, Tensor]:
         """One pass: the means given the covariances, then the covariances given the means."""
         new = dict(params)
-        sums = {use.term: self._sums(statistics[use.term], lead) for use in self.uses}
+        sums = {use.term: self._sums(use, statistics[use.term], lead) for use in self.uses}
         for name in self.locations:
             new[name] = self._mean(name, sums, new, lead)
         for name, chart in self.scales:
             new[name] = self._covariance(name, chart, sums, new, lead)
         return {name: new[name] for name in (*self.locations, *(n for n, _ in self.scales))}
 
-    def _sums(self, parts: tuple[Tensor, ...], lead: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Weight, sum and products of every flat cell: shapes (cells,), (cells, D) and (cells, D, D)."""
-        n, first, second = parts
+    def _sums(self, use: MatrixUse, parts: tuple[Tensor, ...], lead: int) -> tuple[Tensor, ...]:
+        """Weight, sum and products of every flat cell, and what its values were less by.
+
+        Shapes (cells,), (cells, D), (cells, D, D) and (cells, D).
+        """
+        n, first, second, *centre = parts
         cells, dim = n.shape[lead:].numel(), first.shape[-1]
-        flat = second.reshape((*n.shape[:lead], cells, -1))
-        return n.reshape((*n.shape[:lead], cells)), first.reshape((*flat.shape[:-1], dim)), flat[..., square(dim)]
+        rows, flat = (*n.shape[:lead], cells), second.reshape((*n.shape[:lead], cells, -1))
+        shift = centre[0].reshape((*rows, dim)) if centre else use.shift
+        return n.reshape(rows), first.reshape((*rows, dim)), flat[..., square(dim)], shift
 
     def _mean(self, name: str, sums: Mapping[str, tuple[Tensor, ...]], params: Params, lead: int) -> Tensor:
         old = params[name].double()
@@ -90,9 +94,9 @@ class MatrixBlock:
         for use in self.uses:
             if use.rows is None or use.rows.parameter != name:
                 continue
-            n, first, _ = sums[use.term]
+            n, first, _, shift = sums[use.term]
             each = n.unsqueeze(-1)
-            first = torch.addcmul(first, each, use.shift)
+            first = torch.addcmul(first, each, shift)
             if weighted:
                 precision = torch.cholesky_inverse(self._tril(use, params, lead))
                 first = (precision @ first.unsqueeze(-1)).squeeze(-1)
@@ -132,13 +136,13 @@ class MatrixBlock:
         for use in self.uses:
             if use.matrices is None or use.matrices.parameter != name:
                 continue
-            n, first, second = sums[use.term]
+            n, first, second, shift = sums[use.term]
             m = use.loc
             if use.rows is not None:
                 loc = params[use.rows.parameter].double()
                 m = use.rows.spread(loc.reshape((*loc.shape[:lead], -1, dim)), lead)
             assert m is not None
-            m = m - use.shift
+            m = m - shift
             cross = m.unsqueeze(-1) * torch.addcmul(first, n.unsqueeze(-1), m, value=-0.5).unsqueeze(-2)
             scatter = use.matrices.pool(second - cross - cross.mT, lead) + scatter
             rows = use.matrices.pool(n, lead) + rows
