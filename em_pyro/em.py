@@ -199,7 +199,7 @@ class EM:
         """
         closed = [n for n, line in here.plan.lines.items() if line.closed_form]
         params = {n: v.double() for n, v in start.items()}
-        engine = here.engine
+        engine = suited(here.engine, params)
         found = engine.expect(params)
         check_start(engine, params, float(found.objective))
         if not closed:
@@ -247,9 +247,8 @@ class EM:
         reached = [i for i, r in enumerate(runs) if r.objective >= level and r.outcome == runs[top].outcome]
         best = reached[0]  # of equals the first, whose labels are the user's
         done = runs[best]
-        here = replace(here, engine=suited(here.engine, done.params))
         params = write_back(here, done.params)
-        expectation = here.engine.expect({n: v.double() for n, v in params.items()})
+        expectation = suited(here.engine, done.params).expect({n: v.double() for n, v in params.items()})
         evidence, prior = float(expectation.log_evidence), float(expectation.log_prior)
         if measure and all(p.initial.dtype == torch.float64 for p in here.program.parameters.values()):
             again = measured(here.engine, params)

@@ -78,7 +78,8 @@ class Fit:
         notes: what the loop found out on its way.
         plan: how each parameter was maximised.
         acceleration: cycles, extrapolations and seconds of an accelerated fit, else None.
-        switches: how often clusters came to lie so far apart that each was centred at its own location from there on.
+        switches: changes between one centre for all clusters and each around its own location, which those far apart
+            need.
     """
 
     params: dict[str, Tensor]

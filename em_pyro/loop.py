@@ -27,6 +27,7 @@ Params = Mapping[str, Tensor]
 SLACK = {torch.float64: 1e-10, torch.float32: 1e-6}  # rounding of the objective, relative to 1 + |objective|
 IMPOSSIBLE = -1e29
 DISTURBANCE, DISTURBED_STEPS = 1e-3, 10
+AGAIN = 2.0  # scales that have grown so far beyond the least that one centre can do are given one centre again
 
 @dataclass(frozen=True)
 class State:
@@ -59,7 +60,7 @@ class Run:
     notes: tuple[str, ...] = ()
     converged: bool = False
     acceleration: Accelerated | None = None
-    switches: int = 0  # from one centre for all cells to each around its own location
+    switches: int = 0  # between one centre for all cells and each around its own location
 
     @property
     def num_steps(self) -> int:
@@ -97,7 +98,8 @@ def run(engine: Engine, plan: Plan, start: Params, settings: Settings, before: S
     """
     params, path = {name: value.double() for name, value in start.items()}, list(before)
     gap, calm, notes, saddles = float("inf"), 0, list[str](), 0
-    switches = 0
+    shared, switches = engine, 0
+    engine = suited(engine, params)
     best, state = params, Accelerated(Squarem(evaluations=len(path))) if settings.accelerate else None
 
     def ended(outcome: str, *, converged: bool = False) -> Run:
@@ -119,7 +121,6 @@ def run(engine: Engine, plan: Plan, start: Params, settings: Settings, before: S
             if digits < 1 or displaced(engine, params, new):
                 if digits < 1:
                     engine, switches = suited(engine, new), switches + 1
-                    notes.append(f"each cell around its own location from step {step + 1} on: values lie far apart")
                 new, found = em_step(around(engine, new), plan, params)
                 objective, narrowest, _ = torch.stack((found.objective, *scales(engine, new))).tolist()
             if not path:
@@ -147,6 +148,8 @@ def run(engine: Engine, plan: Plan, start: Params, settings: Settings, before: S
             if narrowest < DEGENERATE:
                 notes.append(collapsed(engine, plan, new))
                 return ended("degenerate")
+            if engine is not shared and float(scales(shared, new)[1]) > AGAIN:
+                engine, switches = shared, switches + 1
             if settings.tol > 0:
                 if cycle is None:
                     gap = estimated_gap(engine, plan, found, params, new, path, settings.tol)

@@ -1,6 +1,7 @@
 """Which form the densities of a location family take: one centre for all cells, or each around its own location.
 
-The form follows the parameters: a step that shrinks a scale too far is taken again, in the other form.
+The form follows the parameters: a step that shrinks a scale too far is taken again, in the other form, and where scales
+have grown the faster form comes back.
 """
 
 from __future__ import annotations
@@ -69,11 +70,10 @@ def _smallest(term: Term, args: Mapping[str, Tensor]) -> Tensor:
 
 
 def form(engine: Engine) -> list[str]:
-    """Name the form of every site of a location family."""
+    """Name the form of every site of a location family, and where it changes."""
     lines = []
     for name, term in engine.leaders.items():
-        if term.centred:
-            lines.append(f'site "{name}": each cell around its own location, because values lie far apart')
-        elif can_be_centred(term):
-            lines.append(f'site "{name}": one centre for all cells')
+        if can_be_centred(term) and term.value.names:
+            least = float(reach(term).amax() / FARTHEST)
+            lines.append(f'site "{name}": one centre for all cells; each its own where a scale is below {least:.2g}')
     return lines

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .alive import alive
 from .bank import entries_of, gather
+from .blocks import tuned
 from .build import build
 from .check import check_structure, check_values
 from .data import check_data
@@ -21,7 +22,7 @@ from .engine import Engine
 from .errors import ModelError
 from .named import Named, align, squeeze
 from .plan import Choice, Plan, choose
-from .precision import form, suited
+from .precision import form
 from .program import Params, Program
 from .reading import Recognition, Refusal, arguments
 from .recognise import recognise
@@ -97,7 +98,7 @@ def prepare(
     if check:
         check_structure(program, {n: f.names for n, f in engine.factors.items()}, sites)
         check_values(program, recognition.values, recognition.runs[0])
-    engine = suited(engine, start)
+    engine = tuned(engine, start)
     plan = choose(engine, options, {})
     plan = replace(plan, notes=_notes(engine, rows), seconds=time.perf_counter() - began)
     return Prepared(program, engine, plan, options, {}, key_of(args, kwargs), collapse)

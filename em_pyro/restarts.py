@@ -15,12 +15,11 @@ from math import isfinite, prod
 import torch
 from torch import Tensor
 
+from .blocks import recut
 from .em_step import em_step
 from .endings import DEGENERATE, scales
 from .engine import Engine
 from .loop import IMPOSSIBLE, Interrupted, Run, Settings, aitken, guard, run
-from .mixture import Mixture
-from .part import Part, blocks_of
 from .plan import Plan
 from .solvers import PriorUnbounded
 
@@ -29,6 +28,7 @@ Params = Mapping[str, Tensor]
 SHORT = 20  # steps after which starts are compared
 FEW, SHARE = 5, 4  # so many starts are always followed; of more, one in four
 TOGETHER = 1 << 26  # bytes that a batch may take
+LEAST = 256  # rows of a block
 NEAR = 100.0  # in units of the tolerance: a start that has no more to gain goes on alone
 
 
@@ -129,6 +129,11 @@ def march(engine: Engine, plan: Plan, on_way: Mapping[int, Paused], settings: Se
     def pause(row: int, objective: float | None = None) -> None:
         paused[here[row]] = Paused({n: v[row] for n, v in batch.items()}, tuple(paths[here[row]]), objective)
 
+    _, digits = scales(wide, batch, lead=1)
+    near = [row for row, ratio in enumerate(digits.tolist()) if ratio >= 1]
+    for row in set(range(len(here))) - set(near):
+        pause(row)
+    here, batch = [here[row] for row in near], {n: v[near] for n, v in batch.items()}
     try:
         while here:
             try:
@@ -175,15 +180,11 @@ def _look_closer(objective: float, narrow: Sequence[float], path: Sequence[float
 
 def widened(engine: Engine, starts: int) -> Engine:
     """The same engine with fewer rows a block, so that a block of all starts stays in cache."""
-    parts: list[Part | Mixture] = []
+    parts = []
     for part in engine.parts:
-        if isinstance(part, Mixture):
-            plate = max(part.plates, key=lambda p: part.plates[p])
-            rows = part.blocks[0].length if part.blocks[0].plate else part.plates[plate]
-            blocks = blocks_of(plate, part.plates[plate], max(256, rows // starts))
-            parts.append(replace(part, blocks=blocks, buffers={}, scales={}))
-        else:
-            parts.append(part)
+        plates = [plate for unit in part.units for term in unit.parts for plate in term.plates]
+        rows = part.blocks[0].length or max((engine.sizes[plate] for plate in plates), default=1)
+        parts.append(recut(part, engine.sizes, max(LEAST, rows // starts)))
     return replace(engine, parts=tuple(parts))
 
 

@@ -26,7 +26,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "affine part",
         "mixture",
         "engine",
-        "build recognise uses",
+        "blocks build recognise uses",
         "assemble",
         "plan",
         "m_step precision",
