@@ -43,7 +43,7 @@ class Bundle:
         """Features of all terms, one above the other; what is not kept is written into `room()`, if that is given."""
         if block not in self.cache:
             first, widths = self.terms[0], [term.width for term in self.terms]
-            keep = first.kept(block, sum(widths))
+            keep = first.kept(sum(widths))
             made = room() if room and not keep else first.empty(block, sum(widths))
             for term, part in zip(self.terms, made.split(widths), strict=True):
                 term.write(block, part)

@@ -210,7 +210,7 @@ class Term:
         """`T(x)` as (batch) + (F, columns flattened); what is not kept is written into `room()`, if that is given."""
         key = block if block.plate in self.data_plates else WHOLE
         if key not in self.cache:
-            keep = self.kept(key)
+            keep = self.kept()
             made = room() if room and not keep else self.empty(key)
             self.write(key, made)
             if not keep:
@@ -218,11 +218,10 @@ class Term:
             self.cache[key] = made
         return self.cache[key]
 
-    def kept(self, block: Block, width: int | None = None) -> bool:
-        """Whether the features of all blocks together are few enough to be kept."""
-        layout, blocks = self.layout, 1 if block.plate is None else -(-self.sizes[block.plate] // block.length)
-        rows = prod(self._size(n, block) for n in (*layout.batch, *layout.columns))
-        return blocks * (width or self.width) * rows <= CACHE
+    def kept(self, width: int | None = None) -> bool:
+        """Whether the features of all rows together are few enough to be kept."""
+        dims = (*self.layout.batch, *self.layout.columns)
+        return (width or self.width) * prod(self.sizes[n] for n in dims) <= CACHE
 
     def empty(self, block: Block, width: int | None = None) -> Tensor:
         """Room for the features of a block."""
