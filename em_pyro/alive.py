@@ -23,7 +23,7 @@ def alive(program: Program, runs: Sequence[Mapping[str, Site]]) -> dict[str, Nam
     with masks are looked at: without one, an entry that reaches nothing is the program's own doing.
     """
     first = runs[0]
-    if not program.latents or not any(s.mask is not None or unwrap(s.fn).mask is not None for s in first.values()):
+    if not program.latents or not any(_hides(s.mask) or _hides(unwrap(s.fn).mask) for s in first.values()):
         return {}
     with torch.no_grad():
         factors = [{n: s.log_prob() for n, s in run.items() if s.role != "prior"} for run in runs[:2]]
@@ -44,6 +44,11 @@ def alive(program: Program, runs: Sequence[Mapping[str, Site]]) -> dict[str, Nam
     return {
         name: Named(part.tensor.double(), part.names) for name, part in found.items() if not bool(part.tensor.all())
     }
+
+
+def _hides(mask: Tensor | None) -> bool:
+    """Whether a mask leaves anything out."""
+    return mask is not None and not bool(mask.all())
 
 
 def _varies(factors: Sequence[Named], latent: str) -> Named:
