@@ -15,16 +15,16 @@ from .em_step import em_step
 from .endings import bad_ending, collapsed
 from .engine import Engine, Expectation
 from .errors import DataError, ObjectiveError
-from .m_step import constrained, gradient, unconstrained
+from .m_step import gradient, unconstrained
 from .plan import Plan
 from .posterior import Posterior, posterior
+from .saddle import leave_saddle
 from .solvers import PriorUnbounded
 
 Params = Mapping[str, Tensor]
 
 SLACK = {torch.float64: 1e-10, torch.float32: 1e-6}  # rounding of the objective, relative to 1 + |objective|
 IMPOSSIBLE = -1e29
-DISTURBANCE, DISTURBED_STEPS = 1e-3, 10
 
 @dataclass(frozen=True)
 class State:
@@ -142,7 +142,7 @@ def run(engine: Engine, plan: Plan, start: Params, settings: Settings) -> Run:
                     if ending:
                         notes += ending[1:]
                         return ended(ending[0])
-                    escaped = leave_saddle(engine, plan, params, objective, gap, saddles)
+                    escaped = leave_saddle(engine, plan, params, found, gap, saddles)
                     if escaped is None or saddles >= 5:
                         return ended("converged", converged=True)
                     saddles, calm = saddles + 1, 0
@@ -251,43 +251,3 @@ def estimated_gap(
         move = torch.where(torch.isfinite(move), move, 0.0)
         promised += float((slopes[name] * move).sum())
     return max(left, abs(promised) / (1 - rate))
-
-
-# ---- saddles ---------------------------------------------------------------------------------------------------------
-
-
-def leave_saddle(
-    engine: Engine, plan: Plan, params: Params, objective: float, gap: float, seed: int
-) -> dict[str, Tensor] | None:
-    """Disturb every free parameter and step on: return where that leads if it is higher, else None.
-
-    A saddle looks converged (gradient zero, gap zero), but from beside it the objective climbs past the old value.
-    While the gains still grow after ten steps, the climb has only begun and more are taken.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    moved = dict(params)
-    for name in plan.free:
-        point = unconstrained(engine, name, params[name])
-        noise = torch.randn(point.shape, generator=generator, dtype=torch.float64).to(point)
-        shifted = constrained(engine, name, point + DISTURBANCE * (1 + point.abs()) * noise)
-        moved[name] = torch.where(torch.isfinite(shifted), shifted, params[name])
-    margin = max(10 * abs(gap), 1e-9 * (1 + abs(objective)))
-    gains: list[float] = []
-    previous = None
-    for step in range(20 * DISTURBED_STEPS):
-        try:
-            new, found = em_step(engine, plan, moved)
-        except PriorUnbounded:
-            return None
-        now = float(found.objective)
-        if not _finite(now):
-            return None
-        if now > objective + margin:
-            return moved
-        if previous is not None:
-            gains.append(now - previous)
-        previous, moved = now, new
-        growing = len(gains) >= 2 and gains[-1] > 1.001 * gains[-2] > 1e-14 * (1 + abs(objective))
-        if step >= DISTURBED_STEPS and not growing:
-            return None
-    return None

@@ -29,7 +29,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "plan",
         "m_step posterior",
         "em_step endings prepare starts",
-        "accelerated",
+        "accelerated saddle",
         "loop",
         "fit",
         "em",

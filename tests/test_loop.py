@@ -1,17 +1,16 @@
-"""The loop: stopping, the guard, the saddle, named endings and the callback."""
+"""The loop: stopping, the guard, named endings and the callback."""
 
 import pyro
 import pytest
 import torch
 from em_pyro.models import gaussian_mixture
 from engines import distance, farthest
-from loops import equal, mixture, plant, points, stored, symmetric
+from loops import equal, mixture, plant, points, stored
 from programs import build
 from tolerances import IDENTITY, SOLVERS
 from torch import Tensor, tensor
 
 import em_pyro.em
-import em_pyro.loop
 from em_pyro import EM, ObjectiveError
 from em_pyro.loop import State
 
@@ -88,28 +87,7 @@ def test_steps_are_guarded_too(monkeypatch: pytest.MonkeyPatch) -> None:
         em.step(x)
 
 
-# ---- saddle and other endings ----------------------------------------------------------------------------------------
-
-
-def test_a_saddle_is_left() -> None:
-    """Components that start equal are told apart by a disturbance, and the fit ends where another start does."""
-    x = points()
-    fit = EM(symmetric).fit(x)
-    assert any("left a saddle" in note for note in fit.notes)
-    pyro.clear_param_store()
-    elsewhere = EM(mixture).fit(x)
-    assert fit.converged
-    assert distance(fit.objective, elsewhere.objective) < SOLVERS
-
-
-def test_a_saddle_looks_converged_without_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both stopping criteria hold at the saddle."""
-    monkeypatch.setattr(em_pyro.loop, "leave_saddle", lambda *args: None)
-    x = points()
-    fit = EM(symmetric).fit(x)
-    pyro.clear_param_store()
-    assert fit.converged
-    assert fit.objective < EM(mixture).fit(x).objective - 1
+# ---- other endings ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tied", [False, True])
