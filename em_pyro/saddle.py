@@ -2,8 +2,8 @@
 
 The disturbance is measured in nats, not in the units of the parameters: each entry moves so far that `Q` falls by
 about `size^2` for every row of data. So the test is the same whatever the units and the origin of the data. There is a
-small disturbance, and where EM hardly comes back from it (a rate near one) a large one, both ways: components that
-share a scale and start equal are a saddle of third order, beside which the climb begins too slowly to be seen.
+small disturbance, and where EM neither climbs from it nor comes back a large one, both ways: components that share a
+scale and start equal are a saddle of third order, beside which the climb begins too slowly to be seen.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Params = Mapping[str, Tensor]
 
 SMALL, LARGE = 1e-3, 0.3
 STEPS, CAP = 10, 200  # taken after a disturbance; and at most, while the climb gathers speed
-BACK = 0.5  # of a disturbance: where more than that is left after the steps, the large one is tried
+STAYING, REST = 0.99, 0.1  # of a disturbance left by the second half of the steps, and by all
 PROBES = 3  # products with the Hessian of Q
 
 
@@ -56,45 +56,48 @@ def leave_saddle(
         for name, point in points.items():
             shifted = constrained(engine, name, point + size * units[name] * noise[name])
             moved[name] = torch.where(torch.isfinite(shifted), shifted, params[name])
-        higher, end = _climb(engine, plan, moved, objective, margin)
+        higher, trail = _climb(engine, plan, moved, objective, margin)
         if higher is not None:
             return higher
-        if end is None or size == SMALL and _came_back(engine, points, units, moved, end):
+        if size == SMALL and not _stays(engine, points, units, trail):
             return None
     return None
 
 
-def _came_back(engine: Engine, points: Params, units: Params, moved: Params, end: Params) -> bool:
-    """Whether EM has undone most of a disturbance in every parameter."""
+def _stays(engine: Engine, points: Params, units: Params, trail: list[dict[str, Tensor]]) -> bool:
+    """Whether some parameter stays where it was put, neither climbing nor coming back: the second half of the way."""
+    if len(trail) < STEPS:
+        return False
     for name, point in points.items():
-        offsets = [(unconstrained(engine, name, values[name]) - point) / units[name] for values in (moved, end)]
-        sizes = [float(torch.where(torch.isfinite(o), o, 0.0).norm()) for o in offsets]
-        if sizes[1] > BACK * sizes[0]:
-            return False
-    return True
+        offsets = [(unconstrained(engine, name, trail[k][name]) - point) / units[name] for k in (0, STEPS // 2, -1)]
+        first, middle, last = (float(torch.where(torch.isfinite(o), o, 0.0).norm()) for o in offsets)
+        if last > STAYING * middle and last > REST * first:
+            return True
+    return False
 
 
 def _climb(
     engine: Engine, plan: Plan, moved: dict[str, Tensor], objective: float, margin: float
-) -> tuple[dict[str, Tensor] | None, dict[str, Tensor] | None]:
+) -> tuple[dict[str, Tensor] | None, list[dict[str, Tensor]]]:
     """Step on from a disturbed point while the gains grow, or shrink so slowly that they would pass the old objective.
 
     Returns:
-        Where the objective has passed the old one, else None; and the last point, None if no EM step is defined there.
+        Where the objective has passed the old one, else None; and the points on the way.
     """
-    path: list[float] = []
+    path, trail = list[float](), [moved]
     for step in range(CAP):
         try:
             new, found = em_step(engine, plan, moved)
         except PriorUnbounded:
-            return None, None
+            return None, trail
         now = float(found.objective)
         if now != now or abs(now) == float("inf"):
-            return None, None
+            return None, trail
         if now > objective + margin:
-            return moved, moved
+            return moved, trail
         path.append(now)
         moved = new
+        trail.append(new)
         if step < STEPS:
             continue
         last, before = path[-1] - path[-2], path[-2] - path[-3]
@@ -102,7 +105,7 @@ def _climb(
         ratio = last / before if before > rounding and last > rounding else 0.0
         if ratio <= 1.001 and now + last * ratio / max(1 - ratio, 1e-3) <= objective + margin:
             break
-    return None, moved
+    return None, trail
 
 
 def _units(
