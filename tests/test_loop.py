@@ -113,6 +113,46 @@ def test_programs_with_too_few_points_end_as_degenerate(name: str) -> None:
     assert not fit.converged
 
 
+def test_a_collapsing_prior_scale_is_degenerate() -> None:
+    """Where means share a prior whose scale is free, both shrink together to a density without a bound."""
+    case = build("hierarchical_means")
+    fit = EM(case.model).fit(*case.args)
+    assert fit.outcome == "degenerate"
+    assert 'prior "loc": its scale collapsed' in fit.notes
+
+
+def test_a_prior_scale_that_is_kept_apart_converges() -> None:
+    """Groups that differ have an interior maximum, and it is found."""
+    y = torch.tensor([2.0, -1.5, 0.5]).repeat(8) + torch.linspace(-1.0, 1.0, 24)
+
+    def model(y: Tensor) -> None:
+        spread = pyro.param("spread", tensor(1.0), constraint=torch.distributions.constraints.positive)
+        with pyro.plate("group", 3):
+            effect = pyro.sample("effect", pyro.distributions.Normal(0.0, spread))
+        with pyro.plate("row", len(y)):
+            pyro.sample("y", pyro.distributions.Normal(effect[torch.arange(24) % 3], 1.0), obs=y)
+
+    fit = EM(model).fit(y)
+    assert fit.converged
+    assert 0.5 < float(fit.params["spread"]) < 3
+
+
+def test_a_collapsing_scale_of_a_replayed_site_is_degenerate() -> None:
+    """A scale that is no selection, so that the model is replayed, is watched as well."""
+    x = torch.cat([points(), tensor([40.0])])
+
+    def model(x: Tensor) -> None:
+        loc = pyro.param("loc", tensor([2.0, 40.0]))
+        scale = pyro.param("scale", tensor([1.0, 0.1]), constraint=torch.distributions.constraints.positive)
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", pyro.distributions.Categorical(tensor([0.9, 0.1])))
+            pyro.sample("x", pyro.distributions.Normal(loc[z], scale[z] + scale[z] ** 2), obs=x)
+
+    fit = EM(model).fit(x)
+    assert not fit.plan["scale"].closed_form
+    assert fit.outcome == "degenerate"
+
+
 def test_an_empty_state_is_named() -> None:
     """A component far from all data loses its rows."""
     starts = {"loc": tensor([2.0, 400.0]), "scale": tensor([2.0, 0.5])}
