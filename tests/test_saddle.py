@@ -120,3 +120,16 @@ def test_two_maxima_and_a_saddle(correlation: float) -> None:
     want = 8 / 3 * (torch.eye(2) + 0.5 * torch.sign(tensor(sign)) * (1 - torch.eye(2)))
     close(fit.params["covariance"], want, SOLVERS)
     close(fit.log_likelihood, -29.974286410465012)
+
+
+def test_the_cap_holds_after_a_saddle() -> None:
+    """A saddle left on the way to the cap is no convergence; without a tolerance it is not looked for."""
+    x = points()
+    capped = EM(symmetric, max_steps=5).fit(x)
+    assert (capped.outcome, capped.num_steps, len(capped.path)) == ("step limit", 5, 6)
+    assert any("left a saddle" in note for note in capped.notes)
+    assert capped.path[-1] > capped.path[2] + 1e-7
+    pyro.clear_param_store()
+    plain = EM(symmetric, max_steps=5, tol=0).fit(x)
+    assert (plain.outcome, plain.num_steps, plain.notes) == ("step limit", 5, ())
+    assert plain.path[-1] == pytest.approx(plain.path[2], abs=1e-9)
