@@ -50,8 +50,6 @@ def collapsed(engine: Engine, plan: Plan, params: Params) -> str:
         if role is None or term.role != "observed" or term.roles[role].known:
             continue
         pooled = pooled_scale(term)
-        if pooled is None:
-            continue
         scale = term.arguments(bound)[role]
         roots = scale if role == "scale" else scale.diagonal(dim1=-2, dim2=-1)
         small = roots < DEGENERATE * pooled
@@ -113,8 +111,8 @@ def _scale(site: Site) -> Tensor | None:
     return scale.detach().double() if isinstance(scale, Tensor) and not isinstance(base, dist.LogNormal) else None
 
 
-def pooled_scale(term: Term) -> Tensor | None:
-    """Standard deviation of a site's values over all rows, by event; None where they do not vary."""
+def pooled_scale(term: Term) -> Tensor:
+    """Standard deviation of a site's values over all rows, by event; where they do not vary, their size (or one)."""
     if "pooled" not in term.__dict__:
         rows = len(term.value.names)
         values = term.value.tensor.flatten(0, rows - 1) if rows else term.value.tensor.unsqueeze(0)
@@ -122,9 +120,11 @@ def pooled_scale(term: Term) -> Tensor | None:
         if term.family.location is None and "loc" in term.family.roles:  # the scale of a logarithm
             values = values.clamp(min=0).log()
         values = torch.where(torch.isfinite(values), values, 0.0)
-        deviation = values.std(0, correction=0)
-        object.__setattr__(term, "pooled", deviation if bool((deviation > 0).all()) else None)
-    return term.__dict__["pooled"]
+        deviation, size = values.std(0, correction=0), values.abs().amax(0)
+        deviation = torch.where(deviation > 1e-14 * size, deviation, torch.where(size > 0, size, 1.0))
+        object.__setattr__(term, "pooled", deviation)
+    pooled: Tensor = term.__dict__["pooled"]
+    return pooled
 
 
 def _empty(engine: Engine, found: Expectation) -> str:

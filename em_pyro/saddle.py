@@ -113,8 +113,9 @@ def _units(
 ) -> dict[str, Tensor]:
     """How far each entry must move for `Q` to fall by one nat a row, by its curvature; shapes of `points`.
 
-    The curvature of an entry is the norm of its row of the Hessian, by products with random signs; where it says
-    nothing, or a transform would be driven to its end, the unit is `1 + |point|`.
+    The curvature of an entry is the norm of its row of the Hessian, by products with random signs. Where there is none
+    no step moves the entry, and no disturbance does: that would be a random search. No transform is driven to its end:
+    there the unit is at most `1 + |point|`.
 
     References: Bekas, Kokiopoulou & Saad (2007), An estimator for the diagonal of a matrix.
     """
@@ -139,7 +140,7 @@ def _units(
     units = {}
     for name, square in squares.items():
         unit = (2 * _rows(engine) / square.sqrt()).sqrt()
-        unit = torch.where(torch.isfinite(unit), unit, plain[name])
+        unit = torch.where(torch.isfinite(unit), unit, 0.0)
         real = domain_of(engine.program.parameters[name].constraint) == "real"
         units[name] = unit if real else torch.minimum(unit, plain[name])
     return units

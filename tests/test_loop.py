@@ -113,6 +113,20 @@ def test_programs_with_too_few_points_end_as_degenerate(name: str) -> None:
     assert not fit.converged
 
 
+def test_values_that_are_all_equal_are_degenerate() -> None:
+    """They have no spread, and a free scale has no maximum; one constant coordinate hides no other one."""
+
+    def model(x: Tensor) -> None:
+        scale = pyro.param("scale", torch.ones(x.shape[1]), constraint=torch.distributions.constraints.positive)
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", pyro.distributions.Categorical(tensor([0.5, 0.5])))
+            loc = pyro.param("loc", tensor([[0.0, 0.0], [1.0, 1.0]]))[z]
+            pyro.sample("x", pyro.distributions.Normal(loc, scale).to_event(1), obs=x)
+
+    fit = EM(model).fit(torch.stack([torch.linspace(-1.0, 1.0, 6), torch.full((6,), 3.0)], -1))
+    assert fit.outcome == "degenerate"
+
+
 def test_a_collapsing_prior_scale_is_degenerate() -> None:
     """Where means share a prior whose scale is free, both shrink together to a density without a bound."""
     case = build("hierarchical_means")
