@@ -134,7 +134,10 @@ def _units(
         for _ in range(PROBES if slopes else 0):
             signs = [torch.randint(2, s.shape, generator=generator).to(s) * 2 - 1 for s in slopes]
             along = torch.stack([(v * s.nan_to_num(0.0)).sum() for v, s in zip(signs, slopes, strict=True)]).sum()
-            rows = torch.autograd.grad(along, list(leaves.values()), retain_graph=True, allow_unused=True)
+            try:
+                rows = torch.autograd.grad(along, list(leaves.values()), retain_graph=True, allow_unused=True)
+            except RuntimeError:  # a function of the model that can be differentiated only once
+                return plain
             for name, row in zip(leaves, rows, strict=True):
                 squares[name] += torch.zeros(()) if row is None else row.square() / PROBES
     units = {}
