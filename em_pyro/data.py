@@ -1,28 +1,32 @@
-"""Check the observed values before anything runs: finite, inside their support, all on one device."""
+"""Check the observed values before anything runs: in their plates, finite, inside their support, all on one device."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from .errors import DataError
+from .errors import DataError, ModelError
 from .named import unwrap
 from .program import Site
 
 
-def check_data(sites: Mapping[str, Site], params: Mapping[str, Tensor]) -> None:
-    """Raise a `DataError` that names the site and the first bad index.
+def check_data(sites: Mapping[str, Site], params: Mapping[str, Tensor], plates: Mapping[str, int]) -> None:
+    """Raise an error that names the site and the first bad index.
 
     Raises:
-        DataError: a value that is observed and not masked is not finite or outside the support of its distribution, or
-            data and parameters lie on different devices.
+        ModelError: the batch of an observed value is not that of its plates.
+        DataError: a value that is observed and not masked is not finite or outside the support of its distribution;
+            there is no value, or a sequence without a step; data and parameters lie on different devices.
     """
     for site in sites.values():
-        if site.role != "observed" or not site.value.numel():
+        if site.role != "observed" or isinstance(unwrap(site.fn).base, dist.Unit):  # a pyro.factor has no value
             continue
+        _check_shape(site, plates)
+        _check_sequences(site)
         devices = {site.value.device.type} | {p.device.type for p in params.values()}
         if len(devices) > 1:
             raise DataError(
@@ -50,6 +54,34 @@ def check_data(sites: Mapping[str, Site], params: Mapping[str, Tensor]) -> None:
         if event and seen.dim() <= event:
             visible = seen.any()
         _refuse(site, ~inside & visible, f"values within {support}")
+
+
+def _check_shape(site: Site, plates: Mapping[str, int]) -> None:
+    """Every batch dimension of a value is that of a plate, of its size."""
+    if not site.value.numel():
+        raise DataError(f'Site "{site.name}": expected data, got shape {tuple(site.value.shape)}. Pass some.')
+    batch = site.value.dim() - site.fn.event_dim  # type: ignore[attr-defined]
+    got = site.value.shape[: max(0, batch)]
+    want = [plates.get(site.dims.get(i - batch, ""), 1) for i in range(len(got))]
+    if any(size not in (1, have) for size, have in zip(got, want, strict=True)):
+        within = ", ".join(f'"{name}" ({plates[name]})' for name in site.plates) or "none"
+        raise ModelError(
+            f'Site "{site.name}": expected a batch that its plates broadcast to, got {tuple(got)} within plates '
+            f'{within}. Enclose it in pyro.plate("data", {max(got)}) or call .to_event({batch}).'
+        )
+
+
+def _check_sequences(site: Site) -> None:
+    """A DiscreteHMM with a mask has at least one step to look at in every sequence."""
+    law = getattr(unwrap(site.fn).base, "observation_dist", None)
+    mask = None if law is None else unwrap(law).mask
+    if mask is not None and mask.dim() > 2:
+        empty = ~mask.flatten(-2).any(-1)
+        if bool(empty.any()):
+            raise DataError(
+                f'Site "{site.name}": expected at least one step in every sequence, got none at index '
+                f"{tuple(int(i) for i in empty.nonzero()[0])}. Leave the sequence out."
+            )
 
 
 def _seen(site: Site) -> Tensor:

@@ -270,8 +270,8 @@ class EM:
             done.converged,
             done.gap,
             starts,
+            replace(here.plan, solvers=(), callables={}),  # what it says, without the data that solvers hold
             done.notes,
-            str(here.plan),
             here,
             done.acceleration,
             done.switches,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 
 from .centred import FARTHEST, can_be_centred, reach
 from .engine import Engine, Expectation
+from .named import unwrap
 from .plan import Plan
+from .program import Site
 from .term import Term
 
 Params = Mapping[str, Tensor]
@@ -76,6 +79,22 @@ def collapsed(engine: Engine, plan: Plan, params: Params) -> str:
             cell = tuple(int(i) for i in small.nonzero()[0][: len(term.cells)])
             where = ", ".join(f"{n}={i}" for n, i in zip(term.cells, cell, strict=False)) or "all rows"
             return f'site "{term.name}": {role} collapsed at {where}'
+    return _replay_collapsed(engine, params) if _replayed_scales(engine) else ""
+
+
+def _replay_collapsed(engine: Engine, params: Params) -> str:
+    """The same for sites that are replayed, and for priors whose scale is a parameter: the model is run.
+
+    The unit of an observed site is the spread of its values; that of a prior, whose values shrink with it, the scale
+    that it started from.
+    """
+    with torch.no_grad():
+        sites = engine.program.run(params)
+    for name, unit in _replayed_scales(engine).items():
+        scale = _scale(sites[name])
+        if scale is not None and bool((scale < DEGENERATE * unit).any()):
+            kind = "prior" if sites[name].role == "prior" else "site"
+            return f'{kind} "{name}": its scale collapsed'
     return ""
 
 
@@ -86,8 +105,8 @@ def watched(engine: Engine) -> list[tuple[Term, str, Tensor, Tensor | None]]:
         for term in engine.leaders.values():
             role = "scale" if "scale" in term.roles else "scale_tril" if "scale_tril" in term.roles else None
             known = role is None or term.role != "observed" or term.roles[role].known
-            pooled = None if known else pooled_scale(term)
-            if role is not None and pooled is not None:
+            if role is not None and not known:
+                pooled = pooled_scale(term)
                 one_centre = can_be_centred(term) and not term.centred and term.value.names
                 found.append((term, role, pooled, reach(term).amax() / FARTHEST if one_centre else None))
         object.__setattr__(engine, "watched", found)
@@ -98,8 +117,43 @@ def _roots(scale: Tensor, role: str) -> Tensor:
     return scale if role == "scale" else scale.diagonal(dim1=-2, dim2=-1)
 
 
-def pooled_scale(term: Term) -> Tensor | None:
-    """Standard deviation of a site's values over all rows, by event; None where they do not vary."""
+def _replayed_scales(engine: Engine) -> dict[str, float]:
+    """Replayed sites and priors with a scale that a parameter enters, each with its unit."""
+    if "replayed_scales" not in engine.__dict__:
+        names = [n for n in engine.moving if n not in engine.program.latents]
+        names += [name for name, prior in engine.priors.items() if prior.fn is None]
+        found: dict[str, float] = {}
+        initial = {n: p.initial.double() for n, p in engine.program.parameters.items()}
+        with torch.no_grad():
+            start = engine.program.run(initial) if names else {}
+        for name in names:
+            scale = _scale(start[name])
+            if scale is None or not _varies(engine, name):
+                continue
+            value = start[name].value.double()
+            unit = float(scale.min()) if start[name].role == "prior" else float(value.std(correction=0))
+            if unit > 0:
+                found[name] = unit
+        object.__setattr__(engine, "replayed_scales", found)
+    return dict(engine.__dict__["replayed_scales"])
+
+
+def _varies(engine: Engine, name: str) -> bool:
+    """Whether the scale of a site differs between probes."""
+    scales = [_scale(run[name]) for run in engine.recognition.runs]
+    return any(s is not None and scales[0] is not None and not torch.equal(s, scales[0]) for s in scales[1:])
+
+
+def _scale(site: Site) -> Tensor | None:
+    """The scale of a site's distribution, or the roots of its covariance; None if it has none."""
+    base = unwrap(site.fn).base
+    root = getattr(base, "_unbroadcasted_scale_tril", None)
+    scale = getattr(base, "scale", None) if root is None else root.diagonal(dim1=-2, dim2=-1)
+    return scale.detach().double() if isinstance(scale, Tensor) and not isinstance(base, dist.LogNormal) else None
+
+
+def pooled_scale(term: Term) -> Tensor:
+    """Standard deviation of a site's values over all rows, by event; where they do not vary, their size (or one)."""
     if "pooled" not in term.__dict__:
         rows = len(term.value.names)
         values = term.value.tensor.flatten(0, rows - 1) if rows else term.value.tensor.unsqueeze(0)
@@ -107,9 +161,11 @@ def pooled_scale(term: Term) -> Tensor | None:
         if term.family.location is None and "loc" in term.family.roles:  # the scale of a logarithm
             values = values.clamp(min=0).log()
         values = torch.where(torch.isfinite(values), values, 0.0)
-        deviation = values.std(0, correction=0)
-        object.__setattr__(term, "pooled", deviation if bool((deviation > 0).all()) else None)
-    return term.__dict__["pooled"]
+        deviation, size = values.std(0, correction=0), values.abs().amax(0)
+        deviation = torch.where(deviation > 1e-14 * size, deviation, torch.where(size > 0, size, 1.0))
+        object.__setattr__(term, "pooled", deviation)
+    pooled: Tensor = term.__dict__["pooled"]
+    return pooled
 
 
 def _empty(engine: Engine, found: Expectation) -> str:

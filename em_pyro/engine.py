@@ -163,6 +163,11 @@ class Engine:
             found = {name: sites[name].log_prob() for name in self.moving}
         return {**self.constants, **{n: Named(part.tensor.double(), part.names) for n, part in found.items()}}
 
+    @property
+    def open(self) -> bool:
+        """Whether parameters enter a density of the model's own: of a replayed site, or a prior with parameters."""
+        return bool(self.moving) or any(prior.fn is None for prior in self.priors.values())
+
     @cached_property
     def moving(self) -> tuple[str, ...]:
         """Replayed sites that some parameter enters."""

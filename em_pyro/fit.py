@@ -70,13 +70,14 @@ class Fit:
         log_likelihood: log evidence of the data at `params`, in nats.
         objective: log evidence plus log prior.
         path: the objective at every step, the start included; up is good.
-        num_steps: EM steps taken; an accelerated fit takes up to three to a point of `path`.
+        num_steps: EM steps taken; an accelerated fit takes up to three to a point of `path`. Those of the saddle test,
+            which begins when the stopping rule is met, are not counted: mostly ten, and no more than some hundreds.
         outcome: a named ending; `str(fit)` says what to try.
         converged: whether the stopping rule was met (the cap is not convergence).
         gap: estimated nats that further steps would gain.
         starts: every start with its objective and outcome.
+        plan: how each parameter was maximised; to be read, so a fit that is loaded from a file has it too.
         notes: what the loop found out on its way.
-        plan: how each parameter was maximised.
         acceleration: cycles, extrapolations and seconds of an accelerated fit, else None.
         switches: changes between one centre for all clusters and each around its own location, which those far apart
             need.
@@ -91,8 +92,8 @@ class Fit:
     converged: bool
     gap: float
     starts: Starts = field(repr=False)
+    plan: Plan = field(repr=False)
     notes: tuple[str, ...] = ()
-    plan_text: str = field(default="", repr=False)
     prepared: Prepared | None = field(default=None, repr=False, compare=False)
     acceleration: Accelerated | None = None
     switches: int = 0
@@ -113,11 +114,6 @@ class Fit:
                 "EM(model, starts=fit.params) and ask EM.posterior(...)."
             )
         return self.prepared
-
-    @property
-    def plan(self) -> Plan:
-        """How each parameter was maximised."""
-        return self._alive().plan
 
     @cached_property
     def posterior(self) -> Posterior:

@@ -16,18 +16,19 @@ from .em_step import em_step
 from .endings import DEGENERATE, bad_ending, collapsed, scales
 from .engine import Engine, Expectation
 from .errors import DataError, ObjectiveError
-from .m_step import constrained, gradient, unconstrained
+from .m_step import gradient, unconstrained
 from .plan import Plan
 from .posterior import Posterior, posterior
 from .precision import around, displaced, suited
+from .saddle import leave_saddle
 from .solvers import PriorUnbounded
 
 Params = Mapping[str, Tensor]
 
 SLACK = {torch.float64: 1e-10, torch.float32: 1e-6}  # rounding of the objective, relative to 1 + |objective|
 IMPOSSIBLE = -1e29
-DISTURBANCE, DISTURBED_STEPS = 1e-3, 10
 AGAIN = 2.0  # scales that have grown so far beyond the least that one centre can do are given one centre again
+
 
 @dataclass(frozen=True)
 class State:
@@ -145,11 +146,10 @@ def run(engine: Engine, plan: Plan, start: Params, settings: Settings, before: S
                 return ended(ending[0] if ending else "step limit")
             if cycle is not None:
                 state = cycle.state
-            if narrowest < DEGENERATE:
-                notes.append(collapsed(engine, plan, new))
+            fault = collapsed(engine, plan, new) if narrowest < DEGENERATE or engine.open else ""
+            if fault:
+                notes.append(fault)
                 return ended("degenerate")
-            if engine is not shared and float(scales(shared, new)[1]) > AGAIN:
-                engine, switches = shared, switches + 1
             if settings.tol > 0:
                 if cycle is None:
                     gap = estimated_gap(engine, plan, found, params, new, path, settings.tol)
@@ -161,12 +161,14 @@ def run(engine: Engine, plan: Plan, start: Params, settings: Settings, before: S
                     if ending:
                         notes += ending[1:]
                         return ended(ending[0])
-                    escaped = leave_saddle(engine, plan, params, objective, gap, saddles)
+                    escaped = leave_saddle(engine, plan, params, found, gap, saddles)
                     if escaped is None or saddles >= 5:
                         return ended("converged", converged=True)
                     saddles, calm = saddles + 1, 0
                     notes.append(f"left a saddle after {step} steps")
                     new = escaped
+            if engine is not shared and float(scales(shared, new)[1]) > AGAIN:
+                engine, switches = shared, switches + 1
             params = new
     except KeyboardInterrupt:
         if not path:
@@ -275,43 +277,3 @@ def aitken(path: Sequence[float]) -> tuple[float, float]:
     rounding = 1e-15 * (1 + abs(path[-1]))
     rate = min(max(last / before, 0.0), 0.9999) if before > rounding else 0.5
     return max(last, 0.0) * rate / (1 - rate), rate
-
-
-# ---- saddles ---------------------------------------------------------------------------------------------------------
-
-
-def leave_saddle(
-    engine: Engine, plan: Plan, params: Params, objective: float, gap: float, seed: int
-) -> dict[str, Tensor] | None:
-    """Disturb every free parameter and step on: return where that leads if it is higher, else None.
-
-    A saddle looks converged (gradient zero, gap zero), but from beside it the objective climbs past the old value.
-    While the gains still grow after ten steps, the climb has only begun and more are taken.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    moved = dict(params)
-    for name in plan.free:
-        point = unconstrained(engine, name, params[name])
-        noise = torch.randn(point.shape, generator=generator, dtype=torch.float64).to(point)
-        shifted = constrained(engine, name, point + DISTURBANCE * (1 + point.abs()) * noise)
-        moved[name] = torch.where(torch.isfinite(shifted), shifted, params[name])
-    margin = max(10 * abs(gap), 1e-9 * (1 + abs(objective)))
-    gains: list[float] = []
-    previous = None
-    for step in range(20 * DISTURBED_STEPS):
-        try:
-            new, found = em_step(engine, plan, moved)
-        except PriorUnbounded:
-            return None
-        now = float(found.objective)
-        if not _finite(now):
-            return None
-        if now > objective + margin:
-            return moved
-        if previous is not None:
-            gains.append(now - previous)
-        previous, moved = now, new
-        growing = len(gains) >= 2 and gains[-1] > 1.001 * gains[-2] > 1e-14 * (1 + abs(objective))
-        if step >= DISTURBED_STEPS and not growing:
-            return None
-    return None

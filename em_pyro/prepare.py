@@ -87,7 +87,7 @@ def prepare(
     start = starting_values(program)
     with torch.no_grad():
         sites = _first_run(program, start)
-    check_data(sites, start)
+    check_data(sites, start, program.plates)
     recognition = recognise(program)
     engine, rows = _engine(program, recognition, collapse=collapse)
     with torch.no_grad():

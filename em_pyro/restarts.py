@@ -85,9 +85,8 @@ def follow(engine: Engine, plan: Plan, points: Sequence[Params], settings: Setti
 def together(engine: Engine, plan: Plan, settings: Settings, starts: int) -> int:
     """How many starts may advance as one batch; one where a step is more than closed forms."""
     closed = all(line.how in ("closed form", "fixed") for line in plan.lines.values())
-    replayed = engine.moving or any(term.centred for term in engine.terms.values())
-    replayed = replayed or any(prior.fn is None for prior in engine.priors.values())
-    if not closed or replayed or settings.callback is not None or settings.accelerate:
+    own = engine.open or any(term.centred for term in engine.terms.values())
+    if not closed or own or settings.callback is not None or settings.accelerate:
         return 1
     widest = 1
     for part in engine.parts:

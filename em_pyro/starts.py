@@ -2,7 +2,9 @@
 
 Start 0 is what `pyro.param` returns. A random start redraws the parameters whose initialiser is a callable; a program
 that has none draws its latents instead (k-means++ on the sufficient statistics of what they own), gives the drawn
-states weight 0.9 and takes one M-step. Near-uniform responsibilities are never used: they are the saddle. Start `i` of
+states weight 0.9 and takes one M-step. The rest is shared by all states in proportion to their rows: shared equally it
+would swamp a small group, which would then never be found. Near-uniform responsibilities are never used: they are the
+saddle. A site with a prior starts from a draw of it, and goes where the M-step leads, if there is one. Start `i` of
 seed `s` is the same whatever the number of starts.
 """
 
@@ -19,13 +21,14 @@ from .hmm import Hmm
 from .m_step import constrained, maximise, unconstrained
 from .named import Named, align
 from .plan import Plan
+from .program import quiet
 from .solvers import PriorUnbounded
 from .store import check_value
 from .unroll import STATE, TIME
 
 Params = Mapping[str, Tensor]
 
-CERTAIN = 0.9  # weight of the drawn state
+CERTAIN = 0.9  # weight of the drawn state, before all share the rest
 JITTER = 0.5  # of parameters that torch maximises, in unconstrained space
 SEEDING_ROWS = 20_000  # rows among which k-means++ picks
 
@@ -50,12 +53,12 @@ def given_start(engine: Engine, values: Params, start: Mapping[str, Tensor]) -> 
     return new
 
 
-def prior_start(engine: Engine, plan: Plan, values: Params, seed: int) -> dict[str, Tensor]:
+def prior_start(engine: Engine, plan: Plan, values: Params, seed: int, index: int = 0) -> dict[str, Tensor]:
     """Start 0: parameters as they are, sites with a prior from drawn latents (a draw from the prior breaks no ties)."""
     sites = [name for name, p in engine.program.parameters.items() if p.kind == "prior"]
     if not sites:
         return dict(values)
-    drawn = _from_latents(engine, plan, values, _generator(seed, 0))
+    drawn = _from_latents(engine, plan, _from_priors(engine, values, seed, index), _generator(seed, index))
     return dict(values) | {name: drawn[name] for name in sites}
 
 
@@ -66,14 +69,14 @@ def random_start(engine: Engine, plan: Plan, values: Params, seed: int, index: i
     movable = [n for n, p in parameters.items() if p.random is not None and plan[n].how != "fixed"]
     if movable:
         new = dict(values)
-        with torch.random.fork_rng(devices=[]):
+        with quiet():
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
             for name in movable:
                 draw = parameters[name].random
                 assert draw is not None
                 new[name] = torch.as_tensor(draw()).detach().double()
-        return prior_start(engine, plan, new, seed + 7919 * index)
-    jittered = dict(values)
+        return prior_start(engine, plan, new, seed, index)
+    jittered = _from_priors(engine, values, seed, index)
     for name in plan.torch:
         if parameters[name].kind != "prior":
             point = unconstrained(engine, name, values[name])
@@ -82,8 +85,21 @@ def random_start(engine: Engine, plan: Plan, values: Params, seed: int, index: i
     return _from_latents(engine, plan, jittered, generator)
 
 
-def _generator(seed: int, index: int) -> torch.Generator:
-    return torch.Generator().manual_seed(1_000_003 * seed + index)
+def _from_priors(engine: Engine, values: Params, seed: int, index: int) -> dict[str, Tensor]:
+    """Replace the sites with a prior by a seeded draw of it, in their order: one may depend on those before it."""
+    new, generator = dict(values), _generator(seed, index, stream=1)
+    sites = [name for name, p in engine.program.parameters.items() if p.kind == "prior"]
+    with quiet(), torch.no_grad():
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        for name in sites:
+            known = engine.priors[name].fn
+            fn = engine.full.program.run(new)[name].fn if known is None else known
+            new[name] = fn.sample().double().reshape(new[name].shape)
+    return new
+
+
+def _generator(seed: int, index: int, stream: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(2**40 * stream + 1_000_003 * seed + index)
 
 
 def _from_latents(engine: Engine, plan: Plan, values: Params, generator: torch.Generator) -> dict[str, Tensor]:
@@ -91,8 +107,8 @@ def _from_latents(engine: Engine, plan: Plan, values: Params, generator: torch.G
     engine = engine.full
     if not engine.program.latents and not engine.hmms:
         return dict(values)
-    states = _draw_states(engine, generator)
-    shares = {name: _share(engine, name, index) for name, index in states.items()}
+    states, rows = _draw_states(engine, generator)
+    shares = {name: _share(engine, name, index, rows[name]) for name, index in states.items()}
     found = _expectation(engine, shares, generator)
     try:
         return maximise(engine, plan, found, values)
@@ -100,12 +116,12 @@ def _from_latents(engine: Engine, plan: Plan, values: Params, generator: torch.G
         return dict(values)  # the loop names it, if it is still so when the latents are not drawn but weighed
 
 
-def _share(engine: Engine, name: str, index: Tensor) -> Named:
-    """Weight 0.9 on the drawn state, the rest over the others; named (latent, plates)."""
+def _share(engine: Engine, name: str, index: Tensor, rows: Tensor) -> Named:
+    """Weight 0.9 on the drawn state, the rest on all by their rows, shape `(states,)`; named (latent, plates)."""
     latent = engine.program.latents[name]
-    other = (1 - CERTAIN) / max(1, latent.size - 1)
-    share = torch.full((latent.size, *index.shape), other, dtype=torch.float64)
-    share.scatter_(0, index.unsqueeze(0), CERTAIN if latent.size > 1 else 1.0)
+    other = (1 - CERTAIN) * (rows / rows.sum()).reshape((-1,) + (1,) * index.dim())
+    share = other.expand((latent.size, *index.shape)).clone()
+    share.scatter_add_(0, index.unsqueeze(0), torch.full((1, *index.shape), CERTAIN, dtype=torch.float64))
     names = (name, *latent.plates)
     keep = [i for i, n in enumerate(names) if share.shape[i] > 1]
     return Named(
@@ -163,29 +179,36 @@ def _hidden_states(hmm: Hmm, generator: torch.Generator) -> Tensor:
 # ---- states of the latents -------------------------------------------------------------------------------------------
 
 
-def _draw_states(engine: Engine, generator: torch.Generator) -> dict[str, Tensor]:
-    """States of every latent: by k-means++ where observed data belong to it, else uniform; shape of its plates.
+def _draw_states(engine: Engine, generator: torch.Generator) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """States of every latent: by k-means++ where observed data belong to it, else uniform.
 
     Latents of one kind (the steps of a chain) are seeded together, so that a state means the same in all of them.
+
+    Returns:
+        The states, in the shape of the plates; and by how many rows each state was drawn, shape `(states,)`.
     """
     program = engine.program
     groups: dict[tuple[int, int], list[tuple[str, Tensor]]] = {}
     states: dict[str, Tensor] = {}
+    rows: dict[str, Tensor] = {}
     for name, latent in program.latents.items():
         features = _owned_features(engine, name)
         if features is None:
             shape = tuple(program.plates[p] for p in latent.plates)
             states[name] = torch.randint(latent.size, shape, generator=generator)
+            rows[name] = torch.ones(latent.size, dtype=torch.float64)
         else:
             groups.setdefault((latent.size, features.shape[1]), []).append((name, features))
     for (size, _), members in groups.items():
         drawn = _plus_plus(torch.cat([f for _, f in members]), size, generator)
+        count = torch.bincount(drawn, minlength=size).double()
         at = 0
         for name, features in members:
             shape = tuple(program.plates[p] for p in program.latents[name].plates)
             states[name] = drawn[at : at + len(features)].reshape(shape)
+            rows[name] = count
             at += len(features)
-    return states
+    return states, rows
 
 
 def _owned_features(engine: Engine, latent: str) -> Tensor | None:

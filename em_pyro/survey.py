@@ -73,6 +73,8 @@ class _Survey(Messenger):
                 f'Site "{name}": expected a sampled assignment to enumerate, got MixtureSameFamily. Write the '
                 f'assignment as a site: z = pyro.sample("z", dist.Categorical(weights)), then the component given z.'
             )
+        if name in self.messages:
+            raise ModelError(f'Site "{name}": expected one statement of that name, got two. Give each its own name.')
         self.messages[name] = msg.copy()
         if self.provenance:
             self.upstream[name] = _tensors_provenance(msg["fn"]) | get_provenance([msg["value"], msg["mask"]])
@@ -159,6 +161,11 @@ def _parameter(msg: Any) -> Parameter:
         raise ModelError(f'Parameter "{name}": expected an initial value, got none. Give pyro.param one.')
     else:
         initial = random() if random else init
+    if not torch.as_tensor(initial).is_floating_point():
+        raise ModelError(
+            f'Parameter "{name}": expected an initial value in floating point, got {torch.as_tensor(initial).dtype}. '
+            f"Write it with a decimal point, or call .double()."
+        )
     weight = init if isinstance(init, torch.nn.Parameter) else None  # pyro.module and PyroModule discard what we return
     kind = "param" if weight is None else "module"
     return Parameter(name, kind, constraint, torch.as_tensor(initial).detach().clone(), random, weight)

@@ -69,8 +69,8 @@ def _parts(name: str, site: Site, hmm: dist.DiscreteHMM) -> dict[str, Site]:
     )
     here = torch.arange(states, device=device).reshape((states,) + (1,) * depth)
     parts = {
-        name + INITIAL: (dist.Categorical(logits=initial), here),
-        name + TRANSITION: (dist.Categorical(logits=transition), here.unsqueeze(1)),
+        name + INITIAL: (dist.Categorical(logits=initial, validate_args=False), here),
+        name + TRANSITION: (dist.Categorical(logits=transition, validate_args=False), here.unsqueeze(1)),
     }
     found = {
         key: Site(key, "latent", fn, value, site.plates, dims, site.scale, None) for key, (fn, value) in parts.items()

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pyro
 import pytest
 import torch
+from torch import tensor
+from torch.distributions import constraints
 
 # Small tensors gain nothing from a second thread, and lose much where another process holds its core.
 torch.set_num_threads(1)
@@ -21,3 +23,10 @@ def fresh_pyro() -> Iterator[None]:
     yield
     pyro.clear_param_store()
     torch.set_default_dtype(before)
+
+
+@pytest.fixture
+def earlier_values() -> None:
+    """A store that another run has left behind: a parameter of the models below, and one of somebody else's."""
+    pyro.param("loc", tensor([-1.25, 1.5]))
+    pyro.param("other", tensor([0.25]), constraint=constraints.positive)

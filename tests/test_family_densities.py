@@ -14,6 +14,7 @@ from em_pyro.families import Family, RowFamily, family_for
 from em_pyro.families.base import _TABLE
 from em_pyro.families.heavy_tailed import median
 from em_pyro.families.newton import dirichlet, inverse_digamma, log_minus_digamma
+from em_pyro.families.rowwise import log_rising
 
 K = 3
 Law = Callable[[], Any]
@@ -133,3 +134,14 @@ def test_weighted_median() -> None:
     value = tensor([3.0, 1.0, 2.0, 4.0]).expand(4, 4)
     weights = tensor([[1.0, 1.0, 1.0, 0.0], [1.0, 0.0, 0.0, 1.1], [1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
     assert median(value, weights).tolist() == [2.0, 4.0, 2.0, 2.5]
+
+
+@pytest.mark.parametrize("total_count", [1e-3, 0.7, 19.9, 20.0, 300.0, 1e5, 1e9])
+def test_a_rising_factorial_keeps_its_digits(total_count: float) -> None:
+    """`Gamma(r + x) / Gamma(r)` is the product of `r + i` for `i < x`; the lgammas themselves cancel at large `r`."""
+    r = tensor(total_count)
+    for x in (0, 1, 2, 7, 100):
+        want = (r + torch.arange(float(x))).log().sum()
+        assert float((log_rising(tensor(float(x)), r) - want).abs()) < 1e-14 * (1 + float(want.abs()))
+    cancelled = (r + 7.0).lgamma() - r.lgamma() - (r + torch.arange(7.0)).log().sum()
+    assert (float(cancelled.abs()) > 1e-12) == (total_count > 1e4)

@@ -32,7 +32,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "m_step precision",
         "posterior",
         "em_step endings prepare starts",
-        "accelerated",
+        "accelerated saddle",
         "loop",
         "fit restarts",
         "em",

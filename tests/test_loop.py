@@ -1,17 +1,16 @@
-"""The loop: stopping, the guard, the saddle, named endings and the callback."""
+"""The loop: stopping, the guard, named endings and the callback."""
 
 import pyro
 import pytest
 import torch
 from em_pyro.models import gaussian_mixture
 from engines import distance, farthest
-from loops import equal, mixture, plant, points, stored, symmetric
+from loops import equal, mixture, plant, points, stored
 from programs import build
 from tolerances import IDENTITY, SOLVERS
 from torch import Tensor, tensor
 
 import em_pyro.em
-import em_pyro.loop
 from em_pyro import EM, ObjectiveError
 from em_pyro.loop import State
 
@@ -88,28 +87,7 @@ def test_steps_are_guarded_too(monkeypatch: pytest.MonkeyPatch) -> None:
         em.step(x)
 
 
-# ---- saddle and other endings ----------------------------------------------------------------------------------------
-
-
-def test_a_saddle_is_left() -> None:
-    """Components that start equal are told apart by a disturbance, and the fit ends where another start does."""
-    x = points()
-    fit = EM(symmetric).fit(x)
-    assert any("left a saddle" in note for note in fit.notes)
-    pyro.clear_param_store()
-    elsewhere = EM(mixture).fit(x)
-    assert fit.converged
-    assert distance(fit.objective, elsewhere.objective) < SOLVERS
-
-
-def test_a_saddle_looks_converged_without_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both stopping criteria hold at the saddle."""
-    monkeypatch.setattr(em_pyro.loop, "leave_saddle", lambda *args: None)
-    x = points()
-    fit = EM(symmetric).fit(x)
-    pyro.clear_param_store()
-    assert fit.converged
-    assert fit.objective < EM(mixture).fit(x).objective - 1
+# ---- other endings ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -133,6 +111,60 @@ def test_programs_with_too_few_points_end_as_degenerate(name: str) -> None:
     fit = EM(case.model).fit(*case.args)
     assert fit.outcome == "degenerate"
     assert not fit.converged
+
+
+def test_values_that_are_all_equal_are_degenerate() -> None:
+    """They have no spread, and a free scale has no maximum; one constant coordinate hides no other one."""
+
+    def model(x: Tensor) -> None:
+        scale = pyro.param("scale", torch.ones(x.shape[1]), constraint=torch.distributions.constraints.positive)
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", pyro.distributions.Categorical(tensor([0.5, 0.5])))
+            loc = pyro.param("loc", tensor([[0.0, 0.0], [1.0, 1.0]]))[z]
+            pyro.sample("x", pyro.distributions.Normal(loc, scale).to_event(1), obs=x)
+
+    fit = EM(model).fit(torch.stack([torch.linspace(-1.0, 1.0, 6), torch.full((6,), 3.0)], -1))
+    assert fit.outcome == "degenerate"
+
+
+def test_a_collapsing_prior_scale_is_degenerate() -> None:
+    """Where means share a prior whose scale is free, both shrink together to a density without a bound."""
+    case = build("hierarchical_means")
+    fit = EM(case.model).fit(*case.args)
+    assert fit.outcome == "degenerate"
+    assert 'prior "loc": its scale collapsed' in fit.notes
+
+
+def test_a_prior_scale_that_is_kept_apart_converges() -> None:
+    """Groups that differ have an interior maximum, and it is found."""
+    y = torch.tensor([2.0, -1.5, 0.5]).repeat(8) + torch.linspace(-1.0, 1.0, 24)
+
+    def model(y: Tensor) -> None:
+        spread = pyro.param("spread", tensor(1.0), constraint=torch.distributions.constraints.positive)
+        with pyro.plate("group", 3):
+            effect = pyro.sample("effect", pyro.distributions.Normal(0.0, spread))
+        with pyro.plate("row", len(y)):
+            pyro.sample("y", pyro.distributions.Normal(effect[torch.arange(24) % 3], 1.0), obs=y)
+
+    fit = EM(model).fit(y)
+    assert fit.converged
+    assert 0.5 < float(fit.params["spread"]) < 3
+
+
+def test_a_collapsing_scale_of_a_replayed_site_is_degenerate() -> None:
+    """A scale that is no selection, so that the model is replayed, is watched as well."""
+    x = torch.cat([points(), tensor([40.0])])
+
+    def model(x: Tensor) -> None:
+        loc = pyro.param("loc", tensor([2.0, 40.0]))
+        scale = pyro.param("scale", tensor([1.0, 0.1]), constraint=torch.distributions.constraints.positive)
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", pyro.distributions.Categorical(tensor([0.9, 0.1])))
+            pyro.sample("x", pyro.distributions.Normal(loc[z], scale[z] + scale[z] ** 2), obs=x)
+
+    fit = EM(model).fit(x)
+    assert not fit.plan["scale"].closed_form
+    assert fit.outcome == "degenerate"
 
 
 def test_an_empty_state_is_named() -> None:

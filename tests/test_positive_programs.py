@@ -228,3 +228,19 @@ def test_units_do_not_matter(unit_of_time: float) -> None:
     same(there["concentration"], here["concentration"])
     with pyro.get_param_store().scope():
         assert str(EM(model).fit(x * unit_of_time).outcome) == "converged"
+
+
+def test_a_poisson_component_among_negative_binomials() -> None:
+    """Counts that vary no more than Poisson ones send the total count far up, and the objective never falls there."""
+
+    def model(x: Tensor) -> None:
+        weights = pyro.param("weights", tensor([1 / 3, 2 / 3]), constraint=constraints.simplex)
+        r = pyro.param("r", tensor([1.0, 3.0]), constraint=positive)
+        probs = pyro.param("probs", tensor([0.3, 0.7]), constraint=unit)
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Categorical(weights))
+            pyro.sample("x", dist.NegativeBinomial(r[z], probs[z]), obs=x)
+
+    fit = EM(model, tol=1e-12).fit(tensor([0.0, 0.0, 1.0, 3.0, 2.0, 9.0, 4.0, 12.0]))
+    assert fit.converged
+    assert float(fit.params["r"].max()) > 1e4

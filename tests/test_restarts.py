@@ -91,7 +91,7 @@ def test_screening_is_reported() -> None:
     assert "screen=False" in OUTCOMES["screened out"]
     for run, other in zip(screened["fit"].starts, every["fit"].starts, strict=True):  # type: ignore[attr-defined]
         if run.outcome == "screened out":
-            assert run.num_steps == 20
+            assert run.num_steps <= 20
             assert run.objective <= other.objective + SOLVERS
 
 

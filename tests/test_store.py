@@ -131,6 +131,8 @@ def test_a_fit_is_saved_without_its_data() -> None:
         assert farthest(copy.params, fit.params) == 0
         assert (copy.path, copy.outcome, copy.objective, copy.gap) == (fit.path, fit.outcome, fit.objective, fit.gap)
         assert str(copy) == str(fit)
+        assert str(copy.plan) == str(fit.plan)
+        assert copy.plan["loc"].closed_form
         with pytest.raises(ParameterError, match="without"):
             _ = copy.posterior
     assert len(pickle.dumps(fit)) < 3000 * 8
