@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .ascent import Carried
 from .em_step import em_step
 from .endings import collapsed
 from .errors import ModelError, ObjectiveError, ParameterError
@@ -83,6 +84,7 @@ class EM:
         self._prepared: Prepared | None = None
         self._kept: tuple[Any, ...] = ()
         self._sites: dict[str, Tensor] = {}  # current values of sites with a prior
+        self._carried: Carried = {}  # what Adam remembers between calls of `step`
         self._previous: tuple[tuple[Any, ...], float, dict[str, Tensor]] | None = None
 
     # ---- what a user calls ----
@@ -111,7 +113,7 @@ class EM:
         if self._previous is None:
             check_start(here.engine, params, float(here.engine.expect(params).objective))
         try:
-            new, found = em_step(here.engine, here.plan, params)
+            new, found = em_step(here.engine, here.plan, params, self._carried)
         except PriorUnbounded as where:
             raise ObjectiveError(
                 f"EM.step: expected an interior update, but {where}. Use a shape of at least 1."

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from .ascent import Carried
 from .engine import Engine, Expectation
 from .m_step import maximise
 from .plan import Plan
 from .program import Params
 
 
-def em_step(engine: Engine, plan: Plan, params: Params) -> tuple[dict[str, Tensor], Expectation]:
+def em_step(
+    engine: Engine, plan: Plan, params: Params, carried: Carried | None = None
+) -> tuple[dict[str, Tensor], Expectation]:
     """One step of Expectation-Maximisation.
 
     With site factors `L_s(z_s; theta)` of the log-joint, and `log Z(theta)` their log-sum-product over the latents:
@@ -18,10 +21,12 @@ def em_step(engine: Engine, plan: Plan, params: Params) -> tuple[dict[str, Tenso
         E-step.  W_s = d log Z / d L_s, the posterior of what site s depends on;  S_s = <W_s, T_s(x)>.
         M-step.  argmax_theta sum_s <S_s, eta_s(theta)> + log prior(theta).
 
+    `carried` is what Adam remembers of the steps before, where a network is fitted.
+
     Returns:
         The new parameters, and what the E-step found at `params`, the objective among it.
 
     References: Dempster, Laird & Rubin (1977), section 2.
     """
     found = engine.expect(params)
-    return maximise(engine, plan, found, params), found
+    return maximise(engine, plan, found, params, carried=carried), found

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import accelerated
 from .accelerated import Accelerated
+from .ascent import Carried
 from .em_step import em_step
 from .endings import bad_ending, collapsed
 from .engine import Engine, Expectation
@@ -88,6 +89,7 @@ def run(engine: Engine, plan: Plan, start: Params, settings: Settings) -> Run:
     params, path = {name: value.double() for name, value in start.items()}, list[float]()
     gap, calm, notes, saddles = float("inf"), 0, list[str](), 0
     best, state = params, Accelerated() if settings.accelerate else None
+    carried: Carried = {}
 
     def ended(outcome: str, *, converged: bool = False) -> Run:
         return Run(best, tuple(path), outcome, gap, tuple(notes), converged, state)
@@ -97,7 +99,7 @@ def run(engine: Engine, plan: Plan, start: Params, settings: Settings) -> Run:
             step, cycle = len(path) if state is None else state.evaluations, None
             try:
                 if state is None:
-                    new, found = em_step(engine, plan, params)
+                    new, found = em_step(engine, plan, params, carried)
                 else:
                     cycle = accelerated.cycle(engine, plan, params, state, settings.max_steps - step)
                     new, found = cycle.new, cycle.found

@@ -24,12 +24,15 @@ from .plan import Choice, Plan, choose
 from .program import Params, Program
 from .reading import Recognition, Refusal, arguments
 from .recognise import recognise
+from .record import Untraceable
+from .recording import recorded
 from .store import starting_values
 from .survey import survey
 from .unroll import unroll
 
 SAME = {torch.float64: 1e-10, torch.float32: 1e-5}
 LONG = 2000  # sites up to which it is
+PROBES = 3  # random points, far apart, at which a recording must be the model
 MEASURED = 5_000_000  # entries of all factors up to which the answer is re-measured by the model's own log_prob
 
 
@@ -114,14 +117,26 @@ def _first_run(program: Program, start: Params) -> Any:
 def _engine(program: Program, recognition: Recognition) -> tuple[Engine, str]:
     """Build the engine, of the distinct rows where that pays; and say which."""
     living = alive(program, recognition.runs)
-    full = build(program, recognition, recognition.runs[0], recognition.priors, living)
+    full = _recorded(build(program, recognition, recognition.runs[0], recognition.priors, living))
     distinct, note = find(program, recognition) if not full.hmms else (None, "")
     if distinct is None:
         return full, note
     shrunk, fewer = collapsed(program, recognition, distinct)
     living = {name: cut_rows(part, distinct) for name, part in living.items()}
     engine = build(shrunk, fewer, fewer.runs[0], recognition.priors, living)
-    return replace(engine, uncollapsed=full), note
+    return replace(engine, uncollapsed=full, recording=full.recording, unrecorded=full.unrecorded), note
+
+
+def _recorded(engine: Engine) -> Engine:
+    """The same with the sites that are not compiled recorded as a graph, where that can be done."""
+    if not engine.runs_model:
+        return engine
+    points, runs = engine.recognition.points[:PROBES], engine.recognition.runs[:PROBES]
+    try:
+        recording = recorded(engine.program, engine.moving, engine.open_priors, points, runs)
+    except Untraceable as reason:
+        return replace(engine, unrecorded=str(reason))
+    return replace(engine, recording=recording)
 
 
 def _notes(engine: Engine, rows: str) -> tuple[str, ...]:
@@ -133,7 +148,10 @@ def _notes(engine: Engine, rows: str) -> tuple[str, ...]:
         reasons.setdefault(refusal.why if refusal else "not compiled", []).append(name)
     for why, names in reasons.items():
         some = ", ".join(names[:3]) + (f", ... ({len(names)})" if len(names) > 3 else "")
-        notes.append(f"site{'s' * (len(names) > 1)} {some}: the model is replayed in every step, because {why}")
+        how = "recorded once as tensor operations" if engine.recording else "the model is replayed in every step"
+        notes.append(f"site{'s' * (len(names) > 1)} {some}: {how}, because {why}")
+    if engine.runs_model:
+        notes.append(f"the model cannot be recorded as tensor operations: {engine.unrecorded}")
     blocks = max((len(part.schedules) for part in engine.parts), default=1)
     if engine.whole:
         notes.append(f"rows are taken whole: {engine.whole}")

@@ -17,16 +17,16 @@ ROOT = Path(__file__).parents[1]
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
-        "errors charts chain analytic",
-        "named bank acceleration quadrature",
+        "errors charts chain graph pattern analytic",
+        "named bank record acceleration quadrature",
         "program families contraction models",
-        "alive check data elimination priors probes solvers store survey term unroll",
+        "alive check data elimination priors probes recording solvers store survey term unroll",
         "hmm reading rowwise stack",
         "bundle compile distinct match",
         "affine engine",
-        "build recognise uses",
-        "assemble",
-        "plan",
+        "build climbs hill recognise uses",
+        "adam assemble newton",
+        "ascent plan",
         "m_step posterior",
         "em_step endings prepare starts",
         "accelerated",

@@ -1,0 +1,291 @@
+"""Record what a function does to the tensors that depend on its parameters.
+
+Every operation passes by below autograd. Those that no parameter reaches are run and forgotten: their results are
+constants of the graph, never copied. The others become steps; then those that no output needs are dropped, and those
+that compute the same from the same are merged. What a recording cannot stand for (a branch on a parameter, a number
+read from one) is refused with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
+
+from .graph import Graph, Slot, Step, slots_of
+
+LONGEST = 500_000  # operations; beyond, neither the recording nor its first runs are worth while
+HELD = 1 << 28  # bytes of derived constants that a graph may hold on to
+SMALL = 256  # entries up to which constants are told apart by their values
+
+
+class Untraceable(Exception):
+    """Says why a computation cannot be recorded."""
+
+
+def record(
+    function: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]],
+    params: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor],
+) -> Graph:
+    """Run `function(params)` once and return it as a graph.
+
+    Args:
+        function: from values by name to outputs by name.
+        params: where to run it, in the dtypes of the program.
+        weights: tensors of a module into which `function` itself puts the values of those names.
+
+    Raises:
+        Untraceable: the run depends on values, or does what no graph can repeat.
+    """
+    tape = _Tape(params, weights)
+    with torch.enable_grad(), tape:
+        outputs = dict(function(tape.params))
+    return tape.graph(outputs)
+
+
+class _Tape(TorchDispatchMode):
+    def __init__(self, params: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.params = {name: value.detach().clone() for name, value in params.items()}
+        self.slots: dict[int, int] = {}  # id of a tensor -> its slot
+        self.kept: list[Tensor] = []  # by slot, so that no id is used twice
+        self.memory: list[int] = []  # by slot: the storage it lies in
+        self.steps: list[Step] = []
+        self.made: set[int] = set()  # storages that this run allocated
+        self.thawed: dict[int, int] = {}  # storages of constants that a parameter was written into -> slot of all of it
+        self.versions: list[tuple[Tensor, int]] = []  # constants used so far, and their state then
+        self.inputs = {name: self._slot(value) for name, value in self.params.items()}
+        for name, weight in weights.items():
+            self.slots[id(weight)] = self.inputs[name]
+        self.given = frozenset(self.memory)  # storages of the parameters themselves
+        self.followed = set(self.memory)  # storages that hold what depends on a parameter
+
+    def _slot(self, tensor: Tensor) -> int:
+        self.slots[id(tensor)] = number = len(self.kept)
+        self.kept.append(tensor)
+        self.memory.append(_storage(tensor))
+        return number
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        written = _written(func, args, kwargs)
+        followed = any(id(t) in self.slots or _storage(t) in self.followed for t in tensors)
+        if not followed and torch.Tag.nondeterministic_seeded not in func.tags:
+            if any(_storage(t) not in self.made for t in written):
+                raise Untraceable("the model writes into a tensor that it did not make")
+            found = func(*args, **kwargs)
+            self.made.update(_storage(t) for t in tree_leaves(found) if isinstance(t, Tensor))
+            return found
+        self._refuse(func, args)
+        for tensor in written:
+            self._thaw(tensor)
+        flat, spec = tree_flatten((args, kwargs))
+        held_args, held_kwargs = spec.unflatten([self._held(t) if isinstance(t, Tensor) else t for t in flat])
+        found = func(*args, **kwargs)
+        parts = [] if found is None else list(found) if isinstance(found, (tuple, list)) else [found]
+        if any(not isinstance(part, Tensor) for part in parts):
+            raise Untraceable(f"{func} does not return tensors")
+        outputs = []
+        for part in parts:
+            outputs.append(self.slots[id(part)] if id(part) in self.slots else self._slot(part))
+            self.followed.add(_storage(part))
+            self.made.add(_storage(part))
+        nested = any(slots_of(a) and not isinstance(a, Slot) for a in (*held_args, *held_kwargs.values()))
+        self._append(
+            Step(func, tuple(held_args), held_kwargs, tuple(outputs), nested, torch.is_grad_enabled(), bool(written))
+        )
+        return found
+
+    def _append(self, step: Step) -> None:
+        if len(self.steps) >= LONGEST:
+            raise Untraceable(f"it takes more than {LONGEST:,} operations")
+        self.steps.append(step)
+
+    def _refuse(self, func: Any, args: Any) -> None:
+        """Refuse what reads a parameter's value out of a tensor, or its shape from its values."""
+        if torch.Tag.data_dependent_output in func.tags:
+            raise Untraceable("the model reads a number out of a tensor that depends on a parameter (an `if` on it?)")
+        if torch.Tag.dynamic_output_shape in func.tags:
+            index = args[1] if func is torch.ops.aten.index.Tensor else args
+            if any(
+                isinstance(t, Tensor)
+                and id(t) in self.slots
+                and (t.dtype in (torch.bool, torch.uint8) or index is args)
+                for t in tree_leaves(index)
+            ):
+                raise Untraceable("a shape in the model depends on the value of a parameter")
+
+    def _held(self, tensor: Tensor) -> Slot | Tensor:
+        """What stands for a tensor in a step: its slot, or the constant itself."""
+        if id(tensor) in self.slots:
+            return Slot(self.slots[id(tensor)])
+        memory = _storage(tensor)
+        if memory in self.thawed:  # another view of it
+            op, args = torch.ops.aten.as_strided.default, (tensor.size(), tensor.stride(), tensor.storage_offset())
+            view = Slot(self._slot(tensor))
+            whole = Slot(self.thawed[memory])
+            self._append(Step(op, (whole, *args), {}, (view.number,), nested=False))
+            return view
+        if memory in self.followed:
+            raise Untraceable("the model reaches the memory of a parameter by another way than autograd's")
+        self.versions.append((tensor, tensor._version))
+        return tensor
+
+    def _thaw(self, tensor: Tensor) -> None:
+        """Before a parameter is written into a constant of the program's own making, take what is there by then."""
+        memory = _storage(tensor)
+        if memory in self.given:
+            raise Untraceable("the model writes into a parameter")
+        if memory in self.followed:
+            return
+        if memory not in self.made:
+            raise Untraceable("the model writes a parameter into a tensor that it did not make")
+        whole = tensor.detach().as_strided((tensor.untyped_storage().size() // tensor.element_size(),), (1,), 0)
+        before = whole.clone()
+        self.thawed[memory] = self._slot(whole)
+        self.followed.add(memory)
+        self._append(Step(torch.ops.aten.clone.default, (before,), {}, (self.thawed[memory],), nested=False))
+
+    # ---- from the tape to a graph ----
+
+    def graph(self, outputs: Mapping[str, Tensor]) -> Graph:
+        """Keep what the outputs need."""
+        for tensor, version in self.versions:
+            if tensor._version != version:
+                raise Untraceable("the model changes a tensor after it has used it")
+        ends: dict[str, Slot | Tensor] = {name: self._held(tensor) for name, tensor in outputs.items()}
+        steps = self._needed([slot.number for slot in ends.values() if isinstance(slot, Slot)])
+        if any(torch.Tag.nondeterministic_seeded in step.op.tags for step in steps):  # type: ignore[attr-defined]
+            raise Untraceable("the model draws random numbers")
+        steps, same = self._merged(steps)
+        ends = {name: Slot(same.get(e.number, e.number)) if isinstance(e, Slot) else e for name, e in ends.items()}
+        steps = _freed(steps, [e.number for e in ends.values() if isinstance(e, Slot)])
+        self._affordable(steps)
+        used = {n for step in steps for n in step.inputs} | {e.number for e in ends.values() if isinstance(e, Slot)}
+        inputs = {name: number for name, number in self.inputs.items() if number in used}
+        dtypes = {name: self.params[name].dtype for name in inputs}
+        return _renumbered(Graph(inputs, dtypes, tuple(steps), ends, len(self.kept)))
+
+    def _needed(self, ends: list[int]) -> list[Step]:
+        """Steps that the outputs need: those that lead there, write there, or check what leads there."""
+        needed, memory = set(ends), {self.memory[n] for n in ends}
+        kept: list[bool] = []
+        for step in reversed(self.steps):
+            leads = any(n in needed for n in step.outputs)
+            writes = bool(self._written_by(step) & memory)
+            kept.append(leads or writes)
+            if leads or writes:
+                needed.update(step.inputs)
+                memory.update(self.memory[n] for n in (*step.inputs, *(n for n in step.outputs if n is not None)))
+        found, there = [], set(self.inputs.values())
+        for step, keep in zip(self.steps, reversed(kept), strict=True):
+            if keep or (not step.outputs and all(n in there for n in step.inputs)):
+                found.append(step)
+                there.update(n for n in step.outputs if n is not None)
+        return found
+
+    def _written_by(self, step: Step) -> set[int]:
+        """Storages into which a step writes: operators in place return what they have changed."""
+        if not step.writes:
+            return set()
+        return {self.memory[n] for n in ([n for n in step.outputs if n is not None] or step.inputs)}
+
+    def _merged(self, steps: list[Step]) -> tuple[list[Step], dict[int, int]]:
+        """Merge steps that compute the same; nothing that lies in memory that is written to takes part."""
+        written = set[int]().union(*(self._written_by(step) for step in steps))
+        same: dict[int, int] = {}
+        first: dict[Any, Step] = {}
+        kept = []
+        for step in steps:
+            args, kwargs = tree_map_only(
+                Slot, lambda s: Slot(same.get(s.number, s.number)), (step.args, dict(step.kwargs))
+            )
+            step = replace(step, args=args, kwargs=kwargs)
+            apart = any(self.memory[n] in written for n in (*step.inputs, *(n for n in step.outputs if n is not None)))
+            if not apart and step.outputs:
+                key = (step.op, step.differentiable, *map(_identity, tree_leaves((args, kwargs))), str(_shape(args)))
+                other = first.setdefault(key, step)
+                if other is not step:
+                    same.update(zip(step.outputs, other.outputs, strict=True))  # type: ignore[arg-type]
+                    continue
+            kept.append(step)
+        return kept, same
+
+    def _affordable(self, steps: list[Step]) -> None:
+        """Refuse a graph that would hold on to many large constants that the program computes anew in every run."""
+        held = {}
+        for step in steps:
+            for constant in tree_leaves((step.args, dict(step.kwargs))):
+                if isinstance(constant, Tensor) and _storage(constant) in self.made:
+                    held[_storage(constant)] = constant.untyped_storage().nbytes()
+        if sum(held.values()) > HELD:
+            raise Untraceable(f"it would hold {sum(held.values()) >> 20:,} MiB of what the model computes from data")
+
+
+def _renumbered(graph: Graph) -> Graph:
+    """The same with as many slots as there are values."""
+    order: dict[int, int] = {}
+    for n in [*graph.inputs.values(), *(n for s in graph.steps for n in s.outputs if n is not None)]:
+        order.setdefault(n, len(order))
+
+    def moved(tree: Any) -> Any:
+        return tree_map_only(Slot, lambda slot: Slot(order[slot.number]), tree)
+
+    steps = tuple(
+        replace(
+            step,
+            args=moved(step.args),
+            kwargs=moved(dict(step.kwargs)),
+            outputs=tuple(None if n is None else order[n] for n in step.outputs),
+            last=tuple(order[n] for n in step.last),
+        )
+        for step in graph.steps
+    )
+    inputs = {name: order[n] for name, n in graph.inputs.items()}
+    return Graph(inputs, graph.dtypes, steps, {n: moved(o) for n, o in graph.outputs.items()}, len(order))
+
+
+def _freed(steps: list[Step], ends: list[int]) -> list[Step]:
+    """Note at each step which values no later one needs; drop the names of results that nothing needs at all."""
+    seen, found = set(ends), []
+    for step in reversed(steps):
+        outputs = tuple(n if n in seen else None for n in step.outputs)
+        last = tuple(n for n in dict.fromkeys(step.inputs) if n not in seen)
+        seen.update(step.inputs)
+        found.append(replace(step, outputs=outputs, last=last))
+    return found[::-1]
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
+    """Arguments that an operator changes in place."""
+    found: list[Any] = []
+    for position, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[position] if position < len(args) else kwargs.get(argument.name)
+            found += [t for t in tree_leaves(value) if isinstance(t, Tensor)]
+    return found
+
+
+def _identity(value: Any) -> Any:
+    """What tells one argument from another: small constants by value, large ones by identity."""
+    if not isinstance(value, Tensor):
+        return type(value), str(value)
+    if value.numel() <= SMALL and not value.requires_grad and value.layout is torch.strided:
+        return value.dtype, value.device, value.stride(), tuple(value.shape), str(value.tolist())
+    return id(value)
+
+
+def _shape(tree: Any) -> Any:
+    """The nesting of arguments, without the arguments."""
+    return tree_flatten(tree)[1]
