@@ -173,10 +173,8 @@ class EM:
             wrong = disagreements(here.engine, done.params)
             if not wrong:
                 break
-            names = frozenset[str]().union(*(here.engine.recognition.readings[s].parameters for s in wrong))
-            why = "the model's arguments at the fitted values are not those that the plan derived"
-            notes = (*notes, f"closed forms of {sorted(names)} withdrawn: {why}; the fit went on with the model itself")
-            here = here.without(names, frozenset(wrong), why)
+            here, note = here.corrected(wrong)
+            notes = (*notes, note)
             done = run(here.engine, here.plan, done.params, settings)
             path = done.path
         return here, replace(done, notes=(*notes, *done.notes), path=path)

@@ -25,7 +25,7 @@ from .program import Params, Program
 from .reading import Recognition, Refusal, arguments
 from .recognise import recognise
 from .record import Untraceable
-from .recording import recorded
+from .recording import other_values, recorded
 from .store import starting_values
 from .survey import survey
 from .unroll import unroll
@@ -46,16 +46,36 @@ class Prepared:
     options: Mapping[str, Choice] = field(repr=False)
     withdrawn: Mapping[str, str] = field(repr=False)
     key: tuple[Any, ...] = field(repr=False)
+    refuted: str = ""  # why sites are no longer recorded
 
     def without(self, names: frozenset[str], sites: frozenset[str], why: str) -> Prepared:
         """Withdraw the closed forms of `names`; sites in `sites` are replayed from now on."""
         recognition = self.engine.full.recognition
         if sites:
             recognition = _refused(recognition, sites, why)
-        engine, _ = _engine(self.program, recognition)
+        engine, _ = _engine(self.program, recognition, self.refuted)
         withdrawn = {**self.withdrawn, **dict.fromkeys(names, why)}
         plan = replace(choose(engine, self.options, withdrawn), notes=self.plan.notes, seconds=self.plan.seconds)
         return replace(self, engine=engine, plan=plan, withdrawn=withdrawn)
+
+    def without_recording(self, why: str) -> Prepared:
+        """Run the model for the sites that had been recorded."""
+        engine, rows = _engine(self.program, self.engine.full.recognition, why)
+        plan = replace(choose(engine, self.options, self.withdrawn), notes=_notes(engine, rows))
+        return replace(self, engine=engine, plan=replace(plan, seconds=self.plan.seconds), refuted=why)
+
+    def corrected(self, wrong: Collection[str]) -> tuple[Prepared, str]:
+        """Give up what the model refutes at the sites of `wrong`; and the note that says so."""
+        readings = self.engine.full.recognition.readings
+        compiled = [site for site in wrong if site in readings]
+        if not compiled:
+            why = "the model has other log-densities at the fitted values than its recording"
+            note = f"recording of {sorted(wrong)} withdrawn: {why}; the fit went on with the model itself"
+            return self.without_recording(why), note
+        names = frozenset[str]().union(*(readings[site].parameters for site in compiled))
+        why = "the model's arguments at the fitted values are not those that the plan derived"
+        note = f"closed forms of {sorted(names)} withdrawn: {why}; the fit went on with the model itself"
+        return self.without(names, frozenset(compiled), why), note
 
 
 def _refused(recognition: Recognition, sites: Collection[str], why: str) -> Recognition:
@@ -114,10 +134,10 @@ def _first_run(program: Program, start: Params) -> Any:
         ) from error
 
 
-def _engine(program: Program, recognition: Recognition) -> tuple[Engine, str]:
-    """Build the engine, of the distinct rows where that pays; and say which."""
+def _engine(program: Program, recognition: Recognition, refuted: str = "") -> tuple[Engine, str]:
+    """Build the engine, of the distinct rows where that pays, and say which; record nothing if that was refuted."""
     living = alive(program, recognition.runs)
-    full = _recorded(build(program, recognition, recognition.runs[0], recognition.priors, living))
+    full = _recorded(build(program, recognition, recognition.runs[0], recognition.priors, living), refuted)
     distinct, note = find(program, recognition) if not full.hmms else (None, "")
     if distinct is None:
         return full, note
@@ -127,10 +147,10 @@ def _engine(program: Program, recognition: Recognition) -> tuple[Engine, str]:
     return replace(engine, uncollapsed=full, recording=full.recording, unrecorded=full.unrecorded), note
 
 
-def _recorded(engine: Engine) -> Engine:
+def _recorded(engine: Engine, refuted: str) -> Engine:
     """The same with the sites that are not compiled recorded as a graph, where that can be done."""
-    if not engine.runs_model:
-        return engine
+    if not engine.runs_model or refuted:
+        return replace(engine, unrecorded=refuted)
     points, runs = engine.recognition.points[:PROBES], engine.recognition.runs[:PROBES]
     try:
         recording = recorded(engine.program, engine.moving, engine.open_priors, points, runs)
@@ -179,7 +199,7 @@ def key_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def disagreements(engine: Engine, params: Params) -> list[str]:
-    """Replay the user's program at `params` and list the sites whose arguments are not those of the loop."""
+    """Replay the user's program at `params` and list the sites at which it is not what the loop ran."""
     engine = engine.full
     with torch.no_grad():
         sites = unroll(engine.program.run(params)) if engine.hmms else engine.program.run(params)
@@ -201,6 +221,8 @@ def disagreements(engine: Engine, params: Params) -> list[str]:
                 if not _close(squeeze(truth[key], sites[name].dims, name, event), Named(bound, role.names), event):
                     wrong.append(name)
                     break
+        if engine.recording is not None:
+            wrong += other_values(engine.recording, rounded, sites, SAME)
     return wrong
 
 

@@ -99,18 +99,30 @@ def recorded(
         raise Untraceable(f"recording it failed ({type(error).__name__}: {str(error).splitlines()[0]})") from error
     found = Recording(graph, names, frozenset(priors))
     for values, run in zip(points, runs, strict=True):
-        with torch.no_grad():
-            mine = graph(values)
-            truth = {name: run[name].log_prob() for name in sites}
-            theirs = {n: part.tensor for n, part in truth.items()} | {n: _prior_of(run[n]) for n in priors}
-        off = [n for n in theirs if not close(mine[n], theirs[n], SAME)]
-        off += [n for n in truth if names[n] != truth[n].names]
+        off = other_values(found, values, run, SAME)
         if off:
             raise Untraceable(f'site "{off[0]}" has other values elsewhere than its recording')
     off_slopes = _other_slopes(program, found, sites, priors, points[0])
     if off_slopes:
         raise Untraceable(f'the gradient of parameter "{off_slopes[0]}" is not that of its recording')
     return found
+
+
+def other_values(
+    recording: Recording, params: Params, run: Mapping[str, Site], tolerances: Mapping[torch.dtype, float]
+) -> list[str]:
+    """Sites at which a run of the model at `params` has other log-densities than the recording."""
+    wrong = []
+    with torch.no_grad():
+        for name, mine in recording.graph(params).items():
+            if name in recording.priors:
+                same = close(mine, _prior_of(run[name]), tolerances)
+            else:
+                truth = run[name].log_prob()
+                same = truth.names == recording.names[name] and close(mine, truth.tensor, tolerances)
+            if not same:
+                wrong.append(name)
+    return wrong
 
 
 def close(mine: Tensor, truth: Tensor, tolerances: Mapping[torch.dtype, float]) -> bool:
