@@ -1,27 +1,25 @@
 """Record what a function does to the tensors that depend on its parameters.
 
 Every operation passes by below autograd. Those that no parameter reaches are run and forgotten: their results are
-constants of the graph, never copied. The others become steps; then those that no output needs are dropped, and those
-that compute the same from the same are merged. What a recording cannot stand for (a branch on a parameter, a number
-read from one) is refused with the reason.
+constants of the graph, never copied. The others become steps, which are then trimmed. What a recording cannot stand for
+(a branch on a parameter, a number read from one) is refused with the reason.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
+from torch.utils._pytree import tree_flatten, tree_leaves
 
 from .graph import Graph, Slot, Step, slots_of
+from .trim import constants, freed, merged, needed, renumbered
 
 LONGEST = 500_000  # operations; beyond, neither the recording nor its first runs are worth while
 HELD = 1 << 28  # bytes of derived constants that a graph may hold on to
-SMALL = 256  # entries up to which constants are told apart by their values
 
 
 class Untraceable(Exception):
@@ -59,6 +57,7 @@ class _Tape(TorchDispatchMode):
         self.steps: list[Step] = []
         self.made: set[int] = set()  # storages that this run allocated
         self.thawed: dict[int, int] = {}  # storages of constants that a parameter was written into -> slot of all of it
+        self.refusal: Untraceable | None = None
         self.versions: list[tuple[Tensor, int]] = []  # constants used so far, and their state then
         self.inputs = {name: self._slot(value) for name, value in self.params.items()}
         for name, weight in weights.items():
@@ -83,6 +82,14 @@ class _Tape(TorchDispatchMode):
             found = func(*args, **kwargs)
             self.made.update(_storage(t) for t in tree_leaves(found) if isinstance(t, Tensor))
             return found
+        try:
+            return self._follow(func, args, kwargs, written)
+        except Untraceable as reason:
+            self.refusal = self.refusal or reason  # the program may catch what it cannot know
+            raise
+
+    def _follow(self, func: Any, args: Any, kwargs: Any, written: list[Tensor]) -> Any:
+        """Run an operation that a parameter reaches, and note it."""
         self._refuse(func, args)
         for tensor in written:
             self._thaw(tensor)
@@ -128,6 +135,8 @@ class _Tape(TorchDispatchMode):
             return Slot(self.slots[id(tensor)])
         memory = _storage(tensor)
         if memory in self.thawed:  # another view of it
+            if tensor.dtype != self.kept[self.thawed[memory]].dtype:
+                raise Untraceable("the model writes into memory that it reads as another dtype")
             op, args = torch.ops.aten.as_strided.default, (tensor.size(), tensor.stride(), tensor.storage_offset())
             view = Slot(self._slot(tensor))
             whole = Slot(self.thawed[memory])
@@ -157,110 +166,30 @@ class _Tape(TorchDispatchMode):
 
     def graph(self, outputs: Mapping[str, Tensor]) -> Graph:
         """Keep what the outputs need."""
+        if self.refusal is not None:
+            raise self.refusal
         for tensor, version in self.versions:
             if tensor._version != version:
                 raise Untraceable("the model changes a tensor after it has used it")
         ends: dict[str, Slot | Tensor] = {name: self._held(tensor) for name, tensor in outputs.items()}
-        steps = self._needed([slot.number for slot in ends.values() if isinstance(slot, Slot)])
+        wanted = [slot.number for slot in ends.values() if isinstance(slot, Slot)]
+        steps = needed(self.steps, wanted, list(self.inputs.values()), self.memory)
         if any(torch.Tag.nondeterministic_seeded in step.op.tags for step in steps):  # type: ignore[attr-defined]
             raise Untraceable("the model draws random numbers")
-        steps, same = self._merged(steps)
+        steps, same = merged(steps, self.memory)
         ends = {name: Slot(same.get(e.number, e.number)) if isinstance(e, Slot) else e for name, e in ends.items()}
-        steps = _freed(steps, [e.number for e in ends.values() if isinstance(e, Slot)])
+        steps = freed(steps, [e.number for e in ends.values() if isinstance(e, Slot)])
         self._affordable(steps)
         used = {n for step in steps for n in step.inputs} | {e.number for e in ends.values() if isinstance(e, Slot)}
         inputs = {name: number for name, number in self.inputs.items() if number in used}
         dtypes = {name: self.params[name].dtype for name in inputs}
-        return _renumbered(Graph(inputs, dtypes, tuple(steps), ends, len(self.kept)))
-
-    def _needed(self, ends: list[int]) -> list[Step]:
-        """Steps that the outputs need: those that lead there, write there, or check what leads there."""
-        needed, memory = set(ends), {self.memory[n] for n in ends}
-        kept: list[bool] = []
-        for step in reversed(self.steps):
-            leads = any(n in needed for n in step.outputs)
-            writes = bool(self._written_by(step) & memory)
-            kept.append(leads or writes)
-            if leads or writes:
-                needed.update(step.inputs)
-                memory.update(self.memory[n] for n in (*step.inputs, *(n for n in step.outputs if n is not None)))
-        found, there = [], set(self.inputs.values())
-        for step, keep in zip(self.steps, reversed(kept), strict=True):
-            if keep or (not step.outputs and all(n in there for n in step.inputs)):
-                found.append(step)
-                there.update(n for n in step.outputs if n is not None)
-        return found
-
-    def _written_by(self, step: Step) -> set[int]:
-        """Storages into which a step writes: operators in place return what they have changed."""
-        if not step.writes:
-            return set()
-        return {self.memory[n] for n in ([n for n in step.outputs if n is not None] or step.inputs)}
-
-    def _merged(self, steps: list[Step]) -> tuple[list[Step], dict[int, int]]:
-        """Merge steps that compute the same; nothing that lies in memory that is written to takes part."""
-        written = set[int]().union(*(self._written_by(step) for step in steps))
-        same: dict[int, int] = {}
-        first: dict[Any, Step] = {}
-        kept = []
-        for step in steps:
-            args, kwargs = tree_map_only(
-                Slot, lambda s: Slot(same.get(s.number, s.number)), (step.args, dict(step.kwargs))
-            )
-            step = replace(step, args=args, kwargs=kwargs)
-            apart = any(self.memory[n] in written for n in (*step.inputs, *(n for n in step.outputs if n is not None)))
-            if not apart and step.outputs:
-                key = (step.op, step.differentiable, *map(_identity, tree_leaves((args, kwargs))), str(_shape(args)))
-                other = first.setdefault(key, step)
-                if other is not step:
-                    same.update(zip(step.outputs, other.outputs, strict=True))  # type: ignore[arg-type]
-                    continue
-            kept.append(step)
-        return kept, same
+        return renumbered(Graph(inputs, dtypes, tuple(steps), ends, len(self.kept)))
 
     def _affordable(self, steps: list[Step]) -> None:
         """Refuse a graph that would hold on to many large constants that the program computes anew in every run."""
-        held = {}
-        for step in steps:
-            for constant in tree_leaves((step.args, dict(step.kwargs))):
-                if isinstance(constant, Tensor) and _storage(constant) in self.made:
-                    held[_storage(constant)] = constant.untyped_storage().nbytes()
+        held = {_storage(t): t.untyped_storage().nbytes() for t in constants(steps) if _storage(t) in self.made}
         if sum(held.values()) > HELD:
             raise Untraceable(f"it would hold {sum(held.values()) >> 20:,} MiB of what the model computes from data")
-
-
-def _renumbered(graph: Graph) -> Graph:
-    """The same with as many slots as there are values."""
-    order: dict[int, int] = {}
-    for n in [*graph.inputs.values(), *(n for s in graph.steps for n in s.outputs if n is not None)]:
-        order.setdefault(n, len(order))
-
-    def moved(tree: Any) -> Any:
-        return tree_map_only(Slot, lambda slot: Slot(order[slot.number]), tree)
-
-    steps = tuple(
-        replace(
-            step,
-            args=moved(step.args),
-            kwargs=moved(dict(step.kwargs)),
-            outputs=tuple(None if n is None else order[n] for n in step.outputs),
-            last=tuple(order[n] for n in step.last),
-        )
-        for step in graph.steps
-    )
-    inputs = {name: order[n] for name, n in graph.inputs.items()}
-    return Graph(inputs, graph.dtypes, steps, {n: moved(o) for n, o in graph.outputs.items()}, len(order))
-
-
-def _freed(steps: list[Step], ends: list[int]) -> list[Step]:
-    """Note at each step which values no later one needs; drop the names of results that nothing needs at all."""
-    seen, found = set(ends), []
-    for step in reversed(steps):
-        outputs = tuple(n if n in seen else None for n in step.outputs)
-        last = tuple(n for n in dict.fromkeys(step.inputs) if n not in seen)
-        seen.update(step.inputs)
-        found.append(replace(step, outputs=outputs, last=last))
-    return found[::-1]
 
 
 def _storage(tensor: Tensor) -> int:
@@ -275,17 +204,3 @@ def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
             value = args[position] if position < len(args) else kwargs.get(argument.name)
             found += [t for t in tree_leaves(value) if isinstance(t, Tensor)]
     return found
-
-
-def _identity(value: Any) -> Any:
-    """What tells one argument from another: small constants by value, large ones by identity."""
-    if not isinstance(value, Tensor):
-        return type(value), str(value)
-    if value.numel() <= SMALL and not value.requires_grad and value.layout is torch.strided:
-        return value.dtype, value.device, value.stride(), tuple(value.shape), str(value.tolist())
-    return id(value)
-
-
-def _shape(tree: Any) -> Any:
-    """The nesting of arguments, without the arguments."""
-    return tree_flatten(tree)[1]

@@ -18,8 +18,8 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
         "errors charts chain graph pattern analytic",
-        "named bank record acceleration quadrature",
-        "program families contraction models",
+        "named bank trim acceleration quadrature",
+        "program families contraction models record",
         "alive check data elimination priors probes recording solvers store survey term unroll",
         "hmm reading rowwise stack",
         "bundle compile distinct match",
