@@ -21,7 +21,7 @@ from .named import Named
 from .priors import Prior, log_prior
 from .program import Params, Program
 from .reading import Recognition
-from .recording import Moved, Recording, played
+from .recording import NOTHING, Moved, Recording, played
 from .stack import Stack
 from .term import Block, Bound, Term
 
@@ -175,15 +175,12 @@ class Engine:
         lead: int,
     ) -> Tensor:
         bound = self.bind(params, lead)
-        total = log_prior(priors, params, lead) + moved.prior
+        total = log_prior(priors, params, lead) + moved.weighted(found.weights)
         for name, term in leaders.items():
             statistics = found.statistics.get(name)
             if statistics is not None:
                 product = torch.where(statistics != 0, term.natural(bound) * statistics, 0.0)
                 total = total + product.sum(tuple(range(lead, product.dim())))
-        for name, part in moved.factors.items():
-            weight = found.weights[name]
-            total = total + torch.where(weight != 0, part.tensor, 0.0).mul(weight).sum()
         return total
 
     def log_factors(self, params: Params) -> dict[str, Named]:
@@ -210,7 +207,7 @@ class Engine:
         if self.recording is not None:
             return self.recording(params)
         if not self.moving and not self.open_priors:
-            return Moved({}, torch.zeros((), dtype=torch.float64))
+            return NOTHING
         return played(self.program, self.moving, self.open_priors, params)
 
     @cached_property

@@ -6,12 +6,15 @@ and at the fitted values once more.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from .fold import fold
 from .graph import Graph
 from .named import Named
 from .program import Params, Program, Site, quiet
@@ -26,12 +29,34 @@ class Moved:
     """What the model says of some of its sites at some values.
 
     Attributes:
-        factors: log-density of each site, by name.
+        parts: log-densities of sites, those of several that are one function stacked on a new first dimension.
+        names: site -> the plates and latents of its dimensions.
         prior: sum of the log-densities of priors whose arguments are parameters.
     """
 
-    factors: Mapping[str, Named]
+    parts: Mapping[tuple[str, ...], Tensor]
+    names: Mapping[str, tuple[str, ...]]
     prior: Tensor
+
+    @cached_property
+    def factors(self) -> dict[str, Named]:
+        """The log-density of each site."""
+        found = {}
+        for members, part in self.parts.items():
+            apart = part.unbind() if len(members) > 1 else (part,)
+            found.update({n: Named(tensor, self.names[n]) for n, tensor in zip(members, apart, strict=True)})
+        return found
+
+    def weighted(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """Sum of all log-densities, each entry times its weight; what has no weight does not count, whatever it is."""
+        total = self.prior
+        for members, part in self.parts.items():
+            weight = weights[members[0]] if len(members) == 1 else torch.stack([weights[name] for name in members])
+            total = total + torch.where(weight != 0, part, 0.0).mul(weight).sum()
+        return total
+
+
+NOTHING = Moved({}, {}, torch.zeros((), dtype=torch.float64))
 
 
 @dataclass(frozen=True)
@@ -39,19 +64,20 @@ class Recording:
     """Factors of some sites as functions of the parameters, without the model."""
 
     graph: Graph
-    names: Mapping[str, tuple[str, ...]]  # site -> the plates and latents of its dimensions
+    names: Mapping[str, tuple[str, ...]]
     priors: frozenset[str]
+    folded: Mapping[str, tuple[str, ...]]  # the first of several sites that are one function -> all of them
 
     def __call__(self, params: Params) -> Moved:
         """Evaluate at constrained values; differentiable."""
         found = self.graph(params)
-        factors = {n: Named(part.double(), self.names[n]) for n, part in found.items() if n not in self.priors}
+        parts = {self.folded.get(n, (n,)): part.double() for n, part in found.items() if n not in self.priors}
         prior = sum((found[n] for n in found if n in self.priors), torch.zeros((), dtype=torch.float64))
-        return Moved(factors, prior)
+        return Moved(parts, self.names, prior)
 
     def at(self, params: Params, free: Sequence[str]) -> Recording:
         """The part that some of `free` enter, the other parameters fixed where they are."""
-        return Recording(self.graph.at(params, free), self.names, self.priors)
+        return replace(self, graph=self.graph.at(params, free))
 
 
 def played(program: Program, sites: Sequence[str], priors: Sequence[str], params: Params) -> Moved:
@@ -59,7 +85,8 @@ def played(program: Program, sites: Sequence[str], priors: Sequence[str], params
     found = program.run(params)
     factors = {name: found[name].log_prob() for name in sites}
     prior = sum((_prior_of(found[name]) for name in priors), torch.zeros((), dtype=torch.float64))
-    return Moved({n: Named(part.tensor.double(), part.names) for n, part in factors.items()}, prior)
+    parts: dict[tuple[str, ...], Tensor] = {(name,): part.tensor.double() for name, part in factors.items()}
+    return Moved(parts, {name: part.names for name, part in factors.items()}, prior)
 
 
 def _prior_of(site: Site) -> Tensor:
@@ -97,7 +124,8 @@ def recorded(
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise Untraceable(f"recording it failed ({type(error).__name__}: {str(error).splitlines()[0]})") from error
-    found = Recording(graph, names, frozenset(priors))
+    graph, folded = _folded(graph, sites, start)
+    found = Recording(graph, names, frozenset(priors), folded)
     for values, run in zip(points, runs, strict=True):
         off = other_values(found, values, run, SAME)
         if off:
@@ -108,20 +136,34 @@ def recorded(
     return found
 
 
+def _folded(graph: Graph, sites: Sequence[str], params: Params) -> tuple[Graph, dict[str, tuple[str, ...]]]:
+    """Fold the sites that are one function, if torch can map all their operations over a stack."""
+    together, folded = fold(graph, sites)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("error")  # torch warns where it would loop
+            together(params)
+    except (RuntimeError, ValueError, UserWarning):
+        return graph, {}
+    return together, folded
+
+
 def other_values(
     recording: Recording, params: Params, run: Mapping[str, Site], tolerances: Mapping[torch.dtype, float]
 ) -> list[str]:
     """Sites at which a run of the model at `params` has other log-densities than the recording."""
     wrong = []
     with torch.no_grad():
-        for name, mine in recording.graph(params).items():
-            if name in recording.priors:
-                same = close(mine, _prior_of(run[name]), tolerances)
-            else:
+        outputs = recording.graph(params)
+        for first, mine in outputs.items():
+            if first in recording.priors:
+                wrong += [] if close(mine, _prior_of(run[first]), tolerances) else [first]
+                continue
+            members = recording.folded.get(first, (first,))
+            for name, part in zip(members, mine.unbind() if len(members) > 1 else (mine,), strict=True):
                 truth = run[name].log_prob()
-                same = truth.names == recording.names[name] and close(mine, truth.tensor, tolerances)
-            if not same:
-                wrong.append(name)
+                if truth.names != recording.names[name] or not close(part, truth.tensor, tolerances):
+                    wrong.append(name)
     return wrong
 
 

@@ -19,7 +19,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     for layer in (
         "errors charts chain graph pattern analytic",
         "named bank trim acceleration quadrature",
-        "program families contraction models record",
+        "program families contraction fold models record",
         "alive check data elimination priors probes recording solvers store survey term unroll",
         "hmm reading rowwise stack",
         "bundle compile distinct match",

@@ -14,10 +14,13 @@ from tolerances import IDENTITY, SOLVERS
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
+import em_pyro.fold
 import em_pyro.prepare
 import em_pyro.record
 from em_pyro import EM, Fit
+from em_pyro.fold import Template, fold
 from em_pyro.graph import Slot
+from em_pyro.prepare import prepare
 from em_pyro.record import Untraceable, record
 from em_pyro.recording import Recording, close, other_values, played, recorded
 from em_pyro.trim import constants
@@ -55,7 +58,7 @@ def gradients(built: Built, moved: Callable[[Mapping[str, Tensor]], Any], seed: 
     with built.program.given(leaves):
         found = moved(leaves)
         total, generator = found.prior, torch.Generator().manual_seed(seed)
-        for part in found.factors.values():
+        for _, part in sorted(found.factors.items()):
             v = torch.randn(part.tensor.shape, generator=generator, dtype=torch.float64)
             total = total + torch.where(part.tensor > -1e9, part.tensor, 0.0).mul(v).sum()
         of_leaves = torch.autograd.grad(total, list(leaves.values()), allow_unused=True, retain_graph=True)
@@ -192,6 +195,51 @@ def test_the_part_that_some_parameters_enter() -> None:
     assert set(part.outputs) == {"both"}
     assert len(part) == 1
     assert distance(part({"a": tensor(3.0), "b": tensor(9.0)})["both"], 3 * tensor(0.5).exp()) < IDENTITY
+
+
+@pytest.mark.parametrize("name", ["hmm-with-covariate", "hmm-categorical", "hmm-multivariate"])
+def test_sites_that_are_one_function_are_folded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer operations, the same values; where an operation cannot be mapped over a stack, they stay apart."""
+    built = laid_out(name)
+    recording = whole_recording(built)
+    monkeypatch.setattr(Template, "__call__", lambda self, *values: torch.zeros(()).mm(torch.zeros(())))
+    apart = whole_recording(built)
+    monkeypatch.undo()
+    assert recording.folded
+    assert apart.folded == {}
+    assert 2 * len(recording.graph) < len(apart.graph)
+    both = recording(built.there).factors, apart(built.there).factors
+    assert both[0].keys() == both[1].keys()
+    assert all(part.names == both[1][site].names for site, part in both[0].items())
+    assert max(distance(part.tensor, both[1][site].tensor) for site, part in both[0].items()) < 1e-12
+
+
+def test_a_chain_takes_as_many_operations_however_long() -> None:
+    """Thirty steps are recorded as twenty are."""
+    sizes = []
+    for T in (20, 30):
+        pyro.clear_param_store()
+        args = hidden_markov.simulate(T=T)
+        here = prepare(hidden_markov.with_covariate, (args[0], args[0].sin(), args[1]), {}, {}, check=False)
+        assert here.engine.recording is not None
+        sizes.append(len(here.engine.recording.graph))
+    assert sizes[0] == sizes[1] < 40
+
+
+def test_folding_mistakes_no_site_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fault: all outputs look alike; the comparison with the model notices."""
+
+    def f(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {f"out{k}": (values["a"] * (k + 1.0)) * tensor([1.0, 2.0 + k]) for k in range(3)}
+
+    graph = record(f, {"a": tensor(2.0)}, {})
+    right, members = fold(graph, list(graph.outputs))
+    assert members == {}
+    monkeypatch.setattr(em_pyro.fold, "_signature", lambda steps, end: "alike")
+    wrong, members = fold(graph, list(graph.outputs))
+    assert members == {"out0": ("out0", "out1", "out2")}
+    found = wrong({"a": tensor(1.0)})["out0"]
+    assert not close(found[1], right({"a": tensor(1.0)})["out1"], EXACT)
 
 
 # ---- models that cannot be recorded ----------------------------------------------------------------------------------

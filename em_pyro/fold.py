@@ -1,0 +1,167 @@
+"""Outputs of a graph that are one function of different data, computed together.
+
+The steps of a chain and the turns of a Python loop repeat the same operations on the same parameters. What belongs to
+one output alone is compared with what belongs to another; where only constants differ, these are stacked, and the
+operations run once for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
+
+from .graph import Graph, Slot, Step
+from .trim import freed, renumbered
+
+SEVERAL = 3  # outputs from which on they are worth folding
+HELD = 1 << 28  # bytes of constants that may be stacked, which copies them
+SHARED = ""
+
+
+def fold(graph: Graph, names: Sequence[str]) -> tuple[Graph, dict[str, tuple[str, ...]]]:
+    """Fold the outputs of `names` that are one function.
+
+    Returns:
+        The graph, in which the first name of several stands for all, stacked on a new first dimension; and, for each
+        such name, all of them.
+    """
+    if graph.writes or len(names) < SEVERAL:
+        return graph, {}
+    owner = _owners(graph)
+    own: dict[str, list[Step]] = {name: [] for name in names}
+    rest = list[Step]()
+    for step in graph.steps:
+        keeper = _owner_of(step, owner)
+        (own[keeper] if keeper in own else rest).append(step)
+    groups: dict[Any, list[str]] = {}
+    for name in names:
+        end = graph.outputs[name]
+        if isinstance(end, Slot) and own[name] and all(step.outputs for step in own[name]):
+            groups.setdefault(_signature(own[name], end), []).append(name)
+    found: dict[str, tuple[str, ...]] = {}
+    steps, outputs, size, held = rest, dict(graph.outputs), graph.size, 0
+    for members in groups.values():
+        together = None
+        if len(members) >= SEVERAL and held < HELD:
+            together = _together([own[name] for name in members], graph.outputs[members[0]], size)
+        if together is None:
+            continue
+        held += sum(t.untyped_storage().nbytes() for t in together.args if isinstance(t, Tensor))
+        steps.append(together)
+        outputs[members[0]] = Slot(size)
+        for name in members:
+            own[name] = []
+            if name != members[0]:
+                del outputs[name]
+        found[members[0]], size = tuple(members), size + 1
+    steps += [step for parts in own.values() for step in parts]
+    steps = freed(steps, [end.number for end in outputs.values() if isinstance(end, Slot)])
+    return renumbered(Graph(graph.inputs, graph.dtypes, tuple(steps), outputs, size)), found
+
+
+def _owners(graph: Graph) -> dict[int, str]:
+    """The output that alone needs a value, or `SHARED`."""
+    owner: dict[int, str] = {}
+
+    def claim(number: int, name: str) -> None:
+        owner[number] = name if owner.setdefault(number, name) == name else SHARED
+
+    for name, end in graph.outputs.items():
+        if isinstance(end, Slot):
+            claim(end.number, name)
+    for step in reversed(graph.steps):
+        name = _owner_of(step, owner)
+        for number in step.inputs:
+            claim(number, name)
+    return owner
+
+
+def _owner_of(step: Step, owner: Mapping[int, str]) -> str:
+    names = {owner.get(n, SHARED) for n in step.outputs if n is not None}
+    return names.pop() if len(names) == 1 else SHARED
+
+
+def _signature(steps: Sequence[Step], end: Slot) -> Any:
+    """Equal for outputs whose own steps differ by constants alone."""
+    local: dict[int, int] = {}
+    parts: list[Any] = []
+    for step in steps:
+        leaves, nesting = tree_flatten((step.args, dict(step.kwargs)))
+        parts.append((step.op, step.differentiable, str(nesting), *(_leaf(leaf, local) for leaf in leaves)))
+        for position, number in enumerate(step.outputs):
+            parts.append(number is None)
+            if number is not None:
+                local[number] = len(parts) + position
+    return *parts, local[end.number]
+
+
+def _leaf(leaf: Any, local: Mapping[int, int]) -> Any:
+    if isinstance(leaf, Slot):
+        return ("own", local[leaf.number]) if leaf.number in local else ("shared", leaf.number)
+    if isinstance(leaf, Tensor):
+        return "constant", leaf.dtype, leaf.device, tuple(leaf.shape), leaf.requires_grad
+    return type(leaf), str(leaf)
+
+
+@dataclass(frozen=True)
+class Template:
+    """The operations of one output, to be run for several at once.
+
+    Attributes:
+        steps: the steps of the first output.
+        shared: slots of the values that all outputs use.
+        end: slot of the result.
+        stacked: for each constant, whether it differs from output to output.
+    """
+
+    steps: tuple[Step, ...] = field(repr=False)
+    shared: tuple[int, ...]
+    end: int
+    stacked: tuple[bool, ...]
+
+    def __call__(self, *values: Tensor) -> Tensor:
+        """Take the shared values, then the constants; return all results, stacked."""
+        return self._mapped(*values)
+
+    @cached_property
+    def _mapped(self) -> Any:
+        dims = (*(None for _ in self.shared), *(0 if stacked else None for stacked in self.stacked))
+        return torch.func.vmap(self._one, dims)
+
+    def _one(self, *values: Tensor) -> Tensor:
+        there = dict(zip(self.shared, values, strict=False))
+        constants = iter(values[len(self.shared) :])
+        for step in self.steps:
+            leaves, nesting = tree_flatten((step.args, dict(step.kwargs)))
+            filled = [
+                there[a.number] if isinstance(a, Slot) else next(constants) if isinstance(a, Tensor) else a
+                for a in leaves
+            ]
+            args, kwargs = nesting.unflatten(filled)
+            with torch.set_grad_enabled(step.differentiable and torch.is_grad_enabled()):
+                results = step.op(*args, **kwargs)
+            if len(step.outputs) == 1 and isinstance(results, Tensor):
+                results = (results,)
+            there.update((n, part) for n, part in zip(step.outputs, results, strict=True) if n is not None)
+        return there[self.end]
+
+
+def _together(own: Sequence[Sequence[Step]], end: Any, slot: int) -> Step | None:
+    """One step for the own steps of several outputs; None where an operation cannot be mapped over a stack."""
+    leaves = [[leaf for step in steps for leaf in tree_flatten((step.args, dict(step.kwargs)))[0]] for steps in own]
+    columns = [column for column in zip(*leaves, strict=True) if isinstance(column[0], Tensor)]
+    stacked = tuple(any(part is not column[0] for part in column) for column in columns)
+    if not any(stacked):
+        return None
+    constants = [torch.stack(column) if apart else column[0] for column, apart in zip(columns, stacked, strict=True)]
+    made = {n for step in own[0] for n in step.outputs}
+    shared = tuple(dict.fromkeys(n for step in own[0] for n in step.inputs if n not in made))
+    template = Template(tuple(own[0]), shared, end.number, stacked)
+    args = (*(Slot(n) for n in shared), *constants)
+    return Step(template, args, {}, (slot,), nested=False)
