@@ -8,15 +8,14 @@ operations run once for all.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_map
 
-from .graph import Graph, Slot, Step
+from .graph import Graph, Slot, Step, take
 from .trim import freed, renumbered
 
 SEVERAL = 3  # outputs from which on they are worth folding
@@ -114,42 +113,55 @@ class Template:
     """The operations of one output, to be run for several at once.
 
     Attributes:
-        steps: the steps of the first output.
-        shared: slots of the values that all outputs use.
+        steps: the steps; values that all outputs use come first among their slots, then constants, then results.
+        dims: for each of the first two, 0 if it differs from output to output, else None.
         end: slot of the result.
-        stacked: for each constant, whether it differs from output to output.
+        size: number of slots.
     """
 
     steps: tuple[Step, ...] = field(repr=False)
-    shared: tuple[int, ...]
+    dims: tuple[int | None, ...]
     end: int
-    stacked: tuple[bool, ...]
+    size: int
 
     def __call__(self, *values: Tensor) -> Tensor:
-        """Take the shared values, then the constants; return all results, stacked."""
-        return self._mapped(*values)
-
-    @cached_property
-    def _mapped(self) -> Any:
-        dims = (*(None for _ in self.shared), *(0 if stacked else None for stacked in self.stacked))
-        return torch.func.vmap(self._one, dims)
+        """Take the values that all use, then the constants; return all results, stacked."""
+        return torch.func.vmap(self._one, self.dims)(*values)
 
     def _one(self, *values: Tensor) -> Tensor:
-        there = dict(zip(self.shared, values, strict=False))
-        constants = iter(values[len(self.shared) :])
+        there: list[Tensor | None] = [*values, *[None] * (self.size - len(values))]
         for step in self.steps:
-            leaves, nesting = tree_flatten((step.args, dict(step.kwargs)))
-            filled = [
-                there[a.number] if isinstance(a, Slot) else next(constants) if isinstance(a, Tensor) else a
-                for a in leaves
-            ]
-            args, kwargs = nesting.unflatten(filled)
-            with torch.set_grad_enabled(step.differentiable and torch.is_grad_enabled()):
-                results = step.op(*args, **kwargs)
-            if len(step.outputs) == 1 and isinstance(results, Tensor):
-                results = (results,)
-            there.update((n, part) for n, part in zip(step.outputs, results, strict=True) if n is not None)
-        return there[self.end]
+            take(step, there)
+        result = there[self.end]
+        assert result is not None
+        return result
+
+
+def _template(steps: Sequence[Step], end: int, shared: Sequence[int], stacked: Sequence[bool]) -> Template:
+    """The steps of one output with slots of their own, constants among them."""
+    order = {number: k for k, number in enumerate(shared)}
+    seen, size = len(shared), len(shared) + len(stacked)
+    own = list[Step]()
+
+    def moved(leaf: Any) -> Any:
+        nonlocal seen
+        if isinstance(leaf, Slot):
+            return Slot(order[leaf.number])
+        if isinstance(leaf, Tensor):
+            seen += 1
+            return Slot(seen - 1)
+        return leaf
+
+    for step in steps:
+        args, kwargs = tree_map(moved, (step.args, dict(step.kwargs)))
+        for number in step.outputs:
+            if number is not None:
+                order[number], size = size, size + 1
+        outputs = tuple(None if n is None else order[n] for n in step.outputs)
+        nested = any(isinstance(a, (list, tuple)) for a in (*args, *kwargs.values()))
+        own.append(replace(step, args=args, kwargs=kwargs, outputs=outputs, nested=nested, last=()))
+    dims = (*(None for _ in shared), *(0 if apart else None for apart in stacked))
+    return Template(tuple(own), dims, order[end], size)
 
 
 def _together(own: Sequence[Sequence[Step]], end: Any, slot: int) -> Step | None:
@@ -162,6 +174,6 @@ def _together(own: Sequence[Sequence[Step]], end: Any, slot: int) -> Step | None
     constants = [torch.stack(column) if apart else column[0] for column, apart in zip(columns, stacked, strict=True)]
     made = {n for step in own[0] for n in step.outputs}
     shared = tuple(dict.fromkeys(n for step in own[0] for n in step.inputs if n not in made))
-    template = Template(tuple(own[0]), shared, end.number, stacked)
+    template = _template(own[0], end.number, shared, stacked)
     args = (*(Slot(n) for n in shared), *constants)
     return Step(template, args, {}, (slot,), nested=False)

@@ -47,7 +47,7 @@ class Step:
     writes: bool = False
     last: tuple[int, ...] = ()
 
-    @property
+    @cached_property
     def inputs(self) -> list[int]:
         """Values that it needs."""
         return slots_of((self.args, self.kwargs))
@@ -88,7 +88,7 @@ class Graph:
         """Evaluate all outputs at constrained values of the parameters; differentiable."""
         values = self._filled(params)
         for step in self.steps:
-            _take(step, values)
+            take(step, values)
             for number in step.last:
                 values[number] = None
         return {name: values[o.number] if isinstance(o, Slot) else o for name, o in self.outputs.items()}  # type: ignore[misc]
@@ -130,7 +130,7 @@ class Graph:
         values = self._filled(params)
         with torch.no_grad():
             for step in before:
-                _take(step, values)
+                take(step, values)
         kept = {n for step in after for n in step.inputs} | {o.number for o in wanted.values() if isinstance(o, Slot)}
         ready = {k: value for k, value in enumerate(values) if k in kept and value is not None}
         inputs = {name: n for name, n in self.inputs.items() if name in free}
@@ -160,11 +160,10 @@ class Graph:
         return tuple(reversed(kept)), tuple(after)
 
 
-def _take(step: Step, values: list[Tensor | None]) -> None:
+def take(step: Step, values: list[Tensor | None]) -> None:
     """Run one step and leave its results in `values`."""
-    args: Any
     if step.nested:
-        args, kwargs = tree_map_only(Slot, lambda slot: values[slot.number], (step.args, dict(step.kwargs)))
+        args, kwargs = _filled(step.args, values), {k: _filled(a, values) for k, a in step.kwargs.items()}
     else:
         args = [values[a.number] if type(a) is Slot else a for a in step.args]
         kwargs = {k: values[a.number] if type(a) is Slot else a for k, a in step.kwargs.items()} if step.kwargs else {}
@@ -180,3 +179,10 @@ def _take(step: Step, values: list[Tensor | None]) -> None:
     for number, part in zip(step.outputs, found if step.outputs else (), strict=True):
         if number is not None:
             values[number] = part
+
+
+def _filled(tree: Any, values: list[Tensor | None]) -> Any:
+    """Arguments with values for slots, within lists too."""
+    if type(tree) is Slot:
+        return values[tree.number]
+    return [_filled(part, values) for part in tree] if isinstance(tree, (list, tuple)) else tree

@@ -13,6 +13,7 @@ QUICK = 0.1  # of the gradient: what a step may leave for the Hessian to be kept
 SHORTEST = 1e-10
 LONGEST = 4.0  # of a step in any unconstrained coordinate
 FLAT = 1e-13  # a gradient at which nothing is left to ascend, relative to 1 + |Q|
+DONE = 1e-11  # the same after at least one step, the last of which has squared what was left
 ROUNDING = 1e-13  # of `Q`, relative to 1 + |Q|
 
 
@@ -41,8 +42,8 @@ def newton(
     scale = 1.0 + abs(value)
     hessian: Tensor | None = None
     fresh = False
-    for _ in range(STEPS):
-        if _size(slope) <= FLAT * scale:
+    for k in range(STEPS):
+        if _size(slope) <= (DONE if k else FLAT) * scale:
             break
         if hessian is None:
             hessian, pattern = hill.curvature(vector, pattern)
