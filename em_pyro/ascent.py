@@ -11,8 +11,8 @@ from .adam import Moments, adam
 from .climbs import ADAM, NEWTON, SMALL, Climb
 from .engine import Engine, Expectation
 from .errors import ObjectiveError
-from .hill import Hill, hill_of
-from .newton import FLAT, newton
+from .hill import Hill, OnlyOnce, hill_of
+from .newton import newton
 
 Params = Mapping[str, Tensor]
 
@@ -20,7 +20,7 @@ Carried = MutableMapping[tuple[str, ...], Moments]
 """What Adam remembers of each block from one M-step to the next: of one start, and of nothing else."""
 
 ITERATIONS, PARTIAL = 200, 20  # of L-BFGS, where `Q` is maximised and where it only has to rise
-STALLED = 1e-9  # a gradient, relative to 1 + |Q|, at which Newton has not done its work
+STALLED = 1e4  # units of rounding: a gradient at which Newton has not done its work
 
 
 def ascend(
@@ -42,11 +42,13 @@ def ascend(
             f"the model differentiable there (xlogy, where)."
         )
     scale, steep = 1.0 + abs(old), _largest(slope)
-    if steep <= FLAT * scale:
+    if steep <= hill.precision * scale:
         return kept
     if climb.method == ADAM:
         memory = {} if carried is None else carried
-        vector, memory[climb.names] = adam(hill, start, scale, memory.get(climb.names, Moments()))
+        moments = memory.get(climb.names, Moments())
+        moments = moments if moments.first.numel() in (1, len(start)) else Moments()  # other data, other shapes
+        vector, memory[climb.names] = adam(hill, start, scale, moments)
         new, slope = hill.trial(vector)
     elif climb.exact:
         vector, new, slope = _maximum(hill, start, old, slope, climb)
@@ -65,17 +67,21 @@ def _maximum(
 ) -> tuple[Tensor, float, Tensor]:
     """Climb to the top: by Newton where a Hessian is cheap, by L-BFGS where it is not or Newton stalls."""
     scale = 1.0 + abs(value)
+    stalled = STALLED * hill.precision * scale
     pattern = climb.patterns[-1] if climb.patterns else None
     cheap = climb.method == NEWTON and hill.smooth
-    if cheap and pattern is None and len(vector) > SMALL:
-        pattern = hill.curvature(vector)[1]
     for sweep in range(2):
-        if cheap and (pattern is None or pattern.width <= SMALL):
-            vector, value, slope, pattern = newton(hill, vector, value, slope, pattern)
+        try:
+            if cheap and pattern is None and len(vector) > SMALL:
+                pattern = hill.curvature(vector)[1]
+            if cheap and (pattern is None or pattern.width <= SMALL):
+                vector, value, slope, pattern = newton(hill, vector, value, slope, pattern)
+        except OnlyOnce:
+            cheap = False
         climb.patterns[:] = [pattern] if pattern is not None else []
-        if _largest(slope) <= STALLED * scale or sweep:
+        if _largest(slope) <= stalled or sweep:
             break
-        vector = lbfgs(hill, vector, scale, ITERATIONS)  # a kink, a ridge that bends, or many entries
+        vector = lbfgs(hill, vector, scale, ITERATIONS)  # a kink, a ridge that bends, many entries, one derivative
         value, slope = hill.trial(vector)
     return vector, value, slope
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map
 
 from .graph import Graph, Slot, Step, take
 from .trim import freed, renumbered
@@ -91,8 +90,8 @@ def _signature(steps: Sequence[Step], end: Slot) -> Any:
     local: dict[int, int] = {}
     parts: list[Any] = []
     for step in steps:
-        leaves, nesting = tree_flatten((step.args, dict(step.kwargs)))
-        parts.append((step.op, step.differentiable, str(nesting), *(_leaf(leaf, local) for leaf in leaves)))
+        arguments = _alike((step.args, *step.kwargs.values()), local)
+        parts.append((step.op, step.differentiable, *step.kwargs, arguments))
         for position, number in enumerate(step.outputs):
             parts.append(number is None)
             if number is not None:
@@ -100,7 +99,10 @@ def _signature(steps: Sequence[Step], end: Slot) -> Any:
     return *parts, local[end.number]
 
 
-def _leaf(leaf: Any, local: Mapping[int, int]) -> Any:
+def _alike(leaf: Any, local: Mapping[int, int]) -> Any:
+    """Equal for arguments that differ by constants alone."""
+    if isinstance(leaf, (list, tuple)):
+        return tuple(_alike(part, local) for part in leaf)
     if isinstance(leaf, Slot):
         return ("own", local[leaf.number]) if leaf.number in local else ("shared", leaf.number)
     if isinstance(leaf, Tensor):
@@ -153,20 +155,20 @@ def _template(steps: Sequence[Step], end: int, shared: Sequence[int], stacked: S
         return leaf
 
     for step in steps:
-        args, kwargs = tree_map(moved, (step.args, dict(step.kwargs)))
+        step = step.changed(moved)
         for number in step.outputs:
             if number is not None:
                 order[number], size = size, size + 1
         outputs = tuple(None if n is None else order[n] for n in step.outputs)
-        nested = any(isinstance(a, (list, tuple)) for a in (*args, *kwargs.values()))
-        own.append(replace(step, args=args, kwargs=kwargs, outputs=outputs, nested=nested, last=()))
+        nested = any(isinstance(a, (list, tuple)) for a in (*step.args, *step.kwargs.values()))
+        own.append(replace(step, outputs=outputs, nested=nested, last=()))
     dims = (*(None for _ in shared), *(0 if apart else None for apart in stacked))
     return Template(tuple(own), dims, order[end], size)
 
 
 def _together(own: Sequence[Sequence[Step]], end: Any, slot: int) -> Step | None:
     """One step for the own steps of several outputs; None where an operation cannot be mapped over a stack."""
-    leaves = [[leaf for step in steps for leaf in tree_flatten((step.args, dict(step.kwargs)))[0]] for steps in own]
+    leaves = [[leaf for step in steps for leaf in step.leaves] for steps in own]
     columns = [column for column in zip(*leaves, strict=True) if isinstance(column[0], Tensor)]
     stacked = tuple(any(part is not column[0] for part in column) for column in columns)
     if not any(stacked):

@@ -6,14 +6,13 @@ often as it is asked to, because every step is an ordinary torch operation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 
 @dataclass(frozen=True)
@@ -48,16 +47,36 @@ class Step:
     last: tuple[int, ...] = ()
 
     @cached_property
+    def leaves(self) -> list[Any]:
+        """Its arguments one by one, those within lists too."""
+        return list(leaves_of((self.args, *self.kwargs.values())))
+
+    @cached_property
     def inputs(self) -> list[int]:
         """Values that it needs."""
-        return slots_of((self.args, self.kwargs))
+        return [leaf.number for leaf in self.leaves if type(leaf) is Slot]
+
+    def changed(self, change: Callable[[Any], Any]) -> Step:
+        """The same with every argument changed."""
+        kwargs = {key: mapped(value, change) for key, value in self.kwargs.items()}
+        return replace(self, args=mapped(self.args, change), kwargs=kwargs)
 
 
-def slots_of(tree: Any) -> list[int]:
-    """Numbers of the slots within nested arguments."""
-    found: list[int] = []
-    tree_map_only(Slot, lambda slot: found.append(slot.number), tree)
-    return found
+def leaves_of(tree: Any) -> Iterator[Any]:
+    """Everything within arguments of an operator, which may be lists."""
+    if isinstance(tree, (list, tuple)):
+        for part in tree:
+            yield from leaves_of(part)
+    else:
+        yield tree
+
+
+def mapped(tree: Any, change: Callable[[Any], Any]) -> Any:
+    """The same arguments with every leaf changed."""
+    if isinstance(tree, (list, tuple)):
+        parts = [mapped(part, change) for part in tree]
+        return parts if isinstance(tree, list) else tuple(parts)
+    return change(tree)
 
 
 @dataclass(frozen=True)
@@ -163,7 +182,11 @@ class Graph:
 def take(step: Step, values: list[Tensor | None]) -> None:
     """Run one step and leave its results in `values`."""
     if step.nested:
-        args, kwargs = _filled(step.args, values), {k: _filled(a, values) for k, a in step.kwargs.items()}
+
+        def value(leaf: Any) -> Any:
+            return values[leaf.number] if type(leaf) is Slot else leaf
+
+        args, kwargs = mapped(step.args, value), {key: mapped(a, value) for key, a in step.kwargs.items()}
     else:
         args = [values[a.number] if type(a) is Slot else a for a in step.args]
         kwargs = {k: values[a.number] if type(a) is Slot else a for k, a in step.kwargs.items()} if step.kwargs else {}
@@ -179,10 +202,3 @@ def take(step: Step, values: list[Tensor | None]) -> None:
     for number, part in zip(step.outputs, found if step.outputs else (), strict=True):
         if number is not None:
             values[number] = part
-
-
-def _filled(tree: Any, values: list[Tensor | None]) -> Any:
-    """Arguments with values for slots, within lists too."""
-    if type(tree) is Slot:
-        return values[tree.number]
-    return [_filled(part, values) for part in tree] if isinstance(tree, (list, tuple)) else tree

@@ -47,6 +47,10 @@ def hill_of(engine: Engine, found: Expectation, params: Params, names: Sequence[
     return Hill(engine, params, points, engine.q_of(names, found, params))
 
 
+class OnlyOnce(Exception):
+    """Something in `Q` has no second derivative in torch."""
+
+
 @dataclass(frozen=True)
 class Hill:
     """What is climbed: `Q` as a function of one vector, all free parameters side by side.
@@ -72,6 +76,13 @@ class Hill:
     def smooth(self) -> bool:
         """Whether the gradient can be differentiated again: a module's weights get theirs in another place."""
         return not (self.engine.runs_model and self._weights())
+
+    @property
+    def precision(self) -> float:
+        """To which part of itself `Q` is computed: sites that are not compiled are in the program's own dtype."""
+        engine = self.engine
+        single = any(engine.program.parameters[name].initial.dtype == torch.float32 for name in self.points)
+        return 1e-7 if single and (engine.moving or engine.open_priors) else 1e-13
 
     def cut(self, vector: Tensor) -> dict[str, Tensor]:
         """One tensor a parameter."""
@@ -118,7 +129,21 @@ class Hill:
         return float(q.detach()), torch.where(torch.isfinite(vector), slope, 0.0)
 
     def curvature(self, vector: Tensor, pattern: Pattern | None = None) -> tuple[Tensor, Pattern]:
-        """The Hessian, by one more backward pass an entry, or a colour of `pattern`; and the pattern of its zeros."""
+        """The Hessian, by one more backward pass an entry, or a colour of `pattern`; and the pattern of its zeros.
+
+        Raises:
+            OnlyOnce: torch cannot differentiate `Q` twice.
+        """
+        try:
+            return self._curvature(vector, pattern)
+        except torch.linalg.LinAlgError:
+            raise
+        except RuntimeError as error:
+            if "derivative" in str(error) or "differentia" in str(error):
+                raise OnlyOnce from error
+            raise
+
+    def _curvature(self, vector: Tensor, pattern: Pattern | None) -> tuple[Tensor, Pattern]:
         with self._evaluated(vector) as (leaf, _, q):
             slope = torch.autograd.grad(q, leaf, create_graph=True)[0] if q.requires_grad else q
 

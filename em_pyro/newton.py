@@ -12,9 +12,7 @@ STEPS = 60
 QUICK = 0.1  # of the gradient: what a step may leave for the Hessian to be kept
 SHORTEST = 1e-10
 LONGEST = 4.0  # of a step in any unconstrained coordinate
-FLAT = 1e-13  # a gradient at which nothing is left to ascend, relative to 1 + |Q|
-DONE = 1e-11  # the same after at least one step, the last of which has squared what was left
-ROUNDING = 1e-13  # of `Q`, relative to 1 + |Q|
+DONE = 100.0  # units of rounding: the gradient at which to end, after at least one step
 
 
 def newton(
@@ -39,18 +37,18 @@ def newton(
 
     References: Nocedal & Wright (2006), Numerical Optimization, sections 3.4 and 6.2; Dauphin et al. (2014).
     """
-    scale = 1.0 + abs(value)
+    rounding = hill.precision * (1.0 + abs(value))
     hessian: Tensor | None = None
     fresh = False
     for k in range(STEPS):
-        if _size(slope) <= (DONE if k else FLAT) * scale:
+        if _size(slope) <= (DONE if k else 1.0) * rounding:
             break
         if hessian is None:
             hessian, pattern = hill.curvature(vector, pattern)
             fresh = True
             if not bool(torch.isfinite(hessian).all()):
                 break
-        found = _step(hill, vector, value, slope, _direction(slope, hessian), scale)
+        found = _step(hill, vector, value, slope, _direction(slope, hessian), rounding)
         if found is None:
             if fresh:
                 break
@@ -64,7 +62,7 @@ def newton(
 
 
 def _step(
-    hill: Hill, vector: Tensor, value: float, slope: Tensor, direction: Tensor, scale: float
+    hill: Hill, vector: Tensor, value: float, slope: Tensor, direction: Tensor, rounding: float
 ) -> tuple[Tensor, float, Tensor] | None:
     """Shorten a step until it ascends; None if it never does."""
     promised = float(direction @ slope)
@@ -72,10 +70,10 @@ def _step(
     while length > SHORTEST:
         trial = vector + length * direction
         new, new_slope = hill.trial(trial)
-        if promised * length > 1e3 * ROUNDING * scale:
+        if promised * length > 1e3 * rounding:
             good = new >= value + 1e-4 * length * promised
         else:
-            good = new >= value - ROUNDING * scale and _size(new_slope) < _size(slope)
+            good = new >= value - rounding and _size(new_slope) < _size(slope)
         if good:
             return trial, new, new_slope
         length /= 4

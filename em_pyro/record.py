@@ -8,14 +8,14 @@ constants of the graph, never copied. The others become steps, which are then tr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_leaves
 
-from .graph import Graph, Slot, Step, slots_of
+from .graph import Graph, Slot, Step, leaves_of, mapped
 from .trim import constants, freed, merged, needed, renumbered
 
 LONGEST = 500_000  # operations; beyond, neither the recording nor its first runs are worth while
@@ -71,16 +71,21 @@ class _Tape(TorchDispatchMode):
         self.memory.append(_storage(tensor))
         return number
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Leave torch's compiler, which takes longer to import than a recording takes, where it is."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        tensors = [t for t in leaves_of((args, *kwargs.values())) if isinstance(t, Tensor)]
         written = _written(func, args, kwargs)
         followed = any(id(t) in self.slots or _storage(t) in self.followed for t in tensors)
         if not followed and torch.Tag.nondeterministic_seeded not in func.tags:
             if any(_storage(t) not in self.made for t in written):
                 raise Untraceable("the model writes into a tensor that it did not make")
             found = func(*args, **kwargs)
-            self.made.update(_storage(t) for t in tree_leaves(found) if isinstance(t, Tensor))
+            self.made.update(_storage(t) for t in leaves_of(found) if isinstance(t, Tensor))
             return found
         try:
             return self._follow(func, args, kwargs, written)
@@ -93,8 +98,8 @@ class _Tape(TorchDispatchMode):
         self._refuse(func, args)
         for tensor in written:
             self._thaw(tensor)
-        flat, spec = tree_flatten((args, kwargs))
-        held_args, held_kwargs = spec.unflatten([self._held(t) if isinstance(t, Tensor) else t for t in flat])
+        held_args = mapped(tuple(args), self._held)
+        held_kwargs = {key: mapped(value, self._held) for key, value in kwargs.items()}
         found = func(*args, **kwargs)
         parts = [] if found is None else list(found) if isinstance(found, (tuple, list)) else [found]
         if any(not isinstance(part, Tensor) for part in parts):
@@ -104,10 +109,9 @@ class _Tape(TorchDispatchMode):
             outputs.append(self.slots[id(part)] if id(part) in self.slots else self._slot(part))
             self.followed.add(_storage(part))
             self.made.add(_storage(part))
-        nested = any(slots_of(a) and not isinstance(a, Slot) for a in (*held_args, *held_kwargs.values()))
-        self._append(
-            Step(func, tuple(held_args), held_kwargs, tuple(outputs), nested, torch.is_grad_enabled(), bool(written))
-        )
+        lists = [a for a in (*held_args, *held_kwargs.values()) if isinstance(a, (list, tuple))]
+        nested = any(isinstance(leaf, Slot) for leaf in leaves_of(lists))
+        self._append(Step(func, held_args, held_kwargs, tuple(outputs), nested, torch.is_grad_enabled(), bool(written)))
         return found
 
     def _append(self, step: Step) -> None:
@@ -125,12 +129,14 @@ class _Tape(TorchDispatchMode):
                 isinstance(t, Tensor)
                 and id(t) in self.slots
                 and (t.dtype in (torch.bool, torch.uint8) or index is args)
-                for t in tree_leaves(index)
+                for t in leaves_of(index)
             ):
                 raise Untraceable("a shape in the model depends on the value of a parameter")
 
-    def _held(self, tensor: Tensor) -> Slot | Tensor:
-        """What stands for a tensor in a step: its slot, or the constant itself."""
+    def _held(self, tensor: Any) -> Any:
+        """What stands for an argument in a step: the slot of a tensor that a parameter reaches, or the value itself."""
+        if not isinstance(tensor, Tensor):
+            return tensor
         if id(tensor) in self.slots:
             return Slot(self.slots[id(tensor)])
         memory = _storage(tensor)
@@ -199,8 +205,14 @@ def _storage(tensor: Tensor) -> int:
 def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
     """Arguments that an operator changes in place."""
     found: list[Any] = []
-    for position, argument in enumerate(func._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            value = args[position] if position < len(args) else kwargs.get(argument.name)
-            found += [t for t in tree_leaves(value) if isinstance(t, Tensor)]
+    for position, name in _places(func):
+        value = args[position] if position < len(args) else kwargs.get(name)
+        found += [t for t in leaves_of(value) if isinstance(t, Tensor)]
     return found
+
+
+@cache
+def _places(func: Any) -> tuple[tuple[int, str], ...]:
+    """Positions and names of the arguments that an operator changes in place."""
+    arguments = enumerate(func._schema.arguments)
+    return tuple((k, a.name) for k, a in arguments if a.alias_info is not None and a.alias_info.is_write)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, strided
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 
 from .graph import Graph, Slot, Step
 
@@ -49,12 +48,11 @@ def merged(steps: Sequence[Step], memory: Sequence[int]) -> tuple[list[Step], di
     first: dict[Any, Step] = {}
     kept = []
     for step in steps:
-        args, kwargs = tree_map_only(Slot, lambda s: Slot(same.get(s.number, s.number)), (step.args, dict(step.kwargs)))
-        step = replace(step, args=args, kwargs=kwargs)
+        if any(n in same for n in step.inputs):
+            step = step.changed(lambda leaf: Slot(same.get(leaf.number, leaf.number)) if type(leaf) is Slot else leaf)
         apart = any(memory[n] in written for n in (*step.inputs, *_results(step)))
         if not apart and step.outputs:
-            leaves, nesting = tree_flatten((args, kwargs))
-            key = (step.op, step.differentiable, *map(_identity, leaves), str(nesting))
+            key = (step.op, step.differentiable, *step.kwargs, _hashable((step.args, *step.kwargs.values())))
             other = first.setdefault(key, step)
             if other is not step:
                 same.update(zip(_results(step), _results(other), strict=True))
@@ -80,14 +78,12 @@ def renumbered(graph: Graph) -> Graph:
     for n in [*graph.inputs.values(), *(n for step in graph.steps for n in _results(step))]:
         order.setdefault(n, len(order))
 
-    def moved(tree: Any) -> Any:
-        return tree_map_only(Slot, lambda slot: Slot(order[slot.number]), tree)
+    def moved(leaf: Any) -> Any:
+        return Slot(order[leaf.number]) if type(leaf) is Slot else leaf
 
     steps = tuple(
         replace(
-            step,
-            args=moved(step.args),
-            kwargs=moved(dict(step.kwargs)),
+            step.changed(moved),
             outputs=tuple(None if n is None else order[n] for n in step.outputs),
             last=tuple(order[n] for n in step.last),
         )
@@ -99,7 +95,7 @@ def renumbered(graph: Graph) -> Graph:
 
 def constants(steps: Sequence[Step]) -> list[Tensor]:
     """Tensors that the steps hold."""
-    return [t for step in steps for t in tree_leaves((step.args, dict(step.kwargs))) if isinstance(t, Tensor)]
+    return [leaf for step in steps for leaf in step.leaves if isinstance(leaf, Tensor)]
 
 
 def _results(step: Step) -> list[int]:
@@ -109,6 +105,11 @@ def _results(step: Step) -> list[int]:
 def _written_by(step: Step, memory: Sequence[int]) -> set[int]:
     """Storages into which a step writes: operators in place return what they have changed."""
     return {memory[n] for n in (_results(step) or step.inputs)} if step.writes else set()
+
+
+def _hashable(tree: Any) -> Any:
+    """Arguments as a key."""
+    return tuple(map(_hashable, tree)) if isinstance(tree, (list, tuple)) else _identity(tree)
 
 
 def _identity(value: Any) -> Any:

@@ -11,6 +11,7 @@ import torch
 from engines import Built, distance, farthest, laid_out
 from tolerances import IDENTITY, SOLVERS
 from torch import Tensor, tensor
+from torch.autograd.function import once_differentiable
 from torch.distributions import constraints
 
 import em_pyro.adam
@@ -21,7 +22,7 @@ from em_pyro.ascent import Carried, ascend
 from em_pyro.climbs import ADAM, LBFGS, NEWTON, Climb
 from em_pyro.em_step import em_step
 from em_pyro.engine import Expectation
-from em_pyro.hill import Hill, gradient, hill_of
+from em_pyro.hill import Hill, OnlyOnce, gradient, hill_of
 from em_pyro.newton import newton
 from em_pyro.pattern import Pattern, folded, pattern_of, whole
 from em_pyro.prepare import Prepared, prepare
@@ -88,6 +89,32 @@ def test_newton_leaves_a_saddle() -> None:
     assert distance(top, tensor([0.5**0.5, 0.0])) < SOLVERS
     assert float(slope.abs().max()) < IDENTITY
     assert value == pytest.approx(0.25)
+
+
+class Once(torch.autograd.Function):
+    """The square, which torch may differentiate once."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Return it."""
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        """Return its slope."""
+        (x,) = ctx.saved_tensors
+        return 2 * x * slope
+
+
+def test_what_has_one_derivative_is_climbed_by_that() -> None:
+    """Where a Hessian cannot be had, L-BFGS takes over."""
+    hill = hill_on(lambda x: -Once.apply(x - 1.0).cosh().sum(), tensor([0.05, 0.3]))
+    with pytest.raises(OnlyOnce):
+        hill.curvature(hill.start)
+    top, _, _ = em_pyro.ascent._maximum(hill, hill.start, *hill.slope(hill.start), Climb(("loc",), NEWTON))
+    assert distance(top, tensor([1.0, 1.0])) < SOLVERS
 
 
 # ---- the pattern of a Hessian ----------------------------------------------------------------------------------------
