@@ -20,6 +20,7 @@ from .trim import constants, freed, merged, needed, renumbered
 
 LONGEST = 500_000  # operations; beyond, neither the recording nor its first runs are worth while
 HELD = 1 << 28  # bytes of derived constants that a graph may hold on to
+ALIVE = 1 << 32  # bytes of values that depend on a parameter: all of them are kept while a run is recorded
 
 
 class Untraceable(Exception):
@@ -57,15 +58,20 @@ class _Tape(TorchDispatchMode):
         self.steps: list[Step] = []
         self.made: set[int] = set()  # storages that this run allocated
         self.thawed: dict[int, int] = {}  # storages of constants that a parameter was written into -> slot of all of it
+        self.drawn: dict[int, Tensor] = {}  # random numbers, and what was made of them, by storage
+        self.alive = 0
         self.refusal: Untraceable | None = None
         self.versions: list[tuple[Tensor, int]] = []  # constants used so far, and their state then
         self.inputs = {name: self._slot(value) for name, value in self.params.items()}
-        for name, weight in weights.items():
-            self.slots[id(weight)] = self.inputs[name]
+        self.slots.update((id(weight), self.inputs[name]) for name, weight in weights.items())
         self.given = frozenset(self.memory)  # storages of the parameters themselves
         self.followed = set(self.memory)  # storages that hold what depends on a parameter
 
     def _slot(self, tensor: Tensor) -> int:
+        if not self.memory or _storage(tensor) != self.memory[-1]:
+            self.alive += tensor.untyped_storage().nbytes()
+        if self.alive > ALIVE:
+            raise Untraceable(f"recording it would take more than {ALIVE >> 30} GiB at once")
         self.slots[id(tensor)] = number = len(self.kept)
         self.kept.append(tensor)
         self.memory.append(_storage(tensor))
@@ -81,11 +87,14 @@ class _Tape(TorchDispatchMode):
         tensors = [t for t in leaves_of((args, *kwargs.values())) if isinstance(t, Tensor)]
         written = _written(func, args, kwargs)
         followed = any(id(t) in self.slots or _storage(t) in self.followed for t in tensors)
-        if not followed and torch.Tag.nondeterministic_seeded not in func.tags:
+        if not followed:
             if any(_storage(t) not in self.made for t in written):
                 raise Untraceable("the model writes into a tensor that it did not make")
             found = func(*args, **kwargs)
-            self.made.update(_storage(t) for t in leaves_of(found) if isinstance(t, Tensor))
+            parts = [t for t in leaves_of(found) if isinstance(t, Tensor)]
+            self.made.update(_storage(t) for t in parts)
+            if torch.Tag.nondeterministic_seeded in func.tags or any(_storage(t) in self.drawn for t in tensors):
+                self.drawn.update((_storage(t), t) for t in parts)
             return found
         try:
             return self._follow(func, args, kwargs, written)
@@ -180,7 +189,8 @@ class _Tape(TorchDispatchMode):
         ends: dict[str, Slot | Tensor] = {name: self._held(tensor) for name, tensor in outputs.items()}
         wanted = [slot.number for slot in ends.values() if isinstance(slot, Slot)]
         steps = needed(self.steps, wanted, list(self.inputs.values()), self.memory)
-        if any(torch.Tag.nondeterministic_seeded in step.op.tags for step in steps):  # type: ignore[attr-defined]
+        random = any(torch.Tag.nondeterministic_seeded in step.op.tags for step in steps)  # type: ignore[attr-defined]
+        if random or any(_storage(t) in self.drawn for t in constants(steps)):
             raise Untraceable("the model draws random numbers")
         steps, same = merged(steps, self.memory)
         ends = {name: Slot(same.get(e.number, e.number)) if isinstance(e, Slot) else e for name, e in ends.items()}

@@ -264,7 +264,10 @@ CALLS = torch.zeros(())
 
 def counts(x: Tensor, how: str) -> None:
     """Poisson counts whose rate is reached by a way that no family knows."""
-    a = pyro.param("a", tensor([0.4, 0.9]))
+    start = tensor([0.4, 0.9])
+    if how == "start":  # a number read from random ones, of which nothing is left
+        start = start + 0.0 * torch.rand(2).sort().values[0].item()
+    a = pyro.param("a", start)
     rate = (1 + a.square()).log().exp()
     if how == "branch":
         rate = rate if a[0] < a[1] else rate.flip(0).flip(0)
@@ -323,6 +326,28 @@ def test_what_cannot_be_recorded_is_run(how: str, reason: str) -> None:
     plain = EM(counts)
     assert not any("replayed in every step" in note for note in plain.plan(X, "").notes)
     assert distance(fit.objective, plain.fit(X, "").objective) < SOLVERS
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [("LONGEST", "it takes more than"), ("ALIVE", "recording it would take more than"), ("HELD", "it would hold")],
+)
+def test_what_is_too_large_is_run(limit: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Operations, memory while recording and memory afterwards have bounds, and the plan names the one that was hit."""
+
+    def model(x: Tensor) -> None:
+        a = pyro.param("a", tensor(0.4))
+        with pyro.plate("row", len(x)):
+            pyro.sample("x", dist.Poisson(1 + a.square() * x.exp().log1p()), obs=x)
+
+    assert not any("replayed in every step" in note for note in EM(model).plan(X).notes)
+    monkeypatch.setattr(em_pyro.record, limit, 1)
+    assert any(reason in note for note in EM(model).plan(X).notes)
+
+
+def test_random_starts_are_no_random_model() -> None:
+    """What a model draws for its starting values does not keep it from being recorded."""
+    assert not any("replayed in every step" in note for note in EM(counts).plan(X, "start").notes)
 
 
 def kinked(x: Tensor) -> None:
