@@ -81,8 +81,10 @@ def _maximum(
         climb.patterns[:] = [pattern] if pattern is not None else []
         if _largest(slope) <= stalled or sweep:
             break
-        vector = lbfgs(hill, vector, scale, ITERATIONS)  # a kink, a ridge that bends, many entries, one derivative
-        value, slope = hill.trial(vector)
+        on = lbfgs(hill, vector, scale, ITERATIONS)  # a kink, a ridge that bends, many entries, one derivative
+        found = hill.trial(on)
+        if found[0] >= value:
+            vector, (value, slope) = on, found
     return vector, value, slope
 
 

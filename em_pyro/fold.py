@@ -75,13 +75,15 @@ def _owners(graph: Graph) -> dict[int, str]:
             claim(end.number, name)
     for step in reversed(graph.steps):
         name = _owner_of(step, owner)
-        for number in step.inputs:
+        for number in step.inputs if step.outputs else ():
             claim(number, name)
     return owner
 
 
 def _owner_of(step: Step, owner: Mapping[int, str]) -> str:
-    names = {owner.get(n, SHARED) for n in step.outputs if n is not None}
+    """Whose step it is: that of the output that needs its results; a check has none, and goes with what it checks."""
+    values = [n for n in step.outputs if n is not None] if step.outputs else step.inputs
+    names = {owner.get(n, SHARED) for n in values} - ({SHARED} if not step.outputs else set())
     return names.pop() if len(names) == 1 else SHARED
 
 

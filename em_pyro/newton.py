@@ -48,7 +48,11 @@ def newton(
             fresh = True
             if not bool(torch.isfinite(hessian).all()):
                 break
-        found = _step(hill, vector, value, slope, _direction(slope, hessian), rounding)
+        try:
+            direction = _direction(slope, hessian)
+        except torch.linalg.LinAlgError:
+            break
+        found = _step(hill, vector, value, slope, direction, rounding)
         if found is None:
             if fresh:
                 break

@@ -226,6 +226,21 @@ def test_a_chain_takes_as_many_operations_however_long() -> None:
     assert sizes[0] == sizes[1] < 40
 
 
+def test_checks_stay_behind_what_they_check() -> None:
+    """A factorisation of each output, whose check has no result: not folded, and still an error where it fails."""
+    matrices = [torch.eye(2) * (k + 1.0) for k in range(4)]
+
+    def f(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        roots = [torch.linalg.cholesky(matrix * values["a"].exp() - values["b"]) for matrix in matrices]
+        return {f"out{k}": root.diagonal().log().sum() for k, root in enumerate(roots)}
+
+    graph, _ = fold(record(f, {"a": tensor(0.1), "b": tensor(0.2)}, {}), [f"out{k}" for k in range(4)])
+    values = {"a": tensor(0.7), "b": tensor(0.3)}
+    assert all(torch.equal(part, f(values)[name]) for name, part in graph(values).items())
+    with pytest.raises(torch.linalg.LinAlgError):
+        graph({"a": tensor(0.7), "b": tensor(9.0)})
+
+
 def test_folding_mistakes_no_site_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fault: all outputs look alike; the comparison with the model notices."""
 
