@@ -12,7 +12,7 @@ from .climbs import ADAM, NEWTON, SMALL, Climb
 from .engine import Engine, Expectation
 from .errors import ObjectiveError
 from .hill import Hill, OnlyOnce, hill_of
-from .newton import newton
+from .newton_ascent import newton
 
 Params = Mapping[str, Tensor]
 

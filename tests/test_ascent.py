@@ -23,7 +23,7 @@ from em_pyro.climbs import ADAM, LBFGS, NEWTON, Climb
 from em_pyro.em_step import em_step
 from em_pyro.engine import Expectation
 from em_pyro.hill import Hill, OnlyOnce, gradient, hill_of
-from em_pyro.newton import newton
+from em_pyro.newton_ascent import newton
 from em_pyro.pattern import Pattern, folded, pattern_of, whole
 from em_pyro.prepare import Prepared, prepare
 from em_pyro.store import starting_values

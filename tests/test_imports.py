@@ -25,7 +25,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "bundle compile distinct match",
         "affine engine",
         "build climbs hill recognise uses",
-        "adam assemble newton",
+        "adam assemble newton_ascent",
         "ascent plan",
         "m_step posterior",
         "em_step endings prepare starts",
