@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .ascent import Carried
 from .em_step import em_step
 from .endings import collapsed
 from .errors import ModelError, ObjectiveError, ParameterError
@@ -91,6 +92,7 @@ class EM:
         self._prepared: Prepared | None = None
         self._kept: tuple[Any, ...] = ()
         self._sites: dict[str, Tensor] = {}  # current values of sites with a prior
+        self._carried: Carried = {}  # what Adam remembers between calls of `step`
         self._previous: tuple[tuple[Any, ...], float, dict[str, Tensor]] | None = None
 
     # ---- what a user calls ----
@@ -119,7 +121,7 @@ class EM:
         if self._previous is None:
             check_start(here.engine, params, float(here.engine.expect(params).objective))
         try:
-            new, found = em_step(here.engine, here.plan, params)
+            new, found = em_step(here.engine, here.plan, params, carried=self._carried)
         except PriorUnbounded as where:
             raise ObjectiveError(
                 f"EM.step: expected an interior update, but {where}. Use a shape of at least 1."
@@ -181,10 +183,8 @@ class EM:
             wrong = disagreements(here.engine, best.params)
             if not wrong:
                 break
-            names = frozenset[str]().union(*(here.engine.recognition.readings[s].parameters for s in wrong))
-            why = "the model's arguments at the fitted values are not those that the plan derived"
-            notes = (*notes, f"closed forms of {sorted(names)} withdrawn: {why}; the fit went on with the model itself")
-            here = here.without(names, frozenset(wrong), why)
+            here, note = here.corrected(wrong)
+            notes = (*notes, note)
             screened = {i: done for i, done in enumerate(runs) if done.outcome == "screened out"}
             again = [done.params for i, done in enumerate(runs) if i not in screened]
             rest = iter(follow(here.engine, here.plan, again, settings, screen=False))

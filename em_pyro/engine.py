@@ -7,7 +7,7 @@ statistics of blocks add up.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -21,8 +21,9 @@ from .mixture import Mixture
 from .named import Named
 from .part import Part, Unit, add
 from .priors import Prior, log_prior
-from .program import Params, Program, Site
+from .program import Params, Program
 from .reading import Recognition
+from .recording import NOTHING, Moved, Recording, played
 from .stack import Stack
 from .term import Bound, Term
 
@@ -67,6 +68,8 @@ class Engine:
     whole: str  # why rows are not taken in blocks; empty if they are, or need not be
     alive: Mapping[str, Named] = field(default_factory=dict, repr=False)
     constants: Mapping[str, Named] = field(default_factory=dict, repr=False)  # replayed sites without parameters
+    recording: Recording | None = None  # of the sites that move; without one, the model is run for them
+    unrecorded: str = ""  # why there is none
     uncollapsed: Engine | None = field(default=None, repr=False)  # of all rows, if this one has the distinct ones
 
     around: Params | None = field(default=None, repr=False)  # where centred cells are centred; None is where they are
@@ -104,7 +107,8 @@ class Engine:
         with torch.no_grad():
             bound = self.bind(params, lead)
             natural = {unit.members[0]: unit.natural(bound) for unit in self.units}
-            replays = self._replays(params)
+            moved = self.moved(params)
+            replays = {**self.constants, **moved.factors}
             statistics: dict[str, Tensor] = {}
             weights: dict[str, Tensor] = {}
             evidence: Tensor | float = self.base
@@ -113,28 +117,49 @@ class Engine:
                 evidence = evidence + sums.log_evidence
                 add(statistics, sums.statistics)
                 weights.update(sums.weights)
-            prior = log_prior(self.priors, params, lead) + self._replayed_prior(params)
+            prior = log_prior(self.priors, params, lead) + moved.prior
             return Expectation(torch.as_tensor(evidence), prior, statistics, weights)
 
     def q(self, params: Params, found: Expectation, lead: int = 0) -> Tensor:
         """`Q(params) = sum_s <W_s, L_s(params)> + log prior`, up to what no parameter enters; differentiable."""
+        return self._q(params, found, self.leaders, self.priors, self.moved(params), lead)
+
+    def q_of(self, free: Sequence[str], found: Expectation, params: Params) -> Callable[[Params], Tensor]:
+        """The part of `Q` that some of `free` enter, the other parameters fixed where they are."""
+        names = set(free)
+        leaders = {n: term for n, term in self.leaders.items() if names & term.parameters}
+        priors = {n: prior for n, prior in self.priors.items() if n in names}
+        recording = None if self.recording is None else self.recording.at(params, free)
+
+        def q(values: Params) -> Tensor:
+            moved = self.moved(values) if recording is None else recording(values)
+            return self._q(values, found, leaders, priors, moved, 0)
+
+        return q
+
+    def _q(
+        self,
+        params: Params,
+        found: Expectation,
+        leaders: Mapping[str, Term],
+        priors: Mapping[str, Prior],
+        moved: Moved,
+        lead: int,
+    ) -> Tensor:
         bound = self.bind(params, lead)
-        total = log_prior(self.priors, params, lead)
-        for name, statistics in found.statistics.items():
-            product = self.leaders[name].inner(bound, statistics)
-            total = total + product.sum(tuple(range(lead, product.dim())))
-        if self.moving or any(p.fn is None for p in self.priors.values()):
-            sites = self.program.run(params)
-            for name in self.moving:
-                log_prob = sites[name].log_prob().tensor.double()
-                weight = found.weights[name]
-                total = total + torch.where(weight != 0, log_prob, 0.0).mul(weight).sum()
-            total = total + sum(_prior_of(sites[p.name]) for p in self.priors.values() if p.fn is None)
+        total = log_prior(priors, params, lead) + moved.weighted(found.weights)
+        for name, term in leaders.items():
+            statistics = found.statistics.get(name)
+            if statistics is not None:
+                product = term.inner(bound, statistics)
+                total = total + product.sum(tuple(range(lead, product.dim())))
         return total
 
     def log_factors(self, params: Params) -> dict[str, Named]:
         """All factors at `params`, whole: what the posterior is made of."""
-        bound, replays = self.bind(params), self._replays(params)
+        bound = self.bind(params)
+        with torch.no_grad():
+            replays = {**self.constants, **self.moved(params).factors}
         factors = {}
         apart = {unit.term.name: unit for unit in self.units if isinstance(unit, Centred)}
         for name, term in self.terms.items():
@@ -154,35 +179,31 @@ class Engine:
             factors[name] = Named(factor, hmm.names)
         return factors | replays
 
-    def _replays(self, params: Params) -> dict[str, Named]:
-        """Factors of the sites that are not compiled; those that no parameter enters, as they were found first."""
-        if not self.moving:
-            return dict(self.constants)
-        with torch.no_grad():
-            sites = self.program.run(params)
-            found = {name: sites[name].log_prob() for name in self.moving}
-        return {**self.constants, **{n: Named(part.tensor.double(), part.names) for n, part in found.items()}}
+    def moved(self, params: Params) -> Moved:
+        """Factors of the sites that are not compiled and that some parameter enters, and of priors with parameters."""
+        if self.recording is not None:
+            return self.recording(params)
+        if not self.moving and not self.open_priors:
+            return NOTHING
+        return played(self.program, self.moving, self.open_priors, params)
 
     @property
     def open(self) -> bool:
         """Whether parameters enter a density of the model's own: of a replayed site, or a prior with parameters."""
-        return bool(self.moving) or any(prior.fn is None for prior in self.priors.values())
+        return bool(self.moving or self.open_priors)
 
     @cached_property
     def moving(self) -> tuple[str, ...]:
         """Replayed sites that some parameter enters."""
         return tuple(name for name in self.replayed if name not in self.constants)
 
-    def _replayed_prior(self, params: Params) -> Tensor:
-        open_priors = [p.name for p in self.priors.values() if p.fn is None]
-        if not open_priors:
-            return torch.zeros((), dtype=torch.float64)
-        with torch.no_grad():
-            sites = self.program.run(params)
-            return sum((_prior_of(sites[name]) for name in open_priors), torch.zeros((), dtype=torch.float64))
+    @cached_property
+    def open_priors(self) -> tuple[str, ...]:
+        """Priors whose arguments are parameters themselves."""
+        return tuple(name for name, prior in self.priors.items() if prior.fn is None)
 
-
-def _prior_of(site: Site) -> Tensor:
-    """Log-density of a prior whose arguments are parameters themselves."""
-    return (site.log_prob().tensor.double() * torch.as_tensor(site.scale)).sum()
+    @property
+    def runs_model(self) -> bool:
+        """Whether the model is run in every step."""
+        return self.recording is None and self.open
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from . import accelerated
 from .accelerated import Accelerated
 from .acceleration import Squarem
+from .ascent import Carried
 from .em_step import em_step
 from .endings import DEGENERATE, bad_ending, collapsed, scales
 from .engine import Engine, Expectation
@@ -102,6 +103,7 @@ def run(engine: Engine, plan: Plan, start: Params, settings: Settings, before: S
     shared, switches = engine, 0
     engine = suited(engine, params)
     best, state = params, Accelerated(Squarem(evaluations=len(path))) if settings.accelerate else None
+    carried: Carried = {}
 
     def ended(outcome: str, *, converged: bool = False) -> Run:
         return Run(best, tuple(path), outcome, gap, tuple(notes), converged, state, switches)
@@ -111,7 +113,7 @@ def run(engine: Engine, plan: Plan, start: Params, settings: Settings, before: S
             step, cycle = len(path) if state is None else state.evaluations, None
             try:
                 if state is None:
-                    new, found = em_step(engine, plan, params)
+                    new, found = em_step(engine, plan, params, carried=carried)
                 else:
                     cycle = accelerated.cycle(engine, plan, params, state, settings.max_steps - step)
                     new, found = cycle.new, cycle.found
@@ -146,9 +148,8 @@ def run(engine: Engine, plan: Plan, start: Params, settings: Settings, before: S
                 return ended(ending[0] if ending else "step limit")
             if cycle is not None:
                 state = cycle.state
-            fault = collapsed(engine, plan, new) if narrowest < DEGENERATE or engine.open else ""
-            if fault:
-                notes.append(fault)
+            if narrowest < DEGENERATE or (engine.runs_model and collapsed(engine, plan, new)):
+                notes.append(collapsed(engine, plan, new))
                 return ended("degenerate")
             if settings.tol > 0:
                 if cycle is None:

@@ -8,12 +8,13 @@ maximum in closed form; where they have only conditional ones, the block is swep
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
 from .assemble import counts, joint, multivariate, normal, rates, try_out
+from .climbs import Climb, climbs_of
 from .engine import Engine
 from .errors import ParameterError, PlanError
 from .rowwise import Rows, rows
@@ -56,6 +57,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     callables: Mapping[str, Callable[[Any, Tensor], Tensor]] = field(default_factory=dict, repr=False)
+    climbs: tuple[Climb, ...] = field(default=(), repr=False)  # blocks that torch maximises
 
     def __getitem__(self, parameter: str) -> Line:
         """Return what happens to one parameter."""
@@ -147,8 +149,12 @@ def choose(engine: Engine, options: Mapping[str, Choice], withdrawn: Mapping[str
             lines[name] = Line(name, "swept", role, sites, swept[name])
         else:
             lines[name] = Line(name, "closed form", role, sites, because(uses[name], engine, name))
+    climbs = climbs_of(engine, [name for name, line in lines.items() if line.how == "torch"])
+    for climb in climbs:
+        for name in climb.names if climb.caveat else ():
+            lines[name] = replace(lines[name], why=f"{lines[name].why}; {climb.caveat}")
     calls = {name: choice for name, choice in options.items() if callable(choice)}
-    return Plan(lines, tuple(solvers), bool(swept), callables=calls)
+    return Plan(lines, tuple(solvers), bool(swept), callables=calls, climbs=climbs)
 
 
 # ---- blocks of parameters that are solved together ------------------------------------------------------------------

@@ -26,12 +26,15 @@ from .precision import form
 from .program import Params, Program
 from .reading import Recognition, Refusal, arguments
 from .recognise import recognise
+from .record import Untraceable
+from .recording import other_values, recorded
 from .store import starting_values
 from .survey import survey
 from .unroll import unroll
 
 SAME = {torch.float64: 1e-10, torch.float32: 1e-5}
 LONG = 2000  # sites up to which it is
+PROBES = 3  # random points, far apart, at which a recording must be the model
 MEASURED = 5_000_000  # entries of all factors up to which the answer is re-measured by the model's own log_prob
 
 
@@ -46,16 +49,36 @@ class Prepared:
     withdrawn: Mapping[str, str] = field(repr=False)
     key: tuple[Any, ...] = field(repr=False)
     collapse: bool = True
+    refuted: str = ""  # why sites are no longer recorded
 
     def without(self, names: frozenset[str], sites: frozenset[str], why: str) -> Prepared:
         """Withdraw the closed forms of `names`; sites in `sites` are replayed from now on."""
         recognition = self.engine.full.recognition
         if sites:
             recognition = _refused(recognition, sites, why)
-        engine, _ = _engine(self.program, recognition, collapse=self.collapse)
+        engine, _ = _engine(self.program, recognition, self.refuted, collapse=self.collapse)
         withdrawn = {**self.withdrawn, **dict.fromkeys(names, why)}
         plan = replace(choose(engine, self.options, withdrawn), notes=self.plan.notes, seconds=self.plan.seconds)
         return replace(self, engine=engine, plan=plan, withdrawn=withdrawn)
+
+    def without_recording(self, why: str) -> Prepared:
+        """Run the model for the sites that had been recorded."""
+        engine, rows = _engine(self.program, self.engine.full.recognition, why, collapse=self.collapse)
+        plan = replace(choose(engine, self.options, self.withdrawn), notes=_notes(engine, rows))
+        return replace(self, engine=engine, plan=replace(plan, seconds=self.plan.seconds), refuted=why)
+
+    def corrected(self, wrong: Collection[str]) -> tuple[Prepared, str]:
+        """Give up what the model refutes at the sites of `wrong`; and the note that says so."""
+        readings = self.engine.full.recognition.readings
+        compiled = [site for site in wrong if site in readings]
+        if not compiled:
+            why = "the model has other log-densities at the fitted values than its recording"
+            note = f"recording of {sorted(wrong)} withdrawn: {why}; the fit went on with the model itself"
+            return self.without_recording(why), note
+        names = frozenset[str]().union(*(readings[site].parameters for site in compiled))
+        why = "the model's arguments at the fitted values are not those that the plan derived"
+        note = f"closed forms of {sorted(names)} withdrawn: {why}; the fit went on with the model itself"
+        return self.without(names, frozenset(compiled), why), note
 
 
 def _refused(recognition: Recognition, sites: Collection[str], why: str) -> Recognition:
@@ -116,10 +139,12 @@ def _first_run(program: Program, start: Params) -> Any:
         ) from error
 
 
-def _engine(program: Program, recognition: Recognition, *, collapse: bool) -> tuple[Engine, str]:
-    """Build the engine, of the distinct rows where that pays; and say which."""
+def _engine(
+    program: Program, recognition: Recognition, refuted: str = "", *, collapse: bool = True
+) -> tuple[Engine, str]:
+    """Build the engine, of the distinct rows where that pays, and say which; record nothing if that was refuted."""
     living = alive(program, recognition.runs)
-    full = build(program, recognition, recognition.runs[0], recognition.priors, living)
+    full = _recorded(build(program, recognition, recognition.runs[0], recognition.priors, living), refuted)
     if not collapse:
         return full, "not collapsed: as you asked"
     distinct, note = find(program, recognition) if not full.hmms else (None, "")
@@ -128,7 +153,19 @@ def _engine(program: Program, recognition: Recognition, *, collapse: bool) -> tu
     shrunk, fewer = collapsed(program, recognition, distinct)
     living = {name: cut_rows(part, distinct) for name, part in living.items()}
     engine = build(shrunk, fewer, fewer.runs[0], recognition.priors, living)
-    return replace(engine, uncollapsed=full), note
+    return replace(engine, uncollapsed=full, recording=full.recording, unrecorded=full.unrecorded), note
+
+
+def _recorded(engine: Engine, refuted: str) -> Engine:
+    """The same with the sites that are not compiled recorded as a graph, where that can be done."""
+    if not engine.runs_model or refuted:
+        return replace(engine, unrecorded=refuted)
+    points, runs = engine.recognition.points[:PROBES], engine.recognition.runs[:PROBES]
+    try:
+        recording = recorded(engine.program, engine.moving, engine.open_priors, points, runs)
+    except Untraceable as reason:
+        return replace(engine, unrecorded=str(reason))
+    return replace(engine, recording=recording)
 
 
 def _notes(engine: Engine, rows: str) -> tuple[str, ...]:
@@ -140,7 +177,10 @@ def _notes(engine: Engine, rows: str) -> tuple[str, ...]:
         reasons.setdefault(refusal.why if refusal else "not compiled", []).append(name)
     for why, names in reasons.items():
         some = ", ".join(names[:3]) + (f", ... ({len(names)})" if len(names) > 3 else "")
-        notes.append(f"site{'s' * (len(names) > 1)} {some}: the model is replayed in every step, because {why}")
+        how = "recorded once as tensor operations" if engine.recording else "the model is replayed in every step"
+        notes.append(f"site{'s' * (len(names) > 1)} {some}: {how}, because {why}")
+    if engine.runs_model:
+        notes.append(f"the model cannot be recorded as tensor operations: {engine.unrecorded}")
     blocks = max((part.blocks for part in engine.parts), key=len, default=())
     if engine.whole:
         notes.append(f"rows are taken whole: {engine.whole}")
@@ -168,7 +208,7 @@ def key_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def disagreements(engine: Engine, params: Params) -> list[str]:
-    """Replay the user's program at `params` and list the sites whose arguments are not those of the loop."""
+    """Replay the user's program at `params` and list the sites at which it is not what the loop ran."""
     engine = engine.full
     with torch.no_grad():
         sites = unroll(engine.program.run(params)) if engine.hmms else engine.program.run(params)
@@ -190,6 +230,8 @@ def disagreements(engine: Engine, params: Params) -> list[str]:
                 if not _close(squeeze(truth[key], sites[name].dims, name, event), Named(bound, role.names), event):
                     wrong.append(name)
                     break
+        if engine.recording is not None:
+            wrong += other_values(engine.recording, rounded, sites, SAME)
     return wrong
 
 

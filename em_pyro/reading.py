@@ -46,6 +46,7 @@ class Recognition:
     priors: Mapping[str, Prior]
     values: Params = field(repr=False)  # a random point
     runs: Sequence[Mapping[str, Site]] = field(repr=False)  # the program at every probe, that point first
+    points: Sequence[Params] = field(default=(), repr=False)  # parameter values of every probe
 
 
 class Unrecognised(Exception):

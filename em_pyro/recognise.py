@@ -75,7 +75,8 @@ def _recognise(
         del readings[name]
     _keep_whole(leaf_sites, readings, refusals, reaches)
     runs = [sites for _, sites in probes]
-    return Recognition(layout, readings, refusals, reaches, read_priors(runs), probes[0][0], runs)
+    points = [values for values, _ in probes]
+    return Recognition(layout, readings, refusals, reaches, read_priors(runs), points[0], runs, points)
 
 
 def _keep_whole(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -48,6 +48,18 @@ class Counted(Engine):
         self.tally.gradients += 1
         return super().q(params, found, lead)
 
+    def q_of(
+        self, free: Sequence[str], found: Expectation, params: Mapping[str, Tensor]
+    ) -> Callable[[Mapping[str, Tensor]], Tensor]:
+        """Evaluate part of `Q` with its gradient, as often as the result is called."""
+        part = super().q_of(free, found, params)
+
+        def q(values: Mapping[str, Tensor]) -> Tensor:
+            self.tally.gradients += 1
+            return part(values)
+
+        return q
+
 
 def counted(here: Prepared) -> tuple[Prepared, Tally]:
     """The same program on an engine that counts."""
@@ -81,11 +93,10 @@ def run_em(em: EM, here: Prepared, name: str, index: int, start: dict[str, Tenso
     done = run(mine.engine, mine.plan, start, settings)
     while wrong := disagreements(mine.engine, done.params):
         # A plan that the model refutes ran to no avail: its time is charged, its points are not counted.
-        names = frozenset[str]().union(*(mine.engine.recognition.readings[s].parameters for s in wrong))
-        why = "the model's arguments at the fitted values are not those that the plan derived"
-        mine, fresh = counted(mine.without(names, frozenset(wrong), why))
+        mine, why = mine.corrected(wrong)
+        mine, fresh = counted(mine)
         fresh.e_steps, fresh.gradients, tally = tally.e_steps, tally.gradients, fresh
-        ticks, steps, notes = [], [0], (*notes, f"closed forms of {sorted(names)} withdrawn: {why}")
+        ticks, steps, notes = [], [0], (*notes, why)
         done = run(mine.engine, mine.plan, start, settings)
     # The parameters of point i were there when step i - 1 had ended; its objective came with step i.
     arrived = [(0.0, 0, 0), *ticks]

@@ -1,0 +1,109 @@
+"""Newton's method on `Q` for small blocks: exact curvature, and no step that does not ascend."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .hill import Hill
+from .pattern import Pattern
+
+STEPS = 60
+QUICK = 0.1  # of the gradient: what a step may leave for the Hessian to be kept
+SHORTEST = 1e-10
+LONGEST = 4.0  # of a step in any unconstrained coordinate
+DONE = 100.0  # units of rounding: the gradient at which to end, after at least one step
+
+
+def newton(
+    hill: Hill, vector: Tensor, value: float, slope: Tensor, pattern: Pattern | None
+) -> tuple[Tensor, float, Tensor, Pattern | None]:
+    """Climb from `vector` until the gradient is zero to rounding, or nothing ascends.
+
+    Every eigenvalue of the Hessian counts with its absolute value, so that a direction of positive curvature is climbed
+    and a saddle is left; a direction without curvature and without slope (a constant added to all logits of a simplex)
+    stays. Where values can no longer be told apart, a step must shrink the gradient. As long as steps shrink it ten
+    times, the Hessian is not computed anew but corrected by what the gradient has done (symmetric rank one).
+
+    Args:
+        hill: what is climbed.
+        vector: where to begin, shape `(D,)`.
+        value: `Q` there.
+        slope: its gradient there.
+        pattern: of the zeros of the Hessian, as far as it is known.
+
+    Returns:
+        The point, `Q` and its gradient there, and the pattern.
+
+    References: Nocedal & Wright (2006), Numerical Optimization, sections 3.4 and 6.2; Dauphin et al. (2014).
+    """
+    rounding = hill.precision * (1.0 + abs(value))
+    hessian: Tensor | None = None
+    fresh = False
+    for k in range(STEPS):
+        if _size(slope) <= (DONE if k else 1.0) * rounding:
+            break
+        if hessian is None:
+            hessian, pattern = hill.curvature(vector, pattern)
+            fresh = True
+            if not bool(torch.isfinite(hessian).all()):
+                break
+        try:
+            direction = _direction(slope, hessian)
+        except torch.linalg.LinAlgError:
+            break
+        found = _step(hill, vector, value, slope, direction, rounding)
+        if found is None:
+            if fresh:
+                break
+            hessian = None
+            continue
+        trial, new, new_slope = found
+        quick = _size(new_slope) <= QUICK * _size(slope)
+        hessian = _corrected(hessian, trial - vector, new_slope - slope) if quick else None
+        vector, value, slope, fresh = trial, new, new_slope, False
+    return vector, value, slope, pattern
+
+
+def _step(
+    hill: Hill, vector: Tensor, value: float, slope: Tensor, direction: Tensor, rounding: float
+) -> tuple[Tensor, float, Tensor] | None:
+    """Shorten a step until it ascends; None if it never does."""
+    promised = float(direction @ slope)
+    length = min(1.0, LONGEST / max(float(direction.abs().max()), 1e-300))
+    while length > SHORTEST:
+        trial = vector + length * direction
+        new, new_slope = hill.trial(trial)
+        if promised * length > 1e3 * rounding:
+            good = new >= value + 1e-4 * length * promised
+        else:
+            good = new >= value - rounding and _size(new_slope) < _size(slope)
+        if good:
+            return trial, new, new_slope
+        length /= 4
+    return None
+
+
+def _corrected(hessian: Tensor, step: Tensor, change: Tensor) -> Tensor:
+    """The symmetric rank-one update: the Hessian that explains how the gradient has changed along a step."""
+    missed = change - hessian @ step
+    along = missed @ step
+    if float(along.abs()) <= 1e-8 * float(missed.norm() * step.norm()):
+        return hessian
+    return hessian + torch.outer(missed, missed) / along
+
+
+def _direction(slope: Tensor, hessian: Tensor) -> Tensor:
+    """Newton's direction with every curvature made negative, in coordinates that have about one of it each."""
+    unit = hessian.diagonal().abs().sqrt()
+    unit = torch.where(unit > 0, unit, unit.max() if bool(unit.any()) else 1.0)
+    curvature, axes = torch.linalg.eigh(hessian / unit / unit.unsqueeze(-1))
+    size, along = curvature.abs(), axes.mT @ (slope / unit)
+    flat = size <= 1e-10 * size.max().clamp(min=1e-300)
+    still = along.abs() <= 1e-7 * along.abs().max()
+    step = along / torch.where(flat, 1.0, size)
+    return axes @ torch.where(flat & still, 0.0, step) / unit
+
+
+def _size(slope: Tensor) -> float:
+    return float(slope.abs().max()) if slope.numel() else 0.0

@@ -1,0 +1,73 @@
+"""Which entries of a Hessian are zero whatever the values, and how few backward passes find the others.
+
+Items of a test, rows of a table, states of a chain: parameters in plates enter `Q` side by side, and most of their
+second derivatives are zero. Columns that share no row are found together, by one product of the Hessian with their sum.
+
+References:
+    Curtis, A. R., Powell, M. J. D. and Reid, J. K. (1974). On the estimation of sparse Jacobian matrices. IMA Journal
+    of Applied Mathematics 13, 117-119.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+WRONG = 1e-8  # of a product with the Hessian, relative to its size: an entry has been missed
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Entries that may differ from zero.
+
+    Attributes:
+        mask: true where they may, shape `(D, D)`.
+        colours: columns of one colour share no row, shape `(D,)`.
+    """
+
+    mask: Tensor = field(repr=False)
+    colours: Tensor = field(repr=False)
+
+    @property
+    def width(self) -> int:
+        """Backward passes that a Hessian takes, the one that checks it apart."""
+        return int(self.colours.max()) + 1 if len(self.colours) else 0
+
+
+def pattern_of(hessian: Tensor, known: Pattern | None = None) -> Pattern:
+    """The pattern of a Hessian, and of those seen before; colours are given greedily."""
+    mask = (hessian != 0) | torch.eye(len(hessian), dtype=torch.bool, device=hessian.device)
+    if known is not None:
+        mask = mask | known.mask
+    meets = (mask.double().mT @ mask.double() > 0).cpu()
+    colours = torch.full((len(mask),), -1)
+    for column in range(len(mask)):
+        taken = set(colours[meets[column]].tolist())
+        colours[column] = next(c for c in range(len(mask)) if c not in taken)
+    return Pattern(mask, colours.to(hessian.device))
+
+
+def whole(product: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
+    """A Hessian column by column, from its products with vectors."""
+    rows = [product(unit) for unit in torch.eye(len(like), dtype=like.dtype, device=like.device)]
+    return _symmetric(torch.stack(rows)) if rows else like.new_zeros((0, 0))
+
+
+def folded(product: Callable[[Tensor], Tensor], pattern: Pattern, like: Tensor) -> Tensor | None:
+    """A Hessian by one product a colour; None if a product with a random vector shows that the pattern is wrong."""
+    seeds = torch.nn.functional.one_hot(pattern.colours, pattern.width).to(like).mT
+    columns = torch.stack([product(seed) for seed in seeds])[pattern.colours]  # row j: the product of j's colour
+    hessian = _symmetric(torch.where(pattern.mask, columns.mT, 0.0))
+    if pattern.width == len(like):
+        return hessian
+    probe = torch.rand(len(like), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(like) - 0.5
+    truth = product(probe)
+    off = (hessian @ probe - truth).abs().max()
+    return None if float(off) > WRONG * float(truth.abs().max()) else hessian
+
+
+def _symmetric(hessian: Tensor) -> Tensor:
+    return (hessian + hessian.mT) / 2
