@@ -14,7 +14,8 @@ from .contraction import Factor, Schedule
 from .elimination import plan_contraction
 from .engine import Engine, Part, Unit
 from .errors import ModelError
-from .hmm import Hmm, factor_of
+from .hmm import Hmm
+from .hmm_parts import chain_of, still
 from .named import Named, squeeze
 from .priors import Prior
 from .program import Program, Site
@@ -22,7 +23,7 @@ from .reading import Reading, Recognition
 from .rowwise import RowTerm, row_term
 from .stack import stack
 from .term import WHOLE, Block, Term
-from .unroll import INITIAL, TRANSITION, hidden_sizes, is_hidden, unroll
+from .unroll import TRANSITION, hidden_sizes, is_hidden, unroll
 
 BLOCK_BYTES = 1 << 22
 SLICE = 65_536
@@ -45,8 +46,11 @@ def build(
     compiled: bool = True,
 ) -> Engine:
     """Lay the program out: terms, replayed sites, contraction and blocks."""
-    if compiled and any(n + TRANSITION in recognition.readings for n in sites):
-        sites = unroll(sites)
+    apart = unroll(sites) if compiled else sites
+    if compiled and len(apart) > len(sites):
+        sites, program = apart, replace(program, view=unroll)
+    elif not compiled:
+        program = replace(program, view=None)
     sizes = hidden_sizes(sites) | order_of(program)
     scales = _scales(sites)
     owners = {name: frozenset(latent.plates) for name, latent in program.latents.items()}
@@ -59,10 +63,11 @@ def build(
         if site.role == "prior" or is_hidden(name):
             continue
         plates = frozenset(site.plates)
-        if compiled and name + TRANSITION in recognition.readings:
-            hmms[name] = _hmm(name, site, recognition, sites, sizes, plates)
-            like = Factor(name, (), plates, scales.get(plates), None)
-            factors[name] = factor_of(hmms[name], plates, like)
+        if name + TRANSITION in sites:
+            scale = scales.get(plates)
+            hmms[name], fixed = chain_of(name, sites, recognition, sizes, weighted=scale is not None)
+            constants |= fixed
+            factors[name] = Factor(name, hmms[name].names, plates, scale)
         elif compiled and name in recognition.readings:
             reading = recognition.readings[name]
             used = {n for n in _names(reading, site) if n in owners}
@@ -78,7 +83,7 @@ def build(
         else:
             with torch.no_grad():
                 log_prob = site.log_prob()
-            if not recognition.reaches.get(name) and _still(name, log_prob, recognition):
+            if not recognition.reaches.get(name) and still(name, log_prob, recognition.runs):
                 constants[name] = Named(log_prob.tensor.double(), log_prob.names)
             names = log_prob.names
             factors[name] = replayed[name] = Factor(name, names, plates, scales.get(plates), alive.get(name))
@@ -93,7 +98,8 @@ def build(
     bundled, gone = bundle(stacks, factors, owners)
     units: tuple[Unit, ...] = (*bundled, *hmms.values())
     parts, whole = _parts({n: f for n, f in factors.items() if n not in gone}, owners, sizes, units)
-    observed = terms | {name: hmm.emission for name, hmm in hmms.items()}
+    emissions = {name: hmm.emission for name, hmm in hmms.items() if isinstance(hmm.emission, Term)}
+    observed = terms | emissions
     return Engine(
         program,
         recognition,
@@ -113,30 +119,6 @@ def build(
 def _compiled(reading: Reading, sizes: Mapping[str, int], above: frozenset[str], exponent: Named | None) -> Term:
     term = compile_term(reading, sizes, above, exponent)
     return row_term(term) if reading.family.solver == "rows" else term
-
-
-def _still(name: str, log_prob: Named, recognition: Recognition) -> bool:
-    """Whether a site that no gradient reaches is the same at another random point (a value may be detached)."""
-    if len(recognition.runs) < 2:
-        return True
-    with torch.no_grad():
-        first, second = (run[name].log_prob().tensor for run in recognition.runs[:2])
-    return torch.equal(first, second) and torch.equal(first, log_prob.tensor)
-
-
-def _hmm(
-    name: str,
-    site: Site,
-    recognition: Recognition,
-    sites: Mapping[str, Site],
-    sizes: Mapping[str, int],
-    plates: frozenset[str],
-) -> Hmm:
-    """Compile the three sites of a DiscreteHMM; nothing is folded, because a chain joins all times of a row."""
-    parts = [
-        _compiled(recognition.readings[key], sizes, plates, None) for key in (name + INITIAL, name + TRANSITION, name)
-    ]
-    return Hmm(name, parts[0], parts[1], parts[2], tuple(p for p in sizes if p in plates))
 
 
 def _barren(factors: Mapping[str, Factor], sites: Mapping[str, Site]) -> set[str]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 
 import torch
+from pyro.distributions.util import broadcast_shape  # torch's own imports a second of symbolic algebra
 from torch import Tensor
 
 from .errors import ModelError
@@ -203,7 +204,7 @@ def _select(part: Named, index: Mapping[str, Named], program: Program, event: in
         every = rest + tuple(p for p in index[latent].names if p not in rest)
         tensor = align(tensor, names, (latent, *every), event)
         chosen = index[latent].align(every)
-        shape = torch.broadcast_shapes(tensor.shape[1 : 1 + len(every)], chosen.shape)
+        shape = broadcast_shape(tensor.shape[1 : 1 + len(every)], chosen.shape)
         tensor = tensor.expand((tensor.shape[0], *shape, *tensor.shape[1 + len(every) :]))
         chosen = (
             chosen.expand(shape)

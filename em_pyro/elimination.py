@@ -91,10 +91,7 @@ def plan_contraction(
                 pending.setdefault(above, []).append(value)
             else:
                 roots.append(value)
-    generic = None
-    if any(isinstance(step, Chain) for step in steps):
-        generic = plan_contraction(factors, owners, sizes, chains=False)
-    return Schedule(tuple(factors), tuple(names), tuple(steps), tuple(roots), generic)
+    return Schedule(tuple(factors), tuple(names), tuple(steps), tuple(roots))
 
 
 def as_chain(

@@ -113,8 +113,11 @@ class Engine:
         """Run one E-step at `params` (float64, after `lead` dimensions of starts)."""
         with torch.no_grad():
             bound = self.bind(params, lead)
-            natural = {unit.members[0]: unit.natural(bound) for unit in self.units}
-            replays = self._replays(params)
+            replays = self.replays(params)
+            natural = {
+                unit.members[0]: unit.natural(bound, replays) if isinstance(unit, Hmm) else unit.natural(bound)
+                for unit in self.units
+            }
             statistics: dict[str, Tensor] = {}
             weights: dict[str, Tensor] = {}
             evidence: Tensor | float = self.base
@@ -136,6 +139,9 @@ class Engine:
                         shares = [share[name] for name in unit.members]
                         sums = unit.statistics(shares, columns, memo, block, lead)  # type: ignore[arg-type]
                         for name, part_sum in sums.items():
+                            if name in self.inside:
+                                _append(weights, name, part_sum, replays[name], block)
+                                continue
                             statistics[name] = statistics[name].add_(part_sum) if name in statistics else part_sum
                     for name in part.replayed:
                         if name in self.constants:
@@ -163,22 +169,27 @@ class Engine:
 
     def log_factors(self, params: Params) -> dict[str, Named]:
         """All factors at `params`, whole: what the posterior is made of."""
-        bound, replays = self.bind(params), self._replays(params)
+        bound, replays = self.bind(params), self.replays(params)
         factors = {}
         for name, term in self.terms.items():
             factor, base = term.factor(term.natural(bound), term.features()), term.base()
             factors[name] = Named(factor if base is None else factor + base.align(term.names), term.names)
         for name, hmm in self.hmms.items():
-            (factor,), _ = hmm.factors(hmm.natural(bound), hmm.features())
-            base = hmm.emission.base()
+            (factor,), _ = hmm.factors(hmm.natural(bound, replays), hmm.features())
+            base = hmm.emission.base() if isinstance(hmm.emission, Term) else None
             if base is not None:
                 kept = base.align((*hmm.names, *(n for n in base.names if n not in hmm.names)))
                 extra = tuple(range(len(hmm.names), kept.dim()))
                 factor = factor + (kept.sum(extra) if extra else kept)
             factors[name] = Named(factor, hmm.names)
-        return factors | replays
+        return factors | {name: part for name, part in replays.items() if name not in self.inside}
 
-    def _replays(self, params: Params) -> dict[str, Named]:
+    @cached_property
+    def inside(self) -> frozenset[str]:
+        """Replayed parts of a DiscreteHMM: they have weights, and no factor of their own."""
+        return frozenset(name for hmm in self.hmms.values() for name in hmm.replayed)
+
+    def replays(self, params: Params) -> dict[str, Named]:
         """Factors of the sites that are not compiled; those that no parameter enters, as they were found first."""
         if not self.moving:
             return dict(self.constants)
@@ -189,8 +200,8 @@ class Engine:
 
     @cached_property
     def moving(self) -> tuple[str, ...]:
-        """Replayed sites that some parameter enters."""
-        return tuple(name for name in self.replayed if name not in self.constants)
+        """Replayed sites, and parts of sites, that some parameter enters."""
+        return tuple(name for name in (*self.replayed, *self.inside) if name not in self.constants)
 
     def _replayed_prior(self, params: Params) -> Tensor:
         open_priors = [p.name for p in self.priors.values() if p.fn is None]
@@ -209,8 +220,10 @@ def _prior_of(site: Site) -> Tensor:
 def _append(weights: dict[str, Tensor], name: str, share: Tensor | None, replay: Named, block: Block) -> None:
     """Put the weights of a block of rows beside those of the blocks before it."""
     assert share is not None
-    if name in weights:
+    if name in weights and block.plate in replay.names:
         share = torch.cat([weights[name], share], replay.names.index(block.plate))
+    elif name in weights:
+        share = weights[name] + share
     weights[name] = share
 
 

@@ -77,7 +77,7 @@ def _value_and_gradient(
         weights = {
             name: weight
             for name in leaves
-            if (weight := engine.program.parameters[name].tensor) is not None and engine.replayed
+            if (weight := engine.program.parameters[name].tensor) is not None and (engine.replayed or engine.inside)
         }
         with engine.program.given({name: values[name] for name in weights}):
             q = engine.q(values, found)

@@ -26,7 +26,7 @@ from .priors import read_priors
 from .probes import LONG_PROGRAM, probe, reached, traced_run
 from .program import Program, Site
 from .reading import Reading, Recognition, Refusal, Unrecognised, arguments
-from .unroll import FROM, INITIAL, STATE, TIME, TO, TRANSITION, unroll
+from .unroll import unroll
 
 REPLAYS = 10
 
@@ -47,13 +47,13 @@ def _recognise(
     leaves: dict[str, Tensor],
     traced: dict[str, Site],
 ) -> Recognition:
-    reaches = reached(traced, leaves)
+    leaf_sites = unroll(traced)
+    reaches = reached(leaf_sites, leaves)
     probes = probes or [({}, traced)]
     bank = atoms_of(program, [values for values, _ in probes])
     readings: dict[str, Reading] = {}
     refusals: dict[str, Refusal] = {}
     unrolled = [unroll(sites) for _, sites in probes]
-    leaf_sites = unroll(traced)
     for name, site in leaf_sites.items():
         if site.role == "prior":
             continue
@@ -61,10 +61,10 @@ def _recognise(
             readings[name] = _read(name, [sites[name] for sites in unrolled], bank)
         except Unrecognised as reason:
             refusals[name] = Refusal(str(reason), reaches.get(name, frozenset()))
-    wanted = {n for n, r in refusals.items() if r.parameters and may_be_affine(traced[n], r)}
+    wanted = {n for n, r in refusals.items() if r.parameters and may_be_affine(leaf_sites[n], r)}
     if wanted:
         for name, reading in affine_readings(
-            program, wanted, [(v, {n: s[n] for n in wanted}) for v, s in probes], bank
+            replace(program, view=unroll), wanted, [(v, s) for (v, _), s in zip(probes, unrolled, strict=True)], bank
         ):
             readings[name] = reading
             del refusals[name]
@@ -73,32 +73,8 @@ def _recognise(
         why = "an argument has a parameter's value but not its gradient"
         refusals[name] = Refusal(why, reaches.get(name, frozenset()) | readings[name].parameters)
         del readings[name]
-    _keep_whole(leaf_sites, readings, refusals, reaches)
     runs = [sites for _, sites in probes]
     return Recognition(layout, readings, refusals, reaches, read_priors(runs), probes[0][0], runs)
-
-
-def _keep_whole(
-    sites: Mapping[str, Site],
-    readings: dict[str, Reading],
-    refusals: dict[str, Refusal],
-    reaches: Mapping[str, frozenset[str]],
-) -> None:
-    """A DiscreteHMM is recognised with all its three sites, or not at all."""
-    for name in [n for n in sites if n + TRANSITION in sites]:
-        parts = (name + INITIAL, name + TRANSITION, name)
-        wrong = [part for part in parts if part not in readings]
-        latent = [n for part in parts if part in readings for role in readings[part].roles.values() for n in role.names]
-        hidden = (name + FROM, name + TO, name + STATE, name + TIME)
-        outside = [n for n in latent if n not in hidden and n not in sites[name].plates]
-        if not wrong and outside:
-            wrong = [f"an argument that depends on {outside[0]}"]
-        if wrong:
-            why = refusals[wrong[0]].why if wrong[0] in refusals else wrong[0]
-            for part in parts:
-                readings.pop(part, None)
-                refusals.pop(part, None)
-            refusals[name] = Refusal(why, reaches[name])
 
 
 def _packed(bank: Bank, readings: dict[str, Reading]) -> Bank:

@@ -17,13 +17,15 @@ ROOT = Path(__file__).parents[1]
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
-        "errors charts chain analytic",
-        "named bank acceleration quadrature",
-        "program families contraction models",
+        "errors charts recursions scan analytic",
+        "named bank acceleration quadrature compiled",
+        "program families chain models",
+        "contraction",
         "alive check data elimination priors probes solvers store survey term unroll",
-        "hmm reading rowwise stack",
-        "bundle compile distinct match",
-        "affine engine",
+        "codes reading rowwise stack",
+        "hmm",
+        "bundle compile distinct hmm_paths match",
+        "affine engine hmm_parts",
         "build recognise uses",
         "assemble",
         "plan",
