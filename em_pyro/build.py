@@ -16,6 +16,8 @@ from .engine import Engine, Part, Unit
 from .errors import ModelError
 from .hmm import Hmm
 from .hmm_parts import chain_of, still
+from .loops import markov_units
+from .markov import Markov
 from .named import Named, squeeze
 from .priors import Prior
 from .program import Program, Site
@@ -46,9 +48,9 @@ def build(
     compiled: bool = True,
 ) -> Engine:
     """Lay the program out: terms, replayed sites, contraction and blocks."""
-    apart = unroll(sites) if compiled else sites
-    if compiled and len(apart) > len(sites):
-        sites, program = apart, replace(program, view=unroll)
+    taken_apart = unroll(sites) if compiled else sites
+    if compiled and len(taken_apart) > len(sites):
+        sites, program = taken_apart, replace(program, view=unroll)
     elif not compiled:
         program = replace(program, view=None)
     sizes = hidden_sizes(sites) | order_of(program)
@@ -95,9 +97,10 @@ def build(
         if len(group.terms) > 1:
             for term in group.terms:
                 factors[term.name] = replace(factors[term.name], pool=group.first.name)
-    bundled, gone = bundle(stacks, factors, owners)
-    units: tuple[Unit, ...] = (*bundled, *hmms.values())
-    parts, whole = _parts({n: f for n, f in factors.items() if n not in gone}, owners, sizes, units)
+    apart, loops, joined = markov_units(stacks, factors, owners, sizes)
+    bundled, gone = bundle(apart, factors, owners)
+    units: tuple[Unit, ...] = (*bundled, *hmms.values(), *loops)
+    parts, whole = _parts({n: f for n, f in joined.items() if n not in gone}, owners, sizes, units)
     emissions = {name: hmm.emission for name, hmm in hmms.items() if isinstance(hmm.emission, Term)}
     observed = terms | emissions
     return Engine(
@@ -254,7 +257,7 @@ def _parts(
     stuck = [n for f in inner for n in f.names if n in owners and plate not in owners[n]]
     if stuck:
         return one, f'latent "{stuck[0]}" sits above plate "{plate}"'
-    every = [term for unit in units for term in (unit.parts if isinstance(unit, Hmm) else unit.terms)]
+    every = [term for unit in units for term in (unit.parts if isinstance(unit, (Hmm, Markov)) else unit.terms)]
     apart = [term.name for term in every if isinstance(term, RowTerm) and plate in term.names]
     if apart:
         return one, f'the family of site "{apart[0]}" needs all rows at once'
@@ -288,5 +291,6 @@ def block_rows(units: Sequence[Unit], plate: str) -> int:
         inside = [term for term in unit.parts if plate in term.names]
         if inside:
             cells = prod(inside[0].sizes[n] for n in inside[0].names if n != plate)
-            width += (sum(term.width for term in inside) + 3 * cells) * len(unit.members)
+            copies = unit.steps if isinstance(unit, Markov) else len(unit.members)
+            width += (sum(term.width for term in inside) + 3 * cells) * copies
     return max(256, BLOCK_BYTES // (8 * width))

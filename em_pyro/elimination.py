@@ -94,6 +94,22 @@ def plan_contraction(
     return Schedule(tuple(factors), tuple(names), tuple(steps), tuple(roots))
 
 
+def chains_in(
+    factors: Sequence[Factor], owners: Mapping[str, frozenset[str]], sizes: Mapping[str, int]
+) -> list[tuple[tuple[str, ...], tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]]:
+    """All chains of latents that nothing outside their plates touches: latents, what touches one, what touches two."""
+    names, found = [factor.names for factor in factors], []
+    for leaf in dict.fromkeys(owners.values()):
+        local = {latent for latent, plates in owners.items() if plates == leaf}
+        touching = [i for i, have in enumerate(names) if any(n in local for n in have)]
+        for component in _components(touching, names, local):
+            if all(factors[i].plates == leaf for i in component):
+                chain = as_chain(component, names, local, owners, sizes, factors)
+                if chain is not None:
+                    found.append(chain)
+    return found
+
+
 def as_chain(
     component: list[int],
     names: Sequence[tuple[str, ...]],

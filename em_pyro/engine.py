@@ -17,6 +17,7 @@ from torch import Tensor
 from .bundle import Bundle
 from .contraction import Factor, Schedule
 from .hmm import Hmm
+from .markov import Markov
 from .named import Named
 from .priors import Prior, log_prior
 from .program import Params, Program, Site
@@ -47,7 +48,7 @@ class Expectation:
         return self.log_evidence + self.log_prior
 
 
-Unit = Stack | Bundle | Hmm
+Unit = Stack | Bundle | Hmm | Markov
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,10 @@ class Engine:
     @cached_property
     def members(self) -> dict[str, tuple[str, ...]]:
         """All sites for which one term of `leaders` stands."""
-        found = {}
+        found: dict[str, tuple[str, ...]] = {}
         for unit in self.units:
-            for term in unit.parts:
-                found[term.name] = unit.members if isinstance(unit, Stack) else (term.name,)
+            stacks = unit.stacks if isinstance(unit, Markov) else (unit,) if isinstance(unit, Stack) else ()
+            found |= {term.name: (term.name,) for term in unit.parts} | {s.first.name: s.members for s in stacks}
         return found
 
     @cached_property

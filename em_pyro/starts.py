@@ -18,6 +18,7 @@ from .engine import Engine, Expectation
 from .errors import ParameterError
 from .hmm import Hmm
 from .m_step import constrained, maximise, unconstrained
+from .markov import Markov
 from .named import Named, align
 from .plan import Plan
 from .solvers import PriorUnbounded
@@ -137,9 +138,10 @@ def _expectation(engine: Engine, shares: Mapping[str, Named], generator: torch.G
     for unit in engine.units:
         if isinstance(unit, Hmm):
             inside |= unit.from_states(_hidden_states(unit, generator), CERTAIN)
-        else:
-            weighed = [shares_of[name] for name in unit.members]
-            statistics |= unit.statistics(weighed, unit.features())
+            continue
+        for group in unit.stacks if isinstance(unit, Markov) else (unit,):
+            weighed = [shares_of[name] for name in group.members]
+            statistics |= group.statistics(weighed, group.features())
     weights = {name: shares_of[name] for name in engine.replayed}
     for name, found in inside.items():
         (weights if name in engine.inside else statistics)[name] = found
