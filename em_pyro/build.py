@@ -18,7 +18,7 @@ from .hmm import Hmm
 from .hmm_parts import chain_of, still
 from .loops import markov_units
 from .markov import Markov
-from .named import Named, squeeze
+from .named import Named, Sizes, ordered, squeeze
 from .priors import Prior
 from .program import Program, Site
 from .reading import Reading, Recognition
@@ -53,7 +53,7 @@ def build(
         sites, program = taken_apart, replace(program, view=unroll)
     elif not compiled:
         program = replace(program, view=None)
-    sizes = hidden_sizes(sites) | order_of(program)
+    sizes = Sizes(hidden_sizes(sites) | order_of(program))
     scales = _scales(sites)
     owners = {name: frozenset(latent.plates) for name, latent in program.latents.items()}
     terms: dict[str, Term] = {}
@@ -193,7 +193,7 @@ def _scales(sites: Mapping[str, Site]) -> dict[frozenset[str], Named | None]:
 def _ratio_of(inner: Named | None, outer: Named | None, sizes: Mapping[str, int]) -> Named | None:
     if outer is None or inner is None:
         return inner if outer is None else _ratio_of(Named(torch.ones((), dtype=torch.float64), ()), outer, sizes)
-    names = tuple(n for n in sizes if n in inner.names or n in outer.names)
+    names = ordered((*inner.names, *outer.names), sizes)
     below = outer.align(names)
     ratio = torch.where(below == 0, 0.0, inner.align(names) / torch.where(below == 0, 1.0, below))
     return None if bool((ratio == 1).all()) else Named(ratio, names)
@@ -214,7 +214,7 @@ def _base(
             base, scale = term.base(block), factors[name].scale
             if base is None:
                 break
-            every = tuple(n for n in sizes if n in base.names or (scale is not None and n in scale.names))
+            every = ordered((*base.names, *(scale.names if scale is not None else ())), sizes)
             part = base.align(every)
             if scale is not None:
                 cut = scale.tensor

@@ -15,6 +15,7 @@ import torch
 from .contraction import Chain, Factor, Product, Schedule, Sum
 from .errors import ModelError
 from .named import Named
+from .named import ordered as in_order
 
 CHAIN = 8  # latents from which a chain is run as one
 
@@ -46,7 +47,7 @@ def plan_contraction(
         pending.setdefault(factor.plates, []).append(i)
 
     def ordered(these: set[str]) -> tuple[str, ...]:
-        return tuple(name for name in sizes if name in these)
+        return in_order(these, sizes)
 
     def add_sum(inputs: list[int], latent: tuple[str, ...]) -> int:
         rest = ordered({n for i in inputs for n in names[i]} - set(latent))

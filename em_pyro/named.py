@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,23 @@ def unexpand(tensor: Tensor, event_dim: int = 0) -> Tensor:
         if tensor.stride(i) == 0 and tensor.shape[i] > 1:
             tensor = tensor.narrow(i, 0, 1)
     return tensor
+
+
+class Sizes(dict[str, int]):
+    """Sizes of named dimensions, in the order in which they stand in a tensor; a few can be put in order quickly."""
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        """Take the sizes in their order."""
+        super().__init__(sizes)
+        self.place = {name: k for k, name in enumerate(sizes)}
+
+
+def ordered(names: Iterable[str], sizes: Mapping[str, int]) -> tuple[str, ...]:
+    """Those of `names` that have a size, each once, in the order of `sizes`."""
+    if isinstance(sizes, Sizes):  # a long program has thousands of dimensions, and a site two or three
+        return tuple(sorted({n for n in names if n in sizes}, key=sizes.place.__getitem__))
+    these = set(names)
+    return tuple(n for n in sizes if n in these)
 
 
 @dataclass(frozen=True)

@@ -87,13 +87,16 @@ def _packed(bank: Bank, readings: dict[str, Reading]) -> Bank:
     probabilities, where_probability = packed(bank.entries, used["probabilities"])
     matrices, where_matrix = packed(bank.matrices, used["matrices"])
     where = {"entries": where_entry, "probabilities": where_probability, "matrices": where_matrix}
+    moved: dict[tuple[int, str], Tensor] = {}  # the steps of a loop share one index, before and after
     for name, reading in readings.items():
-        roles = {
-            key: role
-            if role.known or role.affine is not None
-            else role.moved(where[_kind(reading.family.roles[key].domain)])
-            for key, role in reading.roles.items()
-        }
+        roles = {}
+        for key, role in reading.roles.items():
+            kind = _kind(reading.family.roles[key].domain)
+            if not role.known and role.affine is None:
+                if (id(role.index), kind) not in moved:
+                    moved[id(role.index), kind] = role.moved(where[kind]).index
+                role = replace(role, index=moved[id(role.index), kind])
+            roles[key] = role
         readings[name] = replace(reading, roles=roles)
     return Bank(entries, probabilities, matrices)
 
@@ -174,24 +177,35 @@ def _disagreeing(
     atoms = {"entries": bank.values(params), "probabilities": entries_of(bank.probabilities, params)}
     if bank.matrices:
         atoms["matrices"] = bank.stack(params)
+    claims: dict[object, Tensor] = {}
     for name, reading in readings.items():
         args = arguments(reading.family, traced[name])
         for key, role in reading.roles.items():
             kind = _kind(reading.family.roles[key].domain)
-            claim = gather(role, atoms.get(kind, torch.zeros(0)), params)
             event = reading.event_rank + reading.family.roles[key].event_dim
             truth = squeeze(args[key], traced[name].dims, name, event)
-            claim = Named(claim, role.names).align(truth.names).expand(truth.tensor.shape)
-            pairs.setdefault(name, []).append((truth.tensor, claim))
+            if role.known and not truth.tensor.requires_grad:
+                continue
+            # the steps of a loop make one claim, so that it is evaluated once
+            where = tuple(truth.names.index(n) for n in role.names)
+            same = (id(role.index), id(role.coefficient), id(role.constant), id(role.affine), kind, where)
+            if same not in claims or claims[same].shape != truth.tensor.shape:
+                claim = gather(role, atoms.get(kind, torch.zeros(0)), params)
+                claims[same] = Named(claim, role.names).align(truth.names).expand(truth.tensor.shape)
+            pairs.setdefault(name, []).append((truth.tensor, claims[same]))
     generator = torch.Generator().manual_seed(1)
 
     def agree(names: Sequence[str]) -> bool:
         difference, size = torch.zeros(()), torch.zeros(())
+        alike: dict[object, tuple[Tensor, list[Tensor]]] = {}
         for name in names:
-            for truth, claim in pairs[name]:
-                v = torch.randn(truth.shape, generator=generator, dtype=torch.float64).to(truth)
-                difference = difference + (v * (truth - claim)).sum()
-                size = size + (v * claim).sum()
+            for truth, claim in pairs.get(name, ()):
+                alike.setdefault((id(claim), truth.dtype), (claim, []))[1].append(truth)
+        for claim, truths in alike.values():
+            truth = torch.stack(truths)
+            v = torch.randn(truth.shape, generator=generator, dtype=torch.float64).to(truth)
+            difference = difference + (v * (truth - claim)).sum()
+            size = size + (v * claim).sum()
         if not difference.requires_grad:
             return True
         targets = list(leaves.values())

@@ -19,7 +19,7 @@ from torch import Tensor
 from .bank import RoleMap, gather
 from .charts import safe_log
 from .families import Family
-from .named import Named, align
+from .named import Named, align, ordered
 
 LOWEST = -1e30  # a structural zero in log space; finite, because 0 * -inf is not 0 in a matrix product
 CACHE = 4_000_000  # features of at most this many entries are kept, larger ones are rebuilt block by block
@@ -245,7 +245,7 @@ class Term:
     def names(self) -> tuple[str, ...]:
         """Named dimensions of the factor."""
         kept = (*self.cells, *self.columns)
-        return tuple(n for n in self.sizes if n in kept and n not in self.folded)
+        return ordered((n for n in kept if n not in self.folded), self.sizes)
 
     @cached_property
     def layout(self) -> Layout:
