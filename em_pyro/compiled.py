@@ -59,7 +59,7 @@ def choose(entries: int, device: torch.device) -> tuple[str, str]:
     """
     asked = _asked.get()
     if asked == "torch":
-        return "torch", "as you asked"
+        return "torch", "you asked for it"
     if device.type != "cpu":
         return "torch", f"the data are on {device.type}"
     if asked == "auto" and entries < LARGE:
@@ -69,7 +69,7 @@ def choose(entries: int, device: torch.device) -> tuple[str, str]:
         if asked == "numba":
             raise PlanError(f"recursion: expected numba, got {found}. Install the extra: pip install em-pyro[fast].")
         return "torch", found
-    return "numba", "as you asked" if asked == "numba" else "numba is installed"
+    return "numba", "you asked for them" if asked == "numba" else "numba is installed"
 
 
 def functions() -> tuple[Callable[..., None], Callable[..., None]]:

@@ -46,6 +46,7 @@ class Hmm:
     seen: Named | None = field(repr=False)  # steps at which something is observed; None if all
     weighted: bool = True  # whether rows may have another share than one
     method: str = "torch"  # of the recursion
+    reason: str = ""  # for that method
 
     @property
     def every(self) -> tuple[Term | Replayed, ...]:

@@ -52,9 +52,11 @@ def chain_of(
     entries = sizes[hidden[0]] * sizes[hidden[1]]
     for n in outside:
         entries *= sizes[n]
-    method, _ = choose(entries, sites[name].value.device)
+    method, reason = choose(entries, sites[name].value.device)
+    if name + TIME in parts[1].names:
+        method, reason = "torch", "transitions differ between steps"
     weighted = weighted or any(n not in plates for n in outside)
-    return Hmm(name, parts[0], parts[1], parts[2], outside, sizes, seen, weighted, method), constants
+    return Hmm(name, parts[0], parts[1], parts[2], outside, sizes, seen, weighted, method, reason), constants
 
 
 def _seen(site: Site) -> Named | None:

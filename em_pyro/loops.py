@@ -107,10 +107,10 @@ def _unit(
     first = factors[moves[0][1].name]
     weighted = first.scale is not None or any(n not in rows and sizes[n] > 1 for n in plates)
     entries = prod((sizes[latents[0]], len(latents), *(sizes[n] for n in rows)))
-    method, _ = choose(entries, moves[0][1].value.tensor.device)
+    method, reason = choose(entries, moves[0][1].value.tensor.device)
     return Markov(
         pairs[0][0], sizes[latents[0]], len(latents), Stack(tuple(t for _, t in moves), same=True), backwards,
-        tuple(made), rows, sizes, _alive([factors[n].alive for n in latents], rows), weighted, method,
+        tuple(made), rows, sizes, _alive([factors[n].alive for n in latents], rows), weighted, method, reason,
     )  # fmt: skip
 
 

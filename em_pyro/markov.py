@@ -102,6 +102,7 @@ class Markov:
     alive: Named | None = field(repr=False)  # entries that enter the statistics, by step and rows; None is all
     weighted: bool = True  # whether rows may have another share than one
     method: str = "torch"  # of the recursion
+    reason: str = ""  # for that method
 
     @property
     def stacks(self) -> tuple[Stack, ...]:

@@ -71,7 +71,8 @@ def _parts(name: str, site: Site, hmm: dist.DiscreteHMM) -> dict[str, Site]:
     value = site.value.unsqueeze(-1 - observation.event_dim)
     shifted = {dim - 2: key for dim, key in site.dims.items()} | {-1: name + STATE, -2: name + TIME}
     mask = None if site.mask is None else site.mask[..., None, None]
-    found[name] = replace(site, fn=observation, value=value, dims=shifted, mask=mask)
+    scale = site.scale[..., None, None] if isinstance(site.scale, torch.Tensor) else site.scale
+    found[name] = replace(site, fn=observation, value=value, dims=shifted, scale=scale, mask=mask)
     return found
 
 
