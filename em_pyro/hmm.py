@@ -64,6 +64,11 @@ class Hmm:
         return tuple(part.name for part in self.every if isinstance(part, Replayed))
 
     @property
+    def title(self) -> str:
+        """What the plan calls it."""
+        return self.name
+
+    @property
     def members(self) -> tuple[str, ...]:
         """The factor that it computes."""
         return (self.name,)

@@ -105,6 +105,14 @@ class Markov:
     reason: str = ""  # for that method
 
     @property
+    def title(self) -> str:
+        """The first and the last of the latents."""
+        ends = [*self.moves.terms[0].layout.rows, *self.moves.terms[-1].layout.columns]
+        if self.backwards:
+            ends = [*self.moves.terms[0].layout.columns, *self.moves.terms[-1].layout.rows]
+        return " ... ".join(ends)
+
+    @property
     def stacks(self) -> tuple[Stack, ...]:
         """All that is stacked."""
         return (self.moves, *(group.stack for group in self.groups))

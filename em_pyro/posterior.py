@@ -26,6 +26,7 @@ from .term import Bound
 
 Pick = Callable[[Tensor], Tensor]
 ABSENT = 1e-200
+MANY = 12  # latents from which all marginals are worked out at the first that is asked for
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ class Posterior:
         For a partly labelled site (`obs_mask`), labelled rows are one-hot.
         """
         latents = self.engine.program.latents
+        if site in latents and len(latents) > MANY:  # the steps of a loop: one backward pass for all of them
+            return self._every_marginal[site].clone()
         if site in latents:
             return self._marginals([site])[site]
         if site in self.engine.hmms:
@@ -191,6 +194,10 @@ class Posterior:
             inputs,
             {n: len(engine.factors) + i for i, n in enumerate(extra)},
         )
+
+    @cached_property
+    def _every_marginal(self) -> dict[str, Tensor]:
+        return self._marginals(list(self.engine.program.latents))
 
     def _marginals(self, sites: list[str]) -> dict[str, Tensor]:
         with torch.no_grad():

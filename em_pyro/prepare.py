@@ -154,12 +154,12 @@ def _chains(engine: Engine) -> list[str]:
     found: dict[tuple[str, str], list[str]] = {}
     for unit in engine.units:
         if isinstance(unit, (Hmm, Markov)):
-            found.setdefault((unit.method, unit.reason), []).append(unit.name)
+            found.setdefault((unit.method, unit.reason), []).append(unit.title)
     for part in engine.parts:
         for step in part.schedules[0][1].steps:
             if isinstance(step, Chain):
                 why = "its transitions differ between steps, or not all of it is compiled"
-                found.setdefault(("torch", why), []).append(step.latents[0])
+                found.setdefault(("torch", why), []).append(f"{step.latents[0]} ... {step.latents[-1]}")
     notes = []
     for (method, why), names in found.items():
         some = ", ".join(names[:3]) + (f", ... ({len(names)})" if len(names) > 3 else "")

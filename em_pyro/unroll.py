@@ -63,7 +63,14 @@ def _parts(name: str, site: Site, hmm: dist.DiscreteHMM) -> dict[str, Site]:
     values = {INITIAL: here, TRANSITION: here.unsqueeze(1)}
     found = {
         name + key: Site(
-            name + key, "latent", dist.Categorical(logits=law), values[key], site.plates, dims, site.scale, None
+            name + key,
+            "latent",
+            dist.Categorical(logits=law, validate_args=False),
+            values[key],
+            site.plates,
+            dims,
+            site.scale,
+            None,
         )
         for key, law in laws.items()
     }
