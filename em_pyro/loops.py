@@ -131,6 +131,7 @@ def _alive(marks: Sequence[Named | None], rows: tuple[str, ...]) -> Named | None
     """Entries of all latents that enter the statistics, with the steps first."""
     if all(mark is None for mark in marks):
         return None
-    parts = [torch.ones((1,) * len(rows)).double() if mark is None else mark.align(rows).double() for mark in marks]
+    one = next(mark.tensor for mark in marks if mark is not None).new_ones((1,) * len(rows), dtype=torch.float64)
+    parts = [one if mark is None else mark.align(rows).double() for mark in marks]
     shape = [max(part.shape[k] for part in parts) for k in range(len(rows))]
     return Named(torch.stack([part.expand(shape) for part in parts]), (" ", *rows))

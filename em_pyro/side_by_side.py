@@ -110,7 +110,8 @@ def differences(
             states = {}
             for slot in range(len(group.latents[0])):
                 of = [index[group.latents[k][slot]] for k in places]
-                states[f"[{slot}]"] = Named(torch.stack([part.tensor for part in of]), (SITE, *of[0].names))
+                stacked = torch.stack([part.tensor for part in of]).to(whole.tensor.device)
+                states[f"[{slot}]"] = Named(stacked, (SITE, *of[0].names))
             agree = _agree(expected, _select(whole, states, group.event), group.event)
             for k, fine in zip(places, agree.expand(len(places)).tolist(), strict=True):
                 if not fine:

@@ -226,3 +226,17 @@ def loop_that_is_observed_twice(y: Tensor) -> None:
         for t in pyro.markov(range(steps)):
             x = pyro.sample(f"{name}_{t}", dist.Categorical(initial if x is None else transition[x]))
             pyro.sample(f"{name}_seen_{t}", dist.Bernoulli(probs[x]), obs=y[t].double())
+
+
+@program(lambda: (tensor([[0, 3, 12, 7, 7, 1, 12, 4]]), tensor([6])), trace_enum=False)
+def loop_of_many_symbols(y: Tensor, lengths: Tensor) -> None:
+    """Emit one of thirteen symbols at each step of a sequence that ends early."""
+    initial, transition = _initial(), _transition()
+    start = (torch.arange(26.0).reshape(2, 13) * 0.37).sin().exp()
+    probs = pyro.param("probs", start / start.sum(-1, keepdim=True), constraint=constraints.simplex)
+    with pyro.plate("sequence", len(y)):
+        x = None
+        for t in pyro.markov(range(y.shape[1])):
+            with poutine.mask(mask=lengths > t):
+                x = pyro.sample(f"x_{t}", dist.Categorical(initial if x is None else transition[x]))
+                pyro.sample(f"y_{t}", dist.Categorical(probs[x]), obs=y[:, t])

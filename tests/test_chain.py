@@ -1,6 +1,8 @@
 """The recursions of a chain are those of log space: compiled or not, in blocks or not, where scaling loses too much."""
 
 import importlib.util
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -166,6 +168,25 @@ def test_the_choice() -> None:
     with compiled.recursion("numba"):
         assert compiled.choose(1, cpu)[0] == "numba"
     assert compiled.choose(1, cpu)[0] == "torch"
+
+
+def test_where_nothing_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an installation that is read-only the functions are compiled anew in every process."""
+    asked: list[dict[str, object]] = []
+
+    def njit(**options: object) -> object:
+        asked.append(options)
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: function
+
+    monkeypatch.setitem(sys.modules, "numba", SimpleNamespace(njit=njit))
+    compiled._compiled.cache_clear()
+    try:
+        assert compiled.functions() == (recursions.filter_rows, recursions.smooth_rows)
+        assert [bool(options.get("cache")) for options in asked] == [True, False] * 2
+    finally:
+        compiled._compiled.cache_clear()
 
 
 def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,10 +203,14 @@ def test_compiled_and_not(model: object) -> None:
         assert float((value - b.params[name]).abs().max()) < IDENTITY * (1 + float(value.abs().max()))
 
 
+IN_A_BATCH = (
+    "hmm_ragged hmm_groups hmm_of_many_symbols hmm_autoregressive hmm_seasons hmm_mixture hmm_counts "
+    "loop_of_nine loop_of_many_symbols loop_of_two_seasons loop_ragged_and_weighted loop_seen_at_times"
+).split()
+
+
 @pytest.mark.parametrize("method", ["torch", pytest.param("numba", marks=needs_numba)])
-@pytest.mark.parametrize(
-    "name", ["hmm_ragged", "hmm_groups", "hmm_of_many_symbols", "hmm_autoregressive", "loop_of_nine"]
-)
+@pytest.mark.parametrize("name", IN_A_BATCH)
 def test_starts_in_a_batch(name: str, method: str) -> None:
     """`expect` with a dimension of starts is one start after the other."""
     with recursion(method):
