@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .charts import Chart, log_pair
+from .charts import Chart
 
 Params = Mapping[str, Tensor]
 
@@ -65,6 +65,16 @@ class RoleMap:
         return self.index.clamp(min=0)
 
     @cached_property
+    def stretch(self) -> tuple[int, int] | None:
+        """The first atom and their number if they are selected one by one, in order: a view does then; else None."""
+        flat = self.index.reshape(-1)
+        if not len(flat) or int(flat[0]) < 0 or self.index.dim() == 0:
+            return None
+        first = int(flat[0])
+        same = torch.equal(flat, torch.arange(first, first + len(flat), device=flat.device))
+        return (first, len(flat)) if same else None
+
+    @cached_property
     def entries(self) -> Tensor:
         """Bank positions that occur."""
         return self.index[self.index >= 0].unique()
@@ -98,18 +108,20 @@ class Bank:
         """All plain atoms, shape `(M,)` after `lead` dimensions of starts."""
         return entries_of(self.entries, params, lead)
 
-    def logs(self, params: Params, lead: int = 0) -> tuple[Tensor, Tensor]:
-        """Logarithms of all probabilities, and of one minus them."""
-        pairs, known = [], dict[tuple[str, str], tuple[Tensor, Tensor]]()
+    def logs(self, params: Params, lead: int = 0, *, complement: bool = False) -> Tensor:
+        """Logarithms of all probabilities, or of one minus them."""
+        found = dict[tuple[str, str, bool], Tensor]()
         for s in self.probabilities:
-            key = s.parameter, s.chart.name
-            if key not in known:
-                known[key] = log_pair(s.chart, params[s.parameter])
-            pairs.append(known[key][::-1] if s.complement else known[key])
-        return _joined([p[0] for p in pairs], lead), _joined([p[1] for p in pairs], lead)
+            key = s.parameter, s.chart.name, s.complement != complement
+            if key not in found:
+                found[key] = s.chart.logarithm(params[s.parameter], complement=key[2])
+        keys = [(s.parameter, s.chart.name, s.complement != complement) for s in self.probabilities]
+        return _joined([found[key] for key in keys], lead)
 
     def stack(self, params: Params, lead: int = 0) -> Tensor:
         """All matrices as Cholesky factors, shape `(M, D, D)`."""
+        if not self.matrices:
+            return torch.zeros(0, dtype=torch.float64)
         parts = [s.chart.forward(params[s.parameter]) for s in self.matrices]
         parts = [p.reshape((*p.shape[:lead], -1, *p.shape[-2:])) for p in parts]
         return parts[0] if len(parts) == 1 else torch.cat(parts, lead)
@@ -140,14 +152,21 @@ def packed(segments: Sequence[Segment], used: Iterable[Tensor]) -> tuple[tuple[S
 def gather(role: RoleMap, atoms: Tensor, params: Params, lead: int = 0) -> Tensor:
     """Bind one argument."""
     if role.affine is not None:
-        entries = torch.stack([params[name].flatten(lead)[..., i] for name, i in role.affine.entries], -1)
+        flat = {name: params[name].reshape((*params[name].shape[:lead], -1)) for name, _ in role.affine.entries}
+        entries = torch.stack([flat[name][..., i] for name, i in role.affine.entries], -1)
         if lead:
             entries = entries.reshape(entries.shape[:lead] + (1,) * (role.affine.offset.dim()) + entries.shape[lead:])
         return role.affine.offset + (role.affine.design * entries).sum(-1)
     if role.known:
         assert role.constant is not None
         return role.constant
-    bound = atoms[role.positions] if not lead else atoms[(slice(None),) * lead + (role.positions,)]
+    if role.stretch is not None:
+        start, size = role.stretch
+        bound = atoms if size == atoms.shape[lead] else atoms.narrow(lead, start, size)
+        if role.index.dim() > 1:
+            bound = bound.reshape((*atoms.shape[:lead], *role.index.shape, *atoms.shape[lead + 1 :]))
+    else:
+        bound = atoms[role.positions] if not lead else atoms[(slice(None),) * lead + (role.positions,)]
     if role.coefficient is not None:
         bound = bound * role.coefficient
     return bound if role.constant is None else torch.where(role.index < 0, role.constant, bound)
@@ -156,5 +175,5 @@ def gather(role: RoleMap, atoms: Tensor, params: Params, lead: int = 0) -> Tenso
 def _joined(parts: list[Tensor], lead: int) -> Tensor:
     if not parts:
         return torch.zeros(0, dtype=torch.float64)
-    parts = [p.reshape((*p.shape[:lead], -1)) for p in parts]
+    parts = [p if p.dim() == lead + 1 else p.reshape((*p.shape[:lead], -1)) for p in parts]
     return parts[0] if len(parts) == 1 else torch.cat(parts, -1)

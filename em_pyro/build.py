@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
 import torch
 
-from .bundle import bundle
+from .bundle import Bundle, bundle
+from .centred import Centred, can_be_centred
 from .compile import compile_term
-from .contraction import Factor, Schedule
+from .contraction import Factor
 from .elimination import plan_contraction
-from .engine import Engine, Part, Unit
+from .engine import Engine
 from .errors import ModelError
 from .hmm import Hmm
 from .hmm_parts import chain_of, still
 from .loops import markov_units
 from .markov import Markov
+from .mixture import Mixture, as_mixture
 from .named import Named, Sizes, ordered, squeeze
+from .part import Part, Unit, blocks_of
 from .priors import Prior
 from .program import Program, Site
 from .reading import Reading, Recognition
 from .rowwise import RowTerm, row_term
-from .stack import stack
-from .term import WHOLE, Block, Term
+from .stack import Stack, stack
+from .term import SLICE, WHOLE, Block, Term
 from .unroll import TRANSITION, hidden_sizes, is_hidden, unroll
 
 BLOCK_BYTES = 1 << 22
-SLICE = 65_536
 
 
 def order_of(program: Program) -> dict[str, int]:
@@ -46,8 +48,19 @@ def build(
     alive: Mapping[str, Named],
     *,
     compiled: bool = True,
+    centred: frozenset[str] = frozenset(),
 ) -> Engine:
-    """Lay the program out: terms, replayed sites, contraction and blocks."""
+    """Lay the program out: terms, replayed sites, contraction and blocks.
+
+    Args:
+        program: what is to be run.
+        recognition: what its sites are.
+        sites: one run, with the values and the known arguments.
+        priors: of its parameters.
+        alive: entries of latents that reach an observation.
+        compiled: without, all sites are replayed.
+        centred: sites that are evaluated around each cell's own location.
+    """
     taken_apart = unroll(sites) if compiled else sites
     if compiled and len(taken_apart) > len(sites):
         sites, program = taken_apart, replace(program, view=unroll)
@@ -81,6 +94,8 @@ def build(
             else:
                 above = plates
             terms[name] = _compiled(reading, sizes, above, exponent)
+            if name in centred and can_be_centred(terms[name]):
+                terms[name] = replace(terms[name], centred=True)
             factors[name] = Factor(name, terms[name].names, plates, scales.get(plates), alive.get(name))
         else:
             with torch.no_grad():
@@ -97,10 +112,11 @@ def build(
         if len(group.terms) > 1:
             for term in group.terms:
                 factors[term.name] = replace(factors[term.name], pool=group.first.name)
-    apart, loops, joined = markov_units(stacks, factors, owners, sizes)
-    bundled, gone = bundle(apart, factors, owners)
-    units: tuple[Unit, ...] = (*bundled, *hmms.values(), *loops)
-    parts, whole = _parts({n: f for n, f in joined.items() if n not in gone}, owners, sizes, units)
+    beside, loops, joined = markov_units(stacks, factors, owners, sizes)
+    bundled, gone = bundle(beside, factors, owners)
+    apart = tuple(Centred(unit.terms[0]) if unit.terms[0].centred else unit for unit in bundled)
+    units: tuple[Unit, ...] = (*apart, *hmms.values(), *loops)
+    parts, whole = _parts({n: f for n, f in joined.items() if n not in gone}, owners, sizes, units, constants)
     emissions = {name: hmm.emission for name, hmm in hmms.items() if isinstance(hmm.emission, Term)}
     observed = terms | emissions
     return Engine(
@@ -115,6 +131,7 @@ def build(
         *_base(observed, factors, owners, sizes),
         sizes,
         whole,
+        alive,
         constants,
     )
 
@@ -241,47 +258,53 @@ def _parts(
     owners: Mapping[str, frozenset[str]],
     sizes: Mapping[str, int],
     units: Sequence[Unit],
-) -> tuple[tuple[Part, ...], str]:
+    constants: Collection[str],
+) -> tuple[tuple[Part | Mixture, ...], str]:
     """Split the factors into those of the largest plate, in blocks, and the others."""
-    if not factors:
+
+    def part(inside: list[Factor], blocks: tuple[Block, ...] = (WHOLE,)) -> Part | Mixture:
+        names = tuple(f.name for f in inside)
+        chosen = tuple(unit for unit in units if unit.members[0] in names)
+        mixture = as_mixture(chosen, inside, owners, sizes, blocks)
+        if mixture is not None:
+            return mixture
+        compiled = {name for unit in chosen for name in unit.members}
+        replayed = tuple(n for n in names if n not in compiled)
+        moving = tuple(n for n in replayed if n not in constants)
+        return Part(plan_contraction(inside, owners, sizes), blocks, names, chosen, replayed, moving)
+
+    every = list(factors.values())
+    if not every:
         return (), ""
-    one = (_part([(WHOLE, plan_contraction(list(factors.values()), owners, sizes))], list(factors.values()), units),)
-    plates = {p for f in factors.values() for p in f.plates}
+    plates = {p for f in every for p in f.plates}
     if not plates:
-        return one, ""
+        return (part(every),), ""
     plate = max(plates, key=lambda p: sizes[p])
     rows = block_rows(units, plate)
-    if rows >= sizes[plate]:
-        return one, ""
-    inner = [f for f in factors.values() if plate in f.plates]
+    why = _stuck(every, owners, units, plate) if rows < sizes[plate] else ""
+    blocks = blocks_of(plate, sizes[plate], rows) if not why else (WHOLE,)
+    inner = [f for f in every if plate in f.plates]
+    apart = blocks != (WHOLE,) or not any(n in owners and plate not in owners[n] for f in inner for n in f.names)
+    if not apart:
+        return (part(every),), why
+    outer = [f for f in every if plate not in f.plates]
+    return (part(inner, blocks), *([part(outer)] if outer else [])), why
+
+
+def _stuck(factors: Sequence[Factor], owners: Mapping[str, frozenset[str]], units: Sequence[Unit], plate: str) -> str:
+    """Why the rows of a plate cannot be taken in blocks; empty if they can."""
+    inner = [f for f in factors if plate in f.plates]
     stuck = [n for f in inner for n in f.names if n in owners and plate not in owners[n]]
     if stuck:
-        return one, f'latent "{stuck[0]}" sits above plate "{plate}"'
-    every = [term for unit in units for term in (unit.parts if isinstance(unit, (Hmm, Markov)) else unit.terms)]
+        return f'latent "{stuck[0]}" sits above plate "{plate}"'
+    every = [term for unit in units for term in (unit.terms if isinstance(unit, (Stack, Bundle)) else unit.parts)]
     apart = [term.name for term in every if isinstance(term, RowTerm) and plate in term.names]
     if apart:
-        return one, f'the family of site "{apart[0]}" needs all rows at once'
+        return f'the family of site "{apart[0]}" needs all rows at once'
     by_row = [t.name for unit in units for t in unit.parts if plate in t.cells]
     if by_row:
-        return one, f'an argument of site "{by_row[0]}" differs by row of plate "{plate}"'
-    outer = [f for f in factors.values() if plate not in f.plates]
-    within = plan_contraction(inner, owners, sizes)
-    blocks = []
-    for start in range(0, sizes[plate], rows):
-        length = min(rows, sizes[plate] - start)
-        blocks.append((Block(plate, start, length), within.narrow(plate, start, length)))
-    parts = [_part(blocks, inner, units)]
-    if outer:
-        parts.append(_part([(WHOLE, plan_contraction(outer, owners, sizes))], outer, units))
-    return tuple(parts), ""
-
-
-def _part(schedules: Sequence[tuple[Block, Schedule]], factors: Sequence[Factor], units: Sequence[Unit]) -> Part:
-    names = tuple(f.name for f in factors)
-    inside = set(names)
-    chosen = tuple(unit for unit in units if unit.members[0] in inside)
-    compiled = {name for unit in chosen for name in unit.members}
-    return Part(tuple(schedules), names, chosen, tuple(n for n in names if n not in compiled))
+        return f'an argument of site "{by_row[0]}" differs by row of plate "{plate}"'
+    return ""
 
 
 def block_rows(units: Sequence[Unit], plate: str) -> int:
@@ -291,6 +314,7 @@ def block_rows(units: Sequence[Unit], plate: str) -> int:
         inside = [term for term in unit.parts if plate in term.names]
         if inside:
             cells = prod(inside[0].sizes[n] for n in inside[0].names if n != plate)
+            each = cells if isinstance(unit, Centred) else 1
             copies = unit.steps if isinstance(unit, Markov) else len(unit.members)
-            width += (sum(term.width for term in inside) + 3 * cells) * copies
+            width += (sum(each * term.width for term in inside) + 3 * cells) * copies
     return max(256, BLOCK_BYTES // (8 * width))

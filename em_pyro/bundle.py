@@ -15,7 +15,7 @@ from torch import Tensor
 from .contraction import Factor
 from .rowwise import RowTerm
 from .stack import Stack
-from .term import CACHE, WHOLE, Block, Bound, Term
+from .term import WHOLE, Block, Bound, Room, Term
 
 
 @dataclass(frozen=True)
@@ -39,17 +39,18 @@ class Bundle:
         """Natural parameters of all terms, side by side."""
         return torch.cat([term.natural(bound) for term in self.terms], -1)
 
-    def features(self, block: Block = WHOLE) -> Tensor:
-        """Features of all terms, one above the other."""
-        if block in self.cache:
-            return self.cache[block]
-        made = torch.cat([term.features(block) for term in self.terms], 0)
-        blocks = 1 if block.plate is None else -(-self.terms[0].sizes[block.plate] // block.length)
-        if made.numel() * blocks <= CACHE:
+    def features(self, block: Block = WHOLE, room: Room | None = None) -> Tensor:
+        """Features of all terms, one above the other; what is not kept is written into `room()`, if that is given."""
+        if block not in self.cache:
+            first, widths = self.terms[0], [term.width for term in self.terms]
+            keep = first.kept(sum(widths))
+            made = room() if room and not keep else first.empty(block, sum(widths))
+            for term, part in zip(self.terms, made.split(widths), strict=True):
+                term.write(block, part)
+            if not keep:
+                return made
             self.cache[block] = made
-            for term in self.terms:
-                term.cache.clear()
-        return made
+        return self.cache[block]
 
     def factors(
         self, natural: Tensor, features: Tensor, block: Block = WHOLE, lead: int = 0
@@ -68,7 +69,10 @@ class Bundle:
         """Expected statistics of every term, by name."""
         (share,) = shares
         assert share is not None
-        sums = self.terms[0].statistics(share, features, lead)
+        return self.divided(self.terms[0].statistics(share, features, lead))
+
+    def divided(self, sums: Tensor) -> dict[str, Tensor]:
+        """Statistics of all terms side by side, cut into those of each."""
         parts = sums.split([term.width for term in self.terms], -1)
         return {term.name: part for term, part in zip(self.terms, parts, strict=True) if term.parameters}
 
@@ -81,7 +85,7 @@ def bundle(
     units: list[Stack | Bundle] = []
     for group in stacks:
         term = group.first
-        plain = len(group.terms) == 1 and term.role == "observed" and not isinstance(term, RowTerm)
+        plain = len(group.terms) == 1 and term.role == "observed" and not isinstance(term, RowTerm) and not term.centred
         alone = term.layout.batch or factors[term.name].alive is not None or any(n in latents for n in term.columns)
         if plain and not alone:
             groups.setdefault((term.layout, term.names, factors[term.name].plates), []).append(term)

@@ -23,7 +23,15 @@ class Chart:
     domains: Mapping[str, str]  # domain of the parameter -> domain of the argument, each onto
     forward: Callable[[Tensor], Tensor]
     inverse: Callable[[Tensor], Tensor]
-    logs: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None  # stable (log f, log(1 - f)), for probabilities
+    log: Callable[[Tensor], Tensor] | None = None  # stable log f, for probabilities
+    log_complement: Callable[[Tensor], Tensor] | None = None  # stable log(1 - f)
+
+    def logarithm(self, value: Tensor, *, complement: bool) -> Tensor:
+        """`log f`, or `log(1 - f)`, of a probability `f = forward(value)`."""
+        stable = self.log_complement if complement else self.log
+        if stable is not None:
+            return stable(value)
+        return safe_log(1 - self.forward(value) if complement else self.forward(value))
 
 
 def _same(x: Tensor) -> Tensor:
@@ -63,7 +71,6 @@ CHARTS = (
         {d: d for d in ("real", "positive", "unit", "simplex")} | {"lower_cholesky": "scale_tril"},
         _same,
         _same,
-        lambda x: (safe_log(x), safe_log(1 - x)),
     ),
     Chart("exp", {"real": "positive"}, torch.exp, torch.log),
     Chart("softplus", {"real": "positive"}, torch.nn.functional.softplus, lambda y: y + torch.log(-torch.expm1(-y))),
@@ -77,14 +84,15 @@ CHARTS = (
         {"real": "unit"},
         torch.sigmoid,
         torch.logit,
-        lambda x: (torch.nn.functional.logsigmoid(x), torch.nn.functional.logsigmoid(-x)),
+        torch.nn.functional.logsigmoid,
+        lambda x: torch.nn.functional.logsigmoid(-x),
     ),
     Chart(
         "softmax",
         {"real": "simplex"},
         lambda x: torch.softmax(x, -1),
         torch.log,
-        lambda x: (torch.log_softmax(x, -1), safe_log(1 - torch.softmax(x, -1))),
+        lambda x: torch.log_softmax(x, -1),
     ),
     Chart(
         "normalised",
@@ -123,10 +131,3 @@ def _is(bound: Any, number: float) -> bool:
     bound = torch.as_tensor(bound)
     return bound.numel() > 0 and bool((bound == number).all())
 
-
-def log_pair(chart: Chart, value: Tensor) -> tuple[Tensor, Tensor]:
-    """`(log f, log(1 - f))` of a probability `f = chart(value)`."""
-    if chart.logs is not None:
-        return chart.logs(value)
-    probability = chart.forward(value)
-    return safe_log(probability), safe_log(1 - probability)

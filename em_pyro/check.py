@@ -54,7 +54,7 @@ def check_values(program: Program, params: Params, enumerated: Mapping[str, Site
         return
     rows = max(program.plates.values(), default=1)
     with torch.no_grad():
-        groups = alike(enumerated, program.latents)
+        groups = alike(enumerated, program)
     numbers = torch.arange(max(latent.size for latent in program.latents.values())).unbind()
     failure: ModelError | None = None
     for index in _joint_values(program):
@@ -66,7 +66,7 @@ def check_values(program: Program, params: Params, enumerated: Mapping[str, Site
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             failure = failure or _broken(index, error)
             break
-        _compare(groups, enumerated, concrete, {n: Named(numbers[k], ()) for n, k in index.items()}, index)
+        _compare(groups, program, concrete, {n: Named(numbers[k], ()) for n, k in index.items()}, index)
     if rows > SMALL and failure is None:
         return
     generator = torch.Generator().manual_seed(0)
@@ -83,7 +83,7 @@ def check_values(program: Program, params: Params, enumerated: Mapping[str, Site
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             raise _broken({n: k.tolist() for n, k in drawn.items()}, error) from error
         named = {n: _named_index(program, n, k) for n, k in drawn.items()}
-        _compare(groups, enumerated, concrete, named, {n: k.tolist() for n, k in drawn.items()})
+        _compare(groups, program, concrete, named, {n: k.tolist() for n, k in drawn.items()})
 
 
 def _run(program: Program, params: Params, states: Mapping[str, Tensor]) -> dict[str, Site]:
@@ -152,12 +152,12 @@ def _named_index(program: Program, name: str, index: Tensor) -> Named:
 
 def _compare(
     groups: list[Alike],
-    enumerated: Mapping[str, Site],
+    program: Program,
     concrete: Mapping[str, Site],
     index: Mapping[str, Named],
     shown: Mapping[str, object],
 ) -> None:
-    for name, what in differences(groups, enumerated, concrete, index):
+    for name, what in differences(groups, program, concrete, index):
         raise ModelError(
             f'Site "{name}": expected {what} to be the same whether its latents are enumerated or concrete, '
             f"got another one at {_shown(shown)}. Do not reduce over a plate, index by position, or branch on "

@@ -12,7 +12,7 @@ from torch import Tensor
 from .bank import RoleMap
 from .named import Named, align, ordered, squeeze
 from .reading import Reading
-from .term import Term
+from .term import SLICE, Term
 
 
 def compile_term(
@@ -123,11 +123,20 @@ def _weight(reading: Reading, exponent: Named | None, sizes: Mapping[str, int]) 
 
 def _centre(value: Named, weight: Named | None, rank: int, event_dim: int) -> Tensor | None:
     """Mean of every event over all rows, so that a common offset costs no digits."""
-    tensor = value.tensor.double()
-    rows = tuple(range(len(value.names)))
+    rows, tensor = len(value.names), value.tensor
     if not rows:
         return None
+    seen: Tensor | None = None
     if weight is not None and set(weight.names) <= set(value.names):
         w = weight.tensor.reshape(weight.tensor.shape + (1,) * event_dim)
-        tensor = torch.where(align(w, weight.names, value.names, rank + event_dim) != 0, tensor, torch.nan)
-    return tensor.nanmean(rows).nan_to_num(0.0)
+        seen = (align(w, weight.names, value.names, rank + event_dim) != 0).expand_as(tensor)
+    longest = max(range(rows), key=lambda axis: tensor.shape[axis])
+    total: Tensor | float = 0.0
+    count: Tensor | float = 0.0
+    for start in range(0, tensor.shape[longest], SLICE):  # no copy of all data in float64
+        size = min(SLICE, tensor.shape[longest] - start)
+        part = tensor.narrow(longest, start, size).double()
+        known = ~part.isnan() if seen is None else seen.narrow(longest, start, size) & ~part.isnan()
+        total = total + torch.where(known, part, 0.0).sum(tuple(range(rows)))
+        count = count + known.sum(tuple(range(rows)))
+    return total / torch.as_tensor(count).clamp(min=1)

@@ -14,17 +14,20 @@ from .em_step import em_step
 from .endings import collapsed
 from .errors import ModelError, ObjectiveError, ParameterError
 from .fit import Fit, Start, Starts, write_back
-from .loop import Interrupted, Run, Settings, State, check_start, guard, possible_posterior, run
+from .loop import Interrupted, Run, Settings, State, check_start, guard, possible_posterior
 from .m_step import gradient, maximise
 from .plan import Choice, Plan
 from .posterior import Posterior
+from .precision import around, displaced, far, suited
 from .prepare import Prepared, disagreements, key_of, measured, prepare
+from .program import Params
+from .restarts import follow
 from .solvers import PriorUnbounded
 from .starts import given_start, prior_start, random_start
 from .store import starting_values, write
 
 CERTIFIED = 1e-7  # of the gradient of Q after a closed form, relative to 1 + |Q|
-BAD = ("degenerate", "empty state", "prior unbounded")
+BAD = ("degenerate", "empty state", "prior unbounded", "screened out")
 SAME_MAXIMUM = 1e-6
 MEASURED_AGAIN = 1e-8
 
@@ -48,6 +51,9 @@ class EM:
         check: compare the enumerated program with concrete runs before the first step.
         progress: show a progress bar.
         callback: called with a `State` after every step; returning True stops.
+        screen: with more than five starts, compare them after twenty steps and follow the best quarter to their ends;
+            False follows all.
+        collapse: treat equal rows as one row with a weight, where that pays; False keeps them apart.
         acceleration: None, or "squarem" to let `fit` extrapolate its EM steps, never to where the objective is lower;
             `max_steps` and `Fit.num_steps` then count EM steps, up to three of them to a point of `Fit.path`.
     """
@@ -64,6 +70,8 @@ class EM:
         check: bool = True,
         progress: bool = False,
         callback: Callable[[State], Any] | None = None,
+        screen: bool = True,
+        collapse: bool = True,
         acceleration: str | None = None,
     ) -> None:
         """Take the model and the options; nothing runs yet."""
@@ -78,7 +86,7 @@ class EM:
         self.model = model
         self.tol, self.max_steps, self.seed, self.starts = tol, max_steps, seed, starts
         self.m_step, self.check, self.progress, self.callback = dict(m_step or {}), check, progress, callback
-        self.acceleration = acceleration
+        self.screen, self.collapse, self.acceleration = screen, collapse, acceleration
         self.last: Fit | None = None
         self._prepared: Prepared | None = None
         self._kept: tuple[Any, ...] = ()
@@ -138,15 +146,12 @@ class EM:
         """
         here = self._prepare(args, kwargs)
         self._need_parameters(here)
-        starts = self._starting_points(here)
-        runs: list[Run] = []
-        bar = _bar(len(starts)) if self.progress else None
+        points = [point(here) for point in self._starting_points(here)]
+        bar = _bar(len(points)) if self.progress else None
         try:
-            for start in starts:
-                here, done = self._follow(here, start(here), bar)
-                runs.append(done)
+            here, runs = self._follow(here, points, bar)
         except Interrupted as stopped:
-            self._finish(here, [*runs, stopped.run], measure=False)
+            self._finish(here, [stopped.run], measure=False)
             raise KeyboardInterrupt from None
         finally:
             if bar is not None:
@@ -158,48 +163,64 @@ class EM:
         here = self._prepare(args, kwargs)
         return possible_posterior(here.engine, self._current(here))
 
-    # ---- one start ----
+    # ---- all starts ----
 
-    def _follow(self, here: Prepared, start: dict[str, Tensor], bar: Any) -> tuple[Prepared, Run]:
-        """Follow one start to its end; withdraw what the certificates refute, and go on."""
+    def _follow(self, here: Prepared, points: Sequence[Params], bar: Any) -> tuple[Prepared, list[Run]]:
+        """Follow all starts to their ends; withdraw what the certificates refute, and go on."""
         tick = bar.update if bar is not None else None
         settings = Settings(self.tol, self.max_steps, self.callback, tick, self.acceleration is not None)
-        here, notes = self._certified(here, start)
-        done = run(here.engine, here.plan, start, settings)
-        path = done.path
+        notes: tuple[str, ...] = ()
+        for point in points:
+            here, more, certified = self._certified(here, point)
+            notes += more
+            if certified:
+                break
+        runs = follow(here.engine, here.plan, points, settings, screen=self.screen)
         while True:
-            wrong = disagreements(here.engine, done.params)
+            best = runs[ranked(runs)[0]]
+            wrong = disagreements(here.engine, best.params)
             if not wrong:
                 break
             names = frozenset[str]().union(*(here.engine.recognition.readings[s].parameters for s in wrong))
             why = "the model's arguments at the fitted values are not those that the plan derived"
             notes = (*notes, f"closed forms of {sorted(names)} withdrawn: {why}; the fit went on with the model itself")
             here = here.without(names, frozenset(wrong), why)
-            done = run(here.engine, here.plan, done.params, settings)
-            path = done.path
-        return here, replace(done, notes=(*notes, *done.notes), path=path)
+            screened = {i: done for i, done in enumerate(runs) if done.outcome == "screened out"}
+            again = [done.params for i, done in enumerate(runs) if i not in screened]
+            rest = iter(follow(here.engine, here.plan, again, settings, screen=False))
+            runs = [screened[i] if i in screened else next(rest) for i in range(len(runs))]
+        return here, [replace(done, notes=(*notes, *done.notes)) for done in runs]
 
-    def _certified(self, here: Prepared, start: dict[str, Tensor]) -> tuple[Prepared, tuple[str, ...]]:
-        """Take one M-step and require that the gradient of `Q` is zero at every closed form."""
+    def _certified(self, here: Prepared, start: Params) -> tuple[Prepared, tuple[str, ...], bool]:
+        """Take one M-step and require that the gradient of `Q` is zero at every closed form.
+
+        Returns:
+            What is left of the closed forms, why others were withdrawn, and whether this start could tell.
+        """
         closed = [n for n, line in here.plan.lines.items() if line.closed_form]
         params = {n: v.double() for n, v in start.items()}
-        found = here.engine.expect(params)
-        check_start(here.engine, params, float(found.objective))
+        engine = suited(here.engine, params)
+        found = engine.expect(params)
+        check_start(engine, params, float(found.objective))
         if not closed:
-            return here, ()
+            return here, (), True
         try:
-            new = maximise(here.engine, here.plan, found, params)
+            new = maximise(engine, here.plan, found, params)
+            if far(engine, new) or displaced(engine, params, new):
+                engine = around(suited(engine, new), new)
+                found = engine.expect(params)
+                new = maximise(engine, here.plan, found, params)
         except PriorUnbounded:
-            return here, ()  # the loop reports it as its ending
-        if collapsed(here.engine, here.plan, new):
-            return here, ()
-        value, slopes = gradient(here.engine, found, new, closed)
+            return here, (), False  # the loop reports it as its ending
+        if collapsed(engine, here.plan, new):
+            return here, (), False
+        value, slopes = gradient(engine, found, new, closed)
         size = 1 + abs(value)
         wrong = [n for n in closed if not _small(slopes[n], CERTIFIED * size)]
         if not wrong:
-            return here, ()
+            return here, (), True
         why = "its closed form left a gradient of Q that is not zero"
-        return here.without(frozenset(wrong), frozenset(), why), (f"closed forms of {wrong} withdrawn: {why}",)
+        return here.without(frozenset(wrong), frozenset(), why), (f"closed forms of {wrong} withdrawn: {why}",), True
 
     def _starting_points(self, here: Prepared) -> list[Callable[[Prepared], dict[str, Tensor]]]:
         own = {n: v.double() for n, v in starting_values(here.program).items()}
@@ -221,13 +242,13 @@ class EM:
 
     def _finish(self, here: Prepared, runs: Sequence[Run], *, measure: bool = True) -> Fit:
         """Rank the runs, re-measure the best on the user's program, and leave its values in the store."""
-        top = max(range(len(runs)), key=lambda i: (runs[i].outcome not in BAD, runs[i].objective))
+        top = ranked(runs)[0]
         level = runs[top].objective - SAME_MAXIMUM * (1 + abs(runs[top].objective))
         reached = [i for i, r in enumerate(runs) if r.objective >= level and r.outcome == runs[top].outcome]
         best = reached[0]  # of equals the first, whose labels are the user's
         done = runs[best]
         params = write_back(here, done.params)
-        expectation = here.engine.expect({n: v.double() for n, v in params.items()})
+        expectation = suited(here.engine, done.params).expect({n: v.double() for n, v in params.items()})
         evidence, prior = float(expectation.log_evidence), float(expectation.log_prior)
         if measure and all(p.initial.dtype == torch.float64 for p in here.program.parameters.values()):
             again = measured(here.engine, params)
@@ -253,6 +274,7 @@ class EM:
             str(here.plan),
             here,
             done.acceleration,
+            done.switches,
         )
         self._keep(here, done.params)
         self.last = fit
@@ -263,7 +285,7 @@ class EM:
     def _prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Prepared:
         """Trace and plan, unless the arguments are the same objects at the same versions."""
         if self._prepared is None or self._prepared.key != key_of(args, kwargs):
-            prepared = prepare(self.model, args, kwargs, self.m_step, check=self.check)
+            prepared = prepare(self.model, args, kwargs, self.m_step, check=self.check, collapse=self.collapse)
             self._prepared, self._kept = prepared, (args, kwargs)
         return self._prepared
 
@@ -284,6 +306,11 @@ class EM:
     def _keep(self, here: Prepared, values: Mapping[str, Tensor]) -> None:
         write(here.program, values)
         self._sites = {n: values[n].detach().clone() for n, p in here.program.parameters.items() if p.kind == "prior"}
+
+
+def ranked(runs: Sequence[Run]) -> list[int]:
+    """Best first: by objective, endings that are no maximum last."""
+    return sorted(range(len(runs)), key=lambda i: (runs[i].outcome in BAD, -runs[i].objective))
 
 
 def _small(slope: Tensor, bound: float) -> bool:

@@ -10,7 +10,7 @@ from .plan import Plan
 from .program import Params
 
 
-def em_step(engine: Engine, plan: Plan, params: Params) -> tuple[dict[str, Tensor], Expectation]:
+def em_step(engine: Engine, plan: Plan, params: Params, lead: int = 0) -> tuple[dict[str, Tensor], Expectation]:
     """One step of Expectation-Maximisation.
 
     With site factors `L_s(z_s; theta)` of the log-joint, and `log Z(theta)` their log-sum-product over the latents:
@@ -18,10 +18,12 @@ def em_step(engine: Engine, plan: Plan, params: Params) -> tuple[dict[str, Tenso
         E-step.  W_s = d log Z / d L_s, the posterior of what site s depends on;  S_s = <W_s, T_s(x)>.
         M-step.  argmax_theta sum_s <S_s, eta_s(theta)> + log prior(theta).
 
+    `lead` dimensions of starts may stand before those of every parameter.
+
     Returns:
         The new parameters, and what the E-step found at `params`, the objective among it.
 
     References: Dempster, Laird & Rubin (1977), section 2.
     """
-    found = engine.expect(params)
-    return maximise(engine, plan, found, params), found
+    found = engine.expect(params, lead)
+    return maximise(engine, plan, found, params, lead), found

@@ -14,16 +14,18 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .bundle import Bundle
-from .contraction import Factor, Schedule
+from .centred import Centred
+from .contraction import Factor
 from .hmm import Hmm
 from .markov import Markov
+from .mixture import Mixture
 from .named import Named
+from .part import Part, Unit, add
 from .priors import Prior, log_prior
 from .program import Params, Program, Site
 from .reading import Recognition
 from .stack import Stack
-from .term import Block, Bound, Term
+from .term import Bound, Term
 
 
 @dataclass(frozen=True)
@@ -48,19 +50,6 @@ class Expectation:
         return self.log_evidence + self.log_prior
 
 
-Unit = Stack | Bundle | Hmm | Markov
-
-
-@dataclass(frozen=True)
-class Part:
-    """Factors that are contracted together, over some blocks of rows."""
-
-    schedules: tuple[tuple[Block, Schedule], ...]
-    names: tuple[str, ...]
-    units: tuple[Unit, ...]
-    replayed: tuple[str, ...]
-
-
 @dataclass(frozen=True)
 class Engine:
     """A program ready to run: terms, replayed sites, priors and the schedule of contractions."""
@@ -72,13 +61,16 @@ class Engine:
     factors: Mapping[str, Factor]
     replayed: Mapping[str, Factor]
     priors: Mapping[str, Prior]
-    parts: tuple[Part, ...]
+    parts: tuple[Part | Mixture, ...]
     base: float  # log base measures, which no step changes
     offsets: Mapping[str, Named]  # those that differ between states
     sizes: Mapping[str, int]  # of all latents and plates, in the order of tensor dimensions
     whole: str  # why rows are not taken in blocks; empty if they are, or need not be
+    alive: Mapping[str, Named] = field(default_factory=dict, repr=False)
     constants: Mapping[str, Named] = field(default_factory=dict, repr=False)  # replayed sites without parameters
     uncollapsed: Engine | None = field(default=None, repr=False)  # of all rows, if this one has the distinct ones
+
+    around: Params | None = field(default=None, repr=False)  # where centred cells are centred; None is where they are
 
     @property
     def full(self) -> Engine:
@@ -105,10 +97,8 @@ class Engine:
         return {unit.name: unit for unit in self.units if isinstance(unit, Hmm)}
 
     def bind(self, params: Params, lead: int = 0) -> Bound:
-        """Evaluate every atom of the bank once."""
-        bank = self.recognition.bank
-        matrices = bank.stack(params, lead) if bank.matrices else torch.zeros(0, dtype=torch.float64)
-        return Bound(params, bank.values(params, lead), bank.logs(params, lead), matrices, lead)
+        """The atoms of the bank at `params`, each computed when it is first asked for."""
+        return Bound(params, self.recognition.bank, lead, self.around)
 
     def expect(self, params: Params, lead: int = 0) -> Expectation:
         """Run one E-step at `params` (float64, after `lead` dimensions of starts)."""
@@ -123,31 +113,10 @@ class Engine:
             weights: dict[str, Tensor] = {}
             evidence: Tensor | float = self.base
             for part in self.parts:
-                for block, schedule in part.schedules:
-                    features = [unit.features(block) for unit in part.units]
-                    inputs = {name: _cut(replays[name], block) for name in part.replayed}
-                    memos = []
-                    for unit, columns in zip(part.units, features, strict=True):
-                        found, memo = unit.factors(natural[unit.members[0]], columns, block, lead)  # type: ignore[arg-type]
-                        memos.append(memo)
-                        inputs.update(zip(unit.members, found, strict=True))
-                    for name in self.offsets.keys() & inputs.keys():
-                        inputs[name] = inputs[name] + _cut(self.offsets[name], block)
-                    log_z, weighed = schedule.contract([inputs[name] for name in part.names])
-                    evidence = evidence + log_z
-                    share = dict(zip(part.names, weighed, strict=True))
-                    for unit, columns, memo in zip(part.units, features, memos, strict=True):
-                        shares = [share[name] for name in unit.members]
-                        sums = unit.statistics(shares, columns, memo, block, lead)  # type: ignore[arg-type]
-                        for name, part_sum in sums.items():
-                            if name in self.inside:
-                                _append(weights, name, part_sum, replays[name], block)
-                                continue
-                            statistics[name] = statistics[name].add_(part_sum) if name in statistics else part_sum
-                    for name in part.replayed:
-                        if name in self.constants:
-                            continue
-                        _append(weights, name, share[name], replays[name], block)
+                sums = part.sums(natural, replays, self.offsets, lead)
+                evidence = evidence + sums.log_evidence
+                add(statistics, sums.statistics)
+                weights.update(sums.weights)
             prior = log_prior(self.priors, params, lead) + self._replayed_prior(params)
             return Expectation(torch.as_tensor(evidence), prior, statistics, weights)
 
@@ -156,8 +125,7 @@ class Engine:
         bound = self.bind(params, lead)
         total = log_prior(self.priors, params, lead)
         for name, statistics in found.statistics.items():
-            eta = self.leaders[name].natural(bound)
-            product = torch.where(statistics != 0, eta * statistics, 0.0)
+            product = self.leaders[name].inner(bound, statistics)
             total = total + product.sum(tuple(range(lead, product.dim())))
         if self.moving or any(p.fn is None for p in self.priors.values()):
             sites = self.program.run(params)
@@ -172,8 +140,13 @@ class Engine:
         """All factors at `params`, whole: what the posterior is made of."""
         bound, replays = self.bind(params), self.replays(params)
         factors = {}
+        apart = {unit.term.name: unit for unit in self.units if isinstance(unit, Centred)}
         for name, term in self.terms.items():
-            factor, base = term.factor(term.natural(bound), term.features()), term.base()
+            if name in apart:
+                (factor,), _ = apart[name].factors(apart[name].natural(bound), apart[name].features())
+            else:
+                factor = term.factor(term.natural(bound), term.features())
+            base = term.base()
             factors[name] = Named(factor if base is None else factor + base.align(term.names), term.names)
         for name, hmm in self.hmms.items():
             (factor,), _ = hmm.factors(hmm.natural(bound, replays), hmm.features())
@@ -217,18 +190,3 @@ def _prior_of(site: Site) -> Tensor:
     """Log-density of a prior whose arguments are parameters themselves."""
     return (site.log_prob().tensor.double() * torch.as_tensor(site.scale)).sum()
 
-
-def _append(weights: dict[str, Tensor], name: str, share: Tensor | None, replay: Named, block: Block) -> None:
-    """Put the weights of a block of rows beside those of the blocks before it."""
-    assert share is not None
-    if name in weights and block.plate in replay.names:
-        share = torch.cat([weights[name], share], replay.names.index(block.plate))
-    elif name in weights:
-        share = weights[name] + share
-    weights[name] = share
-
-
-def _cut(part: Named, block: Block) -> Tensor:
-    if block.plate not in part.names:
-        return part.tensor
-    return part.tensor.narrow(part.names.index(block.plate), block.start, block.length)

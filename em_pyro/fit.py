@@ -54,8 +54,11 @@ class Starts:
         return iter(self.runs)
 
     def __str__(self) -> str:
-        """Say how many starts reached the best objective."""
-        return f"best found by {self.found} of {len(self.runs)}"
+        """Say how many starts reached the best objective, of those that were followed to their ends."""
+        screened = sum(run.outcome == "screened out" for run in self.runs)
+        return f"best found by {self.found} of {len(self.runs) - screened}" + (
+            f"; {screened} more were screened out" if screened else ""
+        )
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,8 @@ class Fit:
         notes: what the loop found out on its way.
         plan: how each parameter was maximised.
         acceleration: cycles, extrapolations and seconds of an accelerated fit, else None.
+        switches: changes between one centre for all clusters and each around its own location, which those far apart
+            need.
     """
 
     params: dict[str, Tensor]
@@ -90,6 +95,7 @@ class Fit:
     plan_text: str = field(default="", repr=False)
     prepared: Prepared | None = field(default=None, repr=False, compare=False)
     acceleration: Accelerated | None = None
+    switches: int = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the program and its data."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,13 +11,15 @@ from torch import Tensor
 
 from . import accelerated
 from .accelerated import Accelerated
+from .acceleration import Squarem
 from .em_step import em_step
-from .endings import bad_ending, collapsed
+from .endings import DEGENERATE, bad_ending, collapsed, scales
 from .engine import Engine, Expectation
 from .errors import DataError, ObjectiveError
 from .m_step import constrained, gradient, unconstrained
 from .plan import Plan
 from .posterior import Posterior, posterior
+from .precision import around, displaced, suited
 from .solvers import PriorUnbounded
 
 Params = Mapping[str, Tensor]
@@ -25,6 +27,7 @@ Params = Mapping[str, Tensor]
 SLACK = {torch.float64: 1e-10, torch.float32: 1e-6}  # rounding of the objective, relative to 1 + |objective|
 IMPOSSIBLE = -1e29
 DISTURBANCE, DISTURBED_STEPS = 1e-3, 10
+AGAIN = 2.0  # scales that have grown so far beyond the least that one centre can do are given one centre again
 
 @dataclass(frozen=True)
 class State:
@@ -42,7 +45,7 @@ class Settings:
     tol: float
     max_steps: int
     callback: Callable[[State], Any] | None = None
-    tick: Callable[[], Any] | None = None
+    tick: Callable[[int], Any] | None = None  # told how many steps were taken
     accelerate: bool = False
 
 
@@ -57,6 +60,7 @@ class Run:
     notes: tuple[str, ...] = ()
     converged: bool = False
     acceleration: Accelerated | None = None
+    switches: int = 0  # between one centre for all cells and each around its own location
 
     @property
     def num_steps(self) -> int:
@@ -78,19 +82,28 @@ class Interrupted(KeyboardInterrupt):
         self.run = run
 
 
-def run(engine: Engine, plan: Plan, start: Params, settings: Settings) -> Run:
+def run(engine: Engine, plan: Plan, start: Params, settings: Settings, before: Sequence[float] = ()) -> Run:
     """Iterate from `start` until the stopping rule, the cap or a named ending.
+
+    Args:
+        engine: the program.
+        plan: how its parameters are maximised.
+        start: where to go on from.
+        settings: options.
+        before: the objective at every step that led to `start`, if this is not the first.
 
     Raises:
         ObjectiveError: the objective fell beyond rounding, or is not finite at the start.
         DataError: an observation is impossible under every state at the start.
     """
-    params, path = {name: value.double() for name, value in start.items()}, list[float]()
+    params, path = {name: value.double() for name, value in start.items()}, list(before)
     gap, calm, notes, saddles = float("inf"), 0, list[str](), 0
-    best, state = params, Accelerated() if settings.accelerate else None
+    shared, switches = engine, 0
+    engine = suited(engine, params)
+    best, state = params, Accelerated(Squarem(evaluations=len(path))) if settings.accelerate else None
 
     def ended(outcome: str, *, converged: bool = False) -> Run:
-        return Run(best, tuple(path), outcome, gap, tuple(notes), converged, state)
+        return Run(best, tuple(path), outcome, gap, tuple(notes), converged, state, switches)
 
     try:
         while True:
@@ -104,7 +117,12 @@ def run(engine: Engine, plan: Plan, start: Params, settings: Settings) -> Run:
             except PriorUnbounded as where:
                 new, found = params, engine.expect(params)
                 notes.append(str(where))
-            objective = float(found.objective)
+            objective, narrowest, digits = torch.stack((found.objective, *scales(engine, new))).tolist()
+            if digits < 1 or displaced(engine, params, new):
+                if digits < 1:
+                    engine, switches = suited(engine, new), switches + 1
+                new, found = em_step(around(engine, new), plan, params)
+                objective, narrowest, _ = torch.stack((found.objective, *scales(engine, new))).tolist()
             if not path:
                 check_start(engine, params, objective)
             elif not _finite(objective):
@@ -116,7 +134,7 @@ def run(engine: Engine, plan: Plan, start: Params, settings: Settings) -> Run:
             path.append(objective)
             best = params
             if settings.tick:
-                settings.tick()
+                settings.tick(1)
             if step and settings.callback and settings.callback(State(step, objective, dict(params))) is True:
                 return ended("stopped")
             if new is params:
@@ -127,10 +145,11 @@ def run(engine: Engine, plan: Plan, start: Params, settings: Settings) -> Run:
                 return ended(ending[0] if ending else "step limit")
             if cycle is not None:
                 state = cycle.state
-            fault = collapsed(engine, plan, new)
-            if fault:
-                notes.append(fault)
+            if narrowest < DEGENERATE:
+                notes.append(collapsed(engine, plan, new))
                 return ended("degenerate")
+            if engine is not shared and float(scales(shared, new)[1]) > AGAIN:
+                engine, switches = shared, switches + 1
             if settings.tol > 0:
                 if cycle is None:
                     gap = estimated_gap(engine, plan, found, params, new, path, settings.tol)
@@ -235,12 +254,7 @@ def estimated_gap(
     With gains `d_t` shrinking at rate `r`, what is left is `d r / (1 - r)`. The gradient's own estimate
     `g'(u_new - u) / (1 - r)` is computed once the first is small; an infinite coordinate (a boundary) counts nothing.
     """
-    if len(path) < 3:
-        return float("inf")
-    last, before = path[-1] - path[-2], path[-2] - path[-3]
-    rounding = 1e-15 * (1 + abs(path[-1]))
-    rate = min(max(last / before, 0.0), 0.9999) if before > rounding else 0.5
-    left = max(last, 0.0) * rate / (1 - rate)
+    left, rate = aitken(path)
     if left > tol * (1 + abs(path[-1])):
         return left
     names = plan.free
@@ -251,6 +265,16 @@ def estimated_gap(
         move = torch.where(torch.isfinite(move), move, 0.0)
         promised += float((slopes[name] * move).sum())
     return max(left, abs(promised) / (1 - rate))
+
+
+def aitken(path: Sequence[float]) -> tuple[float, float]:
+    """What is left to gain by the last two gains of a path, and the rate at which gains shrink."""
+    if len(path) < 3:
+        return float("inf"), 0.9999
+    last, before = path[-1] - path[-2], path[-2] - path[-3]
+    rounding = 1e-15 * (1 + abs(path[-1]))
+    rate = min(max(last / before, 0.0), 0.9999) if before > rounding else 0.5
+    return max(last, 0.0) * rate / (1 - rate), rate
 
 
 # ---- saddles ---------------------------------------------------------------------------------------------------------

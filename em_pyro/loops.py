@@ -116,7 +116,7 @@ def _unit(
 
 def _fits(term: Term, latent: str, rows: Sequence[str], owners: Mapping[str, frozenset[str]]) -> bool:
     """Whether a site on one latent is cells by columns: states by rows of data, or the law of the latent itself."""
-    if isinstance(term, RowTerm) or term.layout.batch or term.layout.folded:
+    if isinstance(term, RowTerm) or term.centred or term.layout.batch or term.layout.folded:
         return False
     if any(n not in rows for n in term.columns if n not in term.folded and n != latent):
         return False

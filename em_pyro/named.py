@@ -61,11 +61,20 @@ def squeeze(tensor: Tensor, dims: Mapping[int, str], site: str, event_dim: int =
 
 
 def unexpand(tensor: Tensor, event_dim: int = 0) -> Tensor:
-    """Undo `expand`: batch dimensions of stride zero get size one; the last `event_dim` dimensions stay."""
+    """Undo `expand`: batch dimensions of stride zero get size one; the last `event_dim` dimensions stay.
+
+    The result is a view of what was expanded, so that a gradient never passes through a tensor of the expanded size.
+    """
+    shape, strides = list(tensor.shape), tensor.stride()
     for i in range(tensor.dim() - event_dim):
-        if tensor.stride(i) == 0 and tensor.shape[i] > 1:
-            tensor = tensor.narrow(i, 0, 1)
-    return tensor
+        if strides[i] == 0 and shape[i] > 1:
+            shape[i] = 1
+    if shape == list(tensor.shape):
+        return tensor
+    base = tensor._base
+    if base is None or base.dtype != tensor.dtype:
+        return tensor[tuple(slice(0, size) for size in shape)]
+    return base.as_strided(shape, strides, tensor.storage_offset())
 
 
 class Sizes(dict[str, int]):

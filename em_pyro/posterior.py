@@ -21,6 +21,7 @@ from .errors import ParameterError
 from .hmm import Hmm
 from .hmm_paths import best_paths, draw_paths, state_law
 from .named import Named, align
+from .precision import suited
 from .program import Params
 from .term import Bound
 
@@ -289,7 +290,7 @@ def _given(
 
 def posterior(engine: Engine, params: Mapping[str, Tensor]) -> Posterior:
     """The posterior of `engine`'s program at `params`."""
-    engine = engine.full
+    engine = suited(engine.full, params)
     values = {name: value.detach().double() for name, value in params.items()}
     with torch.no_grad():
         evidence = float(engine.expect(values).log_evidence)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .alive import alive
 from .bank import entries_of, gather
+from .blocks import tuned
 from .build import build
 from .check import check_structure, check_values
 from .contraction import Chain
@@ -23,7 +24,9 @@ from .errors import ModelError
 from .hmm import Hmm
 from .markov import Markov
 from .named import Named, align, squeeze
+from .part import Part
 from .plan import Choice, Plan, choose
+from .precision import form
 from .program import Params, Program
 from .reading import Recognition, Refusal, arguments
 from .recognise import recognise
@@ -46,13 +49,14 @@ class Prepared:
     options: Mapping[str, Choice] = field(repr=False)
     withdrawn: Mapping[str, str] = field(repr=False)
     key: tuple[Any, ...] = field(repr=False)
+    collapse: bool = True
 
     def without(self, names: frozenset[str], sites: frozenset[str], why: str) -> Prepared:
         """Withdraw the closed forms of `names`; sites in `sites` are replayed from now on."""
         recognition = self.engine.full.recognition
         if sites:
             recognition = _refused(recognition, sites, why)
-        engine, _ = _engine(self.program, recognition)
+        engine, _ = _engine(self.program, recognition, collapse=self.collapse)
         withdrawn = {**self.withdrawn, **dict.fromkeys(names, why)}
         plan = replace(choose(engine, self.options, withdrawn), notes=self.plan.notes, seconds=self.plan.seconds)
         return replace(self, engine=engine, plan=plan, withdrawn=withdrawn)
@@ -72,6 +76,7 @@ def prepare(
     options: Mapping[str, Choice],
     *,
     check: bool,
+    collapse: bool = True,
 ) -> Prepared:
     """Survey, check, recognise and plan.
 
@@ -88,18 +93,19 @@ def prepare(
         sites = _first_run(program, start)
     check_data(sites, start)
     recognition = recognise(program)
-    engine, rows = _engine(program, recognition)
+    engine, rows = _engine(program, recognition, collapse=collapse)
     with torch.no_grad():
         wrong = other_densities(engine.full) if check else []
     if wrong:
         recognition = _refused(recognition, wrong, "its registered family computes another density than its log_prob")
-        engine, rows = _engine(program, recognition)
+        engine, rows = _engine(program, recognition, collapse=collapse)
     if check:
         check_structure(program, {n: f.names for n, f in engine.factors.items()}, sites)
         check_values(program, recognition.values, recognition.runs[0])
+    engine = tuned(engine, start)
     plan = choose(engine, options, {})
     plan = replace(plan, notes=_notes(engine, rows), seconds=time.perf_counter() - began)
-    return Prepared(program, engine, plan, options, {}, key_of(args, kwargs))
+    return Prepared(program, engine, plan, options, {}, key_of(args, kwargs), collapse)
 
 
 def _first_run(program: Program, start: Params) -> Any:
@@ -114,10 +120,12 @@ def _first_run(program: Program, start: Params) -> Any:
         ) from error
 
 
-def _engine(program: Program, recognition: Recognition) -> tuple[Engine, str]:
+def _engine(program: Program, recognition: Recognition, *, collapse: bool) -> tuple[Engine, str]:
     """Build the engine, of the distinct rows where that pays; and say which."""
     living = alive(program, recognition.runs)
     full = build(program, recognition, recognition.runs[0], recognition.priors, living)
+    if not collapse:
+        return full, "not collapsed: as you asked"
     distinct, note = find(program, recognition) if not full.hmms else (None, "")
     if distinct is None:
         return full, note
@@ -138,12 +146,12 @@ def _notes(engine: Engine, rows: str) -> tuple[str, ...]:
         some = ", ".join(names[:3]) + (f", ... ({len(names)})" if len(names) > 3 else "")
         notes.append(f"site{'s' * (len(names) > 1)} {some}: the model is replayed in every step, because {why}")
     notes += _chains(engine)
-    blocks = max((len(part.schedules) for part in engine.parts), default=1)
+    blocks = max((part.blocks for part in engine.parts), key=len, default=())
     if engine.whole:
         notes.append(f"rows are taken whole: {engine.whole}")
-    elif blocks > 1:
-        block = engine.parts[0].schedules[0][0]
-        notes.append(f'plate "{block.plate}" in {blocks} blocks of {block.length} rows')
+    elif len(blocks) > 1:
+        notes.append(f'plate "{blocks[0].plate}" in {len(blocks)} blocks of {blocks[0].length} rows')
+    notes += form(engine)
     if any(p.initial.dtype == torch.float32 for p in engine.program.parameters.values()):
         notes.append("float32 parameters: contracted and accumulated in float64, stored in float32")
     return tuple(notes)
@@ -156,7 +164,7 @@ def _chains(engine: Engine) -> list[str]:
         if isinstance(unit, (Hmm, Markov)):
             found.setdefault((unit.method, unit.reason), []).append(unit.title)
     for part in engine.parts:
-        for step in part.schedules[0][1].steps:
+        for step in part.schedule.steps if isinstance(part, Part) else ():
             if isinstance(step, Chain):
                 why = "its transitions differ between steps, or not all of it is compiled"
                 found.setdefault(("torch", why), []).append(f"{step.latents[0]} ... {step.latents[-1]}")

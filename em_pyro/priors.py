@@ -46,7 +46,8 @@ class Prior:
         """Log-density of the constrained value (no Jacobian), summed over its entries."""
         assert self.fn is not None
         log_prob = self.fn.log_prob(value)
-        return self.scale * log_prob.sum(tuple(range(lead, log_prob.dim())))
+        inner = tuple(range(lead, log_prob.dim()))
+        return self.scale * (log_prob.sum(inner) if inner else log_prob)
 
 
 def read_priors(runs: Sequence[Mapping[str, Site]]) -> dict[str, Prior]:

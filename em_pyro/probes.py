@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, transform_to
 
+from .named import unexpand
 from .program import Params, Program, Site
 
 LONG_PROGRAM = 1000  # sites; beyond it two replays, far apart, and the check at the end of every fit
@@ -73,7 +74,7 @@ def _tensors(site: Site) -> list[Tensor]:
                 found.extend(v for v in value if isinstance(v, Tensor))
 
     walk(site.fn)
-    return [t for t in found if t.requires_grad]
+    return [unexpand(t) for t in found if t.requires_grad]
 
 
 def reached(traced: Mapping[str, Site], leaves: Mapping[str, Tensor]) -> dict[str, frozenset[str]]:

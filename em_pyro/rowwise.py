@@ -21,7 +21,7 @@ from .charts import Chart
 from .families import RowFamily
 from .named import align
 from .solvers import Joint, Params, Statistics
-from .term import WHOLE, Block, Bound, Term
+from .term import WHOLE, Block, Bound, Room, Term
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class RowTerm(Term):
     """A site of a `RowFamily`. Natural parameters and statistics: (starts) + cells + events + (rows of a cell,)."""
 
-    def natural(self, bound: Bound) -> Tensor:
+    def natural(self, bound: Bound, centre: Tensor | None = None) -> Tensor:
         """Log-densities of all rows in all cells, times their masks."""
         assert isinstance(self.family, RowFamily)
         args = {key: value.unsqueeze(-1) for key, value in self.arguments(bound).items()}
@@ -41,7 +41,7 @@ class RowTerm(Term):
         shape = (*self.cell_shape, *self.event_shape, self.count)
         return log_prob.expand(broadcast_shape(log_prob.shape, shape))
 
-    def features(self, block: Block = WHOLE) -> Tensor:
+    def features(self, block: Block = WHOLE, room: Room | None = None) -> Tensor:
         """The values, by which rows are told apart; the products have no use for them."""
         return super().features(WHOLE)
 

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from .families import family_of
 from .named import Named, align, squeeze, unwrap
-from .program import Site
+from .program import Program, Site
 
 CLOSE = 1e-9
+ROWS = 1000  # of a plate that are compared
 STACKED = 100_000  # entries of an argument up to which it is stacked with others like it
 SITE = "[site]"
 
@@ -31,6 +32,7 @@ class Alike:
     sites: tuple[str, ...]
     latents: tuple[tuple[str, ...], ...] = field(repr=False)  # of every site
     event: int
+    given: tuple[Tensor, ...] = field(repr=False)  # as the sites have them
     whole: Named = field(repr=False)  # dimensions: site, latents by position, plates
 
 
@@ -57,49 +59,52 @@ def parts_of(site: Site) -> dict[str, tuple[Tensor, int]]:
     return parts
 
 
-def alike(enumerated: Mapping[str, Site], latents: Mapping[str, object]) -> list[Alike]:
+def alike(enumerated: Mapping[str, Site], program: Program) -> list[Alike]:
     """Group what determines the densities of all sites."""
-    groups: dict[tuple[Any, ...], list[tuple[str, Named]]] = {}
+    groups: dict[tuple[Any, ...], list[tuple[str, Named, Tensor]]] = {}
+    latents = program.latents
     for name, site in enumerated.items():
         for what, (tensor, event) in parts_of(site).items():
-            named = squeeze(tensor, site.dims, name, event)
+            named = thinned(squeeze(tensor, site.dims, name, event), program)
             kinds = tuple("" if n in latents else n for n in named.names)
             large = named.tensor.numel() > STACKED
             key = (what, event, named.tensor.shape, named.tensor.dtype, kinds, name if large else "")
-            groups.setdefault(key, []).append((name, named))
+            groups.setdefault(key, []).append((name, named, tensor))
     found = []
     for key, members in groups.items():
         what, event = key[:2]
         first = members[0][1]
-        of = tuple(tuple(n for n in part.names if n in latents) for _, part in members)
+        of = tuple(tuple(n for n in part.names if n in latents) for _, part, _ in members)
         places = {n: f"[{k}]" for k, n in enumerate(of[0])}
         names = (SITE, *(places.get(n, n) for n in first.names))
-        whole = torch.stack([part.tensor for _, part in members]) if len(members) > 1 else first.tensor.unsqueeze(0)
-        found.append(Alike(what, tuple(name for name, _ in members), of, event, Named(whole, names)))
+        whole = torch.stack([part.tensor for _, part, _ in members]) if len(members) > 1 else first.tensor.unsqueeze(0)
+        given = tuple(tensor for _, _, tensor in members)
+        found.append(Alike(what, tuple(name for name, _, _ in members), of, event, given, Named(whole, names)))
     return found
 
 
 def differences(
-    groups: list[Alike], enumerated: Mapping[str, Site], concrete: Mapping[str, Site], index: Mapping[str, Named]
+    groups: list[Alike], program: Program, concrete: Mapping[str, Site], index: Mapping[str, Named]
 ) -> Iterator[tuple[str, str]]:
     """Yield every site, and what of it, that a concrete run gave another value than the enumerated run does there.
 
     Args:
         groups: of the enumerated run.
-        enumerated: the same run.
+        program: what was run.
         concrete: the other run.
         index: states of the latents in it, by plates.
     """
     taken = {name: parts_of(site) for name, site in concrete.items()}
+    index = {name: thinned(part, program) for name, part in index.items()}
     for group in groups:
         kept: dict[object, list[tuple[int, Named]]] = {}
         for k, name in enumerate(group.sites):
             if group.what not in taken[name]:
                 continue
             tensor, _ = taken[name][group.what]
-            if group.what == "value" and _unmoved(tensor, enumerated[name].value):
+            if _shared_memory(tensor, group.given[k]):
                 continue
-            named = squeeze(tensor, concrete[name].dims, name, group.event)
+            named = thinned(squeeze(tensor, concrete[name].dims, name, group.event), program)
             chosen = tuple(index[n].names for n in group.latents[k])
             kept.setdefault((named.names, named.tensor.shape, named.tensor.dtype, chosen), []).append((k, named))
         for members in kept.values():
@@ -118,9 +123,19 @@ def differences(
                     yield group.sites[k], group.what
 
 
-def _unmoved(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are the same memory."""
-    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
+def _shared_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are one: data that the model passes on as they are."""
+    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype
+
+
+def thinned(part: Named, program: Program) -> Named:
+    """At most `ROWS` rows of every plate, evenly spaced."""
+    tensor = part.tensor
+    for axis, name in enumerate(part.names):
+        if name in program.plates and tensor.shape[axis] > ROWS:
+            rows = torch.linspace(0, tensor.shape[axis] - 1, ROWS, device=tensor.device).round().long()
+            tensor = tensor.index_select(axis, rows)
+    return Named(tensor, part.names)
 
 
 def _select(part: Named, index: Mapping[str, Named], event: int) -> Named:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .bank import RoleMap
 from .named import align
-from .term import CACHE, WHOLE, Block, Bound, Term
+from .term import CACHE, WHOLE, Block, Bound, Room, Term
 
 COMPARED = 100_000  # entries of an index map up to which two of them are compared
 
@@ -47,10 +47,10 @@ class Stack:
         """Natural parameters of every cell."""
         return self.first.natural(bound)
 
-    def features(self, block: Block = WHOLE) -> Tensor:
-        """Features of all terms, side by side."""
+    def features(self, block: Block = WHOLE, room: Room | None = None) -> Tensor:
+        """Features of all terms, side by side; of a lone term written into `room()`, if that is given."""
         if self.same:
-            return self.first.features(block)
+            return self.first.features(block, room)
         if block in self.cache:
             return self.cache[block]
         made = torch.cat([term.features(block) for term in self.terms], -1)
@@ -90,7 +90,11 @@ class Stack:
         if not self.first.parameters:
             return {}
         found = self._sums(shares, features, lead)
-        return {} if found is None else {self.first.name: found}
+        return {} if found is None else self.divided(found)
+
+    def divided(self, sums: Tensor) -> dict[str, Tensor]:
+        """Statistics by the name that they carry."""
+        return {self.first.name: sums} if self.first.parameters else {}
 
     def _sums(self, weights: Sequence[Tensor | None], features: Tensor, lead: int) -> Tensor | None:
         parts = [
@@ -116,6 +120,8 @@ def stack(terms: Mapping[str, Term]) -> tuple[Stack, ...]:
     stacks = []
     for members in groups.values():
         shifts = [term.shift for term in members if term.shift is not None]
+        if len(members) > 1 and not shifts and _located(members[0]):  # one value a step: they are the rows
+            shifts = [torch.where(torch.isfinite(v), v, 0.0) for v in (t.value.tensor.double() for t in members)]
         if len(members) > 1 and shifts:
             centre = torch.stack(shifts).mean(0)
             members = [replace(term, shift=centre, cache={}) for term in members]
@@ -123,11 +129,16 @@ def stack(terms: Mapping[str, Term]) -> tuple[Stack, ...]:
     return tuple(stacks)
 
 
+def _located(term: Term) -> bool:
+    return term.family.location is not None and term.role == "observed" and not term.value.names
+
+
 def _signature(term: Term) -> object:
     """Equal for terms with the same natural parameters and the same shape of features; None if it stands alone."""
     if (
         term.family.solver == "rows"
         or term.layout.batch
+        or term.centred
         or any(role.affine is not None for role in term.roles.values())
     ):
         return None

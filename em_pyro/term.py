@@ -8,20 +8,23 @@ the product. Everything is float64.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import accumulate
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .bank import RoleMap, gather
+from .bank import Bank, RoleMap, gather
 from .charts import safe_log
 from .families import Family
 from .named import Named, align, ordered
 
 LOWEST = -1e30  # a structural zero in log space; finite, because 0 * -inf is not 0 in a matrix product
+SLICE = 65_536  # rows at a time, where something is summed once over all data
 CACHE = 4_000_000  # features of at most this many entries are kept, larger ones are rebuilt block by block
 
 
@@ -36,16 +39,48 @@ class Block:
 
 WHOLE = Block(None)
 
+Room = Callable[[], Tensor]
+"""Where to write features that are not kept: a matrix (F, columns) that is read before it is asked for again."""
+
 
 @dataclass(frozen=True)
 class Bound:
-    """The atoms of one set of parameter values, computed once a step and shared by all terms."""
+    """The atoms of one set of parameter values, computed once a step, when asked for, and shared by all terms."""
 
     params: Mapping[str, Tensor]
-    entries: Tensor
-    logs: tuple[Tensor, Tensor]
-    matrices: Tensor
+    bank: Bank
     lead: int = 0
+    around: Mapping[str, Tensor] | None = None  # whose locations centred cells are centred at, if not these
+
+    @cached_property
+    def centre(self) -> Bound:
+        """The atoms at whose locations centred cells are centred."""
+        return self if self.around is None else Bound(self.around, self.bank, self.lead)
+
+    @cached_property
+    def starts(self) -> tuple[int, ...]:
+        """Shape of the starts."""
+        return tuple(next(iter(self.params.values())).shape[: self.lead]) if self.lead else ()
+
+    @cached_property
+    def entries(self) -> Tensor:
+        """Plain atoms."""
+        return self.bank.values(self.params, self.lead)
+
+    @cached_property
+    def logs(self) -> Tensor:
+        """Logarithms of probabilities, structural zeros as `LOWEST`."""
+        return self.bank.logs(self.params, self.lead).clamp(min=LOWEST)
+
+    @cached_property
+    def log_complements(self) -> Tensor:
+        """Logarithms of one minus the probabilities."""
+        return self.bank.logs(self.params, self.lead, complement=True).clamp(min=LOWEST)
+
+    @cached_property
+    def matrices(self) -> Tensor:
+        """Cholesky factors."""
+        return self.bank.stack(self.params, self.lead)
 
 
 @dataclass(frozen=True)
@@ -78,28 +113,37 @@ class Term:
     shift: Tensor | None = field(repr=False)  # subtracted from values and locations
     sizes: Mapping[str, int] = field(repr=False)
     parameters: frozenset[str] = frozenset()
+    centred: bool = False  # each cell around its own location, see `centred.py`
     cache: dict[Block, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     # ---- the two products ----
 
-    def natural(self, bound: Bound) -> Tensor:
-        """Natural parameters of every cell as one matrix: (starts) + batch + rows + (F,)."""
+    def natural(self, bound: Bound, centre: Tensor | None = None) -> Tensor:
+        """Natural parameters of every cell as one matrix: (starts) + batch + rows + (F,).
+
+        They are those of values less `shift`, or less a `centre` of every cell.
+        """
         lead, layout = bound.lead, self.layout
         kept = (*layout.batch, *layout.rows)
+        inner = (*bound.starts, *self.cell_shape, *self.event_shape)
         parts = []
-        for k, part in enumerate(self.family.natural(self.arguments(bound))):
+        for k, part in enumerate(self.family.natural(self.arguments(bound, centre))):
             event = self.events[k]
-            part = part.expand((*part.shape[:lead], *self.cell_shape, *self.event_shape, *event))
+            if part.shape != (*inner, *event):
+                part = part.expand((*inner, *event))
             if kept != self.cells:
                 part = align(part, self.cells, (*kept, *layout.folded), len(self.event_shape) + len(event))
-            part = part.reshape((*part.shape[: lead + len(kept)], -1))
-            parts.append(part.sum(-1, keepdim=True) if k in self.counting else part)
+            if part.dim() != lead + len(kept) + 1:
+                part = part.reshape((*part.shape[: lead + len(kept)], -1))
+            parts.append(part.sum(-1, keepdim=True) if k in self.counting and part.shape[-1] > 1 else part)
         eta = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-        return eta.clamp(min=LOWEST)
+        return eta if self.logarithmic else eta.clamp(min=LOWEST)
 
     def factor(self, natural: Tensor, features: Tensor, block: Block = WHOLE, lead: int = 0) -> Tensor:
         """Log-density of the rows of `block`, in the order of `names`, without the base measure."""
         layout, at = self.layout, lead + len(self.layout.batch)
+        if self.indicator:
+            return align(natural.reshape((*natural.shape[:lead], *self.block_sizes(block))), self.laid_out, self.names)
         if layout.rows:
             natural = natural.flatten(at, -2) if len(layout.rows) > 1 else natural
         else:
@@ -112,50 +156,91 @@ class Term:
         """Expected sufficient statistics `S = <W, T(x)>` of every cell: (starts) + batch + rows + (F,)."""
         layout = self.layout
         weights = align(weights, self.names, self.laid_out)
+        if self.indicator:
+            return weights.reshape((*weights.shape[:lead], -1))
         kept = weights.shape[: lead + len(layout.batch) + len(layout.rows)]
         flat = weights.reshape((*kept[: lead + len(layout.batch)], prod(kept[lead + len(layout.batch) :]), -1))
         return (flat @ features.mT).reshape((*kept, -1))
 
     def split(self, statistics: Tensor, lead: int = 0) -> tuple[Tensor, ...]:
         """Cut summed statistics into those of the family: (starts) + cells + events + event of the statistic."""
-        layout, parts, at = self.layout, [], 0
-        kept = (*layout.batch, *layout.rows)
+        before, parts = statistics.shape[:-1], []
+        for k, (start, stop, shape, moved) in enumerate(self._cuts):
+            part = statistics[..., start:stop]
+            if k in self.counting:
+                part = part.reshape((*before, *(1 for _ in shape))).expand((*before, *shape))
+            elif len(shape) != 1:
+                part = part.reshape((*before, *shape))
+            parts.append(align(part, *moved) if moved else part)
+        if self.centred:
+            parts.append(self.centre_of(statistics))
+        return tuple(parts)
+
+    def centre_of(self, statistics: Tensor) -> Tensor:
+        """Behind the statistics of a term that is centred by cell: the locations that they are around."""
+        location = self.family.location
+        assert location is not None
+        tail = statistics[..., self.width :].shape[-1:] if self.family.roles[location].event_dim else ()
+        events = self.event_shape if not tail else (*self.event_shape, -1)
+        return statistics[..., self.width :].reshape((*statistics.shape[:-1], *events))
+
+    def inner(self, bound: Bound, statistics: Tensor) -> Tensor:
+        """`<eta, S>` of every statistic, the share of this term in `Q`."""
+        if self.centred:
+            eta, statistics = self.natural(bound, self.centre_of(statistics)), statistics[..., : self.width]
+        else:
+            eta = self.natural(bound)
+        return torch.where(statistics != 0, eta * statistics, 0.0)
+
+    @cached_property
+    def _cuts(self) -> list[tuple[int, int, tuple[int, ...], Any]]:
+        """Of every statistic: its features, their shape, and how its dimensions are moved, if they are."""
+        layout, found = self.layout, []
+        have = (*layout.batch, *layout.rows, *layout.folded)
         dims = (*(self.sizes[n] for n in layout.folded), *self.event_shape)
         for k, event in enumerate(self.events):
-            size = 1 if k in self.counting else prod((*dims, *event))
-            part = statistics[..., at : at + size]
-            if k in self.counting:
-                part = part.reshape((*statistics.shape[:-1], *(1 for _ in dims)))
-                part = part.expand((*statistics.shape[:-1], *dims))
-            else:
-                part = part.reshape((*statistics.shape[:-1], *dims, *event))
-            parts.append(align(part, (*kept, *layout.folded), self.cells, len(self.event_shape) + len(event)))
-            at += size
-        return tuple(parts)
+            shape = dims if k in self.counting else (*dims, *event)
+            moved = None if have == self.cells else (have, self.cells, len(self.event_shape) + len(event))
+            found.append((self.places[k], self.places[k + 1], shape, moved))
+        return found
 
     # ---- features ----
 
-    def features(self, block: Block = WHOLE) -> Tensor:
-        """`T(x)` as (batch) + (F, columns flattened)."""
+    def features(self, block: Block = WHOLE, room: Room | None = None) -> Tensor:
+        """`T(x)` as (batch) + (F, columns flattened); what is not kept is written into `room()`, if that is given."""
         key = block if block.plate in self.data_plates else WHOLE
-        if key in self.cache:
-            return self.cache[key]
-        made = self._features(key)
-        if made.numel() * (1 if key.plate is None else -(-self.sizes[key.plate] // key.length)) <= CACHE:
+        if key not in self.cache:
+            keep = self.kept()
+            made = room() if room and not keep else self.empty(key)
+            self.write(key, made)
+            if not keep:
+                return made
             self.cache[key] = made
-        return made
+        return self.cache[key]
 
-    def _features(self, block: Block) -> Tensor:
+    def kept(self, width: int | None = None) -> bool:
+        """Whether the features of all rows together are few enough to be kept."""
+        dims = (*self.layout.batch, *self.layout.columns)
+        return (width or self.width) * prod(self.sizes[n] for n in dims) <= CACHE
+
+    def empty(self, block: Block, width: int | None = None) -> Tensor:
+        """Room for the features of a block."""
+        batch = [self._size(n, block) for n in self.layout.batch]
+        columns = prod(self._size(n, block) for n in self.layout.columns)
+        shape = (*batch, width or self.width, columns)
+        return torch.empty(shape, dtype=torch.float64, device=self.value.tensor.device)
+
+    def write(self, block: Block, out: Tensor, shift: Tensor | None = None) -> None:
+        """Write the features of a block, of values less `shift` (the term's own if none is given)."""
         layout = self.layout
         keep = (*layout.batch, *layout.columns)
-        value, known, weight = self._rows(block)
+        value, known, weight = self._rows(block, shift)
         rank = len(self.event_shape)
-        plain = weight is None and not self.folded and not layout.batch and len(layout.columns) == 1
-        if plain and (not rank or self.counting):
-            fast = self.family.columns(value, known)
-            if fast is not None and fast.shape[0] == self.width:
-                return fast
         shape = [self._size(n, block) for n in (*keep, *self.folded)]
+        at = len(layout.batch)
+        plain = weight is None and not self.folded and not layout.batch and len(layout.columns) == 1
+        if plain and (not rank or self.counting) and self.family.columns(value, known, out):
+            return
         parts = []
         for k, part in enumerate(self.family.statistics(value, known)):
             part = part.double()
@@ -170,14 +255,10 @@ class Term:
             drop = tuple(i + len(keep) for i, n in enumerate(self.folded) if n not in self.cells)
             part = part.sum(drop) if drop else part
             parts.append(part.reshape((*part.shape[: len(keep)], -1)))
-        count = sum(part.shape[-1] for part in parts)
-        at = len(layout.batch)
-        out = torch.empty((*shape[:at], count, *shape[at : len(keep)]), dtype=torch.float64, device=value.device)
-        start = 0
+        spread, start = out.view((*out.shape[: at + 1], *shape[at : len(keep)])), 0
         for part in parts:
-            out.narrow(at, start, part.shape[-1]).copy_(part.movedim(-1, at))
+            spread.narrow(at, start, part.shape[-1]).copy_(part.movedim(-1, at))
             start += part.shape[-1]
-        return out.reshape((*out.shape[: at + 1], -1))
 
     def base(self, block: Block = WHOLE) -> Named | None:
         """Log base measure of every row, events and folded plates summed."""
@@ -193,7 +274,9 @@ class Term:
         extra = tuple(range(len(keep), base.dim()))
         return Named(base.sum(extra) if extra else base, keep)
 
-    def _rows(self, block: Block) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+    def _rows(
+        self, block: Block, shift: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
         """Value, known arguments and weight of some rows, each in dimensions (batch, columns, folded) + events."""
         every = (*self.layout.batch, *self.layout.columns, *self.folded)
 
@@ -205,7 +288,8 @@ class Term:
 
         rank = len(self.event_shape)
         value = cut(self.value, self.value.tensor.dim() - len(self.value.names))
-        value = value if self.shift is None else value.double() - self.shift
+        shift = self.shift if shift is None else shift
+        value = value if shift is None else value.double() - shift
         known = {
             key: part.tensor if key in self.family.known_event_dim and not part.names
             else cut(part, part.tensor.dim() - len(part.names))
@@ -215,29 +299,37 @@ class Term:
 
     # ---- arguments ----
 
-    def arguments(self, bound: Bound) -> dict[str, Tensor]:
+    def arguments(self, bound: Bound, centre: Tensor | None = None) -> dict[str, Tensor]:
         """Bind every role to the atoms, as the family expects them (logarithms for probabilities)."""
         args = {}
         for key, role in self.roles.items():
             domain = self.family.roles[key].domain
             if domain in ("unit", "simplex"):
-                args[key] = self._log(key, role, bound.logs[0], bound)
+                args[key] = self._log(key, role, bound.logs, bound)
                 if domain == "unit":
-                    args[f"{key}_complement"] = self._log(f"{key}_complement", role, bound.logs[1], bound)
+                    args[f"{key}_complement"] = self._log(f"{key}_complement", role, bound.log_complements, bound)
                 continue
             atoms = bound.matrices if domain == "scale_tril" else bound.entries
             args[key] = gather(role, atoms, bound.params, bound.lead)
             if args[key].dtype != torch.float64:
                 args[key] = args[key].double()
             if self.shift is not None and key == self.family.location:
-                args[key] = args[key] - self.shift
+                args[key] = args[key] - (self.shift if centre is None else centre)
         return args
 
     def _log(self, key: str, role: RoleMap, logs: Tensor, bound: Bound) -> Tensor:
         log = gather(self.log_roles[key], logs, bound.params, bound.lead)
         if role.coefficient is not None:
-            log = log + self.log_coefficients[key.removesuffix("_complement")]
-        return log.clamp(min=LOWEST)
+            log = (log + self.log_coefficients[key.removesuffix("_complement")]).clamp(min=LOWEST)
+        return log
+
+    def centres(self, bound: Bound) -> Tensor:
+        """The location of every cell: (starts) + cells + events + event of the location."""
+        location = self.family.location
+        assert location is not None
+        found = gather(self.roles[location], bound.entries, bound.params, bound.lead).double()
+        tail = found.shape[found.dim() - self.family.roles[location].event_dim :]
+        return found.expand((*bound.starts, *self.cell_shape, *self.event_shape, *tail))
 
     # ---- layout, worked out once ----
 
@@ -279,6 +371,14 @@ class Term:
         )
 
     @cached_property
+    def indicator(self) -> bool:
+        """Whether the features are the identity: a product with a latent's own support is a copy."""
+        if self.role != "latent" or self.layout.batch or self.layout.rows:
+            return False
+        features = self.features()
+        return features.shape[0] == features.shape[1] and torch.equal(features, torch.eye(len(features)).to(features))
+
+    @cached_property
     def data_plates(self) -> frozenset[str]:
         """Plates along which the features have rows."""
         parts = [self.value, *self.known.values()] + ([self.weight] if self.weight else [])
@@ -290,11 +390,19 @@ class Term:
         found = {}
         for key, role in self.roles.items():
             if self.family.roles[key].domain in ("unit", "simplex"):
-                constant = None if role.constant is None else role.constant.double()
-                found[key] = replace(role, coefficient=None, constant=None if constant is None else safe_log(constant))
-                other = None if constant is None else safe_log(1 - constant)
-                found[f"{key}_complement"] = replace(role, coefficient=None, constant=other)
+                plain = replace(role, coefficient=None)
+                for name, complement in ((key, False), (f"{key}_complement", True)):
+                    constant = role.constant
+                    if constant is not None:
+                        constant = constant.double()
+                        constant = safe_log(1 - constant if complement else constant).clamp(min=LOWEST)
+                    found[name] = replace(plain, constant=constant)
         return found
+
+    @cached_property
+    def logarithmic(self) -> bool:
+        """Whether all arguments are probabilities, whose logarithms are finite as they are bound."""
+        return all(role.domain in ("unit", "simplex") for role in self.family.roles.values())
 
     @cached_property
     def log_coefficients(self) -> dict[str, Tensor]:
@@ -306,10 +414,16 @@ class Term:
         }
 
     @cached_property
+    def places(self) -> tuple[int, ...]:
+        """The first feature of every statistic, and at the end the number of features."""
+        dims = prod((*(self.sizes[n] for n in self.layout.folded), *self.event_shape))
+        sizes = [1 if k in self.counting else dims * prod(event) for k, event in enumerate(self.events)]
+        return tuple(accumulate(sizes, initial=0))
+
+    @property
     def width(self) -> int:
         """Number of features."""
-        dims = prod((*(self.sizes[n] for n in self.layout.folded), *self.event_shape))
-        return sum(1 if k in self.counting else dims * prod(event) for k, event in enumerate(self.events))
+        return self.places[-1]
 
     def block_sizes(self, block: Block) -> tuple[int, ...]:
         """Sizes of `laid_out` in a block."""

@@ -33,7 +33,7 @@ def spread(x: Tensor, K: int) -> Tensor:
     Returns:
         Shape `(K,)`, strictly increasing unless the data are constant.
     """
-    x = _thin(x.reshape(-1))
+    x = thin(x.reshape(-1))
     level = (torch.arange(K, dtype=x.dtype, device=x.device) + 0.5) / K
     low, high = x.min(), x.max()
     return 0.5 * torch.quantile(x, level) + 0.5 * (low + level * (high - low))
@@ -45,7 +45,7 @@ def spread_rows(x: Tensor, K: int) -> Tensor:
     Returns:
         Shape `(K, D)`.
     """
-    x = _thin(x)
+    x = thin(x)
     centre, scale = x.mean(0), x.std(0, correction=0)
     unit = (x - centre) / scale
     axis = torch.linalg.eigh(unit.T @ unit).eigenvectors[:, -1]
@@ -76,5 +76,6 @@ def frequencies(x: Tensor, categories: int) -> Tensor:
     return counts / counts.sum()
 
 
-def _thin(x: Tensor) -> Tensor:
+def thin(x: Tensor) -> Tensor:
+    """Return about `ROWS` rows of `x`, evenly thinned."""
     return real(x[:: max(1, len(x) // ROWS)])

@@ -153,13 +153,13 @@ def test_blocks_are_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     by_row = name == "regression-linear"  # its covariates are arguments, and each row has its own
     if by_row:
         assert "differs by row" in engine.whole
-    assert len(engine.parts[0].schedules) == (1 if by_row else 3)
-    assert all(len(part.schedules) == 1 for part in unblocked.compiled.parts)
+    assert len(engine.parts[0].blocks) == (1 if by_row else 3)
+    assert all(len(part.blocks) == 1 for part in unblocked.compiled.parts)
     assert same(measured(blocked), measured(unblocked))
     steps = [em_step(b.compiled, b.plan, b.here)[0] for b in (blocked, unblocked)]
     assert farthest(*steps) < (1e-6 if blocked.plan.torch else IDENTITY)  # torch stops where rounding lets it
     part = engine.parts[0]
-    lost = replace(part, schedules=part.schedules[:-1])
+    lost = replace(part, blocks=part.blocks[:-1])
     object.__setattr__(engine, "parts", (lost, *engine.parts[1:]))
     if not engine.replayed:  # a replayed site's weights must have a row for each row
         assert not same(measured(blocked), measured(unblocked))

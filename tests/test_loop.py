@@ -58,7 +58,7 @@ def test_the_path_ascends_and_starts_at_the_start() -> None:
 def test_a_fall_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     """An M-step that overshoots falls; the fit fails, and the store is as it was."""
     plant(monkeypatch, 1.2)
-    monkeypatch.setattr(em_pyro.em.EM, "_certified", lambda self, here, start: (here, ()))
+    monkeypatch.setattr(em_pyro.em.EM, "_certified", lambda self, here, start: (here, (), True))
     mixture(points())
     before = stored()
     with pytest.raises(ObjectiveError, match="expected the objective not to fall"):

@@ -59,7 +59,7 @@ def counted(here: Prepared) -> tuple[Prepared, Tally]:
 def run_em(em: EM, here: Prepared, name: str, index: int, start: dict[str, Tensor], clock: Clock) -> Lane:
     """Run EM as `EM.fit` does, certificates and all, and note every point that the loop passes."""
     began = time.perf_counter()
-    mine, notes = em._certified(em._prepare(here.program.args, here.program.kwargs), start)
+    mine, notes, _ = em._certified(em._prepare(here.program.args, here.program.kwargs), start)
     mine, tally = counted(mine)
     setup = time.perf_counter() - began
     before = time.perf_counter()
@@ -68,7 +68,7 @@ def run_em(em: EM, here: Prepared, name: str, index: int, start: dict[str, Tenso
     ticks: list[tuple[float, int, int]] = []
     steps: list[int] = [0]
 
-    def tick() -> None:
+    def tick(_: int) -> None:
         ticks.append((clock.now, tally.e_steps, tally.gradients))
 
     def note(state: State) -> bool:

@@ -77,12 +77,18 @@ class Family:
         """
         raise NotImplementedError
 
-    def columns(self, value: Tensor, known: Args) -> Tensor | None:
-        """All statistics of a batch of values as one matrix, if there is a faster way than stacking them; else None.
+    def columns(self, value: Tensor, known: Args, out: Tensor) -> bool:
+        """Write all statistics of a batch of values into one matrix, if there is a faster way than stacking them.
 
-        The values have shape `(B,)` + event, the matrix is float64 of shape `(F, B)`.
+        Args:
+            value: shape `(B,)` + event.
+            known: arguments that are not estimated.
+            out: float64, shape `(F, B)`.
+
+        Returns:
+            Whether `out` was written; False leaves the work to `statistics`.
         """
-        return None
+        return False
 
     def codes(self, value: Tensor, known: Args) -> Tensor | None:
         """Where the statistics are a one-hot row: the place of its one, of the value's batch shape; else None.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import pyro.distributions as dist
 import torch
@@ -34,9 +35,10 @@ class MultivariateNormal(Family):
         i, j = torch.triu_indices(value.shape[-1], value.shape[-1], device=value.device)
         return torch.ones_like(value[..., 0]), value, value[..., i] * value[..., j]
 
-    def columns(self, value: Tensor, known: Args) -> Tensor | None:
-        rows, dim = value.shape
-        out = torch.empty((1 + dim + dim * (dim + 1) // 2, rows), dtype=torch.float64, device=value.device)
+    def columns(self, value: Tensor, known: Args, out: Tensor) -> bool:
+        dim = value.shape[-1]
+        if value.dim() > 2 or len(out) != 1 + dim + dim * (dim + 1) // 2:
+            return False
         out[0] = 1
         x = out[1 : 1 + dim]
         x.copy_(value.mT)
@@ -44,18 +46,23 @@ class MultivariateNormal(Family):
         for i in range(dim):
             torch.mul(x[i], x[i:], out=out[at : at + dim - i])
             at += dim - i
-        return out
+        return True
 
     def natural(self, args: Args) -> tuple[Tensor, ...]:
         loc, tril = args["loc"], args["scale_tril"]
-        dim = loc.shape[-1]
-        inverse = torch.linalg.solve_triangular(tril, torch.eye(dim, dtype=tril.dtype, device=tril.device), upper=False)
-        precision = inverse.mT @ inverse
+        precision = torch.cholesky_inverse(tril)
         linear = (precision @ loc.unsqueeze(-1)).squeeze(-1)
         log_det = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        i, j = torch.triu_indices(dim, dim, device=loc.device)
-        twice = torch.where(i == j, -0.5, -1.0).to(loc.dtype)
-        return -0.5 * (loc * linear).sum(-1) - log_det, linear, precision[..., i, j] * twice
+        places, factor = _upper(loc.shape[-1])
+        half = precision.flatten(-2)[..., places.to(loc.device)] * factor.to(loc)
+        return -0.5 * (loc * linear).sum(-1) - log_det, linear, half
 
     def base(self, value: Tensor, known: Args) -> Tensor | None:
         return value.new_full((), -0.5 * value.shape[-1] * math.log(2 * math.pi))
+
+
+@cache
+def _upper(dim: int) -> tuple[Tensor, Tensor]:
+    """Places of the upper triangle in a flattened matrix, and what its entries of `P` count for."""
+    i, j = torch.triu_indices(dim, dim)
+    return i * dim + j, torch.where(i == j, -0.5, -1.0)

@@ -26,14 +26,15 @@ class Normal(Family):
     def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
         return torch.ones_like(value), value, value * value
 
-    def columns(self, value: Tensor, known: Args) -> Tensor | None:
+    def columns(self, value: Tensor, known: Args, out: Tensor) -> bool:
         flat = value.reshape(len(value), -1)
-        out = torch.empty((1 + 2 * flat.shape[1], len(flat)), dtype=torch.float64, device=value.device)
+        if len(out) != 1 + 2 * flat.shape[1]:
+            return False
         out[0] = 1
         x = out[1 : 1 + flat.shape[1]]
         x.copy_(flat.mT)
         torch.mul(x, x, out=out[1 + flat.shape[1] :])
-        return out
+        return True
 
     def natural(self, args: Args) -> tuple[Tensor, ...]:
         loc, precision = args["loc"], args["scale"] ** -2
@@ -57,8 +58,8 @@ class LogNormal(Normal):
     def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
         return super().statistics(value.log(), known)
 
-    def columns(self, value: Tensor, known: Args) -> Tensor | None:
-        return super().columns(value.log(), known)
+    def columns(self, value: Tensor, known: Args, out: Tensor) -> bool:
+        return super().columns(value.log(), known, out)
 
     def base(self, value: Tensor, known: Args) -> Tensor | None:
         return -value.log() - 0.5 * math.log(2 * math.pi)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..charts import Chart
 from ..families import Family
-from .select import Params, Statistics
+from .select import Params, Statistics, flat
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Joint:
         for term, group in self.uses:
             for k, part in enumerate(statistics[term]):
                 event = part.shape[part.dim() - self.family_events(statistics[term])[k] :]
-                flat = part.reshape(*part.shape[:lead], -1, *event)
-                total = flat.new_zeros((*flat.shape[:lead], self.groups, *event)).index_add_(lead, group, flat)
+                cells = part.reshape(*part.shape[:lead], -1, *event)
+                total = cells.new_zeros((*cells.shape[:lead], self.groups, *event)).index_add_(lead, group, cells)
                 pooled = [*pooled, total] if k >= len(pooled) else [*pooled[:k], pooled[k] + total, *pooled[k + 1 :]]
         args = self.arguments(params, lead)
         return self.placed(self.family.solve(tuple(pooled), args, frozenset(self.solved)), params, lead)
@@ -53,8 +53,7 @@ class Joint:
         args = {role: value.expand((*batch, *value.shape)) for role, value in self.known.items()}
         for role, (name, chart) in self.charts.items():
             value = chart.forward(params[name].double())
-            value = value.flatten(lead) if value.dim() > lead else value.unsqueeze(-1)
-            bound = value[..., self._index(role)]
+            bound = flat(value, lead)[..., self._index(role)]
             args[role] = bound if self.family.roles[role].event_dim else bound.squeeze(-1)
         return args
 
@@ -63,10 +62,10 @@ class Joint:
         new = {}
         for role, (name, chart) in self.solved.items():
             old = params[name].double()
-            flat = old.flatten(lead).clone() if old.dim() > lead else old.unsqueeze(-1).clone()
+            entries = flat(old, lead).clone()
             value = chart.inverse(solved[role])
-            flat[..., self._index(role)] = value if self.family.roles[role].event_dim else value.unsqueeze(-1)
-            new[name] = flat.reshape(old.shape)
+            entries[..., self._index(role)] = value if self.family.roles[role].event_dim else value.unsqueeze(-1)
+            new[name] = entries.reshape(old.shape)
         return new
 
     def _index(self, role: str) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
@@ -66,24 +66,25 @@ class MatrixBlock:
     def solve(self, statistics: Statistics, params: Params, lead: int = 0) -> dict[str, Tensor]:
         """One pass: the means given the covariances, then the covariances given the means."""
         new = dict(params)
+        sums = {use.term: self._sums(use, statistics[use.term], lead) for use in self.uses}
         for name in self.locations:
-            new[name] = self._mean(name, statistics, new, lead)
+            new[name] = self._mean(name, sums, new, lead)
         for name, chart in self.scales:
-            new[name] = self._covariance(name, chart, statistics, new, lead)
+            new[name] = self._covariance(name, chart, sums, new, lead)
         return {name: new[name] for name in (*self.locations, *(n for n, _ in self.scales))}
 
-    def _sums(self, use: MatrixUse, statistics: Statistics, lead: int) -> tuple[Tensor, Tensor, Tensor]:
-        n, first, second = statistics[use.term]
-        dim = first.shape[-1]
-        n, first = n.flatten(lead), first.flatten(lead, -2) if first.dim() > lead + 1 else first.unsqueeze(lead)
-        flat = second.flatten(lead, -2) if second.dim() > lead + 1 else second.unsqueeze(lead)
-        i, j = torch.triu_indices(dim, dim, device=flat.device)
-        full = flat.new_zeros((*flat.shape[:-1], dim, dim))
-        full[..., i, j] = flat
-        full[..., j, i] = flat
-        return n, first, full
+    def _sums(self, use: MatrixUse, parts: tuple[Tensor, ...], lead: int) -> tuple[Tensor, ...]:
+        """Weight, sum and products of every flat cell, and what its values were less by.
 
-    def _mean(self, name: str, statistics: Statistics, params: Params, lead: int) -> Tensor:
+        Shapes (cells,), (cells, D), (cells, D, D) and (cells, D).
+        """
+        n, first, second, *centre = parts
+        cells, dim = n.shape[lead:].numel(), first.shape[-1]
+        rows, flat = (*n.shape[:lead], cells), second.reshape((*n.shape[:lead], cells, -1))
+        shift = centre[0].reshape((*rows, dim)) if centre else use.shift
+        return n.reshape(rows), first.reshape((*rows, dim)), flat[..., square(dim)], shift
+
+    def _mean(self, name: str, sums: Mapping[str, tuple[Tensor, ...]], params: Params, lead: int) -> Tensor:
         old = params[name].double()
         dim = old.shape[-1]
         rows = old.reshape((*old.shape[:lead], -1, dim))
@@ -93,25 +94,25 @@ class MatrixBlock:
         for use in self.uses:
             if use.rows is None or use.rows.parameter != name:
                 continue
-            n, first, _ = self._sums(use, statistics, lead)
-            first = first + n.unsqueeze(-1) * use.shift
+            n, first, _, shift = sums[use.term]
             each = n.unsqueeze(-1)
+            first = torch.addcmul(first, each, shift)
             if weighted:
                 precision = torch.cholesky_inverse(self._tril(use, params, lead))
                 first = (precision @ first.unsqueeze(-1)).squeeze(-1)
                 each = n[..., None, None] * precision
-            total = total + use.rows.pool(first, lead)
-            weight = weight + use.rows.pool(each, lead)
+            total = use.rows.pool(first, lead) + total
+            weight = use.rows.pool(each, lead) + weight
         assert isinstance(total, Tensor)
         assert isinstance(weight, Tensor)
         if not weighted:
-            return torch.where(weight > 0, total / torch.where(weight > 0, weight, 1.0), rows).reshape(old.shape)
+            return torch.where(weight > 0, total / weight, rows).reshape(old.shape)
         if name in self.pseudo:
             total = total + self.pseudo[name][0].reshape(-1, dim)
             weight = weight + torch.diag_embed(self.pseudo[name][1].reshape(-1, dim))
         empty = weight.diagonal(dim1=-2, dim2=-1).amin(-1) <= 0
-        eye = torch.eye(dim, dtype=torch.float64, device=rows.device)
-        solved = torch.linalg.solve(torch.where(empty[..., None, None], eye, weight), total.unsqueeze(-1)).squeeze(-1)
+        weight = torch.where(empty[..., None, None], identity(dim), weight)
+        solved = torch.linalg.solve(weight, total.unsqueeze(-1)).squeeze(-1)
         return torch.where(empty.unsqueeze(-1), rows, solved).reshape(old.shape)
 
     def _tril(self, use: MatrixUse, params: Params, lead: int) -> Tensor:
@@ -121,7 +122,13 @@ class MatrixBlock:
         value = self.all_scales[use.matrices.parameter].forward(params[use.matrices.parameter].double())
         return use.matrices.spread(value.reshape((*value.shape[:lead], -1, *value.shape[-2:])), lead)
 
-    def _covariance(self, name: str, chart: Chart, statistics: Statistics, params: Params, lead: int) -> Tensor:
+    def _covariance(
+        self, name: str, chart: Chart, sums: Mapping[str, tuple[Tensor, ...]], params: Params, lead: int
+    ) -> Tensor:
+        """Scatter around the current means, over the weight.
+
+        `sum w (x - m)(x - m)'` is `second - m v' - v m'` with `v = first - n m / 2`.
+        """
         old = params[name].double()
         dim = old.shape[-1]
         scatter: Tensor | float = 0.0
@@ -129,27 +136,40 @@ class MatrixBlock:
         for use in self.uses:
             if use.matrices is None or use.matrices.parameter != name:
                 continue
-            n, first, second = self._sums(use, statistics, lead)
+            n, first, second, shift = sums[use.term]
             m = use.loc
             if use.rows is not None:
                 loc = params[use.rows.parameter].double()
                 m = use.rows.spread(loc.reshape((*loc.shape[:lead], -1, dim)), lead)
             assert m is not None
-            m = m - use.shift
-            cross = m.unsqueeze(-1) * first.unsqueeze(-2)
-            around = second - cross - cross.mT + n[..., None, None] * (m.unsqueeze(-1) * m.unsqueeze(-2))
-            scatter = scatter + use.matrices.pool(around, lead)
-            rows = rows + use.matrices.pool(n, lead)
+            m = m - shift
+            cross = m.unsqueeze(-1) * torch.addcmul(first, n.unsqueeze(-1), m, value=-0.5).unsqueeze(-2)
+            scatter = use.matrices.pool(second - cross - cross.mT, lead) + scatter
+            rows = use.matrices.pool(n, lead) + rows
         assert isinstance(scatter, Tensor)
         assert isinstance(rows, Tensor)
-        covariance = scatter / torch.where(rows > 0, rows, 1.0)[..., None, None]
+        rows = rows[..., None, None]
+        covariance = scatter / rows
         tril, bad = torch.linalg.cholesky_ex(covariance)
-        keep = (rows <= 0)[..., None, None]
-        if bool(((bad != 0) & (rows > 0)).any()):  # on a line, or on a point: the loop names it a collapse
-            size = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
-            eye = torch.eye(dim, dtype=torch.float64, device=covariance.device)
-            raised, worse = torch.linalg.cholesky_ex(covariance + (COLLAPSED * size + TINY) * eye)
-            tril = torch.where((bad != 0)[..., None, None], raised, tril)
-            keep = keep | (worse != 0)[..., None, None]
-        solved = chart.inverse(tril)
-        return torch.where(keep, old.reshape(solved.shape), solved).reshape(old.shape)
+        # On a line, or on a point, there is no factor; nearly on it there is one, which the loop names a collapse. Both
+        # are computed, because to look which is needed would be a synchronisation.
+        size = covariance.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=0)[..., None, None]
+        raised, worse = torch.linalg.cholesky_ex(torch.addcmul(covariance, COLLAPSED * size + TINY, identity(dim)))
+        solved = chart.inverse(torch.where(bad[..., None, None] == 0, tril, raised))
+        found = (rows > 0) & (torch.minimum(bad, worse)[..., None, None] == 0)
+        return torch.where(found, solved, old.reshape(solved.shape)).reshape(old.shape)
+
+
+@cache
+def square(dim: int) -> Tensor:
+    """Where each entry of a symmetric matrix stands among its upper triangle, row by row: shape (D, D)."""
+    i, j = torch.triu_indices(dim, dim)
+    place = torch.empty((dim, dim), dtype=torch.long)
+    place[i, j] = place[j, i] = torch.arange(len(i))
+    return place
+
+
+@cache
+def identity(dim: int) -> Tensor:
+    """The identity matrix."""
+    return torch.eye(dim, dtype=torch.float64)

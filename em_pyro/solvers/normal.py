@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..bank import Affine
 from ..charts import Chart
-from .select import Params, Selected, Statistics, pool
+from .select import Params, Selected, Statistics, flat, pool
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,10 @@ class NormalBlock:
             new |= self._scales(statistics, new, lead)
         return {name: new[name] for name in (*self.locations, *(n for n, _ in self.scales))}
 
-    def _sums(self, use: NormalUse, statistics: Statistics, lead: int) -> tuple[Tensor, Tensor, Tensor]:
-        n, first, second = statistics[use.term]
-        return n.flatten(lead), first.flatten(lead), second.flatten(lead)
+    def _sums(self, use: NormalUse, statistics: Statistics, lead: int) -> tuple[Tensor, ...]:
+        """Weight, sum and squares of every flat cell, and what its values were less by."""
+        n, first, second, *centre = (flat(part, lead) for part in statistics[use.term])
+        return n, first, second, centre[0] if centre else use.shift
 
     def _scale_of(self, use: NormalUse, params: Params, lead: int) -> Tensor:
         """Current scale of every cell."""
@@ -63,22 +64,22 @@ class NormalBlock:
         if use.scale_constant is not None:
             scale = scale * use.scale_constant
         for name, where in use.scale_parameters:
-            value = self.all_scales[name].forward(params[name].double()).flatten(lead)
+            value = flat(self.all_scales[name].forward(params[name].double()), lead)
             scale[..., where.cells] = value[..., where.entries]
         return scale * use.scale_coefficient
 
     def _location_of(self, use: NormalUse, params: Params, lead: int) -> Tensor:
-        """Current location of every cell, as shifted as the values are."""
+        """Current location of every cell."""
         if use.affine is not None:
-            entries = torch.stack([params[name].flatten(lead)[..., i] for name, i in use.affine.entries], -1).double()
-            affine = use.affine.offset + (use.affine.design @ entries.unsqueeze(-1)).squeeze(-1)
-            return affine.flatten(lead) - use.shift
+            entries = torch.stack([flat(params[name], lead)[..., i] for name, i in use.affine.entries], -1).double()
+            slope = (use.affine.design.flatten(0, -2) @ entries.unsqueeze(-1)).squeeze(-1)
+            return use.affine.offset.reshape(-1) + slope
         batch = next(iter(params.values())).shape[:lead]
         loc = use.loc_constant.expand(*batch, -1).clone()
         for name, where in use.loc_parameters:
             value = self._argument(name, params[name].double())
-            loc[..., where.cells] = value.flatten(lead)[..., where.entries]
-        return loc * use.loc_coefficient - use.shift
+            loc[..., where.cells] = flat(value, lead)[..., where.entries]
+        return loc * use.loc_coefficient
 
     def _argument(self, name: str, value: Tensor) -> Tensor:
         """A location parameter as it enters the argument."""
@@ -90,14 +91,14 @@ class NormalBlock:
         precision = {name: torch.zeros((), dtype=torch.float64) for name in self.locations}
         linear = {name: torch.zeros((), dtype=torch.float64) for name in self.locations}
         for use in self.uses:
-            n, first, _ = self._sums(use, statistics, lead)
+            n, first, _, shift = self._sums(use, statistics, lead)
             tau = self._scale_of(use, params, lead) ** -2
             c = use.loc_coefficient
             for name, where in use.loc_parameters:
                 if name in precision:
                     size = params[name].shape[lead:].numel()
                     precision[name] = precision[name] + pool(tau * n * c * c, where, size, lead)
-                    linear[name] = linear[name] + pool(tau * c * (first + n * use.shift), where, size, lead)
+                    linear[name] = linear[name] + pool(tau * c * (first + n * shift), where, size, lead)
         new = {}
         for name in self.locations:
             weight, total = precision[name], linear[name]
@@ -119,12 +120,12 @@ class NormalBlock:
         gram = torch.zeros((*batch, len(entries), len(entries)), dtype=torch.float64)
         right = torch.zeros((*batch, len(entries)), dtype=torch.float64)
         for use in self.uses:
-            n, first, _ = self._sums(use, statistics, lead)
+            n, first, _, shift = self._sums(use, statistics, lead)
             tau = self._scale_of(use, params, lead) ** -2
             columns, design, offset = self._design(use, params, lead, place)
             weighted = design * (tau * n).unsqueeze(-1)
             block = weighted.mT @ design
-            value = (tau * (first + n * (use.shift - offset))).unsqueeze(-2) @ design
+            value = (tau * (first + n * (shift - offset))).unsqueeze(-2) @ design
             index = torch.tensor(columns)
             gram[..., index.unsqueeze(-1), index] += block
             right[..., index] += value.squeeze(-2)
@@ -132,7 +133,7 @@ class NormalBlock:
             index = torch.tensor([place[name, i] for i in range(total.numel())])
             gram[..., index, index] += weight.reshape(-1)
             right[..., index] += total.reshape(-1)
-        old = torch.cat([params[name].double().flatten(lead) for name in self.locations], -1)
+        old = torch.cat([flat(params[name].double(), lead) for name in self.locations], -1)
         reach = gram.diagonal(dim1=-2, dim2=-1) > 0
         gram = gram + torch.diag_embed(torch.where(reach, 0.0, 1.0))
         right = torch.where(reach, right, old)
@@ -143,11 +144,11 @@ class NormalBlock:
         solved = torch.linalg.lstsq(
             scaled, (right * scale).unsqueeze(-1), driver="gelsd" if not scaled.is_cuda else None
         )
-        flat = solved.solution.squeeze(-1) * scale
+        found = solved.solution.squeeze(-1) * scale
         new, at = {}, 0
         for name in self.locations:
             size = params[name].shape[lead:].numel()
-            new[name] = flat[..., at : at + size].reshape(params[name].shape)
+            new[name] = found[..., at : at + size].reshape(params[name].shape)
             at += size
         return new
 
@@ -166,14 +167,14 @@ class NormalBlock:
                 js = torch.tensor([column[place[name, int(e)]] for e in where.entries])
                 design[where.cells, js] = coefficient[where.cells]
             fixed = params | {name: torch.zeros_like(params[name]) for name in self.locations}  # type: ignore[operator]
-            return used, design, self._location_of(use, fixed, lead) + use.shift
+            return used, design, self._location_of(use, fixed, lead)
         solved = [j for j, (name, _) in enumerate(use.affine.entries) if name in self.locations]
         known = [j for j in range(len(use.affine.entries)) if j not in solved]
         design = use.affine.design.flatten(0, -2).double()
         offset = use.affine.offset.reshape(-1).double()
         if known:
             values = torch.stack(
-                [params[use.affine.entries[j][0]].flatten(lead)[..., use.affine.entries[j][1]] for j in known], -1
+                [flat(params[use.affine.entries[j][0]], lead)[..., use.affine.entries[j][1]] for j in known], -1
             )
             offset = offset + (design[:, known] @ values.double().unsqueeze(-1)).squeeze(-1)
         return [place[use.affine.entries[j]] for j in solved], design[:, solved], offset
@@ -184,8 +185,8 @@ class NormalBlock:
         for use in self.uses:
             if not any(name in squares for name, _ in use.scale_parameters):
                 continue
-            n, first, second = self._sums(use, statistics, lead)
-            m = self._location_of(use, params, lead)
+            n, first, second, shift = self._sums(use, statistics, lead)
+            m = self._location_of(use, params, lead) - shift
             spread = (second - 2 * m * first + m * m * n) / use.scale_coefficient**2
             for name, where in use.scale_parameters:
                 if name in squares:

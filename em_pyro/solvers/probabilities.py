@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..charts import Chart
-from .select import Params, Selected, Statistics, pool, refuse_unbounded
+from .select import Params, Selected, Statistics, flat, pool, refuse_unbounded, total
 
 
 @dataclass(frozen=True)
@@ -21,29 +21,31 @@ class Counts:
     uses: tuple[tuple[str, Selected, bool], ...] = field(repr=False)  # term, where, has failures
     pseudo: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
 
-    def counts(self, statistics: Statistics, params: Params, lead: int = 0) -> tuple[Tensor, Tensor]:
-        """Pooled `(a, b)`, shape of the parameter."""
+    def counts(self, statistics: Statistics, params: Params, lead: int = 0) -> tuple[Tensor, Tensor | None]:
+        """Pooled `(a, b)`, shape of the parameter; no `b` where nothing fails."""
         shape = params[self.parameter].shape
         size = shape[lead:].numel()
-        a = params[self.parameter].new_zeros((*shape[:lead], size), dtype=torch.float64)
-        b = torch.zeros_like(a)
+        pooled: list[list[Tensor]] = [[], []]
         for term, where, failures in self.uses:
-            parts = statistics[term]
-            hits = pool(parts[0], where, size, lead)
-            misses = pool(parts[1], where, size, lead) if failures else 0.0
-            a, b = (a + misses, b + hits) if where.complement else (a + hits, b + misses)
+            for k, part in enumerate(statistics[term][: 1 + failures]):
+                pooled[k ^ where.complement].append(pool(part, where, size, lead))
         if self.pseudo is not None:
-            a, b = a + self.pseudo[0].reshape(-1), b + self.pseudo[1].reshape(-1)
-            for pooled, pseudo in zip((a, b), self.pseudo, strict=True):
-                refuse_unbounded(self.parameter, pooled, pseudo)
-        return a.reshape(shape), b.reshape(shape)
+            for parts, pseudo in zip(pooled, self.pseudo, strict=True):
+                parts.append(pseudo.reshape(-1))
+        sums = [total(parts) for parts in pooled]
+        if self.pseudo is not None:
+            for pooled_sum, pseudo in zip(sums, self.pseudo, strict=True):
+                assert pooled_sum is not None
+                refuse_unbounded(self.parameter, pooled_sum, pseudo)
+        full = (*shape[:lead], size)
+        hits, misses = (p if p is None or p.shape == shape else p.expand(full).reshape(shape) for p in sums)
+        return torch.zeros(shape, dtype=torch.float64) if hits is None else hits, misses
 
     def solve(self, statistics: Statistics, params: Params, lead: int = 0) -> dict[str, Tensor]:
         """Maximise over the probabilities, and map back."""
         a, b = self.counts(statistics, params, lead)
-        total = a.sum(-1, keepdim=True) if self.simplex else a + b
-        solved = self.chart.inverse(a / torch.where(total > 0, total, 1.0))
-        return {self.parameter: torch.where(total > 0, solved, params[self.parameter])}
+        both = a.sum(-1, keepdim=True) if self.simplex else a if b is None else a + b
+        return {self.parameter: torch.where(both > 0, self.chart.inverse(a / both), params[self.parameter])}
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Rates:
         a = old.new_zeros((*old.shape[:lead], size), dtype=torch.float64)
         b = torch.zeros_like(a)
         for term, where, factor in self.uses:
-            events, exposure = statistics[term][0].flatten(lead), statistics[term][1].flatten(lead)
+            events, exposure = flat(statistics[term][0], lead), flat(statistics[term][1], lead)
             a = a + pool(events, where, size, lead)
             b = b + pool(exposure * factor, where, size, lead)
         if self.pseudo is not None:

@@ -28,6 +28,8 @@ class PriorUnbounded(Exception):
 
 def refuse_unbounded(name: str, pooled: Tensor, pseudo: Tensor) -> None:
     """A shape below one pulls with a negative count; where the data do not outweigh it, no maximum is interior."""
+    if not bool((pseudo < 0).any()):
+        return
     bad = (pooled <= 0) & (pseudo.reshape(-1) < 0)
     if bool(bad.any()):
         entry = int(bad.reshape(-1, bad.shape[-1]).any(0).nonzero()[0])
@@ -73,14 +75,21 @@ def used_charts(role: RoleMap, segments: Sequence[Segment], parameter: str) -> s
 
 def pool(values: Tensor, selected: Selected, size: int, lead: int) -> Tensor:
     """Sum the selected cells of `values` into the entries of the parameter."""
-    flat = values.reshape((*values.shape[:lead], -1))
-    if selected.everything and len(selected.cells) == size == flat.shape[-1]:
-        return flat
-    out = flat.new_zeros((*flat.shape[:lead], size))
-    return out.index_add_(-1, selected.entries, flat[..., selected.cells])
+    cells = flat(values, lead)
+    if selected.everything and len(selected.cells) == size == cells.shape[-1]:
+        return cells
+    out = cells.new_zeros((*cells.shape[:lead], size))
+    return out.index_add_(-1, selected.entries, cells[..., selected.cells])
 
 
-def _flat_role(role: RoleMap, part: Tensor | None, default: float) -> Tensor:
-    if part is None:
-        return torch.full((), default, dtype=torch.float64)
-    return part.reshape(-1).double()
+def flat(value: Tensor, lead: int) -> Tensor:
+    """All entries in one dimension, after `lead` dimensions of starts."""
+    return value if value.dim() == lead + 1 else value.reshape((*value.shape[:lead], -1))
+
+
+def total(parts: Sequence[Tensor]) -> Tensor | None:
+    """Sum of all parts; None if there is none."""
+    found: Tensor | None = None
+    for part in parts:
+        found = part if found is None else found + part
+    return found

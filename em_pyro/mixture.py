@@ -1,0 +1,211 @@
+"""Rows that hang on one latent each: the E-step of a block is two matrix products and a softmax.
+
+This is what a mixture is, whatever its families. The terms of the rows lie side by side in one matrix product (see
+`bundle.py`), the latent's prior is added to it, and buffers are reused from block to block: no memory beyond the data
+grows with the number of rows. The general contraction of `part.py` gives the same and is its oracle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import log, prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .bundle import Bundle
+from .contraction import FLOOR, Factor
+from .named import Named
+from .part import Sums, Unit, add
+from .stack import Stack
+from .term import Block, Term
+
+SMALLEST = {dtype: 2 * torch.tensor(floor, dtype=torch.float64).exp().item() for dtype, floor in FLOOR.items()}
+RANGE = 500.0  # log of what a product of softmax peaks may shrink to
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Blocks of rows, each row with one latent of `states` states.
+
+    Attributes:
+        rows: the terms of the rows.
+        prior: the factors over the latent alone.
+        plates: dimensions of the rows, in order, with their sizes.
+        scale: weight of each row.
+    """
+
+    latent: str
+    states: int
+    rows: Stack | Bundle
+    prior: tuple[Stack, ...]
+    plates: Mapping[str, int]
+    scale: Named | None
+    blocks: tuple[Block, ...]
+    buffers: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    scales: dict[Block, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The terms of the rows."""
+        return self.rows.terms
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """The units whose statistics come out."""
+        return (*self.prior, self.rows)
+
+    def sums(
+        self,
+        natural: Mapping[str, Any],
+        replays: Mapping[str, Named],
+        offsets: Mapping[str, Named],
+        lead: int = 0,
+    ) -> Sums:
+        """Evidence and statistics of all blocks; arguments as for `Part.sums`."""
+        eta = natural[self.rows.members[0]]
+        starts = eta.shape[:lead]
+        prior, column = self._prior(natural, offsets, lead), self.column
+        if column is not None:
+            eta = eta.clone()
+            eta.select(-1, column).add_(prior)
+        flat = eta.reshape(-1, eta.shape[-1])
+        evidence: Tensor | float = 0.0
+        found: Tensor | None = None
+        count: Tensor | float = 0.0
+        for block in self.blocks:
+            columns = self._features(block)
+            logits = self._buffer("logits", len(flat), columns.shape[-1], columns)
+            torch.mm(flat, columns, out=logits)
+            by_state = logits.view((*starts, self.states, -1))
+            if column is None:
+                by_state += prior.unsqueeze(-1)
+            weights = self._buffer("weights", len(flat), columns.shape[-1], columns).view_as(by_state)
+            evidence = evidence + posterior_weights(by_state, weights, self._scale(block))
+            sums = weights.view_as(logits) @ columns.mT
+            found = sums if found is None else found.add_(sums)
+            if column is None:
+                count = count + weights.sum(-1)
+        assert found is not None
+        found = found.view_as(eta)
+        return Sums(evidence, self._statistics(found, found[..., column] if column is not None else count, lead))
+
+    @cached_property
+    def column(self) -> int | None:
+        """A statistic of the rows that is one in every row: it carries the prior along. None if there is none."""
+        at = 0
+        for term in self.terms:
+            if term.counting:
+                return at + term.places[min(term.counting)]
+            at += term.width
+        return None
+
+    def _prior(self, natural: Mapping[str, Any], offsets: Mapping[str, Named], lead: int) -> Tensor:
+        """Sum of the factors over the latent alone, (starts) + (K,)."""
+        parts = []
+        for unit in self.prior:
+            parts += unit.factors(natural[unit.first.name], unit.features(), lead=lead)[0]
+            parts += [offsets[name].tensor for name in unit.members if name in offsets]
+        return parts[0] if len(parts) == 1 else torch.stack(torch.broadcast_tensors(*parts)).sum(0)
+
+    def _statistics(self, found: Tensor, count: Tensor | float, lead: int) -> dict[str, Tensor]:
+        """Statistics of every unit, from those of the rows and the weight of every state."""
+        statistics: dict[str, Tensor] = {}
+        for unit in self.prior:
+            add(statistics, unit.statistics([torch.as_tensor(count)], unit.features(), lead=lead))
+        return statistics | self.rows.divided(found)
+
+    def _features(self, block: Block) -> Tensor:
+        size = prod(block.length if p == block.plate else n for p, n in self.plates.items())
+        width, like = sum(term.width for term in self.terms), self.terms[0].value.tensor
+        return self.rows.features(block, lambda: self._buffer("features", width, size, like))
+
+    def _buffer(self, name: str, rows: int, columns: int, like: Tensor) -> Tensor:
+        """A matrix to write into; its memory is that of the largest asked for under this name."""
+        have = self.buffers.get(name)
+        if have is None or have.numel() < rows * columns or have.device != like.device:
+            have = self.buffers[name] = torch.empty(rows * columns, dtype=torch.float64, device=like.device)
+        return have[: rows * columns].view(rows, columns)
+
+    def _scale(self, block: Block) -> Tensor | None:
+        """Weight of every row of a block."""
+        if self.scale is None or block in self.scales:
+            return self.scales.get(block)
+        tensor, names = self.scale.tensor, self.scale.names
+        if block.plate in names:
+            tensor = tensor.narrow(names.index(block.plate), block.start, block.length)
+        sizes = [block.length if p == block.plate else n for p, n in self.plates.items()]
+        self.scales[block] = Named(tensor, names).align(tuple(self.plates)).expand(sizes).reshape(-1)
+        return self.scales[block]
+
+
+def posterior_weights(logits: Tensor, out: Tensor, scale: Tensor | None) -> Tensor:
+    """Write the softmax of `logits` over its states to `out`, and return the sum of their log-sum-exps.
+
+    The largest weight `p` of a row is `exp(top) / sum exp`, so that the log-sum-exp of the row is `top - log p`. All
+    `p` lie between 1/K and 1; without row weights the logarithm of a product of several is taken, which is one
+    logarithm in place of many.
+
+    Args:
+        logits: shape `(..., K, rows)`; overwritten.
+        out: of the same shape.
+        scale: weight of each row, shape `(rows,)`; it multiplies the row's weights and its log-sum-exp.
+
+    Returns:
+        Shape `(...)`.
+    """
+    top = logits.amax(-2, keepdim=True)
+    torch.maximum(logits, top + FLOOR[logits.dtype], out=logits)  # exp is many times slower where it underflows
+    torch.softmax(logits, -2, out=out)
+    torch.threshold_(out, SMALLEST[logits.dtype], 0.0)  # exact zeros stay zero
+    peak = out.amax(-2)
+    if scale is not None:
+        out *= scale
+        return ((top.squeeze(-2) - peak.log()) * scale).sum(-1)
+    return top.sum((-1, -2)) - log_of_product(peak, logits.shape[-2])
+
+
+def log_of_product(peak: Tensor, states: int) -> Tensor:
+    """`sum log(peak)` over the last dimension, for values between `1 / states` and 1, without underflow."""
+    together = int(RANGE / log(max(states, 2)))
+    rows = peak.shape[-1]
+    together = min(together, 16, rows)
+    whole = rows - rows % together
+    if whole == rows:
+        return peak.view((*peak.shape[:-1], together, -1)).prod(-2).log().sum(-1)
+    return log_of_product(peak[..., :whole].contiguous(), states) + peak[..., whole:].log().sum(-1)
+
+
+def as_mixture(
+    units: Sequence[Unit],
+    factors: Sequence[Factor],
+    owners: Mapping[str, frozenset[str]],
+    sizes: Mapping[str, int],
+    blocks: tuple[Block, ...],
+) -> Mixture | None:
+    """Recognise factors whose rows hang on one latent each; None where they are anything else."""
+    latents = {name for factor in factors for name in factor.names if name in owners}
+    members = [name for unit in units for name in unit.members]
+    if len(latents) != 1 or sorted(members) != sorted(factor.name for factor in factors):
+        return None
+    (latent,) = latents
+    if any(f.plates != owners[latent] or f.alive is not None or f.pool is not None for f in factors):
+        return None
+    of_rows = [unit for unit in units if unit.parts[0].role == "observed"]
+    prior = [unit for unit in units if unit.parts[0].role != "observed"]
+    if len(of_rows) != 1 or not isinstance(of_rows[0], (Stack, Bundle)) or len(of_rows[0].members) != 1:
+        return None
+    rows = of_rows[0]
+    plates = {name: n for name, n in sizes.items() if name in owners[latent] and n > 1}
+    plain = all(
+        type(t) is Term and (t.layout.batch, t.layout.rows, t.layout.columns) == ((), (latent,), tuple(plates))
+        for t in rows.terms
+    )
+    alone = all(isinstance(u, Stack) and len(u.members) == 1 and u.first.names == (latent,) for u in prior)
+    if not (plain and alone and plates):
+        return None
+    scale = factors[0].scale
+    return Mixture(latent, sizes[latent], rows, tuple(prior), plates, scale, blocks)  # type: ignore[arg-type]

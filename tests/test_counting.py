@@ -1,0 +1,151 @@
+"""What an iteration costs, counted and not timed: calls of the model, synchronisations, kernels and memory."""
+
+from collections import Counter
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from em_pyro.models import bernoulli_mixture, coins, gaussian_mixture, poisson_mixture
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from em_pyro import EM
+from em_pyro.em_step import em_step
+from em_pyro.endings import scales
+from em_pyro.engine import Engine
+from em_pyro.plan import Plan
+from em_pyro.restarts import widened
+
+SYNCHRONISING = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal.default")
+"""Operations that wait for the device: a number or a shape is wanted on the host."""
+
+
+class Counting(TorchDispatchMode):
+    """Count every operation, and the entries of the largest tensor made."""
+
+    def __init__(self) -> None:
+        """Start at nothing."""
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+        self.largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Note one operation."""
+        made = func(*args, **(kwargs or {}))
+        self.calls[str(func)] += 1
+        fresh = not any(word in str(func) for word in ("view", "expand", "slice", "select", "permute", "transpose"))
+        if isinstance(made, Tensor) and fresh:
+            self.largest = max(self.largest, made.untyped_storage().nbytes() // made.element_size())
+        return made
+
+    def synchronising(self) -> int:
+        """Number of operations that wait for the device, copies to another one among them."""
+        return sum(n for name, n in self.calls.items() if any(word in name for word in SYNCHRONISING))
+
+
+def count(engine: Engine, plan: Plan, params: dict[str, Tensor], lead: int = 0) -> Counting:
+    """Count one iteration as the loop takes it, up to the one look at objective and scales."""
+    em_step(engine, plan, params, lead)  # whatever is laid out once
+    scales(engine, params, lead)
+    with Counting() as counted:
+        new, found = em_step(engine, plan, params, lead)
+        torch.stack((found.objective, *scales(engine, new, lead)))
+    return counted
+
+
+def prepared(model: Any, *args: Any, **options: Any) -> tuple[Engine, Plan, dict[str, Tensor]]:
+    """Engine, plan and starting values."""
+    em = EM(model, **options)
+    plan = em.plan(*args)
+    assert em._prepared is not None
+    return em._prepared.engine, plan, {n: v.double() for n, v in em.params.items()}
+
+
+CASES: dict[str, tuple[Any, Any]] = {
+    "coins": (coins.coins, lambda: (torch.randint(11, (300,)).double(), 10)),
+    "gaussian-full": (gaussian_mixture.full, lambda: (gaussian_mixture.simulate(n=500), 2)),
+    "gaussian-tied": (gaussian_mixture.tied, lambda: (gaussian_mixture.simulate(n=500), 2)),
+    "gaussian-diagonal": (gaussian_mixture.diagonal, lambda: (gaussian_mixture.simulate(n=500), 2)),
+    "bernoulli": (bernoulli_mixture.bernoulli_mixture, bernoulli_mixture.simulate),
+    "poisson": (poisson_mixture.poisson_mixture, lambda: (torch.poisson(torch.full((300,), 3.0)), 2)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_synchronisation_between_looks(name: str) -> None:
+    """An iteration of a compiled loop asks for no number; one that does is noticed."""
+    model, args = CASES[name]
+    engine, plan, params = prepared(model, *args())
+    assert count(engine, plan, params).synchronising() == 0
+    batch = {n: torch.stack([v, v]) for n, v in params.items()}
+    assert count(widened(engine, 2), plan, batch, lead=1).synchronising() == 0
+    with Counting() as counted:
+        float(engine.expect(params).objective)
+    assert counted.synchronising() == 1
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_look_an_iteration(name: str) -> None:
+    """A fit of ten more steps has no operation more that waits for the device, beyond one a step."""
+    model, args = CASES[name]
+    data = args()
+
+    def waits(steps: int) -> int:
+        pyro.clear_param_store()
+        em = EM(model, tol=0, max_steps=steps)
+        em.plan(*data)
+        with Counting() as counted:
+            em.fit(*data)
+        return counted.synchronising()
+
+    assert waits(25) - waits(15) <= 10
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_loop_does_not_enter_the_model(name: str) -> None:
+    """A long fit calls the model as often as a short one."""
+    model, args = CASES[name]
+    calls = 0
+
+    def counted(*data: Any) -> None:
+        nonlocal calls
+        calls += 1
+        model(*data)
+
+    data, found = args(), []
+    for steps in (2, 12):
+        pyro.clear_param_store()
+        calls = 0
+        EM(counted, tol=0, max_steps=steps).fit(*data)
+        found.append(calls)
+    assert found[0] == found[1]
+
+
+def test_memory_does_not_grow_with_the_rows() -> None:
+    """The largest tensor of an iteration is of a block, however many rows there are; a whole one is noticed."""
+    found = []
+    for n in (40_000, 160_000):
+        pyro.clear_param_store()
+        x = torch.randn(n, 5, generator=torch.Generator().manual_seed(0))
+        engine, plan, params = prepared(gaussian_mixture.full, x, 8)
+        found.append(count(engine, plan, params).largest)
+    assert found[1] <= 2 * found[0] < 40_000 * 8  # blocks of either may be half as long as those of the other
+    engine, plan, params = prepared(gaussian_mixture.full, x[:40_000], 8)
+    whole = widened(engine, 1)
+    with Counting() as counted:
+        torch.zeros(160_000, 8).exp()
+        em_step(whole, plan, params)
+    assert counted.largest >= 160_000 * 8
+
+
+KERNELS = {"coins": 75, "gaussian-full": 155, "gaussian-diagonal": 165}
+"""Operations of an iteration, views among them, with a tenth to spare."""
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_few_operations(name: str) -> None:
+    """A small problem costs what its operations cost: their number is kept."""
+    model, args = CASES[name]
+    engine, plan, params = prepared(model, *args())
+    assert sum(count(engine, plan, params).calls.values()) <= KERNELS[name]
