@@ -165,6 +165,8 @@ def _recorded(engine: Engine, refuted: str) -> Engine:
     if not engine.runs_model or refuted:
         return replace(engine, unrecorded=refuted)
     points, runs = engine.recognition.points[:PROBES], engine.recognition.runs[:PROBES]
+    if engine.program.view is not None:
+        runs = [engine.program.view(dict(run)) for run in runs]
     try:
         recording = recorded(engine.program, engine.moving, engine.open_priors, points, runs)
     except Untraceable as reason:

@@ -14,8 +14,8 @@ def _three() -> Tensor:
 
 
 def _ragged() -> tuple[Tensor, Tensor]:
-    """Three sequences of five, three and no steps."""
-    return _three(), torch.arange(5) < tensor([5, 3, 0])[:, None]
+    """Three sequences of five, three and one step."""
+    return _three(), torch.arange(5) < tensor([5, 3, 1])[:, None]
 
 
 def _initial() -> Tensor:
@@ -41,7 +41,7 @@ def _scale() -> Tensor:
 
 @program(_ragged, trace_enum=False)
 def hmm_ragged(y: Tensor, seen: Tensor) -> None:
-    """Mask what is past the end; one sequence is empty."""
+    """Mask what is past the end; one sequence has one step."""
     initial, transition, emission = _initial(), _transition(), dist.Normal(_loc(), _scale())
     with pyro.plate("sequence", len(y)):
         hmm = dist.DiscreteHMM(initial.log(), transition.log(), emission.mask(seen[..., None]), duration=5)
