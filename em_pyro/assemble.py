@@ -10,6 +10,8 @@ from torch import Tensor
 
 from .charts import Chart, domain_of
 from .engine import Engine
+from .named import unexpand
+from .predictor import Affine
 from .rowwise import Rows, RowTerm
 from .solvers import (
     Counts,
@@ -111,9 +113,12 @@ def normal(
             for cell, entry in zip(where.cells.tolist(), where.entries.tolist(), strict=True):
                 coupled.setdefault((n, entry), set()).add(int(key[cell]))
         if loc.affine is not None:
-            design = loc.affine.design.flatten(0, -2)
-            for j, entry in enumerate(loc.affine.entries):
-                coupled.setdefault(entry, set()).update(key[design[:, j] != 0].unique().tolist())
+            scales_of = unexpand(scale.index)
+            for piece in loc.affine.pieces:
+                for entry, keys in _meeting(piece.index, scales_of).items():
+                    coupled.setdefault(loc.affine.entries[entry], set()).update(keys)
+    if any(use.affine is not None for use in found) and any(c.name != "itself" for c in loc_charts.values()):
+        raise Refused("a location is affine at one site and a function of a parameter at another")
     pseudo = {n: engine.priors[n].pseudo for n in locations if n in engine.priors}
     why = _why_swept(locations, list(all_scales), coupled, pseudo, found)
     return NormalBlock(locations, scales, tuple(found), all_scales, pseudo, loc_charts), why  # type: ignore[arg-type]
@@ -138,15 +143,33 @@ def _why_swept(
     groups: dict[tuple[str, int], set[Any]] = {}
     for use in uses:  # entries that meet in one affine location are solved together, so they must share one scale
         if use.affine is not None:
-            design = use.affine.design.flatten(0, -2) != 0
-            for row in design.unique(dim=0):
-                together = [use.affine.entries[j] for j in row.nonzero().squeeze(-1).tolist()]
+            for row in _together(use.affine):
+                together = [use.affine.entries[j] for j in row if j >= 0]
                 keys = set[Any]().union(*(coupled[e] for e in together))
                 for entry in together:
                     groups.setdefault(entry, set()).update(keys)
     if any(len(keys) > 1 for keys in groups.values()):
         return "a location is shared by cells whose scales differ: conditional closed forms until Q is stationary"
     return ""
+
+
+def _meeting(index: Tensor, keys: Tensor) -> dict[int, set[int]]:
+    """For each entry, the keys of the cells in which it is used."""
+    slots = index.shape[-1]
+    shape = torch.broadcast_shapes(index.shape[:-1], keys.shape)
+    pairs = torch.stack([index.expand((*shape, slots)), keys.unsqueeze(-1).expand((*shape, slots))], -1).flatten(0, -2)
+    found: dict[int, set[int]] = {}
+    for entry, key in pairs.unique(dim=0).tolist():
+        if entry >= 0:
+            found.setdefault(entry, set()).add(key)
+    return found
+
+
+def _together(affine: Affine) -> list[list[int]]:
+    """Sets of entries that meet in one predictor."""
+    shape = torch.broadcast_shapes(*(piece.index.shape[:-1] for piece in affine.pieces))
+    every = torch.cat([piece.index.expand((*shape, piece.index.shape[-1])) for piece in affine.pieces], -1)
+    return every.flatten(0, -2).unique(dim=0).tolist()  # type: ignore[no-any-return]
 
 
 def multivariate(

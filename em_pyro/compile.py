@@ -91,10 +91,14 @@ def _spread(role: RoleMap, cells: tuple[str, ...], shape: tuple[int, ...]) -> Ro
         constant = spread(constant)
     affine = role.affine
     if affine is not None:
-        offset, design = spread(affine.offset), spread(affine.design, 1)
-        assert offset is not None
-        assert design is not None
-        affine = replace(affine, offset=offset, design=design)
+
+        def thin(part: Tensor, slots: int) -> Tensor:
+            """Put the dimensions in the order of the cells; what does not vary keeps size one."""
+            part = align(part, role.names, cells, part.dim() - len(role.names))
+            missing = len(shape) + slots - part.dim()  # events that the argument lacks, all that it lacks
+            return part.reshape((*part.shape[: len(cells)], *(1,) * missing, *part.shape[len(cells) :]))
+
+        affine = affine.changed(thin)
     return RoleMap(cells, index, spread(role.coefficient), constant, affine)
 
 

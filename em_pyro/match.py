@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from .bank import Bank, RoleMap, Segment, entries_of
 from .charts import CHARTS, domain_of
+from .families import Family
 from .named import squeeze
 from .program import Params, Program, Site
 from .reading import Unrecognised
@@ -80,6 +82,19 @@ def entering(bank: Bank, role: RoleMap, domain: str) -> frozenset[str]:
 def same(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors agree in shape and in every entry, NaN included."""
     return a is b or (a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all()))
+
+
+def narrowest(family: Family, bases: Sequence[Distribution]) -> tuple[Family, list[dict[str, Tensor]]]:
+    """The first of a family and its wider ones whose known arguments no parameter enters, and what it reads."""
+    while True:
+        args = [family.read(base) for base in bases]
+        known = [key for key in args[0] if key not in family.roles]
+        moving = [key for key in known if any(not same(other[key], args[0][key]) for other in args[1:])]
+        if not moving:
+            return family, args
+        if family.wider is None:
+            raise Unrecognised(f'"{moving[0]}" depends on a parameter')
+        family = family.wider
 
 
 def match(site: Site, role: str, stack: Sequence[Tensor], event_dim: int, atoms: Atoms, *, multiples: bool) -> RoleMap:

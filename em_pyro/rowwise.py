@@ -32,13 +32,17 @@ class RowTerm(Term):
 
     def natural(self, bound: Bound) -> Tensor:
         """Log-densities of all rows in all cells, times their masks."""
-        assert isinstance(self.family, RowFamily)
-        args = {key: value.unsqueeze(-1) for key, value in self.arguments(bound).items()}
-        log_prob = self.family.log_prob(self.rows_of_value, {**self.rows_of_known, **args})
+        log_prob = self.log_density(self.arguments(bound))
         if self.rows_of_weight is not None:
             log_prob = torch.where(self.rows_of_weight == 0, 0.0, log_prob * self.rows_of_weight)
         shape = (*self.cell_shape, *self.event_shape, self.count)
         return log_prob.expand(torch.broadcast_shapes(log_prob.shape, shape))
+
+    def log_density(self, args: Params) -> Tensor:
+        """Log-densities of all rows in all cells, from arguments of the cells."""
+        assert isinstance(self.family, RowFamily)
+        rows = {key: value.unsqueeze(-1) for key, value in args.items()}
+        return self.family.log_prob(self.rows_of_value, {**self.rows_of_known, **rows})
 
     def features(self, block: Block = WHOLE) -> Tensor:
         """The values, by which rows are told apart; the products have no use for them."""

@@ -220,6 +220,10 @@ class Term:
         args = {}
         for key, role in self.roles.items():
             domain = self.family.roles[key].domain
+            if role.affine is not None and domain in ("unit", "simplex"):
+                logs = role.affine.logs(bound.params, bound.lead)
+                args |= {k: v.clamp(min=LOWEST) for k, v in zip((key, f"{key}_complement"), logs, strict=True) if v is not None}
+                continue
             if domain in ("unit", "simplex"):
                 args[key] = self._log(key, role, bound.logs[0], bound)
                 if domain == "unit":

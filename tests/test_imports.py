@@ -18,14 +18,16 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
         "errors charts chain analytic",
+        "predictor",
         "named bank acceleration quadrature",
         "program families contraction models",
         "alive check data elimination priors probes solvers store survey term unroll",
         "hmm reading rowwise stack",
-        "bundle compile distinct match",
+        "bundle compile distinct match newton",
         "affine engine",
         "build recognise uses",
         "assemble",
+        "glm",
         "plan",
         "m_step posterior",
         "em_step endings prepare starts",

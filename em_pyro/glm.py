@@ -1,0 +1,128 @@
+"""Assemble a Newton block: every argument of its sites as a predictor over the coordinates of its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from .assemble import terms_of
+from .bank import RoleMap
+from .charts import domain_of
+from .engine import Engine
+from .newton import COORDINATES, Argument, NewtonBlock, NewtonUse
+from .predictor import Affine, Piece
+from .solvers import Refused
+from .term import Term
+from .uses import CHART, Use, family_name, segments_of
+
+LINK = {"positive": "exp", "real": "itself", "unit": "sigmoid", "simplex": "softmax"}
+"""Through which function a selection is affine, by the argument's domain."""
+
+POWER = {"itself": 1.0, "exp": 1.0, "sqrt": 0.5, "square": 2.0, "reciprocal": -1.0, "rsqrt": -0.5}
+"""What multiplies the logarithm of a positive parameter (or the parameter that is a logarithm) in that of an argument."""
+
+KINKED = ("Laplace", "AsymmetricLaplace")  # priors whose maximum may be a kink
+
+Entry = tuple[str, int]
+
+
+def newton(
+    engine: Engine, block: Sequence[str], uses: Mapping[str, Sequence[Use]], forced: Mapping[str, str]
+) -> tuple[NewtonBlock, str]:
+    """Collect the sites of a block; with the reason if it must be swept."""
+    bank, parameters = engine.recognition.bank, engine.program.parameters
+    terms = terms_of(engine, block)
+    inside = {n for t in terms for k, r in t.roles.items() for n in bank.parameters(r, t.family.roles[k].domain)}
+    moving = tuple(n for n in parameters if n in block and n not in forced)
+    held = tuple(n for n in parameters if n in inside and n not in moving)
+    domains = {n: domain_of(parameters[n].constraint) for n in (*moving, *held)}
+    for name, domain in domains.items():
+        if domain not in COORDINATES:
+            raise Refused(f'"{name}", with which it has a joint maximum, is bounded by {parameters[name].constraint}')
+    for name in moving:
+        prior = engine.priors.get(name)
+        if prior is not None and (prior.fn is None or type(prior.fn).__name__ in KINKED):
+            raise Refused(f'the prior of "{name}" is not smooth, or has parameters')
+    place: dict[Entry, int] = {}
+    for name in (*moving, *held):
+        for i in range(parameters[name].initial.numel()):
+            place[name, i] = len(place)
+    found = tuple(_use(engine, term, place) for term in terms)
+    priors = {n: engine.priors[n] for n in moving if n in engine.priors}
+    others = [n for n in held if forced.get(n) != "fixed"]
+    why = f'"{others[0]}", which meets it, is maximised otherwise: alternated until Q is stationary' if others else ""
+    return NewtonBlock(moving, held, domains, found, priors), why if moving else ""
+
+
+def _use(engine: Engine, term: Term, place: Mapping[Entry, int]) -> NewtonUse:
+    """The arguments of one site."""
+    start = {n: p.initial.double() for n, p in engine.program.parameters.items()}
+    with torch.no_grad():
+        bound = term.arguments(engine.bind(start))
+    arguments, known = [], {}
+    for key, role in term.roles.items():
+        domain = term.family.roles[key].domain
+        if role.known:
+            known |= {k: v for k, v in bound.items() if k in (key, f"{key}_complement")}
+        elif role.affine is not None:
+            at = torch.tensor([place[entry] for entry in role.affine.entries])
+            arguments.append(Argument(key, domain, role.affine.moved(at)))
+        else:
+            arguments.append(Argument(key, domain, _selection(engine, term, key, role, place)))
+    return NewtonUse(term, tuple(arguments), known)
+
+
+def _selection(engine: Engine, term: Term, key: str, role: RoleMap, place: Mapping[Entry, int]) -> Affine:
+    """A selection as a predictor with one slot."""
+    domain = term.family.roles[key].domain
+    where = f"{family_name(term)}.{key}"
+    if domain not in LINK or term.family.roles[key].event_dim != (domain == "simplex"):
+        raise Refused(f"{where}, with which it has a joint maximum, has no predictor")
+    link = CHART[LINK[domain]]
+    index = torch.full(role.index.shape, -1)
+    value = torch.zeros(role.index.shape, dtype=torch.float64)
+    soft = 0
+    for segment in segments_of(engine.recognition.bank, term, key):
+        here = segment.holds(role.index)
+        if not bool(here.any()):
+            continue
+        chart, own = segment.chart.name, domain_of(engine.program.parameters[segment.parameter].constraint)
+        multiplier = {
+            "positive": POWER.get(chart) if own in ("positive", "real") else None,
+            "unit": 1.0 if (own, chart) in (("unit", "itself"), ("real", "sigmoid")) else None,
+            "real": 1.0 if (own, chart) in (("real", "itself"), ("positive", "log")) else None,
+            "simplex": 1.0 if (own, chart) == ("real", "softmax") and not segment.complement else None,
+        }[domain]
+        if domain == "positive" and chart == "softplus":
+            soft, multiplier = soft + int(here.sum()), 1.0
+        if multiplier is None:
+            raise Refused(f"{where}, with which it has a joint maximum, is {chart} of a parameter")
+        spots = torch.tensor([place[segment.parameter, i] for i in range(segment.size)])
+        index = torch.where(here, spots[(role.index - segment.offset).clamp(0, segment.size - 1)], index)
+        value = torch.where(here, -multiplier if segment.complement else multiplier, value)
+    if soft:
+        if soft < role.index.numel() or role.coefficient is not None:
+            raise Refused(f"{where}, with which it has a joint maximum, is partly softplus of a parameter")
+        link = CHART["softplus"]
+    offset = torch.zeros(role.index.shape, dtype=torch.float64)
+    if role.coefficient is not None and domain == "real":
+        value = value * role.coefficient
+    elif role.coefficient is not None:
+        offset = torch.where(index < 0, 0.0, role.coefficient.double().log())
+    if role.constant is not None:
+        offset = torch.where(index < 0, link.inverse(role.constant.double()), offset)
+    return _thin(Affine((), offset, (Piece(index.unsqueeze(-1), value.unsqueeze(-1)),), link), domain)
+
+
+def _thin(affine: Affine, domain: str) -> Affine:
+    """Keep one of what is the same along a dimension; a row stays whole."""
+
+    def thin(part: Tensor, slots: int) -> Tensor:
+        for d in range(part.dim() - slots - (domain == "simplex")):
+            if bool((part == part.narrow(d, 0, 1)).all()):
+                part = part.narrow(d, 0, 1)
+        return part
+
+    return affine.changed(thin)
