@@ -21,7 +21,7 @@ LINK = {"positive": "exp", "real": "itself", "unit": "sigmoid", "simplex": "soft
 """Through which function a selection is affine, by the argument's domain."""
 
 POWER = {"itself": 1.0, "exp": 1.0, "sqrt": 0.5, "square": 2.0, "reciprocal": -1.0, "rsqrt": -0.5}
-"""What multiplies the logarithm of a positive parameter (or the parameter that is a logarithm) in that of an argument."""
+"""What multiplies the logarithm of a positive parameter, or one that is a logarithm, in that of an argument."""
 
 KINKED = ("Laplace", "AsymmetricLaplace")  # priors whose maximum may be a kink
 
@@ -61,7 +61,7 @@ def _use(engine: Engine, term: Term, place: Mapping[Entry, int]) -> NewtonUse:
     start = {n: p.initial.double() for n, p in engine.program.parameters.items()}
     with torch.no_grad():
         bound = term.arguments(engine.bind(start))
-    arguments, known = [], {}
+    arguments, known = list[Argument](), dict[str, Tensor]()
     for key, role in term.roles.items():
         domain = term.family.roles[key].domain
         if role.known:

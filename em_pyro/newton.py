@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -53,12 +54,7 @@ class Argument:
         """One for each category of a simplex row; else the one."""
         if self.domain != "simplex":
             return [self.affine]
-        d, count = self.affine.offset.dim() - 1, self.affine.offset.shape[-1]
-
-        def category(part: Tensor, c: int) -> Tensor:
-            return part.select(d, c if part.shape[d] > 1 else 0)
-
-        return [self.affine.changed(lambda part, _, c=c: category(part, c)) for c in range(count)]
+        return [self.affine.changed(partial(_category, c)) for c in range(self.affine.offset.shape[-1])]
 
     def bound(self, eta: Tensor) -> dict[str, Tensor]:
         """The argument as the family expects it (logarithms for probabilities)."""
@@ -67,6 +63,12 @@ class Argument:
             names = (self.role, f"{self.role}_complement")
             return {name: log for name, log in zip(names, logs, strict=True) if log is not None}
         return {self.role: self.affine.chart.forward(eta)}
+
+
+def _category(c: int, part: Tensor, slots: int) -> Tensor:
+    """One entry of the rows of a simplex."""
+    d = part.dim() - slots - 1
+    return part.select(d, c if part.shape[d] > 1 else 0)
 
 
 @dataclass(frozen=True)
@@ -218,8 +220,8 @@ def _in_predictors(
     leaves, count = [], sum(len(argument.predictors) for argument in use.arguments)
     for argument in use.arguments:
         eta = argument.affine.at(theta)
-        row = eta.shape[-1:] if argument.domain == "simplex" else ()
-        leaves.append(eta.expand((len(theta), *use.shape, *row)).detach().contiguous().requires_grad_())
+        events = eta.shape[-1:] if argument.domain == "simplex" else ()
+        leaves.append(eta.expand((len(theta), *use.shape, *events)).detach().contiguous().requires_grad_())
     with torch.enable_grad():
         cells = use.density(leaves, parts)
         grads = torch.autograd.grad(cells.sum(), leaves, create_graph=True)
@@ -238,7 +240,7 @@ def _in_predictors(
                     else:
                         found += [None] * leaf.shape[-1] if row is None else row.unbind(-1)
                 curvatures.append(found)
-    return cells.detach().flatten(1).sum(-1), slopes, curvatures
+    return cells.detach().reshape((len(theta), -1)).sum(-1), slopes, curvatures
 
 
 def _of_prior(

@@ -43,8 +43,11 @@ class Affine:
 
     def predictor(self, params: Mapping[str, Tensor], lead: int = 0) -> Tensor:
         """Bind: shape (starts) + dimensions of the argument, of size one where nothing varies."""
-        parts = [params[name].flatten(lead) if params[name].dim() > lead else params[name].unsqueeze(-1) for name, _ in self.sources]
-        theta = torch.cat([part[..., at].to(self.offset) for part, (_, at) in zip(parts, self.sources, strict=True)], -1)
+        parts = []
+        for name, at in self.sources:
+            flat = params[name].flatten(lead) if params[name].dim() > lead else params[name].unsqueeze(-1)
+            parts.append(flat[..., at].to(self.offset))
+        theta = torch.cat(parts, -1)
         found = self.at(theta.reshape(-1, theta.shape[-1]))
         return found.reshape((*theta.shape[:-1], *found.shape[1:]))
 
@@ -84,9 +87,8 @@ class Affine:
     @cached_property
     def sources(self) -> tuple[tuple[str, Tensor], ...]:
         """Parameters in the order of the entries, each with its flat positions."""
-        return tuple(
-            (name, torch.tensor([i for _, i in some])) for name, some in groupby(self.entries, key=lambda entry: entry[0])
-        )
+        groups = groupby(self.entries, key=lambda entry: entry[0])
+        return tuple((name, torch.tensor([i for _, i in some])) for name, some in groups)
 
 
 def log_probabilities(chart: Chart, predictor: Tensor) -> tuple[Tensor, Tensor | None]:

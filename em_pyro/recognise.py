@@ -2,8 +2,8 @@
 
 The model is replayed at random valid parameter values. An argument entry is recognised if in every replay it equals one
 and the same entry of a parameter (through one of the `charts`, or times one and the same known factor), or a constant;
-and if the gradient of a random combination of all arguments is that of the claimed selections. Arguments that are affine
-in real parameters, through a link, are recognised by evaluating their columns.
+and if the gradient of a random combination of all arguments is that of the claimed selections. Arguments that are
+affine in real parameters, through a link, are recognised by evaluating their columns.
 """
 
 from __future__ import annotations

@@ -217,12 +217,14 @@ class Term:
 
     def arguments(self, bound: Bound) -> dict[str, Tensor]:
         """Bind every role to the atoms, as the family expects them (logarithms for probabilities)."""
-        args = {}
+        args: dict[str, Tensor] = {}
         for key, role in self.roles.items():
             domain = self.family.roles[key].domain
             if role.affine is not None and domain in ("unit", "simplex"):
                 logs = role.affine.logs(bound.params, bound.lead)
-                args |= {k: v.clamp(min=LOWEST) for k, v in zip((key, f"{key}_complement"), logs, strict=True) if v is not None}
+                for name, log in zip((key, f"{key}_complement"), logs, strict=True):
+                    if log is not None:
+                        args[name] = log.clamp(min=LOWEST)
                 continue
             if domain in ("unit", "simplex"):
                 args[key] = self._log(key, role, bound.logs[0], bound)

@@ -112,16 +112,20 @@ def role_of(uses: Sequence[Use], engine: Engine, name: str) -> tuple[str, tuple[
     return " and ".join(roles) or "-", sites
 
 
-UNDER = {"itself": "", "exp": "log of ", "softplus": "inverse softplus of ", "sigmoid": "logit of ", "softmax": "logits of "}
+UNDER = {
+    "itself": "the argument is",
+    "exp": "the log of the argument is",
+    "softplus": "the argument is softplus of what is",
+    "sigmoid": "the logit of the argument is",
+    "softmax": "the logits are",
+}
 
 
 def because_newton(uses: Sequence[Use], block: Sequence[str], name: str) -> str:
     """Say why Newton's method finds a parameter's maximum."""
-    for term, key, role in uses:
+    for _, _, role in uses:
         if role.affine is not None:
-            under = UNDER[role.affine.chart.name]
-            what = f"the {under}{key}" if under else f"the {key} of {family_name(term)}"
-            return f"{what} is affine in it: Newton on Q"
+            return f"{UNDER[role.affine.chart.name]} affine in it: Newton on Q"
     other = next(n for n in block if n != name)
     return f'it has a joint maximum with "{other}": Newton on Q'
 

@@ -23,7 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "program families contraction models",
         "alive check data elimination priors probes solvers store survey term unroll",
         "hmm reading rowwise stack",
-        "bundle compile distinct match newton",
+        "bundle columns compile distinct match newton",
         "affine engine",
         "build recognise uses",
         "assemble",

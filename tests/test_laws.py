@@ -190,6 +190,7 @@ def test_a_wrong_maximum_is_noticed(name: str, parameter: str) -> None:
 NOT_UNIQUE = {
     "unnormalised_weights": "only the proportions of its weights are identified",
     "structural_zeros": "only differences of its logits are identified",
+    "left_to_right_chain": "only differences of its logits are identified",
     "multivariate_mixture": "four points and two components: a covariance of the maximum is all but singular",
     "missing_cells": "four points: a scale of the maximum is all but zero",
 }

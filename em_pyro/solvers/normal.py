@@ -171,7 +171,8 @@ class NormalBlock:
                 index[where.cells] = start[name] + where.entries
         coefficient = use.loc_coefficient.expand(index.shape)
         piece = Piece(index.unsqueeze(-1), coefficient.unsqueeze(-1))
-        return Affine((), torch.zeros_like(coefficient), (piece,), CHARTS[0]), self._location_of(use, zero, lead) + use.shift
+        design = Affine((), torch.zeros_like(coefficient), (piece,), CHARTS[0])
+        return design, self._location_of(use, zero, lead) + use.shift
 
     def _scales(self, statistics: Statistics, params: Params, lead: int) -> dict[str, Tensor]:
         squares = {name: torch.zeros((), dtype=torch.float64) for name, _ in self.scales}
