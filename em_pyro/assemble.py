@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .charts import Chart, domain_of
 from .engine import Engine
-from .named import unexpand
+from .named import broadcast, unexpand
 from .predictor import Affine
 from .rowwise import Rows, RowTerm
 from .solvers import (
@@ -156,7 +156,7 @@ def _why_swept(
 def _meeting(index: Tensor, keys: Tensor) -> dict[int, set[int]]:
     """For each entry, the keys of the cells in which it is used."""
     slots = index.shape[-1]
-    shape = torch.broadcast_shapes(index.shape[:-1], keys.shape)
+    shape = broadcast(index.shape[:-1], keys.shape)
     pairs = torch.stack([index.expand((*shape, slots)), keys.unsqueeze(-1).expand((*shape, slots))], -1).flatten(0, -2)
     found: dict[int, set[int]] = {}
     for entry, key in pairs.unique(dim=0).tolist():
@@ -167,7 +167,7 @@ def _meeting(index: Tensor, keys: Tensor) -> dict[int, set[int]]:
 
 def _together(affine: Affine) -> list[list[int]]:
     """Sets of entries that meet in one predictor."""
-    shape = torch.broadcast_shapes(*(piece.index.shape[:-1] for piece in affine.pieces))
+    shape = broadcast(*(piece.index.shape[:-1] for piece in affine.pieces))
     every = torch.cat([piece.index.expand((*shape, piece.index.shape[-1])) for piece in affine.pieces], -1)
     return every.flatten(0, -2).unique(dim=0).tolist()  # type: ignore[no-any-return]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .errors import ModelError
 from .families import family_of
-from .named import Named, align, squeeze, unwrap
+from .named import Named, align, broadcast, squeeze, unwrap
 from .program import Params, Program, Site
 
 JOINT_VALUES = 64
@@ -203,7 +203,7 @@ def _select(part: Named, index: Mapping[str, Named], program: Program, event: in
         every = rest + tuple(p for p in index[latent].names if p not in rest)
         tensor = align(tensor, names, (latent, *every), event)
         chosen = index[latent].align(every)
-        shape = torch.broadcast_shapes(tensor.shape[1 : 1 + len(every)], chosen.shape)
+        shape = broadcast(tensor.shape[1 : 1 + len(every)], chosen.shape)
         tensor = tensor.expand((tensor.shape[0], *shape, *tensor.shape[1 + len(every) :]))
         chosen = (
             chosen.expand(shape)

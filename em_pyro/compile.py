@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .bank import RoleMap
-from .named import Named, align, squeeze
+from .named import Named, align, broadcast, squeeze
 from .reading import Reading
 from .term import Term
 
@@ -40,7 +40,7 @@ def compile_term(
     folded = tuple(p for p in sizes if p in site.plates and p not in above) if site.role == "observed" else ()
     present = {n for part in parts for n in part.names}
     columns = tuple(n for n in sizes if n in present or n in folded)
-    event_shape = tuple(torch.broadcast_shapes(*_event_shapes(reading, value, known)))
+    event_shape = broadcast(*_event_shapes(reading, value, known))
     cells = tuple(n for n in sizes if any(n in role.names for role in reading.roles.values()))
     cell_shape = tuple(sizes[n] for n in cells)
     roles = {}

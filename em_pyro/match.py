@@ -16,6 +16,7 @@ from .named import squeeze
 from .program import Params, Program, Site
 from .reading import Unrecognised
 
+FEW = 1000  # entries of an argument that are looked up first
 EXACT = {torch.float64: 1e-11, torch.float32: 1e-4}  # a selection may pass through a normalisation
 
 
@@ -106,16 +107,19 @@ def match(site: Site, role: str, stack: Sequence[Tensor], event_dim: int, atoms:
     coefficient = torch.ones(entries.shape[1], dtype=torch.float64)
     still = (entries == entries[0]) | ((entries - entries[0]).abs() <= atoms.rtol * entries[0].abs())
     varying = ~(still | entries.isnan()).all(0)  # a constant may move by rounding where a row is normalised
-    for wanted in (False, True) if multiples else (False,):
-        for tier in atoms.tiers:
-            todo = (varying & (index < 0)).nonzero().squeeze(-1)
-            if len(todo):
-                found, factor = _search(entries[:, todo], atoms.values[:, tier], atoms.rtol, multiples=wanted)
-                hit = found >= 0
-                index[todo[hit]] = tier[found[hit]]
-                coefficient[todo[hit]] = factor[hit]
-    if bool((varying & (index < 0)).any()):
-        raise Unrecognised(f'"{role}" is computed from parameters, not selected from one')
+    open_entries = varying.nonzero().squeeze(-1)
+    few = open_entries[:: max(1, len(open_entries) // FEW)]
+    for some in (few, open_entries) if len(few) < len(open_entries) else (open_entries,):  # most say no at once
+        for wanted in (False, True) if multiples else (False,):
+            for tier in atoms.tiers:
+                todo = some[index[some] < 0]
+                if len(todo):
+                    found, factor = _search(entries[:, todo], atoms.values[:, tier], atoms.rtol, multiples=wanted)
+                    hit = found >= 0
+                    index[todo[hit]] = tier[found[hit]]
+                    coefficient[todo[hit]] = factor[hit]
+        if bool((index[some] < 0).any()):
+            raise Unrecognised(f'"{role}" is computed from parameters, not selected from one')
     constant = None if bool(varying.all()) else first.tensor.contiguous()
     if constant is not None and varying.any():
         constant = torch.where(varying.reshape(shape), 0.0, constant)

@@ -68,6 +68,12 @@ def unexpand(tensor: Tensor, event_dim: int = 0) -> Tensor:
     return tensor
 
 
+def broadcast(*shapes: Sequence[int]) -> tuple[int, ...]:
+    """The shape that all `shapes` broadcast to (`torch.broadcast_shapes` imports a library for symbolic shapes)."""
+    tensors = torch.broadcast_tensors(*(torch.empty(()).expand(tuple(shape)) for shape in shapes))
+    return tuple(tensors[0].shape)
+
+
 @dataclass(frozen=True)
 class Unwrapped:
     """The distribution under `.to_event`, `.mask` and `.expand`."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .charts import Chart
+from .named import broadcast
 
 CHUNK = 1 << 20  # entries of one temporary of a Gram matrix
 
@@ -82,7 +83,7 @@ class Affine:
     def shape(self) -> tuple[int, ...]:
         """Dimensions of the argument, as far as it varies."""
         parts = [p.shape[:-1] for piece in self.pieces for p in (piece.index, piece.value)]
-        return tuple(torch.broadcast_shapes(self.offset.shape, *parts))
+        return broadcast(self.offset.shape, *parts)
 
     @cached_property
     def sources(self) -> tuple[tuple[str, Tensor], ...]:
@@ -134,7 +135,7 @@ def gram(first: Affine, second: Affine, weight: Tensor, size: int) -> Tensor:
     total = weight.new_zeros((starts, (size + 1) ** 2))
     for a in first.pieces:
         for b in second.pieces:
-            union = torch.broadcast_shapes(a.index.shape[:-1], b.index.shape[:-1])
+            union = broadcast(a.index.shape[:-1], b.index.shape[:-1])
             ia, ib = ((p.index % (size + 1)).expand((*union, p.index.shape[-1])) for p in (a, b))
             where = (ia.unsqueeze(-1) * (size + 1) + ib.unsqueeze(-2)).reshape(-1)
             total.index_add_(1, where, _blocks(a.value, b.value, weight, union).reshape(starts, -1))

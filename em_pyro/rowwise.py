@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .charts import Chart
 from .families import RowFamily
-from .named import align
+from .named import align, broadcast
 from .solvers import Joint, Params, Statistics
 from .term import WHOLE, Block, Bound, Term
 
@@ -36,7 +36,7 @@ class RowTerm(Term):
         if self.rows_of_weight is not None:
             log_prob = torch.where(self.rows_of_weight == 0, 0.0, log_prob * self.rows_of_weight)
         shape = (*self.cell_shape, *self.event_shape, self.count)
-        return log_prob.expand(torch.broadcast_shapes(log_prob.shape, shape))
+        return log_prob.expand(broadcast(log_prob.shape, shape))
 
     def log_density(self, args: Params) -> Tensor:
         """Log-densities of all rows in all cells, from arguments of the cells."""

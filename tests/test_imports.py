@@ -18,8 +18,9 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
         "errors charts chain analytic",
+        "named",
         "predictor",
-        "named bank acceleration quadrature",
+        "bank acceleration quadrature",
         "program families contraction models",
         "alive check data elimination priors probes solvers store survey term unroll",
         "hmm reading rowwise stack",
