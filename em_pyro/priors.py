@@ -46,7 +46,7 @@ class Prior:
         """Log-density of the constrained value (no Jacobian), summed over its entries."""
         assert self.fn is not None
         log_prob = self.fn.log_prob(value)
-        return self.scale * log_prob.sum(tuple(range(lead, log_prob.dim())))
+        return self.scale * log_prob.reshape((*log_prob.shape[:lead], -1)).sum(-1)
 
 
 def read_priors(runs: Sequence[Mapping[str, Site]]) -> dict[str, Prior]:

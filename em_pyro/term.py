@@ -86,10 +86,11 @@ class Term:
         """Natural parameters of every cell as one matrix: (starts) + batch + rows + (F,)."""
         lead, layout = bound.lead, self.layout
         kept = (*layout.batch, *layout.rows)
+        starts = next(iter(bound.params.values())).shape[:lead] if lead else ()
         parts = []
         for k, part in enumerate(self.family.natural(self.arguments(bound))):
             event = self.events[k]
-            part = part.expand((*part.shape[:lead], *self.cell_shape, *self.event_shape, *event))
+            part = part.expand((*starts, *self.cell_shape, *self.event_shape, *event))
             if kept != self.cells:
                 part = align(part, self.cells, (*kept, *layout.folded), len(self.event_shape) + len(event))
             part = part.reshape((*part.shape[: lead + len(kept)], -1))
