@@ -1,4 +1,6 @@
-"""Arguments that are affine in real parameters, through a link: the link is inverted on the argument that was read.
+"""Arguments that are affine in their parameters, through a link: the link is inverted on the argument that was read.
+
+A real parameter enters as it is, a positive one by its logarithm: `lam[z] * (x @ b).exp()` has an affine logarithm.
 
 What the columns say must explain every probe; and the gradient check of `recognise` follows.
 """
@@ -13,10 +15,10 @@ import torch
 from torch import Tensor
 
 from .bank import RoleMap
-from .charts import CHARTS, domain_of
+from .charts import CHARTS, COORDINATES, domain_of
 from .columns import Columns, Linked
 from .families import family_of
-from .match import Atoms, entering, match, narrowest
+from .match import Atoms, entering, match, match_matrices, narrowest
 from .named import squeeze, unwrap
 from .predictor import Affine
 from .program import Params, Program, Site
@@ -47,10 +49,11 @@ def affine_readings(
     matched = {name: _matched(runs[name], atoms) for name in wanted}
     links = [link for name, (_, links) in matched.items() for link in links if wanted[name]]
     reach = frozenset[str]().union(*wanted.values())
-    real = [n for n, p in program.parameters.items() if n in reach and domain_of(p.constraint) == "real"]
-    if not links or not 0 < sum(program.parameters[n].initial.numel() for n in real) <= ENTRIES:
+    domains = {n: domain_of(p.constraint) for n, p in program.parameters.items() if n in reach}
+    names = [n for n, domain in domains.items() if domain in ("real", "positive")]
+    if not links or not 0 < sum(program.parameters[n].initial.numel() for n in names) <= ENTRIES:
         return
-    columns = Columns(program, real, probes[0][0], links)
+    columns = Columns(program, {n: COORDINATES[domains[n]] for n in names}, probes[0][0], links)
     found: dict[str, dict[str, Affine]] = {}
     for link, affine in columns.found():
         if link.role not in found.get(link.site, {}) and _explains(link, affine, probes):
@@ -72,13 +75,17 @@ def _matched(runs: Sequence[Site], atoms: Atoms) -> tuple[dict[str, RoleMap], li
     roles: dict[str, RoleMap] = {}
     links: list[Linked] = []
     for key, role in family.roles.items():
-        if role.domain not in LINKS:
-            return {}, []
+        stack = [a[key] for a in args]
+        if role.domain == "scale_tril":
+            matrix = match_matrices(runs[0], stack, atoms)
+            if matrix is None:
+                return {}, []
+            roles[key] = matrix
+            continue
         try:
-            stack = [a[key] for a in args]
             roles[key] = match(runs[0], key, stack, rank + role.event_dim, atoms, multiples=role.multiples)
         except Unrecognised:
-            for name in LINKS[role.domain] if role.event_dim == (role.domain == "simplex") else ():
+            for name in LINKS.get(role.domain, ()) if role.event_dim <= 1 else ():
                 link = Linked(runs[0].name, key, CHART[name], family, rank)
                 links.append(replace(link, reference=_reference(link, runs[0])))
             if key not in {link.role for link in links}:
@@ -127,7 +134,7 @@ def _reading(
     for key, role in family.roles.items():
         if key in roles:
             maps[key] = roles[key]
-            parameters |= entering(atoms.bank, roles[key], "real")
+            parameters |= entering(atoms.bank, roles[key], role.domain)
             continue
         affine = affines[key]
         names = squeeze(args[0][key], site.dims, site.name, rank + role.event_dim).names

@@ -76,6 +76,8 @@ def normal(
     coupled: dict[tuple[str, int], set[Any]] = {}
     for term in terms_of(engine, block):
         loc, scale = term.roles["loc"], term.roles["scale"]
+        if scale.affine is not None or (loc.affine is not None and loc.affine.coordinates):
+            raise Refused("a scale, or the logarithm of a parameter in a location, is affine: no least squares")
         shape = (*term.cell_shape, *term.event_shape)
         shift = torch.zeros((), dtype=torch.float64) if term.shift is None else term.shift.double()
         shift = shift.expand(shape).reshape(-1)
@@ -185,6 +187,8 @@ def multivariate(
     partners: dict[tuple[str, int], set[int]] = {}
     for term in terms_of(engine, block):
         loc, tril = term.roles["loc"], term.roles["scale_tril"]
+        if loc.affine is not None:
+            raise Refused("a mean is affine in its parameters")
         dim = loc.index.shape[-1]
         shift = torch.zeros(dim, dtype=torch.float64) if term.shift is None else term.shift.double()
         shift = shift.expand(*term.event_shape, dim).reshape(-1, dim)

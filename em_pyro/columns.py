@@ -8,7 +8,7 @@ replays for each covariate, however many components there are.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, product
 from typing import Any
@@ -75,14 +75,14 @@ class Columns:
     """Replays with single coordinates set, and what they say of each link."""
 
     program: Program
-    real: list[str]
+    coordinates: Mapping[str, Chart]  # from the coordinates of a parameter to its values
     values: Params
     links: list[Linked]
     replays: int = 0
 
     def found(self) -> Iterator[tuple[Linked, Affine]]:
         """Links that may be affine, with their columns."""
-        self.zero = {n: torch.zeros_like(self.program.parameters[n].initial) for n in self.real}
+        self.zero = {n: torch.zeros_like(self.program.parameters[n].initial) for n in self.coordinates}
         self.base = self._run(self.zero)
         straight = self._straight()
         self.links = [link for link, fits in zip(self.links, straight, strict=True) if fits]
@@ -90,7 +90,7 @@ class Columns:
         if not self.links:
             return
         slots: list[list[tuple[str, Tensor, Tensor]]] = [[] for _ in self.links]
-        for name in self.real:
+        for name in self.coordinates:
             columns = self._columns_of(name)
             if columns is None:
                 return
@@ -98,18 +98,19 @@ class Columns:
                 have += [(name, index, value) for index, value in new if bool((index >= 0).any())]
         for k, link in enumerate(self.links):
             if slots[k]:
-                yield link, _assembled(link, self.base[k].tensor, slots[k], self.real, self.noise)
+                yield link, _assembled(link, self.base[k].tensor, slots[k], self.coordinates, self.noise)
 
     @property
     def noise(self) -> float:
         """Rounding of a replay."""
-        single = any(self.program.parameters[n].initial.dtype == torch.float32 for n in self.real)
+        single = any(self.program.parameters[n].initial.dtype == torch.float32 for n in self.coordinates)
         return NOISE[torch.float32 if single else torch.float64]
 
     def _run(self, values: Params) -> list[Named]:
         self.replays += 1
+        values = {n: self.coordinates[n].forward(point) for n, point in {**self.zero, **values}.items()}
         with torch.no_grad():
-            sites = self.program.run({**self.values, **self.zero, **values})
+            sites = self.program.run({**self.values, **values})
         return [link.predictor(sites[link.site]) for link in self.links]
 
     def _moved(self, direction: Params) -> tuple[list[Tensor], float]:
@@ -141,6 +142,9 @@ class Columns:
     def _columns_of(self, name: str) -> list[list[tuple[Tensor, Tensor]]] | None:
         """Slots of every link: which flat entry of the parameter a cell takes (-1 for none), and its multiplier."""
         shape = self.zero[name].shape
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+        if all(not bool(change.any()) for change in self._moved({name: noise})[0]):
+            return [[] for _ in self.links]
         dims = [i for i, size in enumerate(shape) if size > 1]
         sets = [chosen for r in range(min(len(dims), ALTERNATIVES), -1, -1) for chosen in combinations(dims, r)]
         for chosen in sorted(sets, key=lambda chosen: -math.prod(shape[i] for i in chosen)):
@@ -209,9 +213,14 @@ def _finite(base: Tensor) -> Tensor:
 
 
 def _assembled(
-    link: Linked, base: Tensor, slots: Sequence[tuple[str, Tensor, Tensor]], order: Sequence[str], noise: float
+    link: Linked,
+    base: Tensor,
+    slots: Sequence[tuple[str, Tensor, Tensor]],
+    coordinates: Mapping[str, Chart],
+    noise: float,
 ) -> Affine:
     """Drop the dimensions along which slots do not vary, and put those that vary alike side by side."""
+    order = list(coordinates)
     used = [(order.index(name), int(i)) for name, index, _ in slots for i in index[index >= 0].unique()]
     entries = sorted(set(used))
     groups: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
@@ -230,7 +239,9 @@ def _assembled(
     for d in range(base.dim() - link.family.roles[link.role].event_dim):
         if bool((offset == offset.narrow(d, 0, 1)).all()):
             offset = offset.narrow(d, 0, 1)
-    return Affine(tuple((order[which], i) for which, i in entries), offset.contiguous(), tuple(pieces), link.chart)
+    names = tuple((order[which], i) for which, i in entries)
+    curved = {name: coordinates[name] for name, _ in names if coordinates[name].name != "itself"}
+    return Affine(names, offset.contiguous(), tuple(pieces), link.chart, curved)
 
 
 def _thinned(index: Tensor, value: Tensor, noise: float) -> tuple[Tensor, Tensor]:

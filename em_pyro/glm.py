@@ -9,10 +9,11 @@ from torch import Tensor
 
 from .assemble import terms_of
 from .bank import RoleMap
-from .charts import domain_of
+from .charts import COORDINATES, domain_of
 from .engine import Engine
-from .newton import COORDINATES, Argument, NewtonBlock, NewtonUse
+from .newton import Argument, NewtonBlock, NewtonUse
 from .predictor import Affine, Piece
+from .rowwise import RowTerm
 from .solvers import Refused
 from .term import Term
 from .uses import CHART, Use, family_name, segments_of
@@ -53,7 +54,23 @@ def newton(
     priors = {n: engine.priors[n] for n in moving if n in engine.priors}
     others = [n for n in held if forced.get(n) != "fixed"]
     why = f'"{others[0]}", which meets it, is maximised otherwise: alternated until Q is stationary' if others else ""
-    return NewtonBlock(moving, held, domains, found, priors), why if moving else ""
+    solver = NewtonBlock(moving, held, domains, found, priors)
+    if moving:
+        _try_out(solver, engine)
+    return solver, why if moving else ""
+
+
+def _try_out(solver: NewtonBlock, engine: Engine) -> None:
+    """Differentiate twice, on made-up statistics: a family that is not ours may not allow it."""
+    statistics: dict[str, tuple[Tensor, ...]] = {}
+    for use in solver.uses:
+        events = [(use.term.count,)] if isinstance(use.term, RowTerm) else use.term.events
+        one = torch.ones((), dtype=torch.float64)
+        statistics[use.term.name] = tuple(one.expand((*use.shape, *event)) for event in events)
+    try:
+        solver.differentiate(statistics, {n: p.initial.double() for n, p in engine.program.parameters.items()})
+    except (RuntimeError, NotImplementedError) as reason:
+        raise Refused(f"its site cannot be differentiated twice ({reason})") from None
 
 
 def _use(engine: Engine, term: Term, place: Mapping[Entry, int]) -> NewtonUse:
@@ -63,14 +80,16 @@ def _use(engine: Engine, term: Term, place: Mapping[Entry, int]) -> NewtonUse:
         bound = term.arguments(engine.bind(start))
     arguments, known = list[Argument](), dict[str, Tensor]()
     for key, role in term.roles.items():
-        domain = term.family.roles[key].domain
+        domain, row = term.family.roles[key].domain, term.family.roles[key].event_dim > 0
+        if key in term.family.kinked and not role.known:
+            raise Refused(f"{family_name(term)}.{key} has a kink")
         if role.known:
             known |= {k: v for k, v in bound.items() if k in (key, f"{key}_complement")}
         elif role.affine is not None:
             at = torch.tensor([place[entry] for entry in role.affine.entries])
-            arguments.append(Argument(key, domain, role.affine.moved(at)))
+            arguments.append(Argument(key, domain, row, role.affine.moved(at)))
         else:
-            arguments.append(Argument(key, domain, _selection(engine, term, key, role, place)))
+            arguments.append(Argument(key, domain, row, _selection(engine, term, key, role, place)))
     return NewtonUse(term, tuple(arguments), known)
 
 
@@ -78,7 +97,8 @@ def _selection(engine: Engine, term: Term, key: str, role: RoleMap, place: Mappi
     """A selection as a predictor with one slot."""
     domain = term.family.roles[key].domain
     where = f"{family_name(term)}.{key}"
-    if domain not in LINK or term.family.roles[key].event_dim != (domain == "simplex"):
+    event = term.family.roles[key].event_dim
+    if domain not in LINK or event > 1:
         raise Refused(f"{where}, with which it has a joint maximum, has no predictor")
     link = CHART[LINK[domain]]
     index = torch.full(role.index.shape, -1)
@@ -113,14 +133,14 @@ def _selection(engine: Engine, term: Term, key: str, role: RoleMap, place: Mappi
         offset = torch.where(index < 0, 0.0, role.coefficient.double().log())
     if role.constant is not None:
         offset = torch.where(index < 0, link.inverse(role.constant.double()), offset)
-    return _thin(Affine((), offset, (Piece(index.unsqueeze(-1), value.unsqueeze(-1)),), link), domain)
+    return _thin(Affine((), offset, (Piece(index.unsqueeze(-1), value.unsqueeze(-1)),), link), event)
 
 
-def _thin(affine: Affine, domain: str) -> Affine:
+def _thin(affine: Affine, event: int) -> Affine:
     """Keep one of what is the same along a dimension; a row stays whole."""
 
     def thin(part: Tensor, slots: int) -> Tensor:
-        for d in range(part.dim() - slots - (domain == "simplex")):
+        for d in range(part.dim() - slots - event):
             if bool((part == part.narrow(d, 0, 1)).all()):
                 part = part.narrow(d, 0, 1)
         return part

@@ -19,7 +19,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .charts import CHARTS, Chart
+from .charts import COORDINATES, Chart
 from .named import unwrap
 from .predictor import Affine, adjoint, gram, log_probabilities
 from .priors import Prior
@@ -34,12 +34,6 @@ STATIONARY = 1e-10  # of the gradient, relative to 1 + |Q|
 UNSEEN = 1e-12  # of a rise of Q, relative to 1 + |Q|: below, only the gradient can tell
 SINGULAR = 1e-12  # of the curvature along a direction, relative to the largest, each entry scaled to one
 
-COORDINATES: Mapping[str, Chart] = {
-    domain: next(chart for chart in CHARTS if chart.name == name)
-    for domain, name in (("real", "itself"), ("positive", "exp"), ("unit", "sigmoid"))
-}
-"""From the coordinate in which a parameter moves to its value, by the domain of the parameter."""
-
 
 @dataclass(frozen=True)
 class Argument:
@@ -47,12 +41,13 @@ class Argument:
 
     role: str
     domain: str
+    row: bool  # whether it has an entry for each category or coordinate of the value
     affine: Affine = field(repr=False)
 
     @property
     def predictors(self) -> list[Affine]:
-        """One for each category of a simplex row; else the one."""
-        if self.domain != "simplex":
+        """One for each entry of a row; else the one."""
+        if not self.row:
             return [self.affine]
         return [self.affine.changed(partial(_category, c)) for c in range(self.affine.offset.shape[-1])]
 
@@ -66,7 +61,7 @@ class Argument:
 
 
 def _category(c: int, part: Tensor, slots: int) -> Tensor:
-    """One entry of the rows of a simplex."""
+    """One entry of the rows."""
     d = part.dim() - slots - 1
     return part.select(d, c if part.shape[d] > 1 else 0)
 
@@ -115,31 +110,38 @@ class NewtonBlock:
 
     def solve(self, statistics: Statistics, params: Params, lead: int = 0) -> dict[str, Tensor]:
         """Climb until the gradient is zero; a start whose `Q` is not finite stays where it is."""
-        batch = params[self.moving[0]].shape[:lead]
+        theta, parts = self._laid_out(statistics, params, lead)
+        shapes = {name: params[name].shape[lead:] for name in self.moving}
+        solved = self._climb(theta, sum(shape.numel() for shape in shapes.values()), parts, shapes)
+        new, at = {}, 0
+        for name, shape in shapes.items():
+            here = slice(at, at + shape.numel())
+            value = COORDINATES[self.domains[name]].forward(solved[:, here]).reshape(params[name].shape)
+            still = (solved[:, here] == theta[:, here]).reshape(params[name].shape)
+            new[name] = torch.where(still, params[name].double(), value)
+            at += shape.numel()
+        return new
+
+    def differentiate(self, statistics: Statistics, params: Params) -> tuple[Tensor, Tensor, Tensor]:
+        """`Q`, its gradient and its Hessian in the coordinates of the block."""
+        theta, parts = self._laid_out(statistics, params, 0)
+        shapes = {name: params[name].shape for name in self.moving}
+        return self.expand(theta, sum(shape.numel() for shape in shapes.values()), parts, shapes)
+
+    def _laid_out(self, statistics: Statistics, params: Params, lead: int) -> tuple[Tensor, Statistics]:
+        """Coordinates `(starts, E)` of all parameters, and statistics with one dimension of starts."""
+        starts = params[self.moving[0]].shape[:lead].numel()
         parts = {
-            use.term.name: tuple(p.reshape((batch.numel(), *p.shape[lead:])) for p in statistics[use.term.name])
+            use.term.name: tuple(p.reshape((starts, *p.shape[lead:])) for p in statistics[use.term.name])
             for use in self.uses
         }
-        theta = torch.cat([self._coordinate(name, params[name], lead) for name in (*self.moving, *self.held)], -1)
-        count = sum(params[name].shape[lead:].numel() for name in self.moving)
-        shapes = {name: params[name].shape[lead:] for name in self.moving}
-        solved = self._climb(theta, count, parts, shapes)
-        new, at = {}, 0
-        for name in self.moving:
-            size = shapes[name].numel()
-            value = COORDINATES[self.domains[name]].forward(solved[:, at : at + size]).reshape(params[name].shape)
-            still = (solved[:, at : at + size] == theta[:, at : at + size]).reshape(params[name].shape)
-            new[name] = torch.where(still, params[name].double(), value)
-            at += size
-        return new
+        return torch.cat([self._coordinate(name, params[name], lead) for name in (*self.moving, *self.held)], -1), parts
 
     def _coordinate(self, name: str, value: Tensor, lead: int) -> Tensor:
         flat = value.double().reshape((value.shape[:lead].numel(), -1))
         return COORDINATES[self.domains[name]].inverse(flat)
 
-    def _climb(
-        self, theta: Tensor, count: int, parts: Statistics, shapes: Mapping[str, torch.Size]
-    ) -> Tensor:
+    def _climb(self, theta: Tensor, count: int, parts: Statistics, shapes: Mapping[str, torch.Size]) -> Tensor:
         """Newton steps for all starts together, halved until `Q` does not fall."""
         value, slope, curvature = self.expand(theta, count, parts, shapes)
         done, before = ~torch.isfinite(value), torch.full_like(value, torch.inf)
@@ -220,14 +222,14 @@ def _in_predictors(
     leaves, count = [], sum(len(argument.predictors) for argument in use.arguments)
     for argument in use.arguments:
         eta = argument.affine.at(theta)
-        events = eta.shape[-1:] if argument.domain == "simplex" else ()
+        events = eta.shape[-1:] if argument.row else ()
         leaves.append(eta.expand((len(theta), *use.shape, *events)).detach().contiguous().requires_grad_())
     with torch.enable_grad():
         cells = use.density(leaves, parts)
         grads = torch.autograd.grad(cells.sum(), leaves, create_graph=True)
         slopes, curvatures = list[Tensor](), list[list[Tensor | None]]()
         for argument, grad in zip(use.arguments, grads, strict=True):
-            for own in grad.unbind(-1) if argument.domain == "simplex" else (grad,):
+            for own in grad.unbind(-1) if argument.row else (grad,):
                 slopes.append(own.detach())
                 if not own.requires_grad:
                     curvatures.append([None] * count)
@@ -235,7 +237,7 @@ def _in_predictors(
                 rows = torch.autograd.grad(own.sum(), leaves, retain_graph=True, allow_unused=True)
                 found: list[Tensor | None] = []
                 for other, leaf, row in zip(use.arguments, leaves, rows, strict=True):
-                    if other.domain != "simplex":
+                    if not other.row:
                         found.append(row)
                     else:
                         found += [None] * leaf.shape[-1] if row is None else row.unbind(-1)
@@ -243,9 +245,7 @@ def _in_predictors(
     return cells.detach().reshape((len(theta), -1)).sum(-1), slopes, curvatures
 
 
-def _of_prior(
-    prior: Prior, chart: Chart, theta: Tensor, shape: torch.Size
-) -> tuple[Tensor, Tensor, Tensor]:
+def _of_prior(prior: Prior, chart: Chart, theta: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
     """Log prior of every start, its gradient and its Hessian in the coordinates of one parameter."""
     assert prior.fn is not None
     leaf = theta.detach().clone().requires_grad_()

@@ -35,19 +35,21 @@ class Piece:
 
 @dataclass(frozen=True)
 class Affine:
-    """An argument `chart(offset + design @ entries)`."""
+    """An argument `chart(offset + design @ entries)`; the entry of a positive parameter is its logarithm."""
 
     entries: tuple[tuple[str, int], ...]  # parameter, flat entry; those of one parameter side by side
     offset: Tensor = field(repr=False)
     pieces: tuple[Piece, ...] = field(repr=False)
     chart: Chart
+    coordinates: Mapping[str, Chart] = field(default_factory=dict)  # parameter -> from its coordinate to its value
 
     def predictor(self, params: Mapping[str, Tensor], lead: int = 0) -> Tensor:
         """Bind: shape (starts) + dimensions of the argument, of size one where nothing varies."""
         parts = []
         for name, at in self.sources:
             flat = params[name].flatten(lead) if params[name].dim() > lead else params[name].unsqueeze(-1)
-            parts.append(flat[..., at].to(self.offset))
+            chosen = flat[..., at].to(self.offset)
+            parts.append(self.coordinates[name].inverse(chosen) if name in self.coordinates else chosen)
         theta = torch.cat(parts, -1)
         found = self.at(theta.reshape(-1, theta.shape[-1]))
         return found.reshape((*theta.shape[:-1], *found.shape[1:]))
