@@ -35,7 +35,7 @@ CHART = {chart.name: chart for chart in CHARTS}
 def may_be_affine(site: Site, refusal: Refusal) -> bool:
     """Whether what was refused is an argument that is computed from parameters."""
     computed = refusal.why.endswith("is computed from parameters, not selected from one")
-    return computed and bool(refusal.parameters) and family_of(unwrap(site.fn).base) is not None
+    return computed and family_of(unwrap(site.fn).base) is not None
 
 
 def affine_readings(

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .charts import Chart, domain_of
 from .engine import Engine
-from .named import broadcast, unexpand
-from .predictor import Affine
+from .named import unexpand
+from .predictor import Affine, meeting, together
 from .rowwise import Rows, RowTerm
 from .solvers import (
     Counts,
@@ -117,7 +117,7 @@ def normal(
         if loc.affine is not None:
             scales_of = unexpand(scale.index)
             for piece in loc.affine.pieces:
-                for entry, keys in _meeting(piece.index, scales_of).items():
+                for entry, keys in meeting(piece.index, scales_of).items():
                     coupled.setdefault(loc.affine.entries[entry], set()).update(keys)
     if any(use.affine is not None for use in found) and any(c.name != "itself" for c in loc_charts.values()):
         raise Refused("a location is affine at one site and a function of a parameter at another")
@@ -145,33 +145,14 @@ def _why_swept(
     groups: dict[tuple[str, int], set[Any]] = {}
     for use in uses:  # entries that meet in one affine location are solved together, so they must share one scale
         if use.affine is not None:
-            for row in _together(use.affine):
-                together = [use.affine.entries[j] for j in row if j >= 0]
-                keys = set[Any]().union(*(coupled[e] for e in together))
-                for entry in together:
+            for row in together(use.affine):
+                group = [use.affine.entries[j] for j in row if j >= 0]
+                keys = set[Any]().union(*(coupled[e] for e in group))
+                for entry in group:
                     groups.setdefault(entry, set()).update(keys)
     if any(len(keys) > 1 for keys in groups.values()):
         return "a location is shared by cells whose scales differ: conditional closed forms until Q is stationary"
     return ""
-
-
-def _meeting(index: Tensor, keys: Tensor) -> dict[int, set[int]]:
-    """For each entry, the keys of the cells in which it is used."""
-    slots = index.shape[-1]
-    shape = broadcast(index.shape[:-1], keys.shape)
-    pairs = torch.stack([index.expand((*shape, slots)), keys.unsqueeze(-1).expand((*shape, slots))], -1).flatten(0, -2)
-    found: dict[int, set[int]] = {}
-    for entry, key in pairs.unique(dim=0).tolist():
-        if entry >= 0:
-            found.setdefault(entry, set()).add(key)
-    return found
-
-
-def _together(affine: Affine) -> list[list[int]]:
-    """Sets of entries that meet in one predictor."""
-    shape = broadcast(*(piece.index.shape[:-1] for piece in affine.pieces))
-    every = torch.cat([piece.index.expand((*shape, piece.index.shape[-1])) for piece in affine.pieces], -1)
-    return every.flatten(0, -2).unique(dim=0).tolist()  # type: ignore[no-any-return]
 
 
 def multivariate(
@@ -185,17 +166,19 @@ def multivariate(
     all_scales: dict[str, Chart] = {}
     found: list[MatrixUse] = []
     partners: dict[tuple[str, int], set[int]] = {}
+    crossed = False
     for term in terms_of(engine, block):
         loc, tril = term.roles["loc"], term.roles["scale_tril"]
-        if loc.affine is not None:
-            raise Refused("a mean is affine in its parameters")
         dim = loc.index.shape[-1]
         shift = torch.zeros(dim, dtype=torch.float64) if term.shift is None else term.shift.double()
         shift = shift.expand(*term.event_shape, dim).reshape(-1, dim)
         cells = loc.index.reshape(-1, dim)
         shift = shift.repeat(len(cells) // len(shift), 1)
         rows = known = None
-        if loc.known:
+        if loc.affine is not None:
+            if loc.affine.coordinates:
+                raise Refused("the logarithm of a parameter is part of a mean: no least squares")
+        elif loc.known:
             assert loc.constant is not None
             known = loc.constant.reshape(-1, dim).double()
         else:
@@ -232,14 +215,39 @@ def multivariate(
                 partners.setdefault((rows.parameter, row), set()).add(
                     int(tril.index.reshape(-1)[k]) if matrices else -1 - k
                 )
-        found.append(MatrixUse(term.name, shift, rows, known, matrices, fixed))
+        shape = (*term.cell_shape, *term.event_shape, dim)
+        found.append(MatrixUse(term.name, shift, rows, known, matrices, fixed, loc.affine, shape))
+        if loc.affine is not None and matrices and any(n in locations for n, _ in loc.affine.entries):
+            crossed = crossed or not _equation_by_equation(loc.affine, unexpand(tril.index))
     pseudo = {n: engine.priors[n].pseudo for n in locations if n in engine.priors}
     shared = any(len(keys) > 1 for keys in partners.values())
     why = ""
-    if (shared or pseudo) and all_scales and locations:
+    crossed = crossed or (len(found) > 1 and any(use.affine is not None for use in found))
+    if crossed and all_scales and locations:
+        why = "the coordinates of a mean have no design in common: conditional closed forms until Q is stationary"
+    elif (shared or pseudo) and all_scales and locations:
         why = "a mean is shared by cells whose covariances differ" if shared else f'"{next(iter(pseudo))}" has a prior'
         why += ": conditional closed forms until Q is stationary"
     return MatrixBlock(locations, scales, tuple(found), all_scales, shared or bool(pseudo), pseudo), why  # type: ignore[arg-type]
+
+
+def _equation_by_equation(affine: Affine, matrices: Tensor) -> bool:
+    """Whether the coordinates have the same regressors and entries of their own: then no covariance matters.
+
+    References:
+        Zellner (1962), An efficient method of estimating seemingly unrelated regressions. JASA 57, section 3.
+    """
+    dim = affine.offset.shape[-1]
+    for piece in affine.pieces:
+        shared = any(len(d) > 1 for d in meeting(piece.index, torch.arange(dim)).values())
+        if shared or piece.value.shape[-2] != 1 or bool((piece.index < 0).any()):
+            return False
+    rows = affine.changed(lambda part, slots: part.movedim(-2, -1).flatten(-2) if slots else part[..., 0])
+    keys: dict[int, set[int]] = {}
+    for piece in rows.pieces:
+        for entry, found in meeting(piece.index, matrices).items():
+            keys.setdefault(entry, set()).update(found)
+    return all(len(set[int]().union(*(keys[j] for j in row if j >= 0))) <= 1 for row in together(rows))
 
 
 def joint(engine: Engine, block: list[str], uses: Mapping[str, list[Use]], forced: Mapping[str, str]) -> Joint:

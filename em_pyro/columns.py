@@ -21,6 +21,7 @@ from .families import Family
 from .named import Named, squeeze, unexpand, unwrap
 from .predictor import Affine, Piece
 from .program import Params, Program, Site
+from .unroll import unroll
 
 REPLAYS, ALTERNATIVES = 512, 3
 FAR = 4.0  # units of the predictor up to which columns are evaluated: beyond, a link loses digits
@@ -110,7 +111,7 @@ class Columns:
         self.replays += 1
         values = {n: self.coordinates[n].forward(point) for n, point in {**self.zero, **values}.items()}
         with torch.no_grad():
-            sites = self.program.run({**self.values, **values})
+            sites = unroll(self.program.run({**self.values, **values}))
         return [link.predictor(sites[link.site]) for link in self.links]
 
     def _moved(self, direction: Params) -> tuple[list[Tensor], float]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -47,9 +46,7 @@ class Argument:
     @property
     def predictors(self) -> list[Affine]:
         """One for each entry of a row; else the one."""
-        if not self.row:
-            return [self.affine]
-        return [self.affine.changed(partial(_category, c)) for c in range(self.affine.offset.shape[-1])]
+        return self.affine.by_row if self.row else [self.affine]
 
     def bound(self, eta: Tensor) -> dict[str, Tensor]:
         """The argument as the family expects it (logarithms for probabilities)."""
@@ -58,12 +55,6 @@ class Argument:
             names = (self.role, f"{self.role}_complement")
             return {name: log for name, log in zip(names, logs, strict=True) if log is not None}
         return {self.role: self.affine.chart.forward(eta)}
-
-
-def _category(c: int, part: Tensor, slots: int) -> Tensor:
-    """One entry of the rows."""
-    d = part.dim() - slots - 1
-    return part.select(d, c if part.shape[d] > 1 else 0)
 
 
 @dataclass(frozen=True)

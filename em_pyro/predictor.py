@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
 from string import ascii_lowercase
 
@@ -82,6 +82,11 @@ class Affine:
         return replace(self, pieces=tuple(Piece(where[p.index], p.value) for p in self.pieces))
 
     @property
+    def by_row(self) -> list[Affine]:
+        """One predictor for each entry of the last dimension of the argument, which is whole in the offset."""
+        return [self.changed(partial(_entry, c)) for c in range(self.offset.shape[-1])]
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Dimensions of the argument, as far as it varies."""
         parts = [p.shape[:-1] for piece in self.pieces for p in (piece.index, piece.value)]
@@ -92,6 +97,12 @@ class Affine:
         """Parameters in the order of the entries, each with its flat positions."""
         groups = groupby(self.entries, key=lambda entry: entry[0])
         return tuple((name, torch.tensor([i for _, i in some])) for name, some in groups)
+
+
+def _entry(c: int, part: Tensor, slots: int) -> Tensor:
+    """One entry of the last dimension."""
+    d = part.dim() - slots - 1
+    return part.select(d, c if part.shape[d] > 1 else 0)
 
 
 def log_probabilities(chart: Chart, predictor: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -164,3 +175,25 @@ def _blocks(a: Tensor, b: Tensor, weight: Tensor, union: Sequence[int]) -> Tenso
         left = cut(weight, None if long is None else long + 1).unsqueeze(-1) * cut(a, long)
         total += product([(left, f"z{d}s"), (cut(b, long), f"{d}t")], f"z{kept}st")
     return total
+
+
+# ---- which entries meet ----------------------------------------------------------------------------------------------
+
+
+def meeting(index: Tensor, keys: Tensor) -> dict[int, set[int]]:
+    """For each entry, the keys of the cells in which it is used."""
+    slots = index.shape[-1]
+    shape = broadcast(index.shape[:-1], keys.shape)
+    pairs = torch.stack([index.expand((*shape, slots)), keys.unsqueeze(-1).expand((*shape, slots))], -1).flatten(0, -2)
+    found: dict[int, set[int]] = {}
+    for entry, key in pairs.unique(dim=0).tolist():
+        if entry >= 0:
+            found.setdefault(entry, set()).add(key)
+    return found
+
+
+def together(affine: Affine) -> list[list[int]]:
+    """Sets of entries that meet in one predictor, -1 for none."""
+    shape = broadcast(*(piece.index.shape[:-1] for piece in affine.pieces))
+    every = torch.cat([piece.index.expand((*shape, piece.index.shape[-1])) for piece in affine.pieces], -1)
+    return every.flatten(0, -2).unique(dim=0).tolist()  # type: ignore[no-any-return]

@@ -26,7 +26,7 @@ from .priors import read_priors
 from .probes import LONG_PROGRAM, probe, reached, traced_run
 from .program import Program, Site
 from .reading import Reading, Recognition, Refusal, Unrecognised, arguments
-from .unroll import FROM, INITIAL, STATE, TIME, TO, TRANSITION, unroll
+from .unroll import FROM, INITIAL, STATE, TIME, TO, TRANSITION, unroll, user_site
 
 REPLAYS = 10
 
@@ -61,9 +61,14 @@ def _recognise(
             readings[name] = _read(name, [sites[name] for sites in unrolled], bank)
         except Unrecognised as reason:
             refusals[name] = Refusal(str(reason), reaches.get(name, frozenset()))
-    wanted = {n: r.parameters for n, r in refusals.items() if n in traced and may_be_affine(traced[n], r)}
+    wanted = {
+        name: reaches.get(user_site(name), frozenset())
+        for name, refusal in refusals.items()
+        if may_be_affine(leaf_sites[name], refusal)
+    }
     if wanted:
-        for name, reading in affine_readings(program, wanted, probes, bank):
+        points = [(values, sites) for (values, _), sites in zip(probes, unrolled, strict=True)]
+        for name, reading in affine_readings(program, wanted, points, bank):
             readings[name] = reading
             del refusals[name]
     layout = _packed(bank.bank, readings)

@@ -62,7 +62,8 @@ def kind_of(engine: Engine, parameter: Parameter, uses: Sequence[Use]) -> str:
         raise Refused("it enters no site" if name not in engine.priors else "only its prior depends on it")
     kinds = {term.family.solver for term, _, _ in uses}
     linked = [role.affine for _, _, role in uses if role.affine is not None]
-    if linked and (kinds != {"normal"} or any(a.chart.name != "itself" or a.coordinates for a in linked)):
+    linear = kinds in ({"normal"}, {"multivariate_normal"})
+    if linked and (not linear or any(a.chart.name != "itself" or a.coordinates for a in linked)):
         return "newton"
     if len(kinds) > 1:
         names = ", ".join(sorted({family_name(term) for term, _, _ in uses}))

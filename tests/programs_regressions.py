@@ -61,6 +61,28 @@ def gamma_regressions(x: Tensor, y: Tensor) -> None:
         pyro.sample("y", dist.Gamma(shape, (b[z, 0] + b[z, 1] * x).exp()), obs=y)
 
 
+@program(lambda: (_covariate(), tensor([0.8, 2.4, 0.6, 3.1, 1.7])))
+def gamma_means(x: Tensor, y: Tensor) -> None:
+    """Write the rate as concentration over mean: its logarithm is affine in that of a positive parameter."""
+    weights = _weights()
+    b, slope = pyro.param("b", tensor([0.2, 0.7])), pyro.param("slope", tensor(0.3))
+    shape = pyro.param("shape", tensor([2.2, 1.6]), constraint=constraints.positive)
+    with pyro.plate("row", len(x)):
+        z = pyro.sample("z", dist.Categorical(weights))
+        pyro.sample("y", dist.Gamma(shape[z], shape[z] / (b[z] + slope * x).exp()), obs=y)
+
+
+@program(lambda: (tensor([[1.0, 4.0, 2.0], [3.0, 9.0, 5.0], [0.0, 2.0, 3.0], [4.0, 3.0, 7.0]]),))
+def multiplicative_rates(y: Tensor) -> None:
+    """Multiply the rates of classes and items, both positive: a log-linear model without a logarithm."""
+    weights = _weights()
+    size = pyro.param("size", tensor([0.8, 1.9]), constraint=constraints.positive)
+    item = pyro.param("item", tensor([1.2, 2.9, 2.3]), constraint=constraints.positive)
+    with pyro.plate("row", len(y)):
+        z = pyro.sample("z", dist.Categorical(weights))
+        pyro.sample("y", dist.Poisson(size[z][..., None] * item).to_event(1), obs=y)
+
+
 @program(lambda: (_covariate(), tensor([1.0, 9.0, 0.0, 14.0, 2.0])))
 def negative_binomial_regressions(x: Tensor, y: Tensor) -> None:
     """Fit the logits of a negative binomial with its total count: a family without finite statistics."""
@@ -80,6 +102,33 @@ def unequal_spread(x: Tensor, y: Tensor) -> None:
     with pyro.plate("row", len(x)):
         z = pyro.sample("z", dist.Categorical(weights))
         pyro.sample("y", dist.Normal(loc[z], (spread[0] + spread[1] * x).exp()), obs=y)
+
+
+def _pairs() -> Tensor:
+    return tensor([[0.3, 1.1], [0.9, 0.2], [-1.1, 0.7], [2.3, -0.8], [0.1, 0.4]])
+
+
+@program(lambda: (_covariate(), _pairs()))
+def lines_in_the_plane(x: Tensor, y: Tensor) -> None:
+    """Let both coordinates of a mean follow lines, around which they covary."""
+    b = pyro.param("b", tensor([[0.2, 0.9], [0.5, -1.1]]))
+    tril = pyro.param("tril", tensor([[0.9, 0.0], [0.3, 1.2]]), constraint=constraints.lower_cholesky)
+    with pyro.plate("row", len(x)):
+        z = pyro.sample("z", dist.Categorical(tensor([0.35, 0.65])))
+        mean = b[0] + b[1] * x[:, None] + z[..., None] * tensor([1.0, -0.5])
+        pyro.sample("y", dist.MultivariateNormal(mean, scale_tril=tril), obs=y)
+
+
+@program(lambda: (_covariate(), _pairs()))
+def one_slope_in_the_plane(x: Tensor, y: Tensor) -> None:
+    """Let both coordinates share a slope, and components share a covariance: a sweep."""
+    weights = _weights()
+    a, slope = pyro.param("a", tensor([[0.2, 0.9], [0.5, -1.1]])), pyro.param("slope", tensor(0.3))
+    covariance = pyro.param("covariance", tensor([[0.9, 0.3], [0.3, 1.2]]), constraint=constraints.positive_definite)
+    with pyro.plate("row", len(x)):
+        z = pyro.sample("z", dist.Categorical(weights))
+        mean = a[z] + slope * x[:, None]
+        pyro.sample("y", dist.MultivariateNormal(mean, covariance), obs=y)
 
 
 @program(

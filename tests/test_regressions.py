@@ -13,7 +13,6 @@ from agreement import close
 from em_pyro.models import regressions
 from engines import laid_out
 from m_steps import Model, check_closed, how, same, step, why
-from programs_regressions import __name__ as REGRESSIONS
 from tolerances import IDENTITY, SOLVERS
 from torch import Tensor, tensor
 from torch.distributions import constraints
@@ -32,12 +31,13 @@ PROGRAMS = (
     "binomial_items",
     "three_experts",
     "gamma_regressions",
+    "gamma_means",
+    "multiplicative_rates",
     "negative_binomial_regressions",
     "unequal_spread",
     "shrunken_regressions",
     "transitions_with_a_covariate",
 )
-assert REGRESSIONS == "programs_regressions"
 
 
 def design(columns: int = 2) -> Tensor:
@@ -187,6 +187,42 @@ def test_what_is_not_affine_is_torch(name: str) -> None:
             pyro.sample("y", dist.Poisson(CROOKED[name](b, x[:, 1])), obs=y)
 
     assert how(model, design(), counts()) == {"b": "torch"}
+
+
+def test_a_kink_is_torch() -> None:
+    """Least absolute deviations have no second derivative."""
+
+    def model(x: Tensor, y: Tensor) -> None:
+        b, s = pyro.param("b", tensor([0.4, 0.3])), pyro.param("s", tensor(1.0), constraint=constraints.positive)
+        with pyro.plate("row", len(y)):
+            pyro.sample("y", dist.Laplace(x @ b, s), obs=y)
+
+    assert how(model, design(), counts())["b"] == "torch"
+    assert "kink" in why(model, "b", design(), counts())
+
+
+@pytest.mark.parametrize(("name", "said"), [("lines_in_the_plane", "closed form"), ("one_slope_in_the_plane", "swept")])
+def test_lines_in_the_plane(name: str, said: str) -> None:
+    """Zellner (1962): with one design for all coordinates no covariance matters; else the two are swept."""
+    lines = laid_out(name).plan.lines
+    assert {line.how for n, line in lines.items() if n != "weights"} == {said}
+
+
+@pytest.mark.parametrize("family", ["normal", "poisson"])
+def test_emissions_of_a_chain_with_a_covariate(family: str) -> None:
+    """`DiscreteHMM` whose emissions are regressions: the M-step is that of the sites that it is made of."""
+
+    def model(x: Tensor, y: Tensor) -> None:
+        b = pyro.param("b", tensor([[0.5, 0.3], [-0.5, 0.1]]))
+        eta = x @ b.T
+        emission = dist.Normal(eta, 1.0) if family == "normal" else dist.Poisson(eta.exp())
+        start, move = tensor([0.6, 0.4]).log(), tensor([[0.9, 0.1], [0.2, 0.8]]).log()
+        pyro.sample("y", dist.DiscreteHMM(start, move, emission, duration=len(y)), obs=y)
+
+    found = step(model, design(), counts())
+    assert found.how == {"b": "closed form" if family == "normal" else "Newton"}
+    assert found.slope <= IDENTITY
+    same(found.params["b"], step(model, design(), counts(), m_step={"b": "torch"}).params["b"], SOLVERS)
 
 
 # ---- that the maximum is one -----------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..charts import CHARTS, Chart
 from ..predictor import Affine, Piece, adjoint, gram
+from .equations import solve_equations
 from .select import Params, Selected, Statistics, pool
 
 
@@ -137,28 +138,9 @@ class NormalBlock:
             index = torch.arange(start[name], start[name] + total.numel())
             matrix[..., index, index] += precision.reshape(-1)
             right[..., index] += total.reshape(-1)
-        old = torch.cat([params[name].double().flatten(lead) for name in self.locations], -1)
-        reach = matrix.diagonal(dim1=-2, dim2=-1) > 0
-        matrix = matrix + torch.diag_embed(torch.where(reach, 0.0, 1.0))
-        right = torch.where(reach, right, old)
-        scale = matrix.diagonal(dim1=-2, dim2=-1).rsqrt()
-        scaled = matrix * scale.unsqueeze(-1) * scale.unsqueeze(-2)
-        if not bool(torch.isfinite(scaled).all() & torch.isfinite(right).all()):
-            return {name: params[name] for name in self.locations}  # a scale has collapsed; the loop will say so
-        solved = torch.linalg.lstsq(
-            scaled, (right * scale).unsqueeze(-1), driver="gelsd" if not scaled.is_cuda else None
-        )
-        flat = solved.solution.squeeze(-1) * scale
-        new, at = {}, 0
-        for name in self.locations:
-            size = params[name].shape[lead:].numel()
-            new[name] = flat[..., at : at + size].reshape(params[name].shape)
-            at += size
-        return new
+        return solve_equations(matrix, right, self.locations, params, lead)
 
-    def _design(
-        self, use: NormalUse, params: Params, lead: int, start: Mapping[str, int]
-    ) -> tuple[Affine, Tensor]:
+    def _design(self, use: NormalUse, params: Params, lead: int, start: Mapping[str, int]) -> tuple[Affine, Tensor]:
         """This site's design over the entries that the block solves for, and in every cell the offset of the rest."""
         zero = dict(params) | {name: torch.zeros_like(params[name]) for name in self.locations}
         if use.affine is not None:
