@@ -24,6 +24,8 @@ LINK = {"positive": "exp", "real": "itself", "unit": "sigmoid", "simplex": "soft
 POWER = {"itself": 1.0, "exp": 1.0, "sqrt": 0.5, "square": 2.0, "reciprocal": -1.0, "rsqrt": -0.5}
 """What multiplies the logarithm of a positive parameter, or one that is a logarithm, in that of an argument."""
 
+PAIRS = (("unit", "itself"), ("real", "sigmoid"))  # domain and chart of a probability beside one minus itself
+
 KINKED = ("Laplace", "AsymmetricLaplace")  # priors whose maximum may be a kink
 
 Entry = tuple[str, int]
@@ -103,7 +105,7 @@ def _selection(engine: Engine, term: Term, key: str, role: RoleMap, place: Mappi
     link = CHART[LINK[domain]]
     index = torch.full(role.index.shape, -1)
     value = torch.zeros(role.index.shape, dtype=torch.float64)
-    soft = 0
+    soft, paired = 0, False
     for segment in segments_of(engine.recognition.bank, term, key):
         here = segment.holds(role.index)
         if not bool(here.any()):
@@ -113,8 +115,9 @@ def _selection(engine: Engine, term: Term, key: str, role: RoleMap, place: Mappi
             "positive": POWER.get(chart) if own in ("positive", "real") else None,
             "unit": 1.0 if (own, chart) in (("unit", "itself"), ("real", "sigmoid")) else None,
             "real": 1.0 if (own, chart) in (("real", "itself"), ("positive", "log")) else None,
-            "simplex": 1.0 if (own, chart) == ("real", "softmax") and not segment.complement else None,
+            "simplex": 1.0 if (own, chart) in (("real", "softmax"), *PAIRS) else None,
         }[domain]
+        paired = paired or (domain == "simplex" and (own, chart) in PAIRS)
         if domain == "positive" and chart == "softplus":
             soft, multiplier = soft + int(here.sum()), 1.0
         if multiplier is None:
@@ -122,6 +125,8 @@ def _selection(engine: Engine, term: Term, key: str, role: RoleMap, place: Mappi
         spots = torch.tensor([place[segment.parameter, i] for i in range(segment.size)])
         index = torch.where(here, spots[(role.index - segment.offset).clamp(0, segment.size - 1)], index)
         value = torch.where(here, -multiplier if segment.complement else multiplier, value)
+    if paired:
+        index = _pairs(index, value, where)
     if soft:
         if soft < role.index.numel() or role.coefficient is not None:
             raise Refused(f"{where}, with which it has a joint maximum, is partly softplus of a parameter")
@@ -134,6 +139,14 @@ def _selection(engine: Engine, term: Term, key: str, role: RoleMap, place: Mappi
     if role.constant is not None:
         offset = torch.where(index < 0, link.inverse(role.constant.double()), offset)
     return _thin(Affine((), offset, (Piece(index.unsqueeze(-1), value.unsqueeze(-1)),), link), event)
+
+
+def _pairs(index: Tensor, value: Tensor, where: str) -> Tensor:
+    """Rows `(1 - p, p)` of two categories: softmax of nothing and the logit of `p`."""
+    whole = index.shape[-1] == 2 and bool((index[..., 0] == index[..., 1]).all() & (value.sum(-1) == 0).all())
+    if not whole:
+        raise Refused(f"{where}, with which it has a joint maximum, is partly a logistic function of a parameter")
+    return torch.where(value < 0, -1, index)
 
 
 def _thin(affine: Affine, event: int) -> Affine:
