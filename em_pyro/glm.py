@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -52,7 +53,7 @@ def newton(
     for name in (*moving, *held):
         for i in range(parameters[name].initial.numel()):
             place[name, i] = len(place)
-    found = tuple(_use(engine, term, place) for term in terms)
+    found = _side_by_side([_use(engine, term, place) for term in terms])
     priors = {n: engine.priors[n] for n in moving if n in engine.priors}
     others = [n for n in held if forced.get(n) != "fixed"]
     why = f'"{others[0]}", which meets it, is maximised otherwise: alternated until Q is stationary' if others else ""
@@ -65,10 +66,11 @@ def newton(
 def _try_out(solver: NewtonBlock, engine: Engine) -> None:
     """Differentiate twice, on made-up statistics: a family that is not ours may not allow it."""
     statistics: dict[str, tuple[Tensor, ...]] = {}
-    for use in solver.uses:
-        events = [(use.term.count,)] if isinstance(use.term, RowTerm) else use.term.events
-        one = torch.ones((), dtype=torch.float64)
-        statistics[use.term.name] = tuple(one.expand((*use.shape, *event)) for event in events)
+    one = torch.ones((), dtype=torch.float64)
+    for term in (term for use in solver.uses for term in use.terms):
+        events = [(term.count,)] if isinstance(term, RowTerm) else term.events
+        shape = (*term.cell_shape, *term.event_shape)
+        statistics[term.name] = tuple(one.expand((*shape, *event)) for event in events)
     try:
         solver.differentiate(statistics, {n: p.initial.double() for n, p in engine.program.parameters.items()})
     except (RuntimeError, NotImplementedError) as reason:
@@ -92,7 +94,44 @@ def _use(engine: Engine, term: Term, place: Mapping[Entry, int]) -> NewtonUse:
             arguments.append(Argument(key, domain, row, role.affine.moved(at)))
         else:
             arguments.append(Argument(key, domain, row, _selection(engine, term, key, role, place)))
-    return NewtonUse(term, tuple(arguments), known)
+    return NewtonUse((term,), tuple(arguments), known)
+
+
+def _side_by_side(uses: Sequence[NewtonUse]) -> tuple[NewtonUse, ...]:
+    """Put sites that are laid out alike into one, so that a chain of a thousand steps is one operation."""
+    groups: dict[object, list[NewtonUse]] = {}
+    for use in uses:
+        (term,) = use.terms
+        alone = isinstance(term, RowTerm) or term.shift is not None
+        arguments = tuple(
+            (a.role, a.affine.chart.name, a.affine.offset.shape)
+            + tuple((p.index.shape, p.value.shape) for p in a.affine.pieces)
+            for a in use.arguments
+        )
+        known = tuple((key, value.shape) for key, value in sorted(use.known.items()))
+        alike = (id(term.family), term.cell_shape, term.event_shape, term.events, arguments, known)
+        groups.setdefault(term.name if alone else alike, []).append(use)
+    return tuple(some[0] if len(some) == 1 else _joined(some) for some in groups.values())
+
+
+def _joined(uses: Sequence[NewtonUse]) -> NewtonUse:
+    """Several sites as one, with a dimension for them in front of the cells."""
+
+    def stacked(parts: Sequence[Tensor]) -> Tensor:
+        both = torch.stack(list(parts))
+        return both[:1] if bool((both == both[:1]).all()) else both
+
+    arguments = []
+    for alike in zip(*(use.arguments for use in uses), strict=True):
+        affines = [argument.affine for argument in alike]
+        pieces = tuple(
+            Piece(stacked([p.index for p in some]), stacked([p.value for p in some]))
+            for some in zip(*(affine.pieces for affine in affines), strict=True)
+        )
+        offset = stacked([affine.offset for affine in affines])
+        arguments.append(replace(alike[0], affine=replace(affines[0], offset=offset, pieces=pieces)))
+    known = {key: torch.stack([use.known[key] for use in uses]) for key in uses[0].known}
+    return NewtonUse(tuple(use.terms[0] for use in uses), tuple(arguments), known)
 
 
 def _selection(engine: Engine, term: Term, key: str, role: RoleMap, place: Mapping[Entry, int]) -> Affine:

@@ -27,6 +27,7 @@ from .term import LOWEST, Term
 
 Params = Mapping[str, Tensor]
 Statistics = Mapping[str, tuple[Tensor, ...]]
+Parts = tuple[tuple[Tensor, ...], ...]  # statistics of every use
 
 ITERATIONS, HALVINGS = 100, 50
 STATIONARY = 1e-10  # of the gradient, relative to 1 + |Q|
@@ -59,15 +60,15 @@ class Argument:
 
 @dataclass(frozen=True)
 class NewtonUse:
-    """One site of a block."""
+    """One site of a block, or several that are laid out alike (the steps of a chain), side by side."""
 
-    term: Term
+    terms: tuple[Term, ...]
     arguments: tuple[Argument, ...] = field(repr=False)
     known: Params = field(repr=False)  # other arguments, as the family expects them
 
     def density(self, etas: Sequence[Tensor], parts: Sequence[Tensor]) -> Tensor:
         """`<natural, S>` of every cell, shape (starts,) + cells + events."""
-        term, args = self.term, dict(self.known)
+        term, args = self.terms[0], dict(self.known)
         for argument, eta in zip(self.arguments, etas, strict=True):
             args |= argument.bound(eta)
             if term.shift is not None and argument.role == term.family.location:
@@ -85,8 +86,14 @@ class NewtonUse:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Dimensions of the cells."""
-        return (*self.term.cell_shape, *self.term.event_shape)
+        """Dimensions of the cells, those of several terms with one in front for the terms."""
+        term = self.terms[0]
+        return (*((len(self.terms),) if len(self.terms) > 1 else ()), *term.cell_shape, *term.event_shape)
+
+    def statistics(self, found: Statistics, starts: int, lead: int) -> tuple[Tensor, ...]:
+        """Statistics of the cells, after one dimension of starts."""
+        parts = [[p.reshape((starts, *p.shape[lead:])) for p in found[term.name]] for term in self.terms]
+        return tuple(parts[0]) if len(parts) == 1 else tuple(torch.stack(some, 1) for some in zip(*parts, strict=True))
 
 
 @dataclass(frozen=True)
@@ -119,20 +126,17 @@ class NewtonBlock:
         shapes = {name: params[name].shape for name in self.moving}
         return self.expand(theta, sum(shape.numel() for shape in shapes.values()), parts, shapes)
 
-    def _laid_out(self, statistics: Statistics, params: Params, lead: int) -> tuple[Tensor, Statistics]:
+    def _laid_out(self, statistics: Statistics, params: Params, lead: int) -> tuple[Tensor, Parts]:
         """Coordinates `(starts, E)` of all parameters, and statistics with one dimension of starts."""
         starts = params[self.moving[0]].shape[:lead].numel()
-        parts = {
-            use.term.name: tuple(p.reshape((starts, *p.shape[lead:])) for p in statistics[use.term.name])
-            for use in self.uses
-        }
+        parts = tuple(use.statistics(statistics, starts, lead) for use in self.uses)
         return torch.cat([self._coordinate(name, params[name], lead) for name in (*self.moving, *self.held)], -1), parts
 
     def _coordinate(self, name: str, value: Tensor, lead: int) -> Tensor:
         flat = value.double().reshape((value.shape[:lead].numel(), -1))
         return COORDINATES[self.domains[name]].inverse(flat)
 
-    def _climb(self, theta: Tensor, count: int, parts: Statistics, shapes: Mapping[str, torch.Size]) -> Tensor:
+    def _climb(self, theta: Tensor, count: int, parts: Parts, shapes: Mapping[str, torch.Size]) -> Tensor:
         """Newton steps for all starts together, halved until `Q` does not fall."""
         value, slope, curvature = self.expand(theta, count, parts, shapes)
         done, before = ~torch.isfinite(value), torch.full_like(value, torch.inf)
@@ -162,14 +166,14 @@ class NewtonBlock:
         return theta
 
     def expand(
-        self, theta: Tensor, count: int, parts: Statistics, shapes: Mapping[str, torch.Size]
+        self, theta: Tensor, count: int, parts: Parts, shapes: Mapping[str, torch.Size]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """`Q`, its gradient and its Hessian in the first `count` coordinates, for every start."""
         size = theta.shape[-1]
         value = theta.new_zeros(len(theta))
         slope, curvature = theta.new_zeros(theta.shape), theta.new_zeros((*theta.shape, size))
-        for use in self.uses:
-            q, slopes, curvatures = _in_predictors(use, theta, parts[use.term.name])
+        for use, some in zip(self.uses, parts, strict=True):
+            q, slopes, curvatures = _in_predictors(use, theta, some)
             value = value + q
             predictors = [p for argument in use.arguments for p in argument.predictors]
             for r, first in enumerate(predictors):
