@@ -183,6 +183,7 @@ class Columns:
             other = _difference(moved[k].tensor, base.tensor) / step
             floor = self._floor(total, base.tensor, step)
             idle = total.abs() <= floor
+            ratios, order, flat = (part.to(total.device) for part in (ratios, order, flat))
             ratio = other / torch.where(idle, 1.0, total)
             at = torch.searchsorted(ratios[order], ratio).clamp(1, len(flat) - 1)
             lower, upper = ratios[order][at - 1], ratios[order][at]
@@ -226,7 +227,7 @@ def _assembled(
     entries = sorted(set(used))
     groups: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
     for name, index, value in slots:
-        place = torch.full((max(i for _, i in entries) + 2,), -1)
+        place = torch.full((max(i for _, i in entries) + 2,), -1, device=index.device)
         for k, (which, i) in enumerate(entries):
             if order[which] == name:
                 place[i] = k

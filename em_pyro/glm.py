@@ -94,6 +94,8 @@ def _use(engine: Engine, term: Term, place: Mapping[Entry, int]) -> NewtonUse:
             arguments.append(Argument(key, domain, row, role.affine.moved(at)))
         else:
             arguments.append(Argument(key, domain, row, _selection(engine, term, key, role, place)))
+    device = term.value.tensor.device
+    arguments = [replace(a, affine=a.affine.changed(lambda part, _: part.to(device))) for a in arguments]
     return NewtonUse((term,), tuple(arguments), known)
 
 

@@ -78,7 +78,7 @@ class Affine:
 
     def moved(self, positions: Tensor) -> Affine:
         """The same among other entries: entry `j` has become `positions[j]`, -1 for one that is left out."""
-        where = torch.cat([positions, positions.new_full((1,), -1)])
+        where = torch.cat([positions, positions.new_full((1,), -1)]).to(self.offset.device)
         return replace(self, pieces=tuple(Piece(where[p.index], p.value) for p in self.pieces))
 
     @property

@@ -12,7 +12,7 @@ import pyro
 import pytest
 import torch
 from agreement import close, column, expected, prints_as
-from answers import ANSWERS, expand, table
+from answers import ANSWERS, expand, speed_with_payoff, table
 from em_pyro.models import abo, coins, gaussian_mixture, genetic_linkage, hidden_markov, poisson_mixture
 from em_pyro.models.data import load
 from m_steps import Model
@@ -91,6 +91,19 @@ def interior(case: str, answers: dict[str, Any]) -> list[Any]:
         found = [row for row in found if row[1][1] in (2, 3)]
     assert found
     return found
+
+
+def test_transitions_with_a_covariate() -> None:
+    """Case 18, depmixS4's own fit (peer only): transitions by softmax of the pay-off for accuracy, from our start."""
+    peer = expected("18_speed_gaussian_hmm")["peer_only"]["transition_covariate_three_series"]
+    model, args, params = speed_with_payoff(peer)
+    with pyro.get_param_store().scope():
+        fit = EM(model, check=False).fit(*args)
+    assert fit.converged
+    assert fit.path[0] < peer["ll"] - 1
+    close(fit.log_likelihood, peer["ll"], SOLVERS)
+    for name, value in params.items():
+        close(fit.params[name], value, 1e-3)  # it stopped at a change of its log-likelihood of 1e-8, relative
 
 
 # ---- published numbers -----------------------------------------------------------------------------------------------
