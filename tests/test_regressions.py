@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from agreement import close
-from em_pyro.models import regressions
+from em_pyro.models import item_response, regressions
 from engines import laid_out
 from m_steps import Model, check_closed, how, same, step, why
 from tolerances import IDENTITY, SOLVERS
@@ -365,6 +365,15 @@ def test_float32_is_found_too() -> None:
 
     assert how(model, x, y) == {"b": "Newton"}
     close(fitted(model, x, y).params["b"], by_irls(x.double().numpy(), y.double().numpy()), 1e-5)  # six digits
+
+
+def test_an_empty_component_is_named_and_an_empty_node_is_not() -> None:
+    """Coefficients that no row uses are an empty state; nodes of a rule share theirs, and may be empty."""
+    x, y = design(), counts()
+    start = {"weights": tensor([1.0 - 1e-14, 1e-14]), "coef": tensor([[0.5, 0.9], [-9.0, 0.0]])}
+    assert fitted(regressions.poisson, x, y, starts=start, max_steps=1).outcome == "empty state"
+    answers = torch.stack([bits(), 1 - bits(), bits().roll(1)], -1)
+    assert fitted(item_response.rasch, answers, 201).outcome == "converged"
 
 
 # ---- planted faults --------------------------------------------------------------------------------------------------
