@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .bank import RoleMap
 from .charts import CHARTS, COORDINATES, domain_of
-from .columns import Columns, Linked
+from .columns import Linked, columns
 from .families import family_of
 from .match import Atoms, entering, match, match_matrices, narrowest
 from .named import squeeze, unwrap
@@ -27,7 +27,7 @@ from .reading import Reading, Refusal, Unrecognised
 LINKS = {"real": ("itself",), "positive": ("exp", "softplus"), "unit": ("sigmoid",), "simplex": ("softmax",)}
 """Through which functions a predictor may enter an argument, by the argument's domain."""
 
-ENTRIES = 1000
+ENTRIES = 1000  # of the parameters that reach a site: a Hessian of more is too large, and a network is not affine
 SAME = {torch.float64: 1e-9, torch.float32: 1e-4}
 CHART = {chart.name: chart for chart in CHARTS}
 
@@ -45,17 +45,22 @@ def affine_readings(
     atoms: Atoms,
 ) -> Iterator[tuple[str, Reading]]:
     """Find the sites among `wanted` (with the parameters that reach them) that are affine through a link."""
+    size = {name: sum(program.parameters[n].initial.numel() for n in reach) for name, reach in wanted.items()}
+    wanted = {name: reach for name, reach in wanted.items() if 0 < size[name] <= ENTRIES}
     runs = {name: [sites[name] for _, sites in probes] for name in wanted}
     matched = {name: _matched(runs[name], atoms) for name in wanted}
-    links = [link for name, (_, links) in matched.items() for link in links if wanted[name]]
+    links = [link for _, links in matched.values() for link in links]
     reach = frozenset[str]().union(*wanted.values())
     domains = {n: domain_of(p.constraint) for n, p in program.parameters.items() if n in reach}
-    names = [n for n, domain in domains.items() if domain in ("real", "positive")]
-    if not links or not 0 < sum(program.parameters[n].initial.numel() for n in names) <= ENTRIES:
+    coordinates = {n: COORDINATES[domain] for n, domain in domains.items() if domain in ("real", "positive")}
+    if not links or not coordinates:
         return
-    columns = Columns(program, {n: COORDINATES[domains[n]] for n in names}, probes[0][0], links)
+    try:
+        candidates = list(columns(program, coordinates, probes[0][0], links))
+    except (RuntimeError, ValueError):  # there is no model where coordinates are zero: a matrix that has no inverse
+        return
     found: dict[str, dict[str, Affine]] = {}
-    for link, affine in columns.found():
+    for link, affine in candidates:
         if link.role not in found.get(link.site, {}) and _explains(link, affine, probes):
             found.setdefault(link.site, {})[link.role] = affine
     for name in wanted:

@@ -11,7 +11,7 @@ from torch import Tensor
 from .charts import Chart, domain_of
 from .engine import Engine
 from .named import unexpand
-from .predictor import Affine, meeting, together
+from .predictor import equation_by_equation, meeting, together
 from .rowwise import Rows, RowTerm
 from .solvers import (
     Counts,
@@ -218,7 +218,7 @@ def multivariate(
         shape = (*term.cell_shape, *term.event_shape, dim)
         found.append(MatrixUse(term.name, shift, rows, known, matrices, fixed, loc.affine, shape))
         if loc.affine is not None and matrices and any(n in locations for n, _ in loc.affine.entries):
-            crossed = crossed or not _equation_by_equation(loc.affine, unexpand(tril.index))
+            crossed = crossed or not equation_by_equation(loc.affine, unexpand(tril.index))
     pseudo = {n: engine.priors[n].pseudo for n in locations if n in engine.priors}
     shared = any(len(keys) > 1 for keys in partners.values())
     why = ""
@@ -229,25 +229,6 @@ def multivariate(
         why = "a mean is shared by cells whose covariances differ" if shared else f'"{next(iter(pseudo))}" has a prior'
         why += ": conditional closed forms until Q is stationary"
     return MatrixBlock(locations, scales, tuple(found), all_scales, shared or bool(pseudo), pseudo), why  # type: ignore[arg-type]
-
-
-def _equation_by_equation(affine: Affine, matrices: Tensor) -> bool:
-    """Whether the coordinates have the same regressors and entries of their own: then no covariance matters.
-
-    References:
-        Zellner (1962), An efficient method of estimating seemingly unrelated regressions. JASA 57, section 3.
-    """
-    dim = affine.offset.shape[-1]
-    for piece in affine.pieces:
-        shared = any(len(d) > 1 for d in meeting(piece.index, torch.arange(dim)).values())
-        if shared or piece.value.shape[-2] != 1 or bool((piece.index < 0).any()):
-            return False
-    rows = affine.changed(lambda part, slots: part.movedim(-2, -1).flatten(-2) if slots else part[..., 0])
-    keys: dict[int, set[int]] = {}
-    for piece in rows.pieces:
-        for entry, found in meeting(piece.index, matrices).items():
-            keys.setdefault(entry, set()).update(found)
-    return all(len(set[int]().union(*(keys[j] for j in row if j >= 0))) <= 1 for row in together(rows))
 
 
 def joint(engine: Engine, block: list[str], uses: Mapping[str, list[Use]], forced: Mapping[str, str]) -> Joint:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import combinations, product
 from typing import Any
 
@@ -71,135 +72,147 @@ def _logits(base: Any, event_dim: int) -> Tensor | None:
     return unexpand(inner.logits, event_dim) if "logits" in vars(inner) and "probs" not in vars(inner) else None
 
 
-@dataclass
-class Columns:
-    """Replays with single coordinates set, and what they say of each link."""
+@dataclass(frozen=True)
+class Replays:
+    """The program with all coordinates at zero, where the columns start from."""
 
     program: Program
     coordinates: Mapping[str, Chart]  # from the coordinates of a parameter to its values
-    values: Params
-    links: list[Linked]
-    replays: int = 0
+    values: Params = field(repr=False)  # of the other parameters
+    links: tuple[Linked, ...]
+    base: tuple[Tensor, ...] = field(default=(), repr=False)  # predictor of every link
 
-    def found(self) -> Iterator[tuple[Linked, Affine]]:
-        """Links that may be affine, with their columns."""
-        self.zero = {n: torch.zeros_like(self.program.parameters[n].initial) for n in self.coordinates}
-        self.base = self._run(self.zero)
-        straight = self._straight()
-        self.links = [link for link, fits in zip(self.links, straight, strict=True) if fits]
-        self.base = [base for base, fits in zip(self.base, straight, strict=True) if fits]
-        if not self.links:
-            return
-        slots: list[list[tuple[str, Tensor, Tensor]]] = [[] for _ in self.links]
-        for name in self.coordinates:
-            columns = self._columns_of(name)
-            if columns is None:
-                return
-            for have, new in zip(slots, columns, strict=True):
-                have += [(name, index, value) for index, value in new if bool((index >= 0).any())]
-        for k, link in enumerate(self.links):
-            if slots[k]:
-                yield link, _assembled(link, self.base[k].tensor, slots[k], self.coordinates, self.noise)
+    @cached_property
+    def zero(self) -> dict[str, Tensor]:
+        """Coordinates of every parameter."""
+        return {n: torch.zeros_like(self.program.parameters[n].initial) for n in self.coordinates}
 
-    @property
+    @cached_property
     def noise(self) -> float:
         """Rounding of a replay."""
-        single = any(self.program.parameters[n].initial.dtype == torch.float32 for n in self.coordinates)
-        return NOISE[torch.float32 if single else torch.float64]
+        return NOISE[torch.float32 if any(z.dtype == torch.float32 for z in self.zero.values()) else torch.float64]
 
-    def _run(self, values: Params) -> list[Named]:
-        self.replays += 1
-        values = {n: self.coordinates[n].forward(point) for n, point in {**self.zero, **values}.items()}
+    def run(self, direction: Params, step: float = 1.0) -> tuple[Tensor, ...]:
+        """Predictors a step away."""
+        moved = {n: self.zero[n] + step * part.to(self.zero[n]) for n, part in direction.items()}
+        values = {n: self.coordinates[n].forward(point) for n, point in {**self.zero, **moved}.items()}
         with torch.no_grad():
             sites = unroll(self.program.run({**self.values, **values}))
-        return [link.predictor(sites[link.site]) for link in self.links]
+        return tuple(link.predictor(sites[link.site]).tensor for link in self.links)
 
-    def _moved(self, direction: Params) -> tuple[list[Tensor], float]:
-        """Differences along a direction, over a step that keeps within the reach of every link; and the step."""
+    def change(self, direction: Params, step: float) -> list[Tensor]:
+        """How fast every predictor changes over a step."""
+        return [_difference(m, b) / step for m, b in zip(self.run(direction, step), self.base, strict=True)]
+
+    def moved(self, direction: Params) -> tuple[list[Tensor], float]:
+        """The change over a step that keeps within the reach of every link, and that step."""
         step = 1.0
         for _ in range(8):
-            moved = self._run({n: self.zero[n] + step * part.to(self.zero[n]) for n, part in direction.items()})
-            change = [_difference(m.tensor, b.tensor) for m, b in zip(moved, self.base, strict=True)]
+            change = self.change(direction, step)
             linked = [c for c, link in zip(change, self.links, strict=True) if link.chart.name != "itself"]
-            size = max((float(c.abs().max()) for c in linked), default=0.0)
+            size = step * max((float(c.abs().max()) for c in linked), default=0.0)
             if size == 0.0 or FAR / 16 <= size <= FAR:
                 break
             step = step * 2.0**-20 if not math.isfinite(size) else step * 2.0 ** math.floor(math.log2(FAR / size))
-        return [c / step for c in change], step
+        return change, step
 
-    def _straight(self) -> list[bool]:
-        """Whether two steps along a random direction lead twice as far as one."""
-        generator = torch.Generator().manual_seed(2)
-        direction = {n: torch.randn(z.shape, generator=generator, dtype=torch.float64) for n, z in self.zero.items()}
-        one, step = self._moved(direction)
-        half = self._run({n: self.zero[n] + step / 2 * d.to(self.zero[n]) for n, d in direction.items()})
-        straight = []
-        for a, b, base in zip(one, half, self.base, strict=True):
-            other = 2 * _difference(b.tensor, base.tensor) / step
-            slack = 1e4 * self.noise * (a.abs() + _finite(base.tensor).abs() / step + float(a.abs().max()))
-            straight.append(bool((((a - other).abs() <= slack) & torch.isfinite(a)).all()))
-        return straight
-
-    def _columns_of(self, name: str) -> list[list[tuple[Tensor, Tensor]]] | None:
-        """Slots of every link: which flat entry of the parameter a cell takes (-1 for none), and its multiplier."""
-        shape = self.zero[name].shape
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-        if all(not bool(change.any()) for change in self._moved({name: noise})[0]):
-            return [[] for _ in self.links]
-        dims = [i for i, size in enumerate(shape) if size > 1]
-        sets = [chosen for r in range(min(len(dims), ALTERNATIVES), -1, -1) for chosen in combinations(dims, r)]
-        for chosen in sorted(sets, key=lambda chosen: -math.prod(shape[i] for i in chosen)):
-            others = [range(1 if i in chosen else size) for i, size in enumerate(shape)]
-            if math.prod(len(o) for o in others) * 2 + self.replays > REPLAYS:
-                return None
-            slots: list[list[tuple[Tensor, Tensor]]] = [[] for _ in self.links]
-            for corner in product(*others):
-                found = self._slot(name, tuple(slice(None) if i in chosen else k for i, k in enumerate(corner)))
-                if found is None:
-                    break
-                for have, new in zip(slots, found, strict=True):
-                    have.append(new)
-            else:
-                return slots
-        raise AssertionError
-
-    def _slot(self, name: str, where: tuple[int | slice, ...]) -> list[tuple[Tensor, Tensor]] | None:
-        """One slot of every link, if no cell has two of the entries; else None."""
-        shape = self.zero[name].shape
-        flat = torch.arange(math.prod(shape)).reshape(shape)[where].reshape(-1)
-        mask = torch.zeros(shape, dtype=torch.float64)
-        mask[where] = 1
-        sums, step = self._moved({name: mask})
-        if len(flat) == 1:
-            index = [torch.where(s.abs() > self._floor(s, b.tensor, step), int(flat), -1) for s, b in self._with(sums)]
-            return list(zip(index, sums, strict=True))
-        ratios = 1 + torch.frac(torch.arange(1, len(flat) + 1, dtype=torch.float64) * (math.sqrt(5) - 1) / 2)
-        marked = torch.zeros(math.prod(shape), dtype=torch.float64)
-        marked[flat] = ratios
-        moved = self._run({name: self.zero[name] + step * marked.reshape(shape).to(self.zero[name])})
-        found = []
-        order = ratios.argsort()
-        for k, (total, base) in enumerate(self._with(sums)):
-            other = _difference(moved[k].tensor, base.tensor) / step
-            floor = self._floor(total, base.tensor, step)
-            idle = total.abs() <= floor
-            ratios, order, flat = (part.to(total.device) for part in (ratios, order, flat))
-            ratio = other / torch.where(idle, 1.0, total)
-            at = torch.searchsorted(ratios[order], ratio).clamp(1, len(flat) - 1)
-            lower, upper = ratios[order][at - 1], ratios[order][at]
-            nearest = order[torch.where(ratio - lower < upper - ratio, at - 1, at)]
-            gap = (other - ratios[nearest] * total).abs()
-            if bool((gap > torch.where(idle, 4 * floor, 1e4 * self.noise * total.abs() + 4 * floor)).any()):
-                return None
-            found.append((torch.where(idle, -1, flat[nearest]), total))
-        return found
-
-    def _with(self, sums: list[Tensor]) -> list[tuple[Tensor, Named]]:
-        return list(zip(sums, self.base, strict=True))
-
-    def _floor(self, change: Tensor, base: Tensor, step: float) -> Tensor:
-        """What a difference may be by rounding alone."""
+    def floor(self, change: Tensor, base: Tensor, step: float) -> Tensor:
+        """What a change may be by rounding alone."""
         return self.noise * ((1 + _finite(base).abs()) / step + float(change.abs().max()))
+
+
+Slot = tuple[Tensor, Tensor]  # which flat entry of a parameter a cell takes, -1 for none; its multiplier
+
+
+def columns(
+    program: Program, coordinates: Mapping[str, Chart], values: Params, links: Sequence[Linked]
+) -> Iterator[tuple[Linked, Affine]]:
+    """Yield the links under which the arguments may be affine in these parameters, with what the columns say."""
+    replays = Replays(program, coordinates, values, tuple(links))
+    replays = replace(replays, base=replays.run({}))
+    fits = [k for k, fit in enumerate(_straight(replays)) if fit]
+    replays = replace(replays, links=tuple(links[k] for k in fits), base=tuple(replays.base[k] for k in fits))
+    if not fits:
+        return
+    found: list[list[tuple[str, Tensor, Tensor]]] = [[] for _ in fits]
+    budget = REPLAYS
+    for name in coordinates:
+        slots = _slots_of(replays, name, budget)
+        if slots is None:
+            return
+        budget -= 2 * len(slots[0])
+        for have, new in zip(found, slots, strict=True):
+            have += [(name, index, value) for index, value in new if bool((index >= 0).any())]
+    for link, base, slots_of_link in zip(replays.links, replays.base, found, strict=True):
+        if slots_of_link:
+            yield link, _assembled(link, base, slots_of_link, coordinates, replays.noise)
+
+
+def _straight(replays: Replays) -> list[bool]:
+    """Whether two steps along a random direction lead twice as far as one."""
+    generator = torch.Generator().manual_seed(2)
+    shapes = {n: zero.shape for n, zero in replays.zero.items()}
+    direction = {n: torch.randn(shape, generator=generator, dtype=torch.float64) for n, shape in shapes.items()}
+    full, step = replays.moved(direction)
+    straight = []
+    for one, half, base in zip(full, replays.change(direction, step / 2), replays.base, strict=True):
+        slack = 1e4 * replays.noise * (one.abs() + _finite(base).abs() / step + float(one.abs().max()))
+        straight.append(bool((((one - half).abs() <= slack) & torch.isfinite(one)).all()))
+    return straight
+
+
+def _slots_of(replays: Replays, name: str, budget: int) -> list[list[Slot]] | None:
+    """Slots of every link for one parameter, as few as explain it; None where that takes too many replays."""
+    shape = replays.zero[name].shape
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    if all(not bool(change.any()) for change in replays.moved({name: noise})[0]):
+        return [[] for _ in replays.links]
+    dims = [i for i, size in enumerate(shape) if size > 1]
+    sets = [chosen for r in range(min(len(dims), ALTERNATIVES), -1, -1) for chosen in combinations(dims, r)]
+    for chosen in sorted(sets, key=lambda chosen: -math.prod(shape[i] for i in chosen)):
+        others = [range(1 if i in chosen else size) for i, size in enumerate(shape)]
+        if math.prod(len(o) for o in others) * 2 > budget:
+            return None
+        slots: list[list[Slot]] = [[] for _ in replays.links]
+        for corner in product(*others):
+            found = _slot(replays, name, tuple(slice(None) if i in chosen else k for i, k in enumerate(corner)))
+            if found is None:
+                break
+            for have, new in zip(slots, found, strict=True):
+                have.append(new)
+        else:
+            return slots
+    raise AssertionError("single entries are slots")
+
+
+def _slot(replays: Replays, name: str, where: tuple[int | slice, ...]) -> list[Slot] | None:
+    """One slot of every link, if no cell has two of these entries; else None."""
+    shape = replays.zero[name].shape
+    entries = torch.arange(math.prod(shape)).reshape(shape)[where].reshape(-1)
+    mask = torch.zeros(shape, dtype=torch.float64)
+    mask[where] = 1
+    sums, step = replays.moved({name: mask})
+    floors = [replays.floor(total, base, step) for total, base in zip(sums, replays.base, strict=True)]
+    if len(entries) == 1:
+        found = zip(sums, floors, strict=True)
+        return [(torch.where(total.abs() > floor, int(entries), -1), total) for total, floor in found]
+    # Each entry gets a mark of its own: irrational, so that no average of two is the mark of a third.
+    marks = 1 + torch.frac(torch.arange(1, len(entries) + 1, dtype=torch.float64) * (math.sqrt(5) - 1) / 2)
+    marked = torch.zeros(math.prod(shape), dtype=torch.float64)
+    marked[entries] = marks
+    slots = []
+    marks, order = marks.sort()
+    for total, other, floor in zip(sums, replays.change({name: marked.reshape(shape)}, step), floors, strict=True):
+        marks, order, entries = (part.to(total.device) for part in (marks, order, entries))
+        idle = total.abs() <= floor
+        ratio = other / torch.where(idle, 1.0, total)
+        at = torch.searchsorted(marks, ratio).clamp(1, len(marks) - 1)
+        nearest = torch.where(ratio - marks[at - 1] < marks[at] - ratio, at - 1, at)
+        gap = (other - marks[nearest] * total).abs()
+        if bool((gap > torch.where(idle, 4 * floor, 1e4 * replays.noise * total.abs() + 4 * floor)).any()):
+            return None
+        slots.append((torch.where(idle, -1, entries[order[nearest]]), total))
+    return slots
 
 
 def _difference(moved: Tensor, base: Tensor) -> Tensor:

@@ -197,3 +197,22 @@ def together(affine: Affine) -> list[list[int]]:
     shape = broadcast(*(piece.index.shape[:-1] for piece in affine.pieces))
     every = torch.cat([piece.index.expand((*shape, piece.index.shape[-1])) for piece in affine.pieces], -1)
     return every.flatten(0, -2).unique(dim=0).tolist()  # type: ignore[no-any-return]
+
+
+def equation_by_equation(affine: Affine, matrices: Tensor) -> bool:
+    """Whether the coordinates have the same regressors and entries of their own: then no covariance matters.
+
+    References:
+        Zellner (1962), An efficient method of estimating seemingly unrelated regressions. JASA 57, section 3.
+    """
+    dim = affine.offset.shape[-1]
+    for piece in affine.pieces:
+        shared = any(len(d) > 1 for d in meeting(piece.index, torch.arange(dim)).values())
+        if shared or piece.value.shape[-2] != 1 or bool((piece.index < 0).any()):
+            return False
+    rows = affine.changed(lambda part, slots: part.movedim(-2, -1).flatten(-2) if slots else part[..., 0])
+    keys: dict[int, set[int]] = {}
+    for piece in rows.pieces:
+        for entry, found in meeting(piece.index, matrices).items():
+            keys.setdefault(entry, set()).update(found)
+    return all(len(set[int]().union(*(keys[j] for j in row if j >= 0))) <= 1 for row in together(rows))

@@ -189,6 +189,18 @@ def test_what_is_not_affine_is_torch(name: str) -> None:
     assert how(model, design(), counts()) == {"b": "torch"}
 
 
+def test_a_model_that_does_not_exist_at_zero_is_torch() -> None:
+    """Columns are read off at coordinates of zero, where this matrix has no Cholesky factor."""
+
+    def model(x: Tensor, y: Tensor) -> None:
+        b, root = pyro.param("b", tensor([0.4, 0.3])), pyro.param("root", torch.eye(2))
+        with pyro.plate("row", len(y)):
+            size = torch.linalg.cholesky(root @ root.T).diagonal().log().sum()
+            pyro.sample("y", dist.Poisson((x @ b + size).exp()), obs=y)
+
+    assert set(how(model, design(), counts()).values()) == {"torch"}
+
+
 def test_a_kink_is_torch() -> None:
     """Least absolute deviations have no second derivative."""
 
