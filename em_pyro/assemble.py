@@ -10,6 +10,8 @@ from torch import Tensor
 
 from .charts import Chart, domain_of
 from .engine import Engine
+from .named import unexpand
+from .predictor import equation_by_equation, meeting, together
 from .rowwise import Rows, RowTerm
 from .solvers import (
     Counts,
@@ -74,6 +76,8 @@ def normal(
     coupled: dict[tuple[str, int], set[Any]] = {}
     for term in terms_of(engine, block):
         loc, scale = term.roles["loc"], term.roles["scale"]
+        if scale.affine is not None or (loc.affine is not None and loc.affine.coordinates):
+            raise Refused("a scale, or the logarithm of a parameter in a location, is affine: no least squares")
         shape = (*term.cell_shape, *term.event_shape)
         shift = torch.zeros((), dtype=torch.float64) if term.shift is None else term.shift.double()
         shift = shift.expand(shape).reshape(-1)
@@ -111,9 +115,12 @@ def normal(
             for cell, entry in zip(where.cells.tolist(), where.entries.tolist(), strict=True):
                 coupled.setdefault((n, entry), set()).add(int(key[cell]))
         if loc.affine is not None:
-            design = loc.affine.design.flatten(0, -2)
-            for j, entry in enumerate(loc.affine.entries):
-                coupled.setdefault(entry, set()).update(key[design[:, j] != 0].unique().tolist())
+            scales_of = unexpand(scale.index)
+            for piece in loc.affine.pieces:
+                for entry, keys in meeting(piece.index, scales_of).items():
+                    coupled.setdefault(loc.affine.entries[entry], set()).update(keys)
+    if any(use.affine is not None for use in found) and any(c.name != "itself" for c in loc_charts.values()):
+        raise Refused("a location is affine at one site and a function of a parameter at another")
     pseudo = {n: engine.priors[n].pseudo for n in locations if n in engine.priors}
     why = _why_swept(locations, list(all_scales), coupled, pseudo, found)
     return NormalBlock(locations, scales, tuple(found), all_scales, pseudo, loc_charts), why  # type: ignore[arg-type]
@@ -138,11 +145,10 @@ def _why_swept(
     groups: dict[tuple[str, int], set[Any]] = {}
     for use in uses:  # entries that meet in one affine location are solved together, so they must share one scale
         if use.affine is not None:
-            design = use.affine.design.flatten(0, -2) != 0
-            for row in design.unique(dim=0):
-                together = [use.affine.entries[j] for j in row.nonzero().squeeze(-1).tolist()]
-                keys = set[Any]().union(*(coupled[e] for e in together))
-                for entry in together:
+            for row in together(use.affine):
+                group = [use.affine.entries[j] for j in row if j >= 0]
+                keys = set[Any]().union(*(coupled[e] for e in group))
+                for entry in group:
                     groups.setdefault(entry, set()).update(keys)
     if any(len(keys) > 1 for keys in groups.values()):
         return "a location is shared by cells whose scales differ: conditional closed forms until Q is stationary"
@@ -160,6 +166,7 @@ def multivariate(
     all_scales: dict[str, Chart] = {}
     found: list[MatrixUse] = []
     partners: dict[tuple[str, int], set[int]] = {}
+    crossed = False
     for term in terms_of(engine, block):
         loc, tril = term.roles["loc"], term.roles["scale_tril"]
         dim = loc.index.shape[-1]
@@ -168,7 +175,10 @@ def multivariate(
         cells = loc.index.reshape(-1, dim)
         shift = shift.repeat(len(cells) // len(shift), 1)
         rows = known = None
-        if loc.known:
+        if loc.affine is not None:
+            if loc.affine.coordinates:
+                raise Refused("the logarithm of a parameter is part of a mean: no least squares")
+        elif loc.known:
             assert loc.constant is not None
             known = loc.constant.reshape(-1, dim).double()
         else:
@@ -205,11 +215,17 @@ def multivariate(
                 partners.setdefault((rows.parameter, row), set()).add(
                     int(tril.index.reshape(-1)[k]) if matrices else -1 - k
                 )
-        found.append(MatrixUse(term.name, shift, rows, known, matrices, fixed))
+        shape = (*term.cell_shape, *term.event_shape, dim)
+        found.append(MatrixUse(term.name, shift, rows, known, matrices, fixed, loc.affine, shape))
+        if loc.affine is not None and matrices and any(n in locations for n, _ in loc.affine.entries):
+            crossed = crossed or not equation_by_equation(loc.affine, unexpand(tril.index))
     pseudo = {n: engine.priors[n].pseudo for n in locations if n in engine.priors}
     shared = any(len(keys) > 1 for keys in partners.values())
     why = ""
-    if (shared or pseudo) and all_scales and locations:
+    crossed = crossed or (len(found) > 1 and any(use.affine is not None for use in found))
+    if crossed and all_scales and locations:
+        why = "the coordinates of a mean have no design in common: conditional closed forms until Q is stationary"
+    elif (shared or pseudo) and all_scales and locations:
         why = "a mean is shared by cells whose covariances differ" if shared else f'"{next(iter(pseudo))}" has a prior'
         why += ": conditional closed forms until Q is stationary"
     return MatrixBlock(locations, scales, tuple(found), all_scales, shared or bool(pseudo), pseudo), why  # type: ignore[arg-type]

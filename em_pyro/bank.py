@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .charts import Chart
+from .predictor import Affine
 
 Params = Mapping[str, Tensor]
 
@@ -33,17 +34,8 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Affine:
-    """A location `offset + design @ entries`: dimensions of the role map that it belongs to, then one per entry."""
-
-    entries: tuple[tuple[str, int], ...]  # parameter, flat entry
-    offset: Tensor = field(repr=False)
-    design: Tensor = field(repr=False)
-
-
-@dataclass(frozen=True)
 class RoleMap:
-    """Where an argument comes from: `coefficient * bank[index]`, the constant where the index is -1, or affine.
+    """Where an argument comes from: `coefficient * bank[index]`, the constant where the index is -1, or a predictor.
 
     Dimensions: the named ones, then the events of the site, then the events of the role (a matrix is one entry).
     """
@@ -152,11 +144,7 @@ def packed(segments: Sequence[Segment], used: Iterable[Tensor]) -> tuple[tuple[S
 def gather(role: RoleMap, atoms: Tensor, params: Params, lead: int = 0) -> Tensor:
     """Bind one argument."""
     if role.affine is not None:
-        flat = {name: params[name].reshape((*params[name].shape[:lead], -1)) for name, _ in role.affine.entries}
-        entries = torch.stack([flat[name][..., i] for name, i in role.affine.entries], -1)
-        if lead:
-            entries = entries.reshape(entries.shape[:lead] + (1,) * (role.affine.offset.dim()) + entries.shape[lead:])
-        return role.affine.offset + (role.affine.design * entries).sum(-1)
+        return role.affine.argument(params, lead)
     if role.known:
         assert role.constant is not None
         return role.constant

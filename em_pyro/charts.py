@@ -105,6 +105,13 @@ CHARTS = (
 )
 
 
+COORDINATES: Mapping[str, Chart] = {
+    domain: next(chart for chart in CHARTS if chart.name == name)
+    for domain, name in (("real", "itself"), ("positive", "exp"), ("unit", "sigmoid"))
+}
+"""From the coordinate in which a parameter enters a predictor to its value, by the domain of the parameter."""
+
+
 def domain_of(constraint: Any) -> str:
     """All values that a constraint allows, by name; "other" for those with no closed form (an interval, an order)."""
     while isinstance(constraint, type(constraints.real_vector)) and hasattr(constraint, "base_constraint"):

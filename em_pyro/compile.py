@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
-from pyro.distributions.util import broadcast_shape  # torch's own imports a second of symbolic algebra
 from torch import Tensor
 
 from .bank import RoleMap
-from .named import Named, align, ordered, squeeze
+from .named import Named, align, broadcast, ordered, squeeze
 from .reading import Reading
 from .term import SLICE, Term
 
@@ -42,7 +40,7 @@ def compile_term(
     folded = ordered((p for p in site.plates if p not in above), sizes) if site.role == "observed" else ()
     present = {n for part in parts for n in part.names}
     columns = ordered((*present, *folded), sizes)
-    event_shape = tuple(broadcast_shape(*_event_shapes(reading, value, known)))
+    event_shape = broadcast(*_event_shapes(reading, value, known))
     cells = ordered((n for role in reading.roles.values() for n in role.names), sizes)
     cell_shape = tuple(sizes[n] for n in cells)
     roles = {}
@@ -92,10 +90,14 @@ def _spread(role: RoleMap, cells: tuple[str, ...], shape: tuple[int, ...]) -> Ro
         constant = spread(constant)
     affine = role.affine
     if affine is not None:
-        offset, design = spread(affine.offset), spread(affine.design, 1)
-        assert offset is not None
-        assert design is not None
-        affine = replace(affine, offset=offset, design=design)
+
+        def thin(part: Tensor, slots: int) -> Tensor:
+            """Put the dimensions in the order of the cells; what does not vary keeps size one."""
+            part = align(part, role.names, cells, part.dim() - len(role.names))
+            missing = len(shape) + slots - part.dim()  # events that the argument lacks, all that it lacks
+            return part.reshape((*part.shape[: len(cells)], *(1,) * missing, *part.shape[len(cells) :]))
+
+        affine = affine.changed(thin)
     return RoleMap(cells, index, spread(role.coefficient), constant, affine)
 
 

@@ -105,8 +105,9 @@ def _columns(program: Program, recognition: Recognition, sites: Mapping[str, Sit
             if plate in role.names:
                 axis = role.names.index(plate)
                 parts = [role.index, role.coefficient, role.constant]
-                parts += [role.affine.offset, role.affine.design] if role.affine is not None else []
-                found += [part.movedim(axis, 0) for part in parts if part is not None]
+                if role.affine is not None:
+                    parts = [role.affine.offset, *(t for p in role.affine.pieces for t in (p.index, p.value))]
+                found += [part.movedim(axis, 0) for part in parts if part is not None and part.shape[axis] == rows]
     device = next((t.device for t in found[1:]), found[0].device)
     return [tensor.to(device) for tensor in found]
 
@@ -154,7 +155,7 @@ def _role(role: RoleMap, distinct: Distinct) -> RoleMap:
 
     affine = role.affine
     if affine is not None:
-        affine = replace(affine, offset=distinct.pick(affine.offset, axis), design=distinct.pick(affine.design, axis))
+        affine = affine.changed(lambda part, _: distinct.pick(part, axis))
     return RoleMap(role.names, distinct.pick(role.index, axis), cut(role.coefficient), cut(role.constant), affine)
 
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from .centred import FARTHEST, can_be_centred, reach
 from .engine import Engine, Expectation
-from .named import unwrap
+from .named import unexpand, unwrap
 from .plan import Plan
+from .predictor import Affine, adjoint
 from .program import Site
 from .term import Term
 from .unroll import STATE
@@ -176,6 +177,19 @@ def pooled_scale(term: Term, members: Sequence[Term] = ()) -> Tensor:
     return pooled
 
 
+def _unused(term: Term, weight: Tensor, affines: Mapping[str, Affine]) -> str:
+    """An entry of a predictor in whose cells there is next to no weight; one that states share has that of all."""
+    for key, affine in affines.items():
+        dims = (*weight.shape, *(1,) * (affine.offset.dim() - weight.dim()))
+        ones = affine.changed(lambda part, slots: (part != 0).double() if slots and part.is_floating_point() else part)
+        used = adjoint(ones, weight.reshape((1, *dims)), len(affine.entries))[0]
+        small = (used <= EMPTY * weight.sum()).nonzero()
+        if len(small):
+            name, entry = affine.entries[int(small[0])]
+            return f'site "{term.name}": entry {entry} of "{name}" has no rows left in "{key}"'
+    return ""
+
+
 def _empty(engine: Engine, found: Expectation) -> str:
     """A parameter row whose cells have next to no weight, all sites together."""
     totals: dict[tuple[str, ...], Tensor] = {}
@@ -186,6 +200,15 @@ def _empty(engine: Engine, found: Expectation) -> str:
             continue
         parts = term.split(found.statistics[name])
         weight = sum(p.abs().reshape((*p.shape[: len(term.cells)], -1)).sum(-1) for p in parts)
+        affine = {key: role.affine for key, role in term.roles.items() if role.affine is not None}
+        if affine:
+            where = _unused(term, torch.as_tensor(weight), affine)
+            if where:
+                return where
+            varying = [unexpand(role.index) for role in term.roles.values() if role.affine is None]
+            latents = [n for n in latents if any(index.shape[term.cells.index(n)] > 1 for index in varying)]
+            if not latents:
+                continue
         drop = tuple(i for i, n in enumerate(term.cells) if n not in latents)
         weight = torch.as_tensor(weight).sum(drop) if drop else torch.as_tensor(weight)
         key = (*sorted(term.parameters), *(str(engine.sizes[n]) for n in latents))

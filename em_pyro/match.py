@@ -7,14 +7,17 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from .bank import Bank, RoleMap, Segment, entries_of
 from .charts import CHARTS, domain_of
+from .families import Family
 from .named import Named, squeeze
 from .program import Params, Program, Site
 from .reading import Unrecognised
 
 REMEMBERED = 10_000  # entries, in all replays, up to which a match is remembered by them
+FEW = 1000  # entries of an argument that are looked up first
 EXACT = {torch.float64: 1e-11, torch.float32: 1e-4}  # a selection may pass through a normalisation
 
 
@@ -89,6 +92,19 @@ def same(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
 
 
+def narrowest(family: Family, bases: Sequence[Distribution]) -> tuple[Family, list[dict[str, Tensor]]]:
+    """The first of a family and its wider ones whose known arguments no parameter enters, and what it reads."""
+    while True:
+        args = [family.read(base) for base in bases]
+        known = [key for key in args[0] if key not in family.roles]
+        moving = [key for key in known if any(not same(other[key], args[0][key]) for other in args[1:])]
+        if not moving:
+            return family, args
+        if family.wider is None:
+            raise Unrecognised(f'"{moving[0]}" depends on a parameter')
+        family = family.wider
+
+
 def match(site: Site, role: str, stack: Sequence[Tensor], event_dim: int, atoms: Atoms, *, multiples: bool) -> RoleMap:
     """Map an argument entry by entry, of `multiples` also those that are a known factor times a parameter."""
     first = squeeze(stack[0].detach(), site.dims, site.name, event_dim)
@@ -118,16 +134,19 @@ def _match(
     coefficient = torch.ones(entries.shape[1], dtype=torch.float64)
     still = (entries == entries[0]) | ((entries - entries[0]).abs() <= atoms.rtol * entries[0].abs())
     varying = ~(still | entries.isnan()).all(0)  # a constant may move by rounding where a row is normalised
-    for wanted in (False, True) if multiples else (False,):
-        for tier in atoms.tiers:
-            todo = (varying & (index < 0)).nonzero().squeeze(-1)
-            if len(todo):
-                found, factor = _search(entries[:, todo], atoms.values[:, tier], atoms.rtol, multiples=wanted)
-                hit = found >= 0
-                index[todo[hit]] = tier[found[hit]]
-                coefficient[todo[hit]] = factor[hit]
-    if bool((varying & (index < 0)).any()):
-        return None
+    open_entries = varying.nonzero().squeeze(-1)
+    few = open_entries[:: max(1, len(open_entries) // FEW)]
+    for some in (few, open_entries) if len(few) < len(open_entries) else (open_entries,):  # most say no at once
+        for wanted in (False, True) if multiples else (False,):
+            for tier in atoms.tiers:
+                todo = some[index[some] < 0]
+                if len(todo):
+                    found, factor = _search(entries[:, todo], atoms.values[:, tier], atoms.rtol, multiples=wanted)
+                    hit = found >= 0
+                    index[todo[hit]] = tier[found[hit]]
+                    coefficient[todo[hit]] = factor[hit]
+        if bool((index[some] < 0).any()):
+            return None
     constant = None if bool(varying.all()) else first.tensor.contiguous()
     if constant is not None and varying.any():
         constant = torch.where(varying.reshape(shape), 0.0, constant)

@@ -94,6 +94,12 @@ def ordered(names: Iterable[str], sizes: Mapping[str, int]) -> tuple[str, ...]:
     return tuple(n for n in sizes if n in these)
 
 
+def broadcast(*shapes: Sequence[int]) -> tuple[int, ...]:
+    """The shape that all `shapes` broadcast to (`torch.broadcast_shapes` imports a library for symbolic shapes)."""
+    tensors = torch.broadcast_tensors(*(torch.empty(()).expand(tuple(shape)) for shape in shapes))
+    return tuple(tensors[0].shape)
+
+
 @dataclass(frozen=True)
 class Unwrapped:
     """The distribution under `.to_event`, `.mask` and `.expand`."""

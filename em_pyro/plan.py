@@ -17,6 +17,8 @@ from .assemble import counts, joint, multivariate, normal, rates, try_out
 from .climbs import Climb, climbs_of
 from .engine import Engine
 from .errors import ParameterError, PlanError
+from .glm import newton
+from .newton import NewtonBlock
 from .rowwise import Rows, rows
 from .solvers import (
     Counts,
@@ -26,7 +28,7 @@ from .solvers import (
     Rates,
     Refused,
 )
-from .uses import Use, because, kind_of, role_of, uses_of
+from .uses import Use, because, because_newton, kind_of, role_of, uses_of
 
 Choice = str | Callable[[Any, Tensor], Tensor]
 
@@ -36,15 +38,15 @@ class Line:
     """What happens to one parameter in every M-step."""
 
     parameter: str
-    how: str  # "closed form" | "swept" | "torch" | "fixed" | "callable"
+    how: str  # "closed form" | "Newton" | "swept" | "torch" | "fixed" | "callable"
     role: str  # family and argument, "Binomial.probs"
     sites: tuple[str, ...]
     why: str
 
     @property
     def closed_form(self) -> bool:
-        """Whether the maximum is found without iterating torch."""
-        return self.how in ("closed form", "swept")
+        """Whether the maximum is found to rounding, by formulas or Newton's method, without an optimiser of torch."""
+        return self.how in ("closed form", "Newton", "swept")
 
 
 @dataclass(frozen=True)
@@ -125,9 +127,19 @@ def choose(engine: Engine, options: Mapping[str, Choice], withdrawn: Mapping[str
     forced = {n: c if isinstance(c, str) else "callable" for n, c in options.items() if c != "closed"}
     solvers: list[Any] = []
     swept: dict[str, str] = {}
-    for block in blocks_of(engine, kinds):
+    drawn = draw_in(engine, kinds)
+    blocks = blocks_of(engine, kinds)
+    while blocks:
+        block = blocks.pop()
         solve_block(engine, block, kinds, uses, forced, solvers, reasons, swept)
+        if drawn.keys() & set(block) & reasons.keys():  # no Newton block: those drawn into it have their own kinds back
+            back = {name: drawn.pop(name) for name in block if name in drawn}
+            kinds |= back
+            for name in back:
+                del reasons[name]
+            blocks += blocks_of(engine, back)
     solved = {name for solver in solvers for name in owned(solver)}
+    newtons = {name: solver.moving for solver in solvers if isinstance(solver, NewtonBlock) for name in solver.moving}
     couple(engine, solvers, {n for n in parameters if n not in solved and options.get(n) != "fixed"}, swept)
     lines = {}
     for name in parameters:
@@ -147,6 +159,8 @@ def choose(engine: Engine, options: Mapping[str, Choice], withdrawn: Mapping[str
             )
         elif name in swept:
             lines[name] = Line(name, "swept", role, sites, swept[name])
+        elif name in newtons:
+            lines[name] = Line(name, "Newton", role, sites, because_newton(uses[name], newtons[name], name))
         else:
             lines[name] = Line(name, "closed form", role, sites, because(uses[name], engine, name))
     climbs = climbs_of(engine, [name for name, line in lines.items() if line.how == "torch"])
@@ -158,6 +172,23 @@ def choose(engine: Engine, options: Mapping[str, Choice], withdrawn: Mapping[str
 
 
 # ---- blocks of parameters that are solved together ------------------------------------------------------------------
+
+
+def draw_in(engine: Engine, kinds: dict[str, str]) -> dict[str, str]:
+    """Make every parameter that meets one of kind "newton" at a site one too; return what those were before."""
+    drawn: dict[str, str] = {}
+    while True:
+        met = {
+            name
+            for term in engine.leaders.values()
+            if any(kinds.get(n) == "newton" for n in term.parameters)
+            for name in term.parameters
+            if name in kinds and kinds[name] != "newton"
+        }
+        if not met:
+            return drawn
+        drawn |= {name: kinds[name] for name in met}
+        kinds |= dict.fromkeys(met, "newton")
 
 
 def blocks_of(engine: Engine, kinds: Mapping[str, str]) -> list[list[str]]:
@@ -197,6 +228,8 @@ def solve_block(
             found, why = counts(engine, block[0], uses[block[0]]), ""
         elif kind == "rates":
             found, why = rates(engine, block[0], uses[block[0]]), ""
+        elif kind == "newton":
+            found, why = newton(engine, block, uses, forced)
         elif kind == "normal":
             found, why = normal(engine, block, uses, forced)
         elif kind == "multivariate_normal":
@@ -236,6 +269,8 @@ def owned(solver: Any) -> tuple[str, ...]:
     """Parameters that a solver returns."""
     if isinstance(solver, (Counts, Rates)):
         return (solver.parameter,)
+    if isinstance(solver, NewtonBlock):
+        return solver.moving
     if isinstance(solver, (Joint, Rows)):
         return tuple(name for name, _ in solver.solved.values())
     return (*solver.locations, *(name for name, _ in solver.scales))

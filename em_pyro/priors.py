@@ -46,8 +46,7 @@ class Prior:
         """Log-density of the constrained value (no Jacobian), summed over its entries."""
         assert self.fn is not None
         log_prob = self.fn.log_prob(value)
-        inner = tuple(range(lead, log_prob.dim()))
-        return self.scale * (log_prob.sum(inner) if inner else log_prob)
+        return self.scale * log_prob.reshape((*log_prob.shape[:lead], -1)).sum(-1)
 
 
 def read_priors(runs: Sequence[Mapping[str, Site]]) -> dict[str, Prior]:

@@ -2,8 +2,8 @@
 
 The model is replayed at random valid parameter values. An argument entry is recognised if in every replay it equals one
 and the same entry of a parameter (through one of the `charts`, or times one and the same known factor), or a constant;
-and if the gradient of a random combination of all arguments is that of the claimed selections. Real locations that are
-affine in their parameters are recognised by evaluating their columns.
+and if the gradient of a random combination of all arguments is that of the claimed selections. Arguments that are
+affine in real parameters, through a link, are recognised by evaluating their columns.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, transform_to
+from torch.distributions import transform_to
 
 from .affine import affine_readings, may_be_affine
 from .bank import Bank, RoleMap, entries_of, gather, packed
-from .families import Family, family_for, family_of
-from .match import Atoms, atoms_of, entering, match, match_matrices, same
+from .families import family_for, family_of
+from .match import Atoms, atoms_of, entering, match, match_matrices, narrowest, same
 from .named import Named, squeeze, unwrap
 from .priors import read_priors
 from .probes import LONG_PROGRAM, probe, reached, traced_run
 from .program import Program, Site
 from .reading import Reading, Recognition, Refusal, Unrecognised, arguments
-from .unroll import unroll
+from .unroll import unroll, user_site
 
 REPLAYS = 10
 
@@ -61,11 +61,14 @@ def _recognise(
             readings[name] = _read(name, [sites[name] for sites in unrolled], bank)
         except Unrecognised as reason:
             refusals[name] = Refusal(str(reason), reaches.get(name, frozenset()))
-    wanted = {n for n, r in refusals.items() if r.parameters and may_be_affine(leaf_sites[n], r)}
+    wanted = {
+        name: reaches.get(user_site(name), frozenset())
+        for name, refusal in refusals.items()
+        if may_be_affine(leaf_sites[name], refusal)
+    }
     if wanted:
-        for name, reading in affine_readings(
-            replace(program, view=unroll), wanted, [(v, s) for (v, _), s in zip(probes, unrolled, strict=True)], bank
-        ):
+        probed = [(values, sites) for (values, _), sites in zip(probes, unrolled, strict=True)]
+        for name, reading in affine_readings(program, wanted, probed, bank):
             readings[name] = reading
             del refusals[name]
     layout = _packed(bank.bank, readings)
@@ -117,7 +120,7 @@ def _read(name: str, runs: Sequence[Site], atoms: Atoms) -> Reading:
         raise Unrecognised(f"{type(inner[0].base).__name__} has no registered family")
     if any(not same(run.value, site.value) for run in runs[1:]):
         raise Unrecognised("the value of the site depends on a parameter")
-    family, args = _narrowest(family, [i.base for i in inner])
+    family, args = narrowest(family, [i.base for i in inner])
     rank, mask = inner[0].event_rank, inner[0].mask
     known = {key: value for key, value in args[0].items() if key not in family.roles}
     roles: dict[str, RoleMap] = {}
@@ -132,19 +135,6 @@ def _read(name: str, runs: Sequence[Site], atoms: Atoms) -> Reading:
             roles[key] = match(site, key, stack, rank + role.event_dim, atoms, multiples=role.multiples)
     parameters = frozenset[str]().union(*(entering(atoms.bank, m, family.roles[k].domain) for k, m in roles.items()))
     return Reading(site, family, rank, mask, roles, known, parameters)
-
-
-def _narrowest(family: Family, bases: Sequence[Distribution]) -> tuple[Family, list[dict[str, Tensor]]]:
-    """The first of a family and its wider ones whose known arguments no parameter enters, and what it reads."""
-    while True:
-        args = [family.read(base) for base in bases]
-        known = [key for key in args[0] if key not in family.roles]
-        moving = [key for key in known if any(not same(other[key], args[0][key]) for other in args[1:])]
-        if not moving:
-            return family, args
-        if family.wider is None:
-            raise Unrecognised(f'"{moving[0]}" depends on a parameter')
-        family = family.wider
 
 
 def _read_diagonal(site: Site, args: Sequence[Mapping[str, Tensor]], rank: int, mask: Any, atoms: Atoms) -> Reading:

@@ -14,12 +14,11 @@ from math import prod
 from typing import TYPE_CHECKING
 
 import torch
-from pyro.distributions.util import broadcast_shape  # torch's own imports a second of symbolic algebra
 from torch import Tensor
 
 from .charts import Chart
 from .families import RowFamily
-from .named import align
+from .named import align, broadcast
 from .solvers import Joint, Params, Statistics
 from .term import WHOLE, Block, Bound, Room, Term
 
@@ -33,13 +32,17 @@ class RowTerm(Term):
 
     def natural(self, bound: Bound, centre: Tensor | None = None) -> Tensor:
         """Log-densities of all rows in all cells, times their masks."""
-        assert isinstance(self.family, RowFamily)
-        args = {key: value.unsqueeze(-1) for key, value in self.arguments(bound).items()}
-        log_prob = self.family.log_prob(self.rows_of_value, {**self.rows_of_known, **args})
+        log_prob = self.log_density(self.arguments(bound))
         if self.rows_of_weight is not None:
             log_prob = torch.where(self.rows_of_weight == 0, 0.0, log_prob * self.rows_of_weight)
         shape = (*self.cell_shape, *self.event_shape, self.count)
-        return log_prob.expand(broadcast_shape(log_prob.shape, shape))
+        return log_prob.expand(broadcast(log_prob.shape, shape))
+
+    def log_density(self, args: Params) -> Tensor:
+        """Log-densities of all rows in all cells, from arguments of the cells."""
+        assert isinstance(self.family, RowFamily)
+        rows = {key: value.unsqueeze(-1) for key, value in args.items()}
+        return self.family.log_prob(self.rows_of_value, {**self.rows_of_known, **rows})
 
     def features(self, block: Block = WHOLE, room: Room | None = None) -> Tensor:
         """The values, by which rows are told apart; the products have no use for them."""

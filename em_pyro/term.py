@@ -301,9 +301,15 @@ class Term:
 
     def arguments(self, bound: Bound, centre: Tensor | None = None) -> dict[str, Tensor]:
         """Bind every role to the atoms, as the family expects them (logarithms for probabilities)."""
-        args = {}
+        args: dict[str, Tensor] = {}
         for key, role in self.roles.items():
             domain = self.family.roles[key].domain
+            if role.affine is not None and domain in ("unit", "simplex"):
+                logs = role.affine.logs(bound.params, bound.lead)
+                for name, log in zip((key, f"{key}_complement"), logs, strict=True):
+                    if log is not None:
+                        args[name] = log.clamp(min=LOWEST)
+                continue
             if domain in ("unit", "simplex"):
                 args[key] = self._log(key, role, bound.logs, bound)
                 if domain == "unit":

@@ -61,6 +61,10 @@ def kind_of(engine: Engine, parameter: Parameter, uses: Sequence[Use]) -> str:
     if not uses:
         raise Refused("it enters no site" if name not in engine.priors else "only its prior depends on it")
     kinds = {term.family.solver for term, _, _ in uses}
+    linked = [role.affine for _, _, role in uses if role.affine is not None]
+    linear = kinds in ({"normal"}, {"multivariate_normal"})
+    if linked and (not linear or any(a.chart.name != "itself" or a.coordinates for a in linked)):
+        return "newton"
     if len(kinds) > 1:
         names = ", ".join(sorted({family_name(term) for term, _, _ in uses}))
         raise Refused(f"it is used by different kinds of family ({names})")
@@ -110,11 +114,28 @@ def role_of(uses: Sequence[Use], engine: Engine, name: str) -> tuple[str, tuple[
     return " and ".join(roles) or "-", sites
 
 
+UNDER = {
+    "itself": "the argument is",
+    "exp": "the log of the argument is",
+    "softplus": "the argument is softplus of what is",
+    "sigmoid": "the logit of the argument is",
+    "softmax": "the logits are",
+}
+
+
+def because_newton(uses: Sequence[Use], block: Sequence[str], name: str) -> str:
+    """Say why Newton's method finds a parameter's maximum."""
+    for _, _, role in uses:
+        if role.affine is not None:
+            return f"{UNDER[role.affine.chart.name]} affine in it: Newton on Q"
+    other = next(n for n in block if n != name)
+    return f'it has a joint maximum with "{other}": Newton on Q'
+
+
 def because(uses: Sequence[Use], engine: Engine, name: str) -> str:
     """Say why a parameter has a closed form."""
     bank = engine.recognition.bank
-    affine = any(role.affine is not None for _, _, role in uses)
-    if affine:
+    if any(role.affine is not None for _, _, role in uses):
         return "the location is affine in it: weighted least squares"
     charts = set[str]().union(*(used_charts(role, segments_of(bank, t, k), name) for t, k, role in uses))
     (chart,) = charts

@@ -14,7 +14,7 @@ The first observation's state has a distribution of its own, `initial`; the conv
 and depmixS4. After the end of a sequence everything is masked. A transition that starts at exactly zero stays there.
 
 Closed form: `initial`, `transition` and every emission parameter: the Baum-Welch algorithm. With a stationary start
-the transitions enter twice, through a linear solve; with covariates, through a softmax: both are for torch.
+the transitions enter twice, through a linear solve: torch. With covariates they are a softmax regression: Newton.
 
 Data: `load("earthquakes")`, 107 years of counts (Zucchini & MacDonald, table 1.1); speed, reaction times and accuracy
 in three series (Visser & Speekenbrink).

@@ -12,7 +12,7 @@
 The ability is standard normal; a Gauss rule makes it a discrete latent with 41 values. Rasch: one slope for all items,
 no guessing; 2PL: a slope each; 3PL: guessing too, with a prior, since some hundreds of people say little about it.
 
-Closed form: nothing; `intercept` and `slope` are a Bernoulli's affine logits (Newton), the others for torch.
+Newton: `intercept` and `slope` of the Rasch model and of 2PL, a Bernoulli's affine logits; the others are for torch.
 
 Data: LSAT section 6 (Bock & Lieberman, 1970).
 

@@ -10,7 +10,7 @@
 In a mixture of experts the component depends on `x` as well, through a softmax regression.
 
 Closed form: `weights` (Categorical probs), `scale` (Normal), and the linear `coef` (weighted least squares, for a mean
-affine in it). The logistic and Poisson `coef` and the softmax `gate` are for Newton or torch.
+affine in it). Newton: the logistic and Poisson `coef` and the softmax `gate`, affine under their links.
 
 Data: `load("ethanol")`, two branches of nitrogen oxides against richness; `load("npreg")`, artificial, with a Gaussian
 (in x and x squared) and a Poisson response (in x).

@@ -154,6 +154,19 @@ def speed(answers: dict[str, Any]) -> Iterator[Answer]:
             yield hidden_markov.gaussian, (times, lengths, best["states"]), params, best["loglik"]
 
 
+def speed_with_payoff(peer: dict[str, Any]) -> tuple[Model, tuple[Any, ...], Params]:
+    """Case 18 with the standardised pay-off for accuracy as covariate of the transitions, at a peer's parameters."""
+    rows = [line.split(",") for line in (GOLDEN / "18_speed_gaussian_hmm" / "data.csv").read_text().split()[1:]]
+    lengths = [sum(row[4] == series for row in rows) for series in "123"]
+    time, payoff = torch.tensor([[float(row[0]), float(row[2])] for row in rows]).T
+    payoff = (payoff - payoff.mean()) / payoff.std()
+    times, payoffs = (padded(values, lengths) for values in (time, payoff))
+    _, _, _, a1, _, b1, _, a2, _, b2, m1, s1, m2, s2 = peer["par"]
+    params = {"initial": [0.0, 1.0], "intercept": [[a1], [a2]], "slope": [[b1], [b2]], "loc": [m1, m2]}
+    params["scale"] = [s1, s2]
+    return hidden_markov.with_covariate, (times, payoffs, torch.tensor(lengths)), params
+
+
 def carcinoma(answers: dict[str, Any]) -> Iterator[Answer]:
     """Case 07a: one to four classes."""
     verdicts = table("07a_carcinoma", *"ABCDEFG").long() - 1

@@ -14,6 +14,7 @@ import programs_mixtures
 import programs_modules
 import programs_plates
 import programs_priors
+import programs_regressions
 import programs_shapes
 import programs_weights
 from case import REGISTRY, Case
@@ -29,6 +30,7 @@ MODULES = (
     programs_masks,
     programs_weights,
     programs_priors,
+    programs_regressions,
     programs_modules,
 )
 """Where the programs are written, by what is awkward about them."""

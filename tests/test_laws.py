@@ -190,6 +190,9 @@ def test_a_wrong_maximum_is_noticed(name: str, parameter: str) -> None:
 NOT_UNIQUE = {
     "unnormalised_weights": "only the proportions of its weights are identified",
     "structural_zeros": "only differences of its logits are identified",
+    "left_to_right_chain": "only differences of its logits are identified",
+    "binomial_items": "two items cannot tell its five columns apart",
+    "multiplicative_rates": "only the products of sizes and items are identified",
     "multivariate_mixture": "four points and two components: a covariance of the maximum is all but singular",
     "missing_cells": "four points: a scale of the maximum is all but zero",
 }

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from agreement import GOLDEN, close, expected
-from answers import ANSWERS, padded
-from em_pyro.models import hidden_markov
+from agreement import close, expected
+from answers import ANSWERS, speed_with_payoff
 from evidence import log_evidence
 from tolerances import IDENTITY, SOLVERS
 from torch import Tensor
@@ -37,13 +36,5 @@ def test_likelihood_at_the_optimum(case: str) -> None:
 def test_transitions_with_a_covariate() -> None:
     """Case 18, depmixS4's own fit (peer only): transitions by softmax of the standardised pay-off for accuracy."""
     peer = expected("18_speed_gaussian_hmm")["peer_only"]["transition_covariate_three_series"]
-    rows = [line.split(",") for line in (GOLDEN / "18_speed_gaussian_hmm" / "data.csv").read_text().split()[1:]]
-    lengths = [sum(row[4] == series for row in rows) for series in "123"]
-    time, payoff = torch.tensor([[float(row[0]), float(row[2])] for row in rows]).T
-    payoff = (payoff - payoff.mean()) / payoff.std()
-    times, payoffs = (padded(values, lengths) for values in (time, payoff))
-    _, _, _, a1, _, b1, _, a2, _, b2, m1, s1, m2, s2 = peer["par"]
-    params = {"initial": [0.0, 1.0], "intercept": [[a1], [a2]], "slope": [[b1], [b2]], "loc": [m1, m2]}
-    params["scale"] = [s1, s2]
-    got = log_evidence(hidden_markov.with_covariate, times, payoffs, torch.tensor(lengths), params=params)
-    close(got, peer["ll"], SOLVERS)
+    model, args, params = speed_with_payoff(peer)
+    close(log_evidence(model, *args, params=params), peer["ll"], SOLVERS)

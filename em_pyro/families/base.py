@@ -55,6 +55,7 @@ class Family:
     known_event_dim: ClassVar[Mapping[str, int]] = {}  # event dimensions of known arguments, where not 0
     counting: ClassVar[frozenset[int]] = frozenset()  # positions of statistics that are one in every row
     location: ClassVar[str | None] = None  # the role that moves with the values, so that both may be centred
+    kinked: ClassVar[frozenset[str]] = frozenset()  # roles in which the log-density has no second derivative
     wider: ClassVar[Family | None] = None  # reads the same distribution where an argument known here is estimated
 
     def read(self, distribution: Distribution) -> dict[str, Tensor]:

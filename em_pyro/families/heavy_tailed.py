@@ -62,6 +62,7 @@ class Laplace(RowFamily):
     """`-|x - loc| / scale - log(2 scale)`."""
 
     location = "loc"
+    kinked = frozenset({"loc"})
     roles = {"loc": Role("real"), "scale": Role("positive")}
 
     def log_prob(self, value: Tensor, args: Args) -> Tensor:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 
 import torch
 from torch import Tensor
 
-from ..charts import Chart
+from ..charts import CHARTS, Chart
+from ..predictor import Affine, Piece, adjoint, gram
+from .equations import solve_equations
 from .select import COLLAPSED, TINY, Params, Statistics
 
 
@@ -50,6 +52,8 @@ class MatrixUse:
     loc: Tensor | None = field(repr=False)  # known locations, flat cells x D
     matrices: Whole | None = field(repr=False)  # matrices of a scale parameter
     tril: Tensor | None = field(repr=False)
+    affine: Affine | None = field(default=None, repr=False)  # locations affine in their parameters
+    shape: tuple[int, ...] = ()  # cells + (D,)
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,11 @@ class MatrixBlock:
         """One pass: the means given the covariances, then the covariances given the means."""
         new = dict(params)
         sums = {use.term: self._sums(use, statistics[use.term], lead) for use in self.uses}
-        for name in self.locations:
-            new[name] = self._mean(name, sums, new, lead)
+        if any(use.affine is not None for use in self.uses):
+            new |= self._regression(sums, new, lead) if self.locations else {}
+        else:
+            for name in self.locations:
+                new[name] = self._mean(name, sums, new, lead)
         for name, chart in self.scales:
             new[name] = self._covariance(name, chart, sums, new, lead)
         return {name: new[name] for name in (*self.locations, *(n for n, _ in self.scales))}
@@ -98,7 +105,7 @@ class MatrixBlock:
             each = n.unsqueeze(-1)
             first = torch.addcmul(first, each, shift)
             if weighted:
-                precision = torch.cholesky_inverse(self._tril(use, params, lead))
+                precision = self._precision(use, params, lead)
                 first = (precision @ first.unsqueeze(-1)).squeeze(-1)
                 each = n[..., None, None] * precision
             total = use.rows.pool(first, lead) + total
@@ -115,12 +122,69 @@ class MatrixBlock:
         solved = torch.linalg.solve(weight, total.unsqueeze(-1)).squeeze(-1)
         return torch.where(empty.unsqueeze(-1), rows, solved).reshape(old.shape)
 
-    def _tril(self, use: MatrixUse, params: Params, lead: int) -> Tensor:
+    def _regression(self, sums: Mapping[str, tuple[Tensor, ...]], params: Params, lead: int) -> dict[str, Tensor]:
+        """Generalised least squares over all location entries of the block together."""
+        start, count = dict[str, int](), 0
+        for name in self.locations:
+            start[name] = count
+            count += params[name].shape[lead:].numel()
+        batch = next(iter(params.values())).shape[:lead]
+        matrix = torch.zeros((batch.numel(), count, count), dtype=torch.float64)
+        right = torch.zeros((batch.numel(), count), dtype=torch.float64)
+        zero = dict(params) | {name: torch.zeros_like(params[name]) for name in self.locations}
+        for use in self.uses:
+            n, first, _, shift = sums[use.term]
+            precision = self._precision(use, params, lead)
+            rest = first + n.unsqueeze(-1) * (shift - self._location_of(use, zero, lead))
+            design = self._design(use, start)
+            dims = design[0].offset.shape
+            pull = (precision @ rest.unsqueeze(-1)).squeeze(-1)
+            weight = n[..., None, None] * precision
+            for i, one in enumerate(design):
+                right = right + adjoint(one, pull[..., i].reshape(-1, *dims), count)
+                for j, other in enumerate(design[i:], i):
+                    block = gram(one, other, weight[..., i, j].reshape(-1, *dims), count)
+                    matrix = matrix + (block if i == j else block + block.mT)
+        matrix, right = matrix.reshape((*batch, count, count)), right.reshape((*batch, count))
+        for name, (total, prior) in self.pseudo.items():
+            index = torch.arange(start[name], start[name] + total.numel())
+            matrix[..., index, index] += prior.reshape(-1)
+            right[..., index] += total.reshape(-1)
+        return solve_equations(matrix, right, self.locations, params, lead)
+
+    def _design(self, use: MatrixUse, start: Mapping[str, int]) -> list[Affine]:
+        """The design of every coordinate over the entries that the block solves for."""
+        dim = use.shape[-1]
+        if use.affine is not None:
+            at = torch.tensor([start[n] + i if n in start else -1 for n, i in use.affine.entries])
+            offset = torch.zeros((), dtype=torch.float64).expand(use.shape)
+            return replace(use.affine.moved(at), offset=offset).by_row
+        index = torch.full((len(use.shift), dim), -1)
+        if use.rows is not None and use.rows.parameter in start:
+            index = start[use.rows.parameter] + use.rows.which.unsqueeze(-1) * dim + torch.arange(dim)
+        piece = Piece(index.unsqueeze(-1), torch.ones((1, 1, 1), dtype=torch.float64))
+        return Affine((), torch.zeros(index.shape, dtype=torch.float64), (piece,), CHARTS[0]).by_row
+
+    def _location_of(self, use: MatrixUse, params: Params, lead: int) -> Tensor:
+        """Location of every flat cell."""
+        if use.affine is not None:
+            found = use.affine.predictor(params, lead)
+            found = found.expand((*found.shape[:lead], *use.shape))
+            return found.reshape((*found.shape[:lead], -1, use.shape[-1]))
+        if use.rows is not None:
+            loc = params[use.rows.parameter].double()
+            return use.rows.spread(loc.reshape((*loc.shape[:lead], -1, loc.shape[-1])), lead)
+        assert use.loc is not None
+        return use.loc
+
+    def _precision(self, use: MatrixUse, params: Params, lead: int) -> Tensor:
+        """Inverse covariance of every flat cell."""
         if use.matrices is None:
             assert use.tril is not None
-            return use.tril
+            return torch.cholesky_inverse(use.tril)
         value = self.all_scales[use.matrices.parameter].forward(params[use.matrices.parameter].double())
-        return use.matrices.spread(value.reshape((*value.shape[:lead], -1, *value.shape[-2:])), lead)
+        inverse = torch.cholesky_inverse(value.reshape((*value.shape[:lead], -1, *value.shape[-2:])))
+        return use.matrices.spread(inverse, lead)
 
     def _covariance(
         self, name: str, chart: Chart, sums: Mapping[str, tuple[Tensor, ...]], params: Params, lead: int
@@ -137,12 +201,7 @@ class MatrixBlock:
             if use.matrices is None or use.matrices.parameter != name:
                 continue
             n, first, second, shift = sums[use.term]
-            m = use.loc
-            if use.rows is not None:
-                loc = params[use.rows.parameter].double()
-                m = use.rows.spread(loc.reshape((*loc.shape[:lead], -1, dim)), lead)
-            assert m is not None
-            m = m - shift
+            m = self._location_of(use, params, lead) - shift
             cross = m.unsqueeze(-1) * torch.addcmul(first, n.unsqueeze(-1), m, value=-0.5).unsqueeze(-2)
             scatter = use.matrices.pool(second - cross - cross.mT, lead) + scatter
             rows = use.matrices.pool(n, lead) + rows

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from ..bank import Affine
-from ..charts import Chart
+from ..charts import CHARTS, Chart
+from ..predictor import Affine, Piece, adjoint, gram
+from .equations import solve_equations
 from .select import Params, Selected, Statistics, flat, pool
 
 
@@ -71,15 +72,18 @@ class NormalBlock:
     def _location_of(self, use: NormalUse, params: Params, lead: int) -> Tensor:
         """Current location of every cell."""
         if use.affine is not None:
-            entries = torch.stack([flat(params[name], lead)[..., i] for name, i in use.affine.entries], -1).double()
-            slope = (use.affine.design.flatten(0, -2) @ entries.unsqueeze(-1)).squeeze(-1)
-            return use.affine.offset.reshape(-1) + slope
+            return self._predicted(use, use.affine, params, lead)
         batch = next(iter(params.values())).shape[:lead]
         loc = use.loc_constant.expand(*batch, -1).clone()
         for name, where in use.loc_parameters:
             value = self._argument(name, params[name].double())
             loc[..., where.cells] = flat(value, lead)[..., where.entries]
         return loc * use.loc_coefficient
+
+    def _predicted(self, use: NormalUse, affine: Affine, params: Params, lead: int) -> Tensor:
+        """A predictor in every cell."""
+        found = affine.predictor(params, lead)
+        return found.expand((*found.shape[:lead], *use.shape)).flatten(lead)
 
     def _argument(self, name: str, value: Tensor) -> Tensor:
         """A location parameter as it enters the argument."""
@@ -114,70 +118,44 @@ class NormalBlock:
 
     def _least_squares(self, statistics: Statistics, params: Params, lead: int) -> dict[str, Tensor]:
         """Weighted normal equations over all location entries of the block together."""
-        entries = [(name, i) for name in self.locations for i in range(params[name].shape[lead:].numel())]
-        place = {entry: k for k, entry in enumerate(entries)}
+        start, count = dict[str, int](), 0
+        for name in self.locations:
+            start[name] = count
+            count += params[name].shape[lead:].numel()
         batch = next(iter(params.values())).shape[:lead]
-        gram = torch.zeros((*batch, len(entries), len(entries)), dtype=torch.float64)
-        right = torch.zeros((*batch, len(entries)), dtype=torch.float64)
+        matrix = torch.zeros((batch.numel(), count, count), dtype=torch.float64)
+        right = torch.zeros((batch.numel(), count), dtype=torch.float64)
         for use in self.uses:
             n, first, _, shift = self._sums(use, statistics, lead)
             tau = self._scale_of(use, params, lead) ** -2
-            columns, design, offset = self._design(use, params, lead, place)
-            weighted = design * (tau * n).unsqueeze(-1)
-            block = weighted.mT @ design
-            value = (tau * (first + n * (shift - offset))).unsqueeze(-2) @ design
-            index = torch.tensor(columns)
-            gram[..., index.unsqueeze(-1), index] += block
-            right[..., index] += value.squeeze(-2)
-        for name, (total, weight) in self.pseudo.items():
-            index = torch.tensor([place[name, i] for i in range(total.numel())])
-            gram[..., index, index] += weight.reshape(-1)
+            design, offset = self._design(use, params, lead, start)
+            dims = design.offset.shape
+            weight = (tau * n).reshape(-1, *dims)
+            matrix = matrix + gram(design, design, weight, count)
+            value = (tau * (first + n * (shift - offset))).reshape(-1, *dims)
+            right = right + adjoint(design, value, count)
+        matrix, right = matrix.reshape((*batch, count, count)), right.reshape((*batch, count))
+        for name, (total, precision) in self.pseudo.items():
+            index = torch.arange(start[name], start[name] + total.numel())
+            matrix[..., index, index] += precision.reshape(-1)
             right[..., index] += total.reshape(-1)
-        old = torch.cat([flat(params[name].double(), lead) for name in self.locations], -1)
-        reach = gram.diagonal(dim1=-2, dim2=-1) > 0
-        gram = gram + torch.diag_embed(torch.where(reach, 0.0, 1.0))
-        right = torch.where(reach, right, old)
-        scale = gram.diagonal(dim1=-2, dim2=-1).rsqrt()
-        scaled = gram * scale.unsqueeze(-1) * scale.unsqueeze(-2)
-        if not bool(torch.isfinite(scaled).all() & torch.isfinite(right).all()):
-            return {name: params[name] for name in self.locations}  # a scale has collapsed; the loop will say so
-        solved = torch.linalg.lstsq(
-            scaled, (right * scale).unsqueeze(-1), driver="gelsd" if not scaled.is_cuda else None
-        )
-        found = solved.solution.squeeze(-1) * scale
-        new, at = {}, 0
-        for name in self.locations:
-            size = params[name].shape[lead:].numel()
-            new[name] = found[..., at : at + size].reshape(params[name].shape)
-            at += size
-        return new
+        return solve_equations(matrix, right, self.locations, params, lead)
 
-    def _design(
-        self, use: NormalUse, params: Params, lead: int, place: Mapping[tuple[str, int], int]
-    ) -> tuple[list[int], Tensor, Tensor]:
-        """Columns of this site's design that the block solves for, and the offset that the rest makes."""
-        if use.affine is None:
-            selected = [(name, where) for name, where in use.loc_parameters if name in self.locations]
-            used = sorted({place[name, int(e)] for name, where in selected for e in where.entries})
-            design = torch.zeros((use.loc_coefficient.expand(use.loc_constant.shape).numel(), len(used)))
-            design = design.double()
-            column = {k: j for j, k in enumerate(used)}
-            coefficient = use.loc_coefficient.expand(use.loc_constant.shape)
-            for name, where in selected:
-                js = torch.tensor([column[place[name, int(e)]] for e in where.entries])
-                design[where.cells, js] = coefficient[where.cells]
-            fixed = params | {name: torch.zeros_like(params[name]) for name in self.locations}  # type: ignore[operator]
-            return used, design, self._location_of(use, fixed, lead)
-        solved = [j for j, (name, _) in enumerate(use.affine.entries) if name in self.locations]
-        known = [j for j in range(len(use.affine.entries)) if j not in solved]
-        design = use.affine.design.flatten(0, -2).double()
-        offset = use.affine.offset.reshape(-1).double()
-        if known:
-            values = torch.stack(
-                [flat(params[use.affine.entries[j][0]], lead)[..., use.affine.entries[j][1]] for j in known], -1
-            )
-            offset = offset + (design[:, known] @ values.double().unsqueeze(-1)).squeeze(-1)
-        return [place[use.affine.entries[j]] for j in solved], design[:, solved], offset
+    def _design(self, use: NormalUse, params: Params, lead: int, start: Mapping[str, int]) -> tuple[Affine, Tensor]:
+        """This site's design over the entries that the block solves for, and in every cell the offset of the rest."""
+        zero = dict(params) | {name: torch.zeros_like(params[name]) for name in self.locations}
+        if use.affine is not None:
+            at = torch.tensor([start[n] + i if n in start else -1 for n, i in use.affine.entries])
+            offset = torch.zeros((), dtype=torch.float64).expand(use.shape)
+            return replace(use.affine.moved(at), offset=offset), self._predicted(use, use.affine, zero, lead)
+        index = torch.full(use.loc_constant.shape, -1)
+        for name, where in use.loc_parameters:
+            if name in start:
+                index[where.cells] = start[name] + where.entries
+        coefficient = use.loc_coefficient.expand(index.shape)
+        piece = Piece(index.unsqueeze(-1), coefficient.unsqueeze(-1))
+        design = Affine((), torch.zeros_like(coefficient), (piece,), CHARTS[0])
+        return design, self._location_of(use, zero, lead)
 
     def _scales(self, statistics: Statistics, params: Params, lead: int) -> dict[str, Tensor]:
         squares = {name: torch.zeros((), dtype=torch.float64) for name, _ in self.scales}
