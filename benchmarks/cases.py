@@ -180,6 +180,15 @@ CASES: Mapping[str, Case] = {
         (HMMLEARN, 1.0),
         tolerance=None,
     ),
+    "hmm_symbols": Case(
+        "HMM, one series of 100,000 steps, S=10, 50 symbols, dist.DiscreteHMM",
+        lambda: problem.symbols(1, 100_000, 10, 50),
+        2,
+        12,
+        {"em_pyro": ours.hmm_symbols, HMMLEARN: peers.hmmlearn_symbols},
+        (HMMLEARN, 1.0),
+        tolerance=None,
+    ),
 }
 
 

@@ -147,5 +147,19 @@ def hmm_site(problem: Problem) -> Run:
     return exact(model, y, start=problem.start)
 
 
+def hmm_symbols(problem: Problem) -> Run:
+    """`em_pyro.models.discrete_hmm.categorical`: one `dist.DiscreteHMM` site."""
+    import torch
+    from em_pyro.models import discrete_hmm
+
+    y, (S, C) = torch.as_tensor(problem.rows["y"]).long(), problem.start["probs"].shape
+
+    def model(y: torch.Tensor) -> None:
+        discrete_hmm.categorical(y, S=S, C=C)
+
+    torch.set_default_dtype(torch.as_tensor(problem.rows["y"]).dtype)  # whole numbers do not say
+    return exact(model, y, start=problem.start)
+
+
 def _size(problem: Problem) -> int:
     return len(problem.start["weights"])

@@ -104,6 +104,25 @@ def hmmlearn(problem: Problem) -> Run:
     return run
 
 
+def hmmlearn_symbols(problem: Problem) -> Run:
+    """`hmmlearn.hmm.CategoricalHMM`, by its scaled recursions in C++."""
+    from hmmlearn.hmm import CategoricalHMM
+
+    y, start = problem.rows["y"].astype(int), problem.start
+    n, T = y.shape
+    stacked, lengths = y.reshape(n * T, 1), [T] * n
+    S, C = start["probs"].shape
+
+    def run(iterations: int) -> Result:
+        fixed = {"tol": -np.inf, "init_params": "", "n_features": C, "implementation": "scaling"}
+        model = CategoricalHMM(S, n_iter=iterations, **fixed)
+        model.startprob_, model.transmat_, model.emissionprob_ = start["initial"], start["transition"], start["probs"]
+        model.fit(stacked, lengths)
+        return Result(float(model.score(stacked, lengths)))
+
+    return run
+
+
 def pomegranate(problem: Problem) -> Run:
     """`pomegranate.gmm.GeneralMixtureModel` of full-covariance normals."""
     import torch

@@ -114,3 +114,22 @@ def chains(n: int, T: int, S: int, D: int, *, seed: int = 0) -> Problem:
         "scale": np.full((S, D), 1.5),
     }
     return Problem({"y": y}, start)
+
+
+def symbols(n: int, T: int, S: int, C: int, *, seed: int = 0) -> Problem:
+    """Sequences of `T` steps of a sticky chain with `S` states that emit one of `C` symbols.
+
+    Returns:
+        Rows `y` `(n, T)`, whole numbers; start `initial` `(S,)`, `transition` `(S, S)`, `probs` `(S, C)`.
+    """
+    rng = np.random.default_rng(seed)
+    probs = rng.dirichlet(np.full(C, 0.3), S)
+    sticky = 0.8 * np.eye(S) + 0.2 / S
+    state = np.empty((n, T), dtype=int)
+    state[:, 0] = rng.integers(S, size=n)
+    moves, anywhere = rng.random((n, T)) < 0.2, rng.integers(S, size=(n, T))
+    for t in range(1, T):
+        state[:, t] = np.where(moves[:, t], anywhere[:, t], state[:, t - 1])
+    y = (probs[state].cumsum(-1) > rng.random((n, T, 1))).argmax(-1).astype(float)
+    start = {"initial": np.full(S, 1 / S), "transition": sticky, "probs": 0.7 * probs + 0.3 / C}
+    return Problem({"y": y}, start)
