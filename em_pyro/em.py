@@ -189,7 +189,7 @@ class EM:
             return here, ()
         try:
             new = maximise(here.engine, here.plan, found, params)
-        except PriorUnbounded:
+        except (PriorUnbounded, ObjectiveError):
             return here, ()  # the loop reports it as its ending
         if collapsed(here.engine, here.plan, new):
             return here, ()
