@@ -163,6 +163,6 @@ def _compare(
     for name, what in differences(groups, program, concrete, index):
         raise ModelError(
             f'Site "{name}": expected {what} to be the same whether its latents are enumerated or concrete, '
-            f"got another one at {_shown(shown)}. Do not reduce over a plate, index by position, or branch on "
-            f"a sampled value: let every row and state be computed by broadcasting."
+            f"got another one at {_shown(shown)}. Do not reduce over a plate, index by position, branch on a "
+            f"sampled value or draw random numbers: let every row and state be computed by broadcasting."
         )

@@ -74,9 +74,9 @@ def _check_shape(site: Site, plates: Mapping[str, int]) -> None:
 def _check_sequences(site: Site) -> None:
     """A DiscreteHMM with a mask has at least one step to look at in every sequence."""
     law = getattr(unwrap(site.fn).base, "observation_dist", None)
-    mask = None if law is None else unwrap(law).mask
-    if mask is not None and mask.dim() > 2:
-        empty = ~mask.flatten(-2).any(-1)
+    inner = None if law is None else unwrap(law)
+    if inner is not None and inner.mask is not None and inner.mask.dim() > 2 + inner.event_rank:
+        empty = ~inner.mask.flatten(-2 - inner.event_rank).any(-1)  # over steps, states and coordinates
         if bool(empty.any()):
             raise DataError(
                 f'Site "{site.name}": expected at least one step in every sequence, got none at index '

@@ -210,7 +210,7 @@ class EM:
                 engine = around(suited(engine, new), new)
                 found = engine.expect(params)
                 new = maximise(engine, here.plan, found, params)
-        except PriorUnbounded:
+        except (PriorUnbounded, ObjectiveError):
             return here, (), False  # the loop reports it as its ending
         if collapsed(engine, here.plan, new):
             return here, (), False

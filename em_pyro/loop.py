@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from .em_step import em_step
 from .endings import DEGENERATE, bad_ending, collapsed, scales
 from .engine import Engine, Expectation
 from .errors import DataError, ObjectiveError
-from .m_step import gradient, unconstrained
+from .m_step import gradient, maximise, unconstrained
 from .plan import Plan
 from .posterior import Posterior, posterior
 from .precision import around, displaced, suited
@@ -120,6 +120,12 @@ def run(engine: Engine, plan: Plan, start: Params, settings: Settings, before: S
             except PriorUnbounded as where:
                 new, found = params, engine.expect(params)
                 notes.append(str(where))
+            except ObjectiveError:
+                fault = "" if not path else collapsing(engine, plan, params)
+                if not fault:
+                    raise
+                notes.append(fault)
+                return ended("degenerate")
             objective, narrowest, digits = torch.stack((found.objective, *scales(engine, new))).tolist()
             if digits < 1 or displaced(engine, params, new):
                 if digits < 1:
@@ -243,6 +249,13 @@ def possible_posterior(engine: Engine, params: Params) -> Posterior:
     law = posterior(engine, params)
     check_start(engine, {n: v.double() for n, v in params.items()}, law.log_evidence)
     return law
+
+
+def collapsing(engine: Engine, plan: Plan, params: Params) -> str:
+    """Say which scale the closed forms of the next step make collapse, under which torch finds no slope; else empty."""
+    closed = {name: line for name, line in plan.lines.items() if line.how != "torch"}
+    alone = replace(plan, lines=closed, swept=False, callables={})
+    return collapsed(engine, plan, maximise(engine, alone, engine.expect(params), params))
 
 
 def _finite(x: float) -> bool:

@@ -140,17 +140,21 @@ def test_an_impossible_observation_later_is_no_start() -> None:
     refuse("data", r'^Site "y": .* index 1', model, tensor([0, 2]), methods="posterior")
 
 
-def test_a_sequence_without_a_step() -> None:
+@pytest.mark.parametrize("coordinates", [0, 2])
+def test_a_sequence_without_a_step(coordinates: int) -> None:
     """Of a DiscreteHMM: a mask that hides a whole sequence, or no observation at all."""
 
     def model(y: Tensor, length: Tensor) -> None:
         transition = pyro.param("transition", tensor([[0.9, 0.1], [0.2, 0.8]]), constraint=constraints.simplex)
         seen = torch.arange(y.shape[1]) < length[:, None]
-        law = dist.Normal(pyro.param("loc", tensor([-1.25, 1.5])), 1.0).mask(seen.unsqueeze(-1))
+        loc = pyro.param("loc", tensor([-1.25, 1.5]))
+        law = dist.Normal(loc[:, None].expand(2, 2) if coordinates else loc, 1.0).to_event(1 if coordinates else 0)
+        law = law.mask(seen.unsqueeze(-1))
         with pyro.plate("sequence", len(y)):
             pyro.sample("y", dist.DiscreteHMM(tensor([0.5, 0.5]).log(), transition.log(), law), obs=y)
 
     y = tensor([X, X])
+    y = y[..., None].expand(2, 3, 2).contiguous() if coordinates else y
     assert EM(model).plan(y, tensor([3, 1])).lines
     refuse("data", r'^Site "y": expected at least one step .*, got none at index \(1,\)', model, y, tensor([3, 0]))
-    refuse("data", r'^Site "y": expected data, got shape \(2, 0\)', model, y[:, :0], tensor([0, 0]))
+    refuse("data", r'^Site "y": expected data, got shape \(2, 0', model, y[:, :0], tensor([0, 0]))

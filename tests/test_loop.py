@@ -127,6 +127,22 @@ def test_values_that_are_all_equal_are_degenerate() -> None:
     assert fit.outcome == "degenerate"
 
 
+def test_a_collapse_beside_a_parameter_of_torch_is_degenerate() -> None:
+    """Two lines through a few points: the scale is solved first, and leaves torch without a slope for the gate."""
+    x = torch.stack([torch.ones(6), torch.linspace(-1.0, 1.0, 6)], -1)
+
+    def experts(y: Tensor) -> None:
+        gate = pyro.param("gate", tensor([[0.0, 0.0], [0.3, 1.0]]))
+        coef = pyro.param("coef", tensor([[0.0, 1.0], [1.0, -1.0]]))
+        scale = pyro.param("scale", tensor([1.0, 0.8]), constraint=torch.distributions.constraints.positive)
+        with pyro.plate("row", len(y)):
+            z = pyro.sample("z", pyro.distributions.Categorical(logits=x @ gate.mT))
+            pyro.sample("y", pyro.distributions.Normal((coef[z] * x).sum(-1), scale[z]), obs=y)
+
+    fit = EM(experts).fit(tensor([-1.2, 0.3, 2.9, 3.6, 1.0, 4.4]))
+    assert fit.outcome == "degenerate"
+
+
 def test_a_collapsing_prior_scale_is_degenerate() -> None:
     """Where means share a prior whose scale is free, both shrink together to a density without a bound."""
     case = build("hierarchical_means")

@@ -188,13 +188,15 @@ def test_what_has_no_closed_form(case: str) -> None:
             z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5])))
             pyro.sample("x", dist.Dirichlet(concentration[tensor(rows)[z]]), obs=x)
 
+    heads = draw(dist.NegativeBinomial(2.0, tensor(0.6)), N)
+
     def counts(x: Tensor) -> None:
         r = pyro.param("r", tensor([2.0, 3.0]), constraint=positive)
         a = pyro.param("a", tensor([0.3, 0.6]) if case == "one minus" else tensor(0.3), constraint=unit)
         with pyro.plate("row", len(x)):
             z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5])))
             probs = 1 - a[z] if case == "one minus" else a
-            pyro.sample("x", dist.NegativeBinomial(r[z], probs), obs=draw(dist.NegativeBinomial(2.0, tensor(0.6)), N))
+            pyro.sample("x", dist.NegativeBinomial(r[z], probs), obs=heads)
 
     model = shares if case in ("permuted", "overlapping") else counts
     taken = step(model, x)
