@@ -15,9 +15,12 @@ from .contraction import Factor
 from .elimination import plan_contraction
 from .engine import Engine
 from .errors import ModelError
-from .hmm import Hmm, factor_of
+from .hmm import Hmm
+from .hmm_parts import chain_of, still
+from .loops import markov_units
+from .markov import Markov
 from .mixture import Mixture, as_mixture
-from .named import Named, squeeze
+from .named import Named, Sizes, ordered, squeeze
 from .part import Part, Unit, blocks_of
 from .priors import Prior
 from .program import Program, Site
@@ -25,7 +28,7 @@ from .reading import Reading, Recognition
 from .rowwise import RowTerm, row_term
 from .stack import Stack, stack
 from .term import SLICE, WHOLE, Block, Term
-from .unroll import INITIAL, TRANSITION, hidden_sizes, is_hidden, unroll
+from .unroll import TRANSITION, hidden_sizes, is_hidden, unroll
 
 BLOCK_BYTES = 1 << 22
 
@@ -58,9 +61,12 @@ def build(
         compiled: without, all sites are replayed.
         centred: sites that are evaluated around each cell's own location.
     """
-    if compiled and any(n + TRANSITION in recognition.readings for n in sites):
-        sites = unroll(sites)
-    sizes = hidden_sizes(sites) | order_of(program)
+    taken_apart = unroll(sites) if compiled else sites
+    if compiled and len(taken_apart) > len(sites):
+        sites, program = taken_apart, replace(program, view=unroll)
+    elif not compiled:
+        program = replace(program, view=None)
+    sizes = Sizes(hidden_sizes(sites) | order_of(program))
     scales = _scales(sites)
     owners = {name: frozenset(latent.plates) for name, latent in program.latents.items()}
     terms: dict[str, Term] = {}
@@ -72,10 +78,11 @@ def build(
         if site.role == "prior" or is_hidden(name):
             continue
         plates = frozenset(site.plates)
-        if compiled and name + TRANSITION in recognition.readings:
-            hmms[name] = _hmm(name, site, recognition, sites, sizes, plates)
-            like = Factor(name, (), plates, scales.get(plates), None)
-            factors[name] = factor_of(hmms[name], plates, like)
+        if name + TRANSITION in sites:
+            scale = scales.get(plates)
+            hmms[name], fixed = chain_of(name, sites, recognition, sizes, weighted=scale is not None)
+            constants |= fixed
+            factors[name] = Factor(name, hmms[name].names, plates, scale)
         elif compiled and name in recognition.readings:
             reading = recognition.readings[name]
             used = {n for n in _names(reading, site) if n in owners}
@@ -93,7 +100,7 @@ def build(
         else:
             with torch.no_grad():
                 log_prob = site.log_prob()
-            if not recognition.reaches.get(name) and _still(name, log_prob, recognition):
+            if not recognition.reaches.get(name) and still(name, log_prob, recognition.runs):
                 constants[name] = Named(log_prob.tensor.double(), log_prob.names)
             names = log_prob.names
             factors[name] = replayed[name] = Factor(name, names, plates, scales.get(plates), alive.get(name))
@@ -105,11 +112,13 @@ def build(
         if len(group.terms) > 1:
             for term in group.terms:
                 factors[term.name] = replace(factors[term.name], pool=group.first.name)
-    bundled, gone = bundle(stacks, factors, owners)
+    beside, loops, joined = markov_units(stacks, factors, owners, sizes)
+    bundled, gone = bundle(beside, factors, owners)
     apart = tuple(Centred(unit.terms[0]) if unit.terms[0].centred else unit for unit in bundled)
-    units: tuple[Unit, ...] = (*apart, *hmms.values())
-    parts, whole = _parts({n: f for n, f in factors.items() if n not in gone}, owners, sizes, units, constants)
-    observed = terms | {name: hmm.emission for name, hmm in hmms.items()}
+    units: tuple[Unit, ...] = (*apart, *hmms.values(), *loops)
+    parts, whole = _parts({n: f for n, f in joined.items() if n not in gone}, owners, sizes, units, constants)
+    emissions = {name: hmm.emission for name, hmm in hmms.items() if isinstance(hmm.emission, Term)}
+    observed = terms | emissions
     return Engine(
         program,
         recognition,
@@ -130,30 +139,6 @@ def build(
 def _compiled(reading: Reading, sizes: Mapping[str, int], above: frozenset[str], exponent: Named | None) -> Term:
     term = compile_term(reading, sizes, above, exponent)
     return row_term(term) if reading.family.solver == "rows" else term
-
-
-def _still(name: str, log_prob: Named, recognition: Recognition) -> bool:
-    """Whether a site that no gradient reaches is the same at another random point (a value may be detached)."""
-    if len(recognition.runs) < 2:
-        return True
-    with torch.no_grad():
-        first, second = (run[name].log_prob().tensor for run in recognition.runs[:2])
-    return torch.equal(first, second) and torch.equal(first, log_prob.tensor)
-
-
-def _hmm(
-    name: str,
-    site: Site,
-    recognition: Recognition,
-    sites: Mapping[str, Site],
-    sizes: Mapping[str, int],
-    plates: frozenset[str],
-) -> Hmm:
-    """Compile the three sites of a DiscreteHMM; nothing is folded, because a chain joins all times of a row."""
-    parts = [
-        _compiled(recognition.readings[key], sizes, plates, None) for key in (name + INITIAL, name + TRANSITION, name)
-    ]
-    return Hmm(name, parts[0], parts[1], parts[2], tuple(p for p in sizes if p in plates))
 
 
 def _barren(factors: Mapping[str, Factor], sites: Mapping[str, Site]) -> set[str]:
@@ -225,7 +210,7 @@ def _scales(sites: Mapping[str, Site]) -> dict[frozenset[str], Named | None]:
 def _ratio_of(inner: Named | None, outer: Named | None, sizes: Mapping[str, int]) -> Named | None:
     if outer is None or inner is None:
         return inner if outer is None else _ratio_of(Named(torch.ones((), dtype=torch.float64), ()), outer, sizes)
-    names = tuple(n for n in sizes if n in inner.names or n in outer.names)
+    names = ordered((*inner.names, *outer.names), sizes)
     below = outer.align(names)
     ratio = torch.where(below == 0, 0.0, inner.align(names) / torch.where(below == 0, 1.0, below))
     return None if bool((ratio == 1).all()) else Named(ratio, names)
@@ -246,7 +231,7 @@ def _base(
             base, scale = term.base(block), factors[name].scale
             if base is None:
                 break
-            every = tuple(n for n in sizes if n in base.names or (scale is not None and n in scale.names))
+            every = ordered((*base.names, *(scale.names if scale is not None else ())), sizes)
             part = base.align(every)
             if scale is not None:
                 cut = scale.tensor
@@ -330,5 +315,6 @@ def block_rows(units: Sequence[Unit], plate: str) -> int:
         if inside:
             cells = prod(inside[0].sizes[n] for n in inside[0].names if n != plate)
             each = cells if isinstance(unit, Centred) else 1
-            width += (sum(each * term.width for term in inside) + 3 * cells) * len(unit.members)
+            copies = unit.steps if isinstance(unit, Markov) else len(unit.members)
+            width += (sum(each * term.width for term in inside) + 3 * cells) * copies
     return max(256, BLOCK_BYTES // (8 * width))

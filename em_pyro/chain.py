@@ -1,175 +1,197 @@
-"""Forward-backward along a chain of latents, for many rows at once: scaled recursions, not log space.
+"""Forward-backward along a chain, for many rows at once: scaled recursions, and log space where they lose too much.
 
-Each step's likelihood is shifted by its largest state, so a distant outlier does not underflow. A long chain of few
-rows is cut into about `sqrt(T)` blocks that are advanced together: their transfer matrices first, then the boundaries
-between them, then every block again from its boundary.
+Each step's likelihood is shifted by its largest state, so a distant outlier does not underflow. What a scaled recursion
+can still lose is a state that falls more than `LOST` behind and that later data make probable after all; where the
+backward messages show that this may have happened, the row is done again in log space.
 
-Shapes: `T` steps, `...` starts, `R` rows, `K` states. References: Rabiner (1989), section III; the blocks are the
-two-level scan of Blelloch (1990).
+Shapes: `...` starts, `K` states, `T` steps, `R` rows. References: Rabiner (1989), sections III and V.A.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-LONG = 1024  # steps from which a chain of few rows is taken in blocks
+from . import compiled, scan
+
+FLOOR = -700.0  # exp is several times slower where it underflows
+ZERO = 2e-304  # what is below was at the floor, and is zero
+LOST = 1e250  # a state that was dropped weighs less than exp(FLOOR) * LOST of the posterior
 
 
 @dataclass(frozen=True)
-class Passes:
-    """What the forward pass leaves for the backward pass."""
+class Redone:
+    """Rows of which the scaled recursion was not enough, from log space; `n` of them."""
 
-    log_z: Tensor  # (..., R); -inf or nan where the recursion underflowed
-    likelihood: Tensor = field(repr=False)  # (T, ..., R, K), shifted
-    transition: Tensor = field(repr=False)  # (..., K, K) or (T - 1, ..., R or 1, K, K)
-    filtered: Tensor = field(repr=False)  # (T, ..., R, K)
-    norms: Tensor = field(repr=False)  # (T, ..., R, 1)
-    ends: Tensor | None = field(default=None, repr=False)  # transfer matrices of the blocks
+    where: tuple[Tensor, ...]  # index into (..., R)
+    pairs: Tensor = field(repr=False)  # posterior of every pair, (n, T - 1, K, K)
+    log_filtered: Tensor = field(repr=False)  # (n, K, T)
 
 
-def forward(unary: Tensor, pair: Tensor, *, shared: bool) -> Passes:
-    """Filter.
+@dataclass(frozen=True)
+class Smoothed:
+    """The posterior of a chain.
+
+    The posterior of a pair is `filtered[t - 1] x transition x messages[t]`, except for the rows in `redone`, where both
+    are zero.
+    """
+
+    log_z: Tensor  # (..., R); -inf where the data are impossible
+    states: Tensor = field(repr=False)  # posterior of every state, (..., K, T, R)
+    filtered: Tensor = field(repr=False)  # (..., K, T, R)
+    messages: Tensor = field(repr=False)  # (..., K, T, R)
+    transition: Tensor = field(repr=False)  # (..., K, K), or (..., T - 1, R or 1, K, K) where they differ
+    redone: Redone | None = field(default=None, repr=False)
+
+    @property
+    def shared(self) -> bool:
+        """Whether one transition matrix serves all steps and rows."""
+        return self.transition.dim() == self.states.dim() - 1
+
+    def pairs_sum(self, weight: Tensor | None = None) -> Tensor:
+        """Posterior of all pairs summed over steps and rows, for a shared transition.
+
+        Args:
+            weight: of every row at every later step of a pair, broadcast to `(..., T - 1, R)`; None is one.
+
+        Returns:
+            Shape `(..., K, K)`.
+        """
+        rows = self.states.shape[-1]
+        right = self.messages[..., 1:, :]
+        if weight is not None:
+            right = right * weight.unsqueeze(-3)
+        left = self.filtered.flatten(-2)[..., : right.shape[-2] * rows]
+        total = (left @ right.flatten(-2).mT) * self.transition
+        if self.redone is not None:
+            pairs, where = self.redone.pairs, self.redone.where
+            if weight is not None:
+                every = weight.expand((*self.log_z.shape[:-1], pairs.shape[1], rows)).movedim(-2, -1)
+                pairs = pairs * every[where][..., None, None]
+            part = pairs.sum(1)
+            total = total.index_put(where[:-1], part, accumulate=True) if len(where) > 1 else total + part.sum(0)
+        return total
+
+    def pairs_each(self) -> Tensor:
+        """Posterior of every pair, `(..., T - 1, R, K, K)`."""
+        left, right = (x.movedim(-3, -1) for x in (self.filtered[..., :-1, :], self.messages[..., 1:, :]))
+        transition = self.transition[..., None, None, :, :] if self.shared else self.transition
+        each = left.unsqueeze(-1) * transition * right.unsqueeze(-2)
+        if self.redone is not None:
+            each.movedim(-3, -4)[self.redone.where] = self.redone.pairs
+        return each
+
+    def log_filtered(self) -> Tensor:
+        """Logarithms of the filtered states, `(..., K, T, R)`."""
+        logs = self.filtered.log()
+        if self.redone is not None:
+            logs.movedim(-1, -3)[self.redone.where] = self.redone.log_filtered
+        return logs
+
+
+def smooth(prior: Tensor, transition: Tensor, likelihood: Callable[[], Tensor], method: str = "torch") -> Smoothed:
+    """Filter and smooth.
 
     Args:
-        unary: log-factors of every step, shape `(T, ..., R, K)`.
-        pair: log-factors of the transitions, `(..., K, K)` if one serves all steps and rows (`shared`), else
-            `(T - 1, ..., R or 1, K, K)`.
-        shared: which of the two.
+        prior: log-law of the first state, `(..., K, R or 1)`.
+        transition: log-transitions, `(..., K, K)` if one matrix serves all steps and rows, else `(..., T - 1, R or 1,
+            K, K)`.
+        likelihood: returns the log-likelihoods `(..., K, T, R)`, contiguous and free to be overwritten. It is called a
+            second time if some rows must be done again.
+        method: "numba" or "torch". Where transitions differ, it is the scan in torch.
     """
-    top = unary.amax(-1, keepdim=True)
+    unary = likelihood()
+    top = unary.amax(-3, keepdim=True)
     top = torch.where(top == -torch.inf, 0.0, top)
-    likelihood = (unary - top).exp_()
-    transition = pair.exp()
-    steps, states = unary.shape[0], unary.shape[-1]
-    filtered, norms = torch.empty_like(likelihood), torch.empty_like(top)
-    ends = None
-    if shared and steps >= LONG and unary[0].numel() * states <= 4096:
-        ends = _filter_blocks(likelihood, transition, filtered, norms)
+    scaled = torch.threshold_(unary.sub_(top).clamp_(min=FLOOR).exp_(), ZERO, 0.0)
+    states, steps, rows = scaled.shape[-3:]
+    first = prior.exp().expand((*scaled.shape[:-3], states, rows))
+    matrix = transition.exp()
+    if method == "numba" and transition.dim() == scaled.dim() - 1:
+        filtered, norms, smoothed, peaks = _compiled(first, matrix, scaled)
     else:
-        norms[0] = likelihood[0].sum(-1, keepdim=True)
-        filtered[0] = likelihood[0] / norms[0]
-        for t in range(1, steps):
-            step = _advance(filtered[t - 1], transition if shared else transition[t - 1], shared=shared)
-            step.mul_(likelihood[t])
-            torch.sum(step, -1, keepdim=True, out=norms[t])
-            torch.div(step, norms[t], out=filtered[t])
-    log_z = (norms.log() + top).sum(0).squeeze(-1)
-    return Passes(log_z, likelihood, transition, filtered, norms, ends)
+        filtered, norms, smoothed, peaks = scan.smooth(first, matrix, scaled)
+    log_z = (norms.log() + top.squeeze(-3)).sum(-2)
+    fine = torch.isfinite(log_z) & (peaks <= LOST)
+    if bool(fine.all()):
+        return Smoothed(log_z, smoothed, filtered, scaled, matrix)
+    return _again(Smoothed(log_z, smoothed, filtered, scaled, matrix), prior, transition, likelihood(), ~fine)
 
 
-def backward(passes: Passes, *, shared: bool) -> tuple[Tensor, Tensor]:
-    """Smooth.
+def _compiled(first: Tensor, transition: Tensor, likelihood: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Hand the arrays over; `likelihood` becomes the messages."""
+    filter_rows, smooth_rows = compiled.functions()
+    lead, (states, steps, rows) = likelihood.shape[:-3], likelihood.shape[-3:]
+    filtered, smoothed = torch.empty_like(likelihood), torch.empty_like(likelihood)
+    norms = likelihood.new_empty((*lead, steps, rows))
+    peaks = likelihood.new_empty((*lead, rows))
+    flat = [
+        x.reshape((-1, *x.shape[len(lead) :])).numpy()
+        for x in (
+            first.contiguous(),
+            transition.expand((*lead, states, states)).contiguous(),
+            likelihood,
+            filtered,
+            norms,
+            smoothed,
+            peaks,
+        )
+    ]
+    filter_rows(flat[0], flat[1], flat[2], flat[3], flat[4])
+    smooth_rows(flat[1], flat[3], flat[4], flat[2], flat[5], flat[6])
+    return filtered, norms, smoothed, peaks
+
+
+def _again(found: Smoothed, prior: Tensor, transition: Tensor, unary: Tensor, wrong: Tensor) -> Smoothed:
+    """Do the rows that are `wrong` again, in log space."""
+    where = wrong.nonzero(as_tuple=True)
+    lead, (states, steps, rows) = unary.shape[:-3], unary.shape[-3:]
+    first = prior.expand((*lead, states, rows)).movedim(-1, -2)[where]
+    seen = unary.movedim(-1, -3)[where].movedim(-1, 0)  # (T, n, K)
+    if found.shared:
+        matrices = transition.expand((*lead, states, states))[where[:-1]]
+        matrices = matrices.expand((steps - 1, len(first), states, states))
+    else:
+        every = transition.expand((*lead, steps - 1, rows, states, states))
+        matrices = every.movedim(-3, -4)[where].movedim(1, 0)
+    log_z, smoothed, pairs, filtered = log_space(first, matrices, seen)
+    totals = found.log_z.clone()
+    totals[where] = log_z
+    posterior, left, right = found.states, found.filtered, found.messages
+    posterior.movedim(-1, -3)[where] = smoothed.movedim(0, -1)
+    for part in (left, right):
+        part.movedim(-1, -3)[where] = 0.0
+    redone = Redone(where, pairs.movedim(0, 1), filtered.movedim(0, -1))
+    return Smoothed(totals, posterior, left, right, found.transition, redone)
+
+
+def log_space(first: Tensor, transition: Tensor, unary: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Forward-backward on logarithms.
+
+    Args:
+        first: log-law of the first state, `(n, K)`.
+        transition: `(T - 1, n, K, K)`.
+        unary: log-likelihoods, `(T, n, K)`.
 
     Returns:
-        Posterior of every step's state, `(T, ..., R, K)`, and the right-hand messages `e_t beta_t / c_t` of steps
-        1 .. T - 1, from which `filtered[t - 1] x transition x message[t - 1]` is the posterior of a pair.
+        Log evidence `(n,)`; posterior of the states `(T, n, K)` and of the pairs `(T - 1, n, K, K)`; the forward
+        messages `(T, n, K)`. All weights of an impossible row are zero.
     """
-    scaled = passes.likelihood / passes.norms
-    beta = torch.empty_like(passes.filtered)
-    steps = len(beta)
-    if passes.ends is not None:
-        _smooth_blocks(passes, scaled, beta)
-    else:
-        beta[-1] = 1.0
-        for t in range(steps - 1, 0, -1):
-            step = scaled[t] * beta[t]
-            transition = passes.transition if shared else passes.transition[t - 1]
-            beta[t - 1] = _advance(step, transition.mT, shared=shared)
-    return passes.filtered * beta, scaled[1:].mul_(beta[1:])
+    alpha, beta = torch.empty_like(unary), torch.zeros_like(unary)
+    alpha[0] = first + unary[0]
+    for t in range(1, len(unary)):
+        alpha[t] = (alpha[t - 1].unsqueeze(-1) + transition[t - 1]).logsumexp(-2) + unary[t]
+    for t in range(len(unary) - 1, 0, -1):
+        beta[t - 1] = (transition[t - 1] + (unary[t] + beta[t]).unsqueeze(-2)).logsumexp(-1)
+    log_z = alpha[-1].logsumexp(-1)
+    pairs = alpha[:-1].unsqueeze(-1) + transition + (unary[1:] + beta[1:]).unsqueeze(-2)
+    return log_z, _normalised(alpha + beta, 1), _normalised(pairs, 2), alpha
 
 
-def pairs_sum(passes: Passes, messages: Tensor, alive: Tensor | None = None) -> Tensor:
-    """Posterior of all pairs summed over steps and rows, `(..., K, K)`, for a shared transition."""
-    left = passes.filtered[:-1]
-    right = messages if alive is None else messages * alive
-    states = left.shape[-1]
-    lead = left.dim() - 3
-    if not lead:
-        return (left.reshape(-1, states).mT @ right.reshape(-1, states)) * passes.transition
-    left, right = (x.movedim(0, lead).flatten(lead, lead + 1) for x in (left, right))
-    return (left.mT @ right) * passes.transition
-
-
-def pairs_each(passes: Passes, messages: Tensor, *, shared: bool) -> Tensor:
-    """Posterior of every pair, `(T - 1, ..., R, K, K)`."""
-    transition = passes.transition.unsqueeze(-3) if shared else passes.transition
-    return passes.filtered[:-1].unsqueeze(-1) * transition * messages.unsqueeze(-2)
-
-
-def _advance(row: Tensor, transition: Tensor, *, shared: bool) -> Tensor:
-    if shared:
-        return row @ transition
-    return (row.unsqueeze(-2) @ transition).squeeze(-2)
-
-
-# ---- blocks of a long chain ------------------------------------------------------------------------------------------
-
-
-def _cut(steps: int) -> tuple[int, int]:
-    """Number of blocks and their length; what is left over is taken step by step."""
-    length = max(2, int(steps**0.5))
-    return (steps - 1) // length, length
-
-
-def _filter_blocks(likelihood: Tensor, transition: Tensor, filtered: Tensor, norms: Tensor) -> Tensor:
-    steps, states = likelihood.shape[0], likelihood.shape[-1]
-    blocks, length = _cut(steps)
-    rows = likelihood.shape[1:-1]
-    inner = likelihood[1 : 1 + blocks * length].reshape(blocks, length, *rows, states)
-    spread = transition.unsqueeze(-3)  # (..., 1, K, K): one for all rows
-    ends = torch.eye(states, dtype=likelihood.dtype, device=likelihood.device).expand(blocks, *rows, states, states)
-    for k in range(length):
-        ends = (ends @ spread) * inner[:, k].unsqueeze(-2)
-        ends = ends / ends.sum((-1, -2), keepdim=True)
-    norms[0] = likelihood[0].sum(-1, keepdim=True)
-    filtered[0] = likelihood[0] / norms[0]
-    boundary = torch.empty((blocks, *rows, states), dtype=likelihood.dtype, device=likelihood.device)
-    row = filtered[0]
-    for b in range(blocks):
-        boundary[b] = row
-        row = (row.unsqueeze(-2) @ ends[b]).squeeze(-2)
-        row = row / row.sum(-1, keepdim=True)
-    within = torch.empty((length, blocks, *rows, states), dtype=likelihood.dtype, device=likelihood.device)
-    scale = torch.empty((length, blocks, *rows, 1), dtype=likelihood.dtype, device=likelihood.device)
-    row = boundary
-    for k in range(length):
-        row = (row @ transition) * inner[:, k]
-        torch.sum(row, -1, keepdim=True, out=scale[k])
-        row = torch.div(row, scale[k], out=within[k])
-    filtered[1 : 1 + blocks * length] = within.transpose(0, 1).reshape(blocks * length, *rows, states)
-    norms[1 : 1 + blocks * length] = scale.transpose(0, 1).reshape(blocks * length, *rows, 1)
-    for t in range(1 + blocks * length, steps):
-        row = (filtered[t - 1] @ transition) * likelihood[t]
-        norms[t] = row.sum(-1, keepdim=True)
-        filtered[t] = row / norms[t]
-    return ends
-
-
-def _smooth_blocks(passes: Passes, scaled: Tensor, beta: Tensor) -> None:
-    steps, states = scaled.shape[0], scaled.shape[-1]
-    blocks, length = _cut(steps)
-    rows = scaled.shape[1:-1]
-    back = passes.transition.mT
-    beta[-1] = 1.0
-    last = blocks * length  # step at which the last block ends
-    for t in range(steps - 1, last, -1):
-        beta[t - 1] = (scaled[t] * beta[t]) @ back
-    assert passes.ends is not None
-    boundary = torch.empty((blocks, *rows, states), dtype=scaled.dtype, device=scaled.device)
-    row, filtered = beta[last], passes.filtered
-    for b in range(blocks - 1, -1, -1):
-        boundary[b] = row
-        row = (passes.ends[b] @ row.unsqueeze(-1)).squeeze(-1)
-        # the smoothed weights of a step sum to one: that fixes the scale of its message
-        row = row / (filtered[b * length] * row).sum(-1, keepdim=True)
-    inner = scaled[1 : 1 + last].reshape(blocks, length, *rows, states)
-    within = torch.empty((length, blocks, *rows, states), dtype=scaled.dtype, device=scaled.device)
-    row = boundary
-    for k in range(length - 1, -1, -1):
-        within[k] = row
-        row = (inner[:, k] * row) @ back
-    beta[1 : 1 + last] = within.transpose(0, 1).reshape(last, *rows, states)
-    beta[0] = row[0]
+def _normalised(logs: Tensor, trailing: int) -> Tensor:
+    """Weights that sum to one over the trailing dimensions, or are zero where all logarithms are -inf."""
+    total = logs.flatten(-trailing).logsumexp(-1)
+    return (logs - torch.where(total == -torch.inf, 0.0, total)[(..., *(None,) * trailing)]).exp()

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from .errors import ModelError
-from .families import family_of
-from .named import Named, align, squeeze, unwrap
+from .named import Named
 from .program import Params, Program, Site, quiet
+from .side_by_side import Alike, alike, differences
 
 JOINT_VALUES = 64
 DRAWS = 8
-SMALL = 1000  # rows of a plate that are compared, and up to which latents are also drawn independently in every row
-CLOSE = 1e-9
+LONG = 1000  # sites beyond which two draws suffice: each has hundreds of latents in all their states
+SMALL = 1000  # rows up to which latents are also drawn independently in every row
 UNUSUAL = 7_340_033  # a seed that nobody else has
 
 
@@ -54,6 +54,9 @@ def check_values(program: Program, params: Params, enumerated: Mapping[str, Site
     if not program.latents:
         return
     rows = max(program.plates.values(), default=1)
+    with torch.no_grad():
+        groups = alike(enumerated, program)
+    numbers = torch.arange(max(latent.size for latent in program.latents.values())).unbind()
     failure: ModelError | None = None
     for index in _joint_values(program):
         states = {n: _shared(program, n, k) for n, k in index.items()}
@@ -64,11 +67,11 @@ def check_values(program: Program, params: Params, enumerated: Mapping[str, Site
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             failure = failure or _broken(index, error)
             break
-        _compare(program, enumerated, concrete, {n: Named(torch.tensor(k), ()) for n, k in index.items()}, index)
+        _compare(groups, program, concrete, {n: Named(numbers[k], ()) for n, k in index.items()}, index)
     if rows > SMALL and failure is None:
         return
     generator = torch.Generator().manual_seed(0)
-    for _ in range(DRAWS):
+    for _ in range(DRAWS if len(program.upstream) <= LONG else 2):
         drawn = {}
         for name, latent in program.latents.items():
             shape = tuple(program.plates[p] for p in latent.plates)
@@ -81,7 +84,7 @@ def check_values(program: Program, params: Params, enumerated: Mapping[str, Site
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             raise _broken({n: k.tolist() for n, k in drawn.items()}, error) from error
         named = {n: _named_index(program, n, k) for n, k in drawn.items()}
-        _compare(program, enumerated, concrete, named, {n: k.tolist() for n, k in drawn.items()})
+        _compare(groups, program, concrete, named, {n: k.tolist() for n, k in drawn.items()})
 
 
 def _run(program: Program, params: Params, states: Mapping[str, Tensor]) -> dict[str, Site]:
@@ -151,96 +154,15 @@ def _named_index(program: Program, name: str, index: Tensor) -> Named:
 
 
 def _compare(
+    groups: list[Alike],
     program: Program,
-    enumerated: Mapping[str, Site],
     concrete: Mapping[str, Site],
     index: Mapping[str, Named],
     shown: Mapping[str, object],
 ) -> None:
-    for name, site in enumerated.items():
-        for what, (whole, event) in _parts(site).items():
-            parts = _parts(concrete[name])
-            if what not in parts:
-                continue
-            if what == "value" and site.role == "latent":
-                continue
-            tensor, _ = parts[what]
-            if _shared_memory(tensor, whole):
-                continue
-            expected = _thinned(squeeze(tensor, concrete[name].dims, name, event), program)
-            chosen = {latent: _thinned(part, program) for latent, part in index.items()}
-            got = _select(_thinned(squeeze(whole, site.dims, name, event), program), chosen, program, event)
-            if not _agree(expected, got, event):
-                raise ModelError(
-                    f'Site "{name}": expected {what} to be the same whether its latents are enumerated or concrete, '
-                    f"got another one at {_shown(shown)}. Do not reduce over a plate, index by position, or branch on "
-                    f"a sampled value: let every row and state be computed by broadcasting."
-                )
-
-
-def _shared_memory(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are one: data that the model passes on as they are."""
-    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype
-
-
-def _thinned(part: Named, program: Program) -> Named:
-    """At most `SMALL` rows of every plate, evenly spaced."""
-    tensor = part.tensor
-    for axis, name in enumerate(part.names):
-        if name in program.plates and tensor.shape[axis] > SMALL:
-            rows = torch.linspace(0, tensor.shape[axis] - 1, SMALL, device=tensor.device).round().long()
-            tensor = tensor.index_select(axis, rows)
-    return Named(tensor, part.names)
-
-
-def _parts(site: Site) -> dict[str, tuple[Tensor, int]]:
-    """What determines the density of a site: arguments (or, of an unregistered family, the density), value, mask."""
-    inner = unwrap(site.fn)
-    family = family_of(inner.base)
-    rank = inner.event_rank
-    parts: dict[str, tuple[Tensor, int]] = {}
-    if family is None:
-        log_prob = site.fn.log_prob(site.value)
-        return {"its log_prob": (log_prob, 0)}
-    for key, value in family.read(inner.base).items():
-        event = family.roles[key].event_dim if key in family.roles else family.known_event_dim.get(key, 0)
-        parts[f'argument "{key}"'] = (
-            value,
-            min(value.dim(), rank + event if key not in family.known_event_dim else event),
+    for name, what in differences(groups, program, concrete, index):
+        raise ModelError(
+            f'Site "{name}": expected {what} to be the same whether its latents are enumerated or concrete, '
+            f"got another one at {_shown(shown)}. Do not reduce over a plate, index by position, or branch on "
+            f"a sampled value: let every row and state be computed by broadcasting."
         )
-    parts["value"] = (site.value, rank + family.event_dim)
-    for key, mask, event in (("mask", site.mask, 0), ("inner mask", inner.mask, rank)):
-        if mask is not None:
-            parts[key] = (mask.double(), min(event, mask.dim()))
-    return parts
-
-
-def _select(part: Named, index: Mapping[str, Named], program: Program, event: int) -> Named:
-    """The enumerated tensor at the chosen states."""
-    names, tensor = part.names, part.tensor
-    for latent in [n for n in names if n in program.latents]:
-        axis = names.index(latent)
-        rest = names[:axis] + names[axis + 1 :]
-        every = rest + tuple(p for p in index[latent].names if p not in rest)
-        tensor = align(tensor, names, (latent, *every), event)
-        chosen = index[latent].align(every)
-        shape = torch.broadcast_shapes(tensor.shape[1 : 1 + len(every)], chosen.shape)
-        tensor = tensor.expand((tensor.shape[0], *shape, *tensor.shape[1 + len(every) :]))
-        chosen = (
-            chosen.expand(shape)
-            .reshape((1, *shape) + (1,) * event)
-            .expand((1, *shape, *tensor.shape[1 + len(every) :]))
-        )
-        tensor, names = tensor.gather(0, chosen).squeeze(0), every
-    return Named(tensor, names)
-
-
-def _agree(a: Named, b: Named, event: int) -> bool:
-    names = (*a.names, *(n for n in b.names if n not in a.names))
-    x = align(a.tensor, a.names, names, event).double()
-    y = align(b.tensor, b.names, names, event).double()
-    try:
-        same = (x == y) | ((x - y).abs() <= CLOSE * (1 + y.abs())) | (x.isnan() & y.isnan())
-    except RuntimeError:
-        return False
-    return bool(same.all())

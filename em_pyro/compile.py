@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
+from pyro.distributions.util import broadcast_shape  # torch's own imports a second of symbolic algebra
 from torch import Tensor
 
 from .bank import RoleMap
-from .named import Named, align, squeeze
+from .named import Named, align, ordered, squeeze
 from .reading import Reading
 from .term import SLICE, Term
 
@@ -38,11 +39,11 @@ def compile_term(
     weight = _weight(reading, exponent, sizes)
     if weight is not None:
         parts.append(weight)
-    folded = tuple(p for p in sizes if p in site.plates and p not in above) if site.role == "observed" else ()
+    folded = ordered((p for p in site.plates if p not in above), sizes) if site.role == "observed" else ()
     present = {n for part in parts for n in part.names}
-    columns = tuple(n for n in sizes if n in present or n in folded)
-    event_shape = tuple(torch.broadcast_shapes(*_event_shapes(reading, value, known)))
-    cells = tuple(n for n in sizes if any(n in role.names for role in reading.roles.values()))
+    columns = ordered((*present, *folded), sizes)
+    event_shape = tuple(broadcast_shape(*_event_shapes(reading, value, known)))
+    cells = ordered((n for role in reading.roles.values() for n in role.names), sizes)
     cell_shape = tuple(sizes[n] for n in cells)
     roles = {}
     for key, role in reading.roles.items():
@@ -114,7 +115,7 @@ def _weight(reading: Reading, exponent: Named | None, sizes: Mapping[str, int]) 
         if weight is None:
             weight = part
             continue
-        names = tuple(n for n in sizes if n in weight.names or n in part.names)
+        names = ordered((*weight.names, *part.names), sizes)
         both = [align(p.tensor, p.names, names, p.tensor.dim() - len(p.names)) for p in (weight, part)]
         weight = Named(both[0] * both[1], names)
     return weight

@@ -16,6 +16,7 @@ from math import prod
 from typing import Any
 
 import torch
+from pyro.distributions.util import broadcast_shape  # torch's own imports a second of symbolic algebra
 from torch import Tensor
 
 from . import chain
@@ -77,10 +78,6 @@ class Chain:
     output: int
 
 
-class _Underflow(Exception):
-    """A scaled recursion lost all its weight; log space does not."""
-
-
 @dataclass(frozen=True)
 class Schedule:
     """A planned contraction of `factors`, by position, down to one number per start."""
@@ -89,18 +86,13 @@ class Schedule:
     names: tuple[tuple[str, ...], ...]  # dimensions of every value, the inputs first
     steps: tuple[Sum | Product | Chain, ...]
     roots: tuple[int, ...]
-    generic: Schedule | None = field(default=None, repr=False)  # the same without chains
 
     def contract(self, inputs: Sequence[Tensor]) -> tuple[Tensor, list[Tensor | None]]:
         """Return `log Z` and the posterior weight of every factor, in its dimensions.
 
         Of a pool, one factor has the sum of all weights and the others None.
         """
-        try:
-            log_z, values, weights = self.forward(inputs)
-        except _Underflow:
-            assert self.generic is not None
-            return self.generic.contract(inputs)
+        log_z, values, weights = self.forward(inputs)
         return log_z, self.backward(values, weights)
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], list[Any]]:
@@ -129,8 +121,7 @@ class Schedule:
             flow = upper[step.output]
             assert flow is not None
             if isinstance(step, Chain):
-                passes, shared = weight
-                self._chain_back(values, step, passes, flow, upper, pooled, shared=shared)
+                self._chain_back(values, step, weight, flow, upper, pooled)
                 continue
             rest = tuple(name for name in step.names if name not in step.over)
             flow = align(flow, rest, step.names)
@@ -166,45 +157,39 @@ class Schedule:
             else s
             for s in steps
         )
-        generic = None if self.generic is None else self.generic.narrow(plate, start, length)
-        return replace(self, factors=factors, steps=steps, generic=generic)
+        return replace(self, factors=factors, steps=steps)
 
     # ---- chains ----
 
-    def _chain(self, values: Sequence[Tensor], step: Chain) -> tuple[Tensor, Any]:
-        last = (step.latents[0],)
+    def _chain(self, values: Sequence[Tensor], step: Chain) -> tuple[Tensor, chain.Smoothed]:
         rows, count = step.rows, prod(step.row_shape)
         lead = max(values[i].dim() - len(self.names[i]) for t in (*step.unary, *step.pairs) for i in t)
-        shape = torch.broadcast_shapes(*(values[i].shape[:lead] for i in step.pairs[0] + step.unary[0]))
+        shape = broadcast_shape(*(values[i].shape[:lead] for i in step.pairs[0] + step.unary[0]))
         parts = []
         for latent, inputs in zip(step.latents, step.unary, strict=True):
-            last = (latent,)
             part: Tensor | None = None
             for i in inputs:
-                found = align(values[i], self.names[i], (*rows, *last))
+                found = align(values[i], self.names[i], (latent, *rows))
                 part = found if part is None else part + found
-            size = values[step.pairs[0][0]].shape[-1] if part is None else part.shape[-1]
-            states = self._states(values, step, latent) if part is None else size
-            part = values[step.pairs[0][0]].new_zeros(()) if part is None else part
-            parts.append(part.expand((*shape, *step.row_shape, states)).reshape((*shape, count, states)))
-        unary = torch.stack(parts)
+            if part is None:
+                part = values[step.pairs[0][0]].new_zeros((self._states(values, step, latent), *(1,) * len(rows)))
+            states = part.shape[-1 - len(rows)]
+            parts.append(part.expand((*shape, states, *step.row_shape)).reshape((*shape, states, count)))
         pairs = []
         for (left, right), inputs in zip(zip(step.latents, step.latents[1:], strict=False), step.pairs, strict=True):
             pair = sum(align(values[i], self.names[i], (*rows, left, right)) for i in inputs)
             assert isinstance(pair, Tensor)
             pairs.append(pair)
-        shared = step.pooled and all(p.data_ptr() == pairs[0].data_ptr() for p in pairs)
-        if shared:
-            pair = pairs[0].reshape((*pairs[0].shape[:lead], *pairs[0].shape[-2:]))
+        if step.pooled and all(p.data_ptr() == pairs[0].data_ptr() for p in pairs):
+            transition = pairs[0].reshape((*pairs[0].shape[:lead], *pairs[0].shape[-2:]))
         else:
             single = all(p.shape[p.dim() - 2 - len(rows) : -2].numel() == 1 for p in pairs)
             inner = (1,) * len(rows) if single else step.row_shape
             flat = [p.expand((*shape, *inner, *p.shape[-2:])).reshape((*shape, -1, *p.shape[-2:])) for p in pairs]
-            pair = torch.stack(flat)
-        passes = chain.forward(unary, pair, shared=shared)
-        if not bool(torch.isfinite(passes.log_z).all()):
-            raise _Underflow
-        return passes.log_z.reshape((*shape, *step.row_shape)), (passes, shared)
+            transition = torch.stack(flat, len(shape))
+        prior = parts[0].new_zeros((parts[0].shape[-2], 1))
+        smoothed = chain.smooth(prior, transition, lambda: torch.stack(parts, -2))
+        return smoothed.log_z.reshape((*shape, *step.row_shape)), smoothed
 
     def _states(self, values: Sequence[Tensor], step: Chain, latent: str) -> int:
         """Number of states of a latent that nothing touches alone."""
@@ -218,36 +203,31 @@ class Schedule:
         self,
         values: Sequence[Tensor],
         step: Chain,
-        passes: chain.Passes,
+        smoothed: chain.Smoothed,
         flow: Tensor,
         upper: list[Tensor | None],
         pooled: set[int],
-        *,
-        shared: bool,
     ) -> None:
-        smooth, messages = chain.backward(passes, shared=shared)
-        states, lead = smooth.shape[-1], smooth.dim() - 3
-        row_flow = flow.reshape((*flow.shape[: flow.dim() - len(step.rows)], -1, 1))
-        smooth = smooth * row_flow
-        for t, (latent, inputs) in enumerate(zip(step.latents, step.unary, strict=True)):
-            have = smooth[t].reshape((*smooth.shape[1 : 1 + lead], *step.row_shape, states))
+        row_flow = flow.reshape((*flow.shape[: flow.dim() - len(step.rows)], 1, -1))
+        states = smoothed.states * row_flow.unsqueeze(-3)
+        for part, latent, inputs in zip(states.unbind(-2), step.latents, step.unary, strict=True):
+            have = part.reshape((*part.shape[:-1], *step.row_shape))
             for i in inputs:
-                upper[i] = self._collect(have, (*step.rows, latent), i, values)
-        messages = messages * row_flow
-        if shared:
+                upper[i] = self._collect(have, (latent, *step.rows), i, values)
+        if smoothed.shared:
             alive = self._alive_pairs(step)
-            if alive is not None:
-                messages = messages * alive.unsqueeze(-1) if not lead else messages * alive[:, None].unsqueeze(-1)
             first = step.pairs[0][0]
-            total = chain.pairs_sum(passes, messages)
+            total = smoothed.pairs_sum(row_flow if alive is None else row_flow * alive)
             upper[first] = align(total, step.latents[:2], self.names[first])
             pooled.update(i for inputs in step.pairs[1:] for i in inputs)
             return
-        each = chain.pairs_each(passes, messages, shared=shared)
-        each = each.reshape((*each.shape[: 1 + lead], *step.row_shape, states, states))
-        for t, inputs in enumerate(step.pairs):
+        each = smoothed.pairs_each() * row_flow[..., None, None]
+        each = each.reshape((*each.shape[:-3], *step.row_shape, *each.shape[-2:]))
+        for part, inputs, left, right in zip(
+            each.unbind(each.dim() - len(step.rows) - 3), step.pairs, step.latents, step.latents[1:], strict=False
+        ):
             for i in inputs:
-                upper[i] = self._collect(each[t], (*step.rows, *step.latents[t : t + 2]), i, values)
+                upper[i] = self._collect(part, (*step.rows, left, right), i, values)
 
     def _alive_pairs(self, step: Chain) -> Tensor | None:
         """Which rows of every pair enter the weights, `(T - 1, R)`; None if all do."""

@@ -15,6 +15,7 @@ import torch
 from .contraction import Chain, Factor, Product, Schedule, Sum
 from .errors import ModelError
 from .named import Named
+from .named import ordered as in_order
 
 CHAIN = 8  # latents from which a chain is run as one
 
@@ -46,7 +47,7 @@ def plan_contraction(
         pending.setdefault(factor.plates, []).append(i)
 
     def ordered(these: set[str]) -> tuple[str, ...]:
-        return tuple(name for name in sizes if name in these)
+        return in_order(these, sizes)
 
     def add_sum(inputs: list[int], latent: tuple[str, ...]) -> int:
         rest = ordered({n for i in inputs for n in names[i]} - set(latent))
@@ -91,10 +92,23 @@ def plan_contraction(
                 pending.setdefault(above, []).append(value)
             else:
                 roots.append(value)
-    generic = None
-    if any(isinstance(step, Chain) for step in steps):
-        generic = plan_contraction(factors, owners, sizes, chains=False)
-    return Schedule(tuple(factors), tuple(names), tuple(steps), tuple(roots), generic)
+    return Schedule(tuple(factors), tuple(names), tuple(steps), tuple(roots))
+
+
+def chains_in(
+    factors: Sequence[Factor], owners: Mapping[str, frozenset[str]], sizes: Mapping[str, int]
+) -> list[tuple[tuple[str, ...], tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]]:
+    """All chains of latents that nothing outside their plates touches: latents, what touches one, what touches two."""
+    names, found = [factor.names for factor in factors], []
+    for leaf in dict.fromkeys(owners.values()):
+        local = {latent for latent, plates in owners.items() if plates == leaf}
+        touching = [i for i, have in enumerate(names) if any(n in local for n in have)]
+        for component in _components(touching, names, local):
+            if all(factors[i].plates == leaf for i in component):
+                chain = as_chain(component, names, local, owners, sizes, factors)
+                if chain is not None:
+                    found.append(chain)
+    return found
 
 
 def as_chain(

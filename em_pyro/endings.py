@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pyro.distributions as dist
 import torch
@@ -14,6 +14,7 @@ from .named import unwrap
 from .plan import Plan
 from .program import Site
 from .term import Term
+from .unroll import STATE
 
 Params = Mapping[str, Tensor]
 
@@ -105,8 +106,9 @@ def watched(engine: Engine) -> list[tuple[Term, str, Tensor, Tensor | None]]:
         for term in engine.leaders.values():
             role = "scale" if "scale" in term.roles else "scale_tril" if "scale_tril" in term.roles else None
             known = role is None or term.role != "observed" or term.roles[role].known
+            together = [engine.terms.get(n, term) for n in engine.members[term.name]]
             if role is not None and not known:
-                pooled = pooled_scale(term)
+                pooled = pooled_scale(term, together)
                 one_centre = can_be_centred(term) and not term.centred and term.value.names
                 found.append((term, role, pooled, reach(term).amax() / FARTHEST if one_centre else None))
         object.__setattr__(engine, "watched", found)
@@ -152,11 +154,17 @@ def _scale(site: Site) -> Tensor | None:
     return scale.detach().double() if isinstance(scale, Tensor) and not isinstance(base, dist.LogNormal) else None
 
 
-def pooled_scale(term: Term) -> Tensor:
-    """Standard deviation of a site's values over all rows, by event; where they do not vary, their size (or one)."""
+def pooled_scale(term: Term, members: Sequence[Term] = ()) -> Tensor:
+    """Standard deviation of a site's values over all rows, by event; where they do not vary, their size (or one).
+
+    `members` are the sites that are one function with it: the steps of a loop.
+    """
     if "pooled" not in term.__dict__:
-        rows = len(term.value.names)
-        values = term.value.tensor.flatten(0, rows - 1) if rows else term.value.tensor.unsqueeze(0)
+        parts = []
+        for one in members or (term,):
+            rows = len(one.value.names)
+            parts.append(one.value.tensor.flatten(0, rows - 1) if rows else one.value.tensor.unsqueeze(0))
+        values = parts[0] if len(parts) == 1 else torch.cat(parts)
         values = values[:: max(1, len(values) // POOLED)].double()
         if term.family.location is None and "loc" in term.family.roles:  # the scale of a logarithm
             values = values.clamp(min=0).log()
@@ -171,15 +179,16 @@ def pooled_scale(term: Term) -> Tensor:
 def _empty(engine: Engine, found: Expectation) -> str:
     """A parameter row whose cells have next to no weight, all sites together."""
     totals: dict[tuple[str, ...], Tensor] = {}
+    states = set(engine.program.latents) | {name + STATE for name in engine.hmms}
     for name, term in engine.leaders.items():
-        latents = [n for n in term.cells if n in engine.program.latents]
+        latents = [n for n in term.cells if n in states]
         if term.role != "observed" or not latents or not term.parameters:
             continue
         parts = term.split(found.statistics[name])
         weight = sum(p.abs().reshape((*p.shape[: len(term.cells)], -1)).sum(-1) for p in parts)
         drop = tuple(i for i, n in enumerate(term.cells) if n not in latents)
         weight = torch.as_tensor(weight).sum(drop) if drop else torch.as_tensor(weight)
-        key = (*sorted(term.parameters), *(str(engine.program.latents[n].size) for n in latents))
+        key = (*sorted(term.parameters), *(str(engine.sizes[n]) for n in latents))
         totals[key] = totals[key] + weight if key in totals else weight
     for key, weight in totals.items():
         small = weight <= EMPTY * weight.sum()

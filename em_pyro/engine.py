@@ -17,6 +17,7 @@ from torch import Tensor
 from .centred import Centred
 from .contraction import Factor
 from .hmm import Hmm
+from .markov import Markov
 from .mixture import Mixture
 from .named import Named
 from .part import Part, Unit, add
@@ -82,10 +83,10 @@ class Engine:
     @cached_property
     def members(self) -> dict[str, tuple[str, ...]]:
         """All sites for which one term of `leaders` stands."""
-        found = {}
+        found: dict[str, tuple[str, ...]] = {}
         for unit in self.units:
-            for term in unit.parts:
-                found[term.name] = unit.members if isinstance(unit, Stack) else (term.name,)
+            stacks = unit.stacks if isinstance(unit, Markov) else (unit,) if isinstance(unit, Stack) else ()
+            found |= {term.name: (term.name,) for term in unit.parts} | {s.first.name: s.members for s in stacks}
         return found
 
     @cached_property
@@ -106,9 +107,12 @@ class Engine:
         """Run one E-step at `params` (float64, after `lead` dimensions of starts)."""
         with torch.no_grad():
             bound = self.bind(params, lead)
-            natural = {unit.members[0]: unit.natural(bound) for unit in self.units}
             moved = self.moved(params)
-            replays = {**self.constants, **moved.factors}
+            replays = self.replays(moved)
+            natural = {
+                unit.members[0]: unit.natural(bound, replays) if isinstance(unit, Hmm) else unit.natural(bound)
+                for unit in self.units
+            }
             statistics: dict[str, Tensor] = {}
             weights: dict[str, Tensor] = {}
             evidence: Tensor | float = self.base
@@ -159,7 +163,7 @@ class Engine:
         """All factors at `params`, whole: what the posterior is made of."""
         bound = self.bind(params)
         with torch.no_grad():
-            replays = {**self.constants, **self.moved(params).factors}
+            replays = self.replays(self.moved(params))
         factors = {}
         apart = {unit.term.name: unit for unit in self.units if isinstance(unit, Centred)}
         for name, term in self.terms.items():
@@ -170,14 +174,14 @@ class Engine:
             base = term.base()
             factors[name] = Named(factor if base is None else factor + base.align(term.names), term.names)
         for name, hmm in self.hmms.items():
-            (factor,), _ = hmm.factors(hmm.natural(bound), hmm.features())
-            base = hmm.emission.base()
+            (factor,), _ = hmm.factors(hmm.natural(bound, replays), hmm.features())
+            base = hmm.emission.base() if isinstance(hmm.emission, Term) else None
             if base is not None:
                 kept = base.align((*hmm.names, *(n for n in base.names if n not in hmm.names)))
                 extra = tuple(range(len(hmm.names), kept.dim()))
                 factor = factor + (kept.sum(extra) if extra else kept)
             factors[name] = Named(factor, hmm.names)
-        return factors | replays
+        return factors | {name: part for name, part in replays.items() if name not in self.inside}
 
     def moved(self, params: Params) -> Moved:
         """Factors of the sites that are not compiled and that some parameter enters, and of priors with parameters."""
@@ -187,15 +191,24 @@ class Engine:
             return NOTHING
         return played(self.program, self.moving, self.open_priors, params)
 
+    def replays(self, moved: Moved) -> dict[str, Named]:
+        """Factors of all sites that are not compiled; those that no parameter enters, as they were found first."""
+        return {**self.constants, **moved.factors}
+
     @property
     def open(self) -> bool:
         """Whether parameters enter a density of the model's own: of a replayed site, or a prior with parameters."""
         return bool(self.moving or self.open_priors)
 
     @cached_property
+    def inside(self) -> frozenset[str]:
+        """Replayed parts of a DiscreteHMM: they have weights, and no factor of their own."""
+        return frozenset(name for hmm in self.hmms.values() for name in hmm.replayed)
+
+    @cached_property
     def moving(self) -> tuple[str, ...]:
-        """Replayed sites that some parameter enters."""
-        return tuple(name for name in self.replayed if name not in self.constants)
+        """Replayed sites, and parts of sites, that some parameter enters."""
+        return tuple(name for name in (*self.replayed, *self.inside) if name not in self.constants)
 
     @cached_property
     def open_priors(self) -> tuple[str, ...]:

@@ -1,38 +1,72 @@
 """The E-step of `dist.DiscreteHMM`: its states summed out along a tensor dimension, by forward-backward.
 
-Nothing is enumerated, so that a chain of a hundred thousand steps costs a few large operations.
+Nothing is enumerated, so that a chain of a hundred thousand steps costs a few large operations. The chain has three
+parts, `initial`, `transition` and `emission`; each is a compiled term or, where its arguments are computed from
+parameters (transitions that depend on covariates), replayed.
+
+Dimensions of the recursion: starts, then `apart` (rows that have transitions of their own), states, steps, and `rows`
+(the other rows, which share them).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from . import chain
-from .contraction import Factor
-from .named import align
+from .codes import Codes, codes_of
+from .named import Named, align
 from .term import WHOLE, Block, Bound, Term
 from .unroll import FROM, STATE, TIME, TO
 
 
 @dataclass(frozen=True)
-class Hmm:
-    """A unit of the E-step: three terms whose states are summed out along the time dimension."""
+class Replayed:
+    """A part whose log-probabilities come from the model itself."""
 
     name: str
-    initial: Term
-    transition: Term
-    emission: Term
-    rows: tuple[str, ...]  # plates
+    names: tuple[str, ...]  # dimensions of its log-probabilities
+    parameters: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Hmm:
+    """A unit of the E-step: three parts whose states are summed out along the time dimension."""
+
+    name: str
+    initial: Term | Replayed
+    transition: Term | Replayed
+    emission: Term | Replayed
+    outside: tuple[str, ...]  # latents and plates around the chain, those of more than one row
+    sizes: Mapping[str, int] = field(repr=False)
+    seen: Named | None = field(repr=False)  # steps at which something is observed; None if all
+    weighted: bool = True  # whether rows may have another share than one
+    method: str = "torch"  # of the recursion
+    reason: str = ""  # for that method
 
     @property
+    def every(self) -> tuple[Term | Replayed, ...]:
+        """The three parts."""
+        return self.initial, self.transition, self.emission
+
+    @cached_property
     def parts(self) -> tuple[Term, ...]:
         """The terms whose statistics come out."""
-        return self.initial, self.transition, self.emission
+        return tuple(part for part in self.every if isinstance(part, Term))
+
+    @cached_property
+    def replayed(self) -> tuple[str, ...]:
+        """The parts that come from the model itself."""
+        return tuple(part.name for part in self.every if isinstance(part, Replayed))
+
+    @property
+    def title(self) -> str:
+        """What the plan calls it."""
+        return self.name
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -42,172 +76,232 @@ class Hmm:
     @property
     def names(self) -> tuple[str, ...]:
         """Dimensions of the factor."""
-        return tuple(n for n in self.rows if self.emission.sizes[n] > 1)
+        return self.outside
 
-    def natural(self, bound: Bound) -> tuple[Tensor, ...]:
-        """Natural parameters of the three terms."""
-        return tuple(term.natural(bound) for term in self.parts)
+    @cached_property
+    def apart(self) -> tuple[str, ...]:
+        """Dimensions of the rows that have transitions of their own."""
+        return tuple(n for n in self.outside if n in self.transition.names)
+
+    @cached_property
+    def rows(self) -> tuple[str, ...]:
+        """Dimensions of the other rows."""
+        return tuple(n for n in self.outside if n not in self.apart)
+
+    @cached_property
+    def codes(self) -> Codes | None:
+        """The observations as places in a table, where that is faster."""
+        return codes_of(self.emission) if isinstance(self.emission, Term) else None
+
+    # ---- the E-step ----
+
+    def natural(self, bound: Bound, replays: Mapping[str, Named] | None = None) -> tuple[Tensor, ...]:
+        """Natural parameters of the three parts; of a replayed one its log-probabilities."""
+        return tuple(
+            part.natural(bound) if isinstance(part, Term) else (replays or {})[part.name].tensor for part in self.every
+        )
 
     def features(self, block: Block = WHOLE) -> Tensor:
         """Features of the observations."""
-        return self.emission.features(block)
+        if self.codes is not None:
+            return self.codes.features(block)
+        return self.emission.features(block) if isinstance(self.emission, Term) else torch.zeros(0)
 
-    def passes(self, natural: Sequence[Tensor], features: Tensor, block: Block = WHOLE, lead: int = 0) -> chain.Passes:
-        """Filter all rows."""
-        log_initial = self._rows(
-            self.initial.factor(natural[0], self.initial.features(), lead=lead), self.initial, FROM, block
-        )
-        log_likelihood = self.emission.factor(natural[2], features, block, lead)
-        every = (self.name + TIME, *self.names, self.name + STATE)
-        log_likelihood = align(log_likelihood, self.emission.names, every)
-        time = lead
-        shape = [self._size(n, block) for n in self.names]
-        states = log_likelihood.shape[-1]
-        log_likelihood = log_likelihood.expand((*log_likelihood.shape[: lead + 1], *shape, states))
-        log_likelihood = log_likelihood.reshape((*log_likelihood.shape[: lead + 1], -1, states)).movedim(time, 0)
-        unary = torch.cat([log_initial.expand_as(log_likelihood[0]).unsqueeze(0), log_likelihood])
-        transition = self.transition.factor(natural[1], self.transition.features(), lead=lead)
-        pair = align(transition, self.transition.names, (self.name + FROM, self.name + TO))
-        return chain.forward(unary, pair, shared=True)
+    def smoothed(
+        self, natural: Sequence[Tensor], features: Tensor, block: Block = WHOLE, lead: int = 0
+    ) -> tuple[chain.Smoothed, Tensor]:
+        """Posterior of the states, and of the unobserved first state given the next: `(..., from, to, rows or 1)`."""
+        start, moves = self.start(natural, block, lead)
+        first, later = (moves[..., 0, 0, :, :], moves[..., 1:, :, :, :]) if self.moves else (moves, moves)
+        joint = start.unsqueeze(-2) + first.unsqueeze(-1)
+        prior = joint.logsumexp(-3)
+        before = (joint - prior.unsqueeze(-3)).exp().nan_to_num(0.0)
+        seen = self.emitted(natural[2], features, block, lead)
+        return chain.smooth(prior, later, seen, self.method), before
 
     def factors(
         self, natural: Sequence[Tensor], features: Tensor, block: Block = WHOLE, lead: int = 0
-    ) -> tuple[list[Tensor], chain.Passes]:
-        """Log evidence of every row, and what the backward pass needs."""
-        passes = self.passes(natural, features, block, lead)
-        shape = [self._size(n, block) for n in self.names]
-        return [passes.log_z.reshape((*passes.log_z.shape[:-1], *shape))], passes
+    ) -> tuple[list[Tensor], tuple[chain.Smoothed, Tensor]]:
+        """Log evidence of every row, and the posterior of its states."""
+        found = self.smoothed(natural, features, block, lead)
+        log_z = found[0].log_z
+        log_z = log_z.reshape((*log_z.shape[:-1], *self._shape(self.rows, block)))
+        return [align(log_z, (*self.apart, *self.rows), self.outside)], found
 
     def statistics(
-        self, shares: Sequence[Tensor | None], features: Tensor, passes: chain.Passes, block: Block, lead: int = 0
+        self,
+        shares: Sequence[Tensor | None],
+        features: Tensor,
+        memo: tuple[chain.Smoothed, Tensor],
+        block: Block = WHOLE,
+        lead: int = 0,
     ) -> dict[str, Tensor]:
-        """Expected statistics of the three terms, each row weighted by its share."""
+        """Expected statistics of the compiled parts and weights of the replayed, each row weighted by its share."""
+        found, before = memo
         (share,) = shares
-        assert share is not None
-        smooth, messages = chain.backward(passes, shared=True)
-        weight = share.reshape((*share.shape[: share.dim() - len(self.names)], -1, 1))
-        smooth = smooth * weight
-        messages = messages * weight
-        shape = [self._size(n, block) for n in self.names]
-        found = {}
+        states, weight = found.states, None
+        if self.weighted:
+            assert share is not None
+            weight = align(share, self.outside, (*self.apart, *self.rows))
+            weight = weight.reshape((*weight.shape[: weight.dim() - len(self.rows)], 1, -1))
+            states = states * weight.unsqueeze(-3)
+        alive = self._alive(block)
+        if alive is not None:
+            weight = alive if weight is None else alive * weight
+        first = states[..., 0, :] if alive is None else states[..., 0, :] * alive[..., 0, :].unsqueeze(-2)
+        first = first if before.shape[-1] > 1 else first.sum(-1, keepdim=True)
+        together = before * first.unsqueeze(-3)  # the unobserved state and the first
+        later = None if weight is None else weight[..., 1:, :] if weight.shape[-2] > 1 else weight
+        result = {}
         if self.initial.parameters:
-            start = smooth[0].reshape((*smooth.shape[1 : 1 + lead], *shape, smooth.shape[-1]))
-            found[self.initial.name] = self._collect(self.initial, start, (*self.names, self.name + FROM), lead)
+            law = together.sum(-2)
+            if law.shape[-1] > 1:
+                law = law.reshape((*law.shape[:-1], *self._shape(self.rows, block)))
+                have = (*self.apart, self.name + FROM, *self.rows)
+            else:
+                law, have = law.squeeze(-1), (*self.apart, self.name + FROM)
+            result[self.initial.name] = self._collect(self.initial, law, have, lead)
         if self.transition.parameters:
-            alive = self._alive(block)
-            if alive is not None:
-                messages = messages * alive.reshape((len(alive), *(1,) * lead, *alive.shape[1:]))
-            pairs = chain.pairs_sum(passes, messages)
-            weights = align(pairs, (self.name + FROM, self.name + TO), self.transition.names)
-            found[self.transition.name] = self.transition.statistics(weights, self.transition.features(), lead)
+            result[self.transition.name] = self._transitions(found, together.sum(-1), later, lead)
         if self.emission.parameters:
-            later = smooth[1:].movedim(0, lead)
-            later = later.reshape((*later.shape[: lead + 1], *shape, later.shape[-1]))
-            have = (self.name + TIME, *self.names, self.name + STATE)
-            found[self.emission.name] = self._collect(self.emission, later, have, lead, features)
-        return found
+            weights = states.reshape((*states.shape[:-1], *self._shape(self.rows, block)))
+            have = (*self.apart, self.name + STATE, self.name + TIME, *self.rows)
+            result[self.emission.name] = self._collect(self.emission, weights, have, lead, features, block)
+        return result
+
+    def _transitions(self, found: chain.Smoothed, first: Tensor, weight: Tensor | None, lead: int) -> Tensor:
+        have = (*self.apart, self.name + FROM, self.name + TO)
+        if not self.moves:
+            return self._collect(self.transition, first + found.pairs_sum(weight), have, lead)
+        each = found.pairs_each()
+        each = each if weight is None else each * weight[..., None, None]
+        pairs = torch.cat([first.unsqueeze(-3), each.sum(-3)], -3)
+        return self._collect(self.transition, pairs, (*self.apart, self.name + TIME, *have[-2:]), lead)
 
     def from_states(self, states: Tensor, certain: float) -> dict[str, Tensor]:
-        """Statistics of given states `(T, rows)` that are `certain`, the other states sharing the rest."""
-        count = self.emission.sizes[self.name + STATE]
+        """Statistics of given states `(T, rows)` that are `certain`, the other states sharing the rest.
+
+        Rows are in the order of `outside`.
+        """
+        count = self.sizes[self.name + STATE]
         other = (1 - certain) / max(1, count - 1)
         smooth = torch.full((*states.shape, count), other, dtype=torch.float64)
         smooth.scatter_(-1, states.unsqueeze(-1), certain if count > 1 else 1.0)
-        shape = [self.emission.sizes[n] for n in self.names]
-        have = (self.name + TIME, *self.names, self.name + STATE)
-        start = smooth[0].reshape((*shape, count))
-        pairs = smooth[:-1].reshape(-1, count).mT @ smooth[1:].reshape(-1, count)
-        weights = align(pairs, (self.name + FROM, self.name + TO), self.transition.names)
-        found = {
-            self.initial.name: self._collect(self.initial, start, (*self.names, self.name + FROM), 0),
-            self.transition.name: self.transition.statistics(weights, self.transition.features()),
-            self.emission.name: self._collect(self.emission, smooth.reshape((len(smooth), *shape, count)), have, 0),
-        }
-        return {term.name: found[term.name] for term in self.parts if term.parameters}
+        have = (self.name + TIME, *self.outside, self.name + STATE)
+        smooth = smooth.reshape((len(smooth), *self._shape(self.outside), count))
+        smooth = align(smooth, have, (*self.apart, self.name + STATE, self.name + TIME, *self.rows))
+        smooth = smooth.reshape((*self._shape(self.apart), count, len(states), -1))
+        alive = self._alive(WHOLE)
+        right = smooth if alive is None else smooth * alive.unsqueeze(-3)
+        pairs = torch.einsum("...itr,...jtr->...tij", smooth, torch.cat([right[..., :1, :], right[..., 1:, :]], -2))
+        found = {}
+        if self.initial.parameters:
+            law = smooth[..., 0, :].reshape((*smooth.shape[:-2], *self._shape(self.rows)))
+            found[self.initial.name] = self._collect(self.initial, law, (*self.apart, self.name + FROM, *self.rows), 0)
+        if self.transition.parameters:
+            have = (*self.apart, self.name + TIME, self.name + FROM, self.name + TO)
+            found[self.transition.name] = self._collect(self.transition, pairs, have, 0)
+        if self.emission.parameters:
+            weights = smooth.reshape((*smooth.shape[:-1], *self._shape(self.rows)))
+            have = (*self.apart, self.name + STATE, self.name + TIME, *self.rows)
+            found[self.emission.name] = self._collect(self.emission, weights, have, 0, self.features())
+        return found
+
+    # ---- the three parts, laid out for the recursion ----
+
+    @property
+    def moves(self) -> bool:
+        """Whether transitions differ between steps."""
+        return self.name + TIME in self.transition.names
+
+    def _log(self, part: Term | Replayed, natural: Tensor, block: Block, lead: int) -> Tensor:
+        if isinstance(part, Term):
+            return part.factor(natural, part.features(), lead=lead)
+        if block.plate in part.names:
+            at = part.names.index(block.plate) - len(part.names)
+            return natural.narrow(at, block.start, block.length)
+        return natural
+
+    def start(self, natural: Sequence[Tensor], block: Block, lead: int) -> tuple[Tensor, Tensor]:
+        """Log-laws of the unobserved state `(..., K, rows or 1)`, and log-transitions as `chain.smooth` takes them."""
+        start = self._log(self.initial, natural[0], block, lead)
+        start = align(start, self.initial.names, (*self.apart, self.name + FROM, *self.rows))
+        own = any(n in self.initial.names for n in self.rows)
+        rows = self._shape(self.rows, block) if own else [1] * len(self.rows)
+        states, apart = self.sizes[self.name + FROM], self._shape(self.apart, block)
+        start = start.expand((*start.shape[:lead], *apart, states, *rows))
+        start = start.reshape((*start.shape[: lead + len(apart) + 1], -1))
+        moves = self._log(self.transition, natural[1], block, lead)
+        time = (self.name + TIME,) if self.moves else ()
+        moves = align(moves, self.transition.names, (*self.apart, *time, self.name + FROM, self.name + TO))
+        steps = [self.sizes[n] for n in time]
+        moves = moves.expand((*moves.shape[:lead], *apart, *steps, states, states))
+        return start, moves.unsqueeze(-3) if time else moves
+
+    def emitted(self, natural: Tensor, features: Tensor, block: Block, lead: int) -> Callable[[], Tensor]:
+        """Return a function that returns the log-likelihoods `(..., K, T, rows)` in memory of its own."""
+        part = self.emission
+        want = (*self.apart, self.name + STATE, self.name + TIME, *self.rows)
+        shape = [self._size(n, block) for n in want]
+
+        def likelihood() -> Tensor:
+            if self.codes is not None:
+                log = self.codes.factor(natural, features, block, lead)
+            elif isinstance(part, Term):
+                log = part.factor(natural, features, block, lead)
+            else:
+                log = self._log(part, natural, block, lead).clone()
+            log = align(log, part.names, want)
+            full = log.expand((*log.shape[:lead], *shape))
+            flat = full.reshape((*full.shape[: full.dim() - len(self.rows)], -1))
+            copied = not flat.is_contiguous() or flat.numel() > log.numel()
+            return flat.clone(memory_format=torch.contiguous_format) if copied else flat
+
+        return likelihood
+
+    def _collect(
+        self,
+        part: Term | Replayed,
+        weights: Tensor,
+        have: tuple[str, ...],
+        lead: int,
+        features: Tensor | None = None,
+        block: Block = WHOLE,
+    ) -> Tensor:
+        """Sum weights over what a part lacks; return its expected statistics, or the weights if it is replayed."""
+        axes = tuple(i - len(have) for i, n in enumerate(have) if n not in part.names)
+        weights = weights.sum(axes) if axes else weights
+        weights = align(weights, [n for n in have if n in part.names], part.names)
+        if isinstance(part, Replayed):
+            return weights.expand((*weights.shape[:lead], *self._shape(part.names, block)))
+        if part is self.emission and self.codes is not None and features is not None:
+            return self.codes.statistics(weights, features, lead)
+        return part.statistics(weights, part.features() if features is None else features, lead)
 
     @cached_property
     def _reached(self) -> Tensor | None:
-        """Steps at or after which something is observed, (T, plates): states past the end enter no statistics."""
-        weight = self.emission.weight
-        if weight is None:
+        """Steps at or after which something is observed, (T, outside): states past the end enter no statistics."""
+        if self.seen is None:
             return None
-        have = tuple(n for n in (self.name + TIME, *self.names) if n in weight.names)
-        seen = weight.tensor.reshape((*weight.tensor.shape[: len(weight.names)], -1)).amax(-1) != 0
-        seen = align(seen, weight.names, (self.name + TIME, *self.names))
-        if self.name + TIME not in have:
-            seen = seen.expand((self.emission.sizes[self.name + TIME], *seen.shape[1:]))
+        have = (self.name + TIME, *self.outside)
+        seen = align(self.seen.tensor, self.seen.names, have)
+        seen = seen.expand((self.sizes[self.name + TIME], *seen.shape[1:]))
         return seen.flip(0).cummax(0).values.flip(0).double()
 
     def _alive(self, block: Block) -> Tensor | None:
-        """The same for a block of rows, (T, ..., rows, 1)."""
+        """The same for a block of rows, `(apart, T, rows)`."""
         reached = self._reached
         if reached is None:
             return None
-        if block.plate in self.names and reached.shape[1 + self.names.index(block.plate)] > 1:
-            reached = reached.narrow(1 + self.names.index(block.plate), block.start, block.length)
-        shape = [self._size(n, block) for n in self.names]
-        return reached.expand((len(reached), *shape)).reshape(len(reached), -1, 1)
-
-    def _collect(
-        self, term: Term, weights: Tensor, have: tuple[str, ...], lead: int, features: Tensor | None = None
-    ) -> Tensor:
-        axes = tuple(i - len(have) for i, n in enumerate(have) if n not in term.names)
-        weights = weights.sum(axes) if axes else weights
-        weights = align(weights, [n for n in have if n in term.names], term.names)
-        return term.statistics(weights, term.features() if features is None else features, lead)
-
-    def _rows(self, log: Tensor, term: Term, state: str, block: Block) -> Tensor:
-        """A factor over the state and perhaps rows, as (rows, states)."""
-        log = align(log, term.names, (*self.names, self.name + state))
-        lead = log.dim() - len(self.names) - 1
-        return log.reshape((*log.shape[:lead], -1, log.shape[-1]))
+        if block.plate in self.outside and reached.shape[1 + self.outside.index(block.plate)] > 1:
+            reached = reached.narrow(1 + self.outside.index(block.plate), block.start, block.length)
+        want = (*self.apart, self.name + TIME, *self.rows)
+        reached = align(reached, (self.name + TIME, *self.outside), want)
+        reached = reached.expand([self._size(n, block) for n in want])
+        return reached.reshape((*reached.shape[: len(self.apart) + 1], -1))
 
     def _size(self, name: str, block: Block) -> int:
-        return block.length if name == block.plate else self.emission.sizes[name]
+        return block.length if name == block.plate else self.sizes[name]
 
-    # ---- what a posterior asks ----
-
-    def state_probabilities(self, natural: Sequence[Tensor]) -> Tensor:
-        """Posterior of the state at every observation, shape (rows) + `(T, S)`."""
-        smooth, _ = chain.backward(self.passes(natural, self.features()), shared=True)
-        return self._by_row(smooth[1:])
-
-    def best_path(self, natural: Sequence[Tensor]) -> Tensor:
-        """Viterbi path, shape (rows) + `(T,)`: states of the observations."""
-        passes = self.passes(natural, self.features())
-        log, pair = passes.likelihood.log(), passes.transition.log()
-        score, back = log[0], []
-        for step in log[1:]:
-            score, origin = (score.unsqueeze(-1) + pair).max(-2)
-            score = score + step
-            back.append(origin)
-        state = score.argmax(-1)
-        path = [state]
-        for origin in reversed(back[1:]):
-            state = origin.gather(-1, state.unsqueeze(-1)).squeeze(-1)
-            path.append(state)
-        return self._by_row(torch.stack(path[::-1]).unsqueeze(-1)).squeeze(-1)
-
-    def draw_path(self, natural: Sequence[Tensor], generator: torch.Generator) -> Tensor:
-        """One path from the posterior: filter forwards, sample backwards."""
-        passes = self.passes(natural, self.features())
-
-        def pick(weights: Tensor) -> Tensor:
-            flat = weights.reshape(-1, weights.shape[-1])
-            return torch.multinomial(flat, 1, generator=generator).reshape(weights.shape[:-1])
-
-        state = pick(passes.filtered[-1])
-        path = [state]
-        for t in range(len(passes.filtered) - 2, 0, -1):
-            state = pick(passes.filtered[t] * passes.transition.mT[state])
-            path.append(state)
-        return self._by_row(torch.stack(path[::-1]).unsqueeze(-1)).squeeze(-1)
-
-    def _by_row(self, found: Tensor) -> Tensor:
-        shape = [self.emission.sizes[n] for n in self.rows]
-        return found.movedim(0, -2).reshape((*shape, len(found), found.shape[-1]))
-
-
-def factor_of(hmm: Hmm, plates: frozenset[str], like: Factor) -> Factor:
-    """The factor of a chain: one number a row."""
-    return replace(like, name=hmm.name, names=hmm.names, plates=plates)
+    def _shape(self, names: Sequence[str], block: Block = WHOLE) -> list[int]:
+        return [self._size(n, block) for n in names]

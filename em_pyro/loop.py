@@ -192,7 +192,7 @@ def run(
 def slack_of(engine: Engine) -> float:
     """Relative rounding of the objective, by the dtype of the program's parameters."""
     single = any(p.initial.dtype == torch.float32 for p in engine.program.parameters.values())
-    return SLACK[torch.float32 if single and engine.replayed else torch.float64]
+    return SLACK[torch.float32 if single and (engine.replayed or engine.inside) else torch.float64]
 
 
 def guard(before: float, after: float, engine: Engine, step: int) -> None:

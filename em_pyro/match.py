@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from .bank import Bank, RoleMap, Segment, entries_of
 from .charts import CHARTS, domain_of
-from .named import squeeze
+from .named import Named, squeeze
 from .program import Params, Program, Site
 from .reading import Unrecognised
 
+REMEMBERED = 10_000  # entries, in all replays, up to which a match is remembered by them
 EXACT = {torch.float64: 1e-11, torch.float32: 1e-4}  # a selection may pass through a normalisation
 
 
@@ -26,6 +27,10 @@ class Atoms:
     tiers: tuple[Tensor, ...] = field(repr=False)
     matrices: Tensor | None = field(repr=False)  # (probes, M, D, D); None where there are none, or several sizes
     rtol: float
+    matched: dict[object, tuple[RoleMap, tuple[int, ...]] | None] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    """What was found before, by the values of an argument: the steps of a loop are matched once."""
 
 
 def atoms_of(program: Program, values: Sequence[Params]) -> Atoms:
@@ -79,14 +84,36 @@ def entering(bank: Bank, role: RoleMap, domain: str) -> frozenset[str]:
 
 def same(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors agree in shape and in every entry, NaN included."""
-    return a is b or (a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all()))
+    if a is b or (a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()):
+        return True
+    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def match(site: Site, role: str, stack: Sequence[Tensor], event_dim: int, atoms: Atoms, *, multiples: bool) -> RoleMap:
     """Map an argument entry by entry, of `multiples` also those that are a known factor times a parameter."""
     first = squeeze(stack[0].detach(), site.dims, site.name, event_dim)
-    shape = first.tensor.shape
     entries = torch.stack([s.detach().reshape(-1) for s in stack]).double()
+    key = None
+    if entries.numel() <= REMEMBERED:
+        key = entries.cpu().numpy().tobytes(), first.tensor.shape, len(first.names), stack[0].dtype, multiples
+    if key is None or key not in atoms.matched:
+        found = _match(first, entries, atoms, multiples=multiples)
+        if key is not None:
+            atoms.matched[key] = found
+    else:
+        found = atoms.matched[key]
+    if found is None:
+        raise Unrecognised(f'"{role}" is computed from parameters, not selected from one')
+    role_map, kept = found
+    names = tuple(first.names[k] for k in kept)
+    return replace(role_map, names=names) if names != role_map.names else role_map
+
+
+def _match(
+    first: Named, entries: Tensor, atoms: Atoms, *, multiples: bool
+) -> tuple[RoleMap, tuple[int, ...]] | None:
+    """The map of an argument and which of its named dimensions it keeps; None if it is no selection."""
+    shape = first.tensor.shape
     index = torch.full((entries.shape[1],), -1)
     coefficient = torch.ones(entries.shape[1], dtype=torch.float64)
     still = (entries == entries[0]) | ((entries - entries[0]).abs() <= atoms.rtol * entries[0].abs())
@@ -100,12 +127,13 @@ def match(site: Site, role: str, stack: Sequence[Tensor], event_dim: int, atoms:
                 index[todo[hit]] = tier[found[hit]]
                 coefficient[todo[hit]] = factor[hit]
     if bool((varying & (index < 0)).any()):
-        raise Unrecognised(f'"{role}" is computed from parameters, not selected from one')
+        return None
     constant = None if bool(varying.all()) else first.tensor.contiguous()
     if constant is not None and varying.any():
         constant = torch.where(varying.reshape(shape), 0.0, constant)
     coefficients = None if bool((coefficient == 1).all()) else coefficient.reshape(shape)
-    return _compressed(RoleMap(first.names, index.reshape(shape), coefficients, constant))
+    made = _compressed(RoleMap(first.names, index.reshape(shape), coefficients, constant))
+    return made, tuple(first.names.index(n) for n in made.names)
 
 
 def _search(entries: Tensor, bank: Tensor, rtol: float, *, multiples: bool) -> tuple[Tensor, Tensor]:

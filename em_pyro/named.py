@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +75,23 @@ def unexpand(tensor: Tensor, event_dim: int = 0) -> Tensor:
     if base is None or base.dtype != tensor.dtype:
         return tensor[tuple(slice(0, size) for size in shape)]
     return base.as_strided(shape, strides, tensor.storage_offset())
+
+
+class Sizes(dict[str, int]):
+    """Sizes of named dimensions, in the order in which they stand in a tensor; a few can be put in order quickly."""
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        """Take the sizes in their order."""
+        super().__init__(sizes)
+        self.place = {name: k for k, name in enumerate(sizes)}
+
+
+def ordered(names: Iterable[str], sizes: Mapping[str, int]) -> tuple[str, ...]:
+    """Those of `names` that have a size, each once, in the order of `sizes`."""
+    if isinstance(sizes, Sizes):  # a long program has thousands of dimensions, and a site two or three
+        return tuple(sorted({n for n in names if n in sizes}, key=sizes.place.__getitem__))
+    these = set(names)
+    return tuple(n for n in sizes if n in these)
 
 
 @dataclass(frozen=True)

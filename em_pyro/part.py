@@ -17,11 +17,12 @@ from .bundle import Bundle
 from .centred import Centred
 from .contraction import Schedule
 from .hmm import Hmm
+from .markov import Markov
 from .named import Named
 from .stack import Stack
 from .term import WHOLE, Block
 
-Unit = Stack | Bundle | Centred | Hmm
+Unit = Stack | Bundle | Centred | Hmm | Markov
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,11 @@ class Part:
             share = dict(zip(self.names, weighed, strict=True))
             for unit, columns, memo in zip(self.units, features, memos, strict=True):
                 shares = [share[name] for name in unit.members]
-                add(statistics, unit.statistics(shares, columns, memo, block, lead))  # type: ignore[arg-type]
+                found_here = unit.statistics(shares, columns, memo, block, lead)  # type: ignore[arg-type]
+                for name in unit.replayed if isinstance(unit, Hmm) else ():
+                    if name in found_here:
+                        weights.setdefault(name, []).append(found_here.pop(name))
+                add(statistics, found_here)
             for name in self.moving:
                 part = share[name]
                 assert part is not None
@@ -101,8 +106,11 @@ class Part:
         return self.narrowed[block]
 
     def _beside(self, parts: list[Tensor], replay: Named) -> Tensor:
-        """Weights of all blocks, one beside the other."""
-        return parts[0] if len(parts) == 1 else torch.cat(parts, replay.names.index(self.blocks[0].plate))  # type: ignore[arg-type]
+        """Weights of all blocks, one beside the other; of what all rows share, their sum."""
+        plate = self.blocks[0].plate
+        if len(parts) == 1 or plate not in replay.names:
+            return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+        return torch.cat(parts, replay.names.index(plate))
 
 
 def add(total: dict[str, Tensor], more: Mapping[str, Tensor]) -> None:

@@ -18,6 +18,8 @@ from .contraction import Factor, Product, Schedule, Sum
 from .elimination import plan_contraction
 from .engine import Engine
 from .errors import ParameterError
+from .hmm import Hmm
+from .hmm_paths import best_paths, draw_paths, state_law
 from .named import Named, align
 from .precision import suited
 from .program import Params
@@ -25,6 +27,7 @@ from .term import Bound
 
 Pick = Callable[[Tensor], Tensor]
 ABSENT = 1e-200
+MANY = 12  # latents from which all marginals are worked out at the first that is asked for
 
 
 @dataclass(frozen=True)
@@ -93,12 +96,12 @@ class Posterior:
         For a partly labelled site (`obs_mask`), labelled rows are one-hot.
         """
         latents = self.engine.program.latents
+        if site in latents and len(latents) > MANY:  # the steps of a loop: one backward pass for all of them
+            return self._every_marginal[site].clone()
         if site in latents:
             return self._marginals([site])[site]
         if site in self.engine.hmms:
-            with torch.no_grad():
-                hmm = self.engine.hmms[site]
-                return hmm.state_probabilities(hmm.natural(self._bound))
+            return self._state_law(self.engine.hmms[site])
         hidden, seen = f"{site}_unobserved", self.engine.recognition.runs[0].get(f"{site}_observed")
         if hidden in latents and seen is not None and seen.mask is not None:
             probabilities = self._marginals([hidden])[hidden]
@@ -110,8 +113,11 @@ class Posterior:
 
     def mode(self) -> dict[str, Tensor]:
         """The jointly most probable values of all latents (Viterbi), each of the shape of its plates (+ event)."""
-        paths = {n: h.best_path(h.natural(self._bound)) for n, h in self.engine.hmms.items()}
-        return self._trace(lambda product: product.argmax(0), largest=True) | paths
+        with torch.no_grad():
+            best = {n: best_paths(h, self._natural(h)) for n, h in self.engine.hmms.items()}
+        scores = {n: Named(score, self.engine.hmms[n].names) for n, (score, _) in best.items()}
+        found = self._trace(lambda product: product.argmax(0), scores, largest=True)
+        return self._values(found) | {n: self._path(h, best[n][1], found) for n, h in self.engine.hmms.items()}
 
     def sample(self, n: int = 1, *, seed: int = 0) -> dict[str, Tensor]:
         """Draw `n` times from the joint posterior: shape `(n,)` + plates (+ event); no global generator moves."""
@@ -122,13 +128,52 @@ class Posterior:
             gumbel = -(-torch.rand(product.shape, generator=generator, dtype=product.dtype).log()).log()
             return (torch.where(top == -torch.inf, 0.0, product - top) + gumbel).argmax(0)
 
-        hmms = self.engine.hmms.items()
-        draws = [
-            self._trace(pick, largest=False)
-            | {name: hmm.draw_path(hmm.natural(self._bound), generator) for name, hmm in hmms}
-            for _ in range(n)
-        ]
+        with torch.no_grad():
+            paths = {name: draw_paths(h, self._natural(h), n, generator) for name, h in self.engine.hmms.items()}
+        draws = []
+        for k in range(n):
+            found = self._trace(pick, {}, largest=False)
+            drawn = {name: self._path(h, paths[name][k], found) for name, h in self.engine.hmms.items()}
+            draws.append(self._values(found) | drawn)
         return {name: torch.stack([draw[name] for draw in draws]) for name in draws[0]}
+
+    # ---- states that are summed out inside a site ----
+
+    def _natural(self, hmm: Hmm) -> tuple[Tensor, ...]:
+        return hmm.natural(self._bound, self.engine.replays(self.engine.moved(self.params)))
+
+    def _state_law(self, hmm: Hmm) -> Tensor:
+        """Posterior of the states of a DiscreteHMM, averaged over the latents around it: plates + `(T, S)`."""
+        program = self.engine.program
+        with torch.no_grad():
+            law, names = state_law(hmm, self._natural(hmm)), hmm.names
+            latents = [n for n in names if n in program.latents]
+            if latents:
+                schedule, inputs, _ = self._schedule()
+                share = schedule.contract(inputs)[1][list(self.engine.factors).index(hmm.name)]
+                assert share is not None
+                axes = tuple(names.index(n) for n in latents)
+                law = (law * (share / share.sum(axes, keepdim=True))[..., None, None]).sum(axes)
+                names = tuple(n for n in names if n not in latents)
+        return self._in_plates(hmm, law, names, 2)
+
+    def _path(self, hmm: Hmm, paths: Tensor, chosen: Mapping[str, Tensor]) -> Tensor:
+        """The path of every row, given the states of the latents around the chain."""
+        names = hmm.names
+        for latent in [n for n in names if n in self.engine.program.latents]:
+            rest = tuple(n for n in names if n != latent)
+            index = align(chosen[latent], self.engine.program.latents[latent].plates, rest)
+            moved = align(paths, names, (latent, *rest), 1)
+            index = index.expand(moved.shape[1:-1])[None, ..., None].expand(1, *moved.shape[1:])
+            paths, names = moved.gather(0, index).squeeze(0), rest
+        return self._in_plates(hmm, paths, names, 1)
+
+    def _in_plates(self, hmm: Hmm, found: Tensor, names: tuple[str, ...], trailing: int) -> Tensor:
+        """Give `found` one dimension for each plate of the site."""
+        plates = tuple(p for p in self.engine.sizes if p in self.engine.factors[hmm.name].plates)
+        found = align(found, names, plates, trailing)
+        shape = [self.engine.program.plates[p] for p in plates]
+        return found.expand((*shape, *found.shape[found.dim() - trailing :])).contiguous()
 
     def _schedule(
         self, extra: tuple[str, ...] = (), *, chains: bool = False
@@ -151,6 +196,10 @@ class Posterior:
             {n: len(engine.factors) + i for i, n in enumerate(extra)},
         )
 
+    @cached_property
+    def _every_marginal(self) -> dict[str, Tensor]:
+        return self._marginals(list(self.engine.program.latents))
+
     def _marginals(self, sites: list[str]) -> dict[str, Tensor]:
         with torch.no_grad():
             schedule, inputs, places = self._schedule(tuple(sites), chains=True)
@@ -165,12 +214,21 @@ class Posterior:
             found[name] = share.expand(*(program.plates[p] for p in plates), program.latents[name].size).contiguous()
         return found
 
-    def _trace(self, pick: Pick, *, largest: bool) -> dict[str, Tensor]:
-        """Choose states backwards through the elimination: each latent given those eliminated after it."""
+    def _trace(self, pick: Pick, instead: Mapping[str, Named], *, largest: bool) -> dict[str, Tensor]:
+        """Choose states backwards through the elimination, each latent given those eliminated after it: indices.
+
+        Args:
+            pick: chooses along the first dimension.
+            instead: factors that take the place of others: the best path of a chain in place of its sum.
+            largest: whether latents are maximised out, not summed.
+        """
         program = self.engine.program
         with torch.no_grad():
             # A zero factor over every latent makes each elimination carry all plates of its latent.
             schedule, values, _ = self._schedule(tuple(program.latents))
+            for i, name in enumerate(self.engine.factors):
+                if name in instead:
+                    values[i] = align(instead[name].tensor, instead[name].names, self._factors[name].names)
             products: list[Tensor | None] = []
             for step in schedule.steps:
                 if isinstance(step, Sum):
@@ -199,8 +257,12 @@ class Posterior:
                 index = align(chosen[name][0], chosen[name][1], latent.plates).expand(shape)
             else:
                 index = torch.zeros(shape, dtype=torch.long)
-            found[name] = latent.support[index]
+            found[name] = index
         return found
+
+    def _values(self, chosen: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Values of all latents at the chosen indices."""
+        return {name: self.engine.program.latents[name].support[index] for name, index in chosen.items()}
 
     def __str__(self) -> str:
         """One line: the latents and the log evidence."""

@@ -36,8 +36,8 @@ def far(engine: Engine, params: Params) -> frozenset[str]:
         bound = engine.bind({name: value.double() for name, value in params.items()})
         found = set[str]()
         for name, term in engine.leaders.items():
-            if term.centred or not can_be_centred(term) or not term.value.names:
-                continue
+            if name not in engine.terms or term.centred or not can_be_centred(term) or not term.value.names:
+                continue  # the emissions inside a DiscreteHMM keep their one centre
             members = engine.members[name]
             farthest = torch.stack([reach(engine.terms[member]).amax() for member in members]).amax()
             if bool(_smallest(term, term.arguments(bound)) * FARTHEST < farthest):
@@ -73,7 +73,7 @@ def form(engine: Engine) -> list[str]:
     """Name the form of every site of a location family, and where it changes."""
     lines = []
     for name, term in engine.leaders.items():
-        if can_be_centred(term) and term.value.names:
+        if name in engine.terms and can_be_centred(term) and term.value.names:
             least = float(reach(term).amax() / FARTHEST)
             lines.append(f'site "{name}": one centre for all cells; each its own where a scale is below {least:.2g}')
     return lines

@@ -16,11 +16,15 @@ from .bank import entries_of, gather
 from .blocks import tuned
 from .build import build
 from .check import check_structure, check_values
+from .contraction import Chain
 from .data import check_data
 from .distinct import collapsed, cut_rows, find
 from .engine import Engine
 from .errors import ModelError
+from .hmm import Hmm
+from .markov import Markov
 from .named import Named, align, squeeze
+from .part import Part
 from .plan import Choice, Plan, choose
 from .precision import form
 from .program import Params, Program
@@ -161,6 +165,8 @@ def _recorded(engine: Engine, refuted: str) -> Engine:
     if not engine.runs_model or refuted:
         return replace(engine, unrecorded=refuted)
     points, runs = engine.recognition.points[:PROBES], engine.recognition.runs[:PROBES]
+    if engine.program.view is not None:
+        runs = [engine.program.view(dict(run)) for run in runs]
     try:
         recording = recorded(engine.program, engine.moving, engine.open_priors, points, runs)
     except Untraceable as reason:
@@ -181,6 +187,7 @@ def _notes(engine: Engine, rows: str) -> tuple[str, ...]:
         notes.append(f"site{'s' * (len(names) > 1)} {some}: {how}, because {why}")
     if engine.runs_model:
         notes.append(f"the model cannot be recorded as tensor operations: {engine.unrecorded}")
+    notes += _chains(engine)
     blocks = max((part.blocks for part in engine.parts), key=len, default=())
     if engine.whole:
         notes.append(f"rows are taken whole: {engine.whole}")
@@ -190,6 +197,25 @@ def _notes(engine: Engine, rows: str) -> tuple[str, ...]:
     if any(p.initial.dtype == torch.float32 for p in engine.program.parameters.values()):
         notes.append("float32 parameters: contracted and accumulated in float64, stored in float32")
     return tuple(notes)
+
+
+def _chains(engine: Engine) -> list[str]:
+    """By which recursion every chain is run, and why."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for unit in engine.units:
+        if isinstance(unit, (Hmm, Markov)):
+            found.setdefault((unit.method, unit.reason), []).append(unit.title)
+    for part in engine.parts:
+        for step in part.schedule.steps if isinstance(part, Part) else ():
+            if isinstance(step, Chain):
+                why = "its transitions differ between steps, or not all of it is compiled"
+                found.setdefault(("torch", why), []).append(f"{step.latents[0]} ... {step.latents[-1]}")
+    notes = []
+    for (method, why), names in found.items():
+        some = ", ".join(names[:3]) + (f", ... ({len(names)})" if len(names) > 3 else "")
+        how = "compiled recursions" if method == "numba" else "a scan in torch"
+        notes.append(f"chain{'s' * (len(names) > 1)} {some}: {how}, because {why}")
+    return notes
 
 
 def key_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -286,7 +312,8 @@ def measured(engine: Engine, params: Params) -> float | None:
     engine = engine.full
     if not _affordable(engine):
         return None
-    recognition = engine.recognition
-    whole = build(engine.program, recognition, recognition.runs[0], recognition.priors, {}, compiled=False)
+    # Nothing is recognised: a DiscreteHMM is still taken apart, because its own scan loses what lies between zeros.
+    recognition = replace(engine.recognition, readings={})
+    whole = build(engine.program, recognition, recognition.runs[0], recognition.priors, {})
     with torch.no_grad():
         return float(whole.expect(params).log_evidence)

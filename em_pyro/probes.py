@@ -78,18 +78,35 @@ def _tensors(site: Site) -> list[Tensor]:
 
 
 def reached(traced: Mapping[str, Site], leaves: Mapping[str, Tensor]) -> dict[str, frozenset[str]]:
-    """Parameters that each site depends on, by one backward pass a site (of a long program: all, or none)."""
-    reached = {}
+    """Parameters that each site depends on, by walking the graph of the gradient, each of its nodes once."""
+    names = {id(leaf): name for name, leaf in leaves.items()}
+    known: dict[Any, frozenset[str]] = {}  # the nodes are kept: their identity is that of the Python object
+
+    def below(root: Any) -> frozenset[str]:
+        stack = [root]
+        while stack:
+            node = stack[-1]
+            if node in known:
+                stack.pop()
+                continue
+            inputs = [parent for parent, _ in node.next_functions if parent is not None]
+            waiting = [parent for parent in inputs if parent not in known]
+            if waiting:
+                stack.extend(waiting)
+                continue
+            leaf = getattr(node, "variable", None)  # of a node that accumulates a gradient
+            own = frozenset({names[id(leaf)]}) if leaf is not None and id(leaf) in names else frozenset()
+            known[node] = own.union(*(known[parent] for parent in inputs))
+            stack.pop()
+        return known[root]
+
+    found = {}
     for name, site in traced.items():
-        tensors = _tensors(site)
-        if not tensors or len(traced) > LONG_PROGRAM:
-            reached[name] = frozenset(leaves) if tensors else frozenset()
-            continue
-        grads = torch.autograd.grad(
-            sum((t.sum() for t in tensors), torch.zeros(())),
-            list(leaves.values()),
-            retain_graph=True,
-            allow_unused=True,
-        )
-        reached[name] = frozenset(n for n, g in zip(leaves, grads, strict=True) if g is not None)
-    return reached
+        parts = []
+        for tensor in _tensors(site):
+            if tensor.grad_fn is None:
+                parts.append(frozenset({names[id(tensor)]}) if id(tensor) in names else frozenset())
+            else:
+                parts.append(below(tensor.grad_fn))
+        found[name] = frozenset[str]().union(*parts)
+    return found

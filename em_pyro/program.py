@@ -91,6 +91,8 @@ class Program:
     upstream: Mapping[str, frozenset[str]] = field(repr=False)  # site -> latents that it may depend on
     registered: Mapping[str, tuple[Tensor, Any]] = field(default_factory=dict, repr=False)
     """Unconstrained tensors that a PyroModule would put into the store by itself, with their constraints."""
+    view: Callable[[dict[str, Site]], dict[str, Site]] | None = field(default=None, repr=False)
+    """How the sites of a run are to be seen: a `DiscreteHMM` taken apart."""
 
     def run(self, values: Params, states: Params | None = None) -> dict[str, Site]:
         """Replay the model at `values`, enumerated; a latent named in `states` takes that value instead.
@@ -106,7 +108,7 @@ class Program:
         missing = [name for name in self.upstream if name not in handler.sites]
         if missing:
             raise _unstable(missing[0], "it was missing in this one")
-        return handler.sites
+        return handler.sites if self.view is None else self.view(handler.sites)
 
     @contextlib.contextmanager
     def given(self, values: Params) -> Iterator[None]:

@@ -17,6 +17,7 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
 from pyro.distributions.torch_distribution import TorchDistribution
+from pyro.distributions.util import broadcast_shape  # torch's own imports a second of symbolic algebra
 from torch import Tensor
 
 from em_pyro.errors import ParameterError
@@ -125,7 +126,7 @@ class Quadrature(TorchDistribution):
         """
         index, found = _match(self.nodes, value)
         log_weights = torch.where(found, self.log_weights[index], -torch.inf)
-        return log_weights.expand(torch.broadcast_shapes(value.shape, self.batch_shape))
+        return log_weights.expand(broadcast_shape(value.shape, self.batch_shape))
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draw nodes."""

@@ -26,7 +26,7 @@ from .priors import read_priors
 from .probes import LONG_PROGRAM, probe, reached, traced_run
 from .program import Program, Site
 from .reading import Reading, Recognition, Refusal, Unrecognised, arguments
-from .unroll import FROM, INITIAL, STATE, TIME, TO, TRANSITION, unroll
+from .unroll import unroll
 
 REPLAYS = 10
 
@@ -47,13 +47,13 @@ def _recognise(
     leaves: dict[str, Tensor],
     traced: dict[str, Site],
 ) -> Recognition:
-    reaches = reached(traced, leaves)
+    leaf_sites = unroll(traced)
+    reaches = reached(leaf_sites, leaves)
     probes = probes or [({}, traced)]
     bank = atoms_of(program, [values for values, _ in probes])
     readings: dict[str, Reading] = {}
     refusals: dict[str, Refusal] = {}
     unrolled = [unroll(sites) for _, sites in probes]
-    leaf_sites = unroll(traced)
     for name, site in leaf_sites.items():
         if site.role == "prior":
             continue
@@ -61,10 +61,10 @@ def _recognise(
             readings[name] = _read(name, [sites[name] for sites in unrolled], bank)
         except Unrecognised as reason:
             refusals[name] = Refusal(str(reason), reaches.get(name, frozenset()))
-    wanted = {n for n, r in refusals.items() if r.parameters and may_be_affine(traced[n], r)}
+    wanted = {n for n, r in refusals.items() if r.parameters and may_be_affine(leaf_sites[n], r)}
     if wanted:
         for name, reading in affine_readings(
-            program, wanted, [(v, {n: s[n] for n in wanted}) for v, s in probes], bank
+            replace(program, view=unroll), wanted, [(v, s) for (v, _), s in zip(probes, unrolled, strict=True)], bank
         ):
             readings[name] = reading
             del refusals[name]
@@ -73,33 +73,9 @@ def _recognise(
         why = "an argument has a parameter's value but not its gradient"
         refusals[name] = Refusal(why, reaches.get(name, frozenset()) | readings[name].parameters)
         del readings[name]
-    _keep_whole(leaf_sites, readings, refusals, reaches)
     runs = [sites for _, sites in probes]
     points = [values for values, _ in probes]
     return Recognition(layout, readings, refusals, reaches, read_priors(runs), points[0], runs, points)
-
-
-def _keep_whole(
-    sites: Mapping[str, Site],
-    readings: dict[str, Reading],
-    refusals: dict[str, Refusal],
-    reaches: Mapping[str, frozenset[str]],
-) -> None:
-    """A DiscreteHMM is recognised with all its three sites, or not at all."""
-    for name in [n for n in sites if n + TRANSITION in sites]:
-        parts = (name + INITIAL, name + TRANSITION, name)
-        wrong = [part for part in parts if part not in readings]
-        latent = [n for part in parts if part in readings for role in readings[part].roles.values() for n in role.names]
-        hidden = (name + FROM, name + TO, name + STATE, name + TIME)
-        outside = [n for n in latent if n not in hidden and n not in sites[name].plates]
-        if not wrong and outside:
-            wrong = [f"an argument that depends on {outside[0]}"]
-        if wrong:
-            why = refusals[wrong[0]].why if wrong[0] in refusals else wrong[0]
-            for part in parts:
-                readings.pop(part, None)
-                refusals.pop(part, None)
-            refusals[name] = Refusal(why, reaches[name])
 
 
 def _packed(bank: Bank, readings: dict[str, Reading]) -> Bank:
@@ -112,13 +88,16 @@ def _packed(bank: Bank, readings: dict[str, Reading]) -> Bank:
     probabilities, where_probability = packed(bank.entries, used["probabilities"])
     matrices, where_matrix = packed(bank.matrices, used["matrices"])
     where = {"entries": where_entry, "probabilities": where_probability, "matrices": where_matrix}
+    moved: dict[tuple[int, str], Tensor] = {}  # the steps of a loop share one index, before and after
     for name, reading in readings.items():
-        roles = {
-            key: role
-            if role.known or role.affine is not None
-            else role.moved(where[_kind(reading.family.roles[key].domain)])
-            for key, role in reading.roles.items()
-        }
+        roles = {}
+        for key, role in reading.roles.items():
+            kind = _kind(reading.family.roles[key].domain)
+            if not role.known and role.affine is None:
+                if (id(role.index), kind) not in moved:
+                    moved[id(role.index), kind] = role.moved(where[kind]).index
+                role = replace(role, index=moved[id(role.index), kind])
+            roles[key] = role
         readings[name] = replace(reading, roles=roles)
     return Bank(entries, probabilities, matrices)
 
@@ -199,24 +178,35 @@ def _disagreeing(
     atoms = {"entries": bank.values(params), "probabilities": entries_of(bank.probabilities, params)}
     if bank.matrices:
         atoms["matrices"] = bank.stack(params)
+    claims: dict[object, Tensor] = {}
     for name, reading in readings.items():
         args = arguments(reading.family, traced[name])
         for key, role in reading.roles.items():
             kind = _kind(reading.family.roles[key].domain)
-            claim = gather(role, atoms.get(kind, torch.zeros(0)), params)
             event = reading.event_rank + reading.family.roles[key].event_dim
             truth = squeeze(args[key], traced[name].dims, name, event)
-            claim = Named(claim, role.names).align(truth.names).expand(truth.tensor.shape)
-            pairs.setdefault(name, []).append((truth.tensor, claim))
+            if role.known and not truth.tensor.requires_grad:
+                continue
+            # the steps of a loop make one claim, so that it is evaluated once
+            where = tuple(truth.names.index(n) for n in role.names)
+            same = (id(role.index), id(role.coefficient), id(role.constant), id(role.affine), kind, where)
+            if same not in claims or claims[same].shape != truth.tensor.shape:
+                claim = gather(role, atoms.get(kind, torch.zeros(0)), params)
+                claims[same] = Named(claim, role.names).align(truth.names).expand(truth.tensor.shape)
+            pairs.setdefault(name, []).append((truth.tensor, claims[same]))
     generator = torch.Generator().manual_seed(1)
 
     def agree(names: Sequence[str]) -> bool:
         difference, size = torch.zeros(()), torch.zeros(())
+        alike: dict[object, tuple[Tensor, list[Tensor]]] = {}
         for name in names:
-            for truth, claim in pairs[name]:
-                v = torch.randn(truth.shape, generator=generator, dtype=torch.float64).to(truth)
-                difference = difference + (v * (truth - claim)).sum()
-                size = size + (v * claim).sum()
+            for truth, claim in pairs.get(name, ()):
+                alike.setdefault((id(claim), truth.dtype), (claim, []))[1].append(truth)
+        for claim, truths in alike.values():
+            truth = torch.stack(truths)
+            v = torch.randn(truth.shape, generator=generator, dtype=torch.float64).to(truth)
+            difference = difference + (v * (truth - claim)).sum()
+            size = size + (v * claim).sum()
         if not difference.requires_grad:
             return True
         targets = list(leaves.values())

@@ -14,6 +14,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 import torch
+from pyro.distributions.util import broadcast_shape  # torch's own imports a second of symbolic algebra
 from torch import Tensor
 
 from .charts import Chart
@@ -38,7 +39,7 @@ class RowTerm(Term):
         if self.rows_of_weight is not None:
             log_prob = torch.where(self.rows_of_weight == 0, 0.0, log_prob * self.rows_of_weight)
         shape = (*self.cell_shape, *self.event_shape, self.count)
-        return log_prob.expand(torch.broadcast_shapes(log_prob.shape, shape))
+        return log_prob.expand(broadcast_shape(log_prob.shape, shape))
 
     def features(self, block: Block = WHOLE, room: Room | None = None) -> Tensor:
         """The values, by which rows are told apart; the products have no use for them."""

@@ -120,11 +120,17 @@ def stack(terms: Mapping[str, Term]) -> tuple[Stack, ...]:
     stacks = []
     for members in groups.values():
         shifts = [term.shift for term in members if term.shift is not None]
+        if len(members) > 1 and not shifts and _located(members[0]):  # one value a step: they are the rows
+            shifts = [torch.where(torch.isfinite(v), v, 0.0) for v in (t.value.tensor.double() for t in members)]
         if len(members) > 1 and shifts:
             centre = torch.stack(shifts).mean(0)
             members = [replace(term, shift=centre, cache={}) for term in members]
         stacks.append(Stack(tuple(members), len(members) == 1 or _same_features(members)))
     return tuple(stacks)
+
+
+def _located(term: Term) -> bool:
+    return term.family.location is not None and term.role == "observed" and not term.value.names
 
 
 def _signature(term: Term) -> object:

@@ -11,6 +11,7 @@ seed `s` is the same whatever the number of starts.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 
 import torch
 from torch import Tensor
@@ -19,11 +20,13 @@ from .engine import Engine, Expectation
 from .errors import ParameterError
 from .hmm import Hmm
 from .m_step import constrained, maximise, unconstrained
+from .markov import Markov
 from .named import Named, align
 from .plan import Plan
 from .program import quiet
 from .solvers import PriorUnbounded
 from .store import check_value
+from .term import Term
 from .unroll import STATE, TIME
 
 Params = Mapping[str, Tensor]
@@ -147,33 +150,37 @@ def _expectation(engine: Engine, shares: Mapping[str, Named], generator: torch.G
         weight = weight.sum(drop) if drop else weight
         weight = align(weight, [n for n in every if n in factor.names], factor.names)
         shares_of[name] = weight
+    inside: dict[str, Tensor] = {}
     for unit in engine.units:
         if isinstance(unit, Hmm):
-            statistics |= unit.from_states(_hidden_states(unit, generator), CERTAIN)
-        else:
-            weighed = [shares_of[name] for name in unit.members]
-            statistics |= unit.statistics(weighed, unit.features())
+            inside |= unit.from_states(_hidden_states(unit, generator), CERTAIN)
+            continue
+        for group in unit.stacks if isinstance(unit, Markov) else (unit,):
+            weighed = [shares_of[name] for name in group.members]
+            statistics |= group.statistics(weighed, group.features())
     weights = {name: shares_of[name] for name in engine.replayed}
+    for name, found in inside.items():
+        (weights if name in engine.inside else statistics)[name] = found
     zero = torch.zeros((), dtype=torch.float64)
     return Expectation(zero, zero, statistics, weights)
 
 
 def _hidden_states(hmm: Hmm, generator: torch.Generator) -> Tensor:
     """States of a DiscreteHMM by k-means++ on its observations, shape (T, rows)."""
-    term = hmm.emission
-    features = term.features()
-    have = term.layout.columns
-    flat = features.movedim(-2, -1).reshape((*(term.sizes[n] for n in have), -1))
-    flat = align(flat, have, (hmm.name + TIME, *hmm.names), 1)
-    flat = flat.reshape(-1, flat.shape[-1])
-    rows = _standardised(flat)
-    states = term.sizes[hmm.name + STATE]
-    drawn = (
-        torch.randint(states, (len(flat),), generator=generator)
-        if rows is None
-        else _plus_plus(rows, states, generator)
-    )
-    return drawn.reshape(term.sizes[hmm.name + TIME], -1)
+    term, states = hmm.emission, hmm.sizes[hmm.name + STATE]
+    every = (hmm.name + TIME, *hmm.names)
+    shape = [hmm.sizes[n] for n in every]
+    rows = None
+    if isinstance(term, Term):
+        features, have = term.features(), (*term.layout.batch, *term.layout.columns)
+        flat = features.movedim(-2, -1).reshape((*(term.sizes[n] for n in have), -1))
+        flat = align(flat, have, every, 1)
+        rows = _standardised(flat.expand((*shape, flat.shape[-1])).reshape(-1, flat.shape[-1]))
+    if rows is None:
+        drawn = torch.randint(states, (prod(shape),), generator=generator)
+    else:
+        drawn = _plus_plus(rows, states, generator)
+    return drawn.reshape(shape[0], -1)
 
 
 # ---- states of the latents -------------------------------------------------------------------------------------------

@@ -45,9 +45,12 @@ def check_value(parameter: Parameter, value: Tensor, what: str) -> None:
         )
     inside = parameter.constraint.check(value) & torch.isfinite(value).all() | _loosely_inside(parameter, value)
     if not bool(inside.all()):
+        rows = getattr(parameter.constraint, "event_dim", 0) == 1 and bool(torch.isfinite(value).all())
+        rows = rows and type(parameter.constraint).__name__.endswith("Simplex")
+        sums = f" with rows that sum to {value.sum(-1).flatten()[:6].tolist()}, not to one" if rows else ""
         raise ParameterError(
             f'Parameter "{parameter.name}": expected {what} within {parameter.constraint}, got '
-            f"{value.flatten()[:6].tolist()}. Change the value or the constraint."
+            f"{value.flatten()[:6].tolist()}{sums}. Change the value or the constraint."
         )
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from .bank import Bank, RoleMap, gather
 from .charts import safe_log
 from .families import Family
-from .named import Named, align
+from .named import Named, align, ordered
 
 LOWEST = -1e30  # a structural zero in log space; finite, because 0 * -inf is not 0 in a matrix product
 SLICE = 65_536  # rows at a time, where something is summed once over all data
@@ -337,7 +337,7 @@ class Term:
     def names(self) -> tuple[str, ...]:
         """Named dimensions of the factor."""
         kept = (*self.cells, *self.columns)
-        return tuple(n for n in self.sizes if n in kept and n not in self.folded)
+        return ordered((n for n in kept if n not in self.folded), self.sizes)
 
     @cached_property
     def layout(self) -> Layout:

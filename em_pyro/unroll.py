@@ -20,11 +20,11 @@ FROM, TO, STATE, TIME = "[from]", "[to]", "[state]", "[time]"  # suffixes of the
 
 
 def unroll(sites: Mapping[str, Site]) -> dict[str, Site]:
-    """Replace every DiscreteHMM with one transition matrix for all times by its three sites."""
+    """Replace every observed DiscreteHMM by its three sites."""
     found: dict[str, Site] = {}
     for name, site in sites.items():
         base = unwrap(site.fn).base
-        if site.role == "observed" and isinstance(base, dist.DiscreteHMM) and _homogeneous(base):
+        if site.role == "observed" and isinstance(base, dist.DiscreteHMM):
             found.update(_parts(name, site, base))
         else:
             found[name] = site
@@ -47,39 +47,39 @@ def _event_dim(site: Site) -> int:
     return site.fn.event_dim - inner.event_rank  # type: ignore[attr-defined]
 
 
-def _homogeneous(hmm: dist.DiscreteHMM) -> bool:
-    """Whether one transition matrix serves all times, and the time is known."""
-    shape = hmm.transition_logits.shape
-    return len(shape) < 3 or shape[-3] == 1
-
-
 def _parts(name: str, site: Site, hmm: dist.DiscreteHMM) -> dict[str, Site]:
-    depth = max((-dim for dim, key in site.dims.items() if key in site.plates), default=0)
-    plates = {dim: key for dim, key in site.dims.items() if key in site.plates}
+    depth = max((-dim for dim in site.dims), default=0)
     states = hmm.initial_logits.shape[-1]
     device = hmm.initial_logits.device
-    dims = plates | {-depth - 1: name + FROM, -depth - 2: name + TO}
-    initial = unexpand(hmm.initial_logits, 1)
-    transition = hmm.transition_logits
-    if transition.dim() >= 3:
-        transition = transition.squeeze(-3)
-    rows = transition.dim() - 2
-    transition = transition.movedim(-2, 0).reshape(
-        (states,) + (1,) * (depth - rows) + transition.shape[:rows] + (states,)
-    )
+    dims = dict(site.dims) | {-depth - 1: name + FROM, -depth - 2: name + TO, -depth - 3: name + TIME}
     here = torch.arange(states, device=device).reshape((states,) + (1,) * depth)
-    parts = {
-        name + INITIAL: (dist.Categorical(logits=initial, validate_args=False), here),
-        name + TRANSITION: (dist.Categorical(logits=transition, validate_args=False), here.unsqueeze(1)),
-    }
+    # Pyro's batch dimensions of the transitions, then time: (..., T or 1, S, S)
+    transition = hmm.transition_logits
+    transition = transition if transition.dim() > 2 else transition.unsqueeze(-3)
+    rows = transition.shape[:-3]
+    transition = transition.movedim(-3, 0).movedim(-2, 1)
+    transition = transition.reshape((*transition.shape[:2], *(1,) * (depth - len(rows)), *rows, states)).unsqueeze(1)
+    laws = {INITIAL: unexpand(hmm.initial_logits, 1), TRANSITION: unexpand(transition, 1)}
+    values = {INITIAL: here, TRANSITION: here.unsqueeze(1)}
     found = {
-        key: Site(key, "latent", fn, value, site.plates, dims, site.scale, None) for key, (fn, value) in parts.items()
+        name + key: Site(
+            name + key,
+            "latent",
+            dist.Categorical(logits=law, validate_args=False),
+            values[key],
+            site.plates,
+            dims,
+            site.scale,
+            None,
+        )
+        for key, law in laws.items()
     }
     observation = hmm.observation_dist
     value = site.value.unsqueeze(-1 - observation.event_dim)
-    shifted = {dim - 2: key for dim, key in plates.items()} | {-1: name + STATE, -2: name + TIME}
+    shifted = {dim - 2: key for dim, key in site.dims.items()} | {-1: name + STATE, -2: name + TIME}
     mask = None if site.mask is None else site.mask[..., None, None]
-    found[name] = replace(site, fn=observation, value=value, dims=shifted, mask=mask)
+    scale = site.scale[..., None, None] if isinstance(site.scale, torch.Tensor) else site.scale
+    found[name] = replace(site, fn=observation, value=value, dims=shifted, scale=scale, mask=mask)
     return found
 
 

@@ -52,7 +52,7 @@ def kind_of(engine: Engine, parameter: Parameter, uses: Sequence[Use]) -> str:
     for site, refusal in engine.recognition.refusals.items():
         if name in refusal.parameters:
             raise Refused(f'site "{site}": {refusal.why}')
-    for site in engine.replayed:
+    for site in (*engine.replayed, *engine.inside):
         if name in engine.recognition.reaches.get(site, frozenset()):
             raise Refused(f'site "{site}" is replayed')
     for site, other in engine.priors.items():
@@ -105,7 +105,8 @@ def role_of(uses: Sequence[Use], engine: Engine, name: str) -> tuple[str, tuple[
     roles = sorted({f"{family_name(term)}.{key}" for term, key, _ in uses})
     sites = tuple(dict.fromkeys(user_site(n) for term, _, _ in uses for n in engine.members[term.name]))
     if not sites:
-        sites = tuple(s for s, reached in engine.recognition.reaches.items() if name in reached)
+        reaches = engine.recognition.reaches.items()
+        sites = tuple(dict.fromkeys(user_site(s) for s, reached in reaches if name in reached))
     return " and ".join(roles) or "-", sites
 
 

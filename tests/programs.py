@@ -8,6 +8,7 @@ thousand joint states, so that `oracle.brute_force` can visit all of them.
 """
 
 import programs_chains
+import programs_hmm
 import programs_masks
 import programs_mixtures
 import programs_modules
@@ -17,13 +18,14 @@ import programs_shapes
 import programs_weights
 from case import REGISTRY, Case
 
-__all__ = ["MODULES", "NAMES", "Case", "build"]
+__all__ = ["HIDDEN", "MODULES", "NAMES", "Case", "build"]
 
 MODULES = (
     programs_mixtures,
     programs_shapes,
     programs_plates,
     programs_chains,
+    programs_hmm,
     programs_masks,
     programs_weights,
     programs_priors,
@@ -33,6 +35,9 @@ MODULES = (
 
 NAMES = tuple(REGISTRY)
 """Names of all programs."""
+
+HIDDEN = tuple(name for name in NAMES if name.startswith("hmm_"))
+"""Those with states inside a site. EM's `Q` counts them, brute force over the latents does not: equal slopes only."""
 
 
 def build(name: str) -> Case:

@@ -17,13 +17,15 @@ ROOT = Path(__file__).parents[1]
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
-        "errors charts chain graph pattern analytic",
-        "named bank trim acceleration quadrature",
-        "program families contraction fold models record",
-        "alive check data elimination priors probes recording solvers store survey term unroll",
-        "hmm reading rowwise stack",
-        "bundle centred compile distinct match",
-        "affine part",
+        "errors charts recursions scan graph pattern analytic",
+        "named bank trim acceleration quadrature compiled",
+        "program families chain fold models record",
+        "contraction",
+        "alive data elimination priors probes recording side_by_side solvers store survey term unroll",
+        "check codes reading rowwise stack",
+        "hmm markov",
+        "bundle centred compile distinct hmm_paths match",
+        "affine hmm_parts loops part",
         "mixture",
         "engine",
         "blocks build climbs hill recognise uses",

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from engines import EVERYTHING, Built, distance, farthest, laid_out
-from programs import NAMES
+from programs import HIDDEN, NAMES
 from replay import Params
 from tolerances import IDENTITY, SOLVERS
 from torch import Tensor
@@ -248,9 +248,8 @@ def test_the_compiled_engine_is_the_replayed_one(name: str) -> None:
     built = laid_out(name)
     tolerance = SOLVERS if name in ROUNDED else IDENTITY  # float32 has six digits
     both = []
-    at = (
-        built.there if name.startswith("discrete-hmm") else built.here
-    )  # `Q` of all states or of none: equal slopes only
+    hidden = name in HIDDEN or name.startswith("discrete-hmm")
+    at = built.there if hidden else built.here  # `Q` of all states or of none: equal slopes only
     for engine in (built.compiled, built.replayed):
         found = engine.expect(built.there)
         _, slopes = gradient(engine, found, at, list(at))

@@ -29,10 +29,8 @@ EXACT = {torch.float64: 1e-12, torch.float32: 1e-6}
 
 REFUSED = {
     "ModuleWithPrior": "reads a number",  # its prior, built outside the model, checks its values
-    "discrete-hmm-gaussian": "gradient",  # Pyro's log-sum-exp has a backward pass of its own
-    "discrete-hmm-gaussian-diagonal": "gradient",
-    "discrete-hmm-poisson": "gradient",
-    "discrete-hmm-categorical": "gradient",
+    # Pyro's log-sum-exp, with which a DiscreteHMM is summed out, has a backward pass of its own.
+    **{name: "gradient" for name in EVERYTHING if name.startswith(("discrete-hmm-", "hmm_"))},
 }
 """Programs of which not every site can be recorded, and why."""
 

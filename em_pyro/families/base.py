@@ -90,6 +90,13 @@ class Family:
         """
         return False
 
+    def codes(self, value: Tensor, known: Args) -> Tensor | None:
+        """Where the statistics are a one-hot row: the place of its one, of the value's batch shape; else None.
+
+        Looking up a column and adding into it is faster than a matrix product with zeros.
+        """
+        return None
+
     def base(self, value: Tensor, known: Args) -> Tensor | None:
         """Log base measure `log h(x)`, of the value's batch shape; None is zero."""
         return None

@@ -106,6 +106,9 @@ class Categorical(_Simplex):
     def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
         return (value.unsqueeze(-1) == known["categories"],)
 
+    def codes(self, value: Tensor, known: Args) -> Tensor | None:
+        return value.long()
+
 
 @register(dist.OneHotCategorical)
 class OneHotCategorical(_Simplex):
