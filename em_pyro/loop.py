@@ -12,7 +12,7 @@ from torch import Tensor
 from . import accelerated
 from .accelerated import Accelerated
 from .acceleration import Squarem
-from .ascent import Carried
+from .adam import Moments
 from .em_step import em_step
 from .endings import DEGENERATE, bad_ending, collapsed, scales
 from .engine import Engine, Expectation
@@ -63,6 +63,7 @@ class Run:
     converged: bool = False
     acceleration: Accelerated | None = None
     switches: int = 0  # between one centre for all cells and each around its own location
+    carried: Mapping[tuple[str, ...], Moments] = field(default_factory=dict, repr=False)  # Adam's memory at `params`
 
     @property
     def num_steps(self) -> int:
@@ -84,7 +85,14 @@ class Interrupted(KeyboardInterrupt):
         self.run = run
 
 
-def run(engine: Engine, plan: Plan, start: Params, settings: Settings, before: Sequence[float] = ()) -> Run:
+def run(
+    engine: Engine,
+    plan: Plan,
+    start: Params,
+    settings: Settings,
+    before: Sequence[float] = (),
+    remembered: Mapping[tuple[str, ...], Moments] | None = None,
+) -> Run:
     """Iterate from `start` until the stopping rule, the cap or a named ending.
 
     Args:
@@ -93,6 +101,7 @@ def run(engine: Engine, plan: Plan, start: Params, settings: Settings, before: S
         start: where to go on from.
         settings: options.
         before: the objective at every step that led to `start`, if this is not the first.
+        remembered: what Adam remembers of those steps.
 
     Raises:
         ObjectiveError: the objective fell beyond rounding, or is not finite at the start.
@@ -103,14 +112,16 @@ def run(engine: Engine, plan: Plan, start: Params, settings: Settings, before: S
     shared, switches = engine, 0
     engine = suited(engine, params)
     best, state = params, Accelerated(Squarem(evaluations=len(path))) if settings.accelerate else None
-    carried: Carried = {}
+    carried = dict(remembered or {})
+    kept = dict(carried)
 
     def ended(outcome: str, *, converged: bool = False) -> Run:
-        return Run(best, tuple(path), outcome, gap, tuple(notes), converged, state, switches)
+        return Run(best, tuple(path), outcome, gap, tuple(notes), converged, state, switches, kept)
 
     try:
         while True:
             step, cycle = len(path) if state is None else state.evaluations, None
+            kept = dict(carried)
             try:
                 if state is None:
                     new, found = em_step(engine, plan, params, carried=carried)
@@ -130,7 +141,8 @@ def run(engine: Engine, plan: Plan, start: Params, settings: Settings, before: S
             if digits < 1 or displaced(engine, params, new):
                 if digits < 1:
                     engine, switches = suited(engine, new), switches + 1
-                new, found = em_step(around(engine, new), plan, params)
+                carried = dict(kept)
+                new, found = em_step(around(engine, new), plan, params, carried=carried)
                 objective, narrowest, _ = torch.stack((found.objective, *scales(engine, new))).tolist()
             if not path:
                 check_start(engine, params, objective)

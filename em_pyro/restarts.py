@@ -15,6 +15,7 @@ from math import isfinite, prod
 import torch
 from torch import Tensor
 
+from .adam import Moments
 from .blocks import recut
 from .em_step import em_step
 from .endings import DEGENERATE, scales
@@ -34,11 +35,12 @@ NEAR = 100.0  # in units of the tolerance: a start that has no more to gain goes
 
 @dataclass(frozen=True)
 class Paused:
-    """A start on its way: where it is, the objective at every point before, and that here, if it is known."""
+    """A start on its way: where it is, the objective at every point before, and that here, if known; Adam's memory."""
 
     params: dict[str, Tensor] = field(repr=False)
     path: tuple[float, ...] = ()
     objective: float | None = None
+    carried: Mapping[tuple[str, ...], Moments] = field(default_factory=dict, repr=False)
 
     def stopped(self, outcome: str) -> Run:
         """End here."""
@@ -71,7 +73,7 @@ def follow(engine: Engine, plan: Plan, points: Sequence[Params], settings: Setti
         if together(engine, plan, settings, len(on_way)) > 1:
             on_way = _advance(engine, plan, on_way, settings, runs)
         for i in sorted(on_way):
-            runs[i] = run(engine, plan, on_way[i].params, settings, before=on_way[i].path)
+            runs[i] = _go_on(engine, plan, on_way[i], settings)
     except KeyboardInterrupt as stopped:
         last = [stopped.run] if isinstance(stopped, Interrupted) else []
         every = [*last, *runs.values(), *(p.stopped("interrupted") for p in on_way.values() if p.objective is not None)]
@@ -80,6 +82,10 @@ def follow(engine: Engine, plan: Plan, points: Sequence[Params], settings: Setti
         best = max(every, key=lambda done: done.objective)
         raise Interrupted(replace(best, outcome="interrupted", converged=False)) from None
     return [runs[i] for i in range(len(points))]
+
+
+def _go_on(engine: Engine, plan: Plan, start: Paused, settings: Settings) -> Run:
+    return run(engine, plan, start.params, settings, start.path, start.carried)
 
 
 def together(engine: Engine, plan: Plan, settings: Settings, starts: int) -> int:
@@ -105,9 +111,9 @@ def _advance(
     order = sorted(on_way)
     if size == 1:
         for i in order:
-            done = run(engine, plan, on_way[i].params, settings, before=on_way[i].path)
+            done = _go_on(engine, plan, on_way[i], settings)
             if done.outcome == "step limit":
-                later[i] = Paused(done.params, done.path[:-1], done.objective)
+                later[i] = Paused(done.params, done.path[:-1], done.objective, done.carried)
             else:
                 runs[i] = done
         return later

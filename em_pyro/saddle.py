@@ -120,7 +120,7 @@ def _units(
     References: Bekas, Kokiopoulou & Saad (2007), An estimator for the diagonal of a matrix.
     """
     plain = {name: 1 + torch.where(torch.isfinite(point), point, 0.0).abs() for name, point in points.items()}
-    if any(engine.program.parameters[name].tensor is not None for name in points) and engine.moving:
+    if any(engine.program.parameters[name].tensor is not None for name in points) and engine.runs_model:
         return plain  # the weights of a module are no leaves of ours
     leaves = {name: point.detach().clone().requires_grad_() for name, point in points.items()}
     squares = {name: torch.zeros_like(point) for name, point in points.items()}

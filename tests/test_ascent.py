@@ -271,7 +271,7 @@ def test_adam_remembers() -> None:
     carried: Carried = {}
     with_memory, without = dict(params), dict(params)
     for k in range(1, 4):
-        with_memory, _ = em_step(here.engine, here.plan, with_memory, carried)
+        with_memory, _ = em_step(here.engine, here.plan, with_memory, carried=carried)
         without, _ = em_step(here.engine, here.plan, without)
         (moments,) = carried.values()
         assert moments.count == k * em_pyro.adam.STEPS
@@ -282,14 +282,14 @@ def test_starts_have_a_memory_each() -> None:
     """The same seed gives the same fit, and a start among others is that start alone."""
     x, y = lines()
     fits = []
-    for starts in (1, 3, 3):
+    for starts in (1, 6, 6):  # six: screened after twenty steps, and the promising ones go on
         with pyro.get_param_store().scope():
             pyro.clear_param_store()
-            fits.append(EM(Gate(), starts=starts, max_steps=6, tol=0).fit(x, y))
+            fits.append(EM(Gate(), starts=starts, max_steps=23, tol=0).fit(x, y))
     first, *others = fits
-    assert others[0].starts[0].objective == others[1].starts[0].objective == first.objective
+    assert distance(others[0].starts[0].objective, first.objective) < IDENTITY
     assert [run.objective for run in others[0].starts] == [run.objective for run in others[1].starts]
-    assert len({run.objective for run in others[0].starts}) == 3
+    assert len({run.objective for run in others[0].starts}) == 6
 
 
 def test_steps_on_other_data_go_on() -> None:
