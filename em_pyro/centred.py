@@ -119,11 +119,14 @@ def reach(term: Term) -> Tensor:
     """Largest distance of any value from the common centre, by event; computed once."""
     if "reach" not in term.__dict__:
         assert term.shift is not None
-        values, rows = term.value.tensor, len(term.value.names)
+        values, rows, seen = term.value.tensor, len(term.value.names), term.seen
         longest = max(range(rows), key=lambda axis: values.shape[axis])
         found = torch.zeros((), dtype=torch.float64)
         for start in range(0, values.shape[longest], SLICE):
-            part = values.narrow(longest, start, min(SLICE, values.shape[longest] - start)).double() - term.shift
+            size = min(SLICE, values.shape[longest] - start)
+            part = values.narrow(longest, start, size).double() - term.shift
+            if seen is not None:
+                part = torch.where(seen.narrow(longest, start, size), part, 0.0)
             found = torch.maximum(found, part.abs().nan_to_num(0.0).amax(tuple(range(rows))))
         object.__setattr__(term, "reach", found)
     return term.__dict__["reach"]

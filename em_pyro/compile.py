@@ -10,7 +10,7 @@ from torch import Tensor
 from .bank import RoleMap
 from .named import Named, align, broadcast, ordered, squeeze
 from .reading import Reading
-from .term import SLICE, Term
+from .term import SLICE, Term, seen_entries
 
 
 def compile_term(
@@ -128,10 +128,7 @@ def _centre(value: Named, weight: Named | None, rank: int, event_dim: int) -> Te
     rows, tensor = len(value.names), value.tensor
     if not rows:
         return None
-    seen: Tensor | None = None
-    if weight is not None and set(weight.names) <= set(value.names):
-        w = weight.tensor.reshape(weight.tensor.shape + (1,) * event_dim)
-        seen = (align(w, weight.names, value.names, rank + event_dim) != 0).expand_as(tensor)
+    seen = seen_entries(value, weight, rank, event_dim)
     longest = max(range(rows), key=lambda axis: tensor.shape[axis])
     total: Tensor | float = 0.0
     count: Tensor | float = 0.0

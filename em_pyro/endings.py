@@ -164,13 +164,17 @@ def pooled_scale(term: Term, members: Sequence[Term] = ()) -> Tensor:
         parts = []
         for one in members or (term,):
             rows = len(one.value.names)
-            parts.append(one.value.tensor.flatten(0, rows - 1) if rows else one.value.tensor.unsqueeze(0))
+            value, seen = one.value.tensor, one.seen
+            if seen is not None:
+                value = torch.where(seen, value, torch.nan)
+            parts.append(value.flatten(0, rows - 1) if rows else value.unsqueeze(0))
         values = parts[0] if len(parts) == 1 else torch.cat(parts)
         values = values[:: max(1, len(values) // POOLED)].double()
         if term.family.location is None and "loc" in term.family.roles:  # the scale of a logarithm
             values = values.clamp(min=0).log()
-        values = torch.where(torch.isfinite(values), values, 0.0)
-        deviation, size = values.std(0, correction=0), values.abs().amax(0)
+        values = torch.where(torch.isfinite(values), values, torch.nan)
+        size = values.nan_to_num(0.0).abs().amax(0)
+        deviation = (values - values.nanmean(0)).square().nanmean(0).nan_to_num(0.0).sqrt()
         deviation = torch.where(deviation > 1e-14 * size, deviation, torch.where(size > 0, size, 1.0))
         object.__setattr__(term, "pooled", deviation)
     pooled: Tensor = term.__dict__["pooled"]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .charts import domain_of
 from .em_step import em_step
+from .endings import DEGENERATE, scales
 from .engine import Engine, Expectation
 from .m_step import constrained, unconstrained
 from .plan import Plan
@@ -90,8 +91,8 @@ def _climb(
             new, found = em_step(engine, plan, moved)
         except PriorUnbounded:
             return None, trail
-        now = float(found.objective)
-        if now != now or abs(now) == float("inf"):
+        now, narrowest = torch.stack((found.objective, scales(engine, new)[0])).tolist()
+        if now != now or abs(now) == float("inf") or narrowest < DEGENERATE:  # a collapse is higher, and no maximum
             return None, trail
         if now > objective + margin:
             return moved, trail

@@ -435,6 +435,11 @@ class Term:
         """Sizes of `laid_out` in a block."""
         return tuple(self._size(n, block) for n in self.laid_out)
 
+    @property
+    def seen(self) -> Tensor | None:
+        """Entries of the value that no mask leaves out; None is all."""
+        return seen_entries(self.value, self.weight, len(self.event_shape), self.family.event_dim)
+
     def _sample(self) -> tuple[Tensor, ...]:
         """The statistics of one row."""
         tensor = self.value.tensor[(0,) * len(self.value.names)]
@@ -443,3 +448,11 @@ class Term:
 
     def _size(self, name: str, block: Block) -> int:
         return block.length if name == block.plate else self.sizes[name]
+
+
+def seen_entries(value: Named, weight: Named | None, rank: int, event_dim: int) -> Tensor | None:
+    """Entries of a value whose weight is not zero, as a view of its shape; None is all."""
+    if weight is None or not set(weight.names) <= set(value.names):
+        return None
+    w = weight.tensor.reshape(weight.tensor.shape + (1,) * event_dim)
+    return (align(w, weight.names, value.names, rank + event_dim) != 0).expand_as(value.tensor)
