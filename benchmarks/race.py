@@ -103,14 +103,22 @@ def race(
 
 
 def _agree(case: str, rows: list[Row]) -> None:
+    """Note by how much each contender's end differs from ours; a peer alone in that is left out, and says so.
+
+    Raises:
+        DisagreementError: nobody ends where we do.
+    """
     tolerance = find(case).tolerance
+    alone = []
     for row in rows:
         row.error = abs(row.log_likelihood / rows[0].log_likelihood - 1)
         if tolerance is not None and row.dtype == "float64" and not row.error <= tolerance:
-            raise DisagreementError(
-                f"{case}: {row.contender} ends at {row.log_likelihood:.12g}, {rows[0].contender} at "
-                f"{rows[0].log_likelihood:.12g}: not the same work."
-            )
+            alone.append(row)
+    if alone and len(alone) == len(rows) - 1:
+        ends = ", ".join(f"{row.contender} {row.log_likelihood:.12g}" for row in rows)
+        raise DisagreementError(f"{case}: not the same work, the log-likelihoods are {ends}.")
+    for row in alone:
+        row.absent = f"not the same work: its log-likelihood differs by {row.error:.1e}"
 
 
 def _summarise(row: Row, found: list[dict[str, Any]]) -> None:
