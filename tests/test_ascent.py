@@ -30,9 +30,7 @@ from em_pyro.store import starting_values
 
 CLIMBED = (
     "hurdle-negative-binomial",
-    "regression-experts",
     "hmm-poisson-stationary",
-    "hmm-with-covariate",
     "irt-normal-ogive",
     "irt-three-parameters",
 )
