@@ -10,15 +10,15 @@ import torch
 
 from .bundle import Bundle, bundle
 from .centred import Centred, can_be_centred
+from .chains.hmm import Hmm
+from .chains.hmm_parts import chain_of, still
+from .chains.loops import markov_units
+from .chains.markov import Markov
 from .compile import compile_term
 from .contraction import Factor
 from .elimination import plan_contraction
 from .engine import Engine
 from .errors import ModelError
-from .hmm import Hmm
-from .hmm_parts import chain_of, still
-from .loops import markov_units
-from .markov import Markov
 from .mixture import Mixture, as_mixture
 from .named import Named, Sizes, ordered, squeeze
 from .part import Part, Unit, blocks_of

@@ -19,7 +19,7 @@ import torch
 from pyro.distributions.util import broadcast_shape  # torch's own imports a second of symbolic algebra
 from torch import Tensor
 
-from . import chain
+from .forward_backward import chain
 from .named import Named, align
 
 # exp is several times slower where it underflows; what is below exp(floor) is zero in any sum that it enters.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .ascent import Carried
+from .ascent.ascend import Carried
 from .em_step import em_step
 from .endings import collapsed
 from .errors import ModelError, ObjectiveError, ParameterError

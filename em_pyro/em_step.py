@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .ascent import Carried
+from .ascent.ascend import Carried
 from .engine import Engine, Expectation
 from .m_step import maximise
 from .plan import Plan

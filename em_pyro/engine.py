@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 
 from .centred import Centred
+from .chains.hmm import Hmm
+from .chains.markov import Markov
 from .contraction import Factor
-from .hmm import Hmm
-from .markov import Markov
 from .mixture import Mixture
 from .named import Named
 from .part import Part, Unit, add
 from .priors import Prior, log_prior
 from .program import Params, Program
 from .reading import Recognition
-from .recording import NOTHING, Moved, Recording, played
+from .recording.recorded import NOTHING, Moved, Recording, played
 from .stack import Stack
 from .term import Bound, Term
 

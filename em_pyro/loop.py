@@ -12,7 +12,7 @@ from torch import Tensor
 from . import accelerated
 from .accelerated import Accelerated
 from .acceleration import Squarem
-from .adam import Moments
+from .ascent.adam import Moments
 from .em_step import em_step
 from .endings import DEGENERATE, bad_ending, collapsed, scales
 from .engine import Engine, Expectation

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .ascent import Carried, ascend
-from .climbs import joint_climb
+from .ascent.ascend import Carried, ascend
+from .ascent.climbs import joint_climb
+from .ascent.hill import constrained as constrained
+from .ascent.hill import gradient as gradient
+from .ascent.hill import unconstrained as unconstrained
 from .engine import Engine, Expectation
 from .errors import ObjectiveError, ParameterError
-from .hill import constrained as constrained
-from .hill import gradient as gradient
-from .hill import unconstrained as unconstrained
 from .plan import Plan
 
 Params = Mapping[str, Tensor]

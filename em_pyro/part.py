@@ -15,9 +15,9 @@ from torch import Tensor
 
 from .bundle import Bundle
 from .centred import Centred
+from .chains.hmm import Hmm
+from .chains.markov import Markov
 from .contraction import Schedule
-from .hmm import Hmm
-from .markov import Markov
 from .named import Named
 from .stack import Stack
 from .term import WHOLE, Block

@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
+from .ascent.climbs import Climb, climbs_of
 from .assemble import counts, joint, multivariate, normal, rates, try_out
-from .climbs import Climb, climbs_of
 from .engine import Engine
 from .errors import ParameterError, PlanError
 from .glm import newton

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from .build import build
+from .chains.hmm import Hmm
+from .chains.hmm_paths import best_paths, draw_paths, state_law
 from .contraction import Factor, Product, Schedule, Sum
 from .elimination import plan_contraction
 from .engine import Engine
 from .errors import ParameterError
-from .hmm import Hmm
-from .hmm_paths import best_paths, draw_paths, state_law
 from .named import Named, align
 from .precision import suited
 from .program import Params

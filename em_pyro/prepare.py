@@ -15,14 +15,14 @@ from .alive import alive
 from .bank import entries_of, gather
 from .blocks import tuned
 from .build import build
+from .chains.hmm import Hmm
+from .chains.markov import Markov
 from .check import check_structure, check_values
 from .contraction import Chain
 from .data import check_data
 from .distinct import collapsed, cut_rows, find
 from .engine import Engine
 from .errors import ModelError
-from .hmm import Hmm
-from .markov import Markov
 from .named import Named, align, squeeze
 from .part import Part
 from .plan import Choice, Plan, choose
@@ -30,8 +30,8 @@ from .precision import form
 from .program import Params, Program
 from .reading import Recognition, Refusal, arguments
 from .recognise import recognise
-from .record import Untraceable
-from .recording import other_values, recorded
+from .recording.record import Untraceable
+from .recording.recorded import other_values, recorded
 from .store import starting_values
 from .survey import survey
 from .unroll import unroll

@@ -15,7 +15,7 @@ from math import isfinite, prod
 import torch
 from torch import Tensor
 
-from .adam import Moments
+from .ascent.adam import Moments
 from .blocks import recut
 from .em_step import em_step
 from .endings import DEGENERATE, scales

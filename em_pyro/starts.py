@@ -16,11 +16,11 @@ from math import prod
 import torch
 from torch import Tensor
 
+from .chains.hmm import Hmm
+from .chains.markov import Markov
 from .engine import Engine, Expectation
 from .errors import ParameterError
-from .hmm import Hmm
 from .m_step import constrained, maximise, unconstrained
-from .markov import Markov
 from .named import Named, align
 from .plan import Plan
 from .program import quiet

@@ -14,17 +14,17 @@ from torch import Tensor, tensor
 from torch.autograd.function import once_differentiable
 from torch.distributions import constraints
 
-import em_pyro.adam
-import em_pyro.ascent
+import em_pyro.ascent.adam
+import em_pyro.ascent.ascend
 from em_pyro import EM
-from em_pyro.adam import Moments, adam
-from em_pyro.ascent import Carried, ascend
-from em_pyro.climbs import ADAM, LBFGS, NEWTON, Climb
+from em_pyro.ascent.adam import Moments, adam
+from em_pyro.ascent.ascend import Carried, ascend
+from em_pyro.ascent.climbs import ADAM, LBFGS, NEWTON, Climb
+from em_pyro.ascent.hill import Hill, OnlyOnce, gradient, hill_of
+from em_pyro.ascent.newton import newton
+from em_pyro.ascent.pattern import Pattern, folded, pattern_of, whole
 from em_pyro.em_step import em_step
 from em_pyro.engine import Expectation
-from em_pyro.hill import Hill, OnlyOnce, gradient, hill_of
-from em_pyro.newton_ascent import newton
-from em_pyro.pattern import Pattern, folded, pattern_of, whole
 from em_pyro.prepare import Prepared, prepare
 from em_pyro.store import starting_values
 
@@ -124,7 +124,7 @@ def test_what_has_one_derivative_is_climbed_by_that(says_so: bool) -> None:  # n
             hill.curvature(hill.start)
     else:
         assert not bool(hill.curvature(hill.start)[0].any())
-    top, value, _ = em_pyro.ascent._maximum(hill, hill.start, *hill.slope(hill.start), Climb(("loc",), NEWTON))
+    top, value, _ = em_pyro.ascent.ascend._maximum(hill, hill.start, *hill.slope(hill.start), Climb(("loc",), NEWTON))
     assert distance(value, hill.value(tensor([1.0, 1.0]))) < IDENTITY
     assert distance(top, tensor([1.0, 1.0])) < 1e-3  # the top is flat to the third order
 
@@ -272,7 +272,7 @@ def test_adam_remembers() -> None:
         with_memory, _ = em_step(here.engine, here.plan, with_memory, carried=carried)
         without, _ = em_step(here.engine, here.plan, without)
         (moments,) = carried.values()
-        assert moments.count == k * em_pyro.adam.STEPS
+        assert moments.count == k * em_pyro.ascent.adam.STEPS
         assert (farthest(with_memory, without) == 0) == (k == 1)
 
 
@@ -356,7 +356,7 @@ def test_the_guard_notices_an_ascent_that_does_not(monkeypatch: pytest.MonkeyPat
     built = laid_out("irt-normal-ogive")
     found, new = climbed(built)
     downhill: Any = lambda hill, vector, value, slope, climb: (vector - 3 * slope.sign(), value - 1, slope)  # noqa: E731
-    monkeypatch.setattr(em_pyro.ascent, "_maximum", downhill)
+    monkeypatch.setattr(em_pyro.ascent.ascend, "_maximum", downhill)
     _, kept = climbed(built)
     assert farthest(kept, {name: built.here[name] for name in kept}) == 0
     assert farthest(new, kept) > 0

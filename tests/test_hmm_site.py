@@ -20,7 +20,7 @@ from torch import Tensor, tensor
 from torch.distributions import constraints
 
 from em_pyro import EM, DataError
-from em_pyro.compiled import recursion
+from em_pyro.forward_backward.compiled import recursion
 from em_pyro.posterior import Posterior, posterior
 
 

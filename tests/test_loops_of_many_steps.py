@@ -13,8 +13,8 @@ from torch.distributions import constraints
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from em_pyro import EM, DataError, ParameterError, match
-from em_pyro.hmm import Hmm
-from em_pyro.markov import Markov
+from em_pyro.chains.hmm import Hmm
+from em_pyro.chains.markov import Markov
 from em_pyro.prepare import prepare
 
 

@@ -14,16 +14,16 @@ from tolerances import IDENTITY, SOLVERS
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
-import em_pyro.fold
 import em_pyro.prepare
-import em_pyro.record
+import em_pyro.recording.fold
+import em_pyro.recording.record
 from em_pyro import EM, Fit
-from em_pyro.fold import Template, fold
-from em_pyro.graph import Slot
 from em_pyro.prepare import prepare
-from em_pyro.record import Untraceable, record
-from em_pyro.recording import Recording, close, other_values, played, recorded
-from em_pyro.trim import constants
+from em_pyro.recording.fold import Template, fold
+from em_pyro.recording.graph import Slot
+from em_pyro.recording.record import Untraceable, record
+from em_pyro.recording.recorded import Recording, close, other_values, played, recorded
+from em_pyro.recording.trim import constants
 
 EXACT = {torch.float64: 1e-12, torch.float32: 1e-6}
 
@@ -170,7 +170,7 @@ def test_writing_in_place_is_repeated() -> None:
 
 def test_a_graph_that_forgets_to_write_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fault: nothing counts as written to."""
-    monkeypatch.setattr(em_pyro.record, "_written", lambda func, args, kwargs: [])
+    monkeypatch.setattr(em_pyro.recording.record, "_written", lambda func, args, kwargs: [])
     try:
         graph = record(in_place, {"a": tensor(0.3), "b": tensor(2.0)}, {})
     except Untraceable:
@@ -259,7 +259,7 @@ def test_folding_mistakes_no_site_for_another(monkeypatch: pytest.MonkeyPatch) -
     graph = record(f, {"a": tensor(2.0)}, {})
     right, members = fold(graph, list(graph.outputs))
     assert members == {}
-    monkeypatch.setattr(em_pyro.fold, "_signature", lambda steps, end: "alike")
+    monkeypatch.setattr(em_pyro.recording.fold, "_signature", lambda steps, end: "alike")
     wrong, members = fold(graph, list(graph.outputs))
     assert members == {"out0": ("out0", "out1", "out2")}
     found = wrong({"a": tensor(1.0)})["out0"]
@@ -365,7 +365,7 @@ def test_what_is_too_large_is_run(limit: str, reason: str, monkeypatch: pytest.M
             pyro.sample("x", dist.Poisson(1 + a.square() * x.exp().log1p()), obs=x)
 
     assert not any("replayed in every step" in note for note in EM(model).plan(X).notes)
-    monkeypatch.setattr(em_pyro.record, limit, 1)
+    monkeypatch.setattr(em_pyro.recording.record, limit, 1)
     assert any(reason in note for note in EM(model).plan(X).notes)
 
 

@@ -8,8 +8,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from .named import align
-from .term import WHOLE, Block, Term
+from ..named import align
+from ..term import WHOLE, Block, Term
 
 MANY = 12  # categories from which it is faster than a matrix product with zeros
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import transform_to
 
-from .engine import Engine, Expectation
+from ..engine import Engine, Expectation
 from .pattern import Pattern, folded, pattern_of, whole
 
 Params = Mapping[str, Tensor]

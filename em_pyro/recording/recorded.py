@@ -14,10 +14,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ..named import Named
+from ..program import Params, Program, Site, quiet
 from .fold import fold
 from .graph import Graph
-from .named import Named
-from .program import Params, Program, Site, quiet
 from .record import Untraceable, record
 
 SAME = {torch.float64: 1e-12, torch.float32: 1e-5}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .engine import Engine
+from ..engine import Engine
 from .pattern import Pattern
 
 NEWTON, LBFGS, ADAM = "Newton", "L-BFGS", "Adam"

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from .compile import compile_term
-from .compiled import choose
+from ..compile import compile_term
+from ..forward_backward.compiled import choose
+from ..named import Named, squeeze, unwrap
+from ..program import Site
+from ..reading import Recognition
+from ..term import Term
+from ..unroll import INITIAL, STATE, TIME, TRANSITION, unroll
 from .hmm import Hmm, Replayed
-from .named import Named, squeeze, unwrap
-from .program import Site
-from .reading import Recognition
-from .term import Term
-from .unroll import INITIAL, STATE, TIME, TRANSITION, unroll
 
 
 def chain_of(

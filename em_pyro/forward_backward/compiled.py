@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
+from ..errors import ParameterError, PlanError
 from . import recursions
-from .errors import ParameterError, PlanError
 
 LARGE = 20_000  # states x steps x rows from which compiling pays: the scan takes some milliseconds an iteration
 # Sums may be reordered and divisions become products: all that vector units need. Infinities and nan are kept.

@@ -8,9 +8,9 @@ from math import prod
 import torch
 from torch import Tensor
 
+from ..named import align
+from ..term import WHOLE
 from .hmm import Hmm
-from .named import align
-from .term import WHOLE
 
 
 def state_law(hmm: Hmm, natural: Sequence[Tensor]) -> Tensor:

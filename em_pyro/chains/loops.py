@@ -7,15 +7,15 @@ from math import prod
 
 import torch
 
+from ..contraction import Factor
+from ..elimination import chains_in
+from ..forward_backward.compiled import choose
+from ..named import Named
+from ..rowwise import RowTerm
+from ..stack import Stack
+from ..term import Term
 from .codes import codes_of
-from .compiled import choose
-from .contraction import Factor
-from .elimination import chains_in
 from .markov import Group, Markov
-from .named import Named
-from .rowwise import RowTerm
-from .stack import Stack
-from .term import Term
 
 
 def markov_units(

@@ -17,11 +17,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from . import chain
+from ..forward_backward import chain
+from ..named import Named, align
+from ..term import WHOLE, Block, Bound, Term
+from ..unroll import FROM, STATE, TIME, TO
 from .codes import Codes, codes_of
-from .named import Named, align
-from .term import WHOLE, Block, Bound, Term
-from .unroll import FROM, STATE, TIME, TO
 
 
 @dataclass(frozen=True)

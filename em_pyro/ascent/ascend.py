@@ -7,12 +7,12 @@ from collections.abc import Mapping, MutableMapping
 import torch
 from torch import Tensor
 
+from ..engine import Engine, Expectation
+from ..errors import ObjectiveError
 from .adam import Moments, adam
 from .climbs import ADAM, NEWTON, SMALL, Climb
-from .engine import Engine, Expectation
-from .errors import ObjectiveError
 from .hill import Hill, OnlyOnce, hill_of
-from .newton_ascent import newton
+from .newton import newton
 
 Params = Mapping[str, Tensor]
 

@@ -17,11 +17,11 @@ from math import prod
 import torch
 from torch import Tensor
 
-from . import chain
+from ..forward_backward import chain
+from ..named import Named, align
+from ..stack import Stack
+from ..term import CACHE, WHOLE, Block, Bound, Term
 from .codes import Codes
-from .named import Named, align
-from .stack import Stack
-from .term import CACHE, WHOLE, Block, Bound, Term
 
 
 @dataclass(frozen=True)
