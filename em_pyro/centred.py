@@ -8,7 +8,7 @@ around that location too. It costs a matrix product a cell.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -40,24 +40,56 @@ class Centred:
         """The factor that it computes."""
         return (self.term.name,)
 
-    def natural(self, bound: Bound) -> tuple[Tensor, Tensor]:
-        """Natural parameters of every cell around its location, (starts) + rows + (F,), and the locations."""
-        centre = self.term.centres(bound.centre)
-        return self.term.natural(bound, centre), centre
+    def natural(self, bound: Bound) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Arguments of every cell, (starts) + cells + events + its own, the locations, and where cells are centred."""
+        term = self.term
+        inner = (*bound.starts, *term.cell_shape, *term.event_shape)
+        args = {}
+        for key, value in term.arguments(bound).items():
+            if key != term.family.location:
+                tail = value.shape[value.dim() - term.family.roles[key].event_dim :]
+                args[key] = value.expand((*inner, *tail))
+        return args, term.centres(bound), term.centres(bound.centre)
 
     def features(self, block: Block = WHOLE, room: Room | None = None) -> Tensor:
         """Nothing: the features depend on the locations."""
         return torch.zeros(0)
 
     def factors(
-        self, natural: tuple[Tensor, Tensor], features: Tensor, block: Block = WHOLE, lead: int = 0
+        self,
+        natural: tuple[dict[str, Tensor], Tensor, Tensor],
+        features: Tensor,
+        block: Block = WHOLE,
+        lead: int = 0,
     ) -> tuple[list[Tensor], tuple[Tensor, Tensor]]:
-        """Log-density of every row; to be remembered are the features of every cell and the locations."""
-        eta, centre = natural
-        term, kept = self.term, eta.shape[:-1]
-        made = self._around(centre, len(kept), block)
-        product = (eta.reshape(-1, 1, term.width) @ made).reshape((*kept[:lead], *term.block_sizes(block)))
-        return [align(product, term.laid_out, term.names)], (made, centre)
+        """Log-density of every row; to be remembered are the features of every cell and where it is centred."""
+        args, locations, centre = natural
+        term = self.term
+        kept = lead + len(term.layout.rows)
+        cells = locations.shape[:kept]
+        flat = {key: value.flatten(0, kept - 1) for key, value in args.items()} if kept else {}
+        where = locations.reshape((-1, *locations.shape[kept:]))
+        found = torch.stack(
+            [
+                self._density(block, where[k], {key: value[k] for key, value in flat.items()} if kept else args)
+                for k in range(len(where))
+            ]
+        )
+        product = found.reshape((*cells[:lead], *term.block_sizes(block)))
+        return [align(product, term.laid_out, term.names)], (self._around(centre, kept, block), centre)
+
+    def _density(self, block: Block, location: Tensor, args: Mapping[str, Tensor]) -> Tensor:
+        """Log-density of the rows of a block in one cell, events and folded plates summed."""
+        term = self.term
+        deviation, _, weight = term.rows(block, location)
+        found = term.family.around(deviation, args)
+        if weight is not None:
+            found = torch.where(weight == 0, 0.0, found * weight)
+        columns = [term.sizes[n] if n != block.plate else block.length for n in term.layout.columns]
+        folded = [term.sizes[n] if n != block.plate else block.length for n in term.folded]
+        found = found.expand((*columns, *folded, *term.event_shape))
+        extra = tuple(range(len(columns), found.dim()))
+        return (found.sum(extra) if extra else found).reshape(-1)
 
     def _around(self, centre: Tensor, kept: int, block: Block) -> Tensor:
         """Features of every cell, of values less its location: (starts and cells flattened, F, columns)."""

@@ -27,7 +27,7 @@ from .solvers import PriorUnbounded
 from .starts import given_start, prior_start, random_start
 from .store import starting_values, write
 
-CERTIFIED = 1e-7  # of the gradient of Q after a closed form, relative to 1 + |Q|
+CERTIFIED = 1e-7  # of the gradient of Q after a closed form, relative to the terms that Q adds up
 BAD = ("degenerate", "empty state", "prior unbounded", "screened out")
 SAME_MAXIMUM = 1e-6
 MEASURED_AGAIN = 1e-8
@@ -214,8 +214,8 @@ class EM:
             return here, (), False  # the loop reports it as its ending
         if collapsed(engine, here.plan, new):
             return here, (), False
-        value, slopes = gradient(engine, found, new, closed)
-        size = 1 + abs(value)
+        _, slopes = gradient(engine, found, new, closed)
+        size = 1 + engine.magnitude(found, new)
         wrong = [n for n in closed if not _small(slopes[n], CERTIFIED * size)]
         if not wrong:
             return here, (), True

@@ -159,6 +159,13 @@ class Engine:
                 total = total + product.sum(tuple(range(lead, product.dim())))
         return total
 
+    def magnitude(self, found: Expectation, params: Params) -> float:
+        """Sum of the absolute terms of `Q`: what its rounding, and that of its gradient, is relative to."""
+        with torch.no_grad():
+            bound = self.bind(params)
+            terms = (self.leaders[name].inner(bound, part) for name, part in found.statistics.items())
+            return float(sum((term.abs().sum() for term in terms), torch.zeros((), dtype=torch.float64)))
+
     def log_factors(self, params: Params) -> dict[str, Named]:
         """All factors at `params`, whole: what the posterior is made of."""
         bound = self.bind(params)

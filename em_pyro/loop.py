@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -138,11 +139,12 @@ def run(
                 notes.append(fault)
                 return ended("degenerate")
             objective, narrowest, digits = torch.stack((found.objective, *scales(engine, new))).tolist()
-            if digits < 1 or displaced(engine, params, new):
+            if new is not params and (digits < 1 or displaced(engine, params, new)):
                 if digits < 1:
                     engine, switches = suited(engine, new), switches + 1
                 carried = dict(kept)
-                new, found = em_step(around(engine, new), plan, params, carried=carried)
+                with suppress(PriorUnbounded):  # the step as it was is what the loop goes by
+                    new, found = em_step(around(engine, new), plan, params, carried=carried)
                 objective, narrowest, _ = torch.stack((found.objective, *scales(engine, new))).tolist()
             if not path:
                 check_start(engine, params, objective)

@@ -107,19 +107,17 @@ def _advance(
 ) -> dict[int, Paused]:
     """Take all starts up to `settings.max_steps`, as batches or one by one; what ends goes to `runs`."""
     size = together(engine, plan, settings, len(on_way))
-    later: dict[int, Paused] = {}
+    later: dict[int, Paused] = dict(on_way)
     order = sorted(on_way)
-    if size == 1:
-        for i in order:
-            done = _go_on(engine, plan, on_way[i], settings)
-            if done.outcome == "step limit":
-                later[i] = Paused(done.params, done.path[:-1], done.objective, done.carried)
-            else:
-                runs[i] = done
-        return later
-    for at in range(0, len(order), size):
-        chunk = {i: on_way[i] for i in order[at : at + size]}
-        later |= march(engine, plan, chunk, settings)
+    for at in range(0, len(order) if size > 1 else 0, size):
+        later |= march(engine, plan, {i: on_way[i] for i in order[at : at + size]}, settings)
+    for i in [i for i in order if later[i].objective is None]:  # no batch could take it
+        done = _go_on(engine, plan, later[i], settings)
+        if done.outcome == "step limit":
+            later[i] = Paused(done.params, done.path[:-1], done.objective, done.carried)
+        else:
+            runs[i] = done
+            del later[i]
     return later
 
 

@@ -234,7 +234,7 @@ class Term:
         """Write the features of a block, of values less `shift` (the term's own if none is given)."""
         layout = self.layout
         keep = (*layout.batch, *layout.columns)
-        value, known, weight = self._rows(block, shift)
+        value, known, weight = self.rows(block, shift)
         rank = len(self.event_shape)
         shape = [self._size(n, block) for n in (*keep, *self.folded)]
         at = len(layout.batch)
@@ -262,7 +262,7 @@ class Term:
 
     def base(self, block: Block = WHOLE) -> Named | None:
         """Log base measure of every row, events and folded plates summed."""
-        value, known, weight = self._rows(block)
+        value, known, weight = self.rows(block)
         base = self.family.base(value, known)
         if base is None:
             return None
@@ -274,7 +274,7 @@ class Term:
         extra = tuple(range(len(keep), base.dim()))
         return Named(base.sum(extra) if extra else base, keep)
 
-    def _rows(
+    def rows(
         self, block: Block, shift: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
         """Value, known arguments and weight of some rows, each in dimensions (batch, columns, folded) + events."""

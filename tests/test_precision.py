@@ -110,3 +110,13 @@ def test_both_forms_agree(kind: str) -> None:
                     own.q(built.there, second) - own.q(built.here, second)) < SOLVERS
     wrong = {**built.here, "loc": built.here["loc"] * 1.001}
     assert distance(em_step(own, built.plan, wrong)[1].objective, first.objective) > IDENTITY
+
+
+def test_a_ridge_keeps_its_digits() -> None:
+    """One cluster stretched over two far apart: ill-conditioned, and no step falls."""
+    x = clusters(1e5, 0.0, n=100)
+    loc = torch.stack([x.mean(0), x.mean(0) + torch.tensor([0.0, 1.0])])
+    wide = torch.diag(x.std(0)).repeat(2, 1, 1)
+    fit = EM(gaussian_mixture.full, starts={"loc": loc, "scale_tril": wide}, max_steps=300).fit(x, 2)
+    assert fit.switches > 0
+    assert min(b - a for a, b in zip(fit.path, fit.path[1:], strict=False)) > -IDENTITY * (1 + abs(fit.objective))

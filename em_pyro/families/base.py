@@ -98,6 +98,14 @@ class Family:
         """
         return None
 
+    def around(self, deviation: Tensor, args: Args) -> Tensor:
+        """Log-density, less the base measure, of values given as deviations from the location: no digit cancels.
+
+        Only for families with a `location`: where cells lie so far apart, or are so narrow, that natural parameters
+        would lose digits.
+        """
+        raise NotImplementedError
+
     def base(self, value: Tensor, known: Args) -> Tensor | None:
         """Log base measure `log h(x)`, of the value's batch shape; None is zero."""
         return None

@@ -57,6 +57,15 @@ class MultivariateNormal(Family):
         half = precision.flatten(-2)[..., places.to(loc.device)] * factor.to(loc)
         return -0.5 * (loc * linear).sum(-1) - log_det, linear, half
 
+    def around(self, deviation: Tensor, args: Args) -> Tensor:
+        tril = args["scale_tril"]
+        rows = deviation.unsqueeze(-1)
+        if tril.dim() == 2:  # one factor for all rows: they are the columns of one system
+            rows = deviation.reshape(-1, deviation.shape[-1]).mT
+        white = torch.linalg.solve_triangular(tril, rows, upper=False)
+        squares = white.square().sum(-2).reshape(deviation.shape[:-1])
+        return -0.5 * squares - tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
     def base(self, value: Tensor, known: Args) -> Tensor | None:
         return value.new_full((), -0.5 * value.shape[-1] * math.log(2 * math.pi))
 

@@ -41,6 +41,9 @@ class Normal(Family):
         linear = loc * precision
         return -0.5 * loc * linear - args["scale"].log(), linear, -0.5 * precision
 
+    def around(self, deviation: Tensor, args: Args) -> Tensor:
+        return -0.5 * (deviation / args["scale"]).square() - args["scale"].log()
+
     def base(self, value: Tensor, known: Args) -> Tensor | None:
         return value.new_full((), -0.5 * math.log(2 * math.pi))
 
