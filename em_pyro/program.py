@@ -93,6 +93,8 @@ class Program:
     """Unconstrained tensors that a PyroModule would put into the store by itself, with their constraints."""
     view: Callable[[dict[str, Site]], dict[str, Site]] | None = field(default=None, repr=False)
     """How the sites of a run are to be seen: a `DiscreteHMM` taken apart."""
+    indices: dict[tuple[int, str], Tensor] = field(default_factory=dict, repr=False, compare=False)
+    """What plates hand out, by size and device."""
 
     def run(self, values: Params, states: Params | None = None) -> dict[str, Site]:
         """Replay the model at `values`, enumerated; a latent named in `states` takes that value instead.
@@ -109,6 +111,13 @@ class Program:
         if missing:
             raise _unstable(missing[0], "it was missing in this one")
         return handler.sites if self.view is None else self.view(handler.sites)
+
+    def indices_of(self, rows: Any) -> Tensor:
+        """The indices that a plate hands out, the same tensor in every run: of a million rows they are 8 MB."""
+        key = rows.size, str(rows.device)
+        if key not in self.indices:
+            self.indices[key] = rows.sample()
+        return self.indices[key]
 
     @contextlib.contextmanager
     def given(self, values: Params) -> Iterator[None]:
@@ -139,6 +148,8 @@ class _Replay(Messenger):
         msg["value"], msg["done"] = self.values[msg["name"]] if weight is None else weight, True
 
     def _pyro_sample(self, msg: Any) -> None:
+        if is_subsample(msg) and msg["value"] is None:
+            msg["value"], msg["done"] = self.program.indices_of(msg["fn"]), True
         if is_subsample(msg) or msg["is_observed"] or msg["done"]:
             return
         name, latents = msg["name"], self.program.latents
