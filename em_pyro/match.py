@@ -164,16 +164,27 @@ def _search(entries: Tensor, bank: Tensor, rtol: float, *, multiples: bool) -> t
     else:
         keys, sought = bank[0], entries[0]
     keys, order = torch.where(keys.isfinite(), keys, torch.inf).sort(stable=True)
+    sought = torch.where(sought.isfinite(), sought, torch.inf)
     slack = rtol * (1 + sought.abs())
-    at = torch.searchsorted(keys, torch.where(sought.isfinite(), sought, torch.inf) - slack).clamp(max=len(keys) - 1)
-    candidate = order[at]
-    near = bank[:, candidate]
-    factor = torch.ones(entries.shape[1], dtype=torch.float64)
-    if multiples:
-        factor = entries[0] / near[0]
-        factor = torch.where(factor.isfinite(), factor, 0.0)
-    agree = ((entries - factor * near).abs() <= rtol * entries.abs()).all(0) & (factor != 0)
-    return torch.where(agree, candidate, -1), factor
+    at = torch.searchsorted(keys, sought - slack)
+    found, factors = torch.full_like(at, -1), torch.ones(entries.shape[1], dtype=torch.float64)
+    # Several atoms may lie within the slack of the first probe, in single precision many: try one after the other.
+    todo = (at < len(keys)).nonzero().squeeze(-1)
+    while len(todo):
+        candidate, wanted = order[at[todo]], entries[:, todo]
+        near = bank[:, candidate]
+        factor = torch.ones(len(todo), dtype=torch.float64)
+        if multiples:
+            factor = wanted[0] / near[0]
+            factor = torch.where(factor.isfinite(), factor, 0.0)
+        agree = ((wanted - factor * near).abs() <= rtol * wanted.abs()).all(0) & (factor != 0)
+        found[todo[agree]], factors[todo[agree]] = candidate[agree], factor[agree]
+        todo = todo[~agree]
+        at[todo] += 1
+        inside = at[todo] < len(keys)
+        todo = todo[inside]
+        todo = todo[keys[at[todo]] <= (sought + slack)[todo]]
+    return found, factors
 
 
 def match_matrices(site: Site, stack: Sequence[Tensor], atoms: Atoms) -> RoleMap | None:

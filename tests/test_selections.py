@@ -216,3 +216,18 @@ def test_the_plan_and_its_probes_move_nothing() -> None:
     EM(gaussian_mixture.full).plan(real(N, 2))
     assert torch.equal(torch.get_rng_state(), generator)
     assert len(pyro.get_param_store()) == 0
+
+
+def test_many_entries_in_single_precision() -> None:
+    """Among a hundred probabilities some lie close in one probe; all probes together tell them apart."""
+    x = (torch.rand(40, 25, generator=torch.Generator().manual_seed(0)) < 0.4).float()
+
+    def model(x: torch.Tensor) -> None:
+        weights = pyro.param("weights", torch.full((6,), 1 / 6, dtype=torch.float32), constraint=constraints.simplex)
+        start = torch.linspace(0.2, 0.8, 150, dtype=torch.float32).reshape(6, 25)
+        probs = pyro.param("probs", start, constraint=constraints.unit_interval)
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Categorical(weights))
+            pyro.sample("x", dist.Bernoulli(probs[z]).to_event(1), obs=x)
+
+    assert EM(model).plan(x)["probs"].how == "closed form"
