@@ -35,6 +35,8 @@ def main() -> None:
         return
     rounds = 1 if asked.quick else asked.rounds
     folder = asked.out or (HERE if not (asked.quick or asked.only) else None)
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"machine": machine(), "quick": asked.quick, "rows": [], "refused": []}
     names = asked.only or [n for n, c in CASES.items() if c.quick or not asked.quick]
     for name in names:
@@ -53,7 +55,6 @@ def main() -> None:
     page = report(found)
     _say("\n" + page)
     if folder:
-        folder.mkdir(parents=True, exist_ok=True)
         (folder / "results.json").write_text(json.dumps(found, indent=1) + "\n")
         (folder / "RESULTS.md").write_text(page)
 
