@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from .bank import gather
 from .centred import FARTHEST, can_be_centred, reach
 from .engine import Engine, Expectation
 from .named import unexpand, unwrap
@@ -55,7 +56,8 @@ def scales(engine: Engine, params: Params, lead: int = 0) -> tuple[Tensor, Tenso
     """
     bound, relative, digits = engine.bind(params, lead), list[Tensor](), list[Tensor]()
     for term, role, pooled, least in watched(engine):
-        roots = _roots(term.arguments(bound)[role], role)
+        atoms = bound.matrices if role == "scale_tril" else bound.entries
+        roots = _roots(gather(term.roles[role], atoms, bound.params, lead), role)
         relative.append(_least(roots / pooled, lead))
         if least is not None:
             digits.append(_least(roots / least, lead))

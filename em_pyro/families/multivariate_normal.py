@@ -53,8 +53,8 @@ class MultivariateNormal(Family):
         precision = torch.cholesky_inverse(tril)
         linear = (precision @ loc.unsqueeze(-1)).squeeze(-1)
         log_det = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        places, factor = _upper(loc.shape[-1])
-        half = precision.flatten(-2)[..., places.to(loc.device)] * factor.to(loc)
+        places, factor = _upper(loc.shape[-1], loc.device)
+        half = precision.flatten(-2)[..., places] * factor
         return -0.5 * (loc * linear).sum(-1) - log_det, linear, half
 
     def around(self, deviation: Tensor, args: Args) -> Tensor:
@@ -71,7 +71,7 @@ class MultivariateNormal(Family):
 
 
 @cache
-def _upper(dim: int) -> tuple[Tensor, Tensor]:
+def _upper(dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Places of the upper triangle in a flattened matrix, and what its entries of `P` count for."""
-    i, j = torch.triu_indices(dim, dim)
-    return i * dim + j, torch.where(i == j, -0.5, -1.0)
+    i, j = torch.triu_indices(dim, dim, device=device)
+    return i * dim + j, torch.where(i == j, -0.5, -1.0).double()

@@ -212,8 +212,8 @@ class MatrixBlock:
         tril, bad = torch.linalg.cholesky_ex(covariance)
         # On a line, or on a point, there is no factor; nearly on it there is one, which the loop names a collapse. Both
         # are computed, because to look which is needed would be a synchronisation.
-        size = covariance.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=0)[..., None, None]
-        raised, worse = torch.linalg.cholesky_ex(torch.addcmul(covariance, COLLAPSED * size + TINY, identity(dim)))
+        little = covariance.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True).mul_(COLLAPSED).clamp_(min=TINY)
+        raised, worse = torch.linalg.cholesky_ex(torch.addcmul(covariance, little.unsqueeze(-1), identity(dim)))
         solved = chart.inverse(torch.where(bad[..., None, None] == 0, tril, raised))
         found = (rows > 0) & (torch.minimum(bad, worse)[..., None, None] == 0)
         return torch.where(found, solved, old.reshape(solved.shape)).reshape(old.shape)
