@@ -16,6 +16,7 @@ from .race import DisagreementError, Row, race
 from .report import report
 
 HERE = Path(__file__).parent
+DRAWS = 5  # of the race with SVI
 OTHERS = ("svi", "restarts", "scale", "float32")
 SINGLE = ("gmm_10k", "gmm_100k", "gmm_1m", "gmm_wide", "diag_100k", "diag_1m", "coins", "classes")
 
@@ -49,7 +50,8 @@ def main() -> None:
     if "restarts" in others:
         found["restarts"] = restarts.compare()
     if "svi" in others:
-        found["svi"] = [svi.compare("gmm_10k"), svi.compare("gmm_100k", limit=240.0)]
+        found["svi"] = [svi.compare(10_000, 2, 3, draw=draw) for draw in range(DRAWS)]
+        found["svi"].append(svi.compare(100_000, 10, 10, limit=240.0))
     if "scale" in others:
         found["scale"] = scale.run(folder or Path(), quick=asked.quick)
     page = report(found)

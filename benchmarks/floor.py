@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .ours import Result, Run
-from .problem import Problem
+from .problem import Array, Problem
 
 Features = Callable[[Tensor, Tensor, Tensor], None]
 """Write the features of a block `(n, D)` to the last argument `(F, n)`; the other, `(D, n)`, is scratch."""
@@ -166,7 +166,28 @@ def choose(heads: Tensor, flips: int) -> Tensor:
 
 
 def numpy_coins(problem: Problem, flips: int = 10) -> Run:
-    """Binomials as a tutorial writes them: `(N, K)` arrays, log-sum-exp over the last axis."""
+    """Binomials as a tutorial writes them: `(N, K)` arrays, and SciPy's log-sum-exp over the last axis."""
+    from scipy.special import logsumexp
+
+    def normalise(joint: Array) -> tuple[Array, Array]:
+        evidence = logsumexp(joint, axis=1, keepdims=True)
+        return evidence, np.exp(joint - evidence)
+
+    return _numpy_coins(problem, flips, normalise)
+
+
+def numpy_coins_tuned(problem: Problem, flips: int = 10) -> Run:
+    """The same with the log-sum-exp written out."""
+
+    def normalise(joint: Array) -> tuple[Array, Array]:
+        top = joint.max(1, keepdims=True)
+        evidence = top + np.log(np.exp(joint - top).sum(1, keepdims=True))
+        return evidence, np.exp(joint - evidence)
+
+    return _numpy_coins(problem, flips, normalise)
+
+
+def _numpy_coins(problem: Problem, flips: int, normalise: Callable[[Array], tuple[Array, Array]]) -> Run:
     heads = problem.rows["heads"]
     known = choose(torch.as_tensor(heads), flips).numpy()
 
@@ -174,11 +195,9 @@ def numpy_coins(problem: Problem, flips: int = 10) -> Run:
         weights, bias = problem.start["weights"], problem.start["bias"]
         for step in range(iterations + 1):
             joint = np.log(weights) + heads[:, None] * np.log(bias) + (flips - heads[:, None]) * np.log1p(-bias)
-            top = joint.max(1, keepdims=True)
-            evidence = top + np.log(np.exp(joint - top).sum(1, keepdims=True))
+            evidence, responsibility = normalise(joint)
             if step == iterations:
                 return Result(float((evidence[:, 0] + known).sum()))
-            responsibility = np.exp(joint - evidence)
             total = responsibility.sum(0)
             weights, bias = total / len(heads), heads @ responsibility / total / flips
         raise AssertionError

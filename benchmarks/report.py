@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import date
 from math import isnan
+from statistics import median
 from typing import Any
 
 from .cases import find
@@ -97,14 +98,14 @@ def _restarts(found: dict[str, Any]) -> str:
 def _svi(found: list[dict[str, Any]]) -> str:
     lines = [
         "## The same Pyro model by SVI: total CPU ms to within a thousandth of a nat a point of the optimum\n",
-        "| work | em_pyro | scikit-learn's EM | "
+        "| work | EM | EM with SQUAREM | scikit-learn's EM | "
         + " | ".join(f"Adam {rate}" for rate in RATES)
-        + " | best SVI over ours |",
-        "|---|" + "---|" * (3 + len(RATES)),
+        + " | best SVI over EM | over SQUAREM |",
+        "|---|" + "---|" * (5 + len(RATES)),
     ]
     for part in found:
         if "failed" in part:
-            lines.append(f"| {part['case']} | {part['failed']} |" + " |" * (2 + len(RATES)))
+            lines.append(f"| {part['title']} | {part['failed']} |" + " |" * (4 + len(RATES)))
             continue
         cells = []
         for rate in RATES:
@@ -115,18 +116,29 @@ def _svi(found: list[dict[str, Any]]) -> str:
                 cells.append(f"{one['milliseconds']:.0f} ({one['steps']} steps)")
             else:
                 cells.append(f"{one['nats_a_point']:.3f} nats a point short after {part['limit']:g} s")
-        fastest = best(part)
-        ratio = (
-            f"{fastest / part['milliseconds']:.0f}"
-            if fastest
-            else f"over {1e3 * part['limit'] / part['milliseconds']:.0f}"
-        )
         theirs = part["scikit-learn"].get("milliseconds", float("nan"))
         lines.append(
-            f"| {part['title']} | {part['milliseconds']:.0f} ({part['iterations']} iterations) | {theirs:.0f} "
-            f"| {' | '.join(cells)} | {ratio} |"
+            f"| {part['title']} | {part['milliseconds']:.1f} ({part['iterations']} iterations) "
+            f"| {part['accelerated']:.1f} ({part['accelerated_steps']} EM steps) | {theirs:.0f} "
+            f"| {' | '.join(cells)} | {_times(part, 'milliseconds')} | {_times(part, 'accelerated')} |"
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + _middle(found)
+
+
+def _times(part: dict[str, Any], ours: str) -> str:
+    """How many times longer the best SVI took."""
+    fastest = best(part)
+    return f"{fastest / part[ours]:.0f}" if fastest else f"over {1e3 * part['limit'] / part[ours]:.0f}"
+
+
+def _middle(found: list[dict[str, Any]]) -> str:
+    """The medians over the draws of the first size."""
+    draws = [p for p in found if "failed" not in p and p["title"].split(",")[1] == found[0]["title"].split(",")[1]]
+    ratios = [[best(p) / p[ours] for p in draws if best(p)] for ours in ("milliseconds", "accelerated")]  # type: ignore[operator]
+    if len(draws) < 2 or not all(ratios):
+        return ""
+    plain, fast = (median(part) for part in ratios)
+    return f"\nMedian over {len(draws)} draws: {plain:.0f} times, {fast:.0f} with SQUAREM (to reach: 50).\n"
 
 
 def _scale(found: dict[str, Any]) -> str:

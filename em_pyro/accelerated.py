@@ -10,9 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.distributions import transform_to
 
 from .acceleration import Squarem, extrapolate, squarem
 from .em_step import em_step
@@ -79,6 +81,7 @@ class Cycle:
         found: the E-step at the point that was given.
         plain: the plain EM step from there.
         beside: the E-step at `plain`, and the plain step from there; None where the second step was not taken.
+        points: that point, and what one plain step and two lead to, in unconstrained space.
         state: what has been spent by now.
     """
 
@@ -86,6 +89,7 @@ class Cycle:
     found: Expectation
     plain: dict[str, Tensor] = field(repr=False)
     beside: tuple[Expectation, dict[str, Tensor]] | None = field(repr=False)
+    points: tuple[Tensor, ...] = field(repr=False)
     state: Accelerated
 
 
@@ -133,7 +137,8 @@ def cycle(engine: Engine, plan: Plan, params: Params, state: Accelerated, budget
     spent = replace(
         state, squarem=after, reach=state.reach + moved, seconds=state.seconds + time.perf_counter() - began
     )
-    return Cycle(new, steps[0][0], steps[0][1], steps[1] if len(steps) > 1 else None, spent)
+    points = tuple(point for point, _ in seen[:3])
+    return Cycle(new, steps[0][0], steps[0][1], steps[1] if len(steps) > 1 else None, points, spent)
 
 
 def estimated_gap(engine: Engine, plan: Plan, params: Params, done: Cycle, tol: float) -> tuple[float, Accelerated]:
@@ -146,22 +151,21 @@ def estimated_gap(engine: Engine, plan: Plan, params: Params, done: Cycle, tol: 
     Returns:
         The gap, and the state with the rate noted.
     """
-    move = [_difference(engine, plan, done.plain, params)]
-    if not any(bool((part != 0).any()) for part in move[0].values()):
+    moves = [_difference(*pair) for pair in pairwise(done.points)]
+    if not bool((moves[0] != 0).any()):
         return 0.0, done.state
     if done.beside is None:
         return float("inf"), done.state
-    beside, second = done.beside
-    move.append(_difference(engine, plan, second, done.plain))
+    beside, _ = done.beside
     objective, gain = float(done.found.objective), float(beside.objective - done.found.objective)
     if gain > tol * (1 + abs(objective)):
-        lengths = [sum(float(part.square().sum()) for part in parts.values()) for parts in move]
-        rate = min(lengths[1] / lengths[0], SLOWEST)
+        first, second = (float(move.square().sum()) for move in moves)
+        rate = min(second / first, SLOWEST)
         return gain * rate / (1 - rate), done.state
     promised = []
-    for found, here, parts in ((done.found, params, move[0]), (beside, done.plain, move[1])):
+    for found, here, move in zip((done.found, beside), (params, done.plain), moves, strict=True):
         slopes = gradient(engine, found, here, plan.free)[1]
-        promised.append(abs(sum(float((slopes[name] * part).sum()) for name, part in parts.items())))
+        promised.append(abs(float(torch.cat([slopes[name].reshape(-1) for name in plan.free]) @ move)))
     rate = min(promised[1] / promised[0], SLOWEST) if promised[0] > 0 else 0.0
     rates = (*done.state.rates, rate)[-RECENT:]
     left = max(promised[0], gain, 0.0) / (1 - max(rates))
@@ -183,7 +187,7 @@ def unflatten(engine: Engine, plan: Plan, vector: Tensor, seen: list[dict[str, T
     first, *others = seen
     params, at = dict(first), 0
     for name in plan.free:
-        shape = unconstrained(engine, name, first[name]).shape
+        shape = transform_to(engine.program.parameters[name].constraint).inverse_shape(first[name].shape)
         size = shape.numel()
         value = constrained(engine, name, vector[at : at + size].reshape(shape))
         if others and engine.program.parameters[name].constraint.event_dim == 0:
@@ -193,10 +197,7 @@ def unflatten(engine: Engine, plan: Plan, vector: Tensor, seen: list[dict[str, T
     return params
 
 
-def _difference(engine: Engine, plan: Plan, new: Params, old: Params) -> dict[str, Tensor]:
+def _difference(old: Tensor, new: Tensor) -> Tensor:
     """What an EM step moved in unconstrained space; an infinite coordinate (a boundary) counts nothing."""
-    moves = {}
-    for name in plan.free:
-        move = unconstrained(engine, name, new[name]) - unconstrained(engine, name, old[name])
-        moves[name] = torch.where(torch.isfinite(move), move, 0.0)
-    return moves
+    move = new - old
+    return torch.where(torch.isfinite(move), move, 0.0)

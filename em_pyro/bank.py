@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .charts import Chart
+from .charts import Chart, safe_log
 from .predictor import Affine
 
 Params = Mapping[str, Tensor]
@@ -84,6 +84,11 @@ class Bank:
     probabilities: tuple[Segment, ...]
     matrices: tuple[Segment, ...]
 
+    @cached_property
+    def plain(self) -> bool:
+        """Whether no chart of a probability has a logarithm of its own: one logarithm does for all of them."""
+        return all(s.chart.log is None and s.chart.log_complement is None for s in self.probabilities)
+
     def of(self, domain: str) -> tuple[Segment, ...]:
         """Segments that arguments of a domain select from."""
         if domain in ("unit", "simplex"):
@@ -94,7 +99,10 @@ class Bank:
         """Parameters that enter an argument."""
         if role.affine is not None:
             return frozenset(name for name, _ in role.affine.entries)
-        return frozenset(s.parameter for s in self.of(domain) if bool(s.holds(role.entries).any()))
+        segments = self.of(domain)
+        ends = torch.tensor([s.offset + s.size for s in segments], device=role.entries.device)
+        found = torch.bucketize(role.entries, ends, right=True).unique()
+        return frozenset(segments[k].parameter for k in found.tolist())
 
     def values(self, params: Params, lead: int = 0) -> Tensor:
         """All plain atoms, shape `(M,)` after `lead` dimensions of starts."""
@@ -102,6 +110,9 @@ class Bank:
 
     def logs(self, params: Params, lead: int = 0, *, complement: bool = False) -> Tensor:
         """Logarithms of all probabilities, or of one minus them."""
+        if self.plain:
+            joined = entries_of(self.probabilities, params, lead)
+            return safe_log(1 - joined if complement else joined)
         found = dict[tuple[str, str, bool], Tensor]()
         for s in self.probabilities:
             key = s.parameter, s.chart.name, s.complement != complement

@@ -40,7 +40,8 @@ def _fastest(engine: Engine, part: Part | Mixture, params: Params) -> Part | Mix
     cost = {size: float("inf") for size in cut}
     for _ in range(ROUNDS):
         for size, trial in cut.items():
-            few = replace(trial, blocks=trial.blocks[: max(1, 2 * first // size)])
+            lean = trial.lean if isinstance(trial, Mixture) else trial
+            few = replace(lean, blocks=trial.blocks[: max(1, 2 * first // size)])
             began = time.process_time()
             replace(engine, parts=(few,)).expect(params)
             spent = time.process_time() - began
@@ -58,5 +59,6 @@ def recut(part: Part | Mixture, sizes: Mapping[str, int], rows: int) -> Part | M
         plate = max(part.plates, key=lambda name: part.plates[name])
     blocks = blocks_of(plate, sizes[plate], rows)
     if isinstance(part, Mixture):
-        return replace(part, blocks=blocks, buffers={}, scales={})
+        features = replace(part.features, cache={})
+        return replace(part, features=features, blocks=blocks, buffers={}, scales={})
     return replace(part, blocks=blocks, narrowed={})

@@ -19,7 +19,7 @@ from .loop import Interrupted, Run, Settings, State, check_start, guard, possibl
 from .m_step import gradient, maximise
 from .plan import Choice, Plan
 from .posterior import Posterior
-from .precision import around, displaced, far, suited
+from .precision import around, displaced, far, keeps_digits, suited
 from .prepare import Prepared, disagreements, key_of, measured, prepare
 from .program import Params
 from .restarts import follow
@@ -120,8 +120,9 @@ class EM:
         params = self._current(here)
         if self._previous is None:
             check_start(here.engine, params, float(here.engine.expect(params).objective))
+        engine = suited(here.engine.lean, params)
         try:
-            new, found = em_step(here.engine, here.plan, params, carried=self._carried)
+            new, found = em_step(engine, here.plan, params, carried=self._carried)
         except PriorUnbounded as where:
             raise ObjectiveError(
                 f"EM.step: expected an interior update, but {where}. Use a shape of at least 1."
@@ -199,14 +200,14 @@ class EM:
         """
         closed = [n for n, line in here.plan.lines.items() if line.closed_form]
         params = {n: v.double() for n, v in start.items()}
-        engine = suited(here.engine, params)
+        engine = suited(here.engine.lean, params)
         found = engine.expect(params)
         check_start(engine, params, float(found.objective))
         if not closed:
             return here, (), True
         try:
             new = maximise(engine, here.plan, found, params)
-            if far(engine, new) or displaced(engine, params, new):
+            if far(engine, new) or displaced(engine, params, new) or not keeps_digits(engine, new):
                 engine = around(suited(engine, new), new)
                 found = engine.expect(params)
                 new = maximise(engine, here.plan, found, params)
@@ -248,7 +249,7 @@ class EM:
         best = reached[0]  # of equals the first, whose labels are the user's
         done = runs[best]
         params = write_back(here, done.params)
-        expectation = suited(here.engine, done.params).expect({n: v.double() for n, v in params.items()})
+        expectation = suited(here.engine.lean, done.params).expect({n: v.double() for n, v in params.items()})
         evidence, prior = float(expectation.log_evidence), float(expectation.log_prior)
         if measure and all(p.initial.dtype == torch.float64 for p in here.program.parameters.values()):
             again = measured(here.engine, params)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import pyro.distributions as dist
 import torch
@@ -47,14 +48,16 @@ def bad_ending(engine: Engine, plan: Plan, params: Params, found: Expectation) -
     return ["empty state", empty] if empty else []
 
 
+@torch.no_grad()
 def scales(engine: Engine, params: Params, lead: int = 0) -> tuple[Tensor, Tensor]:
     """How small the scales are, without looking at them; infinite where there are none.
 
     Returns:
-        The smallest scale in units of the pooled one of its site, and in units of the smallest that keeps all digits
-        around one centre (below 1 the form of `centred.py` must take over); shapes (starts).
+        The smallest scale in units of the pooled one of its site; and how well the form of the engine keeps all digits:
+        below 1 that of `centred.py`, or all features, must take over. Shapes (starts).
     """
     bound, relative, digits = engine.bind(params, lead), list[Tensor](), list[Tensor]()
+    digits += [features.digits(bound) for features in engine.leaning]
     for term, role, pooled, least in watched(engine):
         atoms = bound.matrices if role == "scale_tril" else bound.entries
         roots = _roots(gather(term.roles[role], atoms, bound.params, lead), role)
@@ -70,8 +73,14 @@ def _least(part: Tensor, lead: int) -> Tensor:
 
 def _least_of(parts: list[Tensor], params: Params, lead: int) -> Tensor:
     if not parts:
-        return torch.full(next(iter(params.values())).shape[:lead], torch.inf, dtype=torch.float64)
+        some = next(iter(params.values()))
+        return _infinite(some.device).expand(some.shape[:lead]) if lead else _infinite(some.device)
     return parts[0] if len(parts) == 1 else torch.stack(parts).amin(0)
+
+
+@cache
+def _infinite(device: torch.device) -> Tensor:
+    return torch.tensor(torch.inf, dtype=torch.float64, device=device)
 
 
 def collapsed(engine: Engine, plan: Plan, params: Params) -> str:

@@ -8,7 +8,7 @@ statistics of blocks add up.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -18,6 +18,7 @@ from .centred import Centred
 from .chains.hmm import Hmm
 from .chains.markov import Markov
 from .contraction import Factor
+from .features import Features
 from .mixture import Mixture
 from .named import Named
 from .part import Part, Unit, add
@@ -73,12 +74,25 @@ class Engine:
     unrecorded: str = ""  # why there is none
     uncollapsed: Engine | None = field(default=None, repr=False)  # of all rows, if this one has the distinct ones
 
+    complete: Engine | None = field(default=None, repr=False)  # with all features, if this one is lean
     around: Params | None = field(default=None, repr=False)  # where centred cells are centred; None is where they are
 
     @property
     def full(self) -> Engine:
         """The engine of all rows."""
         return self.uncollapsed or self
+
+    @cached_property
+    def lean(self) -> Engine:
+        """The same without the features that follow from others; itself if there are none."""
+        parts = tuple(part.lean if isinstance(part, Mixture) else part for part in self.parts)
+        changed = any(new is not old for new, old in zip(parts, self.parts, strict=True))
+        return replace(self, parts=parts, complete=self) if changed else self
+
+    @cached_property
+    def leaning(self) -> tuple[Features, ...]:
+        """Features of which some are left out."""
+        return tuple(part.features for part in self.parts if isinstance(part, Mixture) and part.features.lean)
 
     @cached_property
     def members(self) -> dict[str, tuple[str, ...]]:
@@ -100,8 +114,21 @@ class Engine:
         return {unit.name: unit for unit in self.units if isinstance(unit, Hmm)}
 
     def bind(self, params: Params, lead: int = 0) -> Bound:
-        """The atoms of the bank at `params`, each computed when it is first asked for."""
-        return Bound(params, self.recognition.bank, lead, self.around)
+        """The atoms of the bank at `params`, each computed when it is first asked for.
+
+        Those of the last values are kept: the loop looks at the scales of what the next step starts from.
+        """
+        last = self._last
+        if last and last[0].params is params and last[0].lead == lead and not torch.is_grad_enabled():
+            return last[0]
+        bound = Bound(params, self.recognition.bank, lead, self.around)
+        if not torch.is_grad_enabled():
+            last[:] = [bound]
+        return bound
+
+    @cached_property
+    def _last(self) -> list[Bound]:
+        return []
 
     def expect(self, params: Params, lead: int = 0) -> Expectation:
         """Run one E-step at `params` (float64, after `lead` dimensions of starts)."""
@@ -121,7 +148,8 @@ class Engine:
                 evidence = evidence + sums.log_evidence
                 add(statistics, sums.statistics)
                 weights.update(sums.weights)
-            prior = log_prior(self.priors, params, lead) + moved.prior
+            prior = log_prior(self.priors, params, lead)
+            prior = prior if moved is NOTHING else prior + moved.prior
             return Expectation(torch.as_tensor(evidence), prior, statistics, weights)
 
     def q(self, params: Params, found: Expectation, lead: int = 0) -> Tensor:

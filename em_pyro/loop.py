@@ -29,7 +29,7 @@ Params = Mapping[str, Tensor]
 
 SLACK = {torch.float64: 1e-10, torch.float32: 1e-6}  # rounding of the objective, relative to 1 + |objective|
 IMPOSSIBLE = -1e29
-AGAIN = 2.0  # scales that have grown so far beyond the least that one centre can do are given one centre again
+AGAIN = 2.0  # how much more than enough room for all digits there must be for the fastest form to come back
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ def run(
     """
     params, path = {name: value.double() for name, value in start.items()}, list(before)
     gap, calm, notes, saddles = float("inf"), 0, list[str](), 0
-    shared, switches = engine, 0
-    engine = suited(engine, params)
+    fastest, switches = engine.lean, 0
+    engine = suited(fastest, params)
     best, state = params, Accelerated(Squarem(evaluations=len(path))) if settings.accelerate else None
     carried = dict(remembered or {})
     kept = dict(carried)
@@ -138,10 +138,12 @@ def run(
                     raise
                 notes.append(fault)
                 return ended("degenerate")
-            objective, narrowest, digits = torch.stack((found.objective, *scales(engine, new))).tolist()
-            if new is not params and (digits < 1 or displaced(engine, params, new)):
-                if digits < 1:
-                    engine, switches = suited(engine, new), switches + 1
+            looked_at = scales(engine, new) if engine is fastest else (*scales(engine, new), scales(fastest, new)[1])
+            objective, narrowest, digits, *room = torch.stack((found.objective, *looked_at)).tolist()
+            if new is not params and (not digits >= 1 or displaced(engine, params, new)):
+                if not digits >= 1:  # a probability below zero by rounding has no logarithm
+                    last, engine = engine, suited(engine, new)
+                    switches += engine.terms is not last.terms
                 carried = dict(kept)
                 with suppress(PriorUnbounded):  # the step as it was is what the loop goes by
                     new, found = em_step(around(engine, new), plan, params, carried=carried)
@@ -188,8 +190,9 @@ def run(
                     saddles, calm = saddles + 1, 0
                     notes.append(f"left a saddle after {step} steps")
                     new = escaped
-            if engine is not shared and float(scales(shared, new)[1]) > AGAIN:
-                engine, switches = shared, switches + 1
+            if room and room[0] > AGAIN:
+                switches += engine.terms is not fastest.terms
+                engine = fastest
             params = new
     except KeyboardInterrupt:
         if not path:

@@ -8,8 +8,8 @@ grows with the number of rows. The general contraction of `part.py` gives the sa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import partial
 from math import log, prod
 from typing import Any
 
@@ -18,40 +18,54 @@ from torch import Tensor
 
 from .bundle import Bundle
 from .contraction import FLOOR, Factor
+from .features import Features, features_of
 from .named import Named
 from .part import Sums, Unit, add
 from .stack import Stack
 from .term import Block, Term
 
 SMALLEST = {dtype: 2 * torch.tensor(floor, dtype=torch.float64).exp().item() for dtype, floor in FLOOR.items()}
+FEW = 2000  # rows below which features that are left out save less than their bookkeeping costs
 RANGE = 500.0  # log of what a product of softmax peaks may shrink to
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Blocks of rows, each row with one latent of `states` states.
+    """Blocks of rows, each row with one latent.
 
     Attributes:
-        rows: the terms of the rows.
+        features: of the terms of the rows.
         prior: the factors over the latent alone.
         plates: dimensions of the rows, in order, with their sizes.
         scale: weight of each row.
     """
 
     latent: str
-    states: int
-    rows: Stack | Bundle
+    features: Features
     prior: tuple[Stack, ...]
     plates: Mapping[str, int]
     scale: Named | None
     blocks: tuple[Block, ...]
-    buffers: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    buffers: dict[str, dict[tuple[int, int], Tensor]] = field(default_factory=dict, repr=False, compare=False)
     scales: dict[Block, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def rows(self) -> Stack | Bundle:
+        """The unit of the rows."""
+        return self.features.rows
 
     @property
     def terms(self) -> tuple[Term, ...]:
         """The terms of the rows."""
         return self.rows.terms
+
+    @property
+    def lean(self) -> Mixture:
+        """The same without the features that follow from others; itself if there are none, or too few rows."""
+        if prod(self.plates.values()) < FEW:
+            return self
+        features = features_of(self.rows, lean=True)
+        return replace(self, features=features) if features.lean else self
 
     @property
     def units(self) -> tuple[Unit, ...]:
@@ -66,42 +80,27 @@ class Mixture:
         lead: int = 0,
     ) -> Sums:
         """Evidence and statistics of all blocks; arguments as for `Part.sums`."""
-        eta = natural[self.rows.members[0]]
-        starts = eta.shape[:lead]
-        prior, column = self._prior(natural, offsets, lead), self.column
-        if column is not None:
-            eta = eta.clone()
-            eta.select(-1, column).add_(prior)
-        flat = eta.reshape(-1, eta.shape[-1])
+        features = self.features
+        eta = features.natural(natural[self.rows.members[0]])
+        eta.select(-1, features.column).add_(self._prior(natural, offsets, lead))
+        flat = eta if lead == 0 else eta.reshape(-1, eta.shape[-1])
         evidence: Tensor | float = 0.0
         found: Tensor | None = None
-        count: Tensor | float = 0.0
         for block in self.blocks:
-            columns = self._features(block)
-            logits = self._buffer("logits", len(flat), columns.shape[-1], columns)
+            columns = features.matrix(block, partial(self._room, block))
+            size = len(flat), columns.shape[-1]
+            logits, weights = self._buffer("logits", *size), self._buffer("weights", *size)
             torch.mm(flat, columns, out=logits)
-            by_state = logits.view((*starts, self.states, -1))
-            if column is None:
-                by_state += prior.unsqueeze(-1)
-            weights = self._buffer("weights", len(flat), columns.shape[-1], columns).view_as(by_state)
-            evidence = evidence + posterior_weights(by_state, weights, self._scale(block))
-            sums = weights.view_as(logits) @ columns.mT
-            found = sums if found is None else found.add_(sums)
-            if column is None:
-                count = count + weights.sum(-1)
+            if lead == 0:
+                here = posterior_weights(logits, weights, self._scale(block))
+            else:
+                shape = (*eta.shape[:-1], -1)
+                here = posterior_weights(logits.view(shape), weights.view(shape), self._scale(block))
+            sums = weights @ columns.mT
+            evidence, found = (here, sums) if found is None else (evidence + here, found.add_(sums))
         assert found is not None
-        found = found.view_as(eta)
-        return Sums(evidence, self._statistics(found, found[..., column] if column is not None else count, lead))
-
-    @cached_property
-    def column(self) -> int | None:
-        """A statistic of the rows that is one in every row: it carries the prior along. None if there is none."""
-        at = 0
-        for term in self.terms:
-            if term.counting:
-                return at + term.places[min(term.counting)]
-            at += term.width
-        return None
+        found = found if lead == 0 else found.view_as(eta)
+        return Sums(evidence, self._statistics(found, lead))
 
     def _prior(self, natural: Mapping[str, Any], offsets: Mapping[str, Named], lead: int) -> Tensor:
         """Sum of the factors over the latent alone, (starts) + (K,)."""
@@ -111,24 +110,30 @@ class Mixture:
             parts += [offsets[name].tensor for name in unit.members if name in offsets]
         return parts[0] if len(parts) == 1 else torch.stack(torch.broadcast_tensors(*parts)).sum(0)
 
-    def _statistics(self, found: Tensor, count: Tensor | float, lead: int) -> dict[str, Tensor]:
-        """Statistics of every unit, from those of the rows and the weight of every state."""
+    def _statistics(self, found: Tensor, lead: int) -> dict[str, Tensor]:
+        """Statistics of every unit, from those of the features."""
+        count = found[..., self.features.column]
         statistics: dict[str, Tensor] = {}
         for unit in self.prior:
-            add(statistics, unit.statistics([torch.as_tensor(count)], unit.features(), lead=lead))
-        return statistics | self.rows.divided(found)
+            add(statistics, unit.statistics([count], unit.features(), lead=lead))
+        return statistics | self.rows.divided(self.features.statistics(found))
 
-    def _features(self, block: Block) -> Tensor:
+    def _room(self, block: Block) -> Tensor:
+        """Where to write the features of a block."""
         size = prod(block.length if p == block.plate else n for p, n in self.plates.items())
-        width, like = sum(term.width for term in self.terms), self.terms[0].value.tensor
-        return self.rows.features(block, lambda: self._buffer("features", width, size, like))
+        return self._buffer("features", self.features.width, size)
 
-    def _buffer(self, name: str, rows: int, columns: int, like: Tensor) -> Tensor:
+    def _buffer(self, name: str, rows: int, columns: int) -> Tensor:
         """A matrix to write into; its memory is that of the largest asked for under this name."""
-        have = self.buffers.get(name)
-        if have is None or have.numel() < rows * columns or have.device != like.device:
-            have = self.buffers[name] = torch.empty(rows * columns, dtype=torch.float64, device=like.device)
-        return have[: rows * columns].view(rows, columns)
+        views = self.buffers.setdefault(name, {})
+        if (rows, columns) not in views:
+            have = next(iter(views.values()), None)
+            if have is None or have.untyped_storage().nbytes() < 8 * rows * columns:
+                views.clear()
+                device = self.terms[0].value.tensor.device
+                have = torch.empty((rows, columns), dtype=torch.float64, device=device)
+            views[rows, columns] = have.as_strided((rows, columns), (columns, 1))
+        return views[rows, columns]
 
     def _scale(self, block: Block) -> Tensor | None:
         """Weight of every row of a block."""
@@ -208,4 +213,5 @@ def as_mixture(
     if not (plain and alone and plates):
         return None
     scale = factors[0].scale
-    return Mixture(latent, sizes[latent], rows, tuple(prior), plates, scale, blocks)  # type: ignore[arg-type]
+    features = features_of(rows, lean=False)
+    return Mixture(latent, features, tuple(prior), plates, scale, blocks)  # type: ignore[arg-type]

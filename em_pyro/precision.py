@@ -20,14 +20,21 @@ from .term import Term
 
 
 def suited(engine: Engine, params: Params) -> Engine:
-    """The engine in the form that keeps its digits at `params`; the same one if it has that form already."""
+    """The engine in the fastest form that keeps its digits at `params`; the same one if it has that form already."""
     names = far(engine, params)
     if not names:
-        return engine
+        return engine.complete if engine.complete and not keeps_digits(engine, params) else engine
     recognition, sites = engine.recognition, engine.recognition.runs[0]
     centred = names | {name for name, term in engine.terms.items() if term.centred}
     built = build(engine.program, recognition, sites, engine.priors, engine.alive, centred=centred)
-    return replace(built, uncollapsed=engine.uncollapsed)
+    built = replace(built, uncollapsed=engine.uncollapsed)
+    return built.lean if keeps_digits(built.lean, params) else built
+
+
+def keeps_digits(engine: Engine, params: Params) -> bool:
+    """Whether features that are left out can be worked out at `params`."""
+    bound = engine.bind({name: value.double() for name, value in params.items()})
+    return all(bool(features.digits(bound) >= 1) for features in engine.leaning)
 
 
 def far(engine: Engine, params: Params) -> frozenset[str]:

@@ -16,6 +16,8 @@ from torch.distributions import Distribution
 from .named import unwrap
 from .program import Params, Site
 
+NO_PRIOR = torch.zeros((), dtype=torch.float64)
+
 # distribution -> solver whose statistics it adds to, and the pseudo-statistics from its arguments
 CONJUGATE = {
     dist.Dirichlet: ("counts", lambda d: (d.concentration - 1, torch.zeros_like(d.concentration))),
@@ -75,7 +77,7 @@ def read_priors(runs: Sequence[Mapping[str, Site]]) -> dict[str, Prior]:
 def log_prior(priors: Mapping[str, Prior], params: Params, lead: int = 0) -> Tensor:
     """Sum of the log-densities of all priors with known arguments."""
     parts = [p.log_prob(params[p.name], lead).double() for p in priors.values() if p.fn is not None]
-    return sum(parts, torch.zeros((), dtype=torch.float64))
+    return sum(parts[1:], parts[0]) if parts else NO_PRIOR
 
 
 def _same_arguments(a: Distribution, b: Distribution) -> bool:

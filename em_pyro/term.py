@@ -230,19 +230,24 @@ class Term:
         shape = (*batch, width or self.width, columns)
         return torch.empty(shape, dtype=torch.float64, device=self.value.tensor.device)
 
-    def write(self, block: Block, out: Tensor, shift: Tensor | None = None) -> None:
-        """Write the features of a block, of values less `shift` (the term's own if none is given)."""
+    def write(self, block: Block, out: Tensor, shift: Tensor | None = None, *, lean: bool = False) -> None:
+        """Write the features of a block, of values less `shift` (the term's own if none is given).
+
+        `lean` leaves out the last of statistics that add up to `total`.
+        """
         layout = self.layout
         keep = (*layout.batch, *layout.columns)
         value, known, weight = self.rows(block, shift)
         rank = len(self.event_shape)
         shape = [self._size(n, block) for n in (*keep, *self.folded)]
         at = len(layout.batch)
-        plain = weight is None and not self.folded and not layout.batch and len(layout.columns) == 1
+        plain = weight is None and not self.folded and not layout.batch and len(layout.columns) == 1 and not lean
         if plain and (not rank or self.counting) and self.family.columns(value, known, out):
             return
-        parts = []
-        for k, part in enumerate(self.family.statistics(value, known)):
+        parts, statistics = [], self.family.statistics(value, known)
+        if lean:  # every row counts once
+            weight, statistics = None, statistics[:-1] if len(statistics) > 1 else (statistics[0][..., :-1],)
+        for k, part in enumerate(statistics):
             part = part.double()
             if k in self.counting:
                 parts.append(part.new_ones(()).expand((*shape[: len(keep)], 1)))
@@ -375,6 +380,25 @@ class Term:
         return frozenset(
             k for k in self.family.counting if not self.events[k] and not self.layout.folded and not self.folded
         )
+
+    @cached_property
+    def total(self) -> Tensor | None:
+        """What the statistics of every row add up to, of each folded plate and event: shape (E,).
+
+        None if it differs between rows or is not known: no statistic then follows from the others.
+        """
+        weighted = self.weight is not None and not bool((self.weight.tensor == 1).all())
+        if weighted or self.layout.batch or self.layout.folded != self.folded or self.role != "observed":
+            return None
+        value, known, _ = self.rows(WHOLE)
+        found = self.family.total(value, known)
+        if found is None:
+            return None
+        inner = (*(self.sizes[n] for n in self.folded), *self.event_shape)
+        found = found.reshape((-1, *found.shape[max(found.dim() - len(inner), 0) :]))
+        if len(found) > 1 and not bool((found == found[0]).all()):
+            return None
+        return found[0].double().expand(inner).reshape(-1)
 
     @cached_property
     def indicator(self) -> bool:

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from .seeded import seeded
-from .start import frequencies, tilt, uniform
+from .start import frequencies, some_rows, tilt, uniform
 
 
 def latent_classes(
@@ -49,8 +49,9 @@ def latent_classes(
         categories = [int(top) + 1 for top in answers.max(0).values]
     weights = pyro.param("weights", uniform(K, answers), constraint=constraints.simplex)
     items = []
+    some, known = some_rows(answers), some_rows(answered)
     for j, C in enumerate(categories):
-        start = tilt(frequencies(answers[answered[:, j], j], C), K)
+        start = tilt(frequencies(some[known[:, j], j], C), K)
         items.append(pyro.param(f"item_{j}", start, constraint=constraints.simplex))
     with pyro.plate("person", len(answers)):
         kind = pyro.sample("kind", dist.Categorical(weights))

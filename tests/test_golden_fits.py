@@ -236,19 +236,21 @@ def test_earthquakes_with_four_states() -> None:
     raise AssertionError
 
 
-@pytest.mark.parametrize("states", [2, 3])
-def test_earthquakes_with_a_stationary_start(states: int) -> None:
-    """Transitions enter twice, so torch maximises over them, which is dear: from 0.2 to 0.5 % away, accelerated.
+@pytest.mark.parametrize("acceleration", [None, "squarem"])
+@pytest.mark.parametrize("states", [2, 3, 4])
+def test_earthquakes_with_a_stationary_start(states: int, acceleration: str | None) -> None:
+    """Transitions enter twice, so torch maximises over them: from 0.2 to 0.5 % away.
 
-    With three states a transition ends at zero, which a step of torch only approaches.
+    With three states a transition ends at zero, with four states six: a step of torch only approaches them, and what
+    is left at the end is still below the tolerance, as it says.
     """
     for model, args, params, want in ANSWERS["05_earthquakes_poisson_hmm"](expected("05_earthquakes_poisson_hmm")):
         if args[-1] == states and getattr(model, "keywords", {"stationary": False})["stationary"]:
             start = {name: 0.9 * tensor(value) + 0.1 * moved(name, value) for name, value in params.items()}
-            fit = EM(model, starts=start, tol=1e-9, acceleration="squarem").fit(*args)
+            fit = EM(model, starts=start, tol=1e-9, acceleration=acceleration).fit(*args)
             assert fit.converged
             assert fit.path[0] < want - 1e-4
-            close(fit.log_likelihood, want, SOLVERS)
+            assert abs(fit.log_likelihood - want) <= 1e-9 * (1 + abs(want))
             close(fit.params["rate"], params["rate"], 1e-4)
             return
     raise AssertionError

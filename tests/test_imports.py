@@ -27,7 +27,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "check reading rowwise stack",
         "compile",
         "bundle centred chains columns distinct match newton",
-        "affine part",
+        "affine features part",
         "mixture",
         "engine",
         "ascent blocks build recognise uses",

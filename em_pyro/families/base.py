@@ -98,6 +98,16 @@ class Family:
         """
         return None
 
+    def total(self, value: Tensor, known: Args) -> Tensor | None:
+        """What the statistics of one row add up to, whatever is observed: one of them then follows from the others.
+
+        Only for families with one statistic an outcome: a single one with an event dimension, or several without.
+
+        Returns:
+            Of a shape that broadcasts to the value's batch shape, or None if the sum depends on what is observed.
+        """
+        return None
+
     def around(self, deviation: Tensor, args: Args) -> Tensor:
         """Log-density, less the base measure, of values given as deviations from the location: no digit cancels.
 

@@ -47,6 +47,9 @@ class Bernoulli(_Unit):
     def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
         return value, 1 - value
 
+    def total(self, value: Tensor, known: Args) -> Tensor | None:
+        return torch.ones((), dtype=torch.float64)
+
 
 @register(dist.Binomial)
 class Binomial(_Unit):
@@ -58,6 +61,9 @@ class Binomial(_Unit):
 
     def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
         return value, known["total_count"] - value
+
+    def total(self, value: Tensor, known: Args) -> Tensor | None:
+        return known["total_count"]
 
     def base(self, value: Tensor, known: Args) -> Tensor | None:
         n = known["total_count"]
@@ -109,10 +115,16 @@ class Categorical(_Simplex):
     def codes(self, value: Tensor, known: Args) -> Tensor | None:
         return value.long()
 
+    def total(self, value: Tensor, known: Args) -> Tensor | None:
+        return torch.ones((), dtype=torch.float64)
+
 
 @register(dist.OneHotCategorical)
 class OneHotCategorical(_Simplex):
     """`sum_c x_c log p_c` with one `x_c = 1`."""
+
+    def total(self, value: Tensor, known: Args) -> Tensor | None:
+        return torch.ones((), dtype=torch.float64)
 
 
 @register(dist.Multinomial)
@@ -121,3 +133,6 @@ class Multinomial(_Simplex):
 
     def base(self, value: Tensor, known: Args) -> Tensor | None:
         return _log_factorial(value.sum(-1)) - _log_factorial(value).sum(-1)
+
+    def total(self, value: Tensor, known: Args) -> Tensor | None:
+        return value.sum(-1)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..charts import CHARTS, Chart
 from ..predictor import Affine, Piece, adjoint, gram
 from .equations import solve_equations
-from .select import COLLAPSED, TINY, Params, Statistics
+from .select import COLLAPSED, TINY, Params, Statistics, added
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,7 @@ class MatrixBlock:
         dim = old.shape[-1]
         rows = old.reshape((*old.shape[:lead], -1, dim))
         weighted = self.shared or name in self.pseudo
-        total: Tensor | float = 0.0
-        weight: Tensor | float = 0.0
+        firsts, weights = list[Tensor](), list[Tensor]()
         for use in self.uses:
             if use.rows is None or use.rows.parameter != name:
                 continue
@@ -108,10 +107,9 @@ class MatrixBlock:
                 precision = self._precision(use, params, lead)
                 first = (precision @ first.unsqueeze(-1)).squeeze(-1)
                 each = n[..., None, None] * precision
-            total = use.rows.pool(first, lead) + total
-            weight = use.rows.pool(each, lead) + weight
-        assert isinstance(total, Tensor)
-        assert isinstance(weight, Tensor)
+            firsts.append(use.rows.pool(first, lead))
+            weights.append(use.rows.pool(each, lead))
+        total, weight = added(firsts), added(weights)
         if not weighted:
             return torch.where(weight > 0, total / weight, rows).reshape(old.shape)
         if name in self.pseudo:
@@ -195,28 +193,30 @@ class MatrixBlock:
         """
         old = params[name].double()
         dim = old.shape[-1]
-        scatter: Tensor | float = 0.0
-        rows: Tensor | float = 0.0
+        scatters, weights = list[Tensor](), list[Tensor]()
         for use in self.uses:
             if use.matrices is None or use.matrices.parameter != name:
                 continue
             n, first, second, shift = sums[use.term]
             m = self._location_of(use, params, lead) - shift
             cross = m.unsqueeze(-1) * torch.addcmul(first, n.unsqueeze(-1), m, value=-0.5).unsqueeze(-2)
-            scatter = use.matrices.pool(second - cross - cross.mT, lead) + scatter
-            rows = use.matrices.pool(n, lead) + rows
-        assert isinstance(scatter, Tensor)
-        assert isinstance(rows, Tensor)
-        rows = rows[..., None, None]
+            scatters.append(use.matrices.pool(second - cross - cross.mT, lead))
+            weights.append(use.matrices.pool(n, lead))
+        scatter, rows = added(scatters), _whole(added(weights))
         covariance = scatter / rows
         tril, bad = torch.linalg.cholesky_ex(covariance)
         # On a line, or on a point, there is no factor; nearly on it there is one, which the loop names a collapse. Both
         # are computed, because to look which is needed would be a synchronisation.
         little = covariance.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True).mul_(COLLAPSED).clamp_(min=TINY)
         raised, worse = torch.linalg.cholesky_ex(torch.addcmul(covariance, little.unsqueeze(-1), identity(dim)))
-        solved = chart.inverse(torch.where(bad[..., None, None] == 0, tril, raised))
-        found = (rows > 0) & (torch.minimum(bad, worse)[..., None, None] == 0)
+        solved = chart.inverse(torch.where(_whole(bad) == 0, tril, raised))
+        found = (rows > 0) & (_whole(worse) == 0)
         return torch.where(found, solved, old.reshape(solved.shape)).reshape(old.shape)
+
+
+def _whole(each: Tensor) -> Tensor:
+    """A number of every matrix, to be broadcast over it."""
+    return each.view((*each.shape, 1, 1))
 
 
 @cache

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..charts import Chart
-from .select import Params, Selected, Statistics, flat, pool, refuse_unbounded, total
+from .select import Params, Selected, Statistics, added, flat, pool, refuse_unbounded
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Counts:
         if self.pseudo is not None:
             for parts, pseudo in zip(pooled, self.pseudo, strict=True):
                 parts.append(pseudo.reshape(-1))
-        sums = [total(parts) for parts in pooled]
+        sums = [added(parts) if parts else None for parts in pooled]
         if self.pseudo is not None:
             for pooled_sum, pseudo in zip(sums, self.pseudo, strict=True):
                 assert pooled_sum is not None
@@ -61,14 +61,16 @@ class Rates:
         """Maximise over the rates, and map back."""
         old = params[self.parameter]
         size = old.shape[lead:].numel()
-        a = old.new_zeros((*old.shape[:lead], size), dtype=torch.float64)
-        b = torch.zeros_like(a)
+        hits, exposures = list[Tensor](), list[Tensor]()
         for term, where, factor in self.uses:
             events, exposure = flat(statistics[term][0], lead), flat(statistics[term][1], lead)
-            a = a + pool(events, where, size, lead)
-            b = b + pool(exposure * factor, where, size, lead)
+            hits.append(pool(events, where, size, lead))
+            exposures.append(pool(exposure * factor, where, size, lead))
         if self.pseudo is not None:
-            a, b = a + self.pseudo[0].reshape(-1), b + self.pseudo[1].reshape(-1)
+            hits.append(self.pseudo[0].reshape(-1))
+            exposures.append(self.pseudo[1].reshape(-1))
+        a, b = added(hits), added(exposures)
+        if self.pseudo is not None:
             refuse_unbounded(self.parameter, a, self.pseudo[0])
         solved = self.chart.inverse((a / torch.where(b > 0, b, 1.0)).reshape(old.shape))
         return {self.parameter: torch.where((b > 0).reshape(old.shape), solved, old)}

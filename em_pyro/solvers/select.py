@@ -87,9 +87,6 @@ def flat(value: Tensor, lead: int) -> Tensor:
     return value if value.dim() == lead + 1 else value.reshape((*value.shape[:lead], -1))
 
 
-def total(parts: Sequence[Tensor]) -> Tensor | None:
-    """Sum of all parts; None if there is none."""
-    found: Tensor | None = None
-    for part in parts:
-        found = part if found is None else found + part
-    return found
+def added(parts: Sequence[Tensor]) -> Tensor:
+    """Sum of one part or more."""
+    return sum(parts[1:], parts[0])
