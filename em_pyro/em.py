@@ -17,6 +17,7 @@ from .errors import ModelError, ObjectiveError, ParameterError
 from .fit import Fit, Start, Starts, write_back
 from .loop import Interrupted, Run, Settings, State, check_start, guard, possible_posterior
 from .m_step import gradient, maximise
+from .placement import beside
 from .plan import Choice, Plan
 from .posterior import Posterior
 from .precision import around, displaced, far, keeps_digits, suited
@@ -117,6 +118,35 @@ class EM:
         """
         here = self._prepare(args, kwargs)
         self._need_parameters(here)
+        with beside(here.program.device):
+            return self._stepped(here)
+
+    def fit(self, *args: Any, **kwargs: Any) -> Fit:
+        """Run EM from every start to its end, and return the best.
+
+        The fitted values are left in the param store under the user's names; a fit that fails leaves it as it was.
+
+        Raises:
+            ModelError: the program is one that exact EM cannot treat; or it has no parameters.
+            DataError: the data cannot be used.
+            ParameterError: an option or a start does not fit.
+            ObjectiveError: the objective fell, or is not finite at the start.
+        """
+        here = self._prepare(args, kwargs)
+        self._need_parameters(here)
+        with beside(here.program.device):
+            return self._fitted(here)
+
+    def posterior(self, *args: Any, **kwargs: Any) -> Posterior:
+        """Exact posterior of the latents at `params` (the starting values before any fit)."""
+        here = self._prepare(args, kwargs)
+        with beside(here.program.device):
+            return possible_posterior(here.engine, self._current(here))
+
+    # ---- how ----
+
+    def _stepped(self, here: Prepared) -> float:
+        """One EM step from the current values."""
         params = self._current(here)
         if self._previous is None:
             check_start(here.engine, params, float(here.engine.expect(params).objective))
@@ -136,19 +166,8 @@ class EM:
         self._previous = here.key, objective, {n: v.clone() for n, v in self._current(here).items()}
         return -objective
 
-    def fit(self, *args: Any, **kwargs: Any) -> Fit:
-        """Run EM from every start to its end, and return the best.
-
-        The fitted values are left in the param store under the user's names; a fit that fails leaves it as it was.
-
-        Raises:
-            ModelError: the program is one that exact EM cannot treat; or it has no parameters.
-            DataError: the data cannot be used.
-            ParameterError: an option or a start does not fit.
-            ObjectiveError: the objective fell, or is not finite at the start.
-        """
-        here = self._prepare(args, kwargs)
-        self._need_parameters(here)
+    def _fitted(self, here: Prepared) -> Fit:
+        """Follow every start to its end; the best is left in the store."""
         points = [point(here) for point in self._starting_points(here)]
         bar = _bar(len(points)) if self.progress else None
         try:
@@ -160,13 +179,6 @@ class EM:
             if bar is not None:
                 bar.close()
         return self._finish(here, runs)
-
-    def posterior(self, *args: Any, **kwargs: Any) -> Posterior:
-        """Exact posterior of the latents at `params` (the starting values before any fit)."""
-        here = self._prepare(args, kwargs)
-        return possible_posterior(here.engine, self._current(here))
-
-    # ---- all starts ----
 
     def _follow(self, here: Prepared, points: Sequence[Params], bar: Any) -> tuple[Prepared, list[Run]]:
         """Follow all starts to their ends; withdraw what the certificates refute, and go on."""

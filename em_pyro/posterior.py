@@ -21,6 +21,7 @@ from .elimination import plan_contraction
 from .engine import Engine
 from .errors import ParameterError
 from .named import Named, align
+from .placement import there
 from .precision import suited
 from .program import Params
 from .term import Bound
@@ -53,6 +54,7 @@ class Posterior:
         with torch.no_grad():
             return self.engine.log_factors(self.params)
 
+    @there
     def log_evidence_by(self, plate: str) -> Tensor:
         """Log evidence of every row of a plate, shape `(N,)`, times the row's weight if it has one.
 
@@ -90,6 +92,7 @@ class Posterior:
             total = total + value
         return total
 
+    @there
     def marginal(self, site: str) -> Tensor:
         """Posterior probabilities of one latent: shape (plates of the site) + `(K,)`, the support last.
 
@@ -111,6 +114,7 @@ class Posterior:
             return torch.where(seen.mask.unsqueeze(-1), labels, probabilities)
         raise ParameterError(f'marginal: expected one of the latent sites {sorted(latents)}, got "{site}".')
 
+    @there
     def mode(self) -> dict[str, Tensor]:
         """The jointly most probable values of all latents (Viterbi), each of the shape of its plates (+ event)."""
         with torch.no_grad():
@@ -119,6 +123,7 @@ class Posterior:
         found = self._trace(lambda product: product.argmax(0), scores, largest=True)
         return self._values(found) | {n: self._path(h, best[n][1], found) for n, h in self.engine.hmms.items()}
 
+    @there
     def sample(self, n: int = 1, *, seed: int = 0) -> dict[str, Tensor]:
         """Draw `n` times from the joint posterior: shape `(n,)` + plates (+ event); no global generator moves."""
         generator = torch.Generator().manual_seed(seed)

@@ -25,6 +25,7 @@ from .engine import Engine
 from .errors import ModelError
 from .named import Named, align, squeeze
 from .part import Part
+from .placement import beside
 from .plan import Choice, Plan, choose
 from .precision import form
 from .program import Params, Program
@@ -111,24 +112,26 @@ def prepare(
     """
     began = time.perf_counter()
     program = survey(model, args, kwargs)
-    start = starting_values(program)
-    with torch.no_grad():
-        sites = _first_run(program, start)
-    check_data(sites, start, program.plates)
-    recognition = recognise(program)
-    engine, rows = _engine(program, recognition, collapse=collapse)
-    with torch.no_grad():
-        wrong = other_densities(engine.full) if check else []
-    if wrong:
-        recognition = _refused(recognition, wrong, "its registered family computes another density than its log_prob")
+    with beside(program.device):
+        start = starting_values(program)
+        with torch.no_grad():
+            sites = _first_run(program, start)
+        check_data(sites, start, program.plates)
+        recognition = recognise(program)
         engine, rows = _engine(program, recognition, collapse=collapse)
-    if check:
-        check_structure(program, {n: f.names for n, f in engine.factors.items()}, sites)
-        check_values(program, recognition.values, recognition.runs[0])
-    engine = tuned(engine, start)
-    plan = choose(engine, options, {})
-    plan = replace(plan, notes=_notes(engine, rows), seconds=time.perf_counter() - began)
-    return Prepared(program, engine, plan, options, {}, key_of(args, kwargs), collapse)
+        with torch.no_grad():
+            wrong = other_densities(engine.full) if check else []
+        if wrong:
+            why = "its registered family computes another density than its log_prob"
+            recognition = _refused(recognition, wrong, why)
+            engine, rows = _engine(program, recognition, collapse=collapse)
+        if check:
+            check_structure(program, {n: f.names for n, f in engine.factors.items()}, sites)
+            check_values(program, recognition.values, recognition.runs[0])
+        engine = tuned(engine, start)
+        plan = choose(engine, options, {})
+        plan = replace(plan, notes=_notes(engine, rows), seconds=time.perf_counter() - began)
+        return Prepared(program, engine, plan, options, {}, key_of(args, kwargs), collapse)
 
 
 def _first_run(program: Program, start: Params) -> Any:

@@ -21,6 +21,7 @@ from torch.distributions import Distribution
 
 from .errors import ModelError
 from .named import Named, squeeze, unwrap
+from .placement import visiting
 
 Params = Mapping[str, Tensor]
 
@@ -96,6 +97,11 @@ class Program:
     indices: dict[tuple[int, str], Tensor] = field(default_factory=dict, repr=False, compare=False)
     """What plates hand out, by size and device."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are, and with them the data."""
+        return next((parameter.initial.device for parameter in self.parameters.values()), torch.device("cpu"))
+
     def run(self, values: Params, states: Params | None = None) -> dict[str, Site]:
         """Replay the model at `values`, enumerated; a latent named in `states` takes that value instead.
 
@@ -105,7 +111,7 @@ class Program:
         """
         values = {name: value.to(self.parameters[name].initial.dtype) for name, value in values.items()}
         handler = _Replay(self, values, states or {})
-        with quiet(), untouched_store(), self.given(values), handler:
+        with quiet(), untouched_store(), self.given(values), visiting(), handler:
             self.model(*self.args, **self.kwargs)
         missing = [name for name in self.upstream if name not in handler.sites]
         if missing:

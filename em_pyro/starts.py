@@ -22,6 +22,7 @@ from .engine import Engine, Expectation
 from .errors import ParameterError
 from .m_step import constrained, maximise, unconstrained
 from .named import Named, align
+from .placement import visiting
 from .plan import Plan
 from .program import quiet
 from .solvers import PriorUnbounded
@@ -77,7 +78,8 @@ def random_start(engine: Engine, plan: Plan, values: Params, seed: int, index: i
             for name in movable:
                 draw = parameters[name].random
                 assert draw is not None
-                new[name] = torch.as_tensor(draw()).detach().double()
+                with visiting():
+                    new[name] = torch.as_tensor(draw()).detach().double()
         return prior_start(engine, plan, new, seed, index)
     jittered = _from_priors(engine, values, seed, index)
     for name in plan.torch:
@@ -270,4 +272,4 @@ def _plus_plus(rows: Tensor, size: int, generator: torch.Generator) -> Tensor:
         distance = torch.minimum(distance, (pool - pool[pick]).square().sum(-1))
     stacked = torch.stack(centres)
     cross = rows @ stacked.mT
-    return (stacked.square().sum(-1) - 2 * cross).argmin(-1).cpu()
+    return (stacked.square().sum(-1) - 2 * cross).argmin(-1)

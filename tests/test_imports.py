@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
-        "errors charts analytic",
+        "errors charts analytic placement",
         "forward_backward named",
         "predictor",
         "bank acceleration quadrature",
