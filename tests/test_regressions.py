@@ -17,9 +17,10 @@ from tolerances import IDENTITY, SOLVERS
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
-from em_pyro import EM, newton
+from em_pyro import EM
+from em_pyro.affine.newton_block import NewtonBlock, NewtonUse
+from em_pyro.affine.predictor import Affine, adjoint, gram
 from em_pyro.m_step import maximise
-from em_pyro.predictor import Affine, adjoint, gram
 from em_pyro.prepare import prepare
 from em_pyro.program import Program
 from em_pyro.recognise import recognise
@@ -394,13 +395,13 @@ def test_an_empty_component_is_named_and_an_empty_node_is_not() -> None:
 def test_a_hessian_that_is_off_still_leads_to_the_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
     """Curvature 1 % too big: slower, and exact all the same."""
     x, y = design(3), bits()
-    truth, expand = by_irls(x.numpy(), y.numpy()), newton.NewtonBlock.expand
+    truth, expand = by_irls(x.numpy(), y.numpy()), NewtonBlock.expand
 
     def wrong(self: Any, *args: Any) -> Any:
         value, slope, curvature = expand(self, *args)
         return value, slope, 1.01 * curvature
 
-    monkeypatch.setattr(newton.NewtonBlock, "expand", wrong)
+    monkeypatch.setattr(NewtonBlock, "expand", wrong)
     close(step(logistic, x, y).params["b"], truth, 1e-9)  # the last digit that a slope of 1e-10 leaves
     assert not fitted(logistic, x, y).notes
 
@@ -408,12 +409,12 @@ def test_a_hessian_that_is_off_still_leads_to_the_maximum(monkeypatch: pytest.Mo
 def test_a_gradient_that_is_off_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Successes 0.1 % too many: the certificate withdraws the block, and the fit ends at the maximum by torch."""
     x, y = design(3), bits()
-    truth, density = by_irls(x.numpy(), y.numpy()), newton.NewtonUse.density
+    truth, density = by_irls(x.numpy(), y.numpy()), NewtonUse.density
 
     def wrong(self: Any, etas: Any, parts: Any) -> Any:
         return density(self, etas, [1.001 * parts[0], *parts[1:]])
 
-    monkeypatch.setattr(newton.NewtonUse, "density", wrong)
+    monkeypatch.setattr(NewtonUse, "density", wrong)
     assert step(logistic, x, y).slope > IDENTITY
     fit = fitted(logistic, x, y)
     assert any("withdrawn" in note for note in fit.notes)

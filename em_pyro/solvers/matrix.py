@@ -9,8 +9,8 @@ from functools import cache, cached_property
 import torch
 from torch import Tensor
 
+from ..affine.predictor import Affine, Piece, adjoint, gram
 from ..charts import CHARTS, Chart
-from ..predictor import Affine, Piece, adjoint, gram
 from .equations import solve_equations
 from .select import COLLAPSED, TINY, Params, Statistics
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from ..affine.predictor import Affine, Piece, adjoint, gram
 from ..charts import CHARTS, Chart
-from ..predictor import Affine, Piece, adjoint, gram
 from .equations import solve_equations
 from .select import Params, Selected, Statistics, flat, pool
 
