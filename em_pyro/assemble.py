@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .affine.predictor import equation_by_equation, meeting, together
 from .charts import Chart, domain_of
 from .engine import Engine
 from .named import unexpand
-from .predictor import equation_by_equation, meeting, together
 from .rowwise import Rows, RowTerm
 from .solvers import (
     Counts,

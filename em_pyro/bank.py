@@ -12,8 +12,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from .affine.predictor import Affine
 from .charts import Chart, safe_log
-from .predictor import Affine
 
 Params = Mapping[str, Tensor]
 

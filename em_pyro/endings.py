@@ -9,12 +9,12 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from .affine.predictor import Affine, adjoint
 from .bank import gather
 from .centred import FARTHEST, can_be_centred, reach
 from .engine import Engine, Expectation
 from .named import unexpand, unwrap
 from .plan import Plan
-from .predictor import Affine, adjoint
 from .program import Site
 from .term import Term
 from .unroll import STATE

@@ -13,12 +13,12 @@ from typing import Any
 
 from torch import Tensor
 
+from .affine.assemble import newton
+from .affine.newton_block import NewtonBlock
 from .ascent.climbs import Climb, climbs_of
 from .assemble import counts, joint, multivariate, normal, rates, try_out
 from .engine import Engine
 from .errors import ParameterError, PlanError
-from .glm import newton
-from .newton import NewtonBlock
 from .rowwise import Rows, rows
 from .solvers import (
     Counts,

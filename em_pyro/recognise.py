@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.distributions import transform_to
 
-from .affine import affine_readings, may_be_affine
+from .affine.readings import affine_readings, may_be_affine
 from .bank import Bank, RoleMap, entries_of, gather, packed
 from .families import family_for, family_of
 from .match import Atoms, atoms_of, entering, match, match_matrices, narrowest, same

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 
 import torch
 from torch import Tensor
 
+from ..affine.predictor import Affine, Piece, adjoint, gram
 from ..charts import CHARTS, Chart
-from ..predictor import Affine, Piece, adjoint, gram
-from .equations import solve_equations
 from .select import COLLAPSED, TINY, Params, Statistics, added
+from .unknowns import Unknowns
 
 
 @dataclass(frozen=True)
@@ -122,44 +122,31 @@ class MatrixBlock:
 
     def _regression(self, sums: Mapping[str, tuple[Tensor, ...]], params: Params, lead: int) -> dict[str, Tensor]:
         """Generalised least squares over all location entries of the block together."""
-        start, count = dict[str, int](), 0
-        for name in self.locations:
-            start[name] = count
-            count += params[name].shape[lead:].numel()
-        batch = next(iter(params.values())).shape[:lead]
-        matrix = torch.zeros((batch.numel(), count, count), dtype=torch.float64)
-        right = torch.zeros((batch.numel(), count), dtype=torch.float64)
-        zero = dict(params) | {name: torch.zeros_like(params[name]) for name in self.locations}
+        unknowns = Unknowns(self.locations, params, lead)
+        matrix, right = unknowns.equations()
         for use in self.uses:
             n, first, _, shift = sums[use.term]
             precision = self._precision(use, params, lead)
-            rest = first + n.unsqueeze(-1) * (shift - self._location_of(use, zero, lead))
-            design = self._design(use, start)
+            rest = first + n.unsqueeze(-1) * (shift - self._location_of(use, unknowns.at_zero, lead))
+            design = self._design(use, unknowns)
             dims = design[0].offset.shape
             pull = (precision @ rest.unsqueeze(-1)).squeeze(-1)
             weight = n[..., None, None] * precision
             for i, one in enumerate(design):
-                right = right + adjoint(one, pull[..., i].reshape(-1, *dims), count)
+                right = right + adjoint(one, pull[..., i].reshape(-1, *dims), unknowns.count)
                 for j, other in enumerate(design[i:], i):
-                    block = gram(one, other, weight[..., i, j].reshape(-1, *dims), count)
+                    block = gram(one, other, weight[..., i, j].reshape(-1, *dims), unknowns.count)
                     matrix = matrix + (block if i == j else block + block.mT)
-        matrix, right = matrix.reshape((*batch, count, count)), right.reshape((*batch, count))
-        for name, (total, prior) in self.pseudo.items():
-            index = torch.arange(start[name], start[name] + total.numel())
-            matrix[..., index, index] += prior.reshape(-1)
-            right[..., index] += total.reshape(-1)
-        return solve_equations(matrix, right, self.locations, params, lead)
+        return unknowns.solve(matrix, right, self.pseudo)
 
-    def _design(self, use: MatrixUse, start: Mapping[str, int]) -> list[Affine]:
+    def _design(self, use: MatrixUse, unknowns: Unknowns) -> list[Affine]:
         """The design of every coordinate over the entries that the block solves for."""
         dim = use.shape[-1]
         if use.affine is not None:
-            at = torch.tensor([start[n] + i if n in start else -1 for n, i in use.affine.entries])
-            offset = torch.zeros((), dtype=torch.float64).expand(use.shape)
-            return replace(use.affine.moved(at), offset=offset).by_row
+            return unknowns.design(use.affine, use.shape).by_row
         index = torch.full((len(use.shift), dim), -1)
-        if use.rows is not None and use.rows.parameter in start:
-            index = start[use.rows.parameter] + use.rows.which.unsqueeze(-1) * dim + torch.arange(dim)
+        if use.rows is not None and use.rows.parameter in unknowns.start:
+            index = unknowns.start[use.rows.parameter] + use.rows.which.unsqueeze(-1) * dim + torch.arange(dim)
         piece = Piece(index.unsqueeze(-1), torch.ones((1, 1, 1), dtype=torch.float64))
         return Affine((), torch.zeros(index.shape, dtype=torch.float64), (piece,), CHARTS[0]).by_row
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from ..affine.predictor import Affine, Piece, adjoint, gram
 from ..charts import CHARTS, Chart
-from ..predictor import Affine, Piece, adjoint, gram
-from .equations import solve_equations
 from .select import Params, Selected, Statistics, flat, pool
+from .unknowns import Unknowns
 
 
 @dataclass(frozen=True)
@@ -118,44 +118,31 @@ class NormalBlock:
 
     def _least_squares(self, statistics: Statistics, params: Params, lead: int) -> dict[str, Tensor]:
         """Weighted normal equations over all location entries of the block together."""
-        start, count = dict[str, int](), 0
-        for name in self.locations:
-            start[name] = count
-            count += params[name].shape[lead:].numel()
-        batch = next(iter(params.values())).shape[:lead]
-        matrix = torch.zeros((batch.numel(), count, count), dtype=torch.float64)
-        right = torch.zeros((batch.numel(), count), dtype=torch.float64)
+        unknowns = Unknowns(self.locations, params, lead)
+        matrix, right = unknowns.equations()
         for use in self.uses:
             n, first, _, shift = self._sums(use, statistics, lead)
             tau = self._scale_of(use, params, lead) ** -2
-            design, offset = self._design(use, params, lead, start)
+            design, offset = self._design(use, unknowns)
             dims = design.offset.shape
             weight = (tau * n).reshape(-1, *dims)
-            matrix = matrix + gram(design, design, weight, count)
+            matrix = matrix + gram(design, design, weight, unknowns.count)
             value = (tau * (first + n * (shift - offset))).reshape(-1, *dims)
-            right = right + adjoint(design, value, count)
-        matrix, right = matrix.reshape((*batch, count, count)), right.reshape((*batch, count))
-        for name, (total, precision) in self.pseudo.items():
-            index = torch.arange(start[name], start[name] + total.numel())
-            matrix[..., index, index] += precision.reshape(-1)
-            right[..., index] += total.reshape(-1)
-        return solve_equations(matrix, right, self.locations, params, lead)
+            right = right + adjoint(design, value, unknowns.count)
+        return unknowns.solve(matrix, right, self.pseudo)
 
-    def _design(self, use: NormalUse, params: Params, lead: int, start: Mapping[str, int]) -> tuple[Affine, Tensor]:
+    def _design(self, use: NormalUse, unknowns: Unknowns) -> tuple[Affine, Tensor]:
         """This site's design over the entries that the block solves for, and in every cell the offset of the rest."""
-        zero = dict(params) | {name: torch.zeros_like(params[name]) for name in self.locations}
+        rest = self._location_of(use, unknowns.at_zero, unknowns.lead)
         if use.affine is not None:
-            at = torch.tensor([start[n] + i if n in start else -1 for n, i in use.affine.entries])
-            offset = torch.zeros((), dtype=torch.float64).expand(use.shape)
-            return replace(use.affine.moved(at), offset=offset), self._predicted(use, use.affine, zero, lead)
+            return unknowns.design(use.affine, use.shape), rest
         index = torch.full(use.loc_constant.shape, -1)
         for name, where in use.loc_parameters:
-            if name in start:
-                index[where.cells] = start[name] + where.entries
+            if name in unknowns.start:
+                index[where.cells] = unknowns.start[name] + where.entries
         coefficient = use.loc_coefficient.expand(index.shape)
         piece = Piece(index.unsqueeze(-1), coefficient.unsqueeze(-1))
-        design = Affine((), torch.zeros_like(coefficient), (piece,), CHARTS[0])
-        return design, self._location_of(use, zero, lead)
+        return Affine((), torch.zeros_like(coefficient), (piece,), CHARTS[0]), rest
 
     def _scales(self, statistics: Statistics, params: Params, lead: int) -> dict[str, Tensor]:
         squares = {name: torch.zeros((), dtype=torch.float64) for name, _ in self.scales}

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .charts import Chart
-from .families import Family
-from .named import Named, squeeze, unexpand, unwrap
+from ..charts import Chart
+from ..families import Family
+from ..named import Named, squeeze, unexpand, unwrap
+from ..program import Params, Program, Site
+from ..unroll import unroll
 from .predictor import Affine, Piece
-from .program import Params, Program, Site
-from .unroll import unroll
 
 REPLAYS, ALTERNATIVES = 512, 3
 FAR = 4.0  # units of the predictor up to which columns are evaluated: beyond, a link loses digits

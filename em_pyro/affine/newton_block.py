@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .charts import COORDINATES, Chart
-from .named import unwrap
+from ..charts import COORDINATES, Chart
+from ..named import unwrap
+from ..priors import Prior
+from ..rowwise import RowTerm
+from ..term import LOWEST, Term
 from .predictor import Affine, adjoint, gram, log_probabilities
-from .priors import Prior
-from .rowwise import RowTerm
-from .term import LOWEST, Term
 
 Params = Mapping[str, Tensor]
 Statistics = Mapping[str, tuple[Tensor, ...]]

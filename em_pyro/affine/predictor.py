@@ -17,8 +17,8 @@ from string import ascii_lowercase
 import torch
 from torch import Tensor
 
-from .charts import Chart
-from .named import broadcast
+from ..charts import Chart
+from ..named import broadcast
 
 CHUNK = 1 << 20  # entries of one temporary of a Gram matrix
 

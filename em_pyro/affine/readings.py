@@ -14,15 +14,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .bank import RoleMap
-from .charts import CHARTS, COORDINATES, domain_of
+from ..bank import RoleMap
+from ..charts import CHARTS, COORDINATES, domain_of
+from ..families import family_of
+from ..match import Atoms, entering, match, match_matrices, narrowest
+from ..named import squeeze, unwrap
+from ..program import Params, Program, Site
+from ..reading import Reading, Refusal, Unrecognised
 from .columns import Linked, columns
-from .families import family_of
-from .match import Atoms, entering, match, match_matrices, narrowest
-from .named import squeeze, unwrap
 from .predictor import Affine
-from .program import Params, Program, Site
-from .reading import Reading, Refusal, Unrecognised
 
 LINKS = {"real": ("itself",), "positive": ("exp", "softplus"), "unit": ("sigmoid",), "simplex": ("softmax",)}
 """Through which functions a predictor may enter an argument, by the argument's domain."""

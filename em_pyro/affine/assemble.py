@@ -8,16 +8,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .assemble import terms_of
-from .bank import RoleMap
-from .charts import COORDINATES, domain_of
-from .engine import Engine
-from .newton import Argument, NewtonBlock, NewtonUse
+from ..assemble import terms_of
+from ..bank import RoleMap
+from ..charts import COORDINATES, domain_of
+from ..engine import Engine
+from ..rowwise import RowTerm
+from ..solvers import Refused
+from ..term import Term
+from ..uses import CHART, Use, family_name, segments_of
+from .newton_block import Argument, NewtonBlock, NewtonUse
 from .predictor import Affine, Piece
-from .rowwise import RowTerm
-from .solvers import Refused
-from .term import Term
-from .uses import CHART, Use, family_name, segments_of
 
 LINK = {"positive": "exp", "real": "itself", "unit": "sigmoid", "simplex": "softmax"}
 """Through which function a selection is affine, by the argument's domain."""

@@ -1,0 +1,14 @@
+"""Hills to climb that are plain functions."""
+
+from collections.abc import Callable
+
+from engines import laid_out
+from torch import Tensor
+
+from em_pyro.ascent.hill import Hill
+
+
+def hill_on(f: Callable[[Tensor], Tensor], start: Tensor) -> Hill:
+    """A hill that is a function of one real parameter of the engine of some program."""
+    engine = laid_out("gaussian_mixture").compiled
+    return Hill(engine, {}, {"loc": start}, lambda values: f(values["loc"]))
