@@ -226,7 +226,7 @@ def check_start(engine: Engine, params: Params, objective: float) -> None:
         DataError: some row is impossible under every state.
         ObjectiveError: the objective is not finite for another reason.
     """
-    if _finite(objective) and objective > IMPOSSIBLE:
+    if IMPOSSIBLE < objective < -IMPOSSIBLE:  # a location that overflows leaves a number beyond
         return
     if objective <= IMPOSSIBLE:
         law = posterior(engine, params)

@@ -10,7 +10,7 @@ from refusals import X, points, refuse
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
-from em_pyro import EM, DataError, ObjectiveError, ParameterError
+from em_pyro import EM, ObjectiveError, ParameterError
 
 pytestmark = pytest.mark.usefixtures("earlier_values")
 
@@ -166,9 +166,8 @@ def test_a_non_finite_objective_at_the_start() -> None:
 
 def test_an_objective_that_overflows_at_the_start() -> None:
     """A start so far away that the objective is minus infinity."""
-    with pytest.raises((DataError, ObjectiveError)) as caught:
+    with pytest.raises(ObjectiveError, match=r"^Start: expected a finite objective, got .*starting values"):
         EM(points, starts={"loc": tensor([1e200, 1e200])}).fit(tensor(X))
-    assert "expected" in str(caught.value)
 
 
 def test_an_integer_parameter() -> None:
