@@ -112,6 +112,8 @@ def survey(model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str
             _plates(messages[name]),
         )
     sizes = {frame.name: frame.size for frame in frames}
+    for name in messages.keys() & sizes.keys():
+        raise ModelError(f'Site "{name}": expected a name of its own, got that of a plate. Rename one of them.')
     dims = {frame.name: frame.dim for frame in frames}
     return Program(model, args, kwargs, first.parameters, latents, sizes, dims, upstream, first.registered)
 

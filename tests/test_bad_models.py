@@ -180,6 +180,18 @@ def test_two_statements_of_one_name() -> None:
     refuse("model", r'^Site "x": expected one statement of that name, got two\.', model, tensor(X))
 
 
+def test_a_site_named_as_its_plate() -> None:
+    """A latent and a plate of one name would be one dimension."""
+
+    def model(x: Tensor) -> None:
+        loc = pyro.param("loc", tensor([-1.25, 1.5]))
+        with pyro.plate("z", len(x)):
+            z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5])))
+            pyro.sample("x", dist.Normal(loc[z], 1.0), obs=x)
+
+    refuse("model", r'^Site "z": expected a name of its own, got that of a plate\. Rename', model, tensor(X))
+
+
 @pytest.mark.parametrize("rows", [None, 4])
 def test_a_batch_outside_its_plates(rows: int | None) -> None:
     """Three values without a plate, or in a plate of four."""
