@@ -89,7 +89,7 @@ class MatrixBlock:
         cells, dim = n.shape[lead:].numel(), first.shape[-1]
         rows, flat = (*n.shape[:lead], cells), second.reshape((*n.shape[:lead], cells, -1))
         shift = centre[0].reshape((*rows, dim)) if centre else use.shift
-        return n.reshape(rows), first.reshape((*rows, dim)), flat[..., square(dim)], shift
+        return n.reshape(rows), first.reshape((*rows, dim)), flat[..., square(dim, flat.device)], shift
 
     def _mean(self, name: str, sums: Mapping[str, tuple[Tensor, ...]], params: Params, lead: int) -> Tensor:
         old = params[name].double()
@@ -116,7 +116,7 @@ class MatrixBlock:
             total = total + self.pseudo[name][0].reshape(-1, dim)
             weight = weight + torch.diag_embed(self.pseudo[name][1].reshape(-1, dim))
         empty = weight.diagonal(dim1=-2, dim2=-1).amin(-1) <= 0
-        weight = torch.where(empty[..., None, None], identity(dim), weight)
+        weight = torch.where(empty[..., None, None], identity(dim, rows.device), weight)
         solved = torch.linalg.solve(weight, total.unsqueeze(-1)).squeeze(-1)
         return torch.where(empty.unsqueeze(-1), rows, solved).reshape(old.shape)
 
@@ -195,7 +195,8 @@ class MatrixBlock:
         # On a line, or on a point, there is no factor; nearly on it there is one, which the loop names a collapse. Both
         # are computed, because to look which is needed would be a synchronisation.
         little = covariance.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True).mul_(COLLAPSED).clamp_(min=TINY)
-        raised, worse = torch.linalg.cholesky_ex(torch.addcmul(covariance, little.unsqueeze(-1), identity(dim)))
+        unit = identity(dim, covariance.device)
+        raised, worse = torch.linalg.cholesky_ex(torch.addcmul(covariance, little.unsqueeze(-1), unit))
         solved = chart.inverse(torch.where(_whole(bad) == 0, tril, raised))
         found = (rows > 0) & (_whole(worse) == 0)
         return torch.where(found, solved, old.reshape(solved.shape)).reshape(old.shape)
@@ -207,15 +208,15 @@ def _whole(each: Tensor) -> Tensor:
 
 
 @cache
-def square(dim: int) -> Tensor:
+def square(dim: int, device: torch.device) -> Tensor:
     """Where each entry of a symmetric matrix stands among its upper triangle, row by row: shape (D, D)."""
-    i, j = torch.triu_indices(dim, dim)
-    place = torch.empty((dim, dim), dtype=torch.long)
-    place[i, j] = place[j, i] = torch.arange(len(i))
+    i, j = torch.triu_indices(dim, dim, device=device)
+    place = torch.empty((dim, dim), dtype=torch.long, device=device)
+    place[i, j] = place[j, i] = torch.arange(len(i), device=device)
     return place
 
 
 @cache
-def identity(dim: int) -> Tensor:
+def identity(dim: int, device: torch.device) -> Tensor:
     """The identity matrix."""
-    return torch.eye(dim, dtype=torch.float64)
+    return torch.eye(dim, dtype=torch.float64, device=device)
