@@ -27,7 +27,7 @@ from .program import Program, Site
 from .reading import Reading, Recognition
 from .rowwise import RowTerm, row_term
 from .stack import Stack, stack
-from .term import SLICE, WHOLE, Block, Term
+from .term import WHOLE, Block, Term
 from .unroll import TRANSITION, hidden_sizes, is_hidden, unroll
 
 BLOCK_BYTES = 1 << 22
@@ -227,7 +227,7 @@ def _base(
             if base is not None:
                 offsets[name] = Named(base.align(term.names), term.names)
             continue
-        for block in _slices(term):
+        for block in term.slices():
             base, scale = term.base(block), factors[name].scale
             if base is None:
                 break
@@ -241,16 +241,6 @@ def _base(
             copies = prod(sizes[p] for p in factors[name].plates if p not in every)
             total += float(part.sum()) * copies
     return total, offsets
-
-
-def _slices(term: Term) -> list[Block]:
-    """Blocks of rows over which to sum something about a term, so that no large temporary is made."""
-    plates = [n for n in term.layout.columns if n in term.value.names]
-    plate = max(plates, key=lambda n: term.sizes[n], default=None)
-    if plate is None or term.sizes[plate] <= SLICE:
-        return [WHOLE]
-    size = term.sizes[plate]
-    return [Block(plate, start, min(SLICE, size - start)) for start in range(0, size, SLICE)]
 
 
 def _parts(

@@ -102,7 +102,7 @@ def _spread(role: RoleMap, cells: tuple[str, ...], shape: tuple[int, ...]) -> Ro
 
 
 def _weight(reading: Reading, exponent: Named | None, sizes: Mapping[str, int]) -> Named | None:
-    """Mask and exponent of every row and event."""
+    """Mask and exponent of every row and event; a mask alone stays one of bytes."""
     site, rank = reading.site, reading.event_rank
     weight = None
     masks: list[tuple[Tensor, int]] = []
@@ -110,7 +110,7 @@ def _weight(reading: Reading, exponent: Named | None, sizes: Mapping[str, int]) 
         masks.append((site.mask.reshape(site.mask.shape + (1,) * rank), rank))
     if reading.mask is not None:
         masks.append((reading.mask, rank))
-    parts = [squeeze(mask.double(), site.dims, site.name, min(rank, mask.dim())) for mask, rank in masks]
+    parts = [squeeze(mask, site.dims, site.name, min(rank, mask.dim())) for mask, rank in masks]
     if exponent is not None:
         parts.append(Named(exponent.tensor.double().reshape(exponent.tensor.shape + (1,) * rank), exponent.names))
     for part in parts:

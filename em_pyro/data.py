@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -12,6 +13,8 @@ from torch.distributions import constraints
 from .errors import DataError, ModelError
 from .named import unwrap
 from .program import Site
+
+SLICE = 65_536  # rows at a time that are looked at
 
 
 def check_data(sites: Mapping[str, Site], params: Mapping[str, Tensor], plates: Mapping[str, int]) -> None:
@@ -34,17 +37,17 @@ def check_data(sites: Mapping[str, Site], params: Mapping[str, Tensor], plates: 
                 f"data, or create the parameters with device=data.device."
             )
         support = getattr(unwrap(site.fn).base, "support", None)
-        # One sum, without temporary tensors, tells that all is well with most data; what it cannot tell is looked at.
-        finite = site.value.is_floating_point() and bool(torch.isfinite(site.value.sum()))
-        if finite and support in (constraints.real, constraints.real_vector):
+        if type(support).__name__ == "_Multinomial":  # the density holds for rows of any total
+            support = constraints.independent(constraints.nonnegative_integer, 1)
+        # Sums and slices, without temporaries of the size of the data, tell that all is well with most data.
+        finite = not site.value.is_floating_point() or bool(torch.isfinite(site.value.sum()))
+        if finite and (support is None or _all_inside(support, site.value)):
             continue
         seen = _seen(site)
-        if site.value.is_floating_point() and not finite:
+        if not finite:
             _refuse(site, ~torch.isfinite(site.value) & seen, "finite data")
         if support is None:
             continue
-        if type(support).__name__ == "_Multinomial":  # the density holds for rows of any total
-            support = constraints.independent(constraints.nonnegative_integer, 1)
         event = getattr(unwrap(site.fn).base, "event_dim", 0)
         inside = support.check(site.value)
         enumerated = inside.dim() - (site.value.dim() - event)
@@ -54,6 +57,21 @@ def check_data(sites: Mapping[str, Site], params: Mapping[str, Tensor], plates: 
         if event and seen.dim() <= event:
             visible = seen.any()
         _refuse(site, ~inside & visible, f"values within {support}")
+
+
+def _all_inside(support: constraints.Constraint, value: Tensor) -> bool:
+    """Whether every value is allowed in every state; slice by slice where the bounds are the same in all rows."""
+    if support in (constraints.real, constraints.real_vector):
+        return True
+    inner: Any = support
+    while isinstance(inner, constraints.independent):
+        inner = inner.base_constraint
+    batch = value.dim() - support.event_dim
+    bounds = vars(inner).values()
+    if batch <= 0 or any(not isinstance(b, (int, float)) and getattr(b, "shape", None) != () for b in bounds):
+        return bool(support.check(value).all())
+    longest = max(range(batch), key=lambda axis: value.shape[axis])
+    return all(bool(support.check(part).all()) for part in value.split(SLICE, longest))
 
 
 def _check_shape(site: Site, plates: Mapping[str, int]) -> None:

@@ -87,7 +87,7 @@ def _kinds(
 def _columns(program: Program, recognition: Recognition, sites: Mapping[str, Site], plate: str) -> list[Tensor]:
     """Everything that differs by row, the rows first."""
     rows, dim = program.plates[plate], program.plate_dims[plate]
-    found = [torch.zeros(rows, dtype=torch.long)]
+    found = [torch.zeros(1, dtype=torch.long).expand(rows)]
     for name, site in sites.items():
         reading = recognition.readings[name]
         rank = reading.event_rank

@@ -172,15 +172,10 @@ def pooled_scale(term: Term, members: Sequence[Term] = ()) -> Tensor:
     `members` are the sites that are one function with it: the steps of a loop.
     """
     if "pooled" not in term.__dict__:
-        parts = []
-        for one in members or (term,):
-            rows = len(one.value.names)
-            value, seen = one.value.tensor, one.seen
-            if seen is not None:
-                value = torch.where(seen, value, torch.nan)
-            parts.append(value.flatten(0, rows - 1) if rows else value.unsqueeze(0))
-        values = parts[0] if len(parts) == 1 else torch.cat(parts)
-        values = values[:: max(1, len(values) // POOLED)].double()
+        together = members or (term,)
+        many = sum(one.value.tensor.shape[: len(one.value.names)].numel() for one in together)
+        parts = [_thinned(one, max(1, many // POOLED)) for one in together]
+        values = (parts[0] if len(parts) == 1 else torch.cat(parts)).double()
         if term.family.location is None and "loc" in term.family.roles:  # the scale of a logarithm
             values = values.clamp(min=0).log()
         values = torch.where(torch.isfinite(values), values, torch.nan)
@@ -190,6 +185,17 @@ def pooled_scale(term: Term, members: Sequence[Term] = ()) -> Tensor:
         object.__setattr__(term, "pooled", deviation)
     pooled: Tensor = term.__dict__["pooled"]
     return pooled
+
+
+def _thinned(term: Term, stride: int) -> Tensor:
+    """One in `stride` of a site's values, rows first, and nan where they are not seen."""
+    value, seen = term.value.tensor, term.seen
+    rows = value.shape[: len(term.value.names)]
+    if rows:
+        chosen = torch.unravel_index(torch.arange(0, rows.numel(), stride), rows)
+        value, seen = value[chosen], None if seen is None else seen[chosen]
+    value = value if seen is None else torch.where(seen, value, torch.nan)
+    return value if rows else value.unsqueeze(0)
 
 
 def _unused(term: Term, weight: Tensor, affines: Mapping[str, Affine]) -> str:

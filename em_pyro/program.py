@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .errors import ModelError
+from .indices import all_rows
 from .named import Named, squeeze, unwrap
 from .placement import visiting
 
@@ -119,10 +120,11 @@ class Program:
         return handler.sites if self.view is None else self.view(handler.sites)
 
     def indices_of(self, rows: Any) -> Tensor:
-        """The indices that a plate hands out, the same tensor in every run: of a million rows they are 8 MB."""
+        """The indices that a plate hands out, the same tensor in every run."""
         key = rows.size, str(rows.device)
         if key not in self.indices:
-            self.indices[key] = rows.sample()
+            found = all_rows(rows)
+            self.indices[key] = rows.sample() if found is None else found
         return self.indices[key]
 
     @contextlib.contextmanager

@@ -100,7 +100,7 @@ class RowTerm(Term):
     @cached_property
     def rows_of_weight(self) -> Tensor | None:
         """Masks and exponents."""
-        return None if self.weight is None else self._rowwise(self.weight.tensor, self.weight.names, 0)
+        return None if self.weight is None else self._rowwise(self.weight.tensor.double(), self.weight.names, 0)
 
     def _rowwise(self, part: Tensor, names: Sequence[str], event: int, *, every: bool = False) -> Tensor:
         """Lay a tensor (starts) + names + events + event out; cells keep size one unless `every` is needed."""

@@ -55,7 +55,7 @@ def parts_of(site: Site) -> dict[str, tuple[Tensor, int]]:
         parts["value"] = (site.value, rank + family.event_dim)
     for key, mask, event in (("mask", site.mask, 0), ("inner mask", inner.mask, rank)):
         if mask is not None:
-            parts[key] = (mask.double(), min(event, mask.dim()))
+            parts[key] = (mask, min(event, mask.dim()))
     return parts
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from .errors import DataError, ModelError
+from .indices import all_rows
 from .named import unwrap
 from .program import Latent, Parameter, Program, is_subsample, quiet, untouched_store
 
@@ -45,6 +46,9 @@ class _Survey(Messenger):
             msg["value"], msg["done"] = initial.clone().requires_grad_(initial.is_floating_point()), True
 
     def _pyro_sample(self, msg: Any) -> None:
+        if is_subsample(msg) and msg["value"] is None:
+            msg["value"] = all_rows(msg["fn"])
+            msg["done"] = msg["value"] is not None
         if is_subsample(msg) or msg["is_observed"] or msg["done"]:
             return
         if not is_discrete(msg["fn"]):

@@ -300,7 +300,16 @@ class Term:
             else cut(part, part.tensor.dim() - len(part.names))
             for key, part in self.known.items()
         }  # fmt: skip
-        return value, known, None if self.weight is None else cut(self.weight, rank)
+        return value, known, None if self.weight is None else cut(self.weight, rank).double()
+
+    def slices(self) -> list[Block]:
+        """Blocks of rows over which to sum something once, so that no large temporary is made."""
+        plates = [n for n in self.layout.columns if n in self.value.names]
+        plate = max(plates, key=lambda n: self.sizes[n], default=None)
+        if plate is None or self.sizes[plate] <= SLICE:
+            return [WHOLE]
+        size = self.sizes[plate]
+        return [Block(plate, start, min(SLICE, size - start)) for start in range(0, size, SLICE)]
 
     # ---- arguments ----
 
@@ -387,18 +396,21 @@ class Term:
 
         None if it differs between rows or is not known: no statistic then follows from the others.
         """
-        weighted = self.weight is not None and not bool((self.weight.tensor == 1).all())
-        if weighted or self.layout.batch or self.layout.folded != self.folded or self.role != "observed":
-            return None
-        value, known, _ = self.rows(WHOLE)
-        found = self.family.total(value, known)
-        if found is None:
+        if self.layout.batch or self.layout.folded != self.folded or self.role != "observed":
             return None
         inner = (*(self.sizes[n] for n in self.folded), *self.event_shape)
-        found = found.reshape((-1, *found.shape[max(found.dim() - len(inner), 0) :]))
-        if len(found) > 1 and not bool((found == found[0]).all()):
-            return None
-        return found[0].double().expand(inner).reshape(-1)
+        total: Tensor | None = None
+        for block in self.slices():
+            value, known, weight = self.rows(block)
+            found = self.family.total(value, known)
+            if found is None or not (weight is None or bool((weight == 1).all())):
+                return None
+            found = found.reshape((-1, *found.shape[max(found.dim() - len(inner), 0) :]))
+            total = found[0] if total is None else total
+            if (len(found) > 1 or found[0] is not total) and not bool((found == total).all()):
+                return None
+        assert total is not None
+        return total.double().expand(inner).reshape(-1)
 
     @cached_property
     def indicator(self) -> bool:

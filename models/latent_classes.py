@@ -44,7 +44,7 @@ def latent_classes(
         answered: which answers are known, shape `(N, J)`, bool; all if not given. The others may hold any category.
     """
     if answered is None:
-        answered = torch.ones_like(answers, dtype=torch.bool)
+        answered = answers.new_ones((), dtype=torch.bool).expand(answers.shape)
     if categories is None:
         categories = [int(top) + 1 for top in answers.max(0).values]
     weights = pyro.param("weights", uniform(K, answers), constraint=constraints.simplex)

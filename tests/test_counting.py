@@ -4,10 +4,12 @@ from collections import Counter
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from em_pyro.models import bernoulli_mixture, coins, gaussian_mixture, poisson_mixture
 from torch import Tensor
+from torch.distributions import constraints
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from em_pyro import EM
@@ -150,3 +152,54 @@ def test_few_operations(name: str) -> None:
     model, args = CASES[name]
     engine, plan, params = prepared(model, *args())
     assert sum(count(engine, plan, params).calls.values()) <= KERNELS[name]
+
+
+def mixture(x: Tensor) -> None:
+    """Fit two Normal distributions with no more of a start than that."""
+    weights = pyro.param("weights", x.new_tensor([0.4, 0.6]), constraint=constraints.simplex)
+    loc = pyro.param("loc", x.new_tensor([[-1.0, 0.0], [1.0, 0.5]]))
+    scale = pyro.param("scale", x.new_ones(2, 2), constraint=constraints.positive)
+    with pyro.plate("rows", len(x)):
+        kind = pyro.sample("kind", dist.Categorical(weights))
+        pyro.sample("x", dist.Normal(loc[kind], scale[kind]).to_event(1), obs=x)
+
+
+def items(x: Tensor) -> None:
+    """Answer some questions, each its own site."""
+    weights = pyro.param("weights", x.new_tensor([0.4, 0.6]), constraint=constraints.simplex)
+    start = x.new_tensor([[0.3], [0.7]]).expand(2, x.shape[1])
+    probs = pyro.param("probs", start, constraint=constraints.unit_interval)
+    with pyro.plate("rows", len(x)):
+        kind = pyro.sample("kind", dist.Categorical(weights))
+        for j in range(x.shape[1]):
+            pyro.sample(f"answer_{j}", dist.Bernoulli(probs[kind, j]), obs=x[:, j])
+
+
+def uses_its_indices(x: Tensor) -> None:
+    """Read its rows by the indices of the plate: what it makes of them is as long as the data."""
+    weights = pyro.param("weights", x.new_tensor([0.4, 0.6]), constraint=constraints.simplex)
+    loc = pyro.param("loc", x.new_tensor([-1.0, 1.0]))
+    with pyro.plate("rows", len(x)) as rows:
+        kind = pyro.sample("kind", dist.Categorical(weights))
+        pyro.sample("x", dist.Normal(loc[kind], 1.0), obs=x[rows, 0])
+
+
+MANY = 900_000  # rows: more than any block or slice holds
+
+
+@pytest.mark.parametrize("model", [mixture, items])
+def test_nothing_as_long_as_the_data_is_made(model: Any) -> None:
+    """Neither planning nor any step of a fit makes a tensor with an entry a row."""
+    x = torch.randn(MANY, 5, generator=torch.Generator().manual_seed(0))
+    x = (x > 0).double() if model is items else x[:, :2].contiguous()
+    with Counting() as counted:
+        EM(model, max_steps=3, collapse=False).fit(x)
+    assert counted.largest < MANY
+
+
+def test_what_is_as_long_as_the_data_is_noticed() -> None:
+    """A program that makes something of every row is seen to."""
+    x = torch.randn(MANY, 2, generator=torch.Generator().manual_seed(0))
+    with Counting() as counted:
+        EM(uses_its_indices, max_steps=3).fit(x)
+    assert counted.largest >= MANY

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
-        "errors charts analytic placement affine.__init__",
+        "errors charts analytic indices placement affine.__init__",
         "forward_backward named",
         "affine.predictor",
         "bank acceleration quadrature",
