@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .bound import Bound
 from .contraction import Factor
 from .rowwise import RowTerm
 from .stack import Stack
-from .term import WHOLE, Block, Bound, Room, Term
+from .term import WHOLE, Block, Room, Term
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from .bound import Bound
 from .named import align
-from .term import SLICE, WHOLE, Block, Bound, Room, Term
+from .term import SLICE, WHOLE, Block, Room, Term
 
 EXACT = 1e-12  # relative error of a log-density up to which one centre does
 EPS = torch.finfo(torch.float64).eps

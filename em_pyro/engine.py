@@ -14,6 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from .bound import Bound
 from .centred import Centred
 from .chains.hmm import Hmm
 from .chains.markov import Markov
@@ -27,7 +28,7 @@ from .program import Params, Program
 from .reading import Recognition
 from .recording.recorded import NOTHING, Moved, Recording, played
 from .stack import Stack
-from .term import Bound, Term
+from .term import Term
 
 
 @dataclass(frozen=True)

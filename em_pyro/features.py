@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from .bound import Bound
 from .bundle import Bundle
 from .stack import Stack
-from .term import Block, Bound, Room, Term
+from .term import Block, Room, Term
 
 SMALLEST = 1e-6
 """Probability down to which a statistic may be left out: ten digits of it are left."""

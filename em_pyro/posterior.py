@@ -13,6 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from .bound import Bound
 from .build import build
 from .chains.hmm import Hmm
 from .chains.hmm_paths import best_paths, draw_paths, state_law
@@ -24,7 +25,6 @@ from .named import Named, align
 from .placement import there
 from .precision import suited
 from .program import Params
-from .term import Bound
 
 Pick = Callable[[Tensor], Tensor]
 ABSENT = 1e-200

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .bound import Bound
 from .charts import Chart
 from .families import RowFamily
 from .named import align, broadcast
 from .solvers import Joint, Params, Statistics
-from .term import WHOLE, Block, Bound, Room, Term
+from .term import WHOLE, Block, Room, Term
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

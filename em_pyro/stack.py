@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from .bank import RoleMap
+from .bound import Bound
 from .named import align
-from .term import CACHE, WHOLE, Block, Bound, Room, Term
+from .term import CACHE, WHOLE, Block, Room, Term
 
 COMPARED = 100_000  # entries of an index map up to which two of them are compared
 

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .bank import Bank, RoleMap, gather
+from .bank import RoleMap, gather
+from .bound import LOWEST, Bound
 from .charts import safe_log
 from .families import Family
 from .named import Named, align, ordered
 
-LOWEST = -1e30  # a structural zero in log space; finite, because 0 * -inf is not 0 in a matrix product
 SLICE = 65_536  # rows at a time, where something is summed once over all data
 CACHE = 4_000_000  # features of at most this many entries are kept, larger ones are rebuilt block by block
 
@@ -41,46 +41,6 @@ WHOLE = Block(None)
 
 Room = Callable[[], Tensor]
 """Where to write features that are not kept: a matrix (F, columns) that is read before it is asked for again."""
-
-
-@dataclass(frozen=True)
-class Bound:
-    """The atoms of one set of parameter values, computed once a step, when asked for, and shared by all terms."""
-
-    params: Mapping[str, Tensor]
-    bank: Bank
-    lead: int = 0
-    around: Mapping[str, Tensor] | None = None  # whose locations centred cells are centred at, if not these
-
-    @cached_property
-    def centre(self) -> Bound:
-        """The atoms at whose locations centred cells are centred."""
-        return self if self.around is None else Bound(self.around, self.bank, self.lead)
-
-    @cached_property
-    def starts(self) -> tuple[int, ...]:
-        """Shape of the starts."""
-        return tuple(next(iter(self.params.values())).shape[: self.lead]) if self.lead else ()
-
-    @cached_property
-    def entries(self) -> Tensor:
-        """Plain atoms."""
-        return self.bank.values(self.params, self.lead)
-
-    @cached_property
-    def logs(self) -> Tensor:
-        """Logarithms of probabilities, structural zeros as `LOWEST`."""
-        return self.bank.logs(self.params, self.lead).clamp(min=LOWEST)
-
-    @cached_property
-    def log_complements(self) -> Tensor:
-        """Logarithms of one minus the probabilities."""
-        return self.bank.logs(self.params, self.lead, complement=True).clamp(min=LOWEST)
-
-    @cached_property
-    def matrices(self) -> Tensor:
-        """Cholesky factors."""
-        return self.bank.stack(self.params, self.lead)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "forward_backward named",
         "affine.predictor",
         "bank acceleration quadrature",
-        "program families models",
+        "bound program families models",
         "contraction",
         "alive data elimination priors probes recording side_by_side solvers store survey term unroll",
         "check reading rowwise stack",

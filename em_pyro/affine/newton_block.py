@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..bound import LOWEST
 from ..charts import COORDINATES, Chart
 from ..named import unwrap
 from ..priors import Prior
 from ..rowwise import RowTerm
-from ..term import LOWEST, Term
+from ..term import Term
 from .predictor import Affine, adjoint, gram, log_probabilities
 
 Params = Mapping[str, Tensor]

@@ -17,9 +17,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ..bound import Bound
 from ..forward_backward import chain
 from ..named import Named, align
-from ..term import WHOLE, Block, Bound, Term
+from ..term import WHOLE, Block, Term
 from ..unroll import FROM, STATE, TIME, TO
 from .codes import Codes, codes_of
 

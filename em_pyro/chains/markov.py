@@ -17,10 +17,11 @@ from math import prod
 import torch
 from torch import Tensor
 
+from ..bound import Bound
 from ..forward_backward import chain
 from ..named import Named, align
 from ..stack import Stack
-from ..term import CACHE, WHOLE, Block, Bound, Term
+from ..term import CACHE, WHOLE, Block, Term
 from .codes import Codes
 
 
