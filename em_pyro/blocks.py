@@ -50,13 +50,19 @@ def _fastest(engine: Engine, part: Part | Mixture, params: Params) -> Part | Mix
     return cut[best] if cost[best] < BETTER * cost[first] else part
 
 
+def cut_along(part: Part | Mixture) -> str | None:
+    """The plate whose rows are taken in blocks, or could be; None where they are taken whole."""
+    plate = part.blocks[0].plate
+    if plate is None and isinstance(part, Mixture):
+        return max(part.plates, key=lambda name: part.plates[name])
+    return plate
+
+
 def recut(part: Part | Mixture, sizes: Mapping[str, int], rows: int) -> Part | Mixture:
     """The same part in blocks of so many rows."""
-    plate = part.blocks[0].plate
+    plate = cut_along(part)
     if plate is None:
-        if not isinstance(part, Mixture):
-            return part
-        plate = max(part.plates, key=lambda name: part.plates[name])
+        return part
     blocks = blocks_of(plate, sizes[plate], rows)
     if isinstance(part, Mixture):
         features = replace(part.features, cache={})

@@ -1,9 +1,9 @@
 """Several starts: a batch of them in one more dimension of every tensor, the promising ones followed to their ends.
 
 All starts take their first steps; those that are far below the best are then screened out. Where every M-step is a
-closed form that needs no sweep, the starts advance together: one matrix product serves them all. A start leaves the
-batch for a loop of its own (`loop.run`) when something about it needs a closer look: it nearly stands still, a scale
-collapses, or its objective is not finite. What a start does is the same in a batch as alone.
+closed form or a Newton ascent, and needs no sweep, the starts advance together: one matrix product serves them all. A
+start leaves the batch for a loop of its own (`loop.run`) when something about it needs a closer look: it nearly stands
+still, a scale collapses, or its objective is not finite. What a start does is the same in a batch as alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .ascent.adam import Moments
-from .blocks import recut
+from .blocks import cut_along, recut
 from .em_step import em_step
 from .endings import DEGENERATE, scales
 from .engine import Engine
@@ -28,7 +28,7 @@ Params = Mapping[str, Tensor]
 
 SHORT = 20  # steps after which starts are compared
 FEW, SHARE = 5, 4  # so many starts are always followed; of more, one in four
-TOGETHER = 1 << 26  # bytes that a batch may take
+TOGETHER = 1 << 23  # bytes of what a batch holds at once: beyond the cache starts are faster alone
 LEAST = 256  # rows of a block
 NEAR = 100.0  # in units of the tolerance: a start that has no more to gain goes on alone
 
@@ -89,14 +89,15 @@ def _go_on(engine: Engine, plan: Plan, start: Paused, settings: Settings) -> Run
 
 
 def together(engine: Engine, plan: Plan, settings: Settings, starts: int) -> int:
-    """How many starts may advance as one batch; one where a step is more than closed forms."""
-    closed = all(line.how in ("closed form", "fixed") for line in plan.lines.values())
+    """How many starts may advance as one batch; one where a step is more than closed forms and Newton ascents."""
+    closed = all(line.how in ("closed form", "Newton", "fixed") for line in plan.lines.values())
     own = engine.open or any(term.centred for term in engine.terms.values())
     if not closed or own or settings.callback is not None or settings.accelerate:
         return 1
     widest = 1
     for part in engine.parts:
-        sizes = {**engine.sizes, **{b.plate: b.length for b in part.blocks if b.plate}}
+        plate = cut_along(part)
+        sizes = engine.sizes if plate is None else {**engine.sizes, plate: min(engine.sizes[plate], LEAST)}
         names = [n for unit in part.units for term in unit.parts for n in term.names]
         widest = max(widest, prod(sizes[n] for n in set(names)))
     return max(1, min(starts, TOGETHER // (8 * 4 * widest)))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pyro
 import pytest
 import torch
-from em_pyro.models import gaussian_mixture
+from em_pyro.models import gaussian_mixture, regressions
 from engines import EVERYTHING, Built, distance, laid_out, moved
 from loops import points
 from tolerances import IDENTITY, SOLVERS
@@ -53,7 +53,10 @@ def test_a_batch_is_one_by_one(name: str) -> None:
         assert any(distance(new[n][0], mixed[n]) > SOLVERS for n in mixed)
 
 
-PATHS = ["coins", "gaussian-full", "gaussian-tied", "latent-classes", "poisson", "hmm-poisson"]
+PATHS = [
+    "coins", "gaussian-full", "gaussian-tied", "latent-classes", "poisson", "hmm-poisson", "regression-logistic",
+    "regression-experts",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PATHS)
@@ -69,6 +72,22 @@ def test_paths_and_ends_are_those_of_lone_starts(name: str) -> None:
         assert distance(torch.tensor(marched[i].path), torch.tensor(alone.path[:-1])) < PATH
         assert distance(fitted[i].objective, to_end.objective) < SOLVERS
         assert fitted[i].outcome == to_end.outcome
+
+
+@pytest.mark.parametrize(("rows", "size"), [(500, 100), (100_000, 1)])
+def test_a_batch_that_is_too_large_is_parted(rows: int, size: int) -> None:
+    """Rows that are taken whole bound the number of starts that advance together; rows in blocks do not."""
+    x = torch.randn(rows, generator=torch.Generator().manual_seed(0))
+    settings = Settings(tol=0, max_steps=20)
+    for model, args, expected in (
+        (regressions.linear, (torch.stack([torch.ones(rows), x], 1), x, 3), size),
+        (gaussian_mixture.univariate, (x, 3), 100),
+    ):
+        pyro.clear_param_store()
+        em = EM(model)
+        plan = em.plan(*args)
+        assert em._prepared is not None
+        assert together(em._prepared.engine, plan, settings, 100) == expected
 
 
 def test_screening_is_reported() -> None:
