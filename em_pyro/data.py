@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from typing import Any
 
 import pyro.distributions as dist
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from .errors import DataError, ModelError
-from .named import unwrap
+from .named import unexpand, unwrap
 from .program import Site
 
 SLICE = 65_536  # rows at a time that are looked at
@@ -63,15 +64,24 @@ def _all_inside(support: constraints.Constraint, value: Tensor) -> bool:
     """Whether every value is allowed in every state; slice by slice where the bounds are the same in all rows."""
     if support in (constraints.real, constraints.real_vector):
         return True
-    inner: Any = support
-    while isinstance(inner, constraints.independent):
-        inner = inner.base_constraint
+    support, bounds = _slim(support)
     batch = value.dim() - support.event_dim
-    bounds = vars(inner).values()
     if batch <= 0 or any(not isinstance(b, (int, float)) and getattr(b, "shape", None) != () for b in bounds):
         return bool(support.check(value).all())
     longest = max(range(batch), key=lambda axis: value.shape[axis])
     return all(bool(support.check(part).all()) for part in value.split(SLICE, longest))
+
+
+def _slim(support: Any) -> tuple[Any, list[Any]]:
+    """The same support with bounds that are one number as that number, and its bounds."""
+    slim = copy(support)
+    if isinstance(support, constraints.independent):
+        slim.base_constraint, bounds = _slim(support.base_constraint)
+        return slim, bounds
+    for name, bound in vars(support).items():
+        if isinstance(bound, Tensor) and unexpand(bound).numel() == 1:
+            setattr(slim, name, unexpand(bound).reshape(()))
+    return slim, list(vars(slim).values())
 
 
 def _check_shape(site: Site, plates: Mapping[str, int]) -> None:

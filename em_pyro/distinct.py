@@ -7,7 +7,7 @@ is a row's weight: it multiplies the row's log-sum over its own latents.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -19,8 +19,12 @@ from .program import Program, Site
 from .reading import Recognition
 
 ENOUGH = 64  # rows below which there is nothing to gain
+SLICE = 65_536  # rows that are tallied at a time
 PROBED = 2000  # rows that are looked at first
 WORTH = 0.5  # distinct rows, as a share of all, up to which collapsing pays
+
+Tally = tuple[Tensor, Tensor]
+"""One row of every kind, and the number of rows of its kind."""
 
 
 @dataclass(frozen=True)
@@ -49,28 +53,46 @@ def find(program: Program, recognition: Recognition) -> tuple[Distinct | None, s
     open_sites = [n for n, s in sites.items() if n not in recognition.readings and s.role != "prior"]
     if open_sites:
         return None, f'not collapsed: site "{open_sites[0]}" is replayed'
-    probe = torch.arange(0, rows, max(1, rows // PROBED))[:PROBED]
-    few, _ = _kinds(program, recognition, sites, plate, probe)
-    if int(few.max()) + 1 > WORTH * len(probe):
+    columns = _columns(program, recognition, sites, plate)
+    stride, enough = max(1, rows // PROBED), WORTH * min(rows, PROBED)
+    few, _ = _tally([c[::stride][:PROBED] for c in columns], most=enough)
+    tally = _tally_of_all(columns, rows) if len(few) <= enough else None
+    if tally is None:
         return None, "not collapsed: the rows differ"
-    kinds, device = _kinds(program, recognition, sites, plate, None)
-    count = int(kinds.max()) + 1
-    if count > WORTH * rows:
-        return None, "not collapsed: the rows differ"
-    first = torch.full((count,), rows, device=device).scatter_reduce_(
-        0, kinds, torch.arange(rows, device=device), reduce="amin"
-    )
-    counts = torch.bincount(kinds, minlength=count).double()
-    return Distinct(plate, rows, first, counts), f'plate "{plate}": {count} distinct rows of {rows:,}'
+    first, counts = tally
+    return Distinct(plate, rows, first, counts), f'plate "{plate}": {len(first)} distinct rows of {rows:,}'
 
 
-def _kinds(
-    program: Program, recognition: Recognition, sites: Mapping[str, Site], plate: str, probe: Tensor | None
-) -> tuple[Tensor, torch.device]:
-    """Number the distinct rows: equal numbers for rows that agree everywhere."""
+def _tally_of_all(columns: Sequence[Tensor], rows: int) -> Tally | None:
+    """Tally the rows slice by slice, in memory for a slice and the distinct rows; None if these are too many."""
+    tallies: list[Tally] = []
+    for start in range(0, rows, SLICE):
+        first, counts = _tally([c[start : start + SLICE] for c in columns])
+        tallies.append((first + start, counts))
+        waiting = sum(len(first) for first, _ in tallies[1:])
+        if start + SLICE >= rows or waiting > SLICE + len(tallies[0][0]):
+            where, weights = (torch.cat(parts) for parts in zip(*tallies, strict=True))
+            first, counts = _tally([c.index_select(0, where) for c in columns], weights, most=WORTH * rows)
+            tallies = [(where[first], counts)]
+            if len(first) > WORTH * rows:
+                return None
+    return tallies[0]
+
+
+def _tally(columns: Sequence[Tensor], weights: Tensor | None = None, most: float = float("inf")) -> Tally:
+    """One row of every kind, the first, and the number of rows of that kind or the sum of their `weights`."""
+    kinds = _kinds(columns, most)
+    count, where = int(kinds.max()) + 1, torch.arange(len(kinds), device=kinds.device)
+    first = torch.full_like(where[:count], len(kinds)).scatter_reduce_(0, kinds, where, reduce="amin")
+    if weights is None:
+        return first, torch.bincount(kinds, minlength=count).double()
+    return first, weights.new_zeros(count).index_add_(0, kinds, weights)
+
+
+def _kinds(columns: Sequence[Tensor], most: float) -> Tensor:
+    """Number the rows, equal numbers for those that agree in every column; stop early at more than `most`."""
     kinds: Tensor | None = None
-    for column in _columns(program, recognition, sites, plate):
-        column = column if probe is None else column.index_select(0, probe.to(column.device))
+    for column in columns:
         if column.is_floating_point():
             column = column.nan_to_num(nan=torch.finfo(column.dtype).max)  # a masked nan is the same as another
         for part in column.reshape(len(column), -1).unbind(1):
@@ -78,16 +100,16 @@ def _kinds(
             if kinds is not None:
                 _, codes = torch.unique(kinds * (int(codes.max()) + 1) + codes, return_inverse=True)
             kinds = codes
-            if probe is not None and int(kinds.max()) + 1 > WORTH * len(probe):
-                return kinds, kinds.device
+            if int(kinds.max()) + 1 > most:
+                return kinds
     assert kinds is not None
-    return kinds, kinds.device
+    return kinds
 
 
 def _columns(program: Program, recognition: Recognition, sites: Mapping[str, Site], plate: str) -> list[Tensor]:
     """Everything that differs by row, the rows first."""
     rows, dim = program.plates[plate], program.plate_dims[plate]
-    found = [torch.zeros(1, dtype=torch.long).expand(rows)]
+    found = list[Tensor]()
     for name, site in sites.items():
         reading = recognition.readings[name]
         rank = reading.event_rank
@@ -108,8 +130,8 @@ def _columns(program: Program, recognition: Recognition, sites: Mapping[str, Sit
                 if role.affine is not None:
                     parts = [role.affine.offset, *(t for p in role.affine.pieces for t in (p.index, p.value))]
                 found += [part.movedim(axis, 0) for part in parts if part is not None and part.shape[axis] == rows]
-    device = next((t.device for t in found[1:]), found[0].device)
-    return [tensor.to(device) for tensor in found]
+    found = found or [torch.zeros(1, dtype=torch.long).expand(rows)]
+    return [tensor.to(found[0].device) for tensor in found]
 
 
 def collapsed(program: Program, recognition: Recognition, distinct: Distinct) -> tuple[Program, Recognition]:

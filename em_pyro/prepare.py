@@ -40,7 +40,7 @@ from .unroll import unroll
 SAME = {torch.float64: 1e-10, torch.float32: 1e-5}
 LONG = 2000  # sites up to which it is
 PROBES = 3  # random points, far apart, at which a recording must be the model
-MEASURED = 1_000_000  # entries of all factors up to which the answer is re-measured by the model's own log_prob
+MEASURED = 400_000  # entries of all factors up to which the answer is re-measured by the model's own log_prob
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from .seeded import seeded
-from .start import real, spread, uniform
+from .start import real, some_rows, spread, uniform
 
 
 def coins(heads: Tensor, flips: Tensor | int, K: int = 2, weights: Tensor | None = None) -> None:
@@ -42,7 +42,8 @@ def coins(heads: Tensor, flips: Tensor | int, K: int = 2, weights: Tensor | None
     heads = real(heads)
     if weights is None:
         weights = pyro.param("weights", uniform(K, heads), constraint=constraints.simplex)
-    bias = pyro.param("bias", spread((heads + 1) / (flips + 2), K), constraint=constraints.unit_interval)
+    some = some_rows(flips) if isinstance(flips, Tensor) and flips.dim() else flips
+    bias = pyro.param("bias", spread((some_rows(heads) + 1) / (some + 2), K), constraint=constraints.unit_interval)
     with pyro.plate("sequence", len(heads)):
         coin = pyro.sample("coin", dist.Categorical(weights))
         pyro.sample("heads", dist.Binomial(flips, bias[coin]), obs=heads)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -11,8 +12,7 @@ from tolerances import IDENTITY
 from torch import Tensor
 from torch.distributions import constraints
 
-import em_pyro.distinct
-from em_pyro import EM
+from em_pyro import EM, distinct
 from em_pyro.prepare import prepare
 
 
@@ -79,7 +79,7 @@ def test_collapsed_is_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> N
         return max(off)
 
     assert gap(few) < IDENTITY
-    right = em_pyro.distinct.find
+    right = distinct.find
 
     def wrong(*arguments: object) -> object:
         distinct, note = right(*arguments)  # type: ignore[arg-type]
@@ -104,3 +104,24 @@ def test_parameters_by_row_are_not_collapsed() -> None:
     here = prepare(by_row, (tosses(),), {}, {}, check=True)
     assert here.engine is here.engine.full
     assert here.plan.notes[0] == "not collapsed: the rows differ"
+
+
+@pytest.mark.parametrize("rows_at_a_time", [1, 7, 64, 1000])
+@pytest.mark.parametrize("kinds", [1, 5, 90])
+def test_rows_tallied_slice_by_slice(kinds: int, rows_at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the rows are sliced, the kinds, their first rows and their numbers are those of NumPy."""
+    monkeypatch.setattr(distinct, "SLICE", rows_at_a_time)
+    generator = torch.Generator().manual_seed(kinds)
+    each = torch.randint(kinds, (500,), generator=generator)
+    columns = [torch.randn(kinds, 2, generator=generator)[each], torch.randint(3, (kinds,), generator=generator)[each]]
+    found = distinct._tally_of_all(columns, 500)
+    assert found is not None
+    rows = torch.cat([columns[0], columns[1].unsqueeze(-1).double()], -1).numpy()
+    _, first, counts = np.unique(rows, axis=0, return_index=True, return_counts=True)
+    assert dict(zip(*(part.tolist() for part in found), strict=True)) == dict(zip(first, counts, strict=True))
+
+
+def test_too_many_kinds_are_noticed() -> None:
+    """Rows of which most are their own kind are not tallied to the end."""
+    assert distinct._tally_of_all([torch.arange(500) // 2], 500) is not None
+    assert distinct._tally_of_all([torch.arange(500) * 3 // 4], 500) is None
