@@ -22,7 +22,7 @@ from .unroll import STATE
 Params = Mapping[str, Tensor]
 
 DEGENERATE = 1e-6  # of the pooled scale
-POOLED = 100_000  # rows that are enough to know a spread by
+POOLED = 10_000  # rows that are enough to know a spread by
 EMPTY = 1e-8  # of the rows
 
 OUTCOMES = {

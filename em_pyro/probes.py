@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, transform_to
+from torch.distributions import Distribution, constraints, transform_to
 
 from .named import unexpand
 from .program import Params, Program, Site
 
+INSIDE = 3.0  # unconstrained coordinates of probabilities from which probes are drawn: a start may lie on the boundary
 LONG_PROGRAM = 1000  # sites; beyond it two replays, far apart, and the check at the end of every fit
 
 
@@ -26,9 +27,18 @@ def _unconstrained(program: Program, spread: float, generator: torch.Generator) 
         transform = transform_to(parameter.constraint)
         centre = transform.inv(parameter.initial)
         centre = torch.where(torch.isfinite(centre), centre, torch.zeros_like(centre))
+        if _bounded(parameter.constraint):
+            centre = centre.clamp(-INSIDE, INSIDE)
         noise = torch.randn(centre.shape, generator=generator, dtype=torch.float64)
         points[name] = transform, centre + spread * noise.to(centre)
     return points
+
+
+def _bounded(constraint: Any) -> bool:
+    """Whether values near the boundary are all alike: what is a millionth is one less next to nothing of another."""
+    while isinstance(constraint, constraints.independent):
+        constraint = constraint.base_constraint
+    return isinstance(constraint, (type(constraints.simplex), constraints.interval, constraints.half_open_interval))
 
 
 def probe(program: Program, k: int, generator: torch.Generator) -> tuple[dict[str, Tensor], dict[str, Site]]:

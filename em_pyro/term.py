@@ -367,7 +367,7 @@ class Term:
                 return None
             found = found.reshape((-1, *found.shape[max(found.dim() - len(inner), 0) :]))
             total = found[0] if total is None else total
-            if (len(found) > 1 or found[0] is not total) and not bool((found == total).all()):
+            if not bool((found == total).all()):
                 return None
         assert total is not None
         return total.double().expand(inner).reshape(-1)
