@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from numbers import Integral
 from types import MappingProxyType
 from typing import Any
 
@@ -12,11 +14,12 @@ from torch import Tensor
 
 from .ascent.ascend import Carried
 from .em_step import em_step
-from .endings import collapsed
-from .errors import ModelError, ObjectiveError, ParameterError
+from .endings import BAD, collapsed
+from .errors import DataError, ModelError, ObjectiveError
 from .fit import Fit, Start, Starts, write_back
 from .loop import Interrupted, Run, Settings, State, check_start, guard, possible_posterior
 from .m_step import gradient, maximise
+from .options import check_options, check_switches
 from .placement import beside
 from .plan import Choice, Plan
 from .posterior import Posterior
@@ -29,7 +32,6 @@ from .starts import given_start, prior_start, random_start
 from .store import starting_values, write
 
 CERTIFIED = 1e-7  # of the gradient of Q after a closed form, relative to the terms that Q adds up
-BAD = ("degenerate", "empty state", "prior unbounded", "screened out")
 SAME_MAXIMUM = 1e-6
 MEASURED_AGAIN = 1e-8
 
@@ -79,14 +81,13 @@ class EM:
         """Take the model and the options; nothing runs yet."""
         if not callable(model):
             raise ModelError(f"EM: expected a Pyro model (a callable), got {type(model).__name__}.")
-        if tol < 0 or max_steps < 0:
-            raise ParameterError(f"EM: expected tol and max_steps of at least 0, got {tol} and {max_steps}.")
-        if isinstance(starts, int) and (starts < 1 or isinstance(starts, bool)):
-            raise ParameterError(f"EM: expected at least one start, got {starts}.")
-        if acceleration not in (None, "squarem"):
-            raise ParameterError(f'EM: expected acceleration to be None or "squarem", got {acceleration!r}.')
+        check_options(
+            tol=tol, max_steps=max_steps, starts=starts, m_step=m_step, callback=callback, acceleration=acceleration
+        )
+        check_switches(check=check, progress=progress, screen=screen, collapse=collapse)
         self.model = model
-        self.tol, self.max_steps, self.seed, self.starts = tol, max_steps, seed, starts
+        self.tol, self.max_steps, self.seed = tol, int(max_steps), seed
+        self.starts = int(starts) if isinstance(starts, Integral) else starts
         self.m_step, self.check, self.progress, self.callback = dict(m_step or {}), check, progress, callback
         self.screen, self.collapse, self.acceleration = screen, collapse, acceleration
         self.last: Fit | None = None
@@ -186,11 +187,18 @@ class EM:
         settings = Settings(self.tol, self.max_steps, self.callback, tick, self.acceleration is not None)
         notes: tuple[str, ...] = ()
         for point in points:
-            here, more, certified = self._certified(here, point)
+            try:
+                here, more, certified = self._certified(here, point)
+            except (DataError, ObjectiveError):
+                if len(points) == 1:
+                    raise
+                continue  # the ending of this start
             notes += more
             if certified:
                 break
         runs = follow(here.engine, here.plan, points, settings, screen=self.screen)
+        if all(done.outcome == "impossible start" for done in runs):
+            self._certified(here, points[0])  # raises
         while True:
             best = runs[ranked(runs)[0]]
             wrong = disagreements(here.engine, best.params)
@@ -238,20 +246,20 @@ class EM:
     def _starting_points(self, here: Prepared) -> list[Callable[[Prepared], dict[str, Tensor]]]:
         own = {n: v.double() for n, v in starting_values(here.program).items()}
         if isinstance(self.starts, int):
-            first = [lambda p: prior_start(p.engine, p.plan, own, self.seed)]
-            return first + [
-                lambda p, i=i: random_start(p.engine, p.plan, own, self.seed, i) for i in range(1, self.starts)
-            ]
+            return [partial(self._drawn, own, i) for i in range(self.starts)]
         given = [self.starts] if isinstance(self.starts, Mapping) else list(self.starts)
-        if not given:
-            raise ParameterError("EM: expected at least one start, got an empty list. Pass an int, a dict or dicts.")
         for values in given:
             given_start(here.engine, own, values)
+        return [partial(self._given, own, values) for values in given]
 
-        def point(values: Mapping[str, Any]) -> Callable[[Prepared], dict[str, Tensor]]:
-            return lambda p: given_start(p.engine, prior_start(p.engine, p.plan, own, self.seed), values)
+    def _drawn(self, own: Params, i: int, here: Prepared) -> dict[str, Tensor]:
+        """Start number `i`."""
+        engine, plan = here.of_all_rows
+        return random_start(engine, plan, own, self.seed, i) if i else prior_start(engine, plan, own, self.seed)
 
-        return [point(values) for values in given]
+    def _given(self, own: Params, values: Mapping[str, Any], here: Prepared) -> dict[str, Tensor]:
+        """Start 0 with the values of the user's in it."""
+        return given_start(here.engine, self._drawn(own, 0, here), values)
 
     def _finish(self, here: Prepared, runs: Sequence[Run], *, measure: bool = True) -> Fit:
         """Rank the runs, re-measure the best on the user's program, and leave its values in the store."""
@@ -313,7 +321,7 @@ class EM:
         values = {n: v.double() for n, v in starting_values(here.program).items()}
         known = {n: v for n, v in self._sites.items() if n in values and v.shape == values[n].shape}
         if any(p.kind == "prior" and n not in known for n, p in here.program.parameters.items()):
-            values = prior_start(here.engine, here.plan, values, self.seed)
+            values = prior_start(*here.of_all_rows, values, self.seed)
         return {**values, **known}
 
     def _keep(self, here: Prepared, values: Mapping[str, Tensor]) -> None:

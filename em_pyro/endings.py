@@ -34,9 +34,13 @@ OUTCOMES = {
     "empty state": "A state has lost all its rows: use fewer states or other starts.",
     "prior unbounded": "The prior's density is unbounded at the boundary to which the update would go: use a shape of "
     "at least 1, or other starts.",
+    "impossible start": "Some row is impossible there, or the objective is not finite: use other starts.",
     "screened out": "Others were higher after the first steps; screen=False follows every start to its end.",
     "interrupted": "The fit was interrupted; these are the best values so far.",
 }
+
+BAD = ("degenerate", "empty state", "prior unbounded", "impossible start", "screened out")
+"""Endings that are no maximum."""
 
 
 def bad_ending(engine: Engine, plan: Plan, params: Params, found: Expectation) -> list[str]:

@@ -93,6 +93,7 @@ def run(
     settings: Settings,
     before: Sequence[float] = (),
     remembered: Mapping[tuple[str, ...], Moments] | None = None,
+    accelerated_so_far: Accelerated | None = None,
 ) -> Run:
     """Iterate from `start` until the stopping rule, the cap or a named ending.
 
@@ -103,6 +104,7 @@ def run(
         settings: options.
         before: the objective at every step that led to `start`, if this is not the first.
         remembered: what Adam remembers of those steps.
+        accelerated_so_far: what acceleration has spent and saved on them.
 
     Raises:
         ObjectiveError: the objective fell beyond rounding, or is not finite at the start.
@@ -112,7 +114,9 @@ def run(
     gap, calm, notes, saddles = float("inf"), 0, list[str](), 0
     fastest, switches = engine.lean, 0
     engine = suited(fastest, params)
-    best, state = params, Accelerated(Squarem(evaluations=len(path))) if settings.accelerate else None
+    best, state = params, accelerated_so_far
+    if settings.accelerate and state is None:
+        state = Accelerated(Squarem(evaluations=len(path)))
     carried = dict(remembered or {})
     kept = dict(carried)
 
@@ -255,6 +259,15 @@ def check_start(engine: Engine, params: Params, objective: float) -> None:
         f"Start: expected a finite objective, got {objective}. Check the starting values "
         f"({', '.join(sorted(params))}) and the scale of the data."
     )
+
+
+def possible_start(engine: Engine, params: Params) -> bool:
+    """Whether an EM step is defined at `params`."""
+    try:
+        check_start(engine, params, float(suited(engine.lean, params).expect(params).objective))
+    except (DataError, ObjectiveError):
+        return False
+    return True
 
 
 def possible_posterior(engine: Engine, params: Params) -> Posterior:

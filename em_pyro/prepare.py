@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -55,6 +56,12 @@ class Prepared:
     key: tuple[Any, ...] = field(repr=False)
     collapse: bool = True
     refuted: str = ""  # why sites are no longer recorded
+
+    @cached_property
+    def of_all_rows(self) -> tuple[Engine, Plan]:
+        """Engine and plan before equal rows were collapsed: starts are drawn of all rows."""
+        full = self.engine.full
+        return full, self.plan if full is self.engine else choose(full, self.options, self.withdrawn)
 
     def without(self, names: frozenset[str], sites: frozenset[str], why: str) -> Prepared:
         """Withdraw the closed forms of `names`; sites in `sites` are replayed from now on."""

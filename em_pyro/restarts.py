@@ -15,12 +15,14 @@ from math import isfinite, prod
 import torch
 from torch import Tensor
 
+from .accelerated import Accelerated
 from .ascent.adam import Moments
 from .blocks import cut_along, recut
 from .em_step import em_step
-from .endings import DEGENERATE, scales
+from .endings import BAD, DEGENERATE, scales
 from .engine import Engine
-from .loop import IMPOSSIBLE, Interrupted, Run, Settings, aitken, guard, run
+from .errors import DataError, ObjectiveError
+from .loop import IMPOSSIBLE, Interrupted, Run, Settings, aitken, guard, possible_start, run
 from .plan import Plan
 from .solvers import PriorUnbounded
 
@@ -35,17 +37,29 @@ NEAR = 100.0  # in units of the tolerance: a start that has no more to gain goes
 
 @dataclass(frozen=True)
 class Paused:
-    """A start on its way: where it is, the objective at every point before, and that here, if known; Adam's memory."""
+    """A start on its way: where it is, the objective before and, if known, here; and what it carries on."""
 
     params: dict[str, Tensor] = field(repr=False)
     path: tuple[float, ...] = ()
     objective: float | None = None
     carried: Mapping[tuple[str, ...], Moments] = field(default_factory=dict, repr=False)
+    acceleration: Accelerated | None = None
+    notes: tuple[str, ...] = ()
+    switches: int = 0
+
+    @staticmethod
+    def after(done: Run) -> Paused:
+        """A run that was stopped by the cap, to go on from there."""
+        return Paused(
+            done.params, done.path[:-1], done.objective, done.carried, done.acceleration, done.notes, done.switches
+        )
 
     def stopped(self, outcome: str) -> Run:
         """End here."""
         path = self.path if self.objective is None else (*self.path, self.objective)
-        return Run(self.params, path, outcome, float("inf"))
+        return Run(
+            self.params, path, outcome, float("inf"), self.notes, acceleration=self.acceleration, switches=self.switches
+        )
 
 
 def follow(engine: Engine, plan: Plan, points: Sequence[Params], settings: Settings, *, screen: bool) -> list[Run]:
@@ -56,24 +70,27 @@ def follow(engine: Engine, plan: Plan, points: Sequence[Params], settings: Setti
         plan: how its parameters are maximised.
         points: starting values.
         settings: of every start.
-        screen: compare the starts after their first steps, and let go of those that are far below the best.
+        screen: compare the starts after their first steps, and let go of those that are far below the best, unless all
+            that were kept end badly.
 
     Raises:
-        ObjectiveError: an objective fell, or is not finite at a start.
+        DataError: an observation is impossible at every start.
+        ObjectiveError: an objective fell, or is not finite at any start.
         Interrupted: with the best start so far.
     """
     on_way = {i: Paused({n: v.double() for n, v in point.items()}) for i, point in enumerate(points)}
     runs: dict[int, Run] = {}
-    screen = screen and len(points) > FEW and settings.max_steps > SHORT
+    kept = len(points)
     try:
-        if screen:
-            on_way = _advance(engine, plan, on_way, replace(settings, max_steps=SHORT), runs)
-            for i in _unpromising(on_way, len(points)):
-                runs[i] = on_way.pop(i).stopped("screened out")
-        if together(engine, plan, settings, len(on_way)) > 1:
-            on_way = _advance(engine, plan, on_way, settings, runs)
-        for i in sorted(on_way):
-            runs[i] = _go_on(engine, plan, on_way[i], settings)
+        if screen and len(points) > FEW and settings.max_steps > SHORT:
+            _take_first_steps(engine, plan, on_way, replace(settings, max_steps=SHORT), runs)
+            kept = max(FEW, len(points) // SHARE)
+        order = _most_promising_first(on_way)
+        while order and (kept or all(done.outcome in BAD for done in runs.values())):
+            several, order = order[: max(kept, 1)], order[max(kept, 1) :]
+            _finish(engine, plan, several, on_way, settings, runs)
+            kept = 0 if any(done.outcome not in BAD for done in runs.values()) else len(several)
+        runs |= {i: on_way[i].stopped("screened out") for i in order}
     except KeyboardInterrupt as stopped:
         last = [stopped.run] if isinstance(stopped, Interrupted) else []
         every = [*last, *runs.values(), *(p.stopped("interrupted") for p in on_way.values() if p.objective is not None)]
@@ -84,8 +101,45 @@ def follow(engine: Engine, plan: Plan, points: Sequence[Params], settings: Setti
     return [runs[i] for i in range(len(points))]
 
 
-def _go_on(engine: Engine, plan: Plan, start: Paused, settings: Settings) -> Run:
-    return run(engine, plan, start.params, settings, start.path, start.carried)
+def _take_first_steps(
+    engine: Engine, plan: Plan, on_way: dict[int, Paused], settings: Settings, runs: dict[int, Run]
+) -> None:
+    """Take all starts up to `settings.max_steps`, as batches or one by one; what ends before goes to `runs`."""
+    on_way |= _marched(engine, plan, on_way, settings)
+    for i, start in list(on_way.items()):
+        if start.objective is None or len(start.path) < settings.max_steps:  # no batch could take it so far
+            done = _go_on(engine, plan, start, settings, several=len(on_way) > 1)
+            if done.outcome == "step limit":
+                on_way[i] = Paused.after(done)
+            else:
+                runs[i] = done
+                del on_way[i]
+
+
+def _finish(
+    engine: Engine,
+    plan: Plan,
+    several: Sequence[int],
+    on_way: dict[int, Paused],
+    settings: Settings,
+    runs: dict[int, Run],
+) -> None:
+    """Take some starts to their ends."""
+    on_way |= _marched(engine, plan, {i: on_way[i] for i in several}, settings)
+    for i in sorted(several):
+        runs[i] = _go_on(engine, plan, on_way[i], settings, several=len(runs) + len(on_way) > 1)
+        del on_way[i]
+
+
+def _go_on(engine: Engine, plan: Plan, start: Paused, settings: Settings, *, several: bool) -> Run:
+    """Follow one start by itself; of several, one from which no step is defined is an ending."""
+    try:
+        done = run(engine, plan, start.params, settings, start.path, start.carried, start.acceleration)
+    except (DataError, ObjectiveError) as why:
+        if start.path or not several or possible_start(engine, start.params):
+            raise
+        return Run(start.params, (float("-inf"),), "impossible start", float("inf"), (str(why),))
+    return replace(done, notes=(*start.notes, *done.notes), switches=start.switches + done.switches)
 
 
 def together(engine: Engine, plan: Plan, settings: Settings, starts: int) -> int:
@@ -103,23 +157,13 @@ def together(engine: Engine, plan: Plan, settings: Settings, starts: int) -> int
     return max(1, min(starts, TOGETHER // (8 * 4 * widest)))
 
 
-def _advance(
-    engine: Engine, plan: Plan, on_way: Mapping[int, Paused], settings: Settings, runs: dict[int, Run]
-) -> dict[int, Paused]:
-    """Take all starts up to `settings.max_steps`, as batches or one by one; what ends goes to `runs`."""
-    size = together(engine, plan, settings, len(on_way))
-    later: dict[int, Paused] = dict(on_way)
-    order = sorted(on_way)
+def _marched(engine: Engine, plan: Plan, on_way: Mapping[int, Paused], settings: Settings) -> dict[int, Paused]:
+    """The same starts, as far as batches take them."""
+    size, order = together(engine, plan, settings, len(on_way)), sorted(on_way)
+    found = dict(on_way)
     for at in range(0, len(order) if size > 1 else 0, size):
-        later |= march(engine, plan, {i: on_way[i] for i in order[at : at + size]}, settings)
-    for i in [i for i in order if later[i].objective is None]:  # no batch could take it
-        done = _go_on(engine, plan, later[i], settings)
-        if done.outcome == "step limit":
-            later[i] = Paused(done.params, done.path[:-1], done.objective, done.carried)
-        else:
-            runs[i] = done
-            del later[i]
-    return later
+        found |= march(engine, plan, {i: on_way[i] for i in order[at : at + size]}, settings)
+    return found
 
 
 def march(engine: Engine, plan: Plan, on_way: Mapping[int, Paused], settings: Settings) -> dict[int, Paused]:
@@ -172,7 +216,7 @@ def march(engine: Engine, plan: Plan, on_way: Mapping[int, Paused], settings: Se
 
 def _look_closer(objective: float, narrow: Sequence[float], path: Sequence[float], settings: Settings) -> bool:
     """Whether a start at this objective must go on alone."""
-    if len(path) >= settings.max_steps or not isfinite(objective) or objective <= IMPOSSIBLE:
+    if len(path) >= settings.max_steps or not IMPOSSIBLE < objective < -IMPOSSIBLE:
         return True
     if narrow[0] < DEGENERATE or narrow[1] < 1:
         return True
@@ -192,13 +236,11 @@ def widened(engine: Engine, starts: int) -> Engine:
     return replace(engine, parts=tuple(parts))
 
 
-def _unpromising(on_way: Mapping[int, Paused], starts: int) -> list[int]:
-    """The lower ones; start 0 is the user's own and is followed to its end."""
-    kept = max(FEW, starts // SHARE)
+def _most_promising_first(on_way: Mapping[int, Paused]) -> list[int]:
+    """By objective; start 0 is the user's own and is always followed to its end."""
 
     def level(i: int) -> float:  # what has no objective yet cannot be judged by it
         objective = on_way[i].objective
         return objective if objective is not None and isfinite(objective) else float("inf")
 
-    return sorted(on_way, key=lambda i: (i != 0, -level(i)))[kept:]
-
+    return sorted(on_way, key=lambda i: (i != 0, -level(i)))

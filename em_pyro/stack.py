@@ -149,6 +149,7 @@ def _signature(term: Term) -> object:
     return (
         id(term.family),
         term.role,
+        term.plates,  # sites of other plates are contracted apart
         tuple(term.sizes[n] for n in rows),
         tuple(term.sizes[n] for n in columns if n not in term.plates),
         tuple(n for n in columns if n in term.plates),

@@ -98,7 +98,7 @@ def _from_priors(engine: Engine, values: Params, seed: int, index: int) -> dict[
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         for name in sites:
             known = engine.priors[name].fn
-            fn = engine.full.program.run(new)[name].fn if known is None else known
+            fn = engine.program.run(new)[name].fn if known is None else known
             new[name] = fn.sample().double().reshape(new[name].shape)
     return new
 
@@ -109,7 +109,6 @@ def _generator(seed: int, index: int, stream: int = 0) -> torch.Generator:
 
 def _from_latents(engine: Engine, plan: Plan, values: Params, generator: torch.Generator) -> dict[str, Tensor]:
     """Draw states for all latents and maximise given them."""
-    engine = engine.full
     if not engine.program.latents and not engine.hmms:
         return dict(values)
     states, rows = _draw_states(engine, generator)

@@ -96,18 +96,32 @@ def test_a_closed_form_where_there_is_none() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"tol": -1.0}, {"max_steps": -1}, {"starts": 0}, {"starts": True}, {"starts": -3}],
+    [
+        {"tol": -1.0},
+        {"tol": float("nan")},
+        {"tol": "small"},
+        {"max_steps": -1},
+        {"max_steps": 2.5},
+        {"starts": 0},
+        {"starts": True},
+        {"starts": -3},
+        {"starts": 2.5},
+        {"starts": None},
+        {"starts": "3"},
+        {"starts": [3]},
+        {"starts": []},
+        {"m_step": "closed"},
+        {"callback": 3},
+        {"collapse": "no"},
+        {"screen": "no"},
+        {"check": 1},
+    ],
     ids=lambda o: str(o),
 )
 def test_options_out_of_range(options: dict[str, Any]) -> None:
     """At once, before any model runs."""
     with pytest.raises(ParameterError, match="expected"):
         EM(points, **options)
-
-
-def test_no_starts_at_all() -> None:
-    """An empty list."""
-    refuse("parameter", "expected at least one start, got an empty list", points, tensor(X), methods="fit", starts=[])
 
 
 def test_an_unknown_option() -> None:

@@ -18,7 +18,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
         "errors charts analytic indices placement affine.__init__",
-        "forward_backward named",
+        "forward_backward named options",
         "affine.predictor",
         "bank acceleration quadrature",
         "bound program families models",

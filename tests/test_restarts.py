@@ -92,7 +92,7 @@ def test_a_batch_that_is_too_large_is_parted(rows: int, size: int) -> None:
 
 def test_screening_is_reported() -> None:
     """Of twenty starts a quarter is followed; the others say that they were let go, and do not count."""
-    x = points()
+    x = points(400)
 
     def fit(**options: object) -> Mapping[str, object]:
         pyro.clear_param_store()

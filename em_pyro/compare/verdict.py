@@ -9,8 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..em import BAD
-from ..endings import bad_ending
+from ..endings import BAD, bad_ending
 from ..errors import EMError
 from ..loop import Run, Settings, State, run
 from ..m_step import gradient

@@ -1,0 +1,54 @@
+"""Check the options of `EM` before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+from .errors import ParameterError
+
+
+def check_options(*, tol: Any, max_steps: Any, starts: Any, m_step: Any, callback: Any, acceleration: Any) -> None:
+    """Raise an error that names the option, what it may be, and what it is.
+
+    Raises:
+        ParameterError: an option is of another kind or out of its range.
+    """
+    if not (isinstance(tol, Real) and float(tol) >= 0 and isinstance(max_steps, Integral) and int(max_steps) >= 0):
+        raise ParameterError(
+            f"EM: expected tol to be a number and max_steps an integer, both of at least 0, got {tol!r} and "
+            f"{max_steps!r}."
+        )
+    if not _are_starts(starts):
+        raise ParameterError(
+            f"EM: expected starts to be a number of at least one, a dict of values or a list of such dicts, got "
+            f"{starts!r}. Use the names of EM.params."
+        )
+    if not (m_step is None or isinstance(m_step, Mapping)):
+        raise ParameterError(
+            f'EM: expected m_step to be a dict, as in {{"loc": "torch"}}, got {m_step!r}. Name the parameters.'
+        )
+    if not (callback is None or callable(callback)):
+        raise ParameterError(f"EM: expected callback to be callable or None, got {callback!r}.")
+    if acceleration not in (None, "squarem"):
+        raise ParameterError(f'EM: expected acceleration to be None or "squarem", got {acceleration!r}.')
+
+
+def check_switches(**switches: object) -> None:
+    """Refuse what is neither true nor false: the word "no" would count as true.
+
+    Raises:
+        ParameterError: naming the option.
+    """
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise ParameterError(f"EM: expected {name} to be True or False, got {value!r}.")
+
+
+def _are_starts(starts: Any) -> bool:
+    """Whether these are a number of starts, a dict of values, or a list of such dicts."""
+    if isinstance(starts, Integral):
+        return not isinstance(starts, bool) and int(starts) >= 1
+    several = isinstance(starts, Sequence) and not isinstance(starts, str) and len(starts) > 0
+    return isinstance(starts, Mapping) or (several and all(isinstance(v, Mapping) for v in starts))
