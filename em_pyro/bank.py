@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .affine.predictor import Affine
-from .charts import Chart, safe_log
+from .charts import Chart, safe_log, safe_log_complement
 
 Params = Mapping[str, Tensor]
 
@@ -112,7 +112,7 @@ class Bank:
         """Logarithms of all probabilities, or of one minus them."""
         if self.plain:
             joined = entries_of(self.probabilities, params, lead)
-            return safe_log(1 - joined if complement else joined)
+            return (safe_log_complement if complement else safe_log)(joined)
         found = dict[tuple[str, str, bool], Tensor]()
         for s in self.probabilities:
             key = s.parameter, s.chart.name, s.complement != complement

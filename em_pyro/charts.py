@@ -31,7 +31,7 @@ class Chart:
         stable = self.log_complement if complement else self.log
         if stable is not None:
             return stable(value)
-        return safe_log(1 - self.forward(value) if complement else self.forward(value))
+        return (safe_log_complement if complement else safe_log)(self.forward(value))
 
 
 def _same(x: Tensor) -> Tensor:
@@ -43,6 +43,13 @@ def safe_log(x: Tensor) -> Tensor:
     if not x.requires_grad:
         return x.log()
     return torch.where(x > 0, torch.where(x > 0, x, 1.0).log(), -torch.inf)
+
+
+def safe_log_complement(x: Tensor) -> Tensor:
+    """The same of `1 - x`, with all digits where `x` is small: a large count may multiply it."""
+    if not x.requires_grad:
+        return torch.log1p(-x)
+    return torch.where(x < 1, torch.log1p(-torch.where(x < 1, x, 0.0)), -torch.inf)
 
 
 def _cholesky(x: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ def check_data(sites: Mapping[str, Site], params: Mapping[str, Tensor], plates: 
         finite = not site.value.is_floating_point() or bool(torch.isfinite(site.value.sum()))
         if finite and (support is None or _all_inside(support, site.value)):
             continue
-        seen = _seen(site)
+        seen = seen_values(site)
         if not finite:
             _refuse(site, ~torch.isfinite(site.value) & seen, "finite data")
         if support is None:
@@ -112,7 +112,7 @@ def _check_sequences(site: Site) -> None:
             )
 
 
-def _seen(site: Site) -> Tensor:
+def seen_values(site: Site) -> Tensor:
     """Which entries of the value are not masked, broadcastable to it."""
     inner = unwrap(site.fn)
     event = site.fn.event_dim - inner.event_rank  # type: ignore[attr-defined]

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from .ascent.ascend import Carried
-from .em_step import em_step
 from .endings import BAD, collapsed
 from .errors import DataError, ModelError, ObjectiveError
 from .fit import Fit, Start, Starts, write_back
-from .loop import Interrupted, Run, Settings, State, check_start, guard, possible_posterior
+from .loop import Interrupted, Run, Settings, State, careful_step, check_start, guard, possible_posterior
 from .m_step import gradient, maximise
 from .options import check_options, check_switches
 from .placement import beside
@@ -151,9 +150,8 @@ class EM:
         params = self._current(here)
         if self._previous is None:
             check_start(here.engine, params, float(here.engine.expect(params).objective))
-        engine = suited(here.engine.lean, params)
         try:
-            new, found = em_step(engine, here.plan, params, carried=self._carried)
+            new, found = careful_step(here.engine, here.plan, params, self._carried)
         except PriorUnbounded as where:
             raise ObjectiveError(
                 f"EM.step: expected an interior update, but {where}. Use a shape of at least 1."

@@ -12,6 +12,7 @@ from torch import Tensor
 from .affine.predictor import Affine, adjoint
 from .bank import gather
 from .centred import FARTHEST, can_be_centred, reach
+from .data import seen_values
 from .engine import Engine, Expectation
 from .named import unexpand, unwrap
 from .plan import Plan
@@ -22,6 +23,7 @@ from .unroll import STATE
 Params = Mapping[str, Tensor]
 
 DEGENERATE = 1e-6  # of the pooled scale
+SPIKE = 1e10  # concentration at which all values are one
 POOLED = 10_000  # rows that are enough to know a spread by
 EMPTY = 1e-8  # of the rows
 
@@ -93,10 +95,19 @@ def collapsed(engine: Engine, plan: Plan, params: Params) -> str:
     for term, role, pooled, _ in watched(engine):
         small = _roots(term.arguments(bound)[role], role) < DEGENERATE * pooled
         if bool(small.any()):
-            cell = tuple(int(i) for i in small.nonzero()[0][: len(term.cells)])
-            where = ", ".join(f"{n}={i}" for n, i in zip(term.cells, cell, strict=False)) or "all rows"
-            return f'site "{term.name}": {role} collapsed at {where}'
+            return f'site "{term.name}": {role} collapsed at {_cell(term, small)}'
+    for term in engine.leaders.values():
+        if term.role == "observed" and "concentration" in term.roles and not term.roles["concentration"].known:
+            large = term.arguments(bound)["concentration"] > SPIKE
+            if bool(large.any()):
+                return f'site "{term.name}": concentration runs to infinity at {_cell(term, large)}'
     return _replay_collapsed(engine, params) if _replayed_scales(engine) else ""
+
+
+def _cell(term: Term, wrong: Tensor) -> str:
+    """The first cell with something wrong."""
+    cell = tuple(int(i) for i in wrong.nonzero()[0][: len(term.cells)])
+    return ", ".join(f"{n}={i}" for n, i in zip(term.cells, cell, strict=False)) or "all rows"
 
 
 def _replay_collapsed(engine: Engine, params: Params) -> str:
@@ -148,7 +159,7 @@ def _replayed_scales(engine: Engine) -> dict[str, float]:
             scale = _scale(start[name])
             if scale is None or not _varies(engine, name):
                 continue
-            value = start[name].value.double()
+            value = start[name].value.double()[seen_values(start[name])]
             unit = float(scale.min()) if start[name].role == "prior" else float(value.std(correction=0))
             if unit > 0:
                 found[name] = unit
@@ -224,6 +235,7 @@ def _empty(engine: Engine, found: Expectation) -> str:
         if term.role != "observed" or not latents or not term.parameters:
             continue
         parts = term.split(found.statistics[name])
+        parts = tuple(parts[k] for k in sorted(term.family.counting)) or parts  # others have a unit of their own
         weight = sum(p.abs().reshape((*p.shape[: len(term.cells)], -1)).sum(-1) for p in parts)
         affine = {key: role.affine for key, role in term.roles.items() if role.affine is not None}
         if affine:

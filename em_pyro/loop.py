@@ -14,6 +14,7 @@ from . import accelerated
 from .accelerated import Accelerated
 from .acceleration import Squarem
 from .ascent.adam import Moments
+from .ascent.ascend import Carried
 from .em_step import em_step
 from .endings import DEGENERATE, bad_ending, collapsed, scales
 from .engine import Engine, Expectation
@@ -21,7 +22,7 @@ from .errors import DataError, ObjectiveError
 from .m_step import gradient, maximise, unconstrained
 from .plan import Plan
 from .posterior import Posterior, posterior
-from .precision import around, displaced, suited
+from .precision import around, displaced, far, keeps_digits, suited
 from .saddle import leave_saddle
 from .solvers import PriorUnbounded
 
@@ -29,6 +30,7 @@ Params = Mapping[str, Tensor]
 
 SLACK = {torch.float64: 1e-10, torch.float32: 1e-6}  # rounding of the objective, relative to 1 + |objective|
 IMPOSSIBLE = -1e29
+LOST = 1e-14  # of the absolute terms of `Q`: what a fall of the objective may be by their rounding alone
 AGAIN = 2.0  # how much more than enough room for all digits there must be for the fastest form to come back
 
 
@@ -155,9 +157,13 @@ def run(
             if not path:
                 check_start(engine, params, objective)
             elif not _finite(objective):
+                notes.append("the objective is no longer finite: one of the parameters runs to infinity")
                 return ended("degenerate")
-            else:
-                guard(path[-1], objective, engine, step)
+            elif path[-1] - objective > slack_of(engine) * (1 + abs(path[-1])):
+                if path[-1] - objective > LOST * engine.magnitude(found, params):
+                    guard(path[-1], objective, engine, step)
+                notes.append("a density has lost its digits: one of its parameters runs to infinity")
+                return ended("degenerate")
             if cycle and cycle.beside and _finite(float(cycle.beside[0].objective)):
                 guard(objective, float(cycle.beside[0].objective), engine, step + 1)
             path.append(objective)
@@ -202,6 +208,19 @@ def run(
         if not path:
             raise
         raise Interrupted(ended("interrupted")) from None
+
+
+def careful_step(
+    engine: Engine, plan: Plan, params: Params, carried: Carried
+) -> tuple[dict[str, Tensor], Expectation]:
+    """One step in the form that keeps its digits; taken again where it leads to where another form does."""
+    engine, before = suited(engine.lean, params), dict(carried)
+    new, found = em_step(engine, plan, params, carried=carried)
+    if far(engine, new) or displaced(engine, params, new) or not keeps_digits(engine, new):
+        carried.clear()
+        carried.update(before)
+        new, found = em_step(around(suited(engine, new), new), plan, params, carried=carried)
+    return new, found
 
 
 def slack_of(engine: Engine) -> float:

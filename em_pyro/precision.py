@@ -27,7 +27,9 @@ def suited(engine: Engine, params: Params) -> Engine:
     recognition, sites = engine.recognition, engine.recognition.runs[0]
     centred = names | {name for name, term in engine.terms.items() if term.centred}
     built = build(engine.program, recognition, sites, engine.priors, engine.alive, centred=centred)
-    built = replace(built, uncollapsed=engine.uncollapsed)
+    built = replace(
+        built, uncollapsed=engine.uncollapsed, recording=engine.recording, unrecorded=engine.unrecorded
+    )
     return built.lean if keeps_digits(built.lean, params) else built
 
 

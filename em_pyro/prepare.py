@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+import zlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,7 +30,7 @@ from .named import Named, align, squeeze
 from .part import Part
 from .placement import beside
 from .plan import Choice, Plan, choose
-from .precision import form
+from .precision import form, suited
 from .program import Params, Program
 from .reading import Recognition, Refusal, arguments
 from .recognise import recognise
@@ -38,6 +40,7 @@ from .store import starting_values
 from .survey import survey
 from .unroll import unroll
 
+SLICE = 65_536  # rows that are read through at a time
 SAME = {torch.float64: 1e-10, torch.float32: 1e-5}
 LONG = 2000  # sites up to which it is
 PROBES = 3  # random points, far apart, at which a recording must be the model
@@ -229,18 +232,35 @@ def _chains(engine: Engine) -> list[str]:
 
 
 def key_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Identity and version of everything that was passed: equal only for the same unchanged objects."""
+    """Identity and state of everything that was passed: equal only for the same objects with the same contents.
+
+    Tensors and arrays on the host are read through, because not every change of them is counted. Objects of other
+    kinds are told apart by identity alone.
+    """
 
     def one(value: Any) -> Any:
         if isinstance(value, Tensor):
-            return id(value), value._version
+            return id(value), value._version, _checksum(value)
+        if isinstance(value, np.ndarray):
+            rows = np.atleast_1d(value)
+            return id(value), [zlib.crc32(rows[at : at + SLICE].tobytes()) for at in range(0, len(rows), SLICE)]
         if isinstance(value, (list, tuple)):
             return id(value), tuple(one(v) for v in value)
         if isinstance(value, dict):
             return id(value), tuple((k, one(v)) for k, v in value.items())
-        return value if isinstance(value, (int, float, str, bool, type(None))) else id(value)
+        return (type(value), value) if isinstance(value, (int, float, str, bool, type(None))) else id(value)
 
     return tuple(one(a) for a in args), tuple((k, one(v)) for k, v in sorted(kwargs.items()))
+
+
+def _checksum(tensor: Tensor) -> int:
+    """Of what a tensor on the host holds, slice by slice; that of another device is not fetched."""
+    if tensor.device.type != "cpu" or tensor.layout != torch.strided or not tensor.numel():
+        return 0
+    found = 0
+    for part in tensor.detach().split(SLICE) if tensor.dim() else (tensor.detach(),):
+        found = zlib.crc32(part.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes(), found)
+    return found
 
 
 def disagreements(engine: Engine, params: Params) -> list[str]:
@@ -275,11 +295,12 @@ def other_densities(engine: Engine) -> list[str]:
     """Sites whose family computes another density than the model's own `log_prob`, at a random point."""
     if not _affordable(engine):
         return []
-    sites = engine.recognition.runs[0]
-    bound, wrong = engine.bind({n: v.double() for n, v in engine.recognition.values.items()}), []
+    sites, wrong = engine.recognition.runs[0], []
+    values = {n: v.double() for n, v in engine.recognition.values.items()}
+    engine = suited(engine, values)
+    factors = engine.log_factors(values)
     for name, term in engine.terms.items():
-        factor, base = term.factor(term.natural(bound), term.features()), term.base()
-        mine = factor if base is None else factor + base.align(term.names)
+        mine = factors[name].tensor
         log_prob = sites[name].log_prob()
         drop = tuple(i for i, n in enumerate(log_prob.names) if n in term.folded)
         truth = log_prob.tensor.double()

@@ -22,7 +22,7 @@ from .em_step import em_step
 from .endings import BAD, DEGENERATE, scales
 from .engine import Engine
 from .errors import DataError, ObjectiveError
-from .loop import IMPOSSIBLE, Interrupted, Run, Settings, aitken, guard, possible_start, run
+from .loop import IMPOSSIBLE, Interrupted, Run, Settings, aitken, possible_start, run, slack_of
 from .plan import Plan
 from .solvers import PriorUnbounded
 
@@ -168,7 +168,7 @@ def _marched(engine: Engine, plan: Plan, on_way: Mapping[int, Paused], settings:
 
 def march(engine: Engine, plan: Plan, on_way: Mapping[int, Paused], settings: Settings) -> dict[int, Paused]:
     """Advance a batch; every start is left where it needs a closer look, or after `settings.max_steps`."""
-    wide = widened(engine, len(on_way))
+    wide, slack = widened(engine, len(on_way)), slack_of(engine)
     here = list(on_way)
     paths = {i: list(on_way[i].path) for i in here}
     batch = {name: torch.stack([on_way[i].params[name] for i in here]) for name in on_way[here[0]].params}
@@ -193,11 +193,9 @@ def march(engine: Engine, plan: Plan, on_way: Mapping[int, Paused], settings: Se
             objectives, *narrow = torch.stack((found.objective, *scales(wide, new, lead=1))).tolist()
             staying = []
             for row, (i, objective) in enumerate(zip(here, objectives, strict=True)):
-                if _look_closer(objective, [part[row] for part in narrow], paths[i], settings):
+                if _look_closer(objective, [part[row] for part in narrow], paths[i], settings, slack):
                     pause(row, objective)
                     continue
-                if paths[i]:
-                    guard(paths[i][-1], objective, engine, len(paths[i]))
                 paths[i].append(objective)
                 staying.append(row)
             if settings.tick:
@@ -214,11 +212,15 @@ def march(engine: Engine, plan: Plan, on_way: Mapping[int, Paused], settings: Se
     return paused
 
 
-def _look_closer(objective: float, narrow: Sequence[float], path: Sequence[float], settings: Settings) -> bool:
+def _look_closer(
+    objective: float, narrow: Sequence[float], path: Sequence[float], settings: Settings, slack: float
+) -> bool:
     """Whether a start at this objective must go on alone."""
     if len(path) >= settings.max_steps or not IMPOSSIBLE < objective < -IMPOSSIBLE:
         return True
     if narrow[0] < DEGENERATE or narrow[1] < 1:
+        return True
+    if path and objective < path[-1] - slack * (1 + abs(path[-1])):  # the loop says what it means
         return True
     if settings.tol == 0 or len(path) < 2:
         return False

@@ -165,3 +165,22 @@ def test_steps_may_alternate_between_data() -> None:
     before = em.step(x)
     x.add_(3.0)
     assert em.step(x) != pytest.approx(before, abs=1.0)
+
+
+@pytest.mark.parametrize("change", ["array", "from an array", "data", "type"])
+def test_changes_that_torch_does_not_count_are_noticed(change: str) -> None:
+    """The same object with other contents is other data; so is `True` where there was a one."""
+
+    def model(x: Any, shift: Any = 0) -> None:
+        mixture(torch.as_tensor(x) + (100.0 if shift is True else 0.0))
+
+    em, array = EM(model, max_steps=20), points().numpy().copy()
+    x = {"array": array, "from an array": torch.from_numpy(array)}.get(change, tensor(array))
+    before = em.fit(x, 1).params["loc"]
+    if change == "data":
+        x.data += 100.0
+    elif change != "type":
+        array += 100.0
+    pyro.clear_param_store()
+    after = em.fit(x, True if change == "type" else 1).params["loc"]
+    assert float((after - before).min()) > 50

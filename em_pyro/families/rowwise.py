@@ -16,7 +16,8 @@ from .base import Args, Family, Role, register
 from .newton import root
 
 STIRLING = 20.0  # total count from which Stirling's series is exact
-POISSON = 1e5  # total count, in units of one plus the mean, at which a negative binomial is Poisson
+FAR = 1e3  # total count, in the same unit as the next, from which the equation for it is written as a series
+POISSON = 1e7  # total count, in units of one plus the mean, at which a negative binomial is Poisson
 
 
 class RowFamily(Family):
@@ -128,6 +129,19 @@ def _stirling(r: Tensor) -> Tensor:
     return (1 / 12 - u * (1 / 360 - u * (1 / 1260 - u / 1680))) / r
 
 
+def _nearly_poisson(x: Tensor, weights: Tensor, m: Tensor, r: Tensor) -> Tensor:
+    """`mean(digamma(x + r)) - digamma(r) - log1p(m / r)` for large `r`, where its terms cancel all but a few digits.
+
+    `digamma(r) = log r - 1/2r - 1/12r^2 + ...`, and `mean(log((r + x) / (r + m)))` is `mean(log1p(d) - d)` with
+    `d = (x - m) / (r + m)`, which has mean zero.
+    """
+    r, m = r.unsqueeze(-1), m.unsqueeze(-1)
+    d = (x - m) / (r + m)
+    bent = torch.where(d.abs() < 1e-3, -d * d * (1 / 2 - d * (1 / 3 - d * (1 / 4 - d / 5))), d.log1p() - d)
+    second, third = x / (2 * r * (r + x)), x * (2 * r + x) / (12 * r**2 * (r + x) ** 2)
+    return mean(bent + second + third, weights)
+
+
 class NegativeBinomial(RowFamily):
     """`log_choose(x, r) + x log p + r log(1 - p)`, the total count `r` estimated."""
 
@@ -163,7 +177,8 @@ class NegativeBinomial(RowFamily):
                 curvature = r * (mean(torch.polygamma(1, rows), weights) - torch.polygamma(1, r))
                 if fixed is not None:
                     return slope + fixed, curvature
-                return slope - (m / r).log1p(), curvature + m / (r + m)
+                slope = torch.where(r < FAR * (1 + m), slope - (m / r).log1p(), _nearly_poisson(value, weights, m, r))
+                return slope, curvature + m / (r + m)
 
             most = torch.maximum(POISSON * (1 + m), r)
             solved = root(gap, r, 1e-10 * torch.ones_like(r), most)
