@@ -162,7 +162,7 @@ def run(
             elif path[-1] - objective > slack_of(engine) * (1 + abs(path[-1])):
                 if path[-1] - objective > LOST * engine.magnitude(found, params):
                     guard(path[-1], objective, engine, step)
-                notes.append("a density has lost its digits: one of its parameters runs to infinity")
+                notes.append("a density has lost its digits: a parameter runs to infinity, or a scale is too small")
                 return ended("degenerate")
             if cycle and cycle.beside and _finite(float(cycle.beside[0].objective)):
                 guard(objective, float(cycle.beside[0].objective), engine, step + 1)

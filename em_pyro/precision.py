@@ -80,9 +80,18 @@ def _smallest(term: Term, args: Mapping[str, Tensor]) -> Tensor:
 
 def form(engine: Engine) -> list[str]:
     """Name the form of every site of a location family, and where it changes."""
-    lines = []
-    for name, term in engine.leaders.items():
-        if name in engine.terms and can_be_centred(term) and term.value.names:
-            least = float(reach(term).amax() / FARTHEST)
+    lines, fixed = list[str](), dict[str, float]()
+    inside = {term.name: term for hmm in engine.hmms.values() for term in hmm.parts}
+    for name, term in {**engine.leaders, **inside}.items():
+        if term.role != "observed" or term.family.location is None or term.shift is None or not term.value.names:
+            continue
+        least = float(reach(term).amax() / FARTHEST)
+        if name in engine.terms and can_be_centred(term):
             lines.append(f'site "{name}": one centre for all cells; each its own where a scale is below {least:.2g}')
+        else:
+            fixed[name] = least
+    if fixed:
+        some = ", ".join(f'"{name}"' for name in list(fixed)[:3]) + (f", ... ({len(fixed)})" if len(fixed) > 3 else "")
+        most, s = max(fixed.values()), "s" * (len(fixed) > 1)
+        lines.append(f"site{s} {some}: one centre for all cells; digits are lost where a scale is far below {most:.2g}")
     return lines
