@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from .bound import Bound
-from .named import align
-from .term import SLICE, WHOLE, Block, Room, Term
+from .named import SLICE, align
+from .term import WHOLE, Block, Room, Term
 
 EXACT = 1e-12  # relative error of a log-density up to which one centre does
 EPS = torch.finfo(torch.float64).eps

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from .bank import RoleMap
-from .named import Named, align, broadcast, ordered, squeeze
+from .named import SLICE, Named, align, broadcast, ordered, squeeze
 from .reading import Reading
-from .term import SLICE, Term, seen_entries
+from .term import Term, seen_entries
 
 
 def compile_term(

@@ -12,10 +12,8 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from .errors import DataError, ModelError
-from .named import unexpand, unwrap
+from .named import SLICE, unexpand, unwrap
 from .program import Site
-
-SLICE = 65_536  # rows at a time that are looked at
 
 
 def check_data(sites: Mapping[str, Site], params: Mapping[str, Tensor], plates: Mapping[str, int]) -> None:

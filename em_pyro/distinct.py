@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from .bank import RoleMap
-from .named import Named
+from .named import SLICE, Named
 from .program import Program, Site
 from .reading import Recognition
 
 ENOUGH = 64  # rows below which there is nothing to gain
-SLICE = 65_536  # rows that are tallied at a time
 PROBED = 2000  # rows that are looked at first
 WORTH = 0.5  # distinct rows, as a share of all, up to which collapsing pays
 

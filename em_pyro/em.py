@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from .ascent.ascend import Carried
+from .confirm import disagreements, measured
 from .endings import BAD, collapsed
 from .errors import DataError, ModelError, ObjectiveError
+from .fingerprint import key_of
 from .fit import Fit, Start, Starts, write_back
 from .loop import Interrupted, Run, Settings, State, careful_step, check_start, guard, possible_posterior
 from .m_step import gradient, maximise
@@ -22,8 +24,8 @@ from .options import check_options, check_switches
 from .placement import beside
 from .plan import Choice, Plan
 from .posterior import Posterior
-from .precision import around, displaced, far, keeps_digits, suited
-from .prepare import Prepared, disagreements, key_of, measured, prepare
+from .precision import around, moves_too_far, suited
+from .prepare import Prepared, prepare
 from .program import Params
 from .restarts import follow
 from .solvers import PriorUnbounded
@@ -81,11 +83,17 @@ class EM:
         if not callable(model):
             raise ModelError(f"EM: expected a Pyro model (a callable), got {type(model).__name__}.")
         check_options(
-            tol=tol, max_steps=max_steps, starts=starts, m_step=m_step, callback=callback, acceleration=acceleration
+            tol=tol,
+            max_steps=max_steps,
+            seed=seed,
+            starts=starts,
+            m_step=m_step,
+            callback=callback,
+            acceleration=acceleration,
         )
         check_switches(check=check, progress=progress, screen=screen, collapse=collapse)
         self.model = model
-        self.tol, self.max_steps, self.seed = tol, int(max_steps), seed
+        self.tol, self.max_steps, self.seed = tol, int(max_steps), int(seed)
         self.starts = int(starts) if isinstance(starts, Integral) else starts
         self.m_step, self.check, self.progress, self.callback = dict(m_step or {}), check, progress, callback
         self.screen, self.collapse, self.acceleration = screen, collapse, acceleration
@@ -225,7 +233,7 @@ class EM:
             return here, (), True
         try:
             new = maximise(engine, here.plan, found, params)
-            if far(engine, new) or displaced(engine, params, new) or not keeps_digits(engine, new):
+            if moves_too_far(engine, params, new):
                 engine = around(suited(engine, new), new)
                 found = engine.expect(params)
                 new = maximise(engine, here.plan, found, params)

@@ -195,12 +195,9 @@ class Engine:
             terms = (self.leaders[name].inner(bound, part) for name, part in found.statistics.items())
             return float(sum((term.abs().sum() for term in terms), torch.zeros((), dtype=torch.float64)))
 
-    def log_factors(self, params: Params) -> dict[str, Named]:
-        """All factors at `params`, whole: what the posterior is made of."""
-        bound = self.bind(params)
-        with torch.no_grad():
-            replays = self.replays(self.moved(params))
-        factors = {}
+    def compiled_factors(self, params: Params) -> dict[str, Named]:
+        """Factors of the terms at `params`, whole."""
+        bound, factors = self.bind(params), dict[str, Named]()
         apart = {unit.term.name: unit for unit in self.units if isinstance(unit, Centred)}
         for name, term in self.terms.items():
             if name in apart:
@@ -209,6 +206,14 @@ class Engine:
                 factor = term.factor(term.natural(bound), term.features())
             base = term.base()
             factors[name] = Named(factor if base is None else factor + base.align(term.names), term.names)
+        return factors
+
+    def log_factors(self, params: Params) -> dict[str, Named]:
+        """All factors at `params`, whole: what the posterior is made of."""
+        bound = self.bind(params)
+        with torch.no_grad():
+            replays = self.replays(self.moved(params))
+        factors = self.compiled_factors(params)
         for name, hmm in self.hmms.items():
             (factor,), _ = hmm.factors(hmm.natural(bound, replays), hmm.features())
             base = hmm.emission.base() if isinstance(hmm.emission, Term) else None

@@ -64,8 +64,8 @@ class Indices(Tensor):
         return self.made().data_ptr()
 
 
-def all_rows(rows: Any) -> Tensor | None:
-    """What Pyro's `_Subsample` draws where a plate takes all its rows; None if it takes some."""
+def handed_out(rows: Any) -> Tensor:
+    """What Pyro's `_Subsample` draws: all indices where the plate takes all its rows."""
     if rows.use_cuda or (rows.subsample_size is not None and rows.subsample_size < rows.size):
-        return None
+        return rows.sample()  # type: ignore[no-any-return]
     return Indices(rows.size, torch.device(rows.device))

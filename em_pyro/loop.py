@@ -22,7 +22,7 @@ from .errors import DataError, ObjectiveError
 from .m_step import gradient, maximise, unconstrained
 from .plan import Plan
 from .posterior import Posterior, posterior
-from .precision import around, displaced, far, keeps_digits, suited
+from .precision import around, displaced, moves_too_far, suited
 from .saddle import leave_saddle
 from .solvers import PriorUnbounded
 
@@ -216,7 +216,7 @@ def careful_step(
     """One step in the form that keeps its digits; taken again where it leads to where another form does."""
     engine, before = suited(engine.lean, params), dict(carried)
     new, found = em_step(engine, plan, params, carried=carried)
-    if far(engine, new) or displaced(engine, params, new) or not keeps_digits(engine, new):
+    if moves_too_far(engine, params, new):
         carried.clear()
         carried.update(before)
         new, found = em_step(around(suited(engine, new), new), plan, params, carried=carried)

@@ -12,6 +12,8 @@ from torch.distributions import Distribution
 
 from .errors import ModelError
 
+SLICE = 65_536  # rows at a time, where all data are looked at once: nothing as long as the data is made
+
 
 @dataclass(frozen=True)
 class Named:

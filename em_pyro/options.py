@@ -9,7 +9,9 @@ from typing import Any
 from .errors import ParameterError
 
 
-def check_options(*, tol: Any, max_steps: Any, starts: Any, m_step: Any, callback: Any, acceleration: Any) -> None:
+def check_options(
+    *, tol: Any, max_steps: Any, seed: Any, starts: Any, m_step: Any, callback: Any, acceleration: Any
+) -> None:
     """Raise an error that names the option, what it may be, and what it is.
 
     Raises:
@@ -20,6 +22,8 @@ def check_options(*, tol: Any, max_steps: Any, starts: Any, m_step: Any, callbac
             f"EM: expected tol to be a number and max_steps an integer, both of at least 0, got {tol!r} and "
             f"{max_steps!r}."
         )
+    if not isinstance(seed, Integral):
+        raise ParameterError(f"EM: expected seed to be an integer, got {seed!r}.")
     if not _are_starts(starts):
         raise ParameterError(
             f"EM: expected starts to be a number of at least one, a dict of values or a list of such dicts, got "

@@ -81,7 +81,7 @@ class Plan:
         """Return a table with a line for each parameter, then the notes."""
         rows = [("parameter", "M-step", "argument", "sites", "why")]
         for line in self.lines.values():
-            sites = ", ".join(line.sites[:3]) + (f", ... ({len(line.sites)})" if len(line.sites) > 3 else "")
+            sites = listed(line.sites)
             rows.append((line.parameter, line.how, line.role, sites, line.why))
         widths = [max(len(row[k]) for row in rows) for k in range(4)]
         text = ["  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[4]]).rstrip() for row in rows]
@@ -89,6 +89,11 @@ class Plan:
         text += [f"{note}" for note in self.notes]
         text.append(f"planned in {self.seconds:.2f} s")
         return "\n".join(text)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names, and how many there are if there are more."""
+    return ", ".join(names[:3]) + (f", ... ({len(names)})" if len(names) > 3 else "")
 
 
 def choose(engine: Engine, options: Mapping[str, Choice], withdrawn: Mapping[str, str]) -> Plan:

@@ -15,6 +15,7 @@ from torch import Tensor
 from .build import build
 from .centred import FARTHEST, can_be_centred, reach
 from .engine import Engine
+from .plan import listed
 from .program import Params
 from .term import Term
 
@@ -27,9 +28,7 @@ def suited(engine: Engine, params: Params) -> Engine:
     recognition, sites = engine.recognition, engine.recognition.runs[0]
     centred = names | {name for name, term in engine.terms.items() if term.centred}
     built = build(engine.program, recognition, sites, engine.priors, engine.alive, centred=centred)
-    built = replace(
-        built, uncollapsed=engine.uncollapsed, recording=engine.recording, unrecorded=engine.unrecorded
-    )
+    built = replace(built, uncollapsed=engine.uncollapsed, recording=engine.recording, unrecorded=engine.unrecorded)
     return built.lean if keeps_digits(built.lean, params) else built
 
 
@@ -67,6 +66,11 @@ def displaced(engine: Engine, params: Params, new: Params) -> bool:
     return False
 
 
+def moves_too_far(engine: Engine, params: Params, new: Params) -> bool:
+    """Whether a step leads to where its statistics must be taken in another form, or around other locations."""
+    return bool(far(engine, new)) or displaced(engine, params, new) or not keeps_digits(engine, new)
+
+
 def around(engine: Engine, params: Params) -> Engine:
     """The same engine with every centred cell around its location at `params`: the second pass of two."""
     return replace(engine, around=params)
@@ -91,7 +95,7 @@ def form(engine: Engine) -> list[str]:
         else:
             fixed[name] = least
     if fixed:
-        some = ", ".join(f'"{name}"' for name in list(fixed)[:3]) + (f", ... ({len(fixed)})" if len(fixed) > 3 else "")
-        most, s = max(fixed.values()), "s" * (len(fixed) > 1)
-        lines.append(f"site{s} {some}: one centre for all cells; digits are lost where a scale is far below {most:.2g}")
+        which, most = listed([f'"{name}"' for name in fixed]), max(fixed.values())
+        site = "sites" if len(fixed) > 1 else "site"
+        lines.append(f"{site} {which}: one centre for all cells; digits are lost where a scale is far below {most:.2g}")
     return lines

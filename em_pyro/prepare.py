@@ -2,49 +2,40 @@
 
 from __future__ import annotations
 
-import math
 import time
-import zlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from .alive import alive
-from .bank import entries_of, gather
 from .blocks import tuned
 from .build import build
 from .chains.hmm import Hmm
 from .chains.markov import Markov
 from .check import check_structure, check_values
+from .confirm import other_densities
 from .contraction import Chain
 from .data import check_data
 from .distinct import collapsed, cut_rows, find
 from .engine import Engine
 from .errors import ModelError
-from .named import Named, align, squeeze
+from .fingerprint import key_of
 from .part import Part
 from .placement import beside
-from .plan import Choice, Plan, choose
-from .precision import form, suited
+from .plan import Choice, Plan, choose, listed
+from .precision import form
 from .program import Params, Program
-from .reading import Recognition, Refusal, arguments
+from .reading import Recognition, Refusal
 from .recognise import recognise
 from .recording.record import Untraceable
-from .recording.recorded import other_values, recorded
+from .recording.recorded import recorded
 from .store import starting_values
 from .survey import survey
-from .unroll import unroll
 
-SLICE = 65_536  # rows that are read through at a time
-SAME = {torch.float64: 1e-10, torch.float32: 1e-5}
-LONG = 2000  # sites up to which it is
 PROBES = 3  # random points, far apart, at which a recording must be the model
-MEASURED = 400_000  # entries of all factors up to which the answer is re-measured by the model's own log_prob
 
 
 @dataclass(frozen=True)
@@ -195,9 +186,8 @@ def _notes(engine: Engine, rows: str) -> tuple[str, ...]:
         refusal = engine.recognition.refusals.get(name)
         reasons.setdefault(refusal.why if refusal else "not compiled", []).append(name)
     for why, names in reasons.items():
-        some = ", ".join(names[:3]) + (f", ... ({len(names)})" if len(names) > 3 else "")
         how = "recorded once as tensor operations" if engine.recording else "the model is replayed in every step"
-        notes.append(f"site{'s' * (len(names) > 1)} {some}: {how}, because {why}")
+        notes.append(f"site{'s' * (len(names) > 1)} {listed(names)}: {how}, because {why}")
     if engine.runs_model:
         notes.append(f"the model cannot be recorded as tensor operations: {engine.unrecorded}")
     notes += _chains(engine)
@@ -225,126 +215,6 @@ def _chains(engine: Engine) -> list[str]:
                 found.setdefault(("torch", why), []).append(f"{step.latents[0]} ... {step.latents[-1]}")
     notes = []
     for (method, why), names in found.items():
-        some = ", ".join(names[:3]) + (f", ... ({len(names)})" if len(names) > 3 else "")
         how = "compiled recursions" if method == "numba" else "a scan in torch"
-        notes.append(f"chain{'s' * (len(names) > 1)} {some}: {how}, because {why}")
+        notes.append(f"chain{'s' * (len(names) > 1)} {listed(names)}: {how}, because {why}")
     return notes
-
-
-def key_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Identity and state of everything that was passed: equal only for the same objects with the same contents.
-
-    Tensors and arrays on the host are read through, because not every change of them is counted. Objects of other
-    kinds are told apart by identity alone.
-    """
-
-    def one(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return id(value), value._version, _checksum(value)
-        if isinstance(value, np.ndarray):
-            rows = np.atleast_1d(value)
-            return id(value), [zlib.crc32(rows[at : at + SLICE].tobytes()) for at in range(0, len(rows), SLICE)]
-        if isinstance(value, (list, tuple)):
-            return id(value), tuple(one(v) for v in value)
-        if isinstance(value, dict):
-            return id(value), tuple((k, one(v)) for k, v in value.items())
-        return (type(value), value) if isinstance(value, (int, float, str, bool, type(None))) else id(value)
-
-    return tuple(one(a) for a in args), tuple((k, one(v)) for k, v in sorted(kwargs.items()))
-
-
-def _checksum(tensor: Tensor) -> int:
-    """Of what a tensor on the host holds, slice by slice; that of another device is not fetched."""
-    if tensor.device.type != "cpu" or tensor.layout != torch.strided or not tensor.numel():
-        return 0
-    found = 0
-    for part in tensor.detach().split(SLICE) if tensor.dim() else (tensor.detach(),):
-        found = zlib.crc32(part.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes(), found)
-    return found
-
-
-def disagreements(engine: Engine, params: Params) -> list[str]:
-    """Replay the user's program at `params` and list the sites at which it is not what the loop ran."""
-    engine = engine.full
-    with torch.no_grad():
-        sites = unroll(engine.program.run(params)) if engine.hmms else engine.program.run(params)
-        rounded = {n: v.to(engine.program.parameters[n].initial.dtype) for n, v in params.items()}
-        bank = engine.recognition.bank
-        plain, probabilities = bank.values(rounded), entries_of(bank.probabilities, rounded)
-        matrices = bank.stack(rounded) if bank.matrices else torch.zeros(0)
-        wrong = []
-        hidden = [term.name for hmm in engine.hmms.values() for term in hmm.parts]
-        for name in [*engine.terms, *hidden]:
-            reading = engine.recognition.readings[name]
-            truth = arguments(reading.family, sites[name])
-            for key, role in reading.roles.items():
-                domain = reading.family.roles[key].domain
-                logs = domain in ("unit", "simplex")
-                atoms = matrices if domain == "scale_tril" else probabilities if logs else plain
-                bound = gather(role, atoms, rounded)
-                event = reading.event_rank + reading.family.roles[key].event_dim
-                if not _close(squeeze(truth[key], sites[name].dims, name, event), Named(bound, role.names), event):
-                    wrong.append(name)
-                    break
-        if engine.recording is not None:
-            wrong += other_values(engine.recording, rounded, sites, SAME)
-    return wrong
-
-
-def other_densities(engine: Engine) -> list[str]:
-    """Sites whose family computes another density than the model's own `log_prob`, at a random point."""
-    if not _affordable(engine):
-        return []
-    sites, wrong = engine.recognition.runs[0], []
-    values = {n: v.double() for n, v in engine.recognition.values.items()}
-    engine = suited(engine, values)
-    factors = engine.log_factors(values)
-    for name, term in engine.terms.items():
-        mine = factors[name].tensor
-        log_prob = sites[name].log_prob()
-        drop = tuple(i for i, n in enumerate(log_prob.names) if n in term.folded)
-        truth = log_prob.tensor.double()
-        if term.folded:
-            missing = [n for n in term.folded if n not in log_prob.names]
-            truth = truth.sum(drop) if drop else truth
-            for plate in missing:
-                truth = truth * engine.sizes[plate]
-        kept = tuple(n for n in log_prob.names if n not in term.folded)
-        every = (*term.names, *(n for n in kept if n not in term.names))
-        a, b = align(mine, term.names, every), align(truth, kept, every)
-        rtol = 1e-4 if sites[name].value.dtype == torch.float32 or log_prob.tensor.dtype == torch.float32 else 1e-8
-        off = ((a - b).abs() > rtol * (1 + b.abs())) & (a > -1e3) & (b > -1e3)
-        if bool(off.any()):
-            wrong.append(name)
-    return wrong
-
-
-def _affordable(engine: Engine) -> bool:
-    """Whether the model's own densities are small enough to be computed beside ours."""
-    sites, entries, widest = engine.recognition.runs[0], 0, 0
-    for name, factor in engine.factors.items():
-        event = math.prod(sites[name].fn.event_shape)
-        entries += math.prod(engine.sizes[n] for n in factor.names) * event
-        widest = max(widest, sites[name].value.numel())
-    return entries <= MEASURED and widest <= MEASURED and len(engine.factors) <= LONG
-
-
-def _close(truth: Named, bound: Named, event: int) -> bool:
-    names = (*truth.names, *(n for n in bound.names if n not in truth.names))
-    a, b = (Named.align(part, names).double() for part in (truth, bound))
-    rtol = max(SAME[t.dtype] if t.dtype in SAME else 1e-10 for t in (truth.tensor, bound.tensor))
-    size = b.abs().amax() if b.numel() else torch.zeros(())
-    same = (a == b) | ((a - b).abs() <= rtol * (b.abs() + 1e-6 * size + 1e-300)) | (a.isnan() & b.isnan())
-    return bool(same.all())
-
-
-def measured(engine: Engine, params: Params) -> float | None:
-    """Log evidence by the model's own `log_prob`, where that is affordable; None elsewhere."""
-    engine = engine.full
-    if not _affordable(engine):
-        return None
-    # Nothing is recognised: a DiscreteHMM is still taken apart, because its own scan loses what lies between zeros.
-    recognition = replace(engine.recognition, readings={})
-    whole = build(engine.program, recognition, recognition.runs[0], recognition.priors, {})
-    with torch.no_grad():
-        return float(whole.expect(params).log_evidence)

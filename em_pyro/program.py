@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .errors import ModelError
-from .indices import all_rows
+from .indices import handed_out
 from .named import Named, squeeze, unwrap
 from .placement import visiting
 
@@ -123,8 +123,7 @@ class Program:
         """The indices that a plate hands out, the same tensor in every run."""
         key = rows.size, str(rows.device)
         if key not in self.indices:
-            found = all_rows(rows)
-            self.indices[key] = rows.sample() if found is None else found
+            self.indices[key] = handed_out(rows)
         return self.indices[key]
 
     @contextlib.contextmanager

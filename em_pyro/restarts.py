@@ -86,10 +86,11 @@ def follow(engine: Engine, plan: Plan, points: Sequence[Params], settings: Setti
             _take_first_steps(engine, plan, on_way, replace(settings, max_steps=SHORT), runs)
             kept = max(FEW, len(points) // SHARE)
         order = _most_promising_first(on_way)
-        while order and (kept or all(done.outcome in BAD for done in runs.values())):
-            several, order = order[: max(kept, 1)], order[max(kept, 1) :]
+        ended_well = False
+        while order and not ended_well:
+            several, order = order[:kept], order[kept:]
             _finish(engine, plan, several, on_way, settings, runs)
-            kept = 0 if any(done.outcome not in BAD for done in runs.values()) else len(several)
+            ended_well = any(done.outcome not in BAD for done in runs.values())
         runs |= {i: on_way[i].stopped("screened out") for i in order}
     except KeyboardInterrupt as stopped:
         last = [stopped.run] if isinstance(stopped, Interrupted) else []

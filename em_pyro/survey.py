@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from .errors import DataError, ModelError
-from .indices import all_rows
+from .indices import handed_out
 from .named import unwrap
 from .program import Latent, Parameter, Program, is_subsample, quiet, untouched_store
 
@@ -47,8 +47,7 @@ class _Survey(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if is_subsample(msg) and msg["value"] is None:
-            msg["value"] = all_rows(msg["fn"])
-            msg["done"] = msg["value"] is not None
+            msg["value"], msg["done"] = handed_out(msg["fn"]), True
         if is_subsample(msg) or msg["is_observed"] or msg["done"]:
             return
         if not is_discrete(msg["fn"]):

@@ -22,9 +22,8 @@ from .bank import RoleMap, gather
 from .bound import LOWEST, Bound
 from .charts import safe_log
 from .families import Family
-from .named import Named, align, ordered
+from .named import SLICE, Named, align, ordered
 
-SLICE = 65_536  # rows at a time, where something is summed once over all data
 CACHE = 4_000_000  # features of at most this many entries are kept, larger ones are rebuilt block by block
 
 

@@ -142,7 +142,7 @@ def test_emissions_of_a_chain_with_a_covariate(family: str) -> None:
 
 def test_a_wrong_column_is_noticed() -> None:
     """A design 0.1 % too big: the arguments measured on the user's program are others."""
-    from em_pyro.prepare import disagreements
+    from em_pyro.confirm import disagreements
 
     with pyro.get_param_store().scope():
         here = prepare(logistic, (design(), bits()), {}, {}, check=True)

@@ -110,6 +110,7 @@ def test_a_closed_form_where_there_is_none() -> None:
         {"starts": "3"},
         {"starts": [3]},
         {"starts": []},
+        {"seed": "x"}, {"seed": 1.5},
         {"m_step": "closed"},
         {"callback": 3},
         {"collapse": "no"},

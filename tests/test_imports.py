@@ -19,7 +19,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     for layer in (
         "errors charts analytic indices placement affine.__init__",
         "forward_backward named options",
-        "affine.predictor",
+        "affine.predictor fingerprint",
         "bank acceleration quadrature",
         "bound program families models",
         "contraction",
@@ -36,7 +36,8 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "plan",
         "m_step precision",
         "posterior",
-        "em_step endings prepare starts",
+        "confirm em_step endings starts",
+        "prepare",
         "accelerated saddle",
         "loop",
         "fit restarts",

@@ -10,7 +10,8 @@ from agreement import close
 from torch import Tensor
 from torch.distributions import constraints
 
-from em_pyro import EM, DataError
+from em_pyro import EM, DataError, accelerated
+from em_pyro.em_step import em_step
 from em_pyro.restarts import SHORT
 
 
@@ -57,17 +58,20 @@ def test_screened_out_starts_come_back_if_all_others_end_badly() -> None:
     assert fit.starts[6].outcome != "screened out"
 
 
-def test_acceleration_counts_the_first_steps() -> None:
+def test_acceleration_counts_the_first_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """The steps before the screening count towards `max_steps` and in `num_steps`."""
     taken = 0
 
-    def count(state: object) -> None:
+    def counted(*args: Any, **kwargs: Any) -> Any:
         nonlocal taken
         taken += 1
+        return em_step(*args, **kwargs)
 
+    monkeypatch.setattr(accelerated, "em_step", counted)
     pyro.clear_param_store()
     fit = EM(clusters, starts=6, tol=0, max_steps=25, acceleration="squarem").fit(groups(), LOC)
     assert all(20 <= start.num_steps <= 25 for start in fit.starts)
+    assert taken <= 6 * (25 + 2)  # the objective where a run is taken up, and at its end
 
 
 def covariate(x: Tensor, y: Tensor, prior: bool) -> None:  # noqa: FBT001

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from ..accelerated import flatten, unflatten
+from ..confirm import disagreements
 from ..em import EM
 from ..engine import Engine, Expectation
 from ..errors import EMError
 from ..loop import Settings, State, run
 from ..m_step import gradient
 from ..plan import Plan
-from ..prepare import Prepared, disagreements
+from ..prepare import Prepared
 from .contenders import Contender
 from .lane import Clock, Lane, Point
 
