@@ -158,3 +158,18 @@ def test_a_sequence_without_a_step(coordinates: int) -> None:
     assert EM(model).plan(y, tensor([3, 1])).lines
     refuse("data", r'^Site "y": expected at least one step .*, got none at index \(1,\)', model, y, tensor([3, 0]))
     refuse("data", r'^Site "y": expected data, got shape \(2, 0', model, y[:, :0], tensor([0, 0]))
+
+
+@pytest.mark.parametrize("at", [0, 65_535, 65_536, 99_999])
+def test_a_value_outside_its_support_in_any_slice(at: int) -> None:
+    """However many rows there are, each is looked at."""
+
+    def model(x: Tensor) -> None:
+        rate = pyro.param("rate", tensor([1.0, 3.0]), constraint=constraints.positive)
+        with pyro.plate("points", len(x)):
+            z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5])))
+            pyro.sample("x", dist.Poisson(rate[z]), obs=x)
+
+    x = torch.ones(100_000)
+    x[at] = 0.5
+    refuse("data", rf'^Site "x": expected values within .*, got 0.5 at index \({at},\)\. ', model, x)

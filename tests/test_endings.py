@@ -70,6 +70,70 @@ def test_a_concentration_that_runs_off_is_an_ending(family: str) -> None:
     assert "infinity" in fit.notes[0]
 
 
+def test_a_shape_that_is_infinite_is_an_ending() -> None:
+    """Also where the density keeps its digits: a Weibull distribution at equal values."""
+
+    def model(x: Tensor) -> None:
+        weights = pyro.param("weights", torch.tensor([0.7, 0.3]), constraint=SIMPLEX)
+        scale = pyro.param("scale", torch.tensor([4.0, 5.0]), constraint=POSITIVE)
+        shape = pyro.param("shape", torch.tensor([2.0, 1e12]), constraint=POSITIVE)
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Categorical(weights))
+            pyro.sample("x", dist.Weibull(scale[z], shape[z]), obs=x)
+
+    x = torch.cat([torch.full((60,), 5.0), 1 + 8 * torch.rand(140, generator=generator())])
+    pyro.clear_param_store()
+    fit = EM(model).fit(x)
+    assert fit.outcome == "degenerate"
+    assert 'site "x": concentration runs to infinity at z=1' in fit.notes
+
+
+@pytest.mark.parametrize("hole", [0.0, -1e9])
+def test_what_is_masked_does_not_widen_a_replayed_site(hole: float) -> None:
+    """The spread beside which a scale is nothing is that of the values that are seen."""
+
+    def model(x: Tensor, seen: Tensor) -> None:
+        weights = pyro.param("weights", torch.tensor([0.4, 0.6]), constraint=SIMPLEX)
+        root = pyro.param("root", torch.tensor([0.5, 1.5]))
+        scale = pyro.param("scale", torch.tensor([1.0, 1.0]), constraint=POSITIVE)
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Categorical(weights))
+            pyro.sample("x", dist.Normal(root[z] ** 3, scale[z]).mask(seen), obs=x)
+
+    x = torch.randn(100, generator=generator()) + 6.0 * (torch.arange(100) % 2)
+    seen = torch.rand(100, generator=generator(1)) < 0.8
+    pyro.clear_param_store()
+    assert EM(model).fit(torch.where(seen, x, hole), seen).converged
+
+
+def test_a_recording_outlives_a_change_of_form() -> None:
+    """While clusters move apart the model is not run, though another site of it is played from a recording."""
+    calls = 0
+
+    def model(x: Tensor, y: Tensor) -> None:
+        nonlocal calls
+        calls += 1
+        loc = pyro.param("loc", torch.tensor([0.0, 9e3]))
+        scale = pyro.param("scale", torch.full((2,), 3e3), constraint=POSITIVE)
+        wide = pyro.param("wide", torch.tensor([0.5, 2.0]), constraint=POSITIVE)
+        half = torch.tensor([0.5, 0.5])
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", dist.Normal(loc[pyro.sample("z", dist.Categorical(half))], scale[0]), obs=x)
+        with pyro.plate("others", len(y)):
+            pyro.sample("y", dist.Gumbel(0.0, wide[pyro.sample("k", dist.Categorical(half))]), obs=y)
+
+    x = 1e4 * (torch.arange(300) % 2) + torch.randn(300, generator=generator())
+    y = torch.randn(50, generator=generator(1))
+    counts = []
+    for steps in (10, 20):
+        pyro.clear_param_store()
+        em, calls = EM(model, tol=0, max_steps=steps), 0
+        fit = em.fit(x, y)
+        assert fit.switches > 0
+        counts.append(calls)
+    assert counts[0] == counts[1]
+
+
 @pytest.mark.parametrize(("law", "ratio"), [("Normal", 1e5), ("Exponential", 1e5), ("Exponential", 1e9)])
 def test_a_state_of_small_values_has_its_rows(law: str, ratio: float) -> None:
     """A state counts by its rows, however small its values beside those of another."""
@@ -111,21 +175,24 @@ def test_far_clusters_keep_their_closed_form(offset: float) -> None:
 
 def test_single_steps_keep_digits_as_a_fit_does() -> None:
     """From scales as wide as the clusters are apart, by `step` as by `fit`."""
-    x = (torch.arange(300) % 3) * 1e5 + torch.randn(300, generator=generator())
+    x = (torch.arange(300) % 3) * 5e5 + torch.randn(300, generator=generator())
 
     def model(x: Tensor) -> None:
         weights = pyro.param("weights", torch.ones(3) / 3, constraint=SIMPLEX)
-        loc = pyro.param("loc", torch.tensor([0.0, 1e5, 2e5]))
-        scale = pyro.param("scale", torch.full((3,), 1e5 / 3), constraint=POSITIVE)
+        loc = pyro.param("loc", torch.tensor([0.0, 5e5, 1e6]))
+        scale = pyro.param("scale", torch.full((3,), 5e5 / 3), constraint=POSITIVE)
         with pyro.plate("rows", len(x)):
             z = pyro.sample("z", dist.Categorical(weights))
             pyro.sample("x", dist.Normal(loc[z], scale[z]), obs=x)
 
+    seen: list[Tensor] = []
     pyro.clear_param_store()
-    path = EM(model, tol=0, max_steps=4).fit(x).path
+    EM(model, tol=0, max_steps=4, callback=lambda state: seen.append(state.params["scale"])).fit(x)
     pyro.clear_param_store()
     em = EM(model)
-    close([-em.step(x) for _ in range(5)], path)
+    for scale in seen:
+        em.step(x)
+        close(em.params["scale"], scale)
 
 
 @pytest.mark.parametrize("edge", [0.0, 1e-17, 1e-14, 1e-9])

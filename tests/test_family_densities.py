@@ -1,6 +1,7 @@
 """One law for every registered family: `<natural, statistics> + base` is torch's own `log_prob`."""
 
 from collections.abc import Callable
+from decimal import Decimal, localcontext
 from typing import Any
 
 import pyro.distributions as dist
@@ -14,7 +15,7 @@ from em_pyro.families import Family, RowFamily, family_for
 from em_pyro.families.base import _TABLE
 from em_pyro.families.heavy_tailed import median
 from em_pyro.families.newton import dirichlet, inverse_digamma, log_minus_digamma
-from em_pyro.families.rowwise import log_rising
+from em_pyro.families.rowwise import log_rising, nearly_poisson
 
 K = 3
 Law = Callable[[], Any]
@@ -134,6 +135,21 @@ def test_weighted_median() -> None:
     value = tensor([3.0, 1.0, 2.0, 4.0]).expand(4, 4)
     weights = tensor([[1.0, 1.0, 1.0, 0.0], [1.0, 0.0, 0.0, 1.1], [1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
     assert median(value, weights).tolist() == [2.0, 4.0, 2.0, 2.5]
+
+
+@pytest.mark.parametrize("total_count", [1e3, 1e4, 1e6, 1e8])
+def test_the_equation_of_a_nearly_poisson_count_keeps_its_digits(total_count: float) -> None:
+    """`digamma(r + x) - digamma(r)` is the sum of `1 / (r + i)` for `i < x`: in decimals of fifty digits."""
+    counts, weights = [0, 3, 3, 5, 20], [1, 2, 1, 1, 3]
+    with localcontext() as context:
+        context.prec = 50
+        r, total = Decimal(int(total_count)), Decimal(sum(weights))
+        sums = [sum((1 / (r + i) for i in range(x)), Decimal()) for x in counts]
+        mean = sum((w * x for w, x in zip(weights, counts, strict=True)), 0) / total
+        slope = sum((w * s for w, s in zip(weights, sums, strict=True)), Decimal()) / total - (1 + mean / r).ln()
+    x, w = tensor(counts).double(), tensor(weights).double()
+    got = float(nearly_poisson(x, w, tensor(float(mean)), tensor(float(total_count))))
+    assert got == pytest.approx(float(slope), rel=1e-9)
 
 
 @pytest.mark.parametrize("total_count", [1e-3, 0.7, 19.9, 20.0, 300.0, 1e5, 1e9])

@@ -10,7 +10,7 @@ from agreement import close
 from torch import Tensor
 from torch.distributions import constraints
 
-from em_pyro import EM, DataError, accelerated
+from em_pyro import EM, DataError, accelerated, restarts
 from em_pyro.em_step import em_step
 from em_pyro.restarts import SHORT
 
@@ -47,15 +47,16 @@ def test_starts_are_compared_after_as_many_steps(options: dict[str, Any]) -> Non
     assert all(start.num_steps >= SHORT or start.outcome == "converged" for start in fit.starts)
 
 
-def test_screened_out_starts_come_back_if_all_others_end_badly() -> None:
-    """The most promising starts of these collapse; the one that does not is found all the same."""
+def test_screened_out_starts_come_back_if_all_others_end_badly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The most promising starts of these collapse later on; the one that does not is followed all the same."""
+    monkeypatch.setattr(restarts, "SHORT", 1)
     x = torch.tensor([0.0, 0.0, 0.0, 0.0, 5.0, 6.0, 7.0, 7.5, 8.0, 9.0, 9.5, 10.0])
-    narrow = [{"loc": torch.tensor([0.0, 7.0 + 0.1 * i]), "scale": torch.tensor([0.01, 2.0])} for i in range(6)]
-    tied = {"loc": torch.tensor([7.0, 7.5]), "scale": torch.tensor([4.0, 4.1])}
+    narrow = [{"loc": torch.tensor([0.0, 7.0 + 0.1 * i]), "scale": torch.tensor([1.0, 2.0])} for i in range(6)]
+    alike = {"loc": torch.tensor([5.0, 5.5]), "scale": torch.tensor([4.0, 4.1])}
     pyro.clear_param_store()
-    fit = EM(clusters, starts=[*narrow, tied], max_steps=40).fit(x, (0.0, 7.0), 1.0)
+    fit = EM(clusters, starts=[*narrow, alike], tol=1e-3, max_steps=3).fit(x, (0.0, 7.0), 1.0)
     assert {start.outcome for start in fit.starts if start.index < 6} == {"degenerate"}
-    assert fit.starts[6].outcome != "screened out"
+    assert fit.starts.best == 6
 
 
 def test_acceleration_counts_the_first_steps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,7 +129,7 @@ def _stirling(r: Tensor) -> Tensor:
     return (1 / 12 - u * (1 / 360 - u * (1 / 1260 - u / 1680))) / r
 
 
-def _nearly_poisson(x: Tensor, weights: Tensor, m: Tensor, r: Tensor) -> Tensor:
+def nearly_poisson(x: Tensor, weights: Tensor, m: Tensor, r: Tensor) -> Tensor:
     """`mean(digamma(x + r)) - digamma(r) - log1p(m / r)` for large `r`, where its terms cancel all but a few digits.
 
     `digamma(r) = log r - 1/2r - 1/12r^2 + ...`, and `mean(log((r + x) / (r + m)))` is `mean(log1p(d) - d)` with
@@ -177,7 +177,7 @@ class NegativeBinomial(RowFamily):
                 curvature = r * (mean(torch.polygamma(1, rows), weights) - torch.polygamma(1, r))
                 if fixed is not None:
                     return slope + fixed, curvature
-                slope = torch.where(r < FAR * (1 + m), slope - (m / r).log1p(), _nearly_poisson(value, weights, m, r))
+                slope = torch.where(r < FAR * (1 + m), slope - (m / r).log1p(), nearly_poisson(value, weights, m, r))
                 return slope, curvature + m / (r + m)
 
             most = torch.maximum(POISSON * (1 + m), r)
