@@ -1,11 +1,12 @@
 """Exact Expectation-Maximisation on ordinary, unmodified Pyro models."""
 
+from .e_step.forward_backward import recursion
 from .em import EM
 from .errors import DataError, EMError, ModelError, ObjectiveError, ParameterError, PlanError
 from .families import Family, Role, register
-from .fit import Fit
-from .plan import Plan
-from .posterior import Posterior
+from .fit.result import Fit
+from .m_step.plan import Plan
+from .posterior.posterior import Posterior
 
 __all__ = [
     "EM",
@@ -20,5 +21,6 @@ __all__ = [
     "PlanError",
     "Posterior",
     "Role",
+    "recursion",
     "register",
 ]

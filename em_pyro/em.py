@@ -12,25 +12,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .ascent.ascend import Carried
-from .confirm import disagreements, measured
-from .endings import BAD, collapsed
+from .e_step.confirm import disagreements, measured
+from .e_step.precision import around, moves_too_far, suited
 from .errors import DataError, ModelError, ObjectiveError
-from .fingerprint import key_of
-from .fit import Fit, Start, Starts, write_back
-from .loop import Interrupted, Run, Settings, State, careful_step, check_start, guard, possible_posterior
-from .m_step import gradient, maximise
+from .fit.endings import BAD, collapsed
+from .fit.loop import Interrupted, Run, Settings, State, careful_step, check_start, guard, possible_posterior
+from .fit.problem import Prepared, prepare
+from .fit.restarts import follow
+from .fit.result import Fit, Start, Starts, write_back
+from .fit.starts import given_start, prior_start, random_start
+from .m_step.ascent.ascend import Carried
+from .m_step.maximise import gradient, maximise
+from .m_step.plan import Choice, Plan
+from .m_step.pooling import PriorUnbounded
 from .options import check_options, check_switches
-from .placement import beside
-from .plan import Choice, Plan
-from .posterior import Posterior
-from .precision import around, moves_too_far, suited
-from .prepare import Prepared, prepare
-from .program import Params
-from .restarts import follow
-from .solvers import PriorUnbounded
-from .starts import given_start, prior_start, random_start
-from .store import starting_values, write
+from .posterior.posterior import Posterior
+from .program.devices import beside
+from .program.fingerprint import key_of
+from .program.named import Params
+from .program.store import starting_values, write
 
 CERTIFIED = 1e-7  # of the gradient of Q after a closed form, relative to the terms that Q adds up
 SAME_MAXIMUM = 1e-6

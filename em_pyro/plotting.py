@@ -22,7 +22,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from .fit import Fit
+    from .fit.result import Fit
 
 Numbers = npt.ArrayLike | Tensor
 Array = npt.NDArray[np.float64]

@@ -13,16 +13,16 @@ from replay import Params, moved_params, starting_params
 from torch import Tensor
 from zoo import ZOO, simulated
 
-from em_pyro.alive import alive
-from em_pyro.build import build
-from em_pyro.engine import Engine
-from em_pyro.m_step import constrained, unconstrained
-from em_pyro.plan import Plan, choose
-from em_pyro.program import Program
-from em_pyro.reading import Recognition
-from em_pyro.recognise import recognise
-from em_pyro.store import starting_values
-from em_pyro.survey import survey
+from em_pyro.e_step.build import build
+from em_pyro.e_step.engine import Engine
+from em_pyro.m_step.maximise import constrained, unconstrained
+from em_pyro.m_step.plan import Plan, choose
+from em_pyro.program.masks import alive
+from em_pyro.program.program import Program
+from em_pyro.program.store import starting_values
+from em_pyro.program.survey import survey
+from em_pyro.reading.reading import Recognition
+from em_pyro.reading.recognise import recognise
 
 Model = Callable[..., Any]
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from em_pyro.acceleration import Squarem, Step, squarem
+from em_pyro.fit.squarem import Squarem, Step, squarem
 
 F64 = torch.float64
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from engines import laid_out
 from torch import Tensor
 
-from em_pyro.ascent.hill import Hill
+from em_pyro.m_step.ascent.hill import Hill
 
 
 def hill_on(f: Callable[[Tensor], Tensor], start: Tensor) -> Hill:

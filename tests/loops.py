@@ -10,7 +10,7 @@ from em_pyro.models import gaussian_mixture
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
-from em_pyro.solvers import NormalBlock
+from em_pyro.m_step.least_squares.scalar import NormalBlock
 
 
 def points(n: int = 60, seed: int = 0) -> Tensor:

@@ -10,10 +10,10 @@ from tolerances import IDENTITY, SOLVERS
 from torch import Tensor
 
 from em_pyro import EM
-from em_pyro.em_step import em_step
-from em_pyro.m_step import gradient
-from em_pyro.prepare import prepare
-from em_pyro.store import starting_values
+from em_pyro.fit.problem import prepare
+from em_pyro.fit.step import em_step
+from em_pyro.m_step.maximise import gradient
+from em_pyro.program.store import starting_values
 
 Model = Callable[..., Any]
 View = Callable[[Tensor], Tensor]

@@ -19,7 +19,7 @@ from tolerances import SOLVERS
 
 from em_pyro import EM, Fit
 from em_pyro.errors import ParameterError
-from em_pyro.loop import State
+from em_pyro.fit.loop import State
 
 SMALL = (
     "gaussian_mixture",  # closed form

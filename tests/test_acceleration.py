@@ -20,8 +20,8 @@ from fixed_points import (
 from tolerances import IDENTITY, SOLVERS, printed
 from torch import Tensor
 
-from em_pyro import acceleration
-from em_pyro.acceleration import extrapolate
+from em_pyro.fit import squarem as acceleration
+from em_pyro.fit.squarem import extrapolate
 
 EVERY = [contraction, gradient_descent, power_iteration, cosine, babylonian]
 SLOW = [contraction, gradient_descent, power_iteration]

@@ -10,8 +10,8 @@ from fixed_points import F64, Problem, error, falls, vector
 from tolerances import IDENTITY, SOLVERS
 from torch import Tensor
 
-from em_pyro.acceleration import Squarem, extrapolate, squarem
 from em_pyro.errors import DataError, EMError
+from em_pyro.fit.squarem import Squarem, extrapolate, squarem
 
 
 def cliff(beyond: Callable[[Tensor], tuple[Tensor, float]]) -> Problem:

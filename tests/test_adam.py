@@ -14,13 +14,13 @@ from tolerances import IDENTITY
 from torch import Tensor, tensor
 
 from em_pyro import EM
-from em_pyro.ascent.adam import STEPS, Moments, adam
-from em_pyro.ascent.ascend import Carried
-from em_pyro.ascent.climbs import ADAM, LBFGS, NEWTON
-from em_pyro.ascent.hill import Hill, hill_of
-from em_pyro.em_step import em_step
-from em_pyro.prepare import Prepared, prepare
-from em_pyro.store import starting_values
+from em_pyro.fit.problem import Prepared, prepare
+from em_pyro.fit.step import em_step
+from em_pyro.m_step.ascent.adam import STEPS, Moments, adam
+from em_pyro.m_step.ascent.ascend import Carried
+from em_pyro.m_step.ascent.climbs import ADAM, LBFGS, NEWTON
+from em_pyro.m_step.ascent.hill import Hill, hill_of
+from em_pyro.program.store import starting_values
 
 
 def prepared() -> tuple[Prepared, dict[str, Tensor]]:

@@ -17,11 +17,11 @@ from tolerances import IDENTITY, SOLVERS
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
-from em_pyro.affine.predictor import Affine, adjoint, gram
-from em_pyro.prepare import prepare
-from em_pyro.program import Program
-from em_pyro.recognise import recognise
-from em_pyro.survey import survey
+from em_pyro.fit.problem import prepare
+from em_pyro.program.program import Program
+from em_pyro.program.survey import survey
+from em_pyro.reading.predictor import Affine, adjoint, gram
+from em_pyro.reading.recognise import recognise
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -142,7 +142,7 @@ def test_emissions_of_a_chain_with_a_covariate(family: str) -> None:
 
 def test_a_wrong_column_is_noticed() -> None:
     """A design 0.1 % too big: the arguments measured on the user's program are others."""
-    from em_pyro.confirm import disagreements
+    from em_pyro.e_step.confirm import disagreements
 
     with pyro.get_param_store().scope():
         here = prepare(logistic, (design(), bits()), {}, {}, check=True)

@@ -12,13 +12,12 @@ from tolerances import IDENTITY, SOLVERS
 from torch import Tensor, tensor
 from torch.autograd.function import once_differentiable
 
-import em_pyro.ascent.ascend
 from em_pyro import EM
-from em_pyro.ascent.ascend import ascend
-from em_pyro.ascent.climbs import LBFGS, NEWTON, Climb
-from em_pyro.ascent.hill import OnlyOnce, gradient
-from em_pyro.ascent.newton import newton
-from em_pyro.engine import Expectation
+from em_pyro.e_step.engine import Expectation
+from em_pyro.m_step.ascent import ascend
+from em_pyro.m_step.ascent.climbs import LBFGS, NEWTON, Climb
+from em_pyro.m_step.ascent.hill import OnlyOnce, gradient
+from em_pyro.m_step.ascent.newton import newton
 
 CLIMBED = (
     "hurdle-negative-binomial",
@@ -34,7 +33,7 @@ def climbed(built: Built, method: str | None = None) -> tuple[Expectation, dict[
     climb = built.plan.climbs[0]
     climb = climb if method is None else Climb(climb.names, method)
     found = built.compiled.expect(built.here)
-    return found, ascend(built.compiled, found, built.here, climb)
+    return found, ascend.ascend(built.compiled, found, built.here, climb)
 
 
 @pytest.mark.parametrize("name", CLIMBED)
@@ -131,7 +130,7 @@ def test_what_has_one_derivative_is_climbed_by_that(says_so: bool) -> None:  # n
             hill.curvature(hill.start)
     else:
         assert not bool(hill.curvature(hill.start)[0].any())
-    top, value, _ = em_pyro.ascent.ascend._maximum(hill, hill.start, *hill.slope(hill.start), Climb(("loc",), NEWTON))
+    top, value, _ = ascend._maximum(hill, hill.start, *hill.slope(hill.start), Climb(("loc",), NEWTON))
     assert distance(value, hill.value(tensor([1.0, 1.0]))) < IDENTITY
     assert distance(top, tensor([1.0, 1.0])) < 1e-3  # the top is flat to the third order
 
@@ -141,7 +140,7 @@ def test_the_guard_notices_an_ascent_that_does_not(monkeypatch: pytest.MonkeyPat
     built = laid_out("irt-normal-ogive")
     found, new = climbed(built)
     downhill: Any = lambda hill, vector, value, slope, climb: (vector - 3 * slope.sign(), value - 1, slope)  # noqa: E731
-    monkeypatch.setattr(em_pyro.ascent.ascend, "_maximum", downhill)
+    monkeypatch.setattr(ascend, "_maximum", downhill)
     _, kept = climbed(built)
     assert farthest(kept, {name: built.here[name] for name in kept}) == 0
     assert farthest(new, kept) > 0

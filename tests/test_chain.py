@@ -10,8 +10,8 @@ import torch
 from tolerances import IDENTITY
 from torch import Tensor
 
+from em_pyro.e_step.forward_backward import chain, compiled, recursions, scan
 from em_pyro.errors import ParameterError, PlanError
-from em_pyro.forward_backward import chain, compiled, recursions, scan
 
 needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed")
 METHODS = ("torch", "interpreted", pytest.param("numba", marks=needs_numba))

@@ -14,11 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from em_pyro import EM
-from em_pyro.em_step import em_step
-from em_pyro.endings import scales
-from em_pyro.engine import Engine
-from em_pyro.plan import Plan
-from em_pyro.restarts import widened
+from em_pyro.e_step.engine import Engine
+from em_pyro.fit.endings import scales
+from em_pyro.fit.restarts import widened
+from em_pyro.fit.step import em_step
+from em_pyro.m_step.plan import Plan
 
 SYNCHRONISING = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal.default")
 """Operations that wait for the device: a number or a shape is wanted on the host."""

@@ -12,8 +12,9 @@ from tolerances import IDENTITY
 from torch import Tensor
 from torch.distributions import constraints
 
-from em_pyro import EM, distinct
-from em_pyro.prepare import prepare
+from em_pyro import EM
+from em_pyro.fit.problem import prepare
+from em_pyro.reading import distinct
 
 
 def tosses(rows: int = 500) -> Tensor:
@@ -86,7 +87,7 @@ def test_collapsed_is_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> N
         assert distinct is not None
         return replace(distinct, counts=1.01 * distinct.counts), note
 
-    monkeypatch.setattr("em_pyro.prepare.find", wrong)
+    monkeypatch.setattr("em_pyro.fit.problem.find", wrong)
     assert gap(prepare(model, args, {}, {}, check=True).engine) > IDENTITY
 
 

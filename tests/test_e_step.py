@@ -15,10 +15,10 @@ from tolerances import IDENTITY
 from torch import Tensor
 from zoo import ZOO
 
-from em_pyro.build import build as build_engine
-from em_pyro.engine import Engine, Expectation
+from em_pyro.e_step.build import build as build_engine
+from em_pyro.e_step.engine import Engine, Expectation
 from em_pyro.errors import ParameterError
-from em_pyro.posterior import Posterior, posterior
+from em_pyro.posterior.posterior import Posterior, posterior
 
 ENGINES = ("compiled", "replayed")
 DRAWS = 300

@@ -11,12 +11,13 @@ from agreement import close
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
-from em_pyro import EM, mixture
-from em_pyro.em_step import em_step
-from em_pyro.engine import Engine
-from em_pyro.features import LEAST, SMALLEST, Features
-from em_pyro.mixture import Mixture
-from em_pyro.plan import Plan
+from em_pyro import EM
+from em_pyro.e_step import mixture
+from em_pyro.e_step.engine import Engine
+from em_pyro.e_step.mixture import Mixture
+from em_pyro.e_step.sites.lean import LEAST, SMALLEST, Features
+from em_pyro.fit.step import em_step
+from em_pyro.m_step.plan import Plan
 
 N, K, J = 60, 3, 4
 

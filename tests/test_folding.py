@@ -11,7 +11,7 @@ from recordings import EXACT, whole_recording
 from torch import Tensor, tensor
 
 import em_pyro.recording.fold
-from em_pyro.prepare import prepare
+from em_pyro.fit.problem import prepare
 from em_pyro.recording.fold import Template, fold
 from em_pyro.recording.record import record
 from em_pyro.recording.recorded import close

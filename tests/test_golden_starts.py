@@ -13,8 +13,8 @@ from em_pyro.models.data import load
 from tolerances import SOLVERS
 from torch import tensor
 
-import em_pyro.starts
 from em_pyro import EM
+from em_pyro.fit import starts
 
 STARTS = 20
 """Of the galaxies; each takes some hundredths of a second."""
@@ -38,8 +38,8 @@ def test_galaxies(key: str) -> None:
 
 def test_a_small_group_would_be_swamped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shared by all states equally, the rest of a drawn weight hides seven galaxies of 82 from every start."""
-    even = em_pyro.starts._share
-    monkeypatch.setattr(em_pyro.starts, "_share", lambda engine, name, index, rows: even(engine, name, index, rows**0))
+    even = starts._share
+    monkeypatch.setattr(starts, "_share", lambda engine, name, index, rows: even(engine, name, index, rows**0))
     assert galaxies("V2") > 0.1
 
 

@@ -7,8 +7,8 @@ from engines import distance, laid_out
 from tolerances import IDENTITY
 from torch import Tensor
 
-from em_pyro.ascent.hill import hill_of
-from em_pyro.ascent.pattern import Pattern, folded, pattern_of, whole
+from em_pyro.m_step.ascent.hill import hill_of
+from em_pyro.m_step.ascent.pattern import Pattern, folded, pattern_of, whole
 
 
 def separate(matrix: Tensor) -> tuple[Callable[[Tensor], Tensor], list[int]]:

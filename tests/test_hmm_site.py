@@ -20,8 +20,8 @@ from torch import Tensor, tensor
 from torch.distributions import constraints
 
 from em_pyro import EM, DataError
-from em_pyro.forward_backward.compiled import recursion
-from em_pyro.posterior import Posterior, posterior
+from em_pyro.e_step.forward_backward.compiled import recursion
+from em_pyro.posterior.posterior import Posterior, posterior
 
 
 def parameters() -> tuple[Tensor, Tensor, Tensor, Tensor]:

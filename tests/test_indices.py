@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from em_pyro import EM
-from em_pyro.indices import Indices
+from em_pyro.program.indices import Indices
 
 N = 6
 TABLE = torch.arange(20.0) ** 2

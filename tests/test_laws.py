@@ -12,9 +12,9 @@ from tolerances import IDENTITY, SOLVERS
 from torch import Tensor
 from torch.distributions import constraints
 
-from em_pyro.em_step import em_step
-from em_pyro.engine import Engine, Expectation
-from em_pyro.m_step import constrained, gradient, maximise, unconstrained
+from em_pyro.e_step.engine import Engine, Expectation
+from em_pyro.fit.step import em_step
+from em_pyro.m_step.maximise import constrained, gradient, maximise, unconstrained
 
 ENGINES = ("compiled", "replayed")
 UNBOUNDED = ("factor_statement",)  # its bonus grows for ever

@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.distributions import constraints
 from zoo import simulated
 
-import em_pyro.build
-from em_pyro.em_step import em_step
-from em_pyro.engine import Engine
-from em_pyro.m_step import gradient
+import em_pyro.e_step.build
+from em_pyro.e_step.engine import Engine
+from em_pyro.fit.step import em_step
+from em_pyro.m_step.maximise import gradient
 
 ROWS = {
     "coins": (0, 1),
@@ -145,10 +145,10 @@ def test_blocks_are_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     size = {"flips": torch.randint(5, 20, (700,)).double()} if name == "coins" else {"n": 700}
     model, args = simulated(name, **size)
     built = lay_out(model, args)
-    monkeypatch.setattr(em_pyro.build, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(em_pyro.e_step.build, "BLOCK_BYTES", 1)
     blocked = lay_out(model, args, built.here, built.there)
     engine: Engine = blocked.compiled
-    monkeypatch.setattr(em_pyro.build, "BLOCK_BYTES", 1 << 40)
+    monkeypatch.setattr(em_pyro.e_step.build, "BLOCK_BYTES", 1 << 40)
     unblocked = lay_out(model, args, built.here, built.there)
     by_row = name == "regression-linear"  # its covariates are arguments, and each row has its own
     if by_row:
@@ -199,7 +199,7 @@ def test_arguments_that_differ_by_row_survive_blocks(
     args = (count, torch.linspace(0.5, 2.0, 700))
     built = lay_out(model, args)
     at_once = measured(built), em_step(built.compiled, built.plan, built.here)[0]
-    monkeypatch.setattr(em_pyro.build, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(em_pyro.e_step.build, "BLOCK_BYTES", 1)
     small = lay_out(model, args, built.here, built.there)
     assert same(measured(small), at_once[0])
     assert farthest(em_step(small.compiled, small.plan, small.here)[0], at_once[1]) < IDENTITY

@@ -15,8 +15,8 @@ from torch import Tensor, tensor
 from torch.distributions import constraints
 
 from em_pyro import EM, analytic
-from em_pyro.loop import State
-from em_pyro.solvers import NormalBlock
+from em_pyro.fit.loop import State
+from em_pyro.m_step.least_squares.scalar import NormalBlock
 
 STEPS = 12
 Path = list[dict[str, Tensor]]

@@ -12,7 +12,7 @@ from torch import Tensor, tensor
 
 import em_pyro.em
 from em_pyro import EM, ObjectiveError
-from em_pyro.loop import State
+from em_pyro.fit.loop import State
 
 # ---- stopping --------------------------------------------------------------------------------------------------------
 

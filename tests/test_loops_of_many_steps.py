@@ -12,10 +12,11 @@ from torch import Tensor, tensor
 from torch.distributions import constraints
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from em_pyro import EM, DataError, ParameterError, match
-from em_pyro.chains.hmm import Hmm
-from em_pyro.chains.markov import Markov
-from em_pyro.prepare import prepare
+from em_pyro import EM, DataError, ParameterError
+from em_pyro.e_step.chains.hmm import Hmm
+from em_pyro.e_step.chains.markov import Markov
+from em_pyro.fit.problem import prepare
+from em_pyro.reading import match
 
 
 def counts(steps: int, rows: int = 1) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, tensor
 from torch.distributions import constraints
 from unrecordable import X, counts
 
-import em_pyro.prepare
+import em_pyro.fit.problem
 from em_pyro import EM, Fit
 
 
@@ -54,7 +54,7 @@ def test_the_count_notices_a_model_that_is_run_in_every_step(monkeypatch: pytest
     """The fault: no recording; the ends of both ways agree."""
     model, *args = RECORDED["counts"]()
     _, there = calls_of(12, model, *args)
-    monkeypatch.setattr(em_pyro.prepare, "_recorded", lambda engine, refuted: replace(engine, unrecorded="a test"))
+    monkeypatch.setattr(em_pyro.fit.problem, "_recorded", lambda engine, refuted: replace(engine, unrecorded="a test"))
     few, _ = calls_of(1, model, *args)
     many, here = calls_of(12, model, *args)
     assert many > few + 12

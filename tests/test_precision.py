@@ -9,9 +9,9 @@ from tolerances import IDENTITY, SOLVERS
 from torch import Tensor
 
 from em_pyro import EM
-from em_pyro.build import build
-from em_pyro.em_step import em_step
-from em_pyro.engine import Engine
+from em_pyro.e_step.build import build
+from em_pyro.e_step.engine import Engine
+from em_pyro.fit.step import em_step
 
 TWO_PASS = 1e-9
 """Against mean and variance by the two-pass formula, relative to the variance."""
@@ -71,7 +71,7 @@ def test_as_the_two_pass_formula(kind: str, offset: float, apart: float) -> None
 def test_one_centre_would_lose_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """Held to the form with one centre, clusters 1e6 apart come out wrong: the switch is what keeps the digits."""
     x = clusters(1e4, 0.0)
-    monkeypatch.setattr("em_pyro.precision.far", lambda engine, params: frozenset())
+    monkeypatch.setattr("em_pyro.e_step.precision.far", lambda engine, params: frozenset())
     _, covariance, _, _ = fitted(x, "full")
     _, wanted = two_pass(x, "full")
     assert float((covariance - wanted).abs().max() / wanted.abs().max()) > TWO_PASS

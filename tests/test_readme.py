@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from em_pyro.endings import OUTCOMES
+from em_pyro.fit.endings import OUTCOMES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -17,8 +17,8 @@ from torch import Tensor, tensor
 from torch.distributions import constraints
 
 from em_pyro import EM
-from em_pyro.affine.newton_block import NewtonBlock, NewtonUse
-from em_pyro.m_step import maximise
+from em_pyro.m_step.maximise import maximise
+from em_pyro.m_step.regression.newton_block import NewtonBlock, NewtonUse
 
 
 def fitted(model: Model, *args: Any, **options: Any) -> Any:

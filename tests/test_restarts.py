@@ -12,11 +12,11 @@ from tolerances import IDENTITY, SOLVERS
 from torch import Tensor
 
 from em_pyro import EM
-from em_pyro.em_step import em_step
-from em_pyro.endings import OUTCOMES
-from em_pyro.loop import Settings
-from em_pyro.restarts import FEW, Paused, follow, together
-from em_pyro.restarts import march as advance
+from em_pyro.fit.endings import OUTCOMES
+from em_pyro.fit.loop import Settings
+from em_pyro.fit.restarts import FEW, Paused, follow, together
+from em_pyro.fit.restarts import march as advance
+from em_pyro.fit.step import em_step
 
 PATH = 1e-9
 """Of an objective along the first twenty steps, relative: rounding grows on the way."""

@@ -14,8 +14,8 @@ from tolerances import SOLVERS
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
-import em_pyro.loop
-import em_pyro.saddle
+import em_pyro.fit.loop
+import em_pyro.fit.saddle
 from em_pyro import EM
 
 Units = tuple[float, float]
@@ -34,7 +34,7 @@ def test_a_saddle_is_left() -> None:
 
 def test_a_saddle_looks_converged_without_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both stopping criteria hold at the saddle."""
-    monkeypatch.setattr(em_pyro.loop, "leave_saddle", lambda *args: None)
+    monkeypatch.setattr(em_pyro.fit.loop, "leave_saddle", lambda *args: None)
     x = points()
     fit = EM(symmetric).fit(x)
     pyro.clear_param_store()
@@ -83,9 +83,9 @@ def test_it_takes_both_units_and_size(monkeypatch: pytest.MonkeyPatch, tied: boo
         return {name: 1 + point.abs() for name, point in at.items()}
 
     if tied:
-        monkeypatch.setattr(em_pyro.saddle, "LARGE", em_pyro.saddle.SMALL)
+        monkeypatch.setattr(em_pyro.fit.saddle, "LARGE", em_pyro.fit.saddle.SMALL)
     else:
-        monkeypatch.setattr(em_pyro.saddle, "_units", relative)
+        monkeypatch.setattr(em_pyro.fit.saddle, "_units", relative)
     equal, apart = gains(tied, units)
     assert equal < apart - 1
 

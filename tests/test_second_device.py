@@ -13,7 +13,9 @@ from agreement import close
 from pretend import MixedDevicesError, SecondDevice, sent, there
 from zoo import ZOO, simulated
 
-from em_pyro import EM, placement, prepare
+from em_pyro import EM
+from em_pyro.fit import problem as prepare
+from em_pyro.program import devices as placement
 
 CONDITIONED = {"irt-three-parameters"}  # on a value of the test's own, which is here
 

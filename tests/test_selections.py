@@ -14,7 +14,7 @@ from torch import Tensor, tensor
 from torch.distributions import constraints
 
 from em_pyro import EM
-from em_pyro.prepare import prepare
+from em_pyro.fit.problem import prepare
 
 SELECTIONS: dict[str, tuple[Model, tuple[Any, ...]]] = {
     "mixture": (gaussian_mixture.full, (real(N, 2),)),

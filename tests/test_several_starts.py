@@ -10,9 +10,10 @@ from agreement import close
 from torch import Tensor
 from torch.distributions import constraints
 
-from em_pyro import EM, DataError, accelerated, restarts
-from em_pyro.em_step import em_step
-from em_pyro.restarts import SHORT
+from em_pyro import EM, DataError
+from em_pyro.fit import accelerated, restarts
+from em_pyro.fit.restarts import SHORT
+from em_pyro.fit.step import em_step
 
 
 def clusters(x: Tensor, loc: tuple[float, ...], scale: float = 10.0) -> None:

@@ -11,7 +11,7 @@ from programs import build
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
-import em_pyro.starts
+import em_pyro.fit.starts
 from em_pyro import EM, Fit
 
 
@@ -71,7 +71,7 @@ def test_starts_and_seeds_differ(name: str) -> None:
 
 def test_a_start_would_follow_the_global_generator(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawn without a seed of its own, a site with a prior starts anywhere: the law above notices."""
-    monkeypatch.setattr(em_pyro.starts, "_from_priors", lambda engine, values, seed, index: dict(values))
+    monkeypatch.setattr(em_pyro.fit.starts, "_from_priors", lambda engine, values, seed, index: dict(values))
     found = []
     for seed in (1, 2):
         torch.manual_seed(seed)

@@ -17,7 +17,7 @@ from tolerances import IDENTITY
 from torch import Tensor, tensor
 
 from em_pyro import EM, ModelError, ParameterError
-from em_pyro.loop import State
+from em_pyro.fit.loop import State
 
 # ---- the param store -------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import resources
@@ -14,12 +14,12 @@ from torch import Tensor
 
 from .. import Fit, plotting
 from ..models import coins, gaussian_mixture
+from ..program.named import Params
 from .tables import Table, TableError, read
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Params = Mapping[str, Tensor]
 Covariance = Literal["full", "tied", "diagonal", "spherical"]
 
 TOSSES = ("flips", "tosses", "n")

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..em_step import em_step
-from ..prepare import Prepared
+from ..fit.problem import Prepared
+from ..fit.step import em_step
 
 STEPS = 20
 

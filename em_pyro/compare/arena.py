@@ -10,9 +10,9 @@ import pyro
 import torch
 from torch import Tensor
 
-from ..prepare import Prepared
-from ..program import quiet
-from ..store import write
+from ..fit.problem import Prepared
+from ..program.program import quiet
+from ..program.store import write
 
 
 @contextlib.contextmanager

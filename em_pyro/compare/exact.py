@@ -9,15 +9,15 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..accelerated import flatten, unflatten
-from ..confirm import disagreements
+from ..e_step.confirm import disagreements
+from ..e_step.engine import Engine, Expectation
 from ..em import EM
-from ..engine import Engine, Expectation
 from ..errors import EMError
-from ..loop import Settings, State, run
-from ..m_step import gradient
-from ..plan import Plan
-from ..prepare import Prepared
+from ..fit.accelerated import flatten, unflatten
+from ..fit.loop import Settings, State, run
+from ..fit.problem import Prepared
+from ..m_step.maximise import gradient
+from ..m_step.plan import Plan
 from .contenders import Contender
 from .lane import Clock, Lane, Point
 

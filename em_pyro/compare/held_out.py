@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from ..errors import ParameterError
-from ..posterior import posterior
-from ..prepare import Prepared, prepare
-
-Params = Mapping[str, Tensor]
+from ..fit.problem import Prepared, prepare
+from ..posterior.posterior import posterior
+from ..program.named import Params
 
 
 class HeldOut:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..endings import BAD
+from ..fit.endings import BAD
 from ..plotting import COLOURS
 from .lane import LEVELS, Lane
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..em import EM
 from ..errors import EMError, ParameterError
-from ..prepare import Prepared
+from ..fit.problem import Prepared
 from .analytic import agreement
 from .arena import arena
 from .contenders import Contender

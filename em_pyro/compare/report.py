@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..endings import BAD
+from ..fit.endings import BAD
 from .lane import LEVELS, Lane, Point
 from .picture import draw
 from .verdict import Best

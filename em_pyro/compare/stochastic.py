@@ -15,8 +15,8 @@ from pyro.infer import SVI, TraceEnum_ELBO, config_enumerate
 from pyro.infer.autoguide import AutoDelta, init_to_value
 from torch import Tensor
 
-from ..prepare import Prepared
-from ..store import starting_values
+from ..fit.problem import Prepared
+from ..program.store import starting_values
 from .arena import arena, plate_depth, prior_sites
 from .contenders import Contender
 from .lane import Clock, Lane, Point

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..endings import BAD, bad_ending
 from ..errors import EMError
-from ..loop import Run, Settings, State, run
-from ..m_step import gradient
-from ..prepare import Prepared
+from ..fit.endings import BAD, bad_ending
+from ..fit.loop import Run, Settings, State, run
+from ..fit.problem import Prepared
+from ..m_step.maximise import gradient
 from .lane import Lane
 
 TRIED = 3  # lanes whose ends are polished

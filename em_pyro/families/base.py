@@ -17,7 +17,7 @@ from typing import ClassVar, TypeVar
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..named import unexpand
+from ..program.named import unexpand
 
 Args = Mapping[str, Tensor]
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..charts import safe_log
-from ..named import unexpand
+from ..program.named import unexpand
 from . import positive, rowwise
 from .base import Args, Family, Role, register
+from .charts import safe_log
 
 
 @register(dist.Gamma)

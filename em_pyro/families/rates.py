@@ -6,8 +6,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from ..charts import safe_log
 from .base import Args, Family, Role, register
+from .charts import safe_log
 
 
 class _Rate(Family):

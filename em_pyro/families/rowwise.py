@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..named import unexpand
+from ..program.named import unexpand
 from .base import Args, Family, Role, register
 from .newton import root
 

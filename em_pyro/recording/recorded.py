@@ -14,8 +14,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..named import Named
-from ..program import Params, Program, Site, quiet
+from ..program.named import Named, Params
+from ..program.program import Program, Site, quiet
 from .fold import fold
 from .graph import Graph
 from .record import Untraceable, record

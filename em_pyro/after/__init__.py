@@ -1,0 +1,1 @@
+"""What comes after the fit: a room that is still empty."""

@@ -1,0 +1,1 @@
+"""Log evidence and expected statistics at given parameters."""

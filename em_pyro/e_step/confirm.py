@@ -1,0 +1,112 @@
+"""The engine compared with the user's own program: its arguments, its densities, its log evidence.
+
+What a closed form or a recording stands for is read off a few runs. These comparisons, before the first step and after
+the last one, are why it may be believed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+
+from ..program.named import Named, Params, align, squeeze
+from ..program.unroll import unroll
+from ..reading.bank import entries_of, gather
+from ..reading.reading import arguments
+from ..recording.recorded import other_values
+from .build import build
+from .engine import Engine
+from .precision import suited
+
+SAME = {torch.float64: 1e-10, torch.float32: 1e-5}
+LONG = 2000  # sites up to which the model's own densities are computed
+MEASURED = 400_000  # entries of all factors up to which they are
+
+
+def disagreements(engine: Engine, params: Params) -> list[str]:
+    """Replay the user's program at `params` and list the sites at which it is not what the loop ran."""
+    engine = engine.full
+    with torch.no_grad():
+        sites = unroll(engine.program.run(params)) if engine.hmms else engine.program.run(params)
+        rounded = {n: v.to(engine.program.parameters[n].initial.dtype) for n, v in params.items()}
+        bank = engine.recognition.bank
+        plain, probabilities = bank.values(rounded), entries_of(bank.probabilities, rounded)
+        matrices = bank.stack(rounded) if bank.matrices else torch.zeros(0)
+        wrong = []
+        hidden = [term.name for hmm in engine.hmms.values() for term in hmm.parts]
+        for name in [*engine.terms, *hidden]:
+            reading = engine.recognition.readings[name]
+            truth = arguments(reading.family, sites[name])
+            for key, role in reading.roles.items():
+                domain = reading.family.roles[key].domain
+                logs = domain in ("unit", "simplex")
+                atoms = matrices if domain == "scale_tril" else probabilities if logs else plain
+                bound = gather(role, atoms, rounded)
+                event = reading.event_rank + reading.family.roles[key].event_dim
+                if not _close(squeeze(truth[key], sites[name].dims, name, event), Named(bound, role.names), event):
+                    wrong.append(name)
+                    break
+        if engine.recording is not None:
+            wrong += other_values(engine.recording, rounded, sites, SAME)
+    return wrong
+
+
+def other_densities(engine: Engine) -> list[str]:
+    """Sites whose family computes another density than the model's own `log_prob`, at a random point."""
+    if not _affordable(engine):
+        return []
+    sites, wrong = engine.recognition.runs[0], []
+    values = {n: v.double() for n, v in engine.recognition.values.items()}
+    engine = suited(engine, values)
+    factors = engine.compiled_factors(values)
+    for name, term in engine.terms.items():
+        mine = factors[name].tensor
+        log_prob = sites[name].log_prob()
+        drop = tuple(i for i, n in enumerate(log_prob.names) if n in term.folded)
+        truth = log_prob.tensor.double()
+        if term.folded:
+            missing = [n for n in term.folded if n not in log_prob.names]
+            truth = truth.sum(drop) if drop else truth
+            for plate in missing:
+                truth = truth * engine.sizes[plate]
+        kept = tuple(n for n in log_prob.names if n not in term.folded)
+        every = (*term.names, *(n for n in kept if n not in term.names))
+        a, b = align(mine, term.names, every), align(truth, kept, every)
+        rtol = 1e-4 if sites[name].value.dtype == torch.float32 or log_prob.tensor.dtype == torch.float32 else 1e-8
+        off = ((a - b).abs() > rtol * (1 + b.abs())) & (a > -1e3) & (b > -1e3)
+        if bool(off.any()):
+            wrong.append(name)
+    return wrong
+
+
+def _affordable(engine: Engine) -> bool:
+    """Whether the model's own densities are small enough to be computed beside ours."""
+    sites, entries, widest = engine.recognition.runs[0], 0, 0
+    for name, factor in engine.factors.items():
+        event = math.prod(sites[name].fn.event_shape)
+        entries += math.prod(engine.sizes[n] for n in factor.names) * event
+        widest = max(widest, sites[name].value.numel())
+    return entries <= MEASURED and widest <= MEASURED and len(engine.factors) <= LONG
+
+
+def _close(truth: Named, bound: Named, event: int) -> bool:
+    names = (*truth.names, *(n for n in bound.names if n not in truth.names))
+    a, b = (Named.align(part, names).double() for part in (truth, bound))
+    rtol = max(SAME[t.dtype] if t.dtype in SAME else 1e-10 for t in (truth.tensor, bound.tensor))
+    size = b.abs().amax() if b.numel() else torch.zeros(())
+    same = (a == b) | ((a - b).abs() <= rtol * (b.abs() + 1e-6 * size + 1e-300)) | (a.isnan() & b.isnan())
+    return bool(same.all())
+
+
+def measured(engine: Engine, params: Params) -> float | None:
+    """Log evidence by the model's own `log_prob`, where that is affordable; None elsewhere."""
+    engine = engine.full
+    if not _affordable(engine):
+        return None
+    # Nothing is recognised: a DiscreteHMM is still taken apart, because its own scan loses what lies between zeros.
+    recognition = replace(engine.recognition, readings={})
+    whole = build(engine.program, recognition, recognition.runs[0], recognition.priors, {})
+    with torch.no_grad():
+        return float(whole.expect(params).log_evidence)

@@ -1,0 +1,141 @@
+"""Lay a recognised site out as a `Term`: cells, features, weights, centre."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ...program.named import SLICE, Named, align, broadcast, ordered, squeeze
+from ...reading.bank import RoleMap
+from ...reading.reading import Reading
+from .site_factor import Term, seen_entries
+
+
+def compile_term(
+    reading: Reading,
+    sizes: Mapping[str, int],
+    above: frozenset[str],
+    exponent: Named | None,
+) -> Term:
+    """Lay a reading out as matrices.
+
+    Args:
+        reading: a recognised site.
+        sizes: of all latents and plates, in their order.
+        above: plates of the latents on which the site depends; its other plates are folded.
+        exponent: `poutine.scale` within the folded plates.
+    """
+    site, family, rank = reading.site, reading.family, reading.event_rank
+    value = squeeze(site.value, site.dims, site.name, rank + family.event_dim)
+    known = {
+        key: squeeze(part, site.dims, site.name, family.known_event_dim.get(key, rank))
+        for key, part in reading.known.items()
+    }
+    parts = [value, *known.values()]
+    weight = _weight(reading, exponent, sizes)
+    if weight is not None:
+        parts.append(weight)
+    folded = ordered((p for p in site.plates if p not in above), sizes) if site.role == "observed" else ()
+    present = {n for part in parts for n in part.names}
+    columns = ordered((*present, *folded), sizes)
+    event_shape = broadcast(*_event_shapes(reading, value, known))
+    cells = ordered((n for role in reading.roles.values() for n in role.names), sizes)
+    cell_shape = tuple(sizes[n] for n in cells)
+    roles = {}
+    for key, role in reading.roles.items():
+        tail = (
+            ()
+            if family.roles[key].domain == "scale_tril"
+            else role.index.shape[role.index.dim() - family.roles[key].event_dim :]
+        )
+        roles[key] = _spread(role, cells, (*cell_shape, *event_shape, *tail))
+    shift = None
+    if family.location is not None and site.role == "observed":
+        shift = _centre(value, weight, rank, family.event_dim)
+    return Term(
+        site.name, family, site.role, frozenset(site.plates), roles, cells, cell_shape, event_shape, columns, folded,
+        value, known, weight, shift, sizes, reading.parameters,
+    )  # fmt: skip
+
+
+def _event_shapes(reading: Reading, value: Named, known: Mapping[str, Named]) -> list[tuple[int, ...]]:
+    rank, family = reading.event_rank, reading.family
+    shape = value.tensor.shape[len(value.names) :]
+    shapes = [tuple(shape[:rank])]
+    for key, role in reading.roles.items():
+        event = 0 if family.roles[key].domain == "scale_tril" else family.roles[key].event_dim
+        shape = role.index.shape[len(role.names) :]
+        shapes.append(tuple(shape[: len(shape) - event]))
+    return shapes
+
+
+def _spread(role: RoleMap, cells: tuple[str, ...], shape: tuple[int, ...]) -> RoleMap:
+    """Broadcast a role to the cells (views, no memory)."""
+
+    def spread(part: Tensor | None, extra: int = 0) -> Tensor | None:
+        if part is None:
+            return None
+        trailing = part.dim() - len(role.names)
+        part = align(part, role.names, cells, trailing)
+        return part.expand((*shape, *part.shape[part.dim() - extra :])) if extra else part.expand(shape)
+
+    index = spread(role.index)
+    assert index is not None
+    constant = role.constant
+    if constant is not None and constant.dim() > role.index.dim():
+        constant = spread(constant, constant.dim() - role.index.dim())
+    else:
+        constant = spread(constant)
+    affine = role.affine
+    if affine is not None:
+
+        def thin(part: Tensor, slots: int) -> Tensor:
+            """Put the dimensions in the order of the cells; what does not vary keeps size one."""
+            part = align(part, role.names, cells, part.dim() - len(role.names))
+            missing = len(shape) + slots - part.dim()  # events that the argument lacks, all that it lacks
+            return part.reshape((*part.shape[: len(cells)], *(1,) * missing, *part.shape[len(cells) :]))
+
+        affine = affine.changed(thin)
+    return RoleMap(cells, index, spread(role.coefficient), constant, affine)
+
+
+def _weight(reading: Reading, exponent: Named | None, sizes: Mapping[str, int]) -> Named | None:
+    """Mask and exponent of every row and event; a mask alone stays one of bytes."""
+    site, rank = reading.site, reading.event_rank
+    weight = None
+    masks: list[tuple[Tensor, int]] = []
+    if site.mask is not None and site.role == "observed":
+        masks.append((site.mask.reshape(site.mask.shape + (1,) * rank), rank))
+    if reading.mask is not None:
+        masks.append((reading.mask, rank))
+    parts = [squeeze(mask, site.dims, site.name, min(rank, mask.dim())) for mask, rank in masks]
+    if exponent is not None:
+        parts.append(Named(exponent.tensor.double().reshape(exponent.tensor.shape + (1,) * rank), exponent.names))
+    for part in parts:
+        if weight is None:
+            weight = part
+            continue
+        names = ordered((*weight.names, *part.names), sizes)
+        both = [align(p.tensor, p.names, names, p.tensor.dim() - len(p.names)) for p in (weight, part)]
+        weight = Named(both[0] * both[1], names)
+    return weight
+
+
+def _centre(value: Named, weight: Named | None, rank: int, event_dim: int) -> Tensor | None:
+    """Mean of every event over all rows, so that a common offset costs no digits."""
+    rows, tensor = len(value.names), value.tensor
+    if not rows:
+        return None
+    seen = seen_entries(value, weight, rank, event_dim)
+    longest = max(range(rows), key=lambda axis: tensor.shape[axis])
+    total: Tensor | float = 0.0
+    count: Tensor | float = 0.0
+    for start in range(0, tensor.shape[longest], SLICE):  # no copy of all data in float64
+        size = min(SLICE, tensor.shape[longest] - start)
+        part = tensor.narrow(longest, start, size).double()
+        known = ~part.isnan() if seen is None else seen.narrow(longest, start, size) & ~part.isnan()
+        total = total + torch.where(known, part, 0.0).sum(tuple(range(rows)))
+        count = count + known.sum(tuple(range(rows)))
+    return total / torch.as_tensor(count).clamp(min=1)

@@ -1,0 +1,1 @@
+"""Iterate the step, and say how it ended."""

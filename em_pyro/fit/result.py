@@ -1,0 +1,176 @@
+"""The answer: fitted values, the path that led there, and how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyro
+from pyro.infer import config_enumerate
+from torch import Tensor
+
+from ..errors import ParameterError
+from ..m_step.plan import Plan
+from ..posterior.posterior import Posterior, posterior
+from ..program.program import Substitute
+from .accelerated import Accelerated
+from .endings import OUTCOMES
+from .loop import possible_posterior
+from .problem import Prepared, prepare
+
+
+@dataclass(frozen=True)
+class Start:
+    """One of the starts of a fit."""
+
+    index: int
+    objective: float
+    outcome: str
+    num_steps: int
+
+
+@dataclass(frozen=True)
+class Starts:
+    """All starts of a fit, in order; the best of them gave the answer."""
+
+    runs: tuple[Start, ...]
+    best: int
+    found: int  # how many reached the best objective
+
+    def __len__(self) -> int:
+        """Return the number of starts."""
+        return len(self.runs)
+
+    def __getitem__(self, index: int) -> Start:
+        """Return one start."""
+        return self.runs[index]
+
+    def __iter__(self) -> Iterator[Start]:
+        """Go through the starts in order."""
+        return iter(self.runs)
+
+    def __str__(self) -> str:
+        """Say how many starts reached the best objective, of those that were followed to their ends."""
+        screened = sum(run.outcome == "screened out" for run in self.runs)
+        return f"best found by {self.found} of {len(self.runs) - screened}" + (
+            f"; {screened} more were screened out" if screened else ""
+        )
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Result of `EM.fit`.
+
+    Attributes:
+        params: fitted constrained values by name, sites with a prior included, in the dtypes of the program.
+        log_likelihood: log evidence of the data at `params`, in nats.
+        objective: log evidence plus log prior.
+        path: the objective at every step, the start included; up is good.
+        num_steps: EM steps taken; an accelerated fit takes up to three to a point of `path`. Those of the saddle test,
+            which begins when the stopping rule is met, are not counted: mostly ten, and no more than some hundreds.
+        outcome: a named ending; `str(fit)` says what to try.
+        converged: whether the stopping rule was met (the cap is not convergence).
+        gap: estimated nats that further steps would gain.
+        starts: every start with its objective and outcome.
+        plan: how each parameter was maximised; to be read, so a fit that is loaded from a file has it too.
+        notes: what the loop found out on its way.
+        acceleration: cycles, extrapolations and seconds of an accelerated fit, else None.
+        switches: changes between one centre for all clusters and each around its own location, which those far apart
+            need.
+    """
+
+    params: dict[str, Tensor]
+    log_likelihood: float
+    objective: float
+    path: tuple[float, ...] = field(repr=False)
+    num_steps: int
+    outcome: str
+    converged: bool
+    gap: float
+    starts: Starts = field(repr=False)
+    plan: Plan = field(repr=False)
+    notes: tuple[str, ...] = ()
+    prepared: Prepared | None = field(default=None, repr=False, compare=False)
+    acceleration: Accelerated | None = None
+    switches: int = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the program and its data."""
+        state = {k: v for k, v in self.__dict__.items() if k not in ("prepared", "posterior")}
+        return {**state, "prepared": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take back what `__getstate__` gave."""
+        self.__dict__.update(state)
+
+    def _alive(self) -> Prepared:
+        if self.prepared is None:
+            raise ParameterError(
+                "Fit: expected the model and its data, but this fit was loaded from a file, without them. Build "
+                "EM(model, starts=fit.params) and ask EM.posterior(...)."
+            )
+        return self.prepared
+
+    @cached_property
+    def posterior(self) -> Posterior:
+        """Exact posterior of the latents of the fitted data (computed when asked for)."""
+        return posterior(self._alive().engine, self.params)
+
+    def posterior_on(self, *args: Any, **kwargs: Any) -> Posterior:
+        """Posterior of new data, passed as the model takes it."""
+        here = self._alive()
+        with pyro.get_param_store().scope():  # what another fit has left there does not matter here
+            fresh = prepare(here.program.model, args, kwargs, {}, check=False)
+        return possible_posterior(fresh.engine, {n: self.params[n] for n in fresh.program.parameters})
+
+    @property
+    def model(self) -> Callable[..., Any]:
+        """The user's model with the fitted values substituted and its latents marked for enumeration."""
+        return fitted_model(self._alive(), self.params)
+
+    def __str__(self) -> str:
+        """Say how the fit ended, the fitted values and the notes, in plain text."""
+        width = max(len(n) for n in self.params) if self.params else 0
+        lines = [f"{self.outcome} after {self.num_steps} steps: {OUTCOMES[self.outcome]}"]
+        lines.append(f"log-likelihood {self.log_likelihood:.6f}")
+        if abs(self.objective - self.log_likelihood) > 1e-12 * abs(self.objective):
+            lines[-1] += f", objective {self.objective:.6f}"
+        lines[-1] += f", estimated gap {self.gap:.1e} nats" if self.gap != float("inf") else ""
+        for name, value in self.params.items():
+            shown = "\n".join((" " * (width + 4) if k else "") + row for k, row in enumerate(_shown(value)))
+            lines.append(f"  {name.ljust(width)}  {shown}")
+        if len(self.starts) > 1:
+            lines.append(str(self.starts))
+        if self.acceleration is not None:
+            lines.append(str(self.acceleration))
+        return "\n".join([*lines, *self.notes])
+
+
+def _shown(value: Tensor) -> list[str]:
+    if value.numel() > 60:
+        return [f"tensor of shape {tuple(value.shape)}, from {float(value.min()):.6g} to {float(value.max()):.6g}"]
+    text = np.array2string(value.detach().cpu().numpy(), precision=6, suppress_small=True, separator=", ")
+    return text.split("\n")
+
+
+def fitted_model(prepared: Prepared, params: Mapping[str, Tensor]) -> Callable[..., Any]:
+    """The model at fixed values, as an ordinary Pyro model."""
+    enumerated = config_enumerate(prepared.program.model)
+    weights = {n: v for n, v in params.items() if prepared.program.parameters[n].tensor is not None}
+    values = {n: v for n, v in params.items() if n not in weights}
+
+    def fitted(*args: Any, **kwargs: Any) -> Any:
+        with prepared.program.given(weights) if weights else contextlib.nullcontext(), Substitute(values):
+            return enumerated(*args, **kwargs)
+
+    return fitted
+
+
+def write_back(prepared: Prepared, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Fitted values in the dtypes of the program."""
+    parameters = prepared.program.parameters
+    return {n: v.detach().to(parameters[n].initial.dtype) for n, v in values.items() if n in parameters}

@@ -1,0 +1,157 @@
+"""The saddle test: a saddle passes every stopping rule, and from beside it EM climbs past it.
+
+The disturbance is measured in nats, not in the units of the parameters: each entry moves so far that `Q` falls by
+about `size^2` for every row of data. So the test is the same whatever the units and the origin of the data. There is a
+small disturbance, and where EM neither climbs from it nor comes back a large one, both ways: components that share a
+scale and start equal are a saddle of third order, beside which the climb begins too slowly to be seen.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..e_step.engine import Engine, Expectation
+from ..families.charts import domain_of
+from ..m_step.maximise import constrained, unconstrained
+from ..m_step.plan import Plan
+from ..m_step.pooling import PriorUnbounded
+from ..program.named import Params
+from .endings import DEGENERATE, scales
+from .step import em_step
+
+SMALL, LARGE = 1e-3, 0.3
+STEPS, CAP = 10, 200  # taken after a disturbance; and at most, while the climb gathers speed
+STAYING, REST = 0.99, 0.1  # of a disturbance left by the second half of the steps, and by all
+PROBES = 3  # products with the Hessian of Q
+
+
+def leave_saddle(
+    engine: Engine, plan: Plan, params: Params, found: Expectation, gap: float, seed: int
+) -> dict[str, Tensor] | None:
+    """Disturb every free parameter and step on: return where that leads if it is higher, else None.
+
+    Args:
+        engine: the program.
+        plan: its M-steps.
+        params: where EM has settled.
+        found: the E-step there.
+        gap: the gain still to be expected without a disturbance.
+        seed: of the disturbance.
+    """
+    objective = float(found.objective)
+    margin = max(10 * abs(gap), 1e-9 * (1 + abs(objective)))
+    points = {name: unconstrained(engine, name, params[name]) for name in plan.free}
+    generator = torch.Generator().manual_seed(seed)
+    units = _units(engine, params, found, points, generator)
+    noise = {
+        name: torch.randn(point.shape, generator=generator, dtype=torch.float64).to(point)
+        for name, point in points.items()
+    }
+    for size in (SMALL, LARGE, -LARGE):
+        moved = dict(params)
+        for name, point in points.items():
+            shifted = constrained(engine, name, point + size * units[name] * noise[name])
+            moved[name] = torch.where(torch.isfinite(shifted), shifted, params[name])
+        higher, trail = _climb(engine, plan, moved, objective, margin)
+        if higher is not None:
+            return higher
+        if size == SMALL and not _stays(engine, points, units, trail):
+            return None
+    return None
+
+
+def _stays(engine: Engine, points: Params, units: Params, trail: list[dict[str, Tensor]]) -> bool:
+    """Whether some parameter stays where it was put, neither climbing nor coming back: the second half of the way."""
+    if len(trail) < STEPS:
+        return False
+    for name, point in points.items():
+        offsets = [(unconstrained(engine, name, trail[k][name]) - point) / units[name] for k in (0, STEPS // 2, -1)]
+        first, middle, last = (float(torch.where(torch.isfinite(o), o, 0.0).norm()) for o in offsets)
+        if last > STAYING * middle and last > REST * first:
+            return True
+    return False
+
+
+def _climb(
+    engine: Engine, plan: Plan, moved: dict[str, Tensor], objective: float, margin: float
+) -> tuple[dict[str, Tensor] | None, list[dict[str, Tensor]]]:
+    """Step on from a disturbed point while the gains grow, or shrink so slowly that they would pass the old objective.
+
+    Returns:
+        Where the objective has passed the old one, else None; and the points on the way.
+    """
+    path, trail = list[float](), [moved]
+    for step in range(CAP):
+        try:
+            new, found = em_step(engine, plan, moved)
+        except PriorUnbounded:
+            return None, trail
+        now, narrowest = torch.stack((found.objective, scales(engine, new)[0])).tolist()
+        if now != now or abs(now) == float("inf") or narrowest < DEGENERATE:  # a collapse is higher, and no maximum
+            return None, trail
+        if now > objective + margin:
+            return moved, trail
+        path.append(now)
+        moved = new
+        trail.append(new)
+        if step < STEPS:
+            continue
+        last, before = path[-1] - path[-2], path[-2] - path[-3]
+        rounding = 1e-14 * (1 + abs(objective))
+        ratio = last / before if before > rounding and last > rounding else 0.0
+        if ratio <= 1.001 and now + last * ratio / max(1 - ratio, 1e-3) <= objective + margin:
+            break
+    return None, trail
+
+
+def _units(
+    engine: Engine, params: Params, found: Expectation, points: Params, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """How far each entry must move for `Q` to fall by one nat a row, by its curvature; shapes of `points`.
+
+    The curvature of an entry is the norm of its row of the Hessian, by products with random signs. Where there is none
+    no step moves the entry, and no disturbance does: that would be a random search. No transform is driven to its end:
+    there the unit is at most `1 + |point|`.
+
+    References: Bekas, Kokiopoulou & Saad (2007), An estimator for the diagonal of a matrix.
+    """
+    plain = {name: 1 + torch.where(torch.isfinite(point), point, 0.0).abs() for name, point in points.items()}
+    if any(engine.program.parameters[name].tensor is not None for name in points) and engine.runs_model:
+        return plain  # the weights of a module are no leaves of ours
+    leaves = {name: point.detach().clone().requires_grad_() for name, point in points.items()}
+    squares = {name: torch.zeros_like(point) for name, point in points.items()}
+    with torch.enable_grad():
+        values = dict(params) | {name: constrained(engine, name, leaf) for name, leaf in leaves.items()}
+        q = engine.q(values, found)
+        if not q.requires_grad:
+            return plain
+        slopes = torch.autograd.grad(q, list(leaves.values()), create_graph=True, allow_unused=True)
+        slopes = tuple(s for s in slopes if s is not None and s.requires_grad)
+        for _ in range(PROBES if slopes else 0):
+            signs = [torch.randint(2, s.shape, generator=generator).to(s) * 2 - 1 for s in slopes]
+            along = torch.stack([(v * s.nan_to_num(0.0)).sum() for v, s in zip(signs, slopes, strict=True)]).sum()
+            try:
+                rows = torch.autograd.grad(along, list(leaves.values()), retain_graph=True, allow_unused=True)
+            except RuntimeError:  # a function of the model that can be differentiated only once
+                return plain
+            for name, row in zip(leaves, rows, strict=True):
+                squares[name] += torch.zeros(()) if row is None else row.square() / PROBES
+    units = {}
+    for name, square in squares.items():
+        unit = (2 * _rows(engine) / square.sqrt()).sqrt()
+        unit = torch.where(torch.isfinite(unit), unit, 0.0)
+        real = domain_of(engine.program.parameters[name].constraint) == "real"
+        units[name] = unit if real else torch.minimum(unit, plain[name])
+    return units
+
+
+def _rows(engine: Engine) -> float:
+    """Number of observed rows, all sites together."""
+    program, total = engine.full.program, 0
+    for name, factor in engine.full.factors.items():
+        if name not in program.latents:
+            total += math.prod(program.plates[p] for p in factor.plates)
+    return float(max(1, total))

@@ -1,0 +1,1 @@
+"""Maximise the expected log-joint, by plan."""

@@ -1,0 +1,108 @@
+"""Maximise `Q` over parameters that have no closed form, by the method that suits their number."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+
+import torch
+from torch import Tensor
+
+from ...e_step.engine import Engine, Expectation
+from ...errors import ObjectiveError
+from ...program.named import Params
+from .adam import Moments, adam
+from .climbs import ADAM, NEWTON, SMALL, Climb
+from .hill import Hill, OnlyOnce, hill_of
+from .newton import newton
+
+Carried = MutableMapping[tuple[str, ...], Moments]
+"""What Adam remembers of each block from one M-step to the next: of one start, and of nothing else."""
+
+ITERATIONS, PARTIAL = 200, 20  # of L-BFGS, where `Q` is maximised and where it only has to rise
+STALLED = 1e4  # units of rounding: a gradient at which Newton has not done its work
+
+
+def ascend(
+    engine: Engine, found: Expectation, params: Params, climb: Climb, carried: Carried | None = None
+) -> dict[str, Tensor]:
+    """Climb `Q` over the parameters of one block in unconstrained space; keep the old values unless `Q` rose.
+
+    Raises:
+        ObjectiveError: `Q` has no finite value or gradient at the current parameters.
+    """
+    hill = hill_of(engine, found, params, climb.names)
+    start, kept = hill.start, {name: params[name] for name in climb.names}
+    old, slope = hill.slope(start)
+    bad = [name for name, part in hill.cut(slope).items() if not bool(torch.isfinite(part).all())]
+    if bad or old != old:
+        name = (bad or list(climb.names))[0]
+        raise ObjectiveError(
+            f'Parameter "{name}": expected a finite gradient of Q, got nan at {params[name]}. Keep its function in '
+            f"the model differentiable there (xlogy, where)."
+        )
+    scale, steep = 1.0 + abs(old), _largest(slope)
+    if steep <= hill.precision * scale:
+        return kept
+    if climb.method == ADAM:
+        memory = {} if carried is None else carried
+        moments = memory.get(climb.names, Moments())
+        moments = moments if moments.first.numel() in (1, len(start)) else Moments()  # other data, other shapes
+        vector, memory[climb.names] = adam(hill, start, scale, moments)
+        new, slope = hill.trial(vector)
+    elif climb.exact:
+        vector, new, slope = _maximum(hill, start, old, slope, climb)
+    else:
+        vector = lbfgs(hill, start, scale, PARTIAL)
+        new, slope = hill.trial(vector)
+    solved = {name: value.detach() for name, value in hill.values(vector).items()}
+    if all(bool(torch.isfinite(value).all()) for value in solved.values()):
+        if new > old or (new >= old - 1e-14 * scale and _largest(slope) < steep):
+            return solved
+    return kept
+
+
+def _maximum(hill: Hill, vector: Tensor, value: float, slope: Tensor, climb: Climb) -> tuple[Tensor, float, Tensor]:
+    """Climb to the top: by Newton where a Hessian is cheap, by L-BFGS where it is not or Newton stalls."""
+    scale = 1.0 + abs(value)
+    stalled = STALLED * hill.precision * scale
+    pattern = climb.patterns[-1] if climb.patterns else None
+    cheap = climb.method == NEWTON and hill.smooth
+    for sweep in range(2):
+        try:
+            if cheap and pattern is None and len(vector) > SMALL:
+                pattern = hill.curvature(vector)[1]
+            if cheap and (pattern is None or pattern.width <= SMALL):
+                vector, value, slope, pattern = newton(hill, vector, value, slope, pattern)
+        except OnlyOnce:
+            cheap = False
+        climb.patterns[:] = [pattern] if pattern is not None else []
+        if _largest(slope) <= stalled or sweep:
+            break
+        on = lbfgs(hill, vector, scale, ITERATIONS)  # a kink, a ridge that bends, many entries, one derivative
+        found = hill.trial(on)
+        if found[0] >= value:
+            vector, (value, slope) = on, found
+    return vector, value, slope
+
+
+def _largest(slope: Tensor) -> float:
+    return float(slope.abs().max()) if slope.numel() else 0.0
+
+
+def lbfgs(hill: Hill, start: Tensor, scale: float, iterations: int) -> Tensor:
+    """L-BFGS with a strong Wolfe line search."""
+    flat = start.clone().requires_grad_()
+
+    def loss() -> float:
+        try:
+            value, slope = hill.slope(flat.detach())
+        except (ValueError, torch.linalg.LinAlgError):
+            value, slope = -torch.inf, torch.zeros_like(flat)
+        flat.grad = -slope.nan_to_num(0.0) / scale
+        return -value / scale if value == value else torch.inf
+
+    torch.optim.LBFGS(
+        [flat], max_iter=iterations, history_size=20, tolerance_grad=1e-13, tolerance_change=1e-16,
+        line_search_fn="strong_wolfe",
+    ).step(loss)  # fmt: skip
+    return flat.detach()

@@ -1,0 +1,83 @@
+"""Which parameters torch maximises together, by which method, and whether to the maximum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ...e_step.engine import Engine
+from .pattern import Pattern
+
+NEWTON, LBFGS, ADAM = "Newton", "L-BFGS", "Adam"
+SMALL = 32  # backward passes up to which a Hessian costs less than the iterations that it saves
+MEDIUM = 300  # entries up to which `Q` is maximised
+LARGE = 1000  # entries beyond which a block is treated as a network
+
+
+@dataclass(frozen=True)
+class Climb:
+    """A block of parameters that `Q` does not separate.
+
+    Attributes:
+        names: the parameters.
+        method: Newton gives way to L-BFGS where the Hessian turns out to take more than `SMALL` backward passes.
+        patterns: of the zeros of the Hessian, once one has been computed.
+    """
+
+    names: tuple[str, ...]
+    method: str
+    exact: bool = True
+    patterns: list[Pattern] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def caveat(self) -> str:
+        """What the plan says of an M-step that is not a maximum."""
+        return "" if self.exact else f"some steps of {self.method}: Q rises, but is not maximised (generalised EM)"
+
+
+def climbs_of(engine: Engine, names: Sequence[str]) -> tuple[Climb, ...]:
+    """Split parameters into blocks that `Q` separates, and choose a method for each."""
+    root = {name: name for name in names}
+
+    def find(name: str) -> str:
+        while root[name] != name:
+            name = root[name]
+        return name
+
+    for together in _meetings(engine):
+        here = [name for name in names if name in together]
+        for other in here[1:]:
+            root[find(other)] = find(here[0])
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(find(name), []).append(name)
+    return tuple(climb_of(engine, group) for group in groups.values())
+
+
+def climb_of(engine: Engine, names: Sequence[str]) -> Climb:
+    """The method for one block, by its number of entries, and whether it is a network.
+
+    A module with more than one weight matrix has hidden units. Its `Q` is not concave, and of little worth far from the
+    weights of the E-step: some steps in every M-step lead farther than one of its many maxima.
+    """
+    weights = [engine.program.parameters[name] for name in names]
+    hidden = sum(weight.kind == "module" and weight.initial.dim() > 1 for weight in weights) > 1
+    size = sum(weight.initial.numel() for weight in weights)
+    if hidden or size > LARGE:
+        return Climb(tuple(names), ADAM, exact=False)
+    return Climb(tuple(names), NEWTON if size <= MEDIUM else LBFGS, exact=size <= MEDIUM)
+
+
+def joint_climb(engine: Engine, names: Sequence[str]) -> Climb:
+    """All of some parameters at once, to the maximum."""
+    size = sum(engine.program.parameters[name].initial.numel() for name in names)
+    return Climb(tuple(names), NEWTON if size <= MEDIUM else LBFGS)
+
+
+def _meetings(engine: Engine) -> list[frozenset[str]]:
+    """Sets of parameters that enter `Q` together."""
+    found = [term.parameters for term in engine.leaders.values()]
+    if engine.recording is not None:
+        return found + list(engine.recording.graph.depends.values())
+    reaches = engine.recognition.reaches
+    return found + [reaches.get(name, frozenset()) for name in (*engine.moving, *engine.open_priors)]

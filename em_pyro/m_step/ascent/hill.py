@@ -1,0 +1,175 @@
+"""`Q` in unconstrained space: its value, its gradient and its curvature."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.distributions import transform_to
+
+from ...e_step.engine import Engine, Expectation
+from ...program.named import Params
+from .pattern import Pattern, folded, pattern_of, whole
+
+FAR = 40.0  # where an infinite coordinate (a boundary) is put for an optimiser, which needs finite numbers
+
+
+def unconstrained(engine: Engine, name: str, value: Tensor) -> Tensor:
+    """The point that the constraint's transform carries onto `value`."""
+    return transform_to(engine.program.parameters[name].constraint).inv(value.double())
+
+
+def constrained(engine: Engine, name: str, point: Tensor) -> Tensor:
+    """The parameter at an unconstrained point."""
+    return transform_to(engine.program.parameters[name].constraint)(point)
+
+
+def gradient(
+    engine: Engine, found: Expectation, params: Params, names: Sequence[str]
+) -> tuple[float, dict[str, Tensor]]:
+    """`Q` and its gradient in unconstrained coordinates, zero where a coordinate is infinite.
+
+    At the parameters of the E-step this is the gradient of the objective itself (Fisher's identity).
+    """
+    hill = Hill(engine, params, {n: unconstrained(engine, n, params[n]) for n in names}, lambda v: engine.q(v, found))
+    value, slope = hill.slope(hill.start)
+    return value, hill.cut(slope)
+
+
+def hill_of(engine: Engine, found: Expectation, params: Params, names: Sequence[str]) -> Hill:
+    """The part of `Q` that some parameters enter, from where they are; infinite coordinates are put far out."""
+    points = {name: unconstrained(engine, name, params[name]) for name in names}
+    points = {name: torch.where(torch.isfinite(p), p, p.sign().nan_to_num() * FAR) for name, p in points.items()}
+    return Hill(engine, params, points, engine.q_of(names, found, params))
+
+
+class OnlyOnce(Exception):
+    """Something in `Q` has no second derivative in torch."""
+
+
+@dataclass(frozen=True)
+class Hill:
+    """What is climbed: `Q` as a function of one vector, all free parameters side by side.
+
+    Attributes:
+        params: values of all parameters.
+        points: unconstrained values of the free ones, where the climb begins.
+        q: from constrained values of all parameters to what is climbed.
+    """
+
+    engine: Engine
+    params: Params = field(repr=False)
+    points: Params = field(repr=False)
+    q: Callable[[Params], Tensor] = field(repr=False)
+
+    @property
+    def start(self) -> Tensor:
+        """The vector where the climb begins, shape `(D,)`."""
+        parts = [point.detach().reshape(-1) for point in self.points.values()]
+        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
+
+    @property
+    def smooth(self) -> bool:
+        """Whether the gradient can be differentiated again: a module's weights get theirs in another place."""
+        return not (self.engine.runs_model and self._weights())
+
+    @property
+    def precision(self) -> float:
+        """To which part of itself `Q` is computed: sites that are not compiled are in the program's own dtype."""
+        engine = self.engine
+        single = any(engine.program.parameters[name].initial.dtype == torch.float32 for name in self.points)
+        return 1e-7 if single and (engine.moving or engine.open_priors) else 1e-13
+
+    def cut(self, vector: Tensor) -> dict[str, Tensor]:
+        """One tensor a parameter."""
+        parts, at = {}, 0
+        for name, point in self.points.items():
+            parts[name] = vector[at : at + point.numel()].reshape(point.shape)
+            at += point.numel()
+        return parts
+
+    def values(self, vector: Tensor) -> dict[str, Tensor]:
+        """Constrained values of the free parameters."""
+        return {name: constrained(self.engine, name, point) for name, point in self.cut(vector).items()}
+
+    def value(self, vector: Tensor) -> float:
+        """`Q` at a trial point; minus infinity where it is not defined."""
+        try:
+            with torch.no_grad():
+                q = float(self.q({**self.params, **self.values(vector)}))
+        except (ValueError, torch.linalg.LinAlgError):
+            return -torch.inf
+        return q if q == q else -torch.inf
+
+    def trial(self, vector: Tensor) -> tuple[float, Tensor]:
+        """`Q` and its gradient at a trial point; minus infinity and zero where one of them is not defined."""
+        try:
+            value, slope = self.slope(vector)
+        except (ValueError, torch.linalg.LinAlgError):
+            return -torch.inf, torch.zeros_like(vector)
+        defined = value == value and bool(torch.isfinite(slope).all())
+        return (value, slope) if defined else (-torch.inf, torch.zeros_like(vector))
+
+    def slope(self, vector: Tensor) -> tuple[float, Tensor]:
+        """`Q` and its gradient."""
+        with self._evaluated(vector) as (leaf, weights, q):
+            if not q.requires_grad:
+                return float(q), torch.zeros_like(vector)
+            slope, *others = torch.autograd.grad(q, [leaf, *weights.values()], allow_unused=True)
+        slope = torch.zeros_like(vector) if slope is None else slope
+        parts = self.cut(slope)
+        for name, other in zip(weights, others, strict=True):
+            if other is not None:
+                parts[name] = parts[name] + other.double()
+        slope = torch.cat([part.reshape(-1) for part in parts.values()]) if parts else slope
+        return float(q.detach()), torch.where(torch.isfinite(vector), slope, 0.0)
+
+    def curvature(self, vector: Tensor, pattern: Pattern | None = None) -> tuple[Tensor, Pattern]:
+        """The Hessian, by one more backward pass an entry, or a colour of `pattern`; and the pattern of its zeros.
+
+        Raises:
+            OnlyOnce: torch cannot differentiate `Q` twice.
+        """
+        try:
+            return self._curvature(vector, pattern)
+        except torch.linalg.LinAlgError:
+            raise
+        except RuntimeError as error:
+            if "derivative" in str(error) or "differentia" in str(error):
+                raise OnlyOnce from error
+            raise
+
+    def _curvature(self, vector: Tensor, pattern: Pattern | None) -> tuple[Tensor, Pattern]:
+        with self._evaluated(vector) as (leaf, _, q):
+            slope = torch.autograd.grad(q, leaf, create_graph=True)[0] if q.requires_grad else q
+
+            def product(direction: Tensor) -> Tensor:
+                if not slope.requires_grad:
+                    return torch.zeros_like(vector)
+                found = torch.autograd.grad(slope, leaf, direction, retain_graph=True, allow_unused=True)[0]
+                return torch.zeros_like(vector) if found is None else found
+
+            hessian = None if pattern is None else folded(product, pattern, vector)
+            if hessian is None:
+                hessian = whole(product, vector)
+                pattern = pattern_of(hessian.nan_to_num(1.0), pattern)
+        assert pattern is not None
+        return hessian, pattern
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Weights of a module that the model reads from the module itself."""
+        parameters = self.engine.program.parameters
+        if not self.engine.runs_model:
+            return {}
+        return {name: w for name in self.points if (w := parameters[name].tensor) is not None}
+
+    @contextlib.contextmanager
+    def _evaluated(self, vector: Tensor) -> Iterator[tuple[Tensor, dict[str, Tensor], Tensor]]:
+        leaf, weights = vector.detach().clone().requires_grad_(), self._weights()
+        with torch.enable_grad():
+            values = {**self.params, **self.values(leaf)}
+            with self.engine.program.given({name: values[name] for name in weights}):
+                yield leaf, weights, self.q(values)

@@ -1,0 +1,1 @@
+"""Means and scales: weighted least squares."""

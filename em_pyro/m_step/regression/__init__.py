@@ -1,0 +1,1 @@
+"""Predictors through a link: Newton's method."""

@@ -1,0 +1,1 @@
+"""The exact posterior of the latents, and what follows from it."""

@@ -1,0 +1,1 @@
+"""Run the user's model, and name what it did."""

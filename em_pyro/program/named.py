@@ -1,0 +1,136 @@
+"""Tensors whose batch dimensions carry the names of plates and latents, and what lies under a wrapped distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from ..errors import ModelError
+
+Params = Mapping[str, Tensor]
+"""Values of parameters, by the names that the user gave them."""
+
+SLICE = 65_536  # rows at a time, where all data are looked at once: nothing as long as the data is made
+
+
+@dataclass(frozen=True)
+class Named:
+    """A tensor whose leading dimensions are named; trailing dimensions, if any, belong to an event."""
+
+    tensor: Tensor
+    names: tuple[str, ...]
+
+    def align(self, names: Sequence[str]) -> Tensor:
+        """View with one leading dimension for each of `names`, of size one where this tensor lacks it.
+
+        Dimensions before the named ones (a batch of starts) and after them (an event) stay where they are.
+        """
+        return align(self.tensor, self.names, names, self.tensor.dim() - len(self.names))
+
+
+def align(tensor: Tensor, have: Sequence[str], want: Sequence[str], trailing: int = 0) -> Tensor:
+    """Permute and unsqueeze `tensor` from the named dimensions `have` to `want`; `trailing` dimensions stay last."""
+    if tuple(have) == tuple(want):
+        return tensor
+    lead = tensor.dim() - len(have) - trailing
+    order = [lead + have.index(n) for n in want if n in have]
+    tensor = tensor.permute((*range(lead), *order, *range(lead + len(have), tensor.dim())))
+    index: list[Any] = [slice(None)] * lead + [slice(None) if n in have else None for n in want]
+    return tensor[tuple(index)]
+
+
+def squeeze(tensor: Tensor, dims: Mapping[int, str], site: str, event_dim: int = 0) -> Named:
+    """Name the batch dimensions of `tensor` by `dims` (negative dimension -> name) and drop those of size one.
+
+    Raises:
+        ModelError: a batch dimension of size above one belongs to no plate and no latent.
+    """
+    batch = tensor.dim() - event_dim
+    keep = [i for i in range(batch) if tensor.shape[i] > 1]
+    for i in keep:
+        if i - batch not in dims:
+            raise ModelError(
+                f'Site "{site}": expected every batch dimension to belong to a plate, got batch shape '
+                f"{tuple(tensor.shape[:batch])} with nothing declared for dimension {i - batch}. Enclose it in "
+                f'pyro.plate("data", {tensor.shape[i]}) or call .to_event(1).'
+            )
+    drop = [i for i in range(batch) if tensor.shape[i] == 1]
+    if drop:
+        tensor = tensor.squeeze(tuple(drop))
+    return Named(tensor, tuple(dims[i - batch] for i in keep))
+
+
+def unexpand(tensor: Tensor, event_dim: int = 0) -> Tensor:
+    """Undo `expand`: batch dimensions of stride zero get size one; the last `event_dim` dimensions stay.
+
+    The result is a view of what was expanded, so that a gradient never passes through a tensor of the expanded size.
+    """
+    shape, strides = list(tensor.shape), tensor.stride()
+    for i in range(tensor.dim() - event_dim):
+        if strides[i] == 0 and shape[i] > 1:
+            shape[i] = 1
+    if shape == list(tensor.shape):
+        return tensor
+    base = tensor._base
+    if base is None or base.dtype != tensor.dtype:
+        return tensor[tuple(slice(0, size) for size in shape)]
+    return base.as_strided(shape, strides, tensor.storage_offset())
+
+
+class Sizes(dict[str, int]):
+    """Sizes of named dimensions, in the order in which they stand in a tensor; a few can be put in order quickly."""
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        """Take the sizes in their order."""
+        super().__init__(sizes)
+        self.place = {name: k for k, name in enumerate(sizes)}
+
+
+def ordered(names: Iterable[str], sizes: Mapping[str, int]) -> tuple[str, ...]:
+    """Those of `names` that have a size, each once, in the order of `sizes`."""
+    if isinstance(sizes, Sizes):  # a long program has thousands of dimensions, and a site two or three
+        return tuple(sorted({n for n in names if n in sizes}, key=sizes.place.__getitem__))
+    these = set(names)
+    return tuple(n for n in sizes if n in these)
+
+
+def broadcast(*shapes: Sequence[int]) -> tuple[int, ...]:
+    """The shape that all `shapes` broadcast to (`torch.broadcast_shapes` imports a library for symbolic shapes)."""
+    tensors = torch.broadcast_tensors(*(torch.empty(()).expand(tuple(shape)) for shape in shapes))
+    return tuple(tensors[0].shape)
+
+
+@dataclass(frozen=True)
+class Unwrapped:
+    """The distribution under `.to_event`, `.mask` and `.expand`."""
+
+    base: Distribution
+    event_rank: int  # how many batch dimensions of `base` are events of the site
+    mask: Tensor | None  # over the batch shape of `base`
+
+
+def unwrap(fn: Distribution) -> Unwrapped:
+    """Look through `Independent`, `MaskedDistribution` and `ExpandedDistribution`."""
+    rank, mask = 0, None
+    while True:
+        kind = type(fn).__name__
+        if kind == "Independent":
+            events = fn.reinterpreted_batch_ndims  # type: ignore[attr-defined]
+            rank += events
+            mask = None if mask is None else mask.reshape(mask.shape + (1,) * events)
+        elif kind == "MaskedDistribution":
+            own = unexpand(torch.as_tensor(fn._mask))  # type: ignore[attr-defined]
+            mask = own if mask is None else mask & own
+        elif kind != "ExpandedDistribution":
+            return Unwrapped(fn, rank, mask)
+        fn = fn.base_dist  # type: ignore[attr-defined]
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names, and how many there are if there are more."""
+    return ", ".join(names[:3]) + (f", ... ({len(names)})" if len(names) > 3 else "")

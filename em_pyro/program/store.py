@@ -1,0 +1,89 @@
+"""Read and write Pyro's param store exactly as SVI does, and nothing else.
+
+A fit starts from what `pyro.param` returns and leaves its values under the user's names, written in place into the
+unconstrained tensors that exist (a PyroModule's own among them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pyro
+import torch
+from torch import Tensor
+from torch.distributions import transform_to
+
+from ..errors import ParameterError
+from .program import Parameter, Program, register
+
+# How far inside an open interval the store keeps a value whose transform cannot represent the boundary.
+MARGIN = {torch.float64: 1e-300, torch.float32: 1e-37}
+
+
+def starting_values(program: Program) -> dict[str, Tensor]:
+    """What `pyro.param` returns for every parameter now; a site with a prior has its draw.
+
+    Raises:
+        ParameterError: a value lies outside its constraint.
+    """
+    store, values = pyro.get_param_store(), {}
+    for name, parameter in program.parameters.items():
+        value = parameter.initial
+        if parameter.kind != "prior" and name in store:
+            value = store[name].detach()
+        values[name] = value.detach().clone()
+        check_value(parameter, values[name], "its start")
+    return values
+
+
+def check_value(parameter: Parameter, value: Tensor, what: str) -> None:
+    """Raise a `ParameterError` unless a value has the parameter's shape and lies within its constraint."""
+    if value.shape != parameter.initial.shape:
+        raise ParameterError(
+            f'Parameter "{parameter.name}": expected {what} of shape {tuple(parameter.initial.shape)}, got '
+            f"{tuple(value.shape)}. Reshape it, or clear a store that another model has filled."
+        )
+    inside = parameter.constraint.check(value) & torch.isfinite(value).all() | _loosely_inside(parameter, value)
+    if not bool(inside.all()):
+        rows = getattr(parameter.constraint, "event_dim", 0) == 1 and bool(torch.isfinite(value).all())
+        rows = rows and type(parameter.constraint).__name__.endswith("Simplex")
+        sums = f" with rows that sum to {value.sum(-1).flatten()[:6].tolist()}, not to one" if rows else ""
+        raise ParameterError(
+            f'Parameter "{parameter.name}": expected {what} within {parameter.constraint}, got '
+            f"{value.flatten()[:6].tolist()}{sums}. Change the value or the constraint."
+        )
+
+
+def _loosely_inside(parameter: Parameter, value: Tensor) -> Tensor:
+    """Infinite entries are what a real logit of a structural zero looks like."""
+    real = parameter.constraint is torch.distributions.constraints.real
+    return torch.as_tensor(real and not bool(value.isnan().any()))
+
+
+def write(program: Program, values: Mapping[str, Tensor]) -> None:
+    """Leave `values` in the store, under the user's names; sites with a prior are no params and stay out."""
+    store = pyro.get_param_store()
+    for name, parameter in program.parameters.items():
+        if parameter.kind == "prior":
+            continue
+        value = values[name].detach()
+        if parameter.tensor is not None:
+            with torch.no_grad():
+                parameter.tensor.copy_(value)
+            continue
+        point = transform_to(parameter.constraint).inv(_interior(parameter, value))
+        if name not in store and name in program.registered:
+            register(name, *program.registered[name])
+        if name not in store:
+            pyro.param(name, parameter.initial.clone(), constraint=parameter.constraint)
+        with torch.no_grad():
+            store._params[name].copy_(point)
+
+
+def _interior(parameter: Parameter, value: Tensor) -> Tensor:
+    """Move a boundary value inside where the store would call it invalid; elsewhere it stays exact."""
+    value = value.to(parameter.initial.dtype)
+    bound = getattr(parameter.constraint, "lower_bound", None)
+    if bound is None or type(parameter.constraint).__name__ not in ("_GreaterThan", "_GreaterThanEq"):
+        return value
+    return torch.maximum(value, torch.as_tensor(bound).to(value) + MARGIN.get(value.dtype, 0.0))

@@ -1,0 +1,252 @@
+"""The first run of a model: what does it sample, from what, under which plates, and what can be fitted?
+
+Latents take one broadcast-size value, so that nothing of shape rows x states is built. Everything on which exact EM is
+not defined is refused here, with the site and the remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyro
+import torch
+from pyro.ops.provenance import ProvenanceTensor, get_provenance
+from pyro.poutine import block
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+from ..errors import DataError, ModelError
+from .indices import handed_out
+from .named import unwrap
+from .program import Latent, Parameter, Program, is_subsample, quiet, untouched_store
+
+# Up to this many latents each has a tensor dimension of its own. Beyond it, a second run tracks which latents each site
+# depends on, and latents that never meet share a dimension; tensors have at most 64.
+OWN_DIMENSION = 12
+
+
+class _Survey(Messenger):
+    def __init__(self, *, provenance: bool) -> None:
+        super().__init__()
+        self.provenance = provenance
+        self.parameters: dict[str, Parameter] = {}
+        self.messages: dict[str, Any] = {}
+        self.upstream: dict[str, frozenset[str]] = {}
+        self.registered: dict[str, tuple[Tensor, Any]] = {}
+
+    def _pyro_param(self, msg: Any) -> None:
+        name = msg["name"]
+        if name not in self.parameters:
+            self.parameters[name] = _parameter(msg)
+        if self.parameters[name].kind == "param":
+            # A leaf with a gradient, so that a distribution that must be fixed (a quadrature) can tell that it is not.
+            initial = self.parameters[name].initial
+            msg["value"], msg["done"] = initial.clone().requires_grad_(initial.is_floating_point()), True
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if is_subsample(msg) and msg["value"] is None:
+            msg["value"], msg["done"] = handed_out(msg["fn"]), True
+        if is_subsample(msg) or msg["is_observed"] or msg["done"]:
+            return
+        if not is_discrete(msg["fn"]):
+            value = msg["fn"].sample().detach()
+            self.parameters[msg["name"]] = Parameter(msg["name"], "prior", msg["fn"].support, value.clone())
+        else:
+            value = _support(msg)[0]
+            if self.provenance:
+                value = ProvenanceTensor(value, frozenset({msg["name"]}))
+        msg["value"], msg["done"] = value, True
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        name = msg["name"]
+        for frame in msg["cond_indep_stack"]:
+            if frame.size == 0:
+                raise DataError(f'Plate "{frame.name}": expected at least one row, got none. Pass data.')
+            if frame.full_size is not None and frame.full_size != frame.size:
+                raise ModelError(
+                    f'Plate "{frame.name}": expected all {frame.full_size} rows, got a subsample of {frame.size}. '
+                    f"Exact EM sums over all rows: drop subsample_size, or pass each batch to EM.step."
+                )
+        if is_subsample(msg) or msg["infer"].get("_deterministic"):
+            return
+        if isinstance(unwrap(msg["fn"]).base, torch.distributions.MixtureSameFamily):
+            raise ModelError(
+                f'Site "{name}": expected a sampled assignment to enumerate, got MixtureSameFamily. Write the '
+                f'assignment as a site: z = pyro.sample("z", dist.Categorical(weights)), then the component given z.'
+            )
+        if name in self.messages:
+            raise ModelError(f'Site "{name}": expected one statement of that name, got two. Give each its own name.')
+        self.messages[name] = msg.copy()
+        if self.provenance:
+            self.upstream[name] = _tensors_provenance(msg["fn"]) | get_provenance([msg["value"], msg["mask"]])
+
+
+def survey(model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program:
+    """Run `model(*args, **kwargs)` once (twice where it has many latents) and return it as a `Program`.
+
+    Raises:
+        ModelError: the model has a site that exact EM cannot treat; the message names it and the remedy.
+        DataError: a plate is empty.
+    """
+    first = _run(model, args, kwargs, provenance=False)
+    messages = first.messages
+    latent = [name for name, msg in messages.items() if not msg["is_observed"] and is_discrete(msg["fn"])]
+    if not any(msg["is_observed"] for msg in messages.values()):
+        raise ModelError("The model: expected at least one observed site, got none. Pass the data as obs=.")
+    _refuse_local_continuous(messages, latent)
+    if len(latent) > OWN_DIMENSION:
+        upstream = _run(model, args, kwargs, provenance=True).upstream
+        upstream = {name: upstream.get(name, frozenset()) | ({name} & set(latent)) for name in messages}
+    else:
+        upstream = dict.fromkeys(messages, frozenset(latent))
+    frames = [frame for msg in messages.values() for frame in msg["cond_indep_stack"] if frame.vectorized]
+    depth = max((-frame.dim for frame in frames), default=0)
+    colours = _colour(latent, upstream)
+    latents = {}
+    for name in latent:
+        support = _support(messages[name])
+        event_shape = messages[name]["fn"].event_shape
+        latents[name] = Latent(
+            name,
+            -1 - depth - colours[name],
+            support.reshape((len(support), -1, *event_shape))[:, 0],
+            _plates(messages[name]),
+        )
+    sizes = {frame.name: frame.size for frame in frames}
+    for name in messages.keys() & sizes.keys():
+        raise ModelError(f'Site "{name}": expected a name of its own, got that of a plate. Rename one of them.')
+    dims = {frame.name: frame.dim for frame in frames}
+    return Program(model, args, kwargs, first.parameters, latents, sizes, dims, upstream, first.registered)
+
+
+def _run(model: Callable[..., Any], args: Any, kwargs: Any, *, provenance: bool) -> _Survey:
+    handler = _Survey(provenance=provenance)
+    try:
+        with quiet(), untouched_store() as registered, torch.enable_grad(), handler:
+            model(*args, **kwargs)
+        handler.registered = registered
+    except ZeroDivisionError as error:
+        if "size cannot be zero" not in str(error):
+            raise
+        name = _local(error, "name")
+        raise DataError(f'Plate "{name}": expected at least one row, got none. Pass data.') from error
+    except (IndexError, RuntimeError) as error:
+        with quiet(), untouched_store(), block():
+            model(*args, **kwargs)  # an error of the model itself is the user's, not ours
+        raise ModelError(
+            f"The model: expected to run with each latent at one value of broadcast shape, got {type(error).__name__}: "
+            f"{error}. Index by values (table[z], Vindex), not by the position of a row or a state."
+        ) from error
+    return handler
+
+
+def _local(error: BaseException, name: str) -> object:
+    """A local variable of the innermost call that has it, where an error was raised."""
+    found, trace = None, error.__traceback__
+    while trace is not None:
+        found = trace.tb_frame.f_locals.get(name, found)
+        trace = trace.tb_next
+    return found
+
+
+def _parameter(msg: Any) -> Parameter:
+    """Read a `pyro.param` statement without running it."""
+    name, *rest = msg["args"]
+    options = dict(zip(("init_tensor", "constraint", "event_dim"), rest, strict=False)) | msg["kwargs"]
+    init, constraint = options.get("init_tensor"), options.get("constraint", constraints.real)
+    store = pyro.get_param_store()
+    random = init if callable(init) and not isinstance(init, Tensor) else None
+    if name in store:
+        constraint = store._constraints[name]
+    if name in store and (init is None or random):
+        initial = store[name]
+    elif init is None:
+        raise ModelError(f'Parameter "{name}": expected an initial value, got none. Give pyro.param one.')
+    else:
+        initial = random() if random else init
+    if not torch.as_tensor(initial).is_floating_point():
+        raise ModelError(
+            f'Parameter "{name}": expected an initial value in floating point, got {torch.as_tensor(initial).dtype}. '
+            f"Write it with a decimal point, or call .double()."
+        )
+    weight = init if isinstance(init, torch.nn.Parameter) else None  # pyro.module and PyroModule discard what we return
+    kind = "param" if weight is None else "module"
+    return Parameter(name, kind, constraint, torch.as_tensor(initial).detach().clone(), random, weight)
+
+
+def is_discrete(fn: Distribution) -> bool:
+    """Tell whether a latent of this distribution is to be enumerated."""
+    return bool(fn.has_enumerate_support or fn.support.is_discrete)  # type: ignore[union-attr]
+
+
+def _support(msg: Any) -> Tensor:
+    """All values of a discrete latent, shape `(K,) + (1,) * batch dims + event shape`."""
+    fn, infer, name = msg["fn"], msg["infer"], msg["name"]
+    if infer.get("enumerate") == "sequential" or infer.get("num_samples"):
+        got = "sequential enumeration" if infer.get("enumerate") == "sequential" else "num_samples"
+        raise ModelError(
+            f'Site "{name}": expected parallel enumeration, got {got}. Drop it from infer=: every discrete latent is '
+            f"enumerated in parallel by itself."
+        )
+    if not fn.has_enumerate_support:
+        raise ModelError(
+            f'Site "{name}": expected a discrete latent with a finite support, got {type(unwrap(fn).base).__name__}. '
+            f"Truncate it to a Categorical over the values that matter."
+        )
+    try:
+        return fn.enumerate_support(expand=False)
+    except NotImplementedError as error:
+        raise ModelError(
+            f'Site "{name}": expected one support for all rows, got {type(unwrap(fn).base).__name__} with a support '
+            f"that differs by row ({error}). Use a Categorical over the largest support, with logits -inf."
+        ) from error
+
+
+def _plates(msg: Any) -> tuple[str, ...]:
+    frames = sorted((f for f in msg["cond_indep_stack"] if f.vectorized), key=lambda f: f.dim)
+    return tuple(frame.name for frame in frames)
+
+
+def _refuse_local_continuous(messages: Mapping[str, Any], latent: list[str]) -> None:
+    """A continuous latent is a parameter with a prior, unless it sits in a plate of data."""
+    data = {plate for name, msg in messages.items() if msg["is_observed"] or name in latent for plate in _plates(msg)}
+    for name, msg in messages.items():
+        local = [plate for plate in _plates(msg) if plate in data]
+        if msg["is_observed"] or name in latent or not local:
+            continue
+        if name.endswith("_unobserved") and name.removesuffix("_unobserved") + "_observed" in messages:
+            raise ModelError(
+                f'Site "{name.removesuffix("_unobserved")}": expected obs_mask on a discrete site, got a continuous '
+                f"one. Missing continuous values are left out by the mask of the distribution: fn.mask(observed)."
+            )
+        raise ModelError(
+            f'Site "{name}": expected a discrete latent in the data plate "{local[0]}", got a continuous one '
+            f"({type(unwrap(msg['fn']).base).__name__}). Integrate it by em_pyro.quadrature, write it as "
+            f"dist.GaussianHMM or a marginal density, or move it out of the plate to make it a parameter with a prior."
+        )
+
+
+def _tensors_provenance(fn: Distribution) -> frozenset[str]:
+    """Latents on which any tensor inside a distribution depends."""
+    found: frozenset[str] = frozenset()
+    for value in vars(fn).values():
+        if isinstance(value, Distribution):
+            found |= _tensors_provenance(value)
+        else:
+            found |= get_provenance(value)
+    return found
+
+
+def _colour(latents: list[str], upstream: Mapping[str, frozenset[str]]) -> dict[str, int]:
+    """Give each latent the least dimension that no latent meeting it at a site has (greedy graph colouring)."""
+    meets: dict[str, set[str]] = {name: set() for name in latents}
+    for together in upstream.values():
+        for name in together:
+            meets[name] |= together
+    colours: dict[str, int] = {}
+    for name in latents:
+        taken = {colours[other] for other in meets[name] if other in colours}
+        colours[name] = next(c for c in range(len(latents)) if c not in taken)
+    return colours

@@ -1,0 +1,1 @@
+"""Where every argument of every site comes from."""

@@ -1,0 +1,158 @@
+"""Arguments that are affine in their parameters, through a link: the link is inverted on the argument that was read.
+
+A real parameter enters as it is, a positive one by its logarithm: `lam[z] * (x @ b).exp()` has an affine logarithm.
+
+What the columns say must explain every probe; and the gradient check of `recognise` follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ..families import family_of
+from ..families.charts import CHARTS, COORDINATES, domain_of
+from ..program.named import Params, squeeze, unwrap
+from ..program.program import Program, Site
+from .bank import RoleMap
+from .columns import Linked, columns
+from .match import Atoms, entering, match, match_matrices, narrowest
+from .predictor import Affine
+from .reading import Reading, Refusal, Unrecognised
+
+LINKS = {"real": ("itself",), "positive": ("exp", "softplus"), "unit": ("sigmoid",), "simplex": ("softmax",)}
+"""Through which functions a predictor may enter an argument, by the argument's domain."""
+
+ENTRIES = 1000  # of the parameters that reach a site: a Hessian of more is too large, and a network is not affine
+SAME = {torch.float64: 1e-9, torch.float32: 1e-4}
+CHART = {chart.name: chart for chart in CHARTS}
+
+
+def may_be_affine(site: Site, refusal: Refusal) -> bool:
+    """Whether what was refused is an argument that is computed from parameters."""
+    computed = refusal.why.endswith("is computed from parameters, not selected from one")
+    return computed and family_of(unwrap(site.fn).base) is not None
+
+
+def affine_readings(
+    program: Program,
+    wanted: Mapping[str, frozenset[str]],
+    probes: Sequence[tuple[Params, Mapping[str, Site]]],
+    atoms: Atoms,
+) -> Iterator[tuple[str, Reading]]:
+    """Find the sites among `wanted` (with the parameters that reach them) that are affine through a link."""
+    size = {name: sum(program.parameters[n].initial.numel() for n in reach) for name, reach in wanted.items()}
+    wanted = {name: reach for name, reach in wanted.items() if 0 < size[name] <= ENTRIES}
+    runs = {name: [sites[name] for _, sites in probes] for name in wanted}
+    matched = {name: _matched(runs[name], atoms) for name in wanted}
+    links = [link for _, links in matched.values() for link in links]
+    reach = frozenset[str]().union(*wanted.values())
+    domains = {n: domain_of(p.constraint) for n, p in program.parameters.items() if n in reach}
+    coordinates = {n: COORDINATES[domain] for n, domain in domains.items() if domain in ("real", "positive")}
+    if not links or not coordinates:
+        return
+    try:
+        candidates = list(columns(program, coordinates, probes[0][0], links))
+    except (RuntimeError, ValueError):  # there is no model where coordinates are zero: a matrix that has no inverse
+        return
+    found: dict[str, dict[str, Affine]] = {}
+    for link, affine in candidates:
+        if link.role not in found.get(link.site, {}) and _explains(link, affine, probes):
+            found.setdefault(link.site, {})[link.role] = affine
+    for name in wanted:
+        roles, open_roles = matched[name]
+        affines = found.get(name, {})
+        if affines and affines.keys() == {link.role for link in open_roles}:
+            yield name, _reading(runs[name], roles, affines, atoms)
+
+
+def _matched(runs: Sequence[Site], atoms: Atoms) -> tuple[dict[str, RoleMap], list[Linked]]:
+    """Selections among the arguments of a site, and the links to be tried for the others."""
+    inner = [unwrap(run.fn) for run in runs]
+    first = family_of(inner[0].base)
+    assert first is not None
+    family, args = narrowest(first, [i.base for i in inner])
+    rank = inner[0].event_rank
+    roles: dict[str, RoleMap] = {}
+    links: list[Linked] = []
+    for key, role in family.roles.items():
+        stack = [a[key] for a in args]
+        if role.domain == "scale_tril":
+            matrix = match_matrices(runs[0], stack, atoms)
+            if matrix is None:
+                return {}, []
+            roles[key] = matrix
+            continue
+        try:
+            roles[key] = match(runs[0], key, stack, rank + role.event_dim, atoms, multiples=role.multiples)
+        except Unrecognised:
+            for name in LINKS.get(role.domain, ()) if role.event_dim <= 1 else ():
+                link = Linked(runs[0].name, key, CHART[name], family, rank)
+                links.append(replace(link, reference=_reference(link, runs[0])))
+            if key not in {link.role for link in links}:
+                return {}, []
+    return roles, links
+
+
+def _reference(link: Linked, site: Site) -> int:
+    """The first category that is possible everywhere."""
+    if link.chart.name != "softmax":
+        return 0
+    args = link.family.read(unwrap(site.fn).base)[link.role]
+    possible = (args > 0).reshape(-1, args.shape[-1]).all(0)
+    return int(possible.double().argmax())
+
+
+def _explains(link: Linked, affine: Affine, probes: Sequence[tuple[Params, Mapping[str, Site]]]) -> bool:
+    """Whether the argument is what the predictor says at every probe."""
+    for values, sites in probes:
+        site = sites[link.site]
+        truth = link.argument(site).tensor.double()
+        under = link.predictor(site).tensor
+        claim = affine.predictor({n: v.double() for n, v in values.items()})
+        rtol = SAME[torch.float32 if any(v.dtype == torch.float32 for v in values.values()) else torch.float64]
+        same = (claim == under) | ((claim - under).abs() <= rtol * (1 + under.abs()))
+        if not bool(same.all()):  # where a link saturates, the predictor cannot be read off any more
+            argument = affine.chart.forward(claim).expand(truth.shape)
+            size = truth.abs() if link.chart.name in ("exp", "softplus") else 1.0
+            same = same | (argument == truth) | ((argument - truth).abs() <= rtol * size)
+        if not bool(same.all()):
+            return False
+    return True
+
+
+def _reading(
+    runs: Sequence[Site], roles: Mapping[str, RoleMap], affines: Mapping[str, Affine], atoms: Atoms
+) -> Reading:
+    site, inner = runs[0], [unwrap(run.fn) for run in runs]
+    first = family_of(inner[0].base)
+    assert first is not None
+    family, args = narrowest(first, [i.base for i in inner])
+    rank = inner[0].event_rank
+    known = {key: value for key, value in args[0].items() if key not in family.roles}
+    maps: dict[str, RoleMap] = {}
+    parameters: set[str] = set()
+    for key, role in family.roles.items():
+        if key in roles:
+            maps[key] = roles[key]
+            parameters |= entering(atoms.bank, roles[key], role.domain)
+            continue
+        affine = affines[key]
+        names = squeeze(args[0][key], site.dims, site.name, rank + role.event_dim).names
+        for d in reversed(range(len(names))):
+            if affine.shape[d] == 1:
+                names = names[:d] + names[d + 1 :]
+                affine = affine.changed(partial(_without, d))
+        maps[key] = RoleMap(names, torch.full((), -1).expand(affine.shape), affine=affine)
+        parameters |= {name for name, _ in affine.entries}
+    return Reading(site, family, rank, inner[0].mask, maps, known, frozenset(parameters))
+
+
+def _without(d: int, part: Tensor, slots: int) -> Tensor:
+    """Drop a dimension along which nothing varies; slots stay last."""
+    assert d < part.dim() - slots
+    return part.squeeze(d)

@@ -1,0 +1,177 @@
+"""The bank of atoms: every parameter entry, through every function of it that the program uses, in one flat vector.
+
+Binding the arguments of a recognised program to new parameter values is then a handful of gathers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..families.charts import Chart, safe_log, safe_log_complement
+from ..program.named import Params
+from .predictor import Affine
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One parameter seen through one chart (`1 - chart` where `complement`): a stretch of the bank."""
+
+    parameter: str
+    chart: Chart
+    complement: bool
+    offset: int
+    size: int
+
+    def holds(self, positions: Tensor) -> Tensor:
+        """Which positions lie in this stretch."""
+        return (positions >= self.offset) & (positions < self.offset + self.size)
+
+
+@dataclass(frozen=True)
+class RoleMap:
+    """Where an argument comes from: `coefficient * bank[index]`, the constant where the index is -1, or a predictor.
+
+    Dimensions: the named ones, then the events of the site, then the events of the role (a matrix is one entry).
+    """
+
+    names: tuple[str, ...]
+    index: Tensor = field(repr=False)
+    coefficient: Tensor | None = field(default=None, repr=False)
+    constant: Tensor | None = field(default=None, repr=False)
+    affine: Affine | None = field(default=None, repr=False)
+
+    @cached_property
+    def known(self) -> bool:
+        """Whether no parameter enters."""
+        return self.affine is None and bool((self.index < 0).all())
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """The index with constants pointing at position 0."""
+        return self.index.clamp(min=0)
+
+    @cached_property
+    def stretch(self) -> tuple[int, int] | None:
+        """The first atom and their number if they are selected one by one, in order: a view does then; else None."""
+        flat = self.index.reshape(-1)
+        if not len(flat) or int(flat[0]) < 0 or self.index.dim() == 0:
+            return None
+        first = int(flat[0])
+        same = torch.equal(flat, torch.arange(first, first + len(flat), device=flat.device))
+        return (first, len(flat)) if same else None
+
+    @cached_property
+    def entries(self) -> Tensor:
+        """Bank positions that occur."""
+        return self.index[self.index >= 0].unique()
+
+    def moved(self, where: Tensor) -> RoleMap:
+        """The same map after bank position `p` has become `where[p]`."""
+        return replace(self, index=torch.where(self.index < 0, -1, where[self.positions]))
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Layout of the atoms: `entries` of plain arguments, `probabilities` bound as logarithms, whole `matrices`."""
+
+    entries: tuple[Segment, ...]
+    probabilities: tuple[Segment, ...]
+    matrices: tuple[Segment, ...]
+
+    @cached_property
+    def plain(self) -> bool:
+        """Whether no chart of a probability has a logarithm of its own: one logarithm does for all of them."""
+        return all(s.chart.log is None and s.chart.log_complement is None for s in self.probabilities)
+
+    def of(self, domain: str) -> tuple[Segment, ...]:
+        """Segments that arguments of a domain select from."""
+        if domain in ("unit", "simplex"):
+            return self.probabilities
+        return self.matrices if domain == "scale_tril" else self.entries
+
+    def parameters(self, role: RoleMap, domain: str) -> frozenset[str]:
+        """Parameters that enter an argument."""
+        if role.affine is not None:
+            return frozenset(name for name, _ in role.affine.entries)
+        segments = self.of(domain)
+        ends = torch.tensor([s.offset + s.size for s in segments], device=role.entries.device)
+        found = torch.bucketize(role.entries, ends, right=True).unique()
+        return frozenset(segments[k].parameter for k in found.tolist())
+
+    def values(self, params: Params, lead: int = 0) -> Tensor:
+        """All plain atoms, shape `(M,)` after `lead` dimensions of starts."""
+        return entries_of(self.entries, params, lead)
+
+    def logs(self, params: Params, lead: int = 0, *, complement: bool = False) -> Tensor:
+        """Logarithms of all probabilities, or of one minus them."""
+        if self.plain:
+            joined = entries_of(self.probabilities, params, lead)
+            return (safe_log_complement if complement else safe_log)(joined)
+        found = dict[tuple[str, str, bool], Tensor]()
+        for s in self.probabilities:
+            key = s.parameter, s.chart.name, s.complement != complement
+            if key not in found:
+                found[key] = s.chart.logarithm(params[s.parameter], complement=key[2])
+        keys = [(s.parameter, s.chart.name, s.complement != complement) for s in self.probabilities]
+        return _joined([found[key] for key in keys], lead)
+
+    def stack(self, params: Params, lead: int = 0) -> Tensor:
+        """All matrices as Cholesky factors, shape `(M, D, D)`."""
+        if not self.matrices:
+            return torch.zeros(0, dtype=torch.float64)
+        parts = [s.chart.forward(params[s.parameter]) for s in self.matrices]
+        parts = [p.reshape((*p.shape[:lead], -1, *p.shape[-2:])) for p in parts]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, lead)
+
+
+def entries_of(segments: Iterable[Segment], params: Params, lead: int = 0) -> Tensor:
+    """All atoms of some segments."""
+    parts = []
+    for s in segments:
+        value = s.chart.forward(params[s.parameter])
+        parts.append(1 - value if s.complement else value)
+    return _joined(parts, lead)
+
+
+def packed(segments: Sequence[Segment], used: Iterable[Tensor]) -> tuple[tuple[Segment, ...], Tensor]:
+    """Keep the segments that any of the used positions lies in; return them and where every position has gone."""
+    positions = torch.cat([*used, torch.zeros(0, dtype=torch.long)])
+    size = max((s.offset + s.size for s in segments), default=0)
+    where, kept, offset = torch.full((size,), -1), [], 0
+    for s in segments:
+        if bool(s.holds(positions).any()):
+            where[s.offset : s.offset + s.size] = torch.arange(offset, offset + s.size)
+            kept.append(replace(s, offset=offset))
+            offset += s.size
+    return tuple(kept), where
+
+
+def gather(role: RoleMap, atoms: Tensor, params: Params, lead: int = 0) -> Tensor:
+    """Bind one argument."""
+    if role.affine is not None:
+        return role.affine.argument(params, lead)
+    if role.known:
+        assert role.constant is not None
+        return role.constant
+    if role.stretch is not None:
+        start, size = role.stretch
+        bound = atoms if size == atoms.shape[lead] else atoms.narrow(lead, start, size)
+        if role.index.dim() > 1:
+            bound = bound.reshape((*atoms.shape[:lead], *role.index.shape, *atoms.shape[lead + 1 :]))
+    else:
+        bound = atoms[role.positions] if not lead else atoms[(slice(None),) * lead + (role.positions,)]
+    if role.coefficient is not None:
+        bound = bound * role.coefficient
+    return bound if role.constant is None else torch.where(role.index < 0, role.constant, bound)
+
+
+def _joined(parts: list[Tensor], lead: int) -> Tensor:
+    if not parts:
+        return torch.zeros(0, dtype=torch.float64)
+    parts = [p if p.dim() == lead + 1 else p.reshape((*p.shape[:lead], -1)) for p in parts]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)

@@ -1,0 +1,187 @@
+"""Collapse rows that are the same: 100,000 sequences of ten tosses are eleven rows with counts.
+
+Two rows of a plate are the same only if observed values, known arguments, masks, scales and parameter index maps (not
+values: parameters of each row may start equal) agree at every site of the plate and of the plates nested in it. A count
+is a row's weight: it multiplies the row's log-sum over its own latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from ..program.named import SLICE, Named
+from ..program.program import Program, Site
+from .bank import RoleMap
+from .reading import Recognition
+
+ENOUGH = 64  # rows below which there is nothing to gain
+PROBED = 2000  # rows that are looked at first
+WORTH = 0.5  # distinct rows, as a share of all, up to which collapsing pays
+
+Tally = tuple[Tensor, Tensor]
+"""One row of every kind, and the number of rows of its kind."""
+
+
+@dataclass(frozen=True)
+class Distinct:
+    """The distinct rows of one plate."""
+
+    plate: str
+    rows: int
+    first: Tensor = field(repr=False)  # one row of each kind
+    counts: Tensor = field(repr=False)
+
+    def pick(self, tensor: Tensor, axis: int) -> Tensor:
+        """The first row of each kind, where the tensor has all rows on `axis`."""
+        return tensor.index_select(axis, self.first) if tensor.shape[axis] == self.rows else tensor
+
+
+def find(program: Program, recognition: Recognition) -> tuple[Distinct | None, str]:
+    """Look for repeated rows in the largest plate; return them, or why there is nothing to collapse."""
+    if not program.plates:
+        return None, ""
+    plate = max(program.plates, key=lambda p: program.plates[p])
+    rows = program.plates[plate]
+    if rows < ENOUGH:
+        return None, ""
+    sites = {n: s for n, s in recognition.runs[0].items() if plate in s.plates}
+    open_sites = [n for n, s in sites.items() if n not in recognition.readings and s.role != "prior"]
+    if open_sites:
+        return None, f'not collapsed: site "{open_sites[0]}" is replayed'
+    columns = _columns(program, recognition, sites, plate)
+    stride, enough = max(1, rows // PROBED), WORTH * min(rows, PROBED)
+    few, _ = _tally([c[::stride][:PROBED] for c in columns], most=enough)
+    tally = _tally_of_all(columns, rows) if len(few) <= enough else None
+    if tally is None:
+        return None, "not collapsed: the rows differ"
+    first, counts = tally
+    return Distinct(plate, rows, first, counts), f'plate "{plate}": {len(first)} distinct rows of {rows:,}'
+
+
+def _tally_of_all(columns: Sequence[Tensor], rows: int) -> Tally | None:
+    """Tally the rows slice by slice, in memory for a slice and the distinct rows; None if these are too many."""
+    tallies: list[Tally] = []
+    for start in range(0, rows, SLICE):
+        first, counts = _tally([c[start : start + SLICE] for c in columns])
+        tallies.append((first + start, counts))
+        waiting = sum(len(first) for first, _ in tallies[1:])
+        if start + SLICE >= rows or waiting > SLICE + len(tallies[0][0]):
+            where, weights = (torch.cat(parts) for parts in zip(*tallies, strict=True))
+            first, counts = _tally([c.index_select(0, where) for c in columns], weights, most=WORTH * rows)
+            tallies = [(where[first], counts)]
+            if len(first) > WORTH * rows:
+                return None
+    return tallies[0]
+
+
+def _tally(columns: Sequence[Tensor], weights: Tensor | None = None, most: float = float("inf")) -> Tally:
+    """One row of every kind, the first, and the number of rows of that kind or the sum of their `weights`."""
+    kinds = _kinds(columns, most)
+    count, where = int(kinds.max()) + 1, torch.arange(len(kinds), device=kinds.device)
+    first = torch.full_like(where[:count], len(kinds)).scatter_reduce_(0, kinds, where, reduce="amin")
+    if weights is None:
+        return first, torch.bincount(kinds, minlength=count).double()
+    return first, weights.new_zeros(count).index_add_(0, kinds, weights)
+
+
+def _kinds(columns: Sequence[Tensor], most: float) -> Tensor:
+    """Number the rows, equal numbers for those that agree in every column; stop early at more than `most`."""
+    kinds: Tensor | None = None
+    for column in columns:
+        if column.is_floating_point():
+            column = column.nan_to_num(nan=torch.finfo(column.dtype).max)  # a masked nan is the same as another
+        for part in column.reshape(len(column), -1).unbind(1):
+            _, codes = torch.unique(part, return_inverse=True)
+            if kinds is not None:
+                _, codes = torch.unique(kinds * (int(codes.max()) + 1) + codes, return_inverse=True)
+            kinds = codes
+            if int(kinds.max()) + 1 > most:
+                return kinds
+    assert kinds is not None
+    return kinds
+
+
+def _columns(program: Program, recognition: Recognition, sites: Mapping[str, Site], plate: str) -> list[Tensor]:
+    """Everything that differs by row, the rows first."""
+    rows, dim = program.plates[plate], program.plate_dims[plate]
+    found = list[Tensor]()
+    for name, site in sites.items():
+        reading = recognition.readings[name]
+        rank = reading.event_rank
+        tensors = [(site.value, rank + reading.family.event_dim)]
+        tensors += [(part, reading.family.known_event_dim.get(key, rank)) for key, part in reading.known.items()]
+        tensors += [(part, event) for part, event in ((site.mask, 0), (reading.mask, rank)) if part is not None]
+        if isinstance(site.scale, Tensor):
+            tensors.append((site.scale, 0))
+        for tensor, event in tensors:
+            axis = tensor.dim() - min(event, tensor.dim()) + dim
+            if axis >= 0 and tensor.shape[axis] == rows:
+                moved = tensor.detach().movedim(axis, 0)
+                found.append(moved)
+        for role in reading.roles.values():
+            if plate in role.names:
+                axis = role.names.index(plate)
+                parts = [role.index, role.coefficient, role.constant]
+                if role.affine is not None:
+                    parts = [role.affine.offset, *(t for p in role.affine.pieces for t in (p.index, p.value))]
+                found += [part.movedim(axis, 0) for part in parts if part is not None and part.shape[axis] == rows]
+    found = found or [torch.zeros(1, dtype=torch.long).expand(rows)]
+    return [tensor.to(found[0].device) for tensor in found]
+
+
+def collapsed(program: Program, recognition: Recognition, distinct: Distinct) -> tuple[Program, Recognition]:
+    """The program of the distinct rows only, each with its count as weight."""
+    plate, dim = distinct.plate, program.plate_dims[distinct.plate]
+    shrunk = replace(program, plates={**program.plates, plate: len(distinct.first)})
+    counts = distinct.counts.reshape((-1,) + (1,) * (-dim - 1))
+    sites, readings = dict(recognition.runs[0]), dict(recognition.readings)
+    for name, site in sites.items():
+        if plate not in site.plates:
+            continue
+        reading = readings[name]
+        rank = reading.event_rank
+
+        def cut(tensor: Tensor | None, event: int) -> Tensor | None:
+            if tensor is None:
+                return None
+            axis = tensor.dim() - min(event, tensor.dim()) + dim
+            return distinct.pick(tensor, axis) if axis >= 0 else tensor
+
+        value = cut(site.value, rank + reading.family.event_dim)
+        assert value is not None
+        scale = site.scale if not isinstance(site.scale, Tensor) else cut(site.scale, 0)
+        sites[name] = replace(site, value=value, mask=cut(site.mask, 0), scale=torch.as_tensor(scale) * counts)
+        known = {
+            key: distinct.pick(part, part.dim() - reading.family.known_event_dim.get(key, rank) + dim)
+            if part.dim() - reading.family.known_event_dim.get(key, rank) + dim >= 0
+            else part
+            for key, part in reading.known.items()
+        }
+        roles = {key: _role(role, distinct) for key, role in reading.roles.items()}
+        readings[name] = replace(reading, site=sites[name], mask=cut(reading.mask, rank), known=known, roles=roles)
+    return shrunk, replace(recognition, readings=readings, runs=[sites, *recognition.runs[1:]])
+
+
+def _role(role: RoleMap, distinct: Distinct) -> RoleMap:
+    if distinct.plate not in role.names:
+        return role
+    axis = role.names.index(distinct.plate)
+
+    def cut(part: Tensor | None) -> Tensor | None:
+        return None if part is None else distinct.pick(part, axis)
+
+    affine = role.affine
+    if affine is not None:
+        affine = affine.changed(lambda part, _: distinct.pick(part, axis))
+    return RoleMap(role.names, distinct.pick(role.index, axis), cut(role.coefficient), cut(role.constant), affine)
+
+
+def cut_rows(part: Named, distinct: Distinct) -> Named:
+    """A named tensor of the distinct rows."""
+    if distinct.plate not in part.names:
+        return part
+    return Named(distinct.pick(part.tensor, part.names.index(distinct.plate)), part.names)

@@ -1,0 +1,213 @@
+"""Match the entries of an argument with the entries of the parameters, by their values at all probes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from ..families import Family
+from ..families.charts import CHARTS, domain_of
+from ..program.named import Named, Params, squeeze
+from ..program.program import Program, Site
+from .bank import Bank, RoleMap, Segment, entries_of
+from .reading import Unrecognised
+
+REMEMBERED = 10_000  # entries, in all replays, up to which a match is remembered by them
+FEW = 1000  # entries of an argument that are looked up first
+EXACT = {torch.float64: 1e-11, torch.float32: 1e-4}  # a selection may pass through a normalisation
+
+
+@dataclass(frozen=True)
+class Atoms:
+    """The bank at every probe: tiers of positions to try one after the other, and the matrices."""
+
+    bank: Bank
+    values: Tensor = field(repr=False)  # (probes, M)
+    tiers: tuple[Tensor, ...] = field(repr=False)
+    matrices: Tensor | None = field(repr=False)  # (probes, M, D, D); None where there are none, or several sizes
+    rtol: float
+    matched: dict[object, tuple[RoleMap, tuple[int, ...]] | None] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    """What was found before, by the values of an argument: the steps of a loop are matched once."""
+
+
+def atoms_of(program: Program, values: Sequence[Params]) -> Atoms:
+    """Lay all parameters out through all charts, and evaluate them at every probe."""
+    segments: list[Segment] = []
+    matrices: list[Segment] = []
+    offset = matrix_offset = 0
+    first: list[int] = []
+    second: list[int] = []
+    size = None
+    for name, parameter in program.parameters.items():
+        if not parameter.initial.is_floating_point() or not parameter.initial.numel():
+            continue
+        domain = domain_of(parameter.constraint)
+        for chart in CHARTS:
+            image = chart.domains.get(domain)
+            if image == "scale_tril":
+                if size in (None, parameter.initial.shape[-1]):
+                    size = parameter.initial.shape[-1]
+                    count = parameter.initial.numel() // size**2
+                    matrices.append(Segment(name, chart, complement=False, offset=matrix_offset, size=count))
+                    matrix_offset += count
+                if chart.name != "itself":
+                    continue
+            if image is None and chart.name != "itself":
+                continue
+            if image == "simplex" and not parameter.initial.dim():
+                continue
+            for complement in (False, True) if image in ("unit", "simplex") else (False,):
+                segments.append(Segment(name, chart, complement, offset, parameter.initial.numel()))
+                plain = chart.name == "itself" and not complement
+                (first if plain else second).extend(range(offset, offset + parameter.initial.numel()))
+                offset += parameter.initial.numel()
+    bank = Bank(tuple(segments), (), tuple(matrices))
+    single = any(p.initial.dtype == torch.float32 for p in program.parameters.values())
+    return Atoms(
+        bank,
+        torch.stack([entries_of(segments, v).double() for v in values])
+        if segments
+        else torch.zeros((len(values), 0)).double(),
+        tuple(torch.tensor(t) for t in (first, second) if t),
+        torch.stack([bank.stack(v).double() for v in values]) if matrices else None,
+        EXACT[torch.float32 if single else torch.float64],
+    )
+
+
+def entering(bank: Bank, role: RoleMap, domain: str) -> frozenset[str]:
+    """Parameters of a role while all entries are in one list still."""
+    return bank.parameters(role, "scale_tril" if domain == "scale_tril" else "real")
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors agree in shape and in every entry, NaN included."""
+    if a is b or (a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()):
+        return True
+    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
+
+
+def narrowest(family: Family, bases: Sequence[Distribution]) -> tuple[Family, list[dict[str, Tensor]]]:
+    """The first of a family and its wider ones whose known arguments no parameter enters, and what it reads."""
+    while True:
+        args = [family.read(base) for base in bases]
+        known = [key for key in args[0] if key not in family.roles]
+        moving = [key for key in known if any(not same(other[key], args[0][key]) for other in args[1:])]
+        if not moving:
+            return family, args
+        if family.wider is None:
+            raise Unrecognised(f'"{moving[0]}" depends on a parameter')
+        family = family.wider
+
+
+def match(site: Site, role: str, stack: Sequence[Tensor], event_dim: int, atoms: Atoms, *, multiples: bool) -> RoleMap:
+    """Map an argument entry by entry, of `multiples` also those that are a known factor times a parameter."""
+    first = squeeze(stack[0].detach(), site.dims, site.name, event_dim)
+    entries = torch.stack([s.detach().reshape(-1) for s in stack]).double()
+    key = None
+    if entries.numel() <= REMEMBERED:
+        key = entries.cpu().numpy().tobytes(), first.tensor.shape, len(first.names), stack[0].dtype, multiples
+    if key is None or key not in atoms.matched:
+        found = _match(first, entries, atoms, multiples=multiples)
+        if key is not None:
+            atoms.matched[key] = found
+    else:
+        found = atoms.matched[key]
+    if found is None:
+        raise Unrecognised(f'"{role}" is computed from parameters, not selected from one')
+    role_map, kept = found
+    names = tuple(first.names[k] for k in kept)
+    return replace(role_map, names=names) if names != role_map.names else role_map
+
+
+def _match(first: Named, entries: Tensor, atoms: Atoms, *, multiples: bool) -> tuple[RoleMap, tuple[int, ...]] | None:
+    """The map of an argument and which of its named dimensions it keeps; None if it is no selection."""
+    shape = first.tensor.shape
+    index = torch.full((entries.shape[1],), -1)
+    coefficient = torch.ones(entries.shape[1], dtype=torch.float64)
+    still = (entries == entries[0]) | ((entries - entries[0]).abs() <= atoms.rtol * entries[0].abs())
+    varying = ~(still | entries.isnan()).all(0)  # a constant may move by rounding where a row is normalised
+    open_entries = varying.nonzero().squeeze(-1)
+    few = open_entries[:: max(1, len(open_entries) // FEW)]
+    for some in (few, open_entries) if len(few) < len(open_entries) else (open_entries,):  # most say no at once
+        for wanted in (False, True) if multiples else (False,):
+            for tier in atoms.tiers:
+                todo = some[index[some] < 0]
+                if len(todo):
+                    found, factor = _search(entries[:, todo], atoms.values[:, tier], atoms.rtol, multiples=wanted)
+                    hit = found >= 0
+                    index[todo[hit]] = tier[found[hit]]
+                    coefficient[todo[hit]] = factor[hit]
+        if bool((index[some] < 0).any()):
+            return None
+    constant = None if bool(varying.all()) else first.tensor.contiguous()
+    if constant is not None and varying.any():
+        constant = torch.where(varying.reshape(shape), 0.0, constant)
+    coefficients = None if bool((coefficient == 1).all()) else coefficient.reshape(shape)
+    made = _compressed(RoleMap(first.names, index.reshape(shape), coefficients, constant))
+    return made, tuple(first.names.index(n) for n in made.names)
+
+
+def _search(entries: Tensor, bank: Tensor, rtol: float, *, multiples: bool) -> tuple[Tensor, Tensor]:
+    """Find for every column of `entries` the column of `bank` that equals it (up to a factor) in all probes."""
+    if multiples:
+        if len(entries) < 2:
+            return torch.full((entries.shape[1],), -1), torch.ones(entries.shape[1])
+        keys, sought = bank[1] / bank[0], entries[1] / entries[0]
+    else:
+        keys, sought = bank[0], entries[0]
+    keys, order = torch.where(keys.isfinite(), keys, torch.inf).sort(stable=True)
+    sought = torch.where(sought.isfinite(), sought, torch.inf)
+    slack = rtol * (1 + sought.abs())
+    at = torch.searchsorted(keys, sought - slack)
+    found, factors = torch.full_like(at, -1), torch.ones(entries.shape[1], dtype=torch.float64)
+    # Several atoms may lie within the slack of the first probe, in single precision many: try one after the other.
+    todo = (at < len(keys)).nonzero().squeeze(-1)
+    while len(todo):
+        candidate, wanted = order[at[todo]], entries[:, todo]
+        near = bank[:, candidate]
+        factor = torch.ones(len(todo), dtype=torch.float64)
+        if multiples:
+            factor = wanted[0] / near[0]
+            factor = torch.where(factor.isfinite(), factor, 0.0)
+        agree = ((wanted - factor * near).abs() <= rtol * wanted.abs()).all(0) & (factor != 0)
+        found[todo[agree]], factors[todo[agree]] = candidate[agree], factor[agree]
+        todo = todo[~agree]
+        at[todo] += 1
+        inside = at[todo] < len(keys)
+        todo = todo[inside]
+        todo = todo[keys[at[todo]] <= (sought + slack)[todo]]
+    return found, factors
+
+
+def match_matrices(site: Site, stack: Sequence[Tensor], atoms: Atoms) -> RoleMap | None:
+    """Map a matrix argument whole; None where it is no matrix parameter."""
+    first = squeeze(stack[0].detach(), site.dims, site.name, 2)
+    shape, dim = first.tensor.shape[:-2], first.tensor.shape[-1]
+    if all(same(s, stack[0]) for s in stack[1:]):
+        return RoleMap(first.names, torch.full(shape, -1), None, first.tensor)
+    if atoms.matrices is None or atoms.matrices.shape[-1] != dim:
+        return None
+    entries = torch.stack([s.detach().reshape(-1, dim, dim) for s in stack]).double()
+    distance = (entries[0, :, None, 0, 0] - atoms.matrices[0, None, :, 0, 0]).abs()
+    index = distance.argmin(1)
+    near = atoms.matrices[:, index]
+    scale = near.abs().amax((-2, -1), keepdim=True)
+    if bool(((entries - near).abs() > 1e3 * atoms.rtol * scale).any()):
+        return None
+    return _compressed(RoleMap(first.names, index.reshape(shape)))
+
+
+def _compressed(role: RoleMap) -> RoleMap:
+    """Drop named dimensions along which the program only materialised copies."""
+    for k in reversed(range(len(role.names))):
+        parts = (role.index, role.coefficient, role.constant)
+        if all(p is None or bool((p == p.narrow(k, 0, 1)).all()) for p in parts):
+            cut = [None if p is None else p.select(k, 0) for p in parts]
+            role = RoleMap(role.names[:k] + role.names[k + 1 :], cut[0], cut[1], cut[2])  # type: ignore[arg-type]
+    return role

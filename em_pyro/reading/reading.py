@@ -1,0 +1,62 @@
+"""What recognition finds of one site: where every argument comes from, or why it must be replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ..families import Family, family_for
+from ..program.named import Params, unwrap
+from ..program.program import Site
+from .bank import Bank, RoleMap
+from .priors import Prior
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A site of a registered family, all of whose arguments are known or recognised."""
+
+    site: Site
+    family: Family
+    event_rank: int  # events that are batch dimensions of the family
+    mask: Tensor | None = field(repr=False)  # over the batch and event dimensions
+    roles: Mapping[str, RoleMap]
+    known: Mapping[str, Tensor] = field(repr=False)  # as the distribution holds them, unbroadcast
+    parameters: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A site that must be replayed: why, and the parameters that enter it."""
+
+    why: str
+    parameters: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """What the probes found."""
+
+    bank: Bank
+    readings: Mapping[str, Reading]
+    refusals: Mapping[str, Refusal]
+    reaches: Mapping[str, frozenset[str]]  # site -> parameters that enter it
+    priors: Mapping[str, Prior]
+    values: Params = field(repr=False)  # a random point
+    runs: Sequence[Mapping[str, Site]] = field(repr=False)  # the program at every probe, that point first
+    points: Sequence[Params] = field(default=(), repr=False)  # parameter values of every probe
+
+
+class Unrecognised(Exception):
+    """Says why an argument is no selection."""
+
+
+def arguments(family: Family, site: Site) -> dict[str, Tensor]:
+    """Arguments of a site as `family` reads them; a diagonal MultivariateNormal is read as a row of Normals."""
+    base = unwrap(site.fn).base
+    tril = family_for(type(base)).read(base)
+    if "scale_tril" in family.roles or "scale_tril" not in tril:
+        return family.read(base)
+    return {"loc": tril["loc"], "scale": tril["scale_tril"].diagonal(dim1=-2, dim2=-1)}

@@ -1,0 +1,212 @@
+"""Find which arguments of the program are plain selections of its parameters: probe, do not parse.
+
+The model is replayed at random valid parameter values. An argument entry is recognised if in every replay it equals one
+and the same entry of a parameter (through one of the `charts`, or times one and the same known factor), or a constant;
+and if the gradient of a random combination of all arguments is that of the claimed selections. Arguments that are
+affine in real parameters, through a link, are recognised by evaluating their columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import transform_to
+
+from ..families import family_for, family_of
+from ..program.named import Named, squeeze, unwrap
+from ..program.probes import LONG_PROGRAM, probe, reached, traced_run
+from ..program.program import Program, Site
+from ..program.unroll import unroll, user_site
+from .affine import affine_readings, may_be_affine
+from .bank import Bank, RoleMap, entries_of, gather, packed
+from .match import Atoms, atoms_of, entering, match, match_matrices, narrowest, same
+from .priors import read_priors
+from .reading import Reading, Recognition, Refusal, Unrecognised, arguments
+
+REPLAYS = 10
+
+
+def recognise(program: Program) -> Recognition:
+    """Probe `program` at random parameter values and read off where every argument comes from."""
+    generator = torch.Generator().manual_seed(0)
+    replays = 2 if len(program.upstream) > LONG_PROGRAM else REPLAYS
+    probes = [probe(program, k, generator) for k in range(replays)] if program.parameters else []
+    start = probes[0][0] if probes else {}
+    with program.given(start):  # the weights of a module are leaves in place
+        return _recognise(program, probes, *traced_run(program, start))
+
+
+def _recognise(
+    program: Program,
+    probes: list[tuple[dict[str, Tensor], dict[str, Site]]],
+    leaves: dict[str, Tensor],
+    traced: dict[str, Site],
+) -> Recognition:
+    leaf_sites = unroll(traced)
+    reaches = reached(leaf_sites, leaves)
+    probes = probes or [({}, traced)]
+    bank = atoms_of(program, [values for values, _ in probes])
+    readings: dict[str, Reading] = {}
+    refusals: dict[str, Refusal] = {}
+    unrolled = [unroll(sites) for _, sites in probes]
+    for name, site in leaf_sites.items():
+        if site.role == "prior":
+            continue
+        try:
+            readings[name] = _read(name, [sites[name] for sites in unrolled], bank)
+        except Unrecognised as reason:
+            refusals[name] = Refusal(str(reason), reaches.get(name, frozenset()))
+    wanted = {
+        name: reaches.get(user_site(name), frozenset())
+        for name, refusal in refusals.items()
+        if may_be_affine(leaf_sites[name], refusal)
+    }
+    if wanted:
+        probed = [(values, sites) for (values, _), sites in zip(probes, unrolled, strict=True)]
+        for name, reading in affine_readings(program, wanted, probed, bank):
+            readings[name] = reading
+            del refusals[name]
+    layout = _packed(bank.bank, readings)
+    for name in _disagreeing(program, leaves, leaf_sites, readings, layout):
+        why = "an argument has a parameter's value but not its gradient"
+        refusals[name] = Refusal(why, reaches.get(name, frozenset()) | readings[name].parameters)
+        del readings[name]
+    runs = [sites for _, sites in probes]
+    points = [values for values, _ in probes]
+    return Recognition(layout, readings, refusals, reaches, read_priors(runs), points[0], runs, points)
+
+
+def _packed(bank: Bank, readings: dict[str, Reading]) -> Bank:
+    """Keep what the readings use, split by how it is bound; the readings are changed to match."""
+    used: dict[str, list[Tensor]] = {"entries": [], "probabilities": [], "matrices": []}
+    for reading in readings.values():
+        for key, role in reading.roles.items():
+            used[_kind(reading.family.roles[key].domain)].append(role.entries)
+    entries, where_entry = packed(bank.entries, used["entries"])
+    probabilities, where_probability = packed(bank.entries, used["probabilities"])
+    matrices, where_matrix = packed(bank.matrices, used["matrices"])
+    where = {"entries": where_entry, "probabilities": where_probability, "matrices": where_matrix}
+    moved: dict[tuple[int, str], Tensor] = {}  # the steps of a loop share one index, before and after
+    for name, reading in readings.items():
+        roles = {}
+        for key, role in reading.roles.items():
+            kind = _kind(reading.family.roles[key].domain)
+            if not role.known and role.affine is None:
+                if (id(role.index), kind) not in moved:
+                    moved[id(role.index), kind] = role.moved(where[kind]).index
+                role = replace(role, index=moved[id(role.index), kind])
+            roles[key] = role
+        readings[name] = replace(reading, roles=roles)
+    return Bank(entries, probabilities, matrices)
+
+
+def _kind(domain: str) -> str:
+    if domain in ("unit", "simplex"):
+        return "probabilities"
+    return "matrices" if domain == "scale_tril" else "entries"
+
+
+def _read(name: str, runs: Sequence[Site], atoms: Atoms) -> Reading:
+    """Recognise every argument of one site, from its runs at all probes."""
+    site = runs[0]
+    inner = [unwrap(run.fn) for run in runs]
+    family = family_of(inner[0].base)
+    if family is None:
+        raise Unrecognised(f"{type(inner[0].base).__name__} has no registered family")
+    if any(not same(run.value, site.value) for run in runs[1:]):
+        raise Unrecognised("the value of the site depends on a parameter")
+    family, args = narrowest(family, [i.base for i in inner])
+    rank, mask = inner[0].event_rank, inner[0].mask
+    known = {key: value for key, value in args[0].items() if key not in family.roles}
+    roles: dict[str, RoleMap] = {}
+    for key, role in family.roles.items():
+        stack = [a[key] for a in args]
+        if role.domain == "scale_tril":
+            matched = match_matrices(site, stack, atoms)
+            if matched is None:
+                return _read_diagonal(site, args, rank, mask, atoms)
+            roles[key] = matched
+        else:
+            roles[key] = match(site, key, stack, rank + role.event_dim, atoms, multiples=role.multiples)
+    parameters = frozenset[str]().union(*(entering(atoms.bank, m, family.roles[k].domain) for k, m in roles.items()))
+    return Reading(site, family, rank, mask, roles, known, parameters)
+
+
+def _read_diagonal(site: Site, args: Sequence[Mapping[str, Tensor]], rank: int, mask: Any, atoms: Atoms) -> Reading:
+    """A MultivariateNormal whose factor is diagonal in every replay is a row of Normals."""
+    trils = [a["scale_tril"] for a in args]
+    off = ~torch.eye(trils[0].shape[-1], dtype=torch.bool, device=trils[0].device)
+    if any(bool((tril[..., off] != 0).any()) for tril in trils):
+        raise Unrecognised("the covariance is no whole matrix parameter, nor diagonal")
+    scales = [t.diagonal(dim1=-2, dim2=-1) for t in trils]
+    roles = {
+        "loc": match(site, "loc", [a["loc"] for a in args], rank + 1, atoms, multiples=True),
+        "scale": match(site, "scale", scales, rank + 1, atoms, multiples=True),
+    }
+    parameters = frozenset[str]().union(*(entering(atoms.bank, m, "real") for m in roles.values()))
+    mask = None if mask is None else mask.unsqueeze(-1)
+    return Reading(site, family_for(dist.Normal), rank + 1, mask, roles, {}, parameters)
+
+
+def _disagreeing(
+    program: Program,
+    leaves: Mapping[str, Tensor],
+    traced: Mapping[str, Site],
+    readings: Mapping[str, Reading],
+    bank: Bank,
+) -> list[str]:
+    """Sites whose arguments have not the gradient that their maps claim, in two random combinations of all of them."""
+    if not leaves or not readings:
+        return []
+    params = {n: transform_to(program.parameters[n].constraint)(leaf) for n, leaf in leaves.items()}
+    pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    atoms = {"entries": bank.values(params), "probabilities": entries_of(bank.probabilities, params)}
+    if bank.matrices:
+        atoms["matrices"] = bank.stack(params)
+    claims: dict[object, Tensor] = {}
+    for name, reading in readings.items():
+        args = arguments(reading.family, traced[name])
+        for key, role in reading.roles.items():
+            kind = _kind(reading.family.roles[key].domain)
+            event = reading.event_rank + reading.family.roles[key].event_dim
+            truth = squeeze(args[key], traced[name].dims, name, event)
+            if role.known and not truth.tensor.requires_grad:
+                continue
+            # the steps of a loop make one claim, so that it is evaluated once
+            where = tuple(truth.names.index(n) for n in role.names)
+            same = (id(role.index), id(role.coefficient), id(role.constant), id(role.affine), kind, where)
+            if same not in claims or claims[same].shape != truth.tensor.shape:
+                claim = gather(role, atoms.get(kind, torch.zeros(0)), params)
+                claims[same] = Named(claim, role.names).align(truth.names).expand(truth.tensor.shape)
+            pairs.setdefault(name, []).append((truth.tensor, claims[same]))
+    generator = torch.Generator().manual_seed(1)
+
+    def agree(names: Sequence[str]) -> bool:
+        difference, size = torch.zeros(()), torch.zeros(())
+        alike: dict[object, tuple[Tensor, list[Tensor]]] = {}
+        for name in names:
+            for truth, claim in pairs.get(name, ()):
+                alike.setdefault((id(claim), truth.dtype), (claim, []))[1].append(truth)
+        for claim, truths in alike.values():
+            truth = torch.stack(truths)
+            v = torch.randn(truth.shape, generator=generator, dtype=torch.float64).to(truth)
+            difference = difference + (v * (truth - claim)).sum()
+            size = size + (v * claim).sum()
+        if not difference.requires_grad:
+            return True
+        targets = list(leaves.values())
+        off = torch.autograd.grad(difference, targets, retain_graph=True, allow_unused=True)
+        scale = torch.autograd.grad(size, targets, retain_graph=True, allow_unused=True) if size.requires_grad else off
+        top = max((float(g.abs().max()) for g in (*off, *scale) if g is not None and g.numel()), default=0.0)
+        worst = max((float(g.abs().max()) for g in off if g is not None and g.numel()), default=0.0)
+        single = any(leaf.dtype == torch.float32 for leaf in targets)
+        return worst <= (1e-3 if single else 1e-8) * (1 + top)
+
+    if all(agree(list(pairs)) for _ in range(2)):
+        return []
+    return [name for name in pairs if not (agree([name]) and agree([name]))]

@@ -1,0 +1,170 @@
+"""Compare what two runs of a program gave its sites, many sites at once.
+
+The steps of a loop have arguments of one shape that depend on latents of one kind. Their tensors are stacked and
+compared in a few operations, however many steps there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pyro.distributions.util import broadcast_shape  # torch's own imports a second of symbolic algebra
+from torch import Tensor
+
+from ..families import family_of
+from ..program.named import Named, align, squeeze, unwrap
+from ..program.program import Program, Site
+
+CLOSE = 1e-9
+ROWS = 1000  # of a plate that are compared
+STACKED = 100_000  # entries of an argument up to which it is stacked with others like it
+SITE = "[site]"
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Arguments of some sites that have one shape and depend on latents in one way, from the enumerated run."""
+
+    what: str
+    sites: tuple[str, ...]
+    latents: tuple[tuple[str, ...], ...] = field(repr=False)  # of every site
+    event: int
+    given: tuple[Tensor, ...] = field(repr=False)  # as the sites have them
+    whole: Named = field(repr=False)  # dimensions: site, latents by position, plates
+
+
+def parts_of(site: Site) -> dict[str, tuple[Tensor, int]]:
+    """What determines the density of a site: arguments (or, of an unregistered family, the density), value, mask."""
+    inner = unwrap(site.fn)
+    family = family_of(inner.base)
+    rank = inner.event_rank
+    parts: dict[str, tuple[Tensor, int]] = {}
+    if family is None:
+        log_prob = site.fn.log_prob(site.value)
+        return {"its log_prob": (log_prob, 0)}
+    for key, value in family.read(inner.base).items():
+        event = family.roles[key].event_dim if key in family.roles else family.known_event_dim.get(key, 0)
+        parts[f'argument "{key}"'] = (
+            value,
+            min(value.dim(), rank + event if key not in family.known_event_dim else event),
+        )
+    if site.role != "latent":
+        parts["value"] = (site.value, rank + family.event_dim)
+    for key, mask, event in (("mask", site.mask, 0), ("inner mask", inner.mask, rank)):
+        if mask is not None:
+            parts[key] = (mask, min(event, mask.dim()))
+    return parts
+
+
+def alike(enumerated: Mapping[str, Site], program: Program) -> list[Alike]:
+    """Group what determines the densities of all sites."""
+    groups: dict[tuple[Any, ...], list[tuple[str, Named, Tensor]]] = {}
+    latents = program.latents
+    for name, site in enumerated.items():
+        for what, (tensor, event) in parts_of(site).items():
+            named = thinned(squeeze(tensor, site.dims, name, event), program)
+            kinds = tuple("" if n in latents else n for n in named.names)
+            large = named.tensor.numel() > STACKED
+            key = (what, event, named.tensor.shape, named.tensor.dtype, kinds, name if large else "")
+            groups.setdefault(key, []).append((name, named, tensor))
+    found = []
+    for key, members in groups.items():
+        what, event = key[:2]
+        first = members[0][1]
+        of = tuple(tuple(n for n in part.names if n in latents) for _, part, _ in members)
+        places = {n: f"[{k}]" for k, n in enumerate(of[0])}
+        names = (SITE, *(places.get(n, n) for n in first.names))
+        whole = torch.stack([part.tensor for _, part, _ in members]) if len(members) > 1 else first.tensor.unsqueeze(0)
+        given = tuple(tensor for _, _, tensor in members)
+        found.append(Alike(what, tuple(name for name, _, _ in members), of, event, given, Named(whole, names)))
+    return found
+
+
+def differences(
+    groups: list[Alike], program: Program, concrete: Mapping[str, Site], index: Mapping[str, Named]
+) -> Iterator[tuple[str, str]]:
+    """Yield every site, and what of it, that a concrete run gave another value than the enumerated run does there.
+
+    Args:
+        groups: of the enumerated run.
+        program: what was run.
+        concrete: the other run.
+        index: states of the latents in it, by plates.
+    """
+    taken = {name: parts_of(site) for name, site in concrete.items()}
+    index = {name: thinned(part, program) for name, part in index.items()}
+    for group in groups:
+        kept: dict[object, list[tuple[int, Named]]] = {}
+        for k, name in enumerate(group.sites):
+            if group.what not in taken[name]:
+                continue
+            tensor, _ = taken[name][group.what]
+            if _shared_memory(tensor, group.given[k]):
+                continue
+            named = thinned(squeeze(tensor, concrete[name].dims, name, group.event), program)
+            chosen = tuple(index[n].names for n in group.latents[k])
+            kept.setdefault((named.names, named.tensor.shape, named.tensor.dtype, chosen), []).append((k, named))
+        for members in kept.values():
+            places = [k for k, _ in members]
+            every = len(places) == len(group.sites)
+            whole = group.whole if every else Named(group.whole.tensor[places], group.whole.names)
+            expected = Named(torch.stack([part.tensor for _, part in members]), (SITE, *members[0][1].names))
+            states = {}
+            for slot in range(len(group.latents[0])):
+                of = [index[group.latents[k][slot]] for k in places]
+                stacked = torch.stack([part.tensor for part in of]).to(whole.tensor.device)
+                states[f"[{slot}]"] = Named(stacked, (SITE, *of[0].names))
+            agree = _agree(expected, _select(whole, states, group.event), group.event)
+            for k, fine in zip(places, agree.expand(len(places)).tolist(), strict=True):
+                if not fine:
+                    yield group.sites[k], group.what
+
+
+def _shared_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are one: data that the model passes on as they are."""
+    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype
+
+
+def thinned(part: Named, program: Program) -> Named:
+    """At most `ROWS` rows of every plate, evenly spaced."""
+    tensor = part.tensor
+    for axis, name in enumerate(part.names):
+        if name in program.plates and tensor.shape[axis] > ROWS:
+            rows = torch.linspace(0, tensor.shape[axis] - 1, ROWS, device=tensor.device).round().long()
+            tensor = tensor.index_select(axis, rows)
+    return Named(tensor, part.names)
+
+
+def _select(part: Named, index: Mapping[str, Named], event: int) -> Named:
+    """The enumerated tensor at the chosen states."""
+    names, tensor = part.names, part.tensor
+    for latent in [n for n in names if n in index]:
+        axis = names.index(latent)
+        rest = names[:axis] + names[axis + 1 :]
+        every = rest + tuple(p for p in index[latent].names if p not in rest)
+        tensor = align(tensor, names, (latent, *every), event)
+        chosen = index[latent].align(every)
+        shape = broadcast_shape(tensor.shape[1 : 1 + len(every)], chosen.shape)
+        tensor = tensor.expand((tensor.shape[0], *shape, *tensor.shape[1 + len(every) :]))
+        chosen = (
+            chosen.expand(shape)
+            .reshape((1, *shape) + (1,) * event)
+            .expand((1, *shape, *tensor.shape[1 + len(every) :]))
+        )
+        tensor, names = tensor.gather(0, chosen).squeeze(0), every
+    return Named(tensor, names)
+
+
+def _agree(a: Named, b: Named, event: int) -> Tensor:
+    """Whether two tensors agree, by site."""
+    names = (*a.names, *(n for n in b.names if n not in a.names))
+    x = align(a.tensor, a.names, names, event).double()
+    y = align(b.tensor, b.names, names, event).double()
+    try:
+        same = (x == y) | ((x - y).abs() <= CLOSE * (1 + y.abs())) | (x.isnan() & y.isnan())
+    except RuntimeError:
+        return torch.zeros((), dtype=torch.bool)
+    return same.reshape(len(same), -1).all(1)
