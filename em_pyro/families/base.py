@@ -116,6 +116,18 @@ class Family:
         """
         raise NotImplementedError
 
+    def shifted(self, statistics: tuple[Tensor, ...], by: Tensor) -> tuple[Tensor, ...]:
+        """Summed statistics of values that are less by `by`, from those of the values: `sum w T(x - by)`.
+
+        Only for families with a `location`. Sums over parts of the data, each around a centre of its own, add up after
+        they have been moved to one.
+
+        Args:
+            statistics: summed, one tensor each: cells + event of the statistic.
+            by: cells + event of the location.
+        """
+        raise NotImplementedError
+
     def base(self, value: Tensor, known: Args) -> Tensor | None:
         """Log base measure `log h(x)`, of the value's batch shape; None is zero."""
         return None

@@ -66,6 +66,12 @@ class MultivariateNormal(Family):
         squares = white.square().sum(-2).reshape(deviation.shape[:-1])
         return -0.5 * squares - tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
+    def shifted(self, statistics: tuple[Tensor, ...], by: Tensor) -> tuple[Tensor, ...]:
+        n, first, second = statistics
+        i, j = torch.triu_indices(by.shape[-1], by.shape[-1], device=by.device)
+        moved = torch.addcmul(first, n.unsqueeze(-1), by, value=-1)
+        return n, moved, second - first[..., i] * by[..., j] - by[..., i] * moved[..., j]
+
     def base(self, value: Tensor, known: Args) -> Tensor | None:
         return value.new_full((), -0.5 * value.shape[-1] * math.log(2 * math.pi))
 

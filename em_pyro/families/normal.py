@@ -44,6 +44,11 @@ class Normal(Family):
     def around(self, deviation: Tensor, args: Args) -> Tensor:
         return -0.5 * (deviation / args["scale"]).square() - args["scale"].log()
 
+    def shifted(self, statistics: tuple[Tensor, ...], by: Tensor) -> tuple[Tensor, ...]:
+        n, first, second = statistics
+        moved = torch.addcmul(first, n, by, value=-1)
+        return n, moved, torch.addcmul(second, by, first + moved, value=-1)
+
     def base(self, value: Tensor, known: Args) -> Tensor | None:
         return value.new_full((), -0.5 * math.log(2 * math.pi))
 
