@@ -5,11 +5,12 @@ ENV := .venv
 BIN := $(ENV)/bin
 INSTALLED := $(ENV)/.installed
 
-.PHONY: help demo test bench gallery notebooks
+.PHONY: help demo test quick bench gallery notebooks
 
 help:
 	@echo "make demo    fit two classic data sets, compare with EM by hand, draw pictures into out/"
 	@echo "make test    lint, types and tests"
+	@echo "make quick   the tests that are neither laws, pages nor numbers, in two minutes"
 	@echo "make bench   time EM against the libraries that hand-code one model, write benchmarks/RESULTS.md"
 	@echo "make gallery draw the pictures of the examples again, into docs/pictures/"
 	@echo "make notebooks  turn the examples into executed notebooks, in notebooks/"
@@ -24,6 +25,10 @@ test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q
+
+quick: export OMP_NUM_THREADS = 1
+quick: $(INSTALLED)
+	$(BIN)/python -m pytest -q -m "not laws and not pages and not numbers"
 
 # A full run; `$(BIN)/python -m benchmarks --quick` is for a look. A peer that cannot be installed is a row that says so.
 bench: $(INSTALLED)

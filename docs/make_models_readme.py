@@ -1,8 +1,8 @@
 """Write `models/README.md`: a table of the zoo, and what `em.plan` prints on each of its models.
 
 `python docs/make_models_readme.py` writes it anew; a test holds that it is up to date. Every model is planned on data
-that it simulated itself (`tests/zoo.py`). Nothing on the page is written by hand but `HEAD` below: latents and closed
-forms come from the plans, data and references from the docstring of each file.
+that it simulated itself (`tests/programs/zoo.py`). Nothing on the page is written by hand but `HEAD` below: latents and
+closed forms come from the plans, data and references from the docstring of each file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "models" / "README.md"
 sys.path.insert(0, str(ROOT / "tests"))
 
-from zoo import ZOO, simulated  # noqa: E402 - found beside the tests
+from programs.zoo import ZOO, simulated  # noqa: E402 - found beside the tests
 
 from em_pyro import EM  # noqa: E402
 

@@ -10,7 +10,7 @@ from .errors import ParameterError
 
 
 def check_options(
-    *, tol: Any, max_steps: Any, seed: Any, starts: Any, m_step: Any, callback: Any, acceleration: Any
+    tol: Any, max_steps: Any, seed: Any, starts: Any, m_step: Any, callback: Any, acceleration: Any
 ) -> None:
     """Raise an error that names the option, what it may be, and what it is.
 

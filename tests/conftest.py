@@ -1,6 +1,10 @@
-"""What every test starts from: float64, an empty param store, Pyro's validation on, fixed seeds, one thread."""
+"""What every test starts from: float64, an empty param store, Pyro's validation on, fixed seeds, one thread.
+
+Tests are marked by where they stand: `laws`, `pages` and `numbers`, and what is none of these is the quick run.
+"""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pyro
 import pytest
@@ -10,6 +14,24 @@ from torch.distributions import constraints
 
 # Small tensors gain nothing from a second thread, and lose much where another process holds its core.
 torch.set_num_threads(1)
+
+
+TESTS = Path(__file__).parent
+
+PAGES = ("cli", "compare", *(f"face/test_{name}.py" for name in ("docs", "examples", "packaging", "readme")))
+"""Folders and files of the tests that run pages, examples, commands and races, and build the wheel."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test by its folder."""
+    for item in items:
+        where = item.path.relative_to(TESTS)
+        if where.parts[0] == "laws":
+            item.add_marker(pytest.mark.laws)
+        if any(where.is_relative_to(page) for page in PAGES):
+            item.add_marker(pytest.mark.pages)
+        if where.parts[0] == "numbers":
+            item.add_marker(pytest.mark.numbers)
 
 
 @pytest.fixture(autouse=True)

@@ -116,15 +116,8 @@ def gaussian_mixture(
         raise ValueError(f"covariance: expected one of {get_args(Covariance)}, got {covariance!r}.")
     data = arguments.array("x", x, (None, None))
     mu = arguments.array("means", means, (None, data.shape[1]))
-    components, dimension = mu.shape
-    if covariance in ("full", "tied"):
-        shape = (components, dimension, dimension) if covariance == "full" else (dimension, dimension)
-        start = arguments.array("covariances", covariances, shape)
-        skew = np.abs(start - np.swapaxes(start, -1, -2)) > 1e-8 * np.abs(start).max()
-        arguments.refuse("covariances", skew, start, "symmetric matrices")
-    else:
-        start = arguments.positive("covariances", covariances, mu.shape if covariance == "diagonal" else (components,))
-    pi = arguments.simplex("weights", weights, (components,))
+    start = _checked(covariances, covariance, *mu.shape)
+    pi = arguments.simplex("weights", weights, (len(mu),))
 
     def maximise(gamma: Array, mass: Array) -> Params:
         new_means = gamma @ data / mass[:, None]
@@ -138,3 +131,14 @@ def gaussian_mixture(
         steps=steps,
         estimate_weights=estimate_weights,
     )
+
+
+def _checked(covariances: npt.ArrayLike, kind: Covariance, components: int, dimension: int) -> Array:
+    """The initial covariances, in the shape of their kind."""
+    if kind in ("full", "tied"):
+        shape = (components, dimension, dimension) if kind == "full" else (dimension, dimension)
+        start = arguments.array("covariances", covariances, shape)
+        skew = np.abs(start - np.swapaxes(start, -1, -2)) > 1e-8 * np.abs(start).max()
+        arguments.refuse("covariances", skew, start, "symmetric matrices")
+        return start
+    return arguments.positive("covariances", covariances, (components, dimension)[: 2 if kind == "diagonal" else 1])

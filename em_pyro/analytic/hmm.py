@@ -112,14 +112,16 @@ def poisson_hmm(
             log_initial, log_transition = np.log(params["initial"]), np.log(params["transition"])
         return forward_backward(log_initial, log_transition, poisson_log_density(y, params["rates"]))
 
-    def m_step(posterior: Posterior) -> Params:
-        states, transitions = posterior
-        return {
-            "rates": states @ y / nonempty(states.sum(axis=1), "state"),
-            "transition": transition_rows(transitions),
-            "initial": states[:, 0] / states[:, 0].sum(),
-        }
-
     theta = {"rates": start, "transition": gamma, "initial": delta}
-    params, log_likelihood, (states, _) = climb(theta, e_step, m_step, steps=steps)
+    params, log_likelihood, (states, _) = climb(theta, e_step, lambda found: _maximised(y, found), steps=steps)
     return ParameterPath(params, log_likelihood, states, -float(log_factorial(y).sum()))
+
+
+def _maximised(y: Array, posterior: Posterior) -> Params:
+    """The M-step on counts `y`."""
+    states, transitions = posterior
+    return {
+        "rates": states @ y / nonempty(states.sum(axis=1), "state"),
+        "transition": transition_rows(transitions),
+        "initial": states[:, 0] / states[:, 0].sum(),
+    }

@@ -10,13 +10,13 @@ import pyro
 import torch
 from torch import Tensor
 
-from ..fit.problem import Prepared
+from ..fit.problem import Problem
 from ..program.program import quiet
 from ..program.store import write
 
 
 @contextlib.contextmanager
-def arena(here: Prepared, start: Mapping[str, Tensor], seed: int) -> Iterator[list[str]]:
+def arena(here: Problem, start: Mapping[str, Tensor], seed: int) -> Iterator[list[str]]:
     """Put `start` into a param store of its own, fix the global generators, and undo everything at the end.
 
     The model runs once first: its modules then hold the very tensors that the store holds, which are written in place
@@ -46,11 +46,11 @@ def arena(here: Prepared, start: Mapping[str, Tensor], seed: int) -> Iterator[li
             said += sorted({str(w.message) for w in caught})
 
 
-def plate_depth(here: Prepared) -> int:
+def plate_depth(here: Problem) -> int:
     """`max_plate_nesting` of the model; told to Pyro, which would otherwise run the model to guess it."""
     return max((-dim for dim in here.program.plate_dims.values()), default=0)
 
 
-def prior_sites(here: Prepared) -> list[str]:
+def prior_sites(here: Problem) -> list[str]:
     """Continuous latents: parameters with a prior."""
     return [name for name, p in here.program.parameters.items() if p.kind == "prior"]

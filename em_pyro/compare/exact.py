@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..e_step.confirm import disagreements
-from ..e_step.engine import Engine, Expectation
+from ..e_step.engine import Engine
+from ..e_step.expectation import Expectation
 from ..em import EM
 from ..errors import EMError
-from ..fit.accelerated import flatten, unflatten
+from ..fit.acceleration.accelerated import unflatten
+from ..fit.answer import certified
 from ..fit.loop import Settings, State, run
-from ..fit.problem import Prepared
-from ..m_step.maximise import gradient
-from ..m_step.plan import Plan
+from ..fit.path import start as begin
+from ..fit.problem import Expect, Problem, prepare
+from ..program.coordinates import joined
+from ..program.named import Params, batched
 from .contenders import Contender
 from .lane import Clock, Lane, Point
 
@@ -35,25 +40,18 @@ class Tally:
 
 @dataclass(frozen=True)
 class Counted(Engine):
-    """An engine that counts what is asked of it."""
+    """An engine that counts how often `Q` is evaluated with its gradient, in M-steps of torch too."""
 
     tally: Tally = field(default_factory=Tally)
 
-    def expect(self, params: Mapping[str, Tensor], lead: int = 0) -> Expectation:
-        """Run one E-step."""
-        self.tally.e_steps += 1
-        return super().expect(params, lead)
-
-    def q(self, params: Mapping[str, Tensor], found: Expectation, lead: int = 0) -> Tensor:
-        """Evaluate `Q` with its gradient."""
+    def q(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Evaluate `Q`."""
         self.tally.gradients += 1
-        return super().q(params, found, lead)
+        return super().q(*args, **kwargs)
 
-    def q_of(
-        self, free: Sequence[str], found: Expectation, params: Mapping[str, Tensor]
-    ) -> Callable[[Mapping[str, Tensor]], Tensor]:
-        """Evaluate part of `Q` with its gradient, as often as the result is called."""
-        part = super().q_of(free, found, params)
+    def q_of(self, *args: Any, **kwargs: Any) -> Callable[[Mapping[str, Tensor]], Tensor]:
+        """Evaluate part of `Q`, as often as the result is called."""
+        part = super().q_of(*args, **kwargs)
 
         def q(values: Mapping[str, Tensor]) -> Tensor:
             self.tally.gradients += 1
@@ -62,21 +60,48 @@ class Counted(Engine):
         return q
 
 
-def counted(here: Prepared) -> tuple[Prepared, Tally]:
-    """The same program on an engine that counts."""
-    tally = Tally()
-    parts = {name: getattr(here.engine, name) for name in Engine.__dataclass_fields__}
-    return replace(here, engine=Counted(**parts, tally=tally)), tally
+def counted(problem: Problem, tally: Tally) -> Problem:
+    """The same problem, with everything that is asked of its engine counted."""
+
+    def total(expect: Expect) -> Expect:
+        def counting(bound: Any, about: Any = None) -> Expectation:
+            tally.e_steps += 1
+            return expect(bound, about)
+
+        return counting
+
+    parts = {name: getattr(problem.engine, name) for name in Engine.__dataclass_fields__}
+    return replace(problem, engine=Counted(**parts, tally=tally), total=total)
 
 
-def run_em(em: EM, here: Prepared, name: str, index: int, start: dict[str, Tensor], clock: Clock) -> Lane:
+@dataclass(frozen=True)
+class Ours:
+    """EM as one contender runs it.
+
+    Attributes:
+        em: its options.
+        race: the program that all contenders run.
+    """
+
+    em: EM
+    race: Problem
+
+    @cached_property
+    def problem(self) -> Problem:
+        """The program, planned as this contender wishes; laid out when its first lane begins."""
+        em, program = self.em, self.race.program
+        return prepare(em.model, program.args, program.kwargs, em.m_step, check=em.check, collapse=em.collapse)
+
+
+def run_em(ours: Ours, name: str, index: int, start: dict[str, Tensor], clock: Clock) -> Lane:
     """Run EM as `EM.fit` does, certificates and all, and note every point that the loop passes."""
-    began = time.perf_counter()
-    mine, notes, _ = em._certified(em._prepare(here.program.args, here.program.kwargs), start)
-    mine, tally = counted(mine)
+    began, em = time.perf_counter(), ours.em
+    plain, notes, _ = certified(ours.problem, start)
+    tally = Tally()
+    mine = counted(plain, tally)
     setup = time.perf_counter() - began
     before = time.perf_counter()
-    mine.engine.expect(start)
+    mine.objective(batched(start))
     first = time.perf_counter() - before
     ticks: list[tuple[float, int, int]] = []
     steps: list[int] = [0]
@@ -91,37 +116,35 @@ def run_em(em: EM, here: Prepared, name: str, index: int, start: dict[str, Tenso
     settings = Settings(em.tol, min(em.max_steps, clock.max_steps), note, tick, em.acceleration is not None)
     clock.start()
     tally.e_steps = tally.gradients = 0
-    done = run(mine.engine, mine.plan, start, settings)
-    while wrong := disagreements(mine.engine, done.params):
+    done = run(mine, begin(start), settings)
+    while wrong := disagreements(plain.engine, done.params):
         # A plan that the model refutes ran to no avail: its time is charged, its points are not counted.
-        mine, why = mine.corrected(wrong)
-        mine, fresh = counted(mine)
-        fresh.e_steps, fresh.gradients, tally = tally.e_steps, tally.gradients, fresh
-        ticks, steps, notes = [], [0], (*notes, why)
-        done = run(mine.engine, mine.plan, start, settings)
+        plain, why = plain.corrected(wrong)
+        mine = counted(plain, tally)
+        ticks[:], steps[:], notes = [], [0], (*notes, why)
+        done = run(mine, begin(start), settings)
     # The parameters of point i were there when step i - 1 had ended; its objective came with step i.
     arrived = [(0.0, 0, 0), *ticks]
     points = tuple(
         Point(step, seconds, objective, e_steps, gradients)
-        for step, (seconds, e_steps, gradients), objective in zip(steps, arrived, done.path, strict=False)
+        for step, (seconds, e_steps, gradients), objective in zip(steps, arrived, done.trail, strict=False)
     )
     ending = (clock.spent() or "time") if done.outcome == "stopped" else done.outcome
     message = "; ".join((*notes, *done.notes))
-    return Lane(name, index, points, setup, first, ending, message, dict(done.params))
+    return Lane(name, index, points, setup, first, ending, message, done.params)
 
 
 class _Over(Exception):
     """The budget is spent."""
 
 
-def run_lbfgs(here: Prepared, name: str, who: Contender, index: int, start: dict[str, Tensor], clock: Clock) -> Lane:
+def run_lbfgs(problem: Problem, name: str, who: Contender, index: int, start: dict[str, Tensor], clock: Clock) -> Lane:
     """Ascend the objective directly; every evaluation is a step, and what counts is the best so far."""
     before = time.perf_counter()
-    engine, plan = here.engine, here.plan
-    _evaluate(engine, plan, start)
+    _evaluate(problem, start)
     first = time.perf_counter() - before
     points: list[Point] = []
-    origin = flatten(engine, plan, start)
+    origin = problem.coordinates.vector(start)
     origin = torch.where(torch.isfinite(origin), origin, origin.sign().nan_to_num() * CEILING)
     vector = origin.clone().requires_grad_()
     best, best_at, arrived, scale = -torch.inf, dict(start), 0.0, 1.0
@@ -135,8 +158,8 @@ def run_lbfgs(here: Prepared, name: str, who: Contender, index: int, start: dict
         if clock.spent(len(points)):
             raise _Over
         try:
-            params = unflatten(engine, plan, vector.detach(), [dict(start)])
-            objective, slope = _evaluate(engine, plan, params)
+            params = unflatten(problem.coordinates, vector.detach(), [start])
+            objective, slope = _evaluate(problem, params)
         except (EMError, ValueError, RuntimeError):
             objective, slope = -torch.inf, torch.zeros_like(origin)
         objective = objective if objective == objective and objective < torch.inf else -torch.inf
@@ -166,8 +189,10 @@ def run_lbfgs(here: Prepared, name: str, who: Contender, index: int, start: dict
     return Lane(name, index, tuple(points), 0.0, first, ending, "", best_at)
 
 
-def _evaluate(engine: Engine, plan: Plan, params: Mapping[str, Tensor]) -> tuple[float, Tensor]:
+def _evaluate(problem: Problem, params: Params) -> tuple[float, Tensor]:
     """The objective and its gradient in unconstrained space: that of `Q` at the parameters of the E-step."""
-    found = engine.expect(params)
-    slopes = gradient(engine, found, params, plan.free)[1]
-    return float(found.objective), torch.cat([slopes[name].reshape(-1) for name in plan.free]).nan_to_num(0.0)
+    here = batched(params)
+    bound = problem.bind(here)
+    found = problem.expect(bound)
+    slope = joined(problem.gradient(found, here)).nan_to_num(0.0)
+    return float(found.log_evidence + problem.log_prior(bound)), slope

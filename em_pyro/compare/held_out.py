@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ParameterError
-from ..fit.problem import Prepared, prepare
+from ..fit.problem import Problem, prepare
 from ..posterior.posterior import posterior
 from ..program.named import Params
 
@@ -18,7 +18,7 @@ from ..program.named import Params
 class HeldOut:
     """Data that no contender sees, with the model that predicts them."""
 
-    def __init__(self, here: Prepared, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def __init__(self, here: Problem, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Prepare the model for the held-out data.
 
         Raises:
@@ -58,5 +58,5 @@ class HeldOut:
     def _rows(self, params: Params) -> Tensor:
         params = {name: params[name].double() for name in self.there.program.parameters}
         if self.plate is None:
-            return self.there.engine.expect(params).log_evidence.reshape(1)
+            return torch.tensor([posterior(self.there.engine, params).log_evidence], dtype=torch.float64)
         return posterior(self.there.engine, params).log_evidence_by(self.plate).reshape(-1)

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from ..em import EM
 from ..errors import EMError, ParameterError
-from ..fit.problem import Prepared
+from ..fit.problem import Problem, prepare
+from ..fit.starting.starts import need_parameters, starting_points
 from .analytic import agreement
 from .arena import arena
 from .contenders import Contender
-from .exact import run_em, run_lbfgs
+from .exact import Ours, run_em, run_lbfgs
 from .held_out import HeldOut
 from .lane import Clock, Lane
 from .report import Race
@@ -66,40 +67,38 @@ def compare(
         DataError: the data cannot be used.
     """
     _check(contenders, held_out, budget_seconds, max_steps)
-    kwargs = dict(kwargs or {})
     with torch.random.fork_rng(devices=_devices()):
-        referee = EM(model, starts=starts, seed=seed)
-        here = referee._prepare(args, kwargs)
-        referee._need_parameters(here)
-        points = [point(here) for point in referee._starting_points(here)]
+        referee = EM(model, starts=starts, seed=seed)  # looks at the options
+        here = prepare(model, args, dict(kwargs or {}), {}, check=True)
+        need_parameters(here)
+        points = starting_points(here, referee.starts, referee.seed)
         echo(_bound(len(contenders), len(points), budget_seconds))
-        unseen = None if held_out is None else HeldOut(here, held_out, kwargs)
+        unseen = None if held_out is None else HeldOut(here, held_out, dict(kwargs or {}))
         lanes: list[Lane] = []
         for name, who in contenders.items():
-            own = EM(model, **dict(who.options)) if who.kind == "em" else None
+            own = Ours(EM(model, **dict(who.options)), here) if who.kind == "em" else None
             for index, start in enumerate(points):
                 clock = Clock(budget_seconds, max_steps)
                 begin = {n: v.detach().clone() for n, v in start.items()}  # optimisers write in place
                 lanes.append(_lane(here, own, name, who, index, begin, clock, seed, unseen))
-        lanes = judged(here, lanes)
+        lanes = [_held_out(lane, unseen) for lane in judged(here, lanes)]
         best = settle(here, lanes, budget_seconds)
-        if unseen is not None:
-            lanes = [
-                replace(lane, held_out=unseen.at(lane.params)) if lane.shares_objective and lane.points else lane
-                for lane in lanes
-            ]
-        agreed = "" if analytic is None else agreement(here, points[0], analytic)
-    parameters = here.program.parameters.values()
-    dtypes = sorted({str(p.initial.dtype).removeprefix("torch.") for p in parameters})
-    return Race(
-        tuple(contenders), tuple(lanes), best, len(points), budget_seconds, torch.get_num_threads(), ", ".join(dtypes),
-        agreed, here.plan.seconds,
-    )  # fmt: skip
+        agreed = agreement(here, points[0], analytic) if analytic is not None else ""
+    dtypes = ", ".join(sorted({str(p.initial.dtype).removeprefix("torch.") for p in here.program.parameters.values()}))
+    settings = budget_seconds, torch.get_num_threads(), dtypes
+    return Race(tuple(contenders), tuple(lanes), best, len(points), *settings, agreed, here.plan.seconds)
+
+
+def _held_out(lane: Lane, unseen: HeldOut | None) -> Lane:
+    """The lane with the log predictive density at its end, if held-out data were given and it has one."""
+    if unseen is None or not (lane.shares_objective and lane.points):
+        return lane
+    return replace(lane, held_out=unseen.at(lane.params))
 
 
 def _lane(
-    here: Prepared,
-    own: EM | None,
+    here: Problem,
+    own: Ours | None,
     name: str,
     who: Contender,
     index: int,
@@ -113,7 +112,7 @@ def _lane(
     try:
         if own is not None:
             with arena(here, start, seed + index) as said:
-                lane = run_em(own, here, name, index, start, clock)
+                lane = run_em(own, name, index, start, clock)
         elif who.kind == "lbfgs":
             with arena(here, start, seed + index) as said:
                 lane = run_lbfgs(here, name, who, index, start, clock)

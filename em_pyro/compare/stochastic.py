@@ -15,7 +15,8 @@ from pyro.infer import SVI, TraceEnum_ELBO, config_enumerate
 from pyro.infer.autoguide import AutoDelta, init_to_value
 from torch import Tensor
 
-from ..fit.problem import Prepared
+from ..fit.problem import Problem
+from ..program.named import batched
 from ..program.store import starting_values
 from .arena import arena, plate_depth, prior_sites
 from .contenders import Contender
@@ -31,7 +32,7 @@ class NotAble(Exception):
 
 
 def run_svi(
-    here: Prepared,
+    here: Problem,
     name: str,
     who: Contender,
     index: int,
@@ -53,7 +54,7 @@ def run_svi(
         score: held-out predictive density of what a function draws, for a Bayesian contender.
     """
     program, began = here.program, time.perf_counter()
-    exact = float(here.engine.expect(start).objective)
+    exact = here.objective(batched(start))
     points: list[Point] = []
     with arena(here, start, seed):
         guide = _guide(here, who, start)
@@ -91,7 +92,7 @@ def fresh(optim: Any) -> Any:
     return new
 
 
-def _guide(here: Prepared, who: Contender, start: Mapping[str, Tensor]) -> Callable[..., Any]:
+def _guide(here: Problem, who: Contender, start: Mapping[str, Tensor]) -> Callable[..., Any]:
     sites = prior_sites(here)
     if who.kind == "svi" and sites:
         raise NotAble(f"an empty guide leaves the sites {sites} to be drawn from their prior: enter svi_map(optim)")
@@ -112,7 +113,7 @@ def _empty(*args: Any, **kwargs: Any) -> None:
     """Guide nothing: every latent is enumerated."""
 
 
-def _same(here: Prepared, loss: float, exact: float) -> None:
+def _same(here: Problem, loss: float, exact: float) -> None:
     """Refuse a contender whose loss is not the objective of the race."""
     single = any(p.initial.dtype == torch.float32 for p in here.program.parameters.values())
     slack = SAME[torch.float32 if single else torch.float64]
@@ -120,7 +121,7 @@ def _same(here: Prepared, loss: float, exact: float) -> None:
         raise NotAble(f"its objective at the start is {loss:.10g} where log evidence plus log prior is {exact:.10g}")
 
 
-def _reached(here: Prepared, guide: Callable[..., Any], who: Contender) -> dict[str, Tensor]:
+def _reached(here: Problem, guide: Callable[..., Any], who: Contender) -> dict[str, Tensor]:
     """Constrained values at the end; sites with a prior at the guide's median."""
     program = here.program
     params = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ..errors import EMError
 from ..fit.endings import BAD, bad_ending
-from ..fit.loop import Run, Settings, State, run
-from ..fit.problem import Prepared
-from ..m_step.maximise import gradient
+from ..fit.loop import Settings, State, run
+from ..fit.path import Path, start
+from ..fit.problem import Problem
+from ..program.named import batched
 from .lane import Lane
 
 TRIED = 3  # lanes whose ends are polished
@@ -67,20 +68,20 @@ class Best:
         return "\n".join([*lines, *self.notes])
 
 
-def judged(here: Prepared, lanes: Sequence[Lane]) -> list[Lane]:
+def judged(problem: Problem, lanes: Sequence[Lane]) -> list[Lane]:
     """Give lanes whose end is no maximum (a collapsed scale, an empty state) that ending."""
     judged = []
     for lane in lanes:
         if lane.shares_objective and lane.points and lane.ending not in BAD:
-            found = here.engine.expect(lane.params)
-            bad = bad_ending(here.engine, here.plan, lane.params, found)
+            batch = batched(lane.params)
+            bad = bad_ending(problem, batch, problem.expect(problem.bind(batch)))
             if bad:
                 lane = replace(lane, ending=bad[0], message="; ".join(t for t in (lane.message, bad[1]) if t))
         judged.append(lane)
     return judged
 
 
-def settle(here: Prepared, lanes: Sequence[Lane], budget: float) -> Best:
+def settle(here: Problem, lanes: Sequence[Lane], budget: float) -> Best:
     """Polish the ends of the best lanes by accelerated EM, and keep the highest."""
     able = [lane for lane in lanes if lane.shares_objective and lane.best > -torch.inf]
     sound = [lane for lane in able if lane.ending not in BAD] or able
@@ -94,7 +95,7 @@ def settle(here: Prepared, lanes: Sequence[Lane], budget: float) -> Best:
 
     for lane in sound[:TRIED]:
         try:
-            done = run(here.engine, here.plan, lane.params, Settings(TOL, 100_000, over, accelerate=True))
+            done = run(here, start(lane.params), Settings(TOL, 100_000, over, accelerate=True))
         except EMError as error:
             best = best or Best(lane.best, _who(lane), 0.0, "error", torch.inf, torch.inf, (str(error),), lane.params)
             continue
@@ -110,14 +111,15 @@ def settle(here: Prepared, lanes: Sequence[Lane], budget: float) -> Best:
     return best
 
 
-def _tested(here: Prepared, lane: Lane, done: Run) -> Best:
-    params: Mapping[str, Tensor] = done.params
-    found = here.engine.expect(params)
-    slopes = gradient(here.engine, found, params, here.plan.free)[1]
+def _tested(problem: Problem, lane: Lane, done: Path) -> Best:
+    batch = batched(done.params)
+    bound = problem.bind(batch)
+    found = problem.expect(bound)
+    slopes = problem.gradient(found, batch)
     steep = max((float(s.abs().max()) for s in slopes.values() if s.numel()), default=0.0)
-    objective = max(done.objective, float(found.objective))
+    objective = max(done.level, float(found.log_evidence + problem.log_prior(bound)))
     gained = objective - lane.best
-    return Best(objective, _who(lane), gained, done.outcome, done.gap, steep, done.notes, dict(params))
+    return Best(objective, _who(lane), gained, done.outcome, done.gap, steep, done.notes, done.params)
 
 
 def _who(lane: Lane) -> str:

@@ -1,70 +1,48 @@
-"""How many rows a block should have: measured on the first rows of the data, on this machine.
-
-The size that `build` starts from fills the cache with the features and log-densities of a block. What is best depends
-on the cache, on the matrix product at hand and on the number of threads, so a few sizes around it are tried.
-"""
+"""Chunks: slices of the rows of one plate, of a size whose features and log-densities stay in cache."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 
-from ..program.named import Params
-from .engine import Engine
-from .mixture import Mixture
-from .part import Part, blocks_of
+from torch import Tensor
 
-ENOUGH = 8  # blocks from which a measurement pays
-TRIED = (1.0, 0.5, 2.0)
-BETTER = 0.95  # share of the cost from which another size is taken
-ROUNDS = 2
+from ..program.named import Named
+
+CHUNK_BYTES = 1 << 22  # of features and log-densities together: a second-level cache, and a share of the third
+LEAST = 256  # rows: below, the calls cost more than what they compute
 
 
-def tuned(engine: Engine, params: Params) -> Engine:
-    """The engine with its large plates cut into blocks of the size that is fastest at `params`."""
-    if all(len(part.blocks) < ENOUGH for part in engine.parts):
-        return engine
-    values = {name: value.double() for name, value in params.items()}
-    parts = tuple(
-        _fastest(engine, part, values) if len(part.blocks) >= ENOUGH and not engine.moving else part
-        for part in engine.parts
-    )
-    return replace(engine, parts=parts)
+@dataclass(frozen=True)
+class Chunk:
+    """Rows of one plate; None is all of them."""
+
+    plate: str | None
+    start: int = 0
+    length: int = 0
+
+    def size(self, name: str, whole: int) -> int:
+        """How many rows of a plate of `whole` rows are in here."""
+        return self.length if name == self.plate else whole
+
+    def cut(self, part: Named) -> Tensor:
+        """The rows of a named tensor that are in here; all of them where the plate is none of its dimensions."""
+        if self.plate not in part.names:
+            return part.tensor
+        trailing = part.tensor.dim() - len(part.names)
+        at = part.names.index(self.plate) - len(part.names) - trailing
+        return part.tensor.narrow(at, self.start, self.length)
 
 
-def _fastest(engine: Engine, part: Part | Mixture, params: Params) -> Part | Mixture:
-    """The part in blocks of the best size."""
-    first = part.blocks[0].length
-    cut = {int(first * factor): recut(part, engine.sizes, int(first * factor)) for factor in TRIED}
-    cost = {size: float("inf") for size in cut}
-    for _ in range(ROUNDS):
-        for size, trial in cut.items():
-            lean = trial.lean if isinstance(trial, Mixture) else trial
-            few = replace(lean, blocks=trial.blocks[: max(1, 2 * first // size)])
-            began = time.process_time()
-            replace(engine, parts=(few,)).expect(params)
-            spent = time.process_time() - began
-            cost[size] = min(cost[size], spent / sum(block.length for block in few.blocks))
-    best = min(cost, key=lambda size: cost[size])
-    return cut[best] if cost[best] < BETTER * cost[first] else part
+WHOLE = Chunk(None)
 
 
-def cut_along(part: Part | Mixture) -> str | None:
-    """The plate whose rows are taken in blocks, or could be; None where they are taken whole."""
-    plate = part.blocks[0].plate
-    if plate is None and isinstance(part, Mixture):
-        return max(part.plates, key=lambda name: part.plates[name])
-    return plate
+def chunks_of(plate: str, size: int, rows: int) -> tuple[Chunk, ...]:
+    """Cut a plate of `size` rows into chunks of at most `rows`; one chunk is the whole."""
+    if rows >= size:
+        return (WHOLE,)
+    return tuple(Chunk(plate, start, min(rows, size - start)) for start in range(0, size, rows))
 
 
-def recut(part: Part | Mixture, sizes: Mapping[str, int], rows: int) -> Part | Mixture:
-    """The same part in blocks of so many rows."""
-    plate = cut_along(part)
-    if plate is None:
-        return part
-    blocks = blocks_of(plate, sizes[plate], rows)
-    if isinstance(part, Mixture):
-        features = replace(part.features, cache={})
-        return replace(part, features=features, blocks=blocks, buffers={}, scales={})
-    return replace(part, blocks=blocks, narrowed={})
+def rows_of(width: int) -> int:
+    """Rows in a chunk, for so many float64 numbers a row."""
+    return max(LEAST, CHUNK_BYTES // (8 * width))

@@ -11,14 +11,15 @@ from dataclasses import replace
 
 import torch
 
-from ..program.named import Named, Params, align, squeeze
+from ..program.named import Named, Params, align, batched, squeeze
 from ..program.unroll import unroll
-from ..reading.bank import entries_of, gather
+from ..reading.bank import bound_once, entries_of
 from ..reading.reading import arguments
 from ..recording.recorded import other_values
 from .build import build
 from .engine import Engine
-from .precision import suited
+from .shares import EVIDENCE
+from .whole import compiled_factors
 
 SAME = {torch.float64: 1e-10, torch.float32: 1e-5}
 LONG = 2000  # sites up to which the model's own densities are computed
@@ -29,21 +30,21 @@ def disagreements(engine: Engine, params: Params) -> list[str]:
     """Replay the user's program at `params` and list the sites at which it is not what the loop ran."""
     engine = engine.full
     with torch.no_grad():
-        sites = unroll(engine.program.run(params)) if engine.hmms else engine.program.run(params)
+        sites = unroll(engine.program.run(params))
         rounded = {n: v.to(engine.program.parameters[n].initial.dtype) for n, v in params.items()}
         bank = engine.recognition.bank
-        plain, probabilities = bank.values(rounded), entries_of(bank.probabilities, rounded)
-        matrices = bank.stack(rounded) if bank.matrices else torch.zeros(0)
+        batch = batched(rounded)
+        plain, probabilities = bank.values(batch), entries_of(bank.probabilities, batch)
+        matrices = bank.stack(batch) if bank.matrices else torch.zeros(0)
         wrong = []
-        hidden = [term.name for hmm in engine.hmms.values() for term in hmm.parts]
-        for name in [*engine.terms, *hidden]:
+        for name in [*engine.sites, *(f.name for unit in engine.inner.values() for f in unit.factors)]:
             reading = engine.recognition.readings[name]
             truth = arguments(reading.family, sites[name])
             for key, role in reading.roles.items():
                 domain = reading.family.roles[key].domain
                 logs = domain in ("unit", "simplex")
                 atoms = matrices if domain == "scale_tril" else probabilities if logs else plain
-                bound = gather(role, atoms, rounded)
+                bound = bound_once(role, atoms, batch)
                 event = reading.event_rank + reading.family.roles[key].event_dim
                 if not _close(squeeze(truth[key], sites[name].dims, name, event), Named(bound, role.names), event):
                     wrong.append(name)
@@ -58,20 +59,19 @@ def other_densities(engine: Engine) -> list[str]:
     if not _affordable(engine):
         return []
     sites, wrong = engine.recognition.runs[0], []
-    values = {n: v.double() for n, v in engine.recognition.values.items()}
-    engine = suited(engine, values)
-    factors = engine.compiled_factors(values)
-    for name, term in engine.terms.items():
+    bound = engine.bind(batched({n: v.double() for n, v in engine.recognition.values.items()}))
+    factors = compiled_factors(engine, bound)
+    for name, term in engine.sites.items():
         mine = factors[name].tensor
         log_prob = sites[name].log_prob()
-        drop = tuple(i for i, n in enumerate(log_prob.names) if n in term.folded)
+        drop = tuple(i for i, n in enumerate(log_prob.names) if n in term.data.folded)
         truth = log_prob.tensor.double()
-        if term.folded:
-            missing = [n for n in term.folded if n not in log_prob.names]
+        if term.data.folded:
+            missing = [n for n in term.data.folded if n not in log_prob.names]
             truth = truth.sum(drop) if drop else truth
             for plate in missing:
                 truth = truth * engine.sizes[plate]
-        kept = tuple(n for n in log_prob.names if n not in term.folded)
+        kept = tuple(n for n in log_prob.names if n not in term.data.folded)
         every = (*term.names, *(n for n in kept if n not in term.names))
         a, b = align(mine, term.names, every), align(truth, kept, every)
         rtol = 1e-4 if sites[name].value.dtype == torch.float32 or log_prob.tensor.dtype == torch.float32 else 1e-8
@@ -108,5 +108,4 @@ def measured(engine: Engine, params: Params) -> float | None:
     # Nothing is recognised: a DiscreteHMM is still taken apart, because its own scan loses what lies between zeros.
     recognition = replace(engine.recognition, readings={})
     whole = build(engine.program, recognition, recognition.runs[0], recognition.priors, {})
-    with torch.no_grad():
-        return float(whole.expect(params).log_evidence)
+    return float(whole.expect(whole.bind(batched(params)), collect=EVIDENCE).log_evidence)

@@ -1,255 +1,245 @@
 """The E-step: bind the arguments, evaluate the factors, contract them, and collect expected statistics.
 
-Recognised sites are `Term`s, evaluated without the model; the others are replayed. Either way the weights come from the
-same contraction. Rows of the largest plate are taken in blocks that stay in cache, where the program allows it; the
-statistics of blocks add up.
+Recognised sites are `SiteFactor`s, evaluated without the model; the others are replayed. Either way the weights come
+from the same contraction. Rows of the largest plate are taken in chunks that stay in cache, where the program allows
+it; the statistics of chunks add up, as those of files and processes do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..program.named import Named, Params
+from ..program.named import Batch, Named, Params, batched, only
 from ..program.program import Program
 from ..reading.bound import Bound
 from ..reading.priors import Prior, log_prior
 from ..reading.reading import Recognition
 from ..recording.recorded import NOTHING, Moved, Recording, played
-from .chains.hmm import Hmm
-from .chains.markov import Markov
-from .contraction import Factor
-from .mixture import Mixture
-from .part import Part, Unit, add
-from .sites.centring import Centred
-from .sites.lean import Features
-from .sites.site_factor import Term
-from .sites.stack import Stack
-
-
-@dataclass(frozen=True)
-class Expectation:
-    """What an E-step returns.
-
-    Attributes:
-        log_evidence: `log Z` at the parameters used, shape `(starts)`.
-        log_prior: of the parameters used.
-        statistics: expected sufficient statistics of every term, summed over rows.
-        weights: posterior weights of every replayed site that has parameters.
-    """
-
-    log_evidence: Tensor
-    log_prior: Tensor
-    statistics: Mapping[str, Tensor] = field(repr=False)
-    weights: Mapping[str, Tensor] = field(repr=False)
-
-    @property
-    def objective(self) -> Tensor:
-        """What EM ascends: log evidence plus log prior."""
-        return self.log_evidence + self.log_prior
+from .contraction.schedule import Factor
+from .expectation import Expectation
+from .part import Contracted
+from .shares import SOFT, SUMS, Collect, Shares
+from .sites.site_factor import SiteFactor
+from .sums import Sums
+from .units import Unit
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A program ready to run: terms, replayed sites, priors and the schedule of contractions."""
+    """A program ready to run: units, replayed sites, priors and the schedule of contractions.
+
+    Attributes:
+        sites: the compiled sites, by name.
+        units: what computes them, and what computes several together.
+        factors: of every site, by name.
+        joined: all that is contracted: the factors, those of a unit as one.
+        replayed: of the factors, what the model itself computes.
+        parts: what is contracted together.
+        base: log base measures, which no step changes.
+        offsets: those that differ between states.
+        sizes: of all latents and plates, in the order of tensor dimensions.
+        plate: the largest; its rows are taken in chunks, and may be split between files and processes.
+        whole: why its rows are not taken in chunks; empty if they are, or need not be.
+        alive: entries of latents that reach an observation.
+        constants: replayed sites that no parameter enters.
+        recording: of the sites that move; without one, the model is run for them.
+        unrecorded: why there is none.
+        unmerged: the engine of all rows, if this one has equal rows merged.
+        elsewhere: makes the engine of the same program on other arguments.
+    """
 
     program: Program
     recognition: Recognition
-    terms: Mapping[str, Term]
-    units: tuple[Unit, ...]  # the terms again, those that are one function together, and chains
+    sites: Mapping[str, SiteFactor]
+    units: tuple[Unit, ...]
     factors: Mapping[str, Factor]
+    joined: Mapping[str, Factor]
     replayed: Mapping[str, Factor]
     priors: Mapping[str, Prior]
-    parts: tuple[Part | Mixture, ...]
-    base: float  # log base measures, which no step changes
-    offsets: Mapping[str, Named]  # those that differ between states
-    sizes: Mapping[str, int]  # of all latents and plates, in the order of tensor dimensions
-    whole: str  # why rows are not taken in blocks; empty if they are, or need not be
+    parts: tuple[Contracted, ...]
+    base: float
+    offsets: Mapping[str, Named]
+    sizes: Mapping[str, int]
+    plate: str | None
+    whole: str
     alive: Mapping[str, Named] = field(default_factory=dict, repr=False)
-    constants: Mapping[str, Named] = field(default_factory=dict, repr=False)  # replayed sites without parameters
-    recording: Recording | None = None  # of the sites that move; without one, the model is run for them
-    unrecorded: str = ""  # why there is none
-    uncollapsed: Engine | None = field(default=None, repr=False)  # of all rows, if this one has the distinct ones
+    constants: Mapping[str, Named] = field(default_factory=dict, repr=False)
+    recording: Recording | None = None
+    unrecorded: str = ""
+    unmerged: Engine | None = field(default=None, repr=False)
+    elsewhere: Callable[[tuple[Any, ...], Mapping[str, Any]], Engine] | None = field(default=None, repr=False)
 
-    complete: Engine | None = field(default=None, repr=False)  # with all features, if this one is lean
-    around: Params | None = field(default=None, repr=False)  # where centred cells are centred; None is where they are
+    # ---- the E-step ----
 
-    @property
-    def full(self) -> Engine:
-        """The engine of all rows."""
-        return self.uncollapsed or self
+    def bind(self, batch: Batch) -> Bound:
+        """Bind the parameters: no data is looked at.
 
-    @cached_property
-    def lean(self) -> Engine:
-        """The same without the features that follow from others; itself if there are none."""
-        parts = tuple(part.lean if isinstance(part, Mixture) else part for part in self.parts)
-        changed = any(new is not old for new, old in zip(parts, self.parts, strict=True))
-        return replace(self, parts=parts, complete=self) if changed else self
-
-    @cached_property
-    def leaning(self) -> tuple[Features, ...]:
-        """Features of which some are left out."""
-        return tuple(part.features for part in self.parts if isinstance(part, Mixture) and part.features.lean)
-
-    @cached_property
-    def members(self) -> dict[str, tuple[str, ...]]:
-        """All sites for which one term of `leaders` stands."""
-        found: dict[str, tuple[str, ...]] = {}
-        for unit in self.units:
-            stacks = unit.stacks if isinstance(unit, Markov) else (unit,) if isinstance(unit, Stack) else ()
-            found |= {term.name: (term.name,) for term in unit.parts} | {s.first.name: s.members for s in stacks}
-        return found
-
-    @cached_property
-    def leaders(self) -> dict[str, Term]:
-        """One term for each that is the same function: the statistics carry its name."""
-        return {term.name: term for unit in self.units for term in unit.parts}
-
-    @cached_property
-    def hmms(self) -> dict[str, Hmm]:
-        """Sites whose states are summed out inside."""
-        return {unit.name: unit for unit in self.units if isinstance(unit, Hmm)}
-
-    def bind(self, params: Params, lead: int = 0) -> Bound:
-        """The atoms of the bank at `params`, each computed when it is first asked for.
-
-        Those of the last values are kept: the loop looks at the scales of what the next step starts from.
+        The last two are kept: a step looks at what it leads to, and the next starts from there.
         """
-        last = self._last
-        if last and last[0].params is params and last[0].lead == lead and not torch.is_grad_enabled():
-            return last[0]
-        bound = Bound(params, self.recognition.bank, lead, self.around)
-        if not torch.is_grad_enabled():
-            last[:] = [bound]
+        if any(value.requires_grad for value in batch.values()):
+            return Bound(batch, self.recognition.bank)
+        for bound in self._last:
+            if bound.batch is batch:
+                return bound
+        bound = Bound(batch, self.recognition.bank)
+        before = list(self._last.items())[-1:]
+        self._last.clear()
+        self._last.update([*before, (bound, None)])
         return bound
 
     @cached_property
-    def _last(self) -> list[Bound]:
-        return []
+    def _last(self) -> dict[Bound, Moved | None]:
+        """What was bound last, and what the model itself has said of it, if it was asked."""
+        return {}
 
-    def expect(self, params: Params, lead: int = 0) -> Expectation:
-        """Run one E-step at `params` (float64, after `lead` dimensions of starts)."""
-        with torch.no_grad():
-            bound = self.bind(params, lead)
-            moved = self.moved(params)
-            replays = self.replays(moved)
-            natural = {
-                unit.members[0]: unit.natural(bound, replays) if isinstance(unit, Hmm) else unit.natural(bound)
-                for unit in self.units
-            }
-            statistics: dict[str, Tensor] = {}
-            weights: dict[str, Tensor] = {}
-            evidence: Tensor | float = self.base
-            for part in self.parts:
-                sums = part.sums(natural, replays, self.offsets, lead)
-                evidence = evidence + sums.log_evidence
-                add(statistics, sums.statistics)
-                weights.update(sums.weights)
-            prior = log_prior(self.priors, params, lead)
-            prior = prior if moved is NOTHING else prior + moved.prior
-            return Expectation(torch.as_tensor(evidence), prior, statistics, weights)
+    @torch.no_grad()
+    def expect(
+        self, bound: Bound, about: Bound | None = None, collect: Collect = SUMS, shares: Shares = SOFT
+    ) -> Expectation:
+        """Run one E-step.
 
-    def q(self, params: Params, found: Expectation, lead: int = 0) -> Tensor:
-        """`Q(params) = sum_s <W_s, L_s(params)> + log prior`, up to what no parameter enters; differentiable."""
-        return self._q(params, found, self.leaders, self.priors, self.moved(params), lead)
+        Args:
+            bound: the parameters, float64.
+            about: around whose locations statistics are wanted; None is those of `bound`.
+            collect: what is wanted.
+            shares: how rows are shared out among the states.
+        """
+        if shares.given is not None:
+            return self._given(shares.given)
+        replays = self.replays(self.moved(bound))
+        evidence = torch.full((bound.starts,), self.base, dtype=torch.float64)
+        sums, weights = dict[str, Sums](), dict[str, Named]()
+        for part in self.parts:
+            natural = part.natural(bound, about, replays)
+            found = part.expect(natural, replays, self.offsets, bound.starts, collect)
+            evidence = evidence + found.log_evidence
+            sums |= part.finish(found.sums, natural)
+            weights.update(found.weights)
+        return Expectation(evidence, sums, weights, self.plate)
+
+    def _given(self, shares: Mapping[str, Tensor]) -> Expectation:
+        """Statistics under given shares."""
+        sums: dict[str, Sums] = {}
+        weights = {n: Named(shares[n].squeeze(0), factor.names) for n, factor in self.replayed.items()}
+        for unit in self.units:
+            found = unit.given(shares)
+            for name in unit.absorbed:
+                if name in found:
+                    weights[name] = Named(found.pop(name).squeeze(0), self.absorbed[name])
+            sums |= unit.finish(found, None)
+        return Expectation(torch.zeros(1, dtype=torch.float64), sums, weights, self.plate)
+
+    def log_prior(self, bound: Bound) -> Tensor:
+        """Log-density of the sites with a prior, shape `(starts)`: once, whatever the rows are split into."""
+        known = log_prior(self.priors, bound.batch)
+        return known + self.moved(bound).prior if self.open_priors else known
+
+    @torch.no_grad()
+    def digits(self, bound: Bound, near: Bound) -> Tensor | None:
+        """Say of which starts digits run short, shape `(2, starts)`; None where they never do.
+
+        First, whether the sums at `bound` have too few for the arguments `near`; second, whether the fastest forms have
+        too few `near`. It is read off what all who hold rows of the data share.
+        """
+        masks = [mask for part in self.parts for mask in part.digits(bound, near)]
+        return torch.stack(masks).any(0) if masks else None
+
+    def blurred(self, bound: Bound, near: Bound) -> Tensor | None:
+        """Say of which starts, shape `(starts)`, the sums at `bound` have too few digits for the arguments `near`."""
+        found = self.digits(bound, near)
+        return None if found is None else found[0]
+
+    def on(self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> Engine:
+        """The same program, read in the same way, on other arguments; no initialiser is run.
+
+        Raises:
+            ModelError: the model makes other statements for these arguments.
+            PlanError: its sites are read in another way there.
+        """
+        assert self.elsewhere is not None
+        return self.elsewhere(args, kwargs or {})
+
+    # ---- Q ----
+
+    def q(self, batch: Batch, found: Expectation) -> Tensor:
+        """`Q = sum_s <W_s, L_s> + log prior`, shape `(starts)`, up to what no parameter enters; differentiable."""
+        bound = Bound(batch, self.recognition.bank) if torch.is_grad_enabled() else self.bind(batch)
+        return self._q(bound, found, self.leaders, self.priors, self.moved(bound))
 
     def q_of(self, free: Sequence[str], found: Expectation, params: Params) -> Callable[[Params], Tensor]:
-        """The part of `Q` that some of `free` enter, the other parameters fixed where they are."""
+        """The part of `Q` that some of `free` enter, the other parameters fixed where they are: a number."""
         names = set(free)
-        leaders = {n: term for n, term in self.leaders.items() if names & term.parameters}
+        leaders = {n: factor for n, factor in self.leaders.items() if names & factor.parameters}
         priors = {n: prior for n, prior in self.priors.items() if n in names}
         recording = None if self.recording is None else self.recording.at(params, free)
 
         def q(values: Params) -> Tensor:
-            moved = self.moved(values) if recording is None else recording(values)
-            return self._q(values, found, leaders, priors, moved, 0)
+            bound = Bound(batched(values), self.recognition.bank)
+            moved = self.moved(bound) if recording is None else recording(values)
+            return self._q(bound, found, leaders, priors, moved).squeeze(0)
 
         return q
 
     def _q(
         self,
-        params: Params,
+        bound: Bound,
         found: Expectation,
-        leaders: Mapping[str, Term],
+        leaders: Mapping[str, SiteFactor],
         priors: Mapping[str, Prior],
         moved: Moved,
-        lead: int,
     ) -> Tensor:
-        bound = self.bind(params, lead)
-        total = log_prior(priors, params, lead) + moved.weighted(found.weights)
-        for name, term in leaders.items():
-            statistics = found.statistics.get(name)
-            if statistics is not None:
-                product = term.inner(bound, statistics)
-                total = total + product.sum(tuple(range(lead, product.dim())))
+        weights = {name: part.tensor for name, part in found.weights.items()}
+        total = log_prior(priors, bound.batch) + moved.weighted(weights)
+        for name, factor in leaders.items():
+            if name in found.sums:
+                total = total + factor.inner(bound, found.sums[name]).sum(-1)
         return total
 
-    def magnitude(self, found: Expectation, params: Params) -> float:
-        """Sum of the absolute terms of `Q`: what its rounding, and that of its gradient, is relative to."""
-        with torch.no_grad():
-            bound = self.bind(params)
-            terms = (self.leaders[name].inner(bound, part) for name, part in found.statistics.items())
-            return float(sum((term.abs().sum() for term in terms), torch.zeros((), dtype=torch.float64)))
+    @torch.no_grad()
+    def magnitude(self, found: Expectation, batch: Batch) -> Tensor:
+        """Sum of the absolute terms of `Q`, shape `(starts)`: what its rounding is relative to."""
+        bound = self.bind(batch)
+        terms = (self.leaders[name].inner(bound, part).abs().sum(-1) for name, part in found.sums.items())
+        return sum(terms, torch.zeros(bound.starts, dtype=torch.float64))
 
-    def compiled_factors(self, params: Params) -> dict[str, Named]:
-        """Factors of the terms at `params`, whole."""
-        bound, factors = self.bind(params), dict[str, Named]()
-        apart = {unit.term.name: unit for unit in self.units if isinstance(unit, Centred)}
-        for name, term in self.terms.items():
-            if name in apart:
-                (factor,), _ = apart[name].factors(apart[name].natural(bound), apart[name].features())
-            else:
-                factor = term.factor(term.natural(bound), term.features())
-            base = term.base()
-            factors[name] = Named(factor if base is None else factor + base.align(term.names), term.names)
-        return factors
+    # ---- what the model itself computes ----
 
-    def log_factors(self, params: Params) -> dict[str, Named]:
-        """All factors at `params`, whole: what the posterior is made of."""
-        bound = self.bind(params)
-        with torch.no_grad():
-            replays = self.replays(self.moved(params))
-        factors = self.compiled_factors(params)
-        for name, hmm in self.hmms.items():
-            (factor,), _ = hmm.factors(hmm.natural(bound, replays), hmm.features())
-            base = hmm.emission.base() if isinstance(hmm.emission, Term) else None
-            if base is not None:
-                kept = base.align((*hmm.names, *(n for n in base.names if n not in hmm.names)))
-                extra = tuple(range(len(hmm.names), kept.dim()))
-                factor = factor + (kept.sum(extra) if extra else kept)
-            factors[name] = Named(factor, hmm.names)
-        return factors | {name: part for name, part in replays.items() if name not in self.inside}
-
-    def moved(self, params: Params) -> Moved:
+    def moved(self, bound: Bound) -> Moved:
         """Factors of the sites that are not compiled and that some parameter enters, and of priors with parameters."""
+        if not self.open:
+            return NOTHING
+        known = None if torch.is_grad_enabled() else self._last.get(bound)
+        if known is not None:
+            return known
+        found = self._moved(only(bound.batch))
+        if bound in self._last and not torch.is_grad_enabled():
+            self._last[bound] = found
+        return found
+
+    def _moved(self, params: Params) -> Moved:
         if self.recording is not None:
             return self.recording(params)
-        if not self.moving and not self.open_priors:
-            return NOTHING
         return played(self.program, self.moving, self.open_priors, params)
 
     def replays(self, moved: Moved) -> dict[str, Named]:
         """Factors of all sites that are not compiled; those that no parameter enters, as they were found first."""
         return {**self.constants, **moved.factors}
 
-    @property
-    def open(self) -> bool:
-        """Whether parameters enter a density of the model's own: of a replayed site, or a prior with parameters."""
-        return bool(self.moving or self.open_priors)
-
     @cached_property
-    def inside(self) -> frozenset[str]:
-        """Replayed parts of a DiscreteHMM: they have weights, and no factor of their own."""
-        return frozenset(name for hmm in self.hmms.values() for name in hmm.replayed)
+    def absorbed(self) -> dict[str, tuple[str, ...]]:
+        """Replayed sites inside a unit, with their dimensions: they have weights, and no factor of their own."""
+        return {name: unit.dimensions(name) for unit in self.units for name in unit.absorbed}
 
     @cached_property
     def moving(self) -> tuple[str, ...]:
         """Replayed sites, and parts of sites, that some parameter enters."""
-        return tuple(name for name in (*self.replayed, *self.inside) if name not in self.constants)
+        return tuple(name for name in (*self.replayed, *self.absorbed) if name not in self.constants)
 
     @cached_property
     def open_priors(self) -> tuple[str, ...]:
@@ -257,6 +247,36 @@ class Engine:
         return tuple(name for name, prior in self.priors.items() if prior.fn is None)
 
     @property
+    def open(self) -> bool:
+        """Whether parameters enter a density of the model's own: of a replayed site, or a prior with parameters."""
+        return bool(self.moving or self.open_priors)
+
+    @property
     def runs_model(self) -> bool:
         """Whether the model is run in every step."""
         return self.recording is None and self.open
+
+    # ---- what is in it ----
+
+    @property
+    def full(self) -> Engine:
+        """The engine of all rows."""
+        return self.unmerged or self
+
+    @cached_property
+    def leaders(self) -> dict[str, SiteFactor]:
+        """One site for each that is the same function: the statistics carry its name."""
+        return {factor.name: factor for unit in self.units for factor in unit.factors}
+
+    @cached_property
+    def members(self) -> dict[str, tuple[str, ...]]:
+        """All sites for which one of `leaders` stands."""
+        found: dict[str, tuple[str, ...]] = {}
+        for unit in self.units:
+            found |= unit.stands_for
+        return found
+
+    @cached_property
+    def inner(self) -> dict[str, Unit]:
+        """Units that sum out states of their own, by the site that these belong to."""
+        return {site: unit for unit in self.units for site in unit.latents}

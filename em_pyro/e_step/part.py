@@ -1,132 +1,172 @@
-"""Factors that are contracted together, over blocks of rows: the general way of an E-step.
-
-Rows of the largest plate are taken in blocks that stay in cache, where the program allows it; the statistics of blocks
-add up.
-"""
+"""Factors that are contracted together, over chunks of rows: the general way of an E-step."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from math import prod
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ..program.named import Named
-from .chains.hmm import Hmm
-from .chains.markov import Markov
-from .contraction import Schedule
-from .sites.bundle import Bundle
-from .sites.centring import Centred
-from .sites.site_factor import WHOLE, Block
-from .sites.stack import Stack
-
-Unit = Stack | Bundle | Centred | Hmm | Markov
+from ..reading.bound import Bound
+from .chunks import LEAST, WHOLE, Chunk, chunks_of
+from .contraction.schedule import Schedule
+from .shares import Collect, Found
+from .sums import Sums
+from .units import Unit
 
 
-@dataclass(frozen=True)
-class Sums:
-    """What one part adds to an E-step.
+class Contracted(Protocol):
+    """Factors that are contracted together: a `Part`, or a `Mixture`."""
 
-    Attributes:
-        log_evidence: log-sum-product of its factors, shape `(starts)`.
-        statistics: expected sufficient statistics of its terms.
-        weights: posterior weights of its replayed sites.
-    """
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """The units among them."""
 
-    log_evidence: Tensor | float
-    statistics: Mapping[str, Tensor] = field(repr=False)
-    weights: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    def chunks(self, starts: int = 1) -> tuple[Chunk, ...]:
+        """Chunks of rows that stay in cache for so many starts."""
+
+    def entries(self) -> int:
+        """Entries of its largest product, in the smallest chunk of rows."""
+
+    def natural(self, bound: Bound, about: Bound | None, replays: Mapping[str, Named]) -> Any:
+        """Bind the arguments of all units; statistics are wanted around the locations `about`."""
+
+    def expect(
+        self, natural: Any, replays: Mapping[str, Named], offsets: Mapping[str, Named], starts: int, collect: Collect
+    ) -> Found:
+        """Contract all chunks and add up what they give.
+
+        Args:
+            natural: arguments bound.
+            replays: log-factors of the sites that are not compiled.
+            offsets: log base measures that differ between states.
+            starts: how many there are.
+            collect: what is wanted.
+        """
+
+    def finish(self, found: Mapping[str, Tensor], natural: Any) -> dict[str, Sums]:
+        """Statistics of the families, from those of all chunks."""
+
+    def digits(self, bound: Bound, near: Bound) -> list[Tensor]:
+        """Say of which starts digits run short, `(2, starts)` for each reason, as `Unit.digits`."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Factors that are contracted together, over some blocks of rows."""
+    """Factors that are contracted together by a schedule, whatever they are.
+
+    Attributes:
+        schedule: of the contraction.
+        names: of the factors, in its order.
+        units: that compute some of them.
+        replayed: those that the model itself computes.
+        moving: of these, those that some parameter enters: their weights are wanted.
+        plate: whose rows are taken in chunks, if any.
+        size: its rows.
+        length: rows of a chunk.
+    """
 
     schedule: Schedule = field(repr=False)
-    blocks: tuple[Block, ...]
     names: tuple[str, ...]
     units: tuple[Unit, ...]
     replayed: tuple[str, ...]
-    moving: tuple[str, ...]  # replayed sites that some parameter enters: their weights are wanted
-    narrowed: dict[Block, Schedule] = field(default_factory=dict, repr=False, compare=False)
+    moving: tuple[str, ...]
+    plate: str | None = None
+    size: int = 0
+    length: int = 0
+    narrowed: dict[Chunk, Schedule] = field(default_factory=dict, repr=False, compare=False)
 
-    def sums(
+    def chunks(self, starts: int = 1) -> tuple[Chunk, ...]:
+        """Chunks of rows, so few in each that what all starts hold of it stays in cache."""
+        if self.plate is None:
+            return (WHOLE,)
+        rows = self.length if starts == 1 else max(LEAST, self.length // starts)
+        return chunks_of(self.plate, self.size, rows)
+
+    def entries(self) -> int:
+        """Entries of its largest product, in the smallest chunk of rows."""
+        names = {n: factor.sizes[n] for unit in self.units for factor in unit.every for n in factor.names}
+        return prod(min(size, LEAST) if name == self.plate else size for name, size in names.items())
+
+    def natural(self, bound: Bound, about: Bound | None, replays: Mapping[str, Named]) -> tuple[Any, ...]:
+        """Bind the arguments of every unit."""
+        return tuple(unit.natural(bound, about, replays) for unit in self.units)
+
+    def expect(
         self,
-        natural: Mapping[str, Any],
+        natural: Sequence[Any],
         replays: Mapping[str, Named],
         offsets: Mapping[str, Named],
-        lead: int = 0,
-    ) -> Sums:
-        """Contract all blocks and add up what they give.
-
-        Args:
-            natural: natural parameters of every unit, by its first member.
-            replays: log-factors of the sites that are not compiled.
-            offsets: log base measures that differ between states.
-            lead: dimensions of starts.
-        """
-        evidence: Tensor | float = 0.0
-        statistics: dict[str, Tensor] = {}
+        starts: int,
+        collect: Collect,
+    ) -> Found:
+        """Contract all chunks and add up what they give; see `Contracted`."""
+        evidence = torch.zeros(starts, dtype=torch.float64)
+        sums: dict[str, Tensor] = {}
         weights: dict[str, list[Tensor]] = {}
-        for block in self.blocks:
-            schedule = self.schedule_of(block)
-            features = [unit.features(block) for unit in self.units]
-            inputs = {name: _cut(replays[name], block) for name in self.replayed}
+        for chunk in self.chunks(starts):
+            schedule = self.schedule_of(chunk)
+            inputs = {n: chunk.cut(replays[n]).expand((starts, *chunk.cut(replays[n]).shape)) for n in self.replayed}
             memos = []
-            for unit, columns in zip(self.units, features, strict=True):
-                found, memo = unit.factors(natural[unit.members[0]], columns, block, lead)  # type: ignore[arg-type]
+            for unit, bound in zip(self.units, natural, strict=True):
+                found, memo = unit.log_factors(bound, chunk)
                 memos.append(memo)
                 inputs.update(zip(unit.members, found, strict=True))
             for name in offsets.keys() & inputs.keys():
-                inputs[name] = inputs[name] + _cut(offsets[name], block)
-            log_z, weighed = schedule.contract([inputs[name] for name in self.names])
+                inputs[name] = inputs[name] + chunk.cut(offsets[name])
+            every = [inputs[name] for name in self.names]
+            if not collect.sums:
+                evidence = evidence + schedule.forward(every)[0]
+                continue
+            log_z, weighed = schedule.contract(every)
             evidence = evidence + log_z
             share = dict(zip(self.names, weighed, strict=True))
-            for unit, columns, memo in zip(self.units, features, memos, strict=True):
-                shares = [share[name] for name in unit.members]
-                found_here = unit.statistics(shares, columns, memo, block, lead)  # type: ignore[arg-type]
-                for name in unit.replayed if isinstance(unit, Hmm) else ():
+            for unit, bound, memo in zip(self.units, natural, memos, strict=True):
+                found_here = unit.sums([share[name] for name in unit.members], bound, memo, chunk)
+                for name in unit.absorbed:
                     if name in found_here:
-                        weights.setdefault(name, []).append(found_here.pop(name))
-                add(statistics, found_here)
+                        weights.setdefault(name, []).append(found_here.pop(name).squeeze(0))
+                add(sums, found_here)
             for name in self.moving:
                 part = share[name]
                 assert part is not None
-                weights.setdefault(name, []).append(part)
-        return Sums(evidence, statistics, {name: self._beside(parts, replays[name]) for name, parts in weights.items()})
+                weights.setdefault(name, []).append(part.squeeze(0))
+        return Found(evidence, sums, {n: self._beside(parts, replays[n].names) for n, parts in weights.items()})
 
-    def schedule_of(self, block: Block) -> Schedule:
-        """The contraction of one block."""
-        if block.plate is None:
+    def finish(self, found: Mapping[str, Tensor], natural: Sequence[Any]) -> dict[str, Sums]:
+        """Statistics of the families, from those of all chunks."""
+        sums: dict[str, Sums] = {}
+        for unit, bound in zip(self.units, natural, strict=True):
+            sums |= unit.finish({f.name: found[f.name] for f in unit.factors if f.name in found}, bound)
+        return sums
+
+    def digits(self, bound: Bound, near: Bound) -> list[Tensor]:
+        """Say of which starts digits run short."""
+        found = (unit.digits(bound, near) for unit in self.units)
+        return [part for part in found if part is not None]
+
+    def schedule_of(self, chunk: Chunk) -> Schedule:
+        """The contraction of one chunk."""
+        if chunk.plate is None:
             return self.schedule
-        if block not in self.narrowed:
-            self.narrowed[block] = self.schedule.narrow(block.plate, block.start, block.length)
-        return self.narrowed[block]
+        if chunk not in self.narrowed:
+            self.narrowed[chunk] = self.schedule.narrow(chunk.plate, chunk.start, chunk.length)
+        return self.narrowed[chunk]
 
-    def _beside(self, parts: list[Tensor], replay: Named) -> Tensor:
-        """Weights of all blocks, one beside the other; of what all rows share, their sum."""
-        plate = self.blocks[0].plate
-        if len(parts) == 1 or plate not in replay.names:
-            return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
-        return torch.cat(parts, replay.names.index(plate))
+    def _beside(self, parts: list[Tensor], names: tuple[str, ...]) -> Named:
+        """Weights of all chunks, one beside the other; of what all rows share, their sum."""
+        if len(parts) == 1:
+            return Named(parts[0], names)
+        if self.plate not in names:
+            return Named(torch.stack(parts).sum(0), names)
+        return Named(torch.cat(parts, names.index(self.plate)), names)
 
 
 def add(total: dict[str, Tensor], more: Mapping[str, Tensor]) -> None:
     """Add statistics to those found so far."""
     for name, part in more.items():
         total[name] = total[name].add_(part) if name in total else part
-
-
-def blocks_of(plate: str, size: int, rows: int) -> tuple[Block, ...]:
-    """Cut a plate into blocks of at most `rows` rows; one block is the whole."""
-    if rows >= size:
-        return (WHOLE,)
-    return tuple(Block(plate, start, min(rows, size - start)) for start in range(0, size, rows))
-
-
-def _cut(part: Named, block: Block) -> Tensor:
-    if block.plate not in part.names:
-        return part.tensor
-    return part.tensor.narrow(part.names.index(block.plate), block.start, block.length)

@@ -59,7 +59,7 @@ class Family:
     wider: ClassVar[Family | None] = None  # reads the same distribution where an argument known here is estimated
 
     def read(self, distribution: Distribution) -> dict[str, Tensor]:
-        """Arguments as the program gave them, unbroadcast: each of its own batch shape + the role's event shape.
+        """Return the arguments as the program gave them, unbroadcast: own batch shape + the event shape of the role.
 
         Arguments that are not in `roles` are known (`total_count`); they reach `statistics` and `base`. Roles of domain
         "unit" and "simplex" are returned as probabilities.
@@ -67,11 +67,11 @@ class Family:
         return {name: unexpand(getattr(distribution, name), role.event_dim) for name, role in self.roles.items()}
 
     def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
-        """Sufficient statistics `T(x)`: tensors of the value's batch shape, each with event dimensions of its own."""
+        """Return the statistics `T(x)`: tensors of the value's batch shape, each with event dimensions of its own."""
         raise NotImplementedError
 
     def natural(self, args: Args) -> tuple[Tensor, ...]:
-        """Natural parameters, matching `statistics` one by one.
+        """Return the natural parameters, matching `statistics` one by one.
 
         Roles of domain "unit" and "simplex" arrive as logarithms: `args["probs"]` is `log p`, and for "unit"
         `args["probs_complement"]` is `log(1 - p)`.
@@ -92,14 +92,14 @@ class Family:
         return False
 
     def codes(self, value: Tensor, known: Args) -> Tensor | None:
-        """Where the statistics are a one-hot row: the place of its one, of the value's batch shape; else None.
+        """Return the place of the one where the statistics are a one-hot row, of the value's batch shape; else None.
 
         Looking up a column and adding into it is faster than a matrix product with zeros.
         """
         return None
 
     def total(self, value: Tensor, known: Args) -> Tensor | None:
-        """What the statistics of one row add up to, whatever is observed: one of them then follows from the others.
+        """Return what the statistics of a row add up to, whatever is observed: one then follows from the others.
 
         Only for families with one statistic an outcome: a single one with an event dimension, or several without.
 
@@ -109,7 +109,7 @@ class Family:
         return None
 
     def around(self, deviation: Tensor, args: Args) -> Tensor:
-        """Log-density, less the base measure, of values given as deviations from the location: no digit cancels.
+        """Return the log-density, less the base measure, of deviations from the location: no digit cancels.
 
         Only for families with a `location`: where cells lie so far apart, or are so narrow, that natural parameters
         would lose digits.
@@ -129,7 +129,7 @@ class Family:
         raise NotImplementedError
 
     def base(self, value: Tensor, known: Args) -> Tensor | None:
-        """Log base measure `log h(x)`, of the value's batch shape; None is zero."""
+        """Return the log base measure `log h(x)`, of the value's batch shape; None is zero."""
         return None
 
     def solve(self, statistics: tuple[Tensor, ...], args: Args, free: frozenset[str]) -> dict[str, Tensor]:
@@ -169,10 +169,10 @@ def register(*distributions: type[Distribution]) -> Callable[[FamilyType], Famil
 
 
 def family_of(distribution: Distribution) -> Family | None:
-    """The registered family of an (unwrapped) distribution, if there is one."""
+    """Return the registered family of an (unwrapped) distribution, if there is one."""
     return _TABLE.get(type(distribution))
 
 
 def family_for(distribution: type[Distribution]) -> Family:
-    """The registered family of a distribution class."""
+    """Return the registered family of a distribution class."""
     return _TABLE[distribution]

@@ -27,7 +27,7 @@ class Chart:
     log_complement: Callable[[Tensor], Tensor] | None = None  # stable log(1 - f)
 
     def logarithm(self, value: Tensor, *, complement: bool) -> Tensor:
-        """`log f`, or `log(1 - f)`, of a probability `f = forward(value)`."""
+        """Return `log f`, or `log(1 - f)`, of a probability `f = forward(value)`."""
         stable = self.log_complement if complement else self.log
         if stable is not None:
             return stable(value)
@@ -39,14 +39,14 @@ def _same(x: Tensor) -> Tensor:
 
 
 def safe_log(x: Tensor) -> Tensor:
-    """Logarithm with `log 0 = -inf` whose gradient at 0 is 0, not nan."""
+    """Return the logarithm with `log 0 = -inf` whose gradient at 0 is 0, not nan."""
     if not x.requires_grad:
         return x.log()
     return torch.where(x > 0, torch.where(x > 0, x, 1.0).log(), -torch.inf)
 
 
 def safe_log_complement(x: Tensor) -> Tensor:
-    """The same of `1 - x`, with all digits where `x` is small: a large count may multiply it."""
+    """Return `safe_log` of `1 - x`, with all digits where `x` is small: a large count may multiply it."""
     if not x.requires_grad:
         return torch.log1p(-x)
     return torch.where(x < 1, torch.log1p(-torch.where(x < 1, x, 0.0)), -torch.inf)
@@ -61,7 +61,7 @@ def _gram(x: Tensor) -> Tensor:
 
 
 def _precision_cholesky(x: Tensor) -> Tensor:
-    """Cholesky factor of the inverse, by the flipped factor of `x` (as `MultivariateNormal` does)."""
+    """Return the Cholesky factor of the inverse, by the flipped factor of `x` (as `MultivariateNormal` does)."""
     flipped = torch.linalg.cholesky(x.flip((-2, -1)))
     inverse = flipped.flip((-2, -1)).mT
     eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
@@ -120,7 +120,7 @@ COORDINATES: Mapping[str, Chart] = {
 
 
 def domain_of(constraint: Any) -> str:
-    """All values that a constraint allows, by name; "other" for those with no closed form (an interval, an order)."""
+    """Name the values that a constraint allows; "other" for those with no closed form (an interval, an order)."""
     while isinstance(constraint, type(constraints.real_vector)) and hasattr(constraint, "base_constraint"):
         constraint = constraint.base_constraint
     name = type(constraint).__name__.lstrip("_")

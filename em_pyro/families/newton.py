@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 ITERATIONS = 100
+FLAT = 1e-10  # of the largest curvature, in coordinates of about unit curvature: below, a direction has none
+LEVEL = 1e-7  # of the largest slope: below, a direction without curvature is left alone
 STILL = 4e-16  # of the logarithm: a step below this (times its size, if above one) ends the iteration
 
 Slope = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -108,6 +110,36 @@ def dirichlet(mean_log: Tensor, start: Tensor, free: Tensor) -> Tensor:
     return a
 
 
+def ascent_direction(slope: Tensor, hessian: Tensor, flat: float = FLAT, level: float = LEVEL) -> Tensor:
+    """Newton's direction with every curvature made negative: `|H|^-1 g`, in coordinates of about unit curvature.
+
+    A direction of positive curvature is climbed by it, and a saddle is left. A direction without curvature is followed
+    as far as its slope, unless that is next to none as well (a constant added to all logits of a simplex).
+
+    Args:
+        slope: `g`, shape `(..., D)`; an entry that is not finite is taken for zero, with its row of the Hessian.
+        hessian: `H`, shape `(..., D, D)`.
+        flat: of the largest curvature: a direction with less has none.
+        level: of the largest slope: a direction without curvature whose slope is no more than this stays. One is all.
+
+    References:
+        Nocedal & Wright (2006), section 3.4 (modified Hessian); Dauphin et al. (2014).
+    """
+    finite = torch.isfinite(slope) & torch.isfinite(hessian).all(-1)
+    slope = torch.where(finite, slope, 0.0)
+    hessian = torch.where(finite.unsqueeze(-1) & finite.unsqueeze(-2), hessian, 0.0)
+    diagonal = hessian.diagonal(dim1=-2, dim2=-1).abs()
+    largest = diagonal.amax(-1, keepdim=True)
+    unit = torch.where(diagonal > 0, diagonal, torch.where(largest > 0, largest, 1.0)).rsqrt()
+    scaled = -(hessian + hessian.mT) / 2 * unit.unsqueeze(-1) * unit.unsqueeze(-2)
+    curvature, axes = torch.linalg.eigh(scaled)
+    size, along = curvature.abs(), (axes.mT @ (unit * slope).unsqueeze(-1)).squeeze(-1)
+    none = size <= flat * size.amax(-1, keepdim=True).clamp(min=1e-300)
+    still = along.abs() <= level * along.abs().amax(-1, keepdim=True)
+    step = torch.where(none & still, 0.0, along / torch.where(none, 1.0, size))
+    return unit * (axes @ step.unsqueeze(-1)).squeeze(-1)
+
+
 def climb(objective: Callable[[Tensor], Tensor], start: Tensor, free: Tensor, upper: Tensor) -> Tensor:
     """Ascend a smooth function of a few coordinates in every cell: Newton, with the curvature made negative.
 
@@ -133,10 +165,7 @@ def climb(objective: Callable[[Tensor], Tensor], start: Tensor, free: Tensor, up
         slope = torch.where(moving, slope, 0.0)
         both = moving.unsqueeze(-1) & moving.unsqueeze(-2)
         hessian = torch.where(both, torch.stack(rows, -2), 0.0) - torch.diag_embed((~moving).to(slope))
-        curvature, axes = torch.linalg.eigh((hessian + hessian.mT) / 2)
-        curvature = curvature.abs()
-        curvature = curvature.clamp(min=1e-12).maximum(1e-10 * curvature.amax(-1, keepdim=True))
-        step = (axes @ ((axes.mT @ slope.unsqueeze(-1)) / curvature.unsqueeze(-1))).squeeze(-1)
+        step = ascent_direction(slope, hessian)
         size = step.abs().amax(-1)
         done = (size <= 1e-15) | ((size < 1e-7) & (size >= before))
         if bool(done.all()):

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cache
+from dataclasses import replace
+from math import isfinite
 
-import pyro.distributions as dist
-import torch
-from torch import Tensor
+from ..e_step.expectation import Expectation
+from ..errors import ObjectiveError
+from ..m_step.pooling import PriorUnbounded
+from ..posterior.possible import check_possible
+from ..program.named import Batch, only
+from .empty import emptied
+from .look import Look
+from .path import Move, Path
+from .problem import Problem
+from .scales import DEGENERATE
 
-from ..e_step.engine import Engine, Expectation
-from ..e_step.sites.centring import FARTHEST, can_be_centred, reach
-from ..e_step.sites.site_factor import Term
-from ..m_step.plan import Plan
-from ..program.data import seen_values
-from ..program.named import Params, unexpand, unwrap
-from ..program.program import Site
-from ..program.unroll import STATE
-from ..reading.bank import gather
-from ..reading.predictor import Affine, adjoint
+LOST = 1e-14  # of the absolute terms of `Q`: what a fall of the objective may be by their rounding alone
 
-DEGENERATE = 1e-6  # of the pooled scale
-SPIKE = 1e10  # concentration at which all values are one
-POOLED = 10_000  # rows that are enough to know a spread by
-EMPTY = 1e-8  # of the rows
+Ending = tuple[str, str]
+"""An outcome, and a note that says where, or nothing."""
 
 OUTCOMES = {
     "converged": "The estimated remaining gain is below tol, and a small disturbance led nowhere higher.",
@@ -43,214 +39,97 @@ BAD = ("degenerate", "empty state", "prior unbounded", "impossible start", "scre
 """Endings that are no maximum."""
 
 
-def bad_ending(engine: Engine, plan: Plan, params: Params, found: Expectation) -> list[str]:
-    """`[outcome, note]` if a scale has collapsed or a state is empty, else nothing."""
-    where = collapsed(engine, plan, params)
+# ---- endings of a step ----
+
+
+def lost(problem: Problem, path: Path, move: Move, seen: Look) -> Ending | None:
+    """End a path that has no objective at `path.here`, or one that fell; the point is not reached.
+
+    Raises:
+        DataError: an observation is impossible under every state at the start.
+        ObjectiveError: the objective is not finite at the start, or fell beyond rounding; or the M-step failed.
+    """
+    objective = seen.objective[0]
+    if not seen.stepped[0]:
+        why = problem.fault(move.found, path.here)
+        if isinstance(why, ObjectiveError):
+            where = _collapsing(problem, move.found, path.here) if path.before else ""
+            if not where:
+                raise why
+            return "degenerate", where
+    if not path.before:
+        check_possible(problem.engine, only(path.here), objective)
+        return None
+    before = path.before[-1]
+    if not isfinite(objective):
+        return "degenerate", "the objective is no longer finite: one of the parameters runs to infinity"
+    if before - objective > problem.slack * (1 + abs(before)):
+        if before - objective > LOST * problem.magnitude(move.found, path.here):
+            guard(problem, before, objective, path.step)
+        return "degenerate", "a density has lost its digits: a parameter runs to infinity, or a scale is too small"
+    if move.beside is not None:
+        beside = float(move.beside[1].objective)
+        if isfinite(beside):
+            guard(problem, objective, beside, path.step + 1)
+    return None
+
+
+def guard(problem: Problem, before: float, after: float, step: int) -> None:
+    """EM has a theorem: refuse a fall beyond rounding, which is a fault.
+
+    Raises:
+        ObjectiveError: with the step and both values.
+    """
+    if after < before - problem.slack * (1 + abs(before)):
+        raise ObjectiveError(
+            f"Step {step}: expected the objective not to fall, got {after:.12g} after {before:.12g}. Exact EM cannot "
+            f"do that: does the model use randomness or change between calls?"
+        )
+
+
+def stuck(problem: Problem, path: Path, move: Move, seen: Look) -> Ending | None:
+    """End a path from whose point there is no step."""
+    if seen.stepped[0]:
+        return None
+    why = problem.fault(move.found, path.here)
+    if isinstance(why, PriorUnbounded):
+        return "prior unbounded", str(why)
+    return "degenerate", "no EM step is defined: one of the parameters has run to a boundary"
+
+
+def capped(problem: Problem, path: Path, move: Move, max_steps: int) -> Ending | None:
+    """End a path that has taken all its steps."""
+    if path.step < max_steps:
+        return None
+    return bad_ending(problem, path.here, move.found) or ("step limit", "")
+
+
+def degenerate(problem: Problem, move: Move, seen: Look) -> Ending | None:
+    """End a path that leads to where a scale has collapsed."""
+    if seen.narrowest[0] < DEGENERATE or problem.engine.runs_model:
+        where = collapsed(problem, move.new)
+        if where or seen.narrowest[0] < DEGENERATE:
+            return "degenerate", where
+    return None
+
+
+def bad_ending(problem: Problem, here: Batch, found: Expectation) -> Ending | None:
+    """Say whether a scale has collapsed at `here`, or a state is empty."""
+    where = collapsed(problem, here)
     if where:
-        return ["degenerate", where]
-    empty = _empty(engine, found)
-    return ["empty state", empty] if empty else []
+        return "degenerate", where
+    empty = emptied(problem, found)
+    return ("empty state", empty) if empty else None
 
 
-@torch.no_grad()
-def scales(engine: Engine, params: Params, lead: int = 0) -> tuple[Tensor, Tensor]:
-    """How small the scales are, without looking at them; infinite where there are none.
-
-    Returns:
-        The smallest scale in units of the pooled one of its site; and how well the form of the engine keeps all digits:
-        below 1 that of `sites/centring.py`, or all features, must take over. Shapes (starts).
-    """
-    bound, relative, digits = engine.bind(params, lead), list[Tensor](), list[Tensor]()
-    digits += [features.digits(bound) for features in engine.leaning]
-    for term, role, pooled, least in watched(engine):
-        atoms = bound.matrices if role == "scale_tril" else bound.entries
-        roots = _roots(gather(term.roles[role], atoms, bound.params, lead), role)
-        relative.append(_least(roots / pooled, lead))
-        if least is not None:
-            digits.append(_least(roots / least, lead))
-    return _least_of(relative, params, lead), _least_of(digits, params, lead)
+def collapsed(problem: Problem, batch: Batch) -> str:
+    """Say which scale of one start has shrunk to nothing beside the spread of its site; empty if none has."""
+    bound = problem.bind(batch)
+    return problem.scales.collapsed(bound) or problem.scales.replay_collapsed(only(batch))
 
 
-def _least(part: Tensor, lead: int) -> Tensor:
-    return part.flatten(lead).amin(-1) if lead else part.amin()
-
-
-def _least_of(parts: list[Tensor], params: Params, lead: int) -> Tensor:
-    if not parts:
-        some = next(iter(params.values()))
-        return _infinite(some.device).expand(some.shape[:lead]) if lead else _infinite(some.device)
-    return parts[0] if len(parts) == 1 else torch.stack(parts).amin(0)
-
-
-@cache
-def _infinite(device: torch.device) -> Tensor:
-    return torch.tensor(torch.inf, dtype=torch.float64, device=device)
-
-
-def collapsed(engine: Engine, plan: Plan, params: Params) -> str:
-    """Say which scale has shrunk to nothing beside the spread of its site; empty if none has."""
-    bound = engine.bind(params)
-    for term, role, pooled, _ in watched(engine):
-        small = _roots(term.arguments(bound)[role], role) < DEGENERATE * pooled
-        if bool(small.any()):
-            return f'site "{term.name}": {role} collapsed at {_cell(term, small)}'
-    for term in engine.leaders.values():
-        if term.role == "observed" and "concentration" in term.roles and not term.roles["concentration"].known:
-            large = term.arguments(bound)["concentration"] > SPIKE
-            if bool(large.any()):
-                return f'site "{term.name}": concentration runs to infinity at {_cell(term, large)}'
-    return _replay_collapsed(engine, params) if _replayed_scales(engine) else ""
-
-
-def _cell(term: Term, wrong: Tensor) -> str:
-    """The first cell with something wrong."""
-    cell = tuple(int(i) for i in wrong.nonzero()[0][: len(term.cells)])
-    return ", ".join(f"{n}={i}" for n, i in zip(term.cells, cell, strict=False)) or "all rows"
-
-
-def _replay_collapsed(engine: Engine, params: Params) -> str:
-    """The same for sites that are replayed, and for priors whose scale is a parameter: the model is run.
-
-    The unit of an observed site is the spread of its values; that of a prior, whose values shrink with it, the scale
-    that it started from.
-    """
-    with torch.no_grad():
-        sites = engine.program.run(params)
-    for name, unit in _replayed_scales(engine).items():
-        scale = _scale(sites[name])
-        if scale is not None and bool((scale < DEGENERATE * unit).any()):
-            kind = "prior" if sites[name].role == "prior" else "site"
-            return f'{kind} "{name}": its scale collapsed'
-    return ""
-
-
-def watched(engine: Engine) -> list[tuple[Term, str, Tensor, Tensor | None]]:
-    """Sites whose scale may collapse, and its role there; the pooled scale, and the least that one centre can do."""
-    if "watched" not in engine.__dict__:
-        found = []
-        for term in engine.leaders.values():
-            role = "scale" if "scale" in term.roles else "scale_tril" if "scale_tril" in term.roles else None
-            known = role is None or term.role != "observed" or term.roles[role].known
-            together = [engine.terms.get(n, term) for n in engine.members[term.name]]
-            if role is not None and not known:
-                pooled = pooled_scale(term, together)
-                one_centre = can_be_centred(term) and not term.centred and term.value.names
-                found.append((term, role, pooled, reach(term).amax() / FARTHEST if one_centre else None))
-        object.__setattr__(engine, "watched", found)
-    return engine.__dict__["watched"]
-
-
-def _roots(scale: Tensor, role: str) -> Tensor:
-    return scale if role == "scale" else scale.diagonal(dim1=-2, dim2=-1)
-
-
-def _replayed_scales(engine: Engine) -> dict[str, float]:
-    """Replayed sites and priors with a scale that a parameter enters, each with its unit."""
-    if "replayed_scales" not in engine.__dict__:
-        names = [n for n in engine.moving if n not in engine.program.latents]
-        names += [name for name, prior in engine.priors.items() if prior.fn is None]
-        found: dict[str, float] = {}
-        initial = {n: p.initial.double() for n, p in engine.program.parameters.items()}
-        with torch.no_grad():
-            start = engine.program.run(initial) if names else {}
-        for name in names:
-            scale = _scale(start[name])
-            if scale is None or not _varies(engine, name):
-                continue
-            value = start[name].value.double()[seen_values(start[name])]
-            unit = float(scale.min()) if start[name].role == "prior" else float(value.std(correction=0))
-            if unit > 0:
-                found[name] = unit
-        object.__setattr__(engine, "replayed_scales", found)
-    return dict(engine.__dict__["replayed_scales"])
-
-
-def _varies(engine: Engine, name: str) -> bool:
-    """Whether the scale of a site differs between probes."""
-    scales = [_scale(run[name]) for run in engine.recognition.runs]
-    return any(s is not None and scales[0] is not None and not torch.equal(s, scales[0]) for s in scales[1:])
-
-
-def _scale(site: Site) -> Tensor | None:
-    """The scale of a site's distribution, or the roots of its covariance; None if it has none."""
-    base = unwrap(site.fn).base
-    root = getattr(base, "_unbroadcasted_scale_tril", None)
-    scale = getattr(base, "scale", None) if root is None else root.diagonal(dim1=-2, dim2=-1)
-    return scale.detach().double() if isinstance(scale, Tensor) and not isinstance(base, dist.LogNormal) else None
-
-
-def pooled_scale(term: Term, members: Sequence[Term] = ()) -> Tensor:
-    """Standard deviation of a site's values over all rows, by event; where they do not vary, their size (or one).
-
-    `members` are the sites that are one function with it: the steps of a loop.
-    """
-    if "pooled" not in term.__dict__:
-        together = members or (term,)
-        many = sum(one.value.tensor.shape[: len(one.value.names)].numel() for one in together)
-        parts = [_thinned(one, max(1, many // POOLED)) for one in together]
-        values = (parts[0] if len(parts) == 1 else torch.cat(parts)).double()
-        if term.family.location is None and "loc" in term.family.roles:  # the scale of a logarithm
-            values = values.clamp(min=0).log()
-        values = torch.where(torch.isfinite(values), values, torch.nan)
-        size = values.nan_to_num(0.0).abs().amax(0)
-        deviation = (values - values.nanmean(0)).square().nanmean(0).nan_to_num(0.0).sqrt()
-        deviation = torch.where(deviation > 1e-14 * size, deviation, torch.where(size > 0, size, 1.0))
-        object.__setattr__(term, "pooled", deviation)
-    pooled: Tensor = term.__dict__["pooled"]
-    return pooled
-
-
-def _thinned(term: Term, stride: int) -> Tensor:
-    """One in `stride` of a site's values, rows first, and nan where they are not seen."""
-    value, seen = term.value.tensor, term.seen
-    rows = value.shape[: len(term.value.names)]
-    if rows:
-        chosen = torch.unravel_index(torch.arange(0, rows.numel(), stride), rows)
-        value, seen = value[chosen], None if seen is None else seen[chosen]
-    value = value if seen is None else torch.where(seen, value, torch.nan)
-    return value if rows else value.unsqueeze(0)
-
-
-def _unused(term: Term, weight: Tensor, affines: Mapping[str, Affine]) -> str:
-    """An entry of a predictor in whose cells there is next to no weight; one that states share has that of all."""
-    for key, affine in affines.items():
-        dims = (*weight.shape, *(1,) * (affine.offset.dim() - weight.dim()))
-        ones = affine.changed(lambda part, slots: (part != 0).double() if slots and part.is_floating_point() else part)
-        used = adjoint(ones, weight.reshape((1, *dims)), len(affine.entries))[0]
-        small = (used <= EMPTY * weight.sum()).nonzero()
-        if len(small):
-            name, entry = affine.entries[int(small[0])]
-            return f'site "{term.name}": entry {entry} of "{name}" has no rows left in "{key}"'
-    return ""
-
-
-def _empty(engine: Engine, found: Expectation) -> str:
-    """A parameter row whose cells have next to no weight, all sites together."""
-    totals: dict[tuple[str, ...], Tensor] = {}
-    states = set(engine.program.latents) | {name + STATE for name in engine.hmms}
-    for name, term in engine.leaders.items():
-        latents = [n for n in term.cells if n in states]
-        if term.role != "observed" or not latents or not term.parameters:
-            continue
-        parts = term.split(found.statistics[name])
-        parts = tuple(parts[k] for k in sorted(term.family.counting)) or parts  # others have a unit of their own
-        weight = sum(p.abs().reshape((*p.shape[: len(term.cells)], -1)).sum(-1) for p in parts)
-        affine = {key: role.affine for key, role in term.roles.items() if role.affine is not None}
-        if affine:
-            where = _unused(term, torch.as_tensor(weight), affine)
-            if where:
-                return where
-            varying = [unexpand(role.index) for role in term.roles.values() if role.affine is None]
-            latents = [n for n in latents if any(index.shape[term.cells.index(n)] > 1 for index in varying)]
-            if not latents:
-                continue
-        drop = tuple(i for i, n in enumerate(term.cells) if n not in latents)
-        weight = torch.as_tensor(weight).sum(drop) if drop else torch.as_tensor(weight)
-        key = (*sorted(term.parameters), *(str(engine.sizes[n]) for n in latents))
-        totals[key] = totals[key] + weight if key in totals else weight
-    for key, weight in totals.items():
-        small = weight <= EMPTY * weight.sum()
-        if bool(small.any()):
-            state = tuple(int(i) for i in small.nonzero()[0])
-            return f"parameters {[k for k in key if not k.isdigit()]}: state {state} has no rows left"
-    return ""
+def _collapsing(problem: Problem, found: Expectation, here: Batch) -> str:
+    """Say which scale the closed forms of the next step make collapse, under which torch finds no slope; else empty."""
+    closed = {name: line for name, line in problem.plan.lines.items() if line.how != "torch"}
+    alone = replace(problem.plan, lines=closed, swept=False, callables={}, climbs=())
+    return collapsed(problem, replace(problem, plan=alone).maximise(found, here, {}))

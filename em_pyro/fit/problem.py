@@ -1,80 +1,178 @@
-"""From a model and its arguments to an engine and a plan, checked."""
+"""From a model and its arguments to a problem: an engine and a plan, checked, and what the fit asks of them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from ..e_step.build import build
-from ..e_step.chains.hmm import Hmm
-from ..e_step.chains.markov import Markov
-from ..e_step.chunks import tuned
 from ..e_step.confirm import other_densities
-from ..e_step.contraction import Chain
 from ..e_step.engine import Engine
-from ..e_step.part import Part
-from ..e_step.precision import form
-from ..errors import ModelError
+from ..e_step.expectation import Expectation
+from ..e_step.make import engine_of
+from ..e_step.shares import Shares
+from ..errors import ModelError, ObjectiveError
+from ..m_step.ascent.ascend import Carried
+from ..m_step.maximise import gradient, maximise
 from ..m_step.plan import Choice, Plan, choose
+from ..m_step.pooling import PriorUnbounded
+from ..program.coordinates import Coordinates
 from ..program.data import check_data
 from ..program.devices import beside
 from ..program.fingerprint import key_of
-from ..program.masks import alive
-from ..program.named import Params, listed
+from ..program.named import Batch, Params, batched, only
 from ..program.program import Program
 from ..program.store import starting_values
 from ..program.survey import survey
+from ..reading.bound import Bound
 from ..reading.check import check_structure, check_values
-from ..reading.distinct import collapsed, cut_rows, find
 from ..reading.reading import Recognition, Refusal
 from ..reading.recognise import recognise
-from ..recording.record import Untraceable
-from ..recording.recorded import recorded
+from .notes import notes_of
+from .scales import Scales
 
-PROBES = 3  # random points, far apart, at which a recording must be the model
+SLACK = {torch.float64: 1e-10, torch.float32: 1e-6}  # rounding of the objective, relative to 1 + |objective|
+
+Expect = Callable[[Bound, Bound | None], Expectation]
+"""An E-step: at bound arguments, its sums around the locations there or at others."""
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """Everything that is worked out once for one model and one set of arguments."""
+class Problem:
+    """Everything that is worked out once for one model and one set of arguments.
+
+    Attributes:
+        program: the model, surveyed.
+        engine: of the E-step.
+        plan: of the M-step.
+        options: the user's `m_step`.
+        withdrawn: parameters whose closed form was refuted, and why.
+        key: of the arguments.
+        collapse: whether equal rows may be merged.
+        refuted: why sites are no longer recorded; empty if they are.
+        total: wraps the E-step over the rows at hand into one over more of them, or one that is counted.
+    """
 
     program: Program
     engine: Engine
     plan: Plan
-    options: Mapping[str, Choice] = field(repr=False)
-    withdrawn: Mapping[str, str] = field(repr=False)
-    key: tuple[Any, ...] = field(repr=False)
+    options: Mapping[str, Choice] = field(default_factory=dict, repr=False)
+    withdrawn: Mapping[str, str] = field(default_factory=dict, repr=False)
+    key: tuple[Any, ...] = field(default=(), repr=False)
     collapse: bool = True
-    refuted: str = ""  # why sites are no longer recorded
+    refuted: str = ""
+    total: Callable[[Expect], Expect] = field(default=lambda expect: expect, repr=False)
+
+    # ---- what a step asks; starts are the first dimension of everything ----
+
+    def bind(self, batch: Batch) -> Bound:
+        """Bind the arguments of all sites to `batch`: no data in it."""
+        return self.engine.bind(batch)
+
+    def expect(self, bound: Bound, about: Bound | None = None) -> Expectation:
+        """Return log Z and the expected statistics of every site, around the locations at `bound` or at `about`."""
+        return self.total(self.engine.expect)(bound, about)
+
+    def given(self, bound: Bound, shares: Shares) -> Expectation:
+        """Return the expected statistics under given shares of the rows, where no density weighs them."""
+        return self.engine.expect(bound, shares=shares)
+
+    def log_prior(self, bound: Bound) -> Tensor:
+        """Return the log prior density of the parameters, shape (starts)."""
+        return self.engine.log_prior(bound)
+
+    def maximise(self, found: Expectation, batch: Batch, memory: Carried) -> dict[str, Tensor]:
+        """Return `argmax Q`; a start from which there is no step becomes NaN (`fault` says why)."""
+        try:
+            return maximise(self.engine, self.plan, found, batch, memory)
+        except (PriorUnbounded, ObjectiveError):
+            return {name: torch.full_like(value, torch.nan) for name, value in batch.items()}
+
+    def fault(self, found: Expectation, batch: Batch) -> PriorUnbounded | ObjectiveError | None:
+        """Say why one start has no M-step; None if it has one."""
+        try:
+            maximise(self.engine, self.plan, found, batch, {})
+        except (PriorUnbounded, ObjectiveError) as why:
+            return why
+        return None
+
+    # ---- what the loop asks, of one start ----
+
+    def objective(self, batch: Batch) -> float:
+        """Return log evidence plus log prior of one start."""
+        bound = self.bind(batch)
+        return float(self.expect(bound).log_evidence + self.log_prior(bound))
+
+    def gradient(self, found: Expectation, batch: Batch, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Return the gradient of `Q` in unconstrained coordinates, by default those of all parameters that move."""
+        return gradient(self.engine, found, only(batch), self.plan.free if names is None else names)[1]
+
+    def q(self, params: Params, found: Expectation) -> Tensor:
+        """Return `Q(params)`, differentiable."""
+        return self.engine.q(batched(params), found).squeeze(0)
+
+    def magnitude(self, found: Expectation, batch: Batch) -> float:
+        """Return the sum of the absolute terms of `Q`: what its rounding is relative to."""
+        return float(self.engine.magnitude(found, batch))
 
     @cached_property
-    def of_all_rows(self) -> tuple[Engine, Plan]:
-        """Engine and plan before equal rows were collapsed: starts are drawn of all rows."""
-        full = self.engine.full
-        return full, self.plan if full is self.engine else choose(full, self.options, self.withdrawn)
+    def coordinates(self) -> Coordinates:
+        """Unconstrained coordinates of all parameters that move."""
+        return Coordinates(self.program, self.plan.free)
 
-    def without(self, names: frozenset[str], sites: frozenset[str], why: str) -> Prepared:
+    @cached_property
+    def scales(self) -> Scales:
+        """What may collapse."""
+        return Scales(self.engine)
+
+    @cached_property
+    def slack(self) -> float:
+        """Relative rounding of the objective, by the dtype of the program's parameters."""
+        single = any(p.initial.dtype == torch.float32 for p in self.program.parameters.values())
+        return SLACK[torch.float32 if single and (self.engine.replayed or self.engine.absorbed) else torch.float64]
+
+    @cached_property
+    def witness(self) -> tuple[str, ...]:
+        """The first parameter that has an entry: it is NaN where a start has no step."""
+        return tuple(n for n, p in self.program.parameters.items() if p.initial.numel())[:1]
+
+    @cached_property
+    def looks(self) -> list[Any]:
+        """The last look at a step: `look` is asked by the step and by the loop."""
+        return []
+
+    # ---- what is withdrawn ----
+
+    @cached_property
+    def of_all_rows(self) -> Problem:
+        """The same before equal rows were merged: starts are drawn of all rows."""
+        full = self.engine.full
+        if full is self.engine:
+            return self
+        return replace(self, engine=full, plan=choose(full, self.options, self.withdrawn))
+
+    def without(self, names: frozenset[str], sites: frozenset[str], why: str) -> Problem:
         """Withdraw the closed forms of `names`; sites in `sites` are replayed from now on."""
         recognition = self.engine.full.recognition
         if sites:
             recognition = _refused(recognition, sites, why)
-        engine, _ = _engine(self.program, recognition, self.refuted, collapse=self.collapse)
+        engine, _ = engine_of(self.program, recognition, merge=self.collapse, refuted=self.refuted)
         withdrawn = {**self.withdrawn, **dict.fromkeys(names, why)}
         plan = replace(choose(engine, self.options, withdrawn), notes=self.plan.notes, seconds=self.plan.seconds)
         return replace(self, engine=engine, plan=plan, withdrawn=withdrawn)
 
-    def without_recording(self, why: str) -> Prepared:
+    def without_recording(self, why: str) -> Problem:
         """Run the model for the sites that had been recorded."""
-        engine, rows = _engine(self.program, self.engine.full.recognition, why, collapse=self.collapse)
-        plan = replace(choose(engine, self.options, self.withdrawn), notes=_notes(engine, rows))
+        engine, rows = engine_of(self.program, self.engine.full.recognition, merge=self.collapse, refuted=why)
+        plan = replace(choose(engine, self.options, self.withdrawn), notes=notes_of(engine, rows))
         return replace(self, engine=engine, plan=replace(plan, seconds=self.plan.seconds), refuted=why)
 
-    def corrected(self, wrong: Collection[str]) -> tuple[Prepared, str]:
+    def corrected(self, wrong: Collection[str]) -> tuple[Problem, str]:
         """Give up what the model refutes at the sites of `wrong`; and the note that says so."""
         readings = self.engine.full.recognition.readings
         compiled = [site for site in wrong if site in readings]
@@ -103,7 +201,7 @@ def prepare(
     *,
     check: bool,
     collapse: bool = True,
-) -> Prepared:
+) -> Problem:
     """Survey, check, recognise and plan.
 
     Raises:
@@ -120,20 +218,19 @@ def prepare(
             sites = _first_run(program, start)
         check_data(sites, start, program.plates)
         recognition = recognise(program)
-        engine, rows = _engine(program, recognition, collapse=collapse)
+        engine, rows = engine_of(program, recognition, merge=collapse)
         with torch.no_grad():
             wrong = other_densities(engine.full) if check else []
         if wrong:
             why = "its registered family computes another density than its log_prob"
             recognition = _refused(recognition, wrong, why)
-            engine, rows = _engine(program, recognition, collapse=collapse)
+            engine, rows = engine_of(program, recognition, merge=collapse)
         if check:
             check_structure(program, {n: f.names for n, f in engine.factors.items()}, sites)
             check_values(program, recognition.values, recognition.runs[0])
-        engine = tuned(engine, start)
         plan = choose(engine, options, {})
-        plan = replace(plan, notes=_notes(engine, rows), seconds=time.perf_counter() - began)
-        return Prepared(program, engine, plan, options, {}, key_of(args, kwargs), collapse)
+        plan = replace(plan, notes=notes_of(engine, rows), seconds=time.perf_counter() - began)
+        return Problem(program, engine, plan, options, {}, key_of(args, kwargs), collapse)
 
 
 def _first_run(program: Program, start: Params) -> Any:
@@ -146,76 +243,3 @@ def _first_run(program: Program, start: Params) -> Any:
             f"The model: expected no `if` or `while` on a sampled value, got one ({error}). Compute both branches and "
             f"choose by torch.where."
         ) from error
-
-
-def _engine(
-    program: Program, recognition: Recognition, refuted: str = "", *, collapse: bool = True
-) -> tuple[Engine, str]:
-    """Build the engine, of the distinct rows where that pays, and say which; record nothing if that was refuted."""
-    living = alive(program, recognition.runs)
-    full = _recorded(build(program, recognition, recognition.runs[0], recognition.priors, living), refuted)
-    if not collapse:
-        return full, "not collapsed: as you asked"
-    distinct, note = find(program, recognition) if not full.hmms else (None, "")
-    if distinct is None:
-        return full, note
-    shrunk, fewer = collapsed(program, recognition, distinct)
-    living = {name: cut_rows(part, distinct) for name, part in living.items()}
-    engine = build(shrunk, fewer, fewer.runs[0], recognition.priors, living)
-    return replace(engine, uncollapsed=full, recording=full.recording, unrecorded=full.unrecorded), note
-
-
-def _recorded(engine: Engine, refuted: str) -> Engine:
-    """The same with the sites that are not compiled recorded as a graph, where that can be done."""
-    if not engine.runs_model or refuted:
-        return replace(engine, unrecorded=refuted)
-    points, runs = engine.recognition.points[:PROBES], engine.recognition.runs[:PROBES]
-    if engine.program.view is not None:
-        runs = [engine.program.view(dict(run)) for run in runs]
-    try:
-        recording = recorded(engine.program, engine.moving, engine.open_priors, points, runs)
-    except Untraceable as reason:
-        return replace(engine, unrecorded=str(reason))
-    return replace(engine, recording=recording)
-
-
-def _notes(engine: Engine, rows: str) -> tuple[str, ...]:
-    """What else the plan should say: replayed sites, blocks, dtype."""
-    notes = [rows] if rows else []
-    reasons: dict[str, list[str]] = {}
-    for name in engine.moving:
-        refusal = engine.recognition.refusals.get(name)
-        reasons.setdefault(refusal.why if refusal else "not compiled", []).append(name)
-    for why, names in reasons.items():
-        how = "recorded once as tensor operations" if engine.recording else "the model is replayed in every step"
-        notes.append(f"site{'s' * (len(names) > 1)} {listed(names)}: {how}, because {why}")
-    if engine.runs_model:
-        notes.append(f"the model cannot be recorded as tensor operations: {engine.unrecorded}")
-    notes += _chains(engine)
-    blocks = max((part.blocks for part in engine.parts), key=len, default=())
-    if engine.whole:
-        notes.append(f"rows are taken whole: {engine.whole}")
-    elif len(blocks) > 1:
-        notes.append(f'plate "{blocks[0].plate}" in {len(blocks)} blocks of {blocks[0].length} rows')
-    notes += form(engine)
-    if any(p.initial.dtype == torch.float32 for p in engine.program.parameters.values()):
-        notes.append("float32 parameters: contracted and accumulated in float64, stored in float32")
-    return tuple(notes)
-
-
-def _chains(engine: Engine) -> list[str]:
-    """By which recursion every chain is run, and why."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for unit in engine.units:
-        if isinstance(unit, (Hmm, Markov)):
-            found.setdefault((unit.method, unit.reason), []).append(unit.title)
-    for part in engine.parts:
-        for step in part.schedule.steps if isinstance(part, Part) else ():
-            if isinstance(step, Chain):
-                why = "its transitions differ between steps, or not all of it is compiled"
-                found.setdefault(("torch", why), []).append(f"{step.latents[0]} ... {step.latents[-1]}")
-    notes = []
-    for (method, why), names in found.items():
-        how = "compiled recursions" if method == "numba" else "a scan in torch"
-        notes.append(f"chain{'s' * (len(names) > 1)} {listed(names)}: {how}, because {why}")
-    return notes

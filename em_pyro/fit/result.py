@@ -15,12 +15,12 @@ from torch import Tensor
 
 from ..errors import ParameterError
 from ..m_step.plan import Plan
+from ..posterior.possible import possible_posterior
 from ..posterior.posterior import Posterior, posterior
-from ..program.program import Substitute
-from .accelerated import Accelerated
+from ..program.handlers import Substitute
+from .acceleration.spent import Accelerated
 from .endings import OUTCOMES
-from .loop import possible_posterior
-from .problem import Prepared, prepare
+from .problem import Problem, prepare
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class Fit:
         plan: how each parameter was maximised; to be read, so a fit that is loaded from a file has it too.
         notes: what the loop found out on its way.
         acceleration: cycles, extrapolations and seconds of an accelerated fit, else None.
-        switches: changes between one centre for all clusters and each around its own location, which those far apart
-            need.
+        switches: steps that were summed a second time, around the locations that they led to: where a scale has shrunk
+            or a location has moved so far, as it may with clusters far apart, that digits would have been lost.
     """
 
     params: dict[str, Tensor]
@@ -94,7 +94,7 @@ class Fit:
     starts: Starts = field(repr=False)
     plan: Plan = field(repr=False)
     notes: tuple[str, ...] = ()
-    prepared: Prepared | None = field(default=None, repr=False, compare=False)
+    prepared: Problem | None = field(default=None, repr=False, compare=False)
     acceleration: Accelerated | None = None
     switches: int = 0
 
@@ -107,7 +107,7 @@ class Fit:
         """Take back what `__getstate__` gave."""
         self.__dict__.update(state)
 
-    def _alive(self) -> Prepared:
+    def _alive(self) -> Problem:
         if self.prepared is None:
             raise ParameterError(
                 "Fit: expected the model and its data, but this fit was loaded from a file, without them. Build "
@@ -157,7 +157,7 @@ def _shown(value: Tensor) -> list[str]:
     return text.split("\n")
 
 
-def fitted_model(prepared: Prepared, params: Mapping[str, Tensor]) -> Callable[..., Any]:
+def fitted_model(prepared: Problem, params: Mapping[str, Tensor]) -> Callable[..., Any]:
     """The model at fixed values, as an ordinary Pyro model."""
     enumerated = config_enumerate(prepared.program.model)
     weights = {n: v for n, v in params.items() if prepared.program.parameters[n].tensor is not None}
@@ -170,7 +170,7 @@ def fitted_model(prepared: Prepared, params: Mapping[str, Tensor]) -> Callable[.
     return fitted
 
 
-def write_back(prepared: Prepared, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def write_back(prepared: Problem, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Fitted values in the dtypes of the program."""
     parameters = prepared.program.parameters
     return {n: v.detach().to(parameters[n].initial.dtype) for n, v in values.items() if n in parameters}

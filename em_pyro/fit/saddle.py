@@ -9,17 +9,19 @@ scale and start equal are a saddle of third order, beside which the climb begins
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from ..e_step.engine import Engine, Expectation
+from ..e_step.expectation import Expectation
 from ..families.charts import domain_of
-from ..m_step.maximise import constrained, unconstrained
-from ..m_step.plan import Plan
-from ..m_step.pooling import PriorUnbounded
-from ..program.named import Params
-from .endings import DEGENERATE, scales
+from ..program.coordinates import constrained, unconstrained
+from ..program.devices import seeded
+from ..program.named import Batch, Params, batched, only
+from .look import look
+from .problem import Problem
+from .scales import DEGENERATE
 from .step import em_step
 
 SMALL, LARGE = 1e-3, 0.3
@@ -28,56 +30,52 @@ STAYING, REST = 0.99, 0.1  # of a disturbance left by the second half of the ste
 PROBES = 3  # products with the Hessian of Q
 
 
-def leave_saddle(
-    engine: Engine, plan: Plan, params: Params, found: Expectation, gap: float, seed: int
-) -> dict[str, Tensor] | None:
+def leave_saddle(problem: Problem, here: Batch, found: Expectation, gap: float, seed: int) -> Batch | None:
     """Disturb every free parameter and step on: return where that leads if it is higher, else None.
 
     Args:
-        engine: the program.
-        plan: its M-steps.
-        params: where EM has settled.
+        problem: the program and its M-steps.
+        here: where EM has settled, one start.
         found: the E-step there.
         gap: the gain still to be expected without a disturbance.
         seed: of the disturbance.
     """
-    objective = float(found.objective)
+    objective, params, program = float(found.objective), only(here), problem.program
     margin = max(10 * abs(gap), 1e-9 * (1 + abs(objective)))
-    points = {name: unconstrained(engine, name, params[name]) for name in plan.free}
+    points = problem.coordinates.points(params)
     generator = torch.Generator().manual_seed(seed)
-    units = _units(engine, params, found, points, generator)
+    units = _units(problem, params, found, points, generator)
     noise = {
-        name: torch.randn(point.shape, generator=generator, dtype=torch.float64).to(point)
+        name: seeded(torch.randn, point.shape, generator=generator, dtype=torch.float64).to(point)
         for name, point in points.items()
     }
     for size in (SMALL, LARGE, -LARGE):
         moved = dict(params)
         for name, point in points.items():
-            shifted = constrained(engine, name, point + size * units[name] * noise[name])
+            shifted = constrained(program, name, point + size * units[name] * noise[name])
             moved[name] = torch.where(torch.isfinite(shifted), shifted, params[name])
-        higher, trail = _climb(engine, plan, moved, objective, margin)
+        higher, trail = _climb(problem, batched(moved), objective, margin)
         if higher is not None:
             return higher
-        if size == SMALL and not _stays(engine, points, units, trail):
+        if size == SMALL and not _stays(problem, points, units, [only(at) for at in trail]):
             return None
     return None
 
 
-def _stays(engine: Engine, points: Params, units: Params, trail: list[dict[str, Tensor]]) -> bool:
+def _stays(problem: Problem, points: Params, units: Params, trail: Sequence[Params]) -> bool:
     """Whether some parameter stays where it was put, neither climbing nor coming back: the second half of the way."""
     if len(trail) < STEPS:
         return False
     for name, point in points.items():
-        offsets = [(unconstrained(engine, name, trail[k][name]) - point) / units[name] for k in (0, STEPS // 2, -1)]
+        passed = [unconstrained(problem.program, name, trail[k][name]) for k in (0, STEPS // 2, -1)]
+        offsets = [(at - point) / units[name] for at in passed]
         first, middle, last = (float(torch.where(torch.isfinite(o), o, 0.0).norm()) for o in offsets)
         if last > STAYING * middle and last > REST * first:
             return True
     return False
 
 
-def _climb(
-    engine: Engine, plan: Plan, moved: dict[str, Tensor], objective: float, margin: float
-) -> tuple[dict[str, Tensor] | None, list[dict[str, Tensor]]]:
+def _climb(problem: Problem, moved: Batch, objective: float, margin: float) -> tuple[Batch | None, list[Batch]]:
     """Step on from a disturbed point while the gains grow, or shrink so slowly that they would pass the old objective.
 
     Returns:
@@ -85,13 +83,11 @@ def _climb(
     """
     path, trail = list[float](), [moved]
     for step in range(CAP):
-        try:
-            new, found = em_step(engine, plan, moved)
-        except PriorUnbounded:
-            return None, trail
-        now, narrowest = torch.stack((found.objective, scales(engine, new)[0])).tolist()
-        if now != now or abs(now) == float("inf") or narrowest < DEGENERATE:  # a collapse is higher, and no maximum
-            return None, trail
+        new, found = em_step(problem, moved)
+        seen = look(problem, found, moved, new)
+        now = seen.objective[0]
+        if not seen.stepped[0] or not math.isfinite(now) or seen.narrowest[0] < DEGENERATE:
+            return None, trail  # a collapse is higher, and no maximum
         if now > objective + margin:
             return moved, trail
         path.append(now)
@@ -108,7 +104,7 @@ def _climb(
 
 
 def _units(
-    engine: Engine, params: Params, found: Expectation, points: Params, generator: torch.Generator
+    problem: Problem, params: Params, found: Expectation, points: Params, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """How far each entry must move for `Q` to fall by one nat a row, by its curvature; shapes of `points`.
 
@@ -119,19 +115,20 @@ def _units(
     References: Bekas, Kokiopoulou & Saad (2007), An estimator for the diagonal of a matrix.
     """
     plain = {name: 1 + torch.where(torch.isfinite(point), point, 0.0).abs() for name, point in points.items()}
-    if any(engine.program.parameters[name].tensor is not None for name in points) and engine.runs_model:
+    program = problem.program
+    if any(program.parameters[name].tensor is not None for name in points) and problem.engine.runs_model:
         return plain  # the weights of a module are no leaves of ours
     leaves = {name: point.detach().clone().requires_grad_() for name, point in points.items()}
     squares = {name: torch.zeros_like(point) for name, point in points.items()}
     with torch.enable_grad():
-        values = dict(params) | {name: constrained(engine, name, leaf) for name, leaf in leaves.items()}
-        q = engine.q(values, found)
+        values = dict(params) | {name: constrained(program, name, leaf) for name, leaf in leaves.items()}
+        q = problem.q(values, found)
         if not q.requires_grad:
             return plain
         slopes = torch.autograd.grad(q, list(leaves.values()), create_graph=True, allow_unused=True)
         slopes = tuple(s for s in slopes if s is not None and s.requires_grad)
         for _ in range(PROBES if slopes else 0):
-            signs = [torch.randint(2, s.shape, generator=generator).to(s) * 2 - 1 for s in slopes]
+            signs = [seeded(torch.randint, 2, s.shape, generator=generator).to(s) * 2 - 1 for s in slopes]
             along = torch.stack([(v * s.nan_to_num(0.0)).sum() for v, s in zip(signs, slopes, strict=True)]).sum()
             try:
                 rows = torch.autograd.grad(along, list(leaves.values()), retain_graph=True, allow_unused=True)
@@ -141,17 +138,15 @@ def _units(
                 squares[name] += torch.zeros(()) if row is None else row.square() / PROBES
     units = {}
     for name, square in squares.items():
-        unit = (2 * _rows(engine) / square.sqrt()).sqrt()
+        unit = (2 * _rows(problem) / square.sqrt()).sqrt()
         unit = torch.where(torch.isfinite(unit), unit, 0.0)
-        real = domain_of(engine.program.parameters[name].constraint) == "real"
+        real = domain_of(program.parameters[name].constraint) == "real"
         units[name] = unit if real else torch.minimum(unit, plain[name])
     return units
 
 
-def _rows(engine: Engine) -> float:
+def _rows(problem: Problem) -> float:
     """Number of observed rows, all sites together."""
-    program, total = engine.full.program, 0
-    for name, factor in engine.full.factors.items():
-        if name not in program.latents:
-            total += math.prod(program.plates[p] for p in factor.plates)
-    return float(max(1, total))
+    full = problem.engine.full
+    observed = [factor for name, factor in full.factors.items() if name not in full.program.latents]
+    return float(max(1, sum(math.prod(full.program.plates[p] for p in factor.plates) for factor in observed)))

@@ -2,32 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
 from torch import Tensor
 
-from ..e_step.engine import Engine, Expectation
+from ..e_step.expectation import Expectation
 from ..m_step.ascent.ascend import Carried
-from ..m_step.maximise import maximise
-from ..m_step.plan import Plan
-from ..program.named import Params
+from ..program.named import Batch
+from .look import look
+from .problem import Problem
 
 
-def em_step(
-    engine: Engine, plan: Plan, params: Params, lead: int = 0, carried: Carried | None = None
+def em_step(problem: Problem, batch: Batch, memory: Carried | None = None) -> tuple[dict[str, Tensor], Expectation]:
+    """Take one step of Expectation-Maximisation from every start of `batch` (starts are the first dimension).
+
+    Where the sums have too few digits at the new parameters (a scale has shrunk, a location has moved far), the same
+    posterior is summed once more around the new locations: the second pass of the two-pass formula for a variance.
+
+    Args:
+        problem: the program and its plan.
+        batch: parameters theta, constrained.
+        memory: what Adam remembers of the steps before, where a network is fitted: written to.
+
+    Returns:
+        The new parameters, NaN for a start from which there is no step; and what the E-step found at `batch`.
+    """
+    memory = {} if memory is None else memory
+    before = dict(memory)
+    new, found = em_pass(problem, batch, memory)
+    blurred = look(problem, found, batch, new).blurred
+    if any(blurred):
+        memory.clear()
+        memory.update(before)
+        again, found = em_pass(problem, batch, memory, about=new)
+        new = _chosen(blurred, again, new)
+    return new, found
+
+
+def em_pass(
+    problem: Problem, batch: Batch, memory: Carried, about: Batch | None = None
 ) -> tuple[dict[str, Tensor], Expectation]:
-    """One step of Expectation-Maximisation.
+    """Sum expected statistics once, around the locations at `batch` or at `about`, and maximise.
 
-    With site factors `L_s(z_s; theta)` of the log-joint, and `log Z(theta)` their log-sum-product over the latents:
+    With site factors `L_s(z_s; theta)` of the log-joint, and `log Z(theta)` their log-sum-product over the latents `z`:
 
         E-step.  W_s = d log Z / d L_s, the posterior of what site s depends on;  S_s = <W_s, T_s(x)>.
         M-step.  argmax_theta sum_s <S_s, eta_s(theta)> + log prior(theta).
 
-    `lead` dimensions of starts may stand before those of every parameter; `carried` is what Adam remembers of the steps
-    before, where a network is fitted.
-
-    Returns:
-        The new parameters, and what the E-step found at `params`, the objective among it.
-
     References: Dempster, Laird & Rubin (1977), section 2.
     """
-    found = engine.expect(params, lead)
-    return maximise(engine, plan, found, params, lead, carried), found
+    bound = problem.bind(batch)
+    found = problem.expect(bound, None if about is None else problem.bind(about))
+    found = replace(found, log_prior=problem.log_prior(bound))
+    return problem.maximise(found, batch, memory), found
+
+
+def _chosen(which: Sequence[bool], these: Batch, others: Batch) -> dict[str, Tensor]:
+    """Take some starts from `these`, the rest from `others`."""
+    if all(which):
+        return dict(these)
+    rows = [row for row, chosen in enumerate(which) if chosen]
+    index = torch.tensor(rows)
+    return {n: value.index_copy(0, index.to(value.device), these[n][rows]) for n, value in others.items()}

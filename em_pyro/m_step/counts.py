@@ -2,76 +2,133 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ..families.charts import Chart
-from ..program.named import Params
-from .pooling import Selected, Statistics, added, flat, pool, refuse_unbounded
+from ..e_step.engine import Engine
+from ..e_step.sums import Sums
+from ..families.charts import Chart, domain_of
+from ..program.named import Batch
+from .pooling import Selected, added, flat, pool, refuse_unbounded, select, shaped
+from .uses import Block, chart_of, segments_of
 
 
 @dataclass(frozen=True)
 class Counts:
     """`a log p + b log(1 - p)`: `p = a / (a + b)`, or `a / sum(a)` along the rows of a simplex."""
 
+    how: ClassVar[str] = "closed form"
+    separable: ClassVar[bool] = True
+    absorbs: ClassVar[bool] = False
+    swept: ClassVar[str] = ""
+
     parameter: str
+    size: int
     chart: Chart
     simplex: bool
-    uses: tuple[tuple[str, Selected, bool], ...] = field(repr=False)  # term, where, has failures
-    pseudo: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+    uses: tuple[tuple[str, Selected, bool], ...] = field(repr=False)  # site, where, has failures
+    pseudo: tuple[Tensor, Tensor] | None = field(default=None, repr=False)  # counts of the prior, flat
 
-    def counts(self, statistics: Statistics, params: Params, lead: int = 0) -> tuple[Tensor, Tensor | None]:
-        """Pooled `(a, b)`, shape of the parameter; no `b` where nothing fails."""
-        shape = params[self.parameter].shape
-        size = shape[lead:].numel()
-        pooled: list[list[Tensor]] = [[], []]
-        for term, where, failures in self.uses:
-            for k, part in enumerate(statistics[term][: 1 + failures]):
-                pooled[k ^ where.complement].append(pool(part, where, size, lead))
-        if self.pseudo is not None:
-            for parts, pseudo in zip(pooled, self.pseudo, strict=True):
-                parts.append(pseudo.reshape(-1))
-        sums = [added(parts) if parts else None for parts in pooled]
-        if self.pseudo is not None:
-            for pooled_sum, pseudo in zip(sums, self.pseudo, strict=True):
-                assert pooled_sum is not None
-                refuse_unbounded(self.parameter, pooled_sum, pseudo)
-        full = (*shape[:lead], size)
-        hits, misses = (p if p is None or p.shape == shape else p.expand(full).reshape(shape) for p in sums)
-        return torch.zeros(shape, dtype=torch.float64) if hits is None else hits, misses
+    @classmethod
+    def of(cls, engine: Engine, block: Block) -> Counts:
+        """Collect the uses of a probability."""
+        (name,) = block.names
+        places = []
+        for term, key, role in block.uses[name]:
+            unit = term.family.roles[key].domain == "unit"
+            for where in select(role, segments_of(engine.recognition.bank, term, key), name):
+                places.append((term.name, where, unit))
+        chart = chart_of(engine, name, block.uses[name])
+        simplex = chart.domains[domain_of(engine.program.parameters[name].constraint)] == "simplex"
+        size = engine.program.parameters[name].initial.numel()
+        return cls(name, size, chart, simplex, tuple(places), pseudo_of(engine, name))
 
-    def solve(self, statistics: Statistics, params: Params, lead: int = 0) -> dict[str, Tensor]:
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The one that is solved for."""
+        return (self.parameter,)
+
+    def solve(self, sums: Mapping[str, Sums], batch: Batch) -> dict[str, Tensor]:
         """Maximise over the probabilities, and map back."""
-        a, b = self.counts(statistics, params, lead)
+        old = batch[self.parameter]
+        a, b = self._counts(sums, old)
         both = a.sum(-1, keepdim=True) if self.simplex else a if b is None else a + b
-        return {self.parameter: torch.where(both > 0, self.chart.inverse(a / both), params[self.parameter])}
+        return {self.parameter: torch.where(both > 0, self.chart.inverse(a / both), old)}
+
+    def _counts(self, sums: Mapping[str, Sums], old: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Pooled `(a, b)`, shape of the parameter; no `b` where nothing fails."""
+        pooled: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for name, where, failures in self.uses:
+            parts = sums[name].parts
+            pooled[where.complement].append(pool(flat(parts[0]), where, self.size))
+            if failures:
+                pooled[not where.complement].append(pool(flat(parts[1]), where, self.size))
+        if self.pseudo is not None:
+            for parts_of, pseudo in zip(pooled, self.pseudo, strict=True):
+                parts_of.append(pseudo.expand((len(old), self.size)))
+                refuse_unbounded(self.parameter, added(parts_of), pseudo)
+        hits, misses = (shaped(added(parts_of), old) if parts_of else None for parts_of in pooled)
+        return torch.zeros_like(old) if hits is None else hits, misses
 
 
 @dataclass(frozen=True)
 class Rates:
     """`a log(rate) - b rate`: `rate = a / b`."""
 
+    how: ClassVar[str] = "closed form"
+    separable: ClassVar[bool] = True
+    absorbs: ClassVar[bool] = False
+    swept: ClassVar[str] = ""
+
     parameter: str
+    size: int
     chart: Chart
-    uses: tuple[tuple[str, Selected, Tensor], ...] = field(repr=False)  # term, where, known factor
+    uses: tuple[tuple[str, Selected, Tensor | None], ...] = field(repr=False)  # site, where, known factor
     pseudo: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
 
-    def solve(self, statistics: Statistics, params: Params, lead: int = 0) -> dict[str, Tensor]:
+    @classmethod
+    def of(cls, engine: Engine, block: Block) -> Rates:
+        """Collect the uses of a rate."""
+        (name,) = block.names
+        places = []
+        for term, key, role in block.uses[name]:
+            factor = None if role.coefficient is None else role.coefficient.reshape(-1)
+            for where in select(role, segments_of(engine.recognition.bank, term, key), name):
+                places.append((term.name, where, factor))
+        size, chart = engine.program.parameters[name].initial.numel(), chart_of(engine, name, block.uses[name])
+        return cls(name, size, chart, tuple(places), pseudo_of(engine, name))
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The one that is solved for."""
+        return (self.parameter,)
+
+    def solve(self, sums: Mapping[str, Sums], batch: Batch) -> dict[str, Tensor]:
         """Maximise over the rates, and map back."""
-        old = params[self.parameter]
-        size = old.shape[lead:].numel()
+        old = batch[self.parameter]
         hits, exposures = list[Tensor](), list[Tensor]()
-        for term, where, factor in self.uses:
-            events, exposure = flat(statistics[term][0], lead), flat(statistics[term][1], lead)
-            hits.append(pool(events, where, size, lead))
-            exposures.append(pool(exposure * factor, where, size, lead))
+        for name, where, factor in self.uses:
+            events, exposure = (flat(part) for part in sums[name].parts[:2])
+            hits.append(pool(events, where, self.size))
+            exposures.append(pool(exposure if factor is None else exposure * factor, where, self.size))
         if self.pseudo is not None:
-            hits.append(self.pseudo[0].reshape(-1))
-            exposures.append(self.pseudo[1].reshape(-1))
-        a, b = added(hits), added(exposures)
+            hits.append(self.pseudo[0])
+            exposures.append(self.pseudo[1])
+        a, b = added(hits), shaped(added(exposures), old)
         if self.pseudo is not None:
             refuse_unbounded(self.parameter, a, self.pseudo[0])
-        solved = self.chart.inverse((a / torch.where(b > 0, b, 1.0)).reshape(old.shape))
-        return {self.parameter: torch.where((b > 0).reshape(old.shape), solved, old)}
+        solved = self.chart.inverse(shaped(a, old) / torch.where(b > 0, b, 1.0))
+        return {self.parameter: torch.where(b > 0, solved, old)}
+
+
+def pseudo_of(engine: Engine, name: str) -> tuple[Tensor, Tensor] | None:
+    """Return the pseudo-statistics of the prior of a parameter, flat, if it has one."""
+    prior = engine.priors.get(name)
+    if prior is None or prior.pseudo is None:
+        return None
+    first, second = prior.pseudo
+    return first.reshape(-1), second.reshape(-1)

@@ -15,18 +15,11 @@ from torch import Tensor
 
 from ..e_step.engine import Engine
 from ..errors import ParameterError, PlanError
-from ..program.named import listed
+from ..program.named import connected, listed
 from .ascent.climbs import Climb, climbs_of
-from .assemble import counts, joint, multivariate, normal, rates, try_out
-from .counts import Counts, Rates
-from .joint import Joint
-from .least_squares.matrix import MatrixBlock
-from .least_squares.scalar import NormalBlock
 from .pooling import Refused
-from .regression.assemble import newton
-from .regression.newton_block import NewtonBlock
-from .rows import Rows, rows
-from .uses import Use, because, because_newton, kind_of, role_of, uses_of
+from .solvers import Solver, solver_of
+from .uses import Block, Use, because, because_newton, entering, kind_of, role_of, terms_of, uses_of
 
 Choice = str | Callable[[Any, Tensor], Tensor]
 
@@ -52,7 +45,7 @@ class Plan:
     """How each parameter is maximised, and how the loop runs. Print it."""
 
     lines: Mapping[str, Line]
-    solvers: tuple[Any, ...] = field(repr=False)
+    solvers: tuple[Solver, ...] = field(repr=False)
     swept: bool
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
@@ -102,6 +95,34 @@ def choose(engine: Engine, options: Mapping[str, Choice], withdrawn: Mapping[str
         PlanError: "closed" was asked for where there is no closed form.
     """
     parameters = engine.program.parameters
+    _check(options, parameters)
+    uses = {name: uses_of(engine, name) for name in parameters}
+    forced = {n: c if isinstance(c, str) else "callable" for n, c in options.items() if c != "closed"}
+    solvers, reasons = solved(engine, uses, forced, withdrawn)
+    owner = {name: solver for solver in solvers for name in solver.parameters}
+    lines = {}
+    for name in parameters:
+        role, sites = role_of(uses[name], engine, name)
+        how, why = _forced(forced.get(name)) if name in forced else _found(engine, name, uses[name], owner.get(name))
+        if how == "torch" and name not in forced:
+            why = reasons.get(name, "no closed form")
+            if options.get(name) == "closed":
+                raise PlanError(
+                    f'm_step["{name}"]: expected a closed form, but there is none: {reasons.get(name)}. '
+                    f'Choose "torch" or leave it out.'
+                )
+        lines[name] = Line(name, how, role, sites, why)
+    climbs = climbs_of(engine, [name for name, line in lines.items() if line.how == "torch"])
+    for climb in climbs:
+        for name in climb.names if climb.caveat else ():
+            lines[name] = replace(lines[name], why=f"{lines[name].why}; {climb.caveat}")
+    calls = {name: choice for name, choice in options.items() if callable(choice)}
+    swept = any(solver.swept for solver in solvers)
+    return Plan(lines, tuple(solvers), swept, callables=calls, climbs=climbs)
+
+
+def _check(options: Mapping[str, Choice], parameters: Mapping[str, object]) -> None:
+    """Refuse options for what is no parameter, and options that do not exist."""
     for name, choice in options.items():
         if name not in parameters:
             raise ParameterError(
@@ -112,163 +133,91 @@ def choose(engine: Engine, options: Mapping[str, Choice], withdrawn: Mapping[str
                 f'm_step["{name}"]: expected "torch", "closed", "fixed" or a callable, got {choice!r}. '
                 f"Choose one of them."
             )
-    reasons: dict[str, str] = dict(withdrawn)
-    uses = {name: uses_of(engine, name) for name in parameters}
-    kinds: dict[str, str] = {}
-    for name, parameter in parameters.items():
-        if name in reasons:
-            continue
-        try:
-            kinds[name] = kind_of(engine, parameter, uses[name])
-        except Refused as reason:
-            reasons[name] = str(reason)
-    forced = {n: c if isinstance(c, str) else "callable" for n, c in options.items() if c != "closed"}
-    solvers: list[Any] = []
-    swept: dict[str, str] = {}
-    drawn = draw_in(engine, kinds)
-    blocks = blocks_of(engine, kinds)
-    while blocks:
-        block = blocks.pop()
-        solve_block(engine, block, kinds, uses, forced, solvers, reasons, swept)
-        if drawn.keys() & set(block) & reasons.keys():  # no Newton block: those drawn into it have their own kinds back
-            back = {name: drawn.pop(name) for name in block if name in drawn}
-            kinds |= back
-            for name in back:
-                del reasons[name]
-            blocks += blocks_of(engine, back)
-    solved = {name for solver in solvers for name in owned(solver)}
-    newtons = {name: solver.moving for solver in solvers if isinstance(solver, NewtonBlock) for name in solver.moving}
-    couple(engine, solvers, {n for n in parameters if n not in solved and options.get(n) != "fixed"}, swept)
-    lines = {}
-    for name in parameters:
-        choice = options.get(name, "closed" if name in solved else "torch")
-        role, sites = role_of(uses[name], engine, name)
-        if callable(choice):
-            lines[name] = Line(name, "callable", role, sites, "your own M-step, held to a Q that does not fall")
-        elif choice == "fixed":
-            lines[name] = Line(name, "fixed", role, sites, "kept at its start value, as you asked")
-        elif choice == "torch":
-            why = "as you asked" if name in options else reasons.get(name, "no closed form")
-            lines[name] = Line(name, "torch", role, sites, why)
-        elif name not in solved:
-            raise PlanError(
-                f'm_step["{name}"]: expected a closed form, but there is none: {reasons.get(name)}. '
-                f'Choose "torch" or leave it out.'
-            )
-        elif name in swept:
-            lines[name] = Line(name, "swept", role, sites, swept[name])
-        elif name in newtons:
-            lines[name] = Line(name, "Newton", role, sites, because_newton(uses[name], newtons[name], name))
-        else:
-            lines[name] = Line(name, "closed form", role, sites, because(uses[name], engine, name))
-    climbs = climbs_of(engine, [name for name, line in lines.items() if line.how == "torch"])
-    for climb in climbs:
-        for name in climb.names if climb.caveat else ():
-            lines[name] = replace(lines[name], why=f"{lines[name].why}; {climb.caveat}")
-    calls = {name: choice for name, choice in options.items() if callable(choice)}
-    return Plan(lines, tuple(solvers), bool(swept), callables=calls, climbs=climbs)
+
+
+def _forced(how: str | None) -> tuple[str, str]:
+    """What the plan says of a parameter that the user decided on."""
+    return {
+        "callable": ("callable", "your own M-step, held to a Q that does not fall"),
+        "fixed": ("fixed", "kept at its start value, as you asked"),
+    }.get(how or "", ("torch", "as you asked"))
+
+
+def _found(engine: Engine, name: str, uses: Sequence[Use], solver: Solver | None) -> tuple[str, str]:
+    """What the plan says of a parameter, by its solver."""
+    if solver is None:
+        return "torch", ""
+    if solver.swept:
+        return "swept", solver.swept
+    if solver.how == "Newton":
+        return solver.how, because_newton(uses, solver.parameters, name)
+    return solver.how, because(uses, engine, name)
 
 
 # ---- blocks of parameters that are solved together ------------------------------------------------------------------
 
 
+def solved(
+    engine: Engine, uses: Mapping[str, Sequence[Use]], forced: Mapping[str, str], withdrawn: Mapping[str, str]
+) -> tuple[list[Solver], dict[str, str]]:
+    """Find a solver for every block that has one; and the reasons of the parameters that have none.
+
+    A block is asked with all that it would take in. Where it is refused, those that it had drawn in have their own
+    kinds back, and are asked again.
+    """
+    reasons, kinds, solvers = dict(withdrawn), dict[str, str](), list[Solver]()
+    for name, parameter in engine.program.parameters.items():
+        try:
+            if name not in reasons:
+                kinds[name] = kind_of(engine, parameter, uses[name])
+        except Refused as reason:
+            reasons[name] = str(reason)
+    drawn = draw_in(engine, kinds)
+    blocks = blocks_of(engine, kinds)
+    while blocks:
+        names = blocks.pop()
+        block = block_of(engine, names, kinds[names[0]], uses, forced)
+        try:
+            if block.solved:
+                solvers.append(solver_of(block.kind).of(engine, block))
+        except Refused as reason:
+            back = {name: drawn.pop(name) for name in names if name in drawn}
+            reasons |= {name: str(reason) for name in names if name not in back}
+            kinds |= back
+            blocks += blocks_of(engine, back)
+    return solvers, reasons
+
+
+def block_of(
+    engine: Engine, names: Sequence[str], kind: str, uses: Mapping[str, Sequence[Use]], forced: Mapping[str, str]
+) -> Block:
+    """Gather what is to be known of the parameters of a block, and of those that meet them and are not solved."""
+    inside = set(names).union(*(entering(engine, term) for term in terms_of(engine, names)))
+    free = {name for name in names if name not in forced}
+    held = {n: forced.get(n, "torch") for n in engine.program.parameters if n in inside and n not in free}
+    return Block(tuple(names), kind, {name: uses[name] for name in names}, held)
+
+
 def draw_in(engine: Engine, kinds: dict[str, str]) -> dict[str, str]:
-    """Make every parameter that meets one of kind "newton" at a site one too; return what those were before."""
+    """Give every parameter that meets an absorbing one at a site its kind; return what the kinds were before."""
     drawn: dict[str, str] = {}
     while True:
-        met = {
-            name
-            for term in engine.leaders.values()
-            if any(kinds.get(n) == "newton" for n in term.parameters)
-            for name in term.parameters
-            if name in kinds and kinds[name] != "newton"
-        }
+        met: dict[str, str] = {}
+        for term in engine.leaders.values():
+            here = [name for name in kinds if name in term.parameters]
+            taking = [kinds[name] for name in here if solver_of(kinds[name]).absorbs]
+            if taking:
+                met |= {name: taking[0] for name in here if not solver_of(kinds[name]).absorbs}
         if not met:
             return drawn
         drawn |= {name: kinds[name] for name in met}
-        kinds |= dict.fromkeys(met, "newton")
+        kinds |= met
 
 
 def blocks_of(engine: Engine, kinds: Mapping[str, str]) -> list[list[str]]:
     """Parameters that must be solved together: those that meet at a site of a family with several roles."""
-    root = {name: name for name in kinds}
-
-    def find(name: str) -> str:
-        while root[name] != name:
-            name = root[name]
-        return name
-
-    for term in engine.leaders.values():
-        together = [n for n in kinds if n in term.parameters and kinds[n] not in ("counts", "rates")]
-        for other in together[1:]:
-            root[find(other)] = find(together[0])
-    groups: dict[str, list[str]] = {}
-    for name in kinds:
-        groups.setdefault(find(name), []).append(name)
-    return list(groups.values())
-
-
-def solve_block(
-    engine: Engine,
-    block: list[str],
-    kinds: Mapping[str, str],
-    uses: Mapping[str, list[Use]],
-    forced: Mapping[str, str],
-    solvers: list[Any],
-    reasons: dict[str, str],
-    swept: dict[str, str],
-) -> None:
-    """Find the solver of one block, or note why there is none."""
-    kind = kinds[block[0]]
-    found: Any
-    try:
-        if kind == "counts":
-            found, why = counts(engine, block[0], uses[block[0]]), ""
-        elif kind == "rates":
-            found, why = rates(engine, block[0], uses[block[0]]), ""
-        elif kind == "newton":
-            found, why = newton(engine, block, uses, forced)
-        elif kind == "normal":
-            found, why = normal(engine, block, uses, forced)
-        elif kind == "multivariate_normal":
-            found, why = multivariate(engine, block, uses, forced)
-        else:
-            found, why = joint(engine, block, uses, forced), ""
-            found = rows(found, engine.leaders) if kind == "rows" else found
-            try_out(found, engine)
-    except Refused as reason:
-        for name in block:
-            reasons[name] = str(reason)
-        return
-    if kind in ("counts", "rates") and block[0] in forced:
-        return
-    names = owned(found)
-    if names:
-        solvers.append(found)
-    if why:
-        swept.update(dict.fromkeys(names, why))
-
-
-def couple(engine: Engine, solvers: Sequence[Any], moving: set[str], swept: dict[str, str]) -> None:
-    """Scales that are solved around a location that is not: the two must be alternated."""
-    for solver in solvers:
-        if isinstance(solver, (NormalBlock, MatrixBlock)) and solver.scales:
-            bank = engine.recognition.bank
-            for use in solver.uses:
-                others = (bank.parameters(engine.leaders[use.term].roles["loc"], "real") & moving) - set(
-                    solver.locations
-                )
-                if others:
-                    why = f'its location "{min(others)}" is maximised otherwise: alternated until Q is stationary'
-                    swept.update(dict.fromkeys(owned(solver), why))
-
-
-def owned(solver: Any) -> tuple[str, ...]:
-    """Parameters that a solver returns."""
-    if isinstance(solver, (Counts, Rates)):
-        return (solver.parameter,)
-    if isinstance(solver, NewtonBlock):
-        return solver.moving
-    if isinstance(solver, (Joint, Rows)):
-        return tuple(name for name, _ in solver.solved.values())
-    return (*solver.locations, *(name for name, _ in solver.scales))
+    meetings = (
+        [n for n in kinds if n in term.parameters and not solver_of(kinds[n]).separable]
+        for term in engine.leaders.values()
+    )
+    return connected(kinds, meetings)

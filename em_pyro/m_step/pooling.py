@@ -1,8 +1,11 @@
-"""Which cells of the sites select which entries of a parameter, and how their statistics are pooled."""
+"""Which cells of the sites select what of a parameter, and how their statistics are pooled.
+
+Everything in this room has the starts as its first dimension, of size one for one start.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -10,8 +13,6 @@ import torch
 from torch import Tensor
 
 from ..reading.bank import RoleMap, Segment
-
-Statistics = Mapping[str, tuple[Tensor, ...]]
 
 
 class Refused(Exception):
@@ -26,7 +27,11 @@ class PriorUnbounded(Exception):
 
 
 def refuse_unbounded(name: str, pooled: Tensor, pseudo: Tensor) -> None:
-    """A shape below one pulls with a negative count; where the data do not outweigh it, no maximum is interior."""
+    """A shape below one pulls with a negative count; where the data do not outweigh it, no maximum is interior.
+
+    Raises:
+        PriorUnbounded: at the first such entry.
+    """
     if not bool((pseudo < 0).any()):
         return
     bad = (pooled <= 0) & (pseudo.reshape(-1) < 0)
@@ -37,55 +42,72 @@ def refuse_unbounded(name: str, pooled: Tensor, pseudo: Tensor) -> None:
 
 @dataclass(frozen=True)
 class Selected:
-    """Which flat cells of one role select which entries of one parameter."""
+    """Which flat cells of an argument select which entries (or rows, or matrices) of one parameter.
 
-    cells: Tensor = field(repr=False)  # positions in the flattened role
-    entries: Tensor = field(repr=False)  # positions in the flattened parameter
+    Attributes:
+        cells: positions among the cells.
+        entries: what each of them selects, counted in the flattened parameter.
+        complement: whether the argument is one minus what is selected.
+    """
+
+    cells: Tensor = field(repr=False)
+    entries: Tensor = field(repr=False)
     complement: bool = False
+
+    @cached_property
+    def ordered(self) -> bool:
+        """Whether these are the first cells, in order."""
+        return bool((self.cells == torch.arange(len(self.cells), device=self.cells.device)).all())
 
     @cached_property
     def everything(self) -> bool:
         """Whether every cell selects its own entry, in order: there is nothing to pool."""
-        cells, entries = self.cells, self.entries
-        return bool((cells == torch.arange(len(cells), device=cells.device)).all() and (entries == cells).all())
+        return self.ordered and bool((self.entries == self.cells).all())
 
 
 def select(role: RoleMap, segments: Sequence[Segment], parameter: str) -> list[Selected]:
-    """All places at which `parameter` enters a role."""
+    """List all places at which `parameter` enters a role."""
     flat = role.index.reshape(-1)
     found = []
     for segment in segments:
         if segment.parameter == parameter:
-            cells = ((flat >= segment.offset) & (flat < segment.offset + segment.size)).nonzero().squeeze(-1)
+            cells = segment.holds(flat).nonzero().squeeze(-1)
             if len(cells):
                 found.append(Selected(cells, flat[cells] - segment.offset, segment.complement))
     return found
 
 
 def used_charts(role: RoleMap, segments: Sequence[Segment], parameter: str) -> set[str]:
-    """Charts through which a parameter enters a role."""
+    """Name the charts through which a parameter enters a role."""
     flat = role.entries
-    return {
-        s.chart.name
-        for s in segments
-        if s.parameter == parameter and bool(((flat >= s.offset) & (flat < s.offset + s.size)).any())
-    }
+    return {s.chart.name for s in segments if s.parameter == parameter and bool(s.holds(flat).any())}
 
 
-def pool(values: Tensor, selected: Selected, size: int, lead: int) -> Tensor:
-    """Sum the selected cells of `values` into the entries of the parameter."""
-    cells = flat(values, lead)
-    if selected.everything and len(selected.cells) == size == cells.shape[-1]:
-        return cells
-    out = cells.new_zeros((*cells.shape[:lead], size))
-    return out.index_add_(-1, selected.entries, cells[..., selected.cells])
+def pool(values: Tensor, selected: Selected, size: int) -> Tensor:
+    """Sum what the selected cells hold into the `size` entries of the parameter.
+
+    Args:
+        values: shape `(S, cells)`, and whatever one cell holds.
+        selected: which cells, and into which entries.
+        size: entries of the parameter.
+    """
+    cells, count = values.shape[1], len(selected.cells)
+    if count == size == cells and selected.everything:
+        return values
+    chosen = values if count == cells and selected.ordered else values[:, selected.cells]
+    return values.new_zeros((len(values), size, *values.shape[2:])).index_add_(1, selected.entries, chosen)
 
 
-def flat(value: Tensor, lead: int) -> Tensor:
-    """All entries in one dimension, after `lead` dimensions of starts."""
-    return value if value.dim() == lead + 1 else value.reshape((*value.shape[:lead], -1))
+def flat(value: Tensor) -> Tensor:
+    """Lay all entries out in one dimension after the starts."""
+    return value if value.dim() == 2 else value.reshape((len(value), -1))
+
+
+def shaped(value: Tensor, like: Tensor) -> Tensor:
+    """Give `value` the shape of `like`, if it has another."""
+    return value if value.shape == like.shape else value.reshape(like.shape)
 
 
 def added(parts: Sequence[Tensor]) -> Tensor:
-    """Sum of one part or more."""
+    """Sum one part or more."""
     return sum(parts[1:], parts[0])

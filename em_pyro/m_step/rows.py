@@ -3,81 +3,101 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 
-from ..e_step.sites.rows import RowTerm
-from ..e_step.sites.site_factor import Term
+from ..e_step.engine import Engine
+from ..e_step.sites.rows import ByRow
+from ..e_step.sums import Sums
 from ..families import RowFamily
-from ..families.charts import Chart
-from ..program.named import Params
-from .joint import Joint
-from .pooling import Statistics
+from ..program.named import Batch
+from .joint import Joint, first_batch, grouped, tried
+from .uses import Block, made_up, terms_of
 
 
 @dataclass(frozen=True)
 class Rows:
-    """All free arguments of a cell together, by `RowFamily.solve_rows`; cells with the same entries are pooled."""
+    """All free arguments of a cell together, by `RowFamily.solve_rows`; cells with the same entries are pooled.
+
+    Attributes:
+        joint: which cells those are.
+        slots: site -> flat cells of each group, -1 for none, shape (groups, most cells of one).
+        value: rows of each group, shape (groups, rows) + event.
+        known: known arguments, shape (groups, rows).
+    """
+
+    how: ClassVar[str] = "closed form"
+    separable: ClassVar[bool] = False
+    absorbs: ClassVar[bool] = False
+    swept: ClassVar[str] = ""
 
     joint: Joint
-    slots: Mapping[str, Tensor] = field(repr=False)  # term -> (groups, most cells of one): flat cells, -1 for none
-    value: Tensor = field(repr=False)  # (groups, rows) + event
-    known: Mapping[str, Tensor] = field(repr=False)  # (groups, rows)
+    slots: Mapping[str, Tensor] = field(repr=False)
+    value: Tensor = field(repr=False)
+    known: Mapping[str, Tensor] = field(repr=False)
+
+    @classmethod
+    def of(cls, engine: Engine, block: Block) -> Rows:
+        """Lay the rows of every group of cells out side by side, and ask the family whether it solves for them."""
+        terms = terms_of(engine, block.names)
+        joint = grouped(engine, block)
+        slots, values = {}, []
+        known: dict[str, list[Tensor]] = {}
+        for (name, group), term in zip(joint.uses, terms, strict=True):
+            slots[name] = _slots(group, joint.groups)
+            form = cast(ByRow, term.form)
+            shape = (*term.cell_shape, *term.event_shape, form.count)
+            values.append(_gathered(form.value, slots[name], shape, term.family.event_dim))
+            for key, part in form.known.items():
+                known.setdefault(key, []).append(_gathered(part, slots[name], shape, 0))
+        of_rows = {key: torch.cat(parts, 1) for key, parts in known.items()}
+        solver = cls(joint, slots, torch.cat(values, 1), of_rows)
+        # Without weight: nothing is to be solved, and only what the family cannot do comes to light.
+        nothing = {n: replace(s, parts=(torch.zeros_like(s.parts[0]),)) for n, s in made_up(terms).items()}
+        tried(joint.family, lambda: solver.solve(nothing, first_batch(engine)))
+        return solver
 
     @property
-    def solved(self) -> Mapping[str, tuple[str, Chart]]:
-        """Role -> parameter and chart, of the roles solved for."""
-        return self.joint.solved
+    def parameters(self) -> tuple[str, ...]:
+        """Those that are solved for."""
+        return self.joint.parameters
 
-    def solve(self, statistics: Statistics, params: Params, lead: int = 0) -> dict[str, Tensor]:
+    def solve(self, sums: Mapping[str, Sums], batch: Batch) -> dict[str, Tensor]:
         """Collect the rows of every group, solve and map back."""
-        family = self.joint.family
-        assert isinstance(family, RowFamily)
         parts = []
-        for term, slots in self.slots.items():
-            (weights,) = statistics[term]
-            flat = weights.reshape((*weights.shape[:lead], -1, weights.shape[-1]))
-            flat = torch.cat([flat, flat.new_zeros((*flat.shape[:lead], 1, flat.shape[-1]))], lead)
-            parts.append(flat[..., slots, :].flatten(-2))
+        for name, slots in self.slots.items():
+            (weights,) = sums[name].parts
+            cells = weights.reshape((len(weights), -1, weights.shape[-1]))
+            cells = torch.cat([cells, cells.new_zeros((len(cells), 1, cells.shape[-1]))], 1)  # what slot -1 takes
+            parts.append(cells[:, slots].flatten(-2))
         weights = torch.cat(parts, -1)
-        starts, groups = weights.shape[:lead], weights.shape[lead]
+        starts = len(weights)
 
-        def each(part: Tensor, batch: int) -> Tensor:
-            """One row of `part` for every start and group."""
-            return part.expand((*starts, *part.shape[batch:])).flatten(0, lead) if lead else part
+        def every(part: Tensor) -> Tensor:
+            """What is the same for all starts, once for each of them: (S groups,) + the rest."""
+            return part if starts == 1 else part.expand((starts, *part.shape)).flatten(0, 1)
 
-        args = {key: each(part, part.dim() - 1) for key, part in self.joint.arguments(params, lead).items()}
-        args |= {key: each(part, 0) for key, part in self.known.items()}
-        solved = family.solve_rows(
-            each(self.value, 0), weights.reshape((-1, weights.shape[-1])), args, frozenset(self.joint.solved)
-        )
-        return self.joint.placed({key: part.reshape((*starts, groups)) for key, part in solved.items()}, params, lead)
+        args = {key: part.flatten(0, 1) for key, part in self.joint.arguments(batch, starts).items()}
+        args |= {key: every(part) for key, part in self.known.items()}
+        family = cast(RowFamily, self.joint.family)
+        solved = family.solve_rows(every(self.value), weights.flatten(0, 1), args, frozenset(self.joint.solved))
+        return self.joint.placed({key: part.reshape((starts, -1)) for key, part in solved.items()}, batch)
 
 
-def rows(joint: Joint, terms: Mapping[str, Term]) -> Rows:
-    """Lay the rows of every group of cells out side by side."""
-    groups = joint.groups
-    slots, values = {}, []
-    known: dict[str, list[Tensor]] = {}
-    for name, group in joint.uses:
-        term = terms[name]
-        assert isinstance(term, RowTerm)
-        counts = torch.bincount(group, minlength=groups)
-        cells = group.argsort(stable=True)
-        table = torch.full((groups, int(counts.max())), -1)
-        table[group[cells], torch.arange(len(group)) - (counts.cumsum(0) - counts)[group[cells]]] = cells
-        slots[name] = table
-        shape = (*term.cell_shape, *term.event_shape, term.count)
+def _slots(group: Tensor, groups: int) -> Tensor:
+    """Flat cells of every group, -1 for none: shape (groups, most cells of one)."""
+    counts = torch.bincount(group, minlength=groups)
+    cells = group.argsort(stable=True)
+    table = torch.full((groups, int(counts.max())), -1)
+    table[group[cells], torch.arange(len(group)) - (counts.cumsum(0) - counts)[group[cells]]] = cells
+    return table
 
-        def gathered(part: Tensor, event: int, shape: tuple[int, ...] = shape, table: Tensor = table) -> Tensor:
-            """The rows of every group."""
-            tail = part.shape[part.dim() - event :]
-            part = part.expand((*shape, *tail)).reshape((-1, shape[-1], *tail))
-            return part[table.clamp(min=0)].flatten(1, 2)
 
-        values.append(gathered(term.rows_of_value, term.family.event_dim))
-        for key, part in term.rows_of_known.items():
-            known.setdefault(key, []).append(gathered(part, 0))
-    return Rows(joint, slots, torch.cat(values, 1), {key: torch.cat(parts, 1) for key, parts in known.items()})
+def _gathered(part: Tensor, slots: Tensor, shape: tuple[int, ...], event: int) -> Tensor:
+    """The rows of every group."""
+    tail = part.shape[part.dim() - event :]
+    part = part.expand((*shape, *tail)).reshape((-1, shape[-1], *tail))
+    return part[slots.clamp(min=0)].flatten(1, 2)

@@ -2,20 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
 
 from ..e_step.engine import Engine
-from ..e_step.sites.site_factor import Term
+from ..e_step.sites.site_factor import SiteFactor
+from ..e_step.sums import Sums
 from ..families.charts import CHARTS, Chart, domain_of
-from ..program.program import Parameter
+from ..program.site import Parameter
 from ..program.unroll import user_site
-from ..reading.bank import Bank, RoleMap
+from ..reading.bank import Bank, RoleMap, Segment
 from .pooling import Refused, select, used_charts
 
 CHART = {chart.name: chart for chart in CHARTS}
 
-Use = tuple[Term, str, RoleMap]
+Use = tuple[SiteFactor, str, RoleMap]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Parameters that must be solved together, because they meet at a site whose arguments have a joint maximum.
+
+    Attributes:
+        names: the parameters.
+        kind: of the solver, a row of the table of solvers.
+        uses: where each of them is used.
+        held: parameters of the same sites that are not solved here, and what happens to them instead: "fixed",
+            "torch" or "callable". Some of `names` may be among them, as the user asked.
+    """
+
+    names: tuple[str, ...]
+    kind: str
+    uses: Mapping[str, Sequence[Use]] = field(repr=False)
+    held: Mapping[str, str]
+
+    @property
+    def solved(self) -> tuple[str, ...]:
+        """Parameters that are to be solved for."""
+        return tuple(name for name in self.names if name not in self.held)
+
+    @property
+    def moving(self) -> tuple[str, ...]:
+        """Parameters of the same sites that something else moves."""
+        return tuple(name for name, how in self.held.items() if how != "fixed")
 
 
 def uses_of(engine: Engine, name: str) -> list[Use]:
@@ -28,7 +59,28 @@ def uses_of(engine: Engine, name: str) -> list[Use]:
     return found
 
 
-def segments_of(bank: Bank, term: Term, role: str) -> Sequence[Any]:
+def terms_of(engine: Engine, names: Sequence[str]) -> list[SiteFactor]:
+    """Sites that some of the parameters enter."""
+    return [term for term in engine.leaders.values() if not term.parameters.isdisjoint(names)]
+
+
+def entering(engine: Engine, term: SiteFactor) -> set[str]:
+    """Parameters that enter the arguments of a site."""
+    bank, family = engine.recognition.bank, term.family
+    return set[str]().union(*(bank.parameters(role, family.roles[key].domain) for key, role in term.roles.items()))
+
+
+def made_up(terms: Sequence[SiteFactor]) -> dict[str, Sums]:
+    """Statistics of one everywhere, by which a solver is tried out."""
+    one, found = torch.ones((), dtype=torch.float64), {}
+    for term in terms:
+        cells = (1, *term.cell_shape, *term.event_shape)
+        parts = tuple(one.expand((*cells, *event)) for event in term.events)
+        found[term.name] = Sums(term.name, term.family, parts)
+    return found
+
+
+def segments_of(bank: Bank, term: SiteFactor, role: str) -> Sequence[Segment]:
     """Stretches of the bank that an argument selects from."""
     return bank.of(term.family.roles[role].domain)
 
@@ -43,17 +95,13 @@ def chart_of(engine: Engine, name: str, uses: Sequence[Use]) -> Chart:
 
 
 def kind_of(engine: Engine, parameter: Parameter, uses: Sequence[Use]) -> str:
-    """The kind of solver for one parameter, if its uses allow one."""
-    name, bank = parameter.name, engine.recognition.bank
-    for site, refusal in engine.recognition.refusals.items():
-        if name in refusal.parameters:
-            raise Refused(f'site "{site}": {refusal.why}')
-    for site in (*engine.replayed, *engine.inside):
-        if name in engine.recognition.reaches.get(site, frozenset()):
-            raise Refused(f'site "{site}" is replayed')
-    for site, other in engine.priors.items():
-        if site != name and other.fn is None and name in engine.recognition.reaches.get(site, frozenset()):
-            raise Refused(f'it enters the prior of "{site}"')
+    """Name the kind of solver for one parameter.
+
+    Raises:
+        Refused: its uses allow none.
+    """
+    name = parameter.name
+    _check_replays(engine, name)
     if not uses:
         raise Refused("it enters no site" if name not in engine.priors else "only its prior depends on it")
     kinds = {term.family.solver for term, _, _ in uses}
@@ -65,37 +113,65 @@ def kind_of(engine: Engine, parameter: Parameter, uses: Sequence[Use]) -> str:
         names = ", ".join(sorted({family_name(term) for term, _, _ in uses}))
         raise Refused(f"it is used by different kinds of family ({names})")
     (kind,) = kinds
-    domain = domain_of(parameter.constraint)
-    charts = set()
-    for term, key, role in uses:
-        if role.affine is not None:
-            charts.add("itself")
-            continue
-        charts |= used_charts(role, segments_of(bank, term, key), name)
+    charts = charts_of(engine, name, uses)
     if len(charts) > 1:
         raise Refused(f"it enters through different functions ({', '.join(sorted(charts))})")
     (chart,) = charts
-    image = CHART[chart].domains.get(domain)
-    for term, key, role in uses:
-        wanted = term.family.roles[key].domain
-        whole = image == wanted or (wanted == "simplex" and image == "unit")
-        if not whole:
-            raise Refused(
-                f"its constraint {parameter.constraint} is not all that {family_name(term)}.{key} may take"
-                + (f" through {chart}" if chart != "itself" else "")
-            )
-        if image == "simplex" and any(s.complement for s in select(role, segments_of(bank, term, key), name)):
-            raise Refused("1 - a simplex entry has no closed form")
-    prior = engine.priors.get(name)
-    if prior is not None and (prior.solver != kind or chart != "itself"):
-        got = type(prior.fn).__name__ if prior.fn is not None else "a prior with parameters"
-        raise Refused(f"its prior ({got}) is not conjugate to {family_name(uses[0][0])}")
-    if prior is not None and kind == "normal" and any(key == "scale" for _, key, _ in uses):
-        raise Refused("a Normal prior is not conjugate to a scale")
+    _check_image(engine, parameter, uses, chart)
+    _check_prior(engine, name, uses, kind, chart)
     return kind
 
 
-def family_name(term: Term) -> str:
+def charts_of(engine: Engine, name: str, uses: Sequence[Use]) -> set[str]:
+    """Name the functions through which a parameter enters; a predictor takes it as it is."""
+    found = set[str]()
+    for term, key, role in uses:
+        segments = segments_of(engine.recognition.bank, term, key)
+        found |= {"itself"} if role.affine is not None else used_charts(role, segments, name)
+    return found
+
+
+def _check_replays(engine: Engine, name: str) -> None:
+    """Refuse a parameter that enters what is not compiled."""
+    reaches = engine.recognition.reaches
+    for site, refusal in engine.recognition.refusals.items():
+        if name in refusal.parameters:
+            raise Refused(f'site "{site}": {refusal.why}')
+    for site in (*engine.replayed, *engine.absorbed):
+        if name in reaches.get(site, frozenset()):
+            raise Refused(f'site "{site}" is replayed')
+    for site, other in engine.priors.items():
+        if site != name and other.fn is None and name in reaches.get(site, frozenset()):
+            raise Refused(f'it enters the prior of "{site}"')
+
+
+def _check_image(engine: Engine, parameter: Parameter, uses: Sequence[Use], chart: str) -> None:
+    """Refuse a parameter whose constraint does not allow all that an argument may be: its maximum may lie outside."""
+    image = CHART[chart].domains.get(domain_of(parameter.constraint))
+    through = f" through {chart}" if chart != "itself" else ""
+    for term, key, role in uses:
+        wanted = term.family.roles[key].domain
+        if image != wanted and (wanted, image) != ("simplex", "unit"):
+            what = f"{family_name(term)}.{key}"
+            raise Refused(f"its constraint {parameter.constraint} is not all that {what} may take{through}")
+        places = select(role, segments_of(engine.recognition.bank, term, key), parameter.name)
+        if image == "simplex" and any(place.complement for place in places):
+            raise Refused("1 - a simplex entry has no closed form")
+
+
+def _check_prior(engine: Engine, name: str, uses: Sequence[Use], kind: str, chart: str) -> None:
+    """Refuse a prior that is not of the form of the likelihood."""
+    prior = engine.priors.get(name)
+    if prior is None:
+        return
+    if prior.solver != kind or chart != "itself":
+        got = type(prior.fn).__name__ if prior.fn is not None else "a prior with parameters"
+        raise Refused(f"its prior ({got}) is not conjugate to {family_name(uses[0][0])}")
+    if kind == "normal" and any(key == "scale" for _, key, _ in uses):
+        raise Refused("a Normal prior is not conjugate to a scale")
+
+
+def family_name(term: SiteFactor) -> str:
     """Name of the family of a term."""
     return type(term.family).__name__
 

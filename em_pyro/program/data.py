@@ -12,12 +12,13 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ..errors import DataError, ModelError
+from .masks import seen_values
 from .named import SLICE, unexpand, unwrap
-from .program import Site
+from .site import Site
 
 
 def check_data(sites: Mapping[str, Site], params: Mapping[str, Tensor], plates: Mapping[str, int]) -> None:
-    """Raise an error that names the site and the first bad index.
+    """Check the values of all observed `sites`, against `params` and the sizes of `plates`, at one run of the model.
 
     Raises:
         ModelError: the batch of an observed value is not that of its plates.
@@ -35,31 +36,35 @@ def check_data(sites: Mapping[str, Site], params: Mapping[str, Tensor], plates: 
                 f'Site "{site.name}": expected data and parameters on one device, got {sorted(devices)}. Move the '
                 f"data, or create the parameters with device=data.device."
             )
-        support = getattr(unwrap(site.fn).base, "support", None)
-        if type(support).__name__ == "_Multinomial":  # the density holds for rows of any total
-            support = constraints.independent(constraints.nonnegative_integer, 1)
-        # Sums and slices, without temporaries of the size of the data, tell that all is well with most data.
-        finite = not site.value.is_floating_point() or bool(torch.isfinite(site.value.sum()))
-        if finite and (support is None or _all_inside(support, site.value)):
-            continue
-        seen = seen_values(site)
-        if not finite:
-            _refuse(site, ~torch.isfinite(site.value) & seen, "finite data")
-        if support is None:
-            continue
-        event = getattr(unwrap(site.fn).base, "event_dim", 0)
-        inside = support.check(site.value)
-        enumerated = inside.dim() - (site.value.dim() - event)
-        if enumerated > 0:  # the support depends on a latent: one state that allows the value is enough
-            inside = inside.flatten(0, enumerated - 1).any(0)
-        visible = seen.flatten(seen.dim() - event).any(-1) if event and seen.dim() > event else seen
-        if event and seen.dim() <= event:
-            visible = seen.any()
-        _refuse(site, ~inside & visible, f"values within {support}")
+        _check_values(site)
+
+
+def _check_values(site: Site) -> None:
+    """Raise where a value that no mask leaves out is not finite, or outside the support."""
+    base, value = unwrap(site.fn).base, site.value
+    support = getattr(base, "support", None)
+    if type(support).__name__ == "_Multinomial":  # the density holds for rows of any total
+        support = constraints.independent(constraints.nonnegative_integer, 1)
+    # Sums and slices, without temporaries of the size of the data, tell that all is well with most data.
+    finite = not value.is_floating_point() or bool(torch.isfinite(value.sum()))
+    if finite and (support is None or _all_inside(support, value)):
+        return
+    seen = seen_values(site)
+    if not finite:
+        _refuse(site, ~torch.isfinite(value) & seen, "finite data")
+    if support is None:
+        return
+    event = getattr(base, "event_dim", 0)
+    inside = support.check(value)
+    enumerated = inside.dim() - (value.dim() - event)
+    if enumerated > 0:  # the support depends on a latent: one state that allows the value is enough
+        inside = inside.flatten(0, enumerated - 1).any(0)
+    visible = seen.flatten(seen.dim() - event).any(-1) if event else seen
+    _refuse(site, ~inside & visible, f"values within {support}")
 
 
 def _all_inside(support: constraints.Constraint, value: Tensor) -> bool:
-    """Whether every value is allowed in every state; slice by slice where the bounds are the same in all rows."""
+    """Tell whether every value is allowed in every state; slice by slice where the bounds are the same in all rows."""
     if support in (constraints.real, constraints.real_vector):
         return True
     support, bounds = _slim(support)
@@ -71,7 +76,7 @@ def _all_inside(support: constraints.Constraint, value: Tensor) -> bool:
 
 
 def _slim(support: Any) -> tuple[Any, list[Any]]:
-    """The same support with bounds that are one number as that number, and its bounds."""
+    """Return the same support with bounds that are one number as that number, and its bounds."""
     slim = copy(support)
     if isinstance(support, constraints.independent):
         slim.base_constraint, bounds = _slim(support.base_constraint)
@@ -83,7 +88,7 @@ def _slim(support: Any) -> tuple[Any, list[Any]]:
 
 
 def _check_shape(site: Site, plates: Mapping[str, int]) -> None:
-    """Every batch dimension of a value is that of a plate, of its size."""
+    """Raise where a batch dimension of a value is not that of a plate, of its size."""
     if not site.value.numel():
         raise DataError(f'Site "{site.name}": expected data, got shape {tuple(site.value.shape)}. Pass some.')
     batch = site.value.dim() - site.fn.event_dim  # type: ignore[attr-defined]
@@ -98,7 +103,7 @@ def _check_shape(site: Site, plates: Mapping[str, int]) -> None:
 
 
 def _check_sequences(site: Site) -> None:
-    """A DiscreteHMM with a mask has at least one step to look at in every sequence."""
+    """Raise where a `DiscreteHMM` with a mask has a sequence without a step to look at."""
     law = getattr(unwrap(site.fn).base, "observation_dist", None)
     inner = None if law is None else unwrap(law)
     if inner is not None and inner.mask is not None and inner.mask.dim() > 2 + inner.event_rank:
@@ -110,21 +115,8 @@ def _check_sequences(site: Site) -> None:
             )
 
 
-def seen_values(site: Site) -> Tensor:
-    """Which entries of the value are not masked, broadcastable to it."""
-    inner = unwrap(site.fn)
-    event = site.fn.event_dim - inner.event_rank  # type: ignore[attr-defined]
-    seen = torch.ones_like(site.value, dtype=torch.bool)
-    for mask, rank in ((site.mask, inner.event_rank + event), (inner.mask, event)):
-        if mask is not None:
-            mask = mask.reshape(mask.shape + (1,) * rank)
-            while mask.dim() > seen.dim():
-                mask = mask.any(0)  # the mask depends on a latent
-            seen = seen & mask
-    return seen
-
-
 def _refuse(site: Site, bad: Tensor, expected: str) -> None:
+    """Raise if any entry is bad, and name the first."""
     if bool(bad.any()):
         index = tuple(int(i) for i in bad.nonzero()[0])
         value = site.value[index] if len(index) == site.value.dim() else site.value

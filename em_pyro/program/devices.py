@@ -7,58 +7,55 @@ lie there too. The user's model is run as the user has set things up.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from functools import wraps
 from typing import Any, TypeVar
 
 import torch
-from torch.overrides import TorchFunctionMode
-
-MAKERS = frozenset(
-    {
-        torch.arange, torch.as_tensor, torch.empty, torch.eye, torch.full, torch.linspace, torch.ones, torch.rand,
-        torch.randint, torch.randn, torch.tensor, torch.triu_indices, torch.zeros,
-    }
-)  # fmt: skip
-
+from torch import Tensor
 
 Method = TypeVar("Method", bound=Callable[..., Any])
-_VISITING: ContextVar[bool] = ContextVar("_VISITING", default=False)
+_BESIDE: ContextVar[torch.device | None] = ContextVar("_BESIDE", default=None)
 
 
-class _Beside(TorchFunctionMode):
-    """Make tensors on a device unless another is asked for; draw where the generator is, and move the draw."""
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__()
-        self.device = device
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        """Run one function of torch."""
-        kwargs = kwargs or {}
-        if func not in MAKERS or kwargs.get("device") is not None or _VISITING.get():
-            return func(*args, **kwargs)
-        if kwargs.get("generator") is not None:
-            return func(*args, **kwargs).to(self.device)
-        return func(*args, **{**kwargs, "device": self.device})
-
-
-def beside(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Make new tensors on `device`; nothing changes where that is torch's default."""
-    return contextlib.nullcontext() if device.type == torch.get_default_device().type else _Beside(device)
+@contextlib.contextmanager
+def beside(device: torch.device) -> Iterator[None]:
+    """Make new tensors on `device`; nothing changes, and nothing is slower, where that is torch's default."""
+    if device == _usual():
+        yield
+        return
+    token = _BESIDE.set(device)
+    try:
+        with device:
+            yield
+    finally:
+        _BESIDE.reset(token)
 
 
 @contextlib.contextmanager
 def visiting() -> Iterator[None]:
-    """Within `beside`, run code of the user, whose tensors are made where torch makes them."""
-    token = _VISITING.set(True)
+    """Run code of the user within `beside`: its tensors are made where torch makes them.
+
+    The context of the device is left and entered again. One of torch's default device inside it would not do: it moves
+    what the user's code passes through `torch.as_tensor`.
+    """
+    device = _BESIDE.get()
+    if device is None:
+        yield
+        return
+    token = _BESIDE.set(None)
+    device.__exit__(None, None, None)
     try:
         yield
     finally:
-        _VISITING.reset(token)
+        device.__enter__()
+        _BESIDE.reset(token)
+
+
+def seeded(maker: Callable[..., Tensor], *args: Any, generator: torch.Generator, **kwargs: Any) -> Tensor:
+    """Draw by `maker` (`torch.rand`, ...) where the generator is, so that a seed is a seed, and move the draw."""
+    return maker(*args, generator=generator, device=generator.device, **kwargs).to(_usual())
 
 
 def there(method: Method) -> Method:
@@ -70,3 +67,8 @@ def there(method: Method) -> Method:
             return method(self, *args, **kwargs)
 
     return placed  # type: ignore[return-value]
+
+
+def _usual() -> torch.device:
+    """Return the device on which torch makes tensors now."""
+    return torch.empty(0).device

@@ -14,7 +14,7 @@ from .named import SLICE
 
 
 def key_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Identity and state of everything that was passed: equal only for the same objects with the same contents.
+    """Return the identity and state of all that was passed: equal only for the same objects with the same contents.
 
     Tensors and arrays on the host are read through, because not every change of them is counted. Objects of other
     kinds are told apart by identity alone.
@@ -36,7 +36,7 @@ def key_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _checksum(tensor: Tensor) -> int:
-    """Of what a tensor on the host holds, slice by slice; that of another device is not fetched."""
+    """Return a checksum of what a tensor on the host holds, slice by slice; that of another device is not fetched."""
     if tensor.device.type != "cpu" or tensor.layout != torch.strided or not tensor.numel():
         return 0
     tensor, found = tensor.detach(), 0

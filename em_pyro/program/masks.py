@@ -1,4 +1,7 @@
-"""Which entries of the latents anything observed depends on.
+"""Which entries of a site's value are seen, and which entries of the latents anything observed depends on.
+
+This is the one place that reads masks. A site has two: its own, from `poutine.mask` and what sets it (`obs_mask` among
+others), and that of its distribution, from `fn.mask(...)`. Both leave entries out of the density.
 
 An entry of a latent on which nothing observed depends (a step past the end of a sequence, the unobserved half of an
 `obs_mask` site on a labelled row) has its prior as posterior. Leaving it out of the statistics changes no fixed point
@@ -7,23 +10,78 @@ and makes EM faster: its share of the missing information is not there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from .named import Named, unwrap
-from .program import Program, Site
+from .named import Named, squeeze, unwrap
+from .program import Program
+from .site import Site
+
+
+def masks_of(site: Site) -> dict[str, Named]:
+    """Return the masks of a site by "mask" (its own) and "inner mask" (its distribution's).
+
+    The trailing dimensions of each are the events that are batch dimensions under `.to_event`, of size one where the
+    mask does not vary.
+    """
+    inner = unwrap(site.fn)
+    rank, found = inner.event_rank, {}
+    if site.mask is not None:
+        found["mask"] = squeeze(site.mask.reshape(site.mask.shape + (1,) * rank), site.dims, site.name, rank)
+    if inner.mask is not None:
+        mask = inner.mask.reshape((1,) * (rank - inner.mask.dim()) + inner.mask.shape)
+        found["inner mask"] = squeeze(mask, site.dims, site.name, rank)
+    return found
+
+
+def seen(site: Site) -> Named | None:
+    """Return which entries of a site count in its density, laid out as in `masks_of`; None is all.
+
+    An enumerated latent counts everywhere but under its distribution's own mask: `Site.log_prob` keeps its prior, since
+    states without one would be counted, each with weight one, in the sum over states.
+    """
+    parts = masks_of(site)
+    if site.role == "latent":
+        parts.pop("mask", None)
+    if len(parts) < 2:
+        return next(iter(parts.values()), None)  # as the program passed it: nothing is copied
+    own, inner = parts.values()
+    names = tuple(name for _, name in sorted(site.dims.items()) if name in {*own.names, *inner.names})
+    return Named(own.align(names) & inner.align(names), names)
+
+
+def anywhere(part: Named, names: Collection[str]) -> Named:
+    """Keep those of `names` that a mask has, and say where it is true anywhere in its other dimensions and events."""
+    drop = [i for i in range(part.tensor.dim()) if i >= len(part.names) or part.names[i] not in names]
+    kept = tuple(name for name in part.names if name in names)
+    return Named(part.tensor.any(dim=drop) if drop else part.tensor, kept)
+
+
+def seen_values(site: Site) -> Tensor:
+    """Return which entries of a site's value count in some state of the latents, broadcast to the value."""
+    everything, part = torch.ones_like(site.value, dtype=torch.bool), seen(site)
+    if part is None:
+        return everything
+    event = site.fn.event_dim  # type: ignore[attr-defined]
+    batch = site.value.dim() - event
+    here = [site.dims.get(i - batch, "") for i in range(batch)]
+    over = [i for i, name in enumerate(part.names) if name not in here]
+    kept = tuple(name for name in part.names if name in here)
+    mask = Named(part.tensor.any(dim=over) if over else part.tensor, kept).align(here)
+    return everything & mask.reshape(mask.shape + (1,) * (batch + event - mask.dim()))
 
 
 def alive(program: Program, runs: Sequence[Mapping[str, Site]]) -> dict[str, Named]:
-    """Entries of every latent that reach an observation, by plates; only latents with dead entries are listed.
+    """Return, for every latent with dead entries, one where an entry reaches an observation, by its plates.
 
     A factor does not depend on a latent at an entry if it is constant over its states there in every run. Only programs
     with masks are looked at: without one, an entry that reaches nothing is the program's own doing.
     """
     first = runs[0]
-    if not program.latents or not any(_hides(s.mask) or _hides(unwrap(s.fn).mask) for s in first.values()):
+    masks = (mask.tensor for site in first.values() for mask in masks_of(site).values())
+    if not program.latents or all(bool(mask.all()) for mask in masks):
         return {}
     with torch.no_grad():
         factors = [{n: s.log_prob() for n, s in run.items() if s.role != "prior"} for run in runs[:2]]
@@ -34,9 +92,9 @@ def alive(program: Program, runs: Sequence[Mapping[str, Site]]) -> dict[str, Nam
         for other in factors[0]:
             if other == name or name not in factors[0][other].names:
                 continue
-            moves = _any(_varies([f[other] for f in factors], name), latent.plates)
+            moves = anywhere(_varies([f[other] for f in factors], name), latent.plates).align(latent.plates)
             if other in found:
-                moves = moves & _any(found[other], latent.plates)
+                moves = moves & anywhere(found[other], latent.plates).align(latent.plates)
             reach = moves if reach is None else reach | moves
         if reach is None:
             reach = torch.zeros((1,) * len(latent.plates), dtype=torch.bool)
@@ -46,35 +104,14 @@ def alive(program: Program, runs: Sequence[Mapping[str, Site]]) -> dict[str, Nam
     }
 
 
-def _hides(mask: Tensor | None) -> bool:
-    """Whether a mask leaves anything out."""
-    return mask is not None and not bool(mask.all())
-
-
 def _varies(factors: Sequence[Named], latent: str) -> Named:
-    """Entries at which any of the factors differs between states of the latent."""
+    """Return the entries at which any of the factors differs between states of the latent."""
     names = factors[0].names
     axis = names.index(latent)
     moves = torch.zeros((), dtype=torch.bool)
     for factor in factors:
         moves = moves | (factor.tensor.amax(axis) != factor.tensor.amin(axis))
     return Named(moves, names[:axis] + names[axis + 1 :])
-
-
-def _any(part: Named, plates: tuple[str, ...]) -> Tensor:
-    """Reduce to the plates of a latent: does it move anywhere?"""
-    tensor = part.tensor
-    drop = [i for i, name in enumerate(part.names) if name not in plates]
-    if drop:
-        tensor = tensor.flatten().any() if len(drop) == tensor.dim() else _any_over(tensor, drop)
-    kept = tuple(name for name in part.names if name in plates)
-    return Named(tensor, kept).align(plates)
-
-
-def _any_over(tensor: Tensor, axes: list[int]) -> Tensor:
-    for axis in sorted(axes, reverse=True):
-        tensor = tensor.any(axis)
-    return tensor
 
 
 def _named(tensor: Tensor, plates: tuple[str, ...]) -> Named:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,11 @@ from ..errors import ModelError
 
 Params = Mapping[str, Tensor]
 """Values of parameters, by the names that the user gave them."""
+
+Batch = Mapping[str, Tensor]
+"""Values of the parameters of several starts, or of one: a dimension of starts stands before those of `Params`."""
+
+Item = TypeVar("Item", bound=Hashable)
 
 SLICE = 65_536  # rows at a time, where all data are looked at once: nothing as long as the data is made
 
@@ -92,7 +97,7 @@ class Sizes(dict[str, int]):
 
 
 def ordered(names: Iterable[str], sizes: Mapping[str, int]) -> tuple[str, ...]:
-    """Those of `names` that have a size, each once, in the order of `sizes`."""
+    """Return those of `names` that have a size, each once, in the order of `sizes`."""
     if isinstance(sizes, Sizes):  # a long program has thousands of dimensions, and a site two or three
         return tuple(sorted({n for n in names if n in sizes}, key=sizes.place.__getitem__))
     these = set(names)
@@ -100,7 +105,7 @@ def ordered(names: Iterable[str], sizes: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def broadcast(*shapes: Sequence[int]) -> tuple[int, ...]:
-    """The shape that all `shapes` broadcast to (`torch.broadcast_shapes` imports a library for symbolic shapes)."""
+    """Return the shape that all broadcast to (`torch.broadcast_shapes` imports a library for symbolic shapes)."""
     tensors = torch.broadcast_tensors(*(torch.empty(()).expand(tuple(shape)) for shape in shapes))
     return tuple(tensors[0].shape)
 
@@ -131,6 +136,37 @@ def unwrap(fn: Distribution) -> Unwrapped:
         fn = fn.base_dist  # type: ignore[attr-defined]
 
 
+def connected(items: Iterable[Item], meetings: Iterable[Iterable[Item]]) -> list[list[Item]]:
+    """Split `items` into the groups that no meeting joins, in their order; what meets and is no item is passed over."""
+    root = {item: item for item in items}
+
+    def find(item: Item) -> Item:
+        while root[item] != item:
+            root[item] = root[root[item]]
+            item = root[item]
+        return item
+
+    for meeting in meetings:
+        met = [item for item in meeting if item in root]
+        for other in met[1:]:
+            root[find(other)] = find(met[0])
+    groups: dict[Item, list[Item]] = {}
+    for item in root:
+        groups.setdefault(find(item), []).append(item)
+    return list(groups.values())
+
+
 def listed(names: Sequence[str]) -> str:
-    """The first names, and how many there are if there are more."""
+    """Join the first names, and say how many there are if there are more."""
     return ", ".join(names[:3]) + (f", ... ({len(names)})" if len(names) > 3 else "")
+
+
+def batched(params: Params) -> dict[str, Tensor]:
+    """One start as a batch."""
+    return {name: value.unsqueeze(0) for name, value in params.items()}
+
+
+def only(batch: Batch) -> dict[str, Tensor]:
+    """The one start of a batch; several have no values of one."""
+    assert all(len(value) == 1 for value in batch.values())
+    return {name: value.squeeze(0) for name, value in batch.items()}

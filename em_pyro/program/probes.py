@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints, transform_to
 
+from .devices import seeded
 from .named import Params, unexpand
-from .program import Program, Site
+from .program import Program
+from .site import Site
 
 INSIDE = 3.0  # unconstrained coordinates of probabilities from which probes are drawn: a start may lie on the boundary
 LONG_PROGRAM = 1000  # sites; beyond it two replays, far apart, and the check at the end of every fit
 
 
 def draw(program: Program, spread: float, generator: torch.Generator) -> dict[str, Tensor]:
-    """Random valid values of all parameters, `spread` away from the initial ones in unconstrained space."""
+    """Return random valid values of all parameters, `spread` away from the initial ones in unconstrained space."""
     return {name: transform(point) for name, (transform, point) in _unconstrained(program, spread, generator).items()}
 
 
@@ -29,13 +31,13 @@ def _unconstrained(program: Program, spread: float, generator: torch.Generator) 
         centre = torch.where(torch.isfinite(centre), centre, torch.zeros_like(centre))
         if _bounded(parameter.constraint):
             centre = centre.clamp(-INSIDE, INSIDE)
-        noise = torch.randn(centre.shape, generator=generator, dtype=torch.float64)
+        noise = seeded(torch.randn, centre.shape, generator=generator, dtype=torch.float64)
         points[name] = transform, centre + spread * noise.to(centre)
     return points
 
 
 def _bounded(constraint: Any) -> bool:
-    """Whether values near the boundary are all alike: what is a millionth is one less next to nothing of another."""
+    """Tell whether values near the boundary are all alike: a millionth is next to nothing, and so is one less it."""
     while isinstance(constraint, constraints.independent):
         constraint = constraint.base_constraint
     return isinstance(constraint, (type(constraints.simplex), constraints.interval, constraints.half_open_interval))
@@ -71,7 +73,7 @@ def traced_run(program: Program, values: Params) -> tuple[dict[str, Tensor], dic
 
 
 def _tensors(site: Site) -> list[Tensor]:
-    """Every differentiable tensor that a site's density may depend on."""
+    """Return every differentiable tensor that a site's density may depend on."""
     found = [site.value]
 
     def walk(fn: Distribution) -> None:
@@ -88,7 +90,7 @@ def _tensors(site: Site) -> list[Tensor]:
 
 
 def reached(traced: Mapping[str, Site], leaves: Mapping[str, Tensor]) -> dict[str, frozenset[str]]:
-    """Parameters that each site depends on, by walking the graph of the gradient, each of its nodes once."""
+    """Return the parameters that each site depends on, by walking the graph of the gradient, each of its nodes once."""
     names = {id(leaf): name for name, leaf in leaves.items()}
     known: dict[Any, frozenset[str]] = {}  # the nodes are kept: their identity is that of the Python object
 

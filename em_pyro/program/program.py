@@ -2,79 +2,27 @@
 
 A `Program` (found by `survey.survey`) replays its model with every discrete latent expanded over its support in a
 tensor dimension of its own and every parameter given, and returns one `Site` per sample statement. Nothing here writes
-to the param store or moves a global generator. Together with `survey.py` this is the only file that touches Pyro's
-handlers.
+to the param store or moves a global generator. Together with `survey.py` and `handlers.py` this is all that touches
+Pyro's handlers.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import pyro
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import Distribution
 
-from ..errors import ModelError
+from ..errors import EMError, ModelError
 from .devices import visiting
-from .indices import handed_out
-from .named import Named, Params, squeeze, unwrap
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One thing that is fitted: a `pyro.param`, a weight of a `pyro.module`, or a latent site with a prior."""
-
-    name: str
-    kind: str  # "param" | "module" | "prior"
-    constraint: Any
-    initial: Tensor  # what `pyro.param` returns on an empty store; for a prior, one draw from it
-    random: Callable[[], Tensor] | None = field(default=None, repr=False)  # the initialiser, if it was a callable
-    tensor: Tensor | None = field(default=None, repr=False)  # the torch.nn.Parameter itself, for kind "module"
-
-
-@dataclass(frozen=True)
-class Latent:
-    """An enumerated site: its tensor dimension, its support and the plates that own it."""
-
-    name: str
-    dim: int
-    support: Tensor = field(repr=False)  # shape (K,) + event shape
-    plates: tuple[str, ...] = ()
-
-    @property
-    def size(self) -> int:
-        """Number of states `K`."""
-        return len(self.support)
-
-
-@dataclass(frozen=True)
-class Site:
-    """One sample statement of one run, as it stood before any `log_prob` was computed."""
-
-    name: str
-    role: str  # "observed" | "latent" | "prior"
-    fn: Distribution = field(repr=False)
-    value: Tensor = field(repr=False)
-    plates: tuple[str, ...]  # the vectorised plates around it, left to right
-    dims: Mapping[int, str] = field(repr=False)  # tensor dimension -> the plate or latent that lives there
-    scale: float | Tensor = field(repr=False)
-    mask: Tensor | None = field(repr=False)
-
-    def log_prob(self) -> Named:
-        """Unscaled log-density by name; masked entries are zero, except that an enumerated latent keeps its prior."""
-        value, inner = self.value, unwrap(self.fn).mask
-        if (self.mask is not None or inner is not None) and not bool(torch.isfinite(value).all()):
-            finite = torch.isfinite(value)
-            value = torch.where(finite, value, value[finite].reshape(-1)[0] if finite.any() else value.new_ones(()))
-        log_prob = self.fn.log_prob(value)
-        if self.mask is not None and self.role != "latent":
-            log_prob = torch.where(self.mask, log_prob, log_prob.new_zeros(()))
-        return squeeze(log_prob, self.dims, self.name)
+from .handlers import Indices, indices_of, is_subsample, no_empty_plate, quiet, untouched_store
+from .named import Params
+from .same import OTHER_ARGUMENTS, SAME_ARGUMENTS, check_same, unstable
+from .site import Latent, Parameter, Run, Site
 
 
 @dataclass(frozen=True)
@@ -93,8 +41,8 @@ class Program:
     """Unconstrained tensors that a PyroModule would put into the store by itself, with their constraints."""
     view: Callable[[dict[str, Site]], dict[str, Site]] | None = field(default=None, repr=False)
     """How the sites of a run are to be seen: a `DiscreteHMM` taken apart."""
-    indices: dict[tuple[int, str], Tensor] = field(default_factory=dict, repr=False, compare=False)
-    """What plates hand out, by size and device."""
+    indices: Indices = field(default_factory=dict, repr=False, compare=False)
+    """What plates hand out, the same tensors in every run."""
 
     @property
     def device(self) -> torch.device:
@@ -108,21 +56,44 @@ class Program:
             The sites by name, in the order sampled. Gradients flow to `values` (to the weights of a module, only
             inside `self.given(values)`).
         """
+        sites = self._replayed(values, states or {}, SAME_ARGUMENTS).sites
+        return sites if self.view is None else self.view(sites)
+
+    def on(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], values: Params | None = None) -> Program:
+        """Return the same program on other arguments: other rows, as many or not.
+
+        The model is run once, enumerated, at `values` (the initial ones of the parameters if None), and the sizes of
+        the plates are read off. No initialiser runs: the parameters are those of this program, initial values included.
+
+        Raises:
+            ModelError: the statements, plates, latents, supports or parameters are not those of this program.
+            DataError: a plate is empty.
+        """
+        other = replace(self, args=args, kwargs=kwargs, indices={})
+        initial = {name: parameter.initial for name, parameter in self.parameters.items()}
+        try:
+            with torch.no_grad(), no_empty_plate():
+                run = other._replayed(initial if values is None else values, {}, OTHER_ARGUMENTS)
+        except EMError:
+            raise
+        except (IndexError, RuntimeError, ValueError) as error:
+            raise ModelError(
+                f"The model: expected to run on other arguments with the same parameters, got {type(error).__name__}: "
+                f"{error}. {OTHER_ARGUMENTS}"
+            ) from error
+        check_same(run, self.parameters, self.latents, self.plate_dims)
+        return replace(other, plates={name: frame.size for name, frame in run.frames.items()})
+
+    def _replayed(self, values: Params, states: Params, remedy: str) -> Run:
+        """Run the model, enumerated, and say what it did; `remedy` ends the error of a run with other statements."""
         values = {name: value.to(self.parameters[name].initial.dtype) for name, value in values.items()}
-        handler = _Replay(self, values, states or {})
+        handler = _Replay(self, values, states, remedy)
         with quiet(), untouched_store(), self.given(values), visiting(), handler:
             self.model(*self.args, **self.kwargs)
-        missing = [name for name in self.upstream if name not in handler.sites]
-        if missing:
-            raise _unstable(missing[0], "it was missing in this one")
-        return handler.sites if self.view is None else self.view(handler.sites)
-
-    def indices_of(self, rows: Any) -> Tensor:
-        """The indices that a plate hands out, the same tensor in every run."""
-        key = rows.size, str(rows.device)
-        if key not in self.indices:
-            self.indices[key] = handed_out(rows)
-        return self.indices[key]
+        for name in self.upstream:
+            if name not in handler.run.sites:
+                raise unstable(name, "it was missing in this one", remedy)
+        return handler.run
 
     @contextlib.contextmanager
     def given(self, values: Params) -> Iterator[None]:
@@ -141,20 +112,21 @@ class Program:
 class _Replay(Messenger):
     """Give parameters their values and latents their support; record every sample statement."""
 
-    def __init__(self, program: Program, values: Params, states: Params) -> None:
+    def __init__(self, program: Program, values: Params, states: Params, remedy: str) -> None:
         super().__init__()
-        self.program, self.values, self.states = program, values, states
-        self.sites: dict[str, Site] = {}
+        self.program, self.values, self.states, self.remedy = program, values, states, remedy
+        self.run = Run({}, {}, {})
 
     def _pyro_param(self, msg: Any) -> None:
         if msg["name"] not in self.values:
-            raise _unstable(msg["name"], "it is new in this one")
+            raise unstable(msg["name"], "it is new in this one", self.remedy)
+        self.run.stated[msg["name"]] = next(iter(msg["args"][1:]), msg["kwargs"].get("init_tensor"))
         weight = self.program.parameters[msg["name"]].tensor
         msg["value"], msg["done"] = self.values[msg["name"]] if weight is None else weight, True
 
     def _pyro_sample(self, msg: Any) -> None:
         if is_subsample(msg) and msg["value"] is None:
-            msg["value"], msg["done"] = self.program.indices_of(msg["fn"]), True
+            msg["value"], msg["done"] = indices_of(msg["fn"], self.program.indices), True
         if is_subsample(msg) or msg["is_observed"] or msg["done"]:
             return
         name, latents = msg["name"], self.program.latents
@@ -166,7 +138,7 @@ class _Replay(Messenger):
         elif name in self.values:
             value = self.values[name]
         else:
-            raise _unstable(name, "it is new in this one")
+            raise unstable(name, "it is new in this one", self.remedy)
         msg["value"], msg["done"] = value, True
 
     def _pyro_post_sample(self, msg: Any) -> None:
@@ -174,66 +146,11 @@ class _Replay(Messenger):
             return
         name, latents = msg["name"], self.program.latents
         if name not in self.program.upstream:
-            raise _unstable(name, "it is new in this one")
+            raise unstable(name, "it is new in this one", self.remedy)
         plates = {frame.dim: frame.name for frame in msg["cond_indep_stack"] if frame.vectorized}
+        self.run.frames.update((frame.name, frame) for frame in msg["cond_indep_stack"] if frame.vectorized)
         dims = {latents[key].dim: key for key in self.program.upstream[name]} | plates
         role = "observed" if msg["is_observed"] else "latent" if name in latents else "prior"
         mask = msg["mask"] if msg["mask"] is None else torch.as_tensor(msg["mask"])
         names = tuple(plates[dim] for dim in sorted(plates))
-        self.sites[name] = Site(name, role, msg["fn"], msg["value"], names, dims, msg["scale"], mask)
-
-
-class Substitute(Messenger):
-    """Give every `pyro.param` its fitted value, and every site with a prior its mode."""
-
-    def __init__(self, values: Params) -> None:
-        """Take the fitted values, by name."""
-        super().__init__()
-        self.values = values
-
-    def _pyro_param(self, msg: Any) -> None:
-        if msg["name"] in self.values:
-            msg["value"], msg["done"] = self.values[msg["name"]], True
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self.values and not msg["is_observed"]:
-            msg["value"], msg["is_observed"] = self.values[msg["name"]], True
-
-
-def _unstable(name: str, what: str) -> ModelError:
-    return ModelError(
-        f'Site "{name}": expected the same statements in every run of the model, but {what}. '
-        f"Let no `if` or loop of the model depend on a sampled value or a parameter."
-    )
-
-
-def is_subsample(msg: Any) -> bool:
-    """Tell the index site of a plate from a sample statement of the user."""
-    return type(msg["fn"]).__name__ == "_Subsample"
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Run without Pyro's validation (ours speaks of sites) and without moving a global generator."""
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with pyro.validation_enabled(is_validate=False), torch.random.fork_rng(devices=devices):
-        yield
-
-
-@contextlib.contextmanager
-def untouched_store() -> Iterator[dict[str, tuple[Tensor, Any]]]:
-    """Remove and yield whatever a run of the model registers in the param store (a PyroModule does so by itself)."""
-    store = pyro.get_param_store()
-    before, found = set(store._params), dict[str, tuple[Tensor, Any]]()
-    try:
-        yield found
-    finally:
-        for name in set(store._params) - before:
-            found[name] = store._params[name], store._constraints[name]
-            del store[name]
-
-
-def register(name: str, tensor: Tensor, constraint: Any) -> None:
-    """Put a module's own unconstrained tensor into the store, as the module does."""
-    store = pyro.get_param_store()
-    store._params[name], store._constraints[name], store._param_to_name[tensor] = tensor, constraint, name
+        self.run.sites[name] = Site(name, role, msg["fn"], msg["value"], names, dims, msg["scale"], mask)

@@ -14,14 +14,16 @@ from torch import Tensor
 from torch.distributions import transform_to
 
 from ..errors import ParameterError
-from .program import Parameter, Program, register
+from .handlers import register
+from .program import Program
+from .site import Parameter
 
 # How far inside an open interval the store keeps a value whose transform cannot represent the boundary.
 MARGIN = {torch.float64: 1e-300, torch.float32: 1e-37}
 
 
 def starting_values(program: Program) -> dict[str, Tensor]:
-    """What `pyro.param` returns for every parameter now; a site with a prior has its draw.
+    """Return what `pyro.param` returns for every parameter now; a site with a prior has its draw.
 
     Raises:
         ParameterError: a value lies outside its constraint.
@@ -55,7 +57,7 @@ def check_value(parameter: Parameter, value: Tensor, what: str) -> None:
 
 
 def _loosely_inside(parameter: Parameter, value: Tensor) -> Tensor:
-    """Infinite entries are what a real logit of a structural zero looks like."""
+    """Let infinite entries pass for a real parameter: they are what the logit of a structural zero looks like."""
     real = parameter.constraint is torch.distributions.constraints.real
     return torch.as_tensor(real and not bool(value.isnan().any()))
 

@@ -17,10 +17,20 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from ..errors import DataError, ModelError
-from .indices import handed_out
+from ..errors import ModelError
+from .handlers import (
+    Indices,
+    indices_of,
+    is_subsample,
+    no_empty_plate,
+    quiet,
+    refuse_part,
+    states,
+    untouched_store,
+)
 from .named import unwrap
-from .program import Latent, Parameter, Program, is_subsample, quiet, untouched_store
+from .program import Program
+from .site import Latent, Parameter
 
 # Up to this many latents each has a tensor dimension of its own. Beyond it, a second run tracks which latents each site
 # depends on, and latents that never meet share a dimension; tensors have at most 64.
@@ -28,9 +38,9 @@ OWN_DIMENSION = 12
 
 
 class _Survey(Messenger):
-    def __init__(self, *, provenance: bool) -> None:
+    def __init__(self, indices: Indices, *, provenance: bool) -> None:
         super().__init__()
-        self.provenance = provenance
+        self.indices, self.provenance = indices, provenance
         self.parameters: dict[str, Parameter] = {}
         self.messages: dict[str, Any] = {}
         self.upstream: dict[str, frozenset[str]] = {}
@@ -47,7 +57,7 @@ class _Survey(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if is_subsample(msg) and msg["value"] is None:
-            msg["value"], msg["done"] = handed_out(msg["fn"]), True
+            msg["value"], msg["done"] = indices_of(msg["fn"], self.indices), True
         if is_subsample(msg) or msg["is_observed"] or msg["done"]:
             return
         if not is_discrete(msg["fn"]):
@@ -62,13 +72,7 @@ class _Survey(Messenger):
     def _pyro_post_sample(self, msg: Any) -> None:
         name = msg["name"]
         for frame in msg["cond_indep_stack"]:
-            if frame.size == 0:
-                raise DataError(f'Plate "{frame.name}": expected at least one row, got none. Pass data.')
-            if frame.full_size is not None and frame.full_size != frame.size:
-                raise ModelError(
-                    f'Plate "{frame.name}": expected all {frame.full_size} rows, got a subsample of {frame.size}. '
-                    f"Exact EM sums over all rows: drop subsample_size, or pass each batch to EM.step."
-                )
+            refuse_part(frame)
         if is_subsample(msg) or msg["infer"].get("_deterministic"):
             return
         if isinstance(unwrap(msg["fn"]).base, torch.distributions.MixtureSameFamily):
@@ -90,14 +94,15 @@ def survey(model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str
         ModelError: the model has a site that exact EM cannot treat; the message names it and the remedy.
         DataError: a plate is empty.
     """
-    first = _run(model, args, kwargs, provenance=False)
+    indices: Indices = {}
+    first = _run(model, args, kwargs, indices, provenance=False)
     messages = first.messages
     latent = [name for name, msg in messages.items() if not msg["is_observed"] and is_discrete(msg["fn"])]
     if not any(msg["is_observed"] for msg in messages.values()):
         raise ModelError("The model: expected at least one observed site, got none. Pass the data as obs=.")
     _refuse_local_continuous(messages, latent)
     if len(latent) > OWN_DIMENSION:
-        upstream = _run(model, args, kwargs, provenance=True).upstream
+        upstream = _run(model, args, kwargs, indices, provenance=True).upstream
         upstream = {name: upstream.get(name, frozenset()) | ({name} & set(latent)) for name in messages}
     else:
         upstream = dict.fromkeys(messages, frozenset(latent))
@@ -106,32 +111,23 @@ def survey(model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str
     colours = _colour(latent, upstream)
     latents = {}
     for name in latent:
-        support = _support(messages[name])
-        event_shape = messages[name]["fn"].event_shape
-        latents[name] = Latent(
-            name,
-            -1 - depth - colours[name],
-            support.reshape((len(support), -1, *event_shape))[:, 0],
-            _plates(messages[name]),
-        )
+        support = states(_support(messages[name]), messages[name]["fn"].event_shape)
+        latents[name] = Latent(name, -1 - depth - colours[name], support, _plates(messages[name]))
     sizes = {frame.name: frame.size for frame in frames}
     for name in messages.keys() & sizes.keys():
         raise ModelError(f'Site "{name}": expected a name of its own, got that of a plate. Rename one of them.')
     dims = {frame.name: frame.dim for frame in frames}
-    return Program(model, args, kwargs, first.parameters, latents, sizes, dims, upstream, first.registered)
+    return Program(
+        model, args, kwargs, first.parameters, latents, sizes, dims, upstream, first.registered, indices=indices
+    )
 
 
-def _run(model: Callable[..., Any], args: Any, kwargs: Any, *, provenance: bool) -> _Survey:
-    handler = _Survey(provenance=provenance)
+def _run(model: Callable[..., Any], args: Any, kwargs: Any, indices: Indices, *, provenance: bool) -> _Survey:
+    handler = _Survey(indices, provenance=provenance)
     try:
-        with quiet(), untouched_store() as registered, torch.enable_grad(), handler:
+        with quiet(), untouched_store() as registered, torch.enable_grad(), no_empty_plate(), handler:
             model(*args, **kwargs)
         handler.registered = registered
-    except ZeroDivisionError as error:
-        if "size cannot be zero" not in str(error):
-            raise
-        name = _local(error, "name")
-        raise DataError(f'Plate "{name}": expected at least one row, got none. Pass data.') from error
     except (IndexError, RuntimeError) as error:
         with quiet(), untouched_store(), block():
             model(*args, **kwargs)  # an error of the model itself is the user's, not ours
@@ -140,15 +136,6 @@ def _run(model: Callable[..., Any], args: Any, kwargs: Any, *, provenance: bool)
             f"{error}. Index by values (table[z], Vindex), not by the position of a row or a state."
         ) from error
     return handler
-
-
-def _local(error: BaseException, name: str) -> object:
-    """A local variable of the innermost call that has it, where an error was raised."""
-    found, trace = None, error.__traceback__
-    while trace is not None:
-        found = trace.tb_frame.f_locals.get(name, found)
-        trace = trace.tb_next
-    return found
 
 
 def _parameter(msg: Any) -> Parameter:
@@ -182,7 +169,7 @@ def is_discrete(fn: Distribution) -> bool:
 
 
 def _support(msg: Any) -> Tensor:
-    """All values of a discrete latent, shape `(K,) + (1,) * batch dims + event shape`."""
+    """Return all values of a discrete latent, shape `(K,) + (1,) * batch dims + event shape`."""
     fn, infer, name = msg["fn"], msg["infer"], msg["name"]
     if infer.get("enumerate") == "sequential" or infer.get("num_samples"):
         got = "sequential enumeration" if infer.get("enumerate") == "sequential" else "num_samples"
@@ -210,7 +197,7 @@ def _plates(msg: Any) -> tuple[str, ...]:
 
 
 def _refuse_local_continuous(messages: Mapping[str, Any], latent: list[str]) -> None:
-    """A continuous latent is a parameter with a prior, unless it sits in a plate of data."""
+    """Refuse a continuous latent in a plate of data; elsewhere it is a parameter with a prior."""
     data = {plate for name, msg in messages.items() if msg["is_observed"] or name in latent for plate in _plates(msg)}
     for name, msg in messages.items():
         local = [plate for plate in _plates(msg) if plate in data]
@@ -229,7 +216,7 @@ def _refuse_local_continuous(messages: Mapping[str, Any], latent: list[str]) -> 
 
 
 def _tensors_provenance(fn: Distribution) -> frozenset[str]:
-    """Latents on which any tensor inside a distribution depends."""
+    """Return the latents on which any tensor inside a distribution depends."""
     found: frozenset[str] = frozenset()
     for value in vars(fn).values():
         if isinstance(value, Distribution):

@@ -13,7 +13,7 @@ import pyro.distributions as dist
 import torch
 
 from .named import unexpand, unwrap
-from .program import Site
+from .site import Site
 
 INITIAL, TRANSITION = ".initial", ".transition"  # suffixes of the hidden sites
 FROM, TO, STATE, TIME = "[from]", "[to]", "[state]", "[time]"  # suffixes of the hidden dimensions
@@ -32,7 +32,7 @@ def unroll(sites: Mapping[str, Site]) -> dict[str, Site]:
 
 
 def hidden_sizes(sites: Mapping[str, Site]) -> dict[str, int]:
-    """Sizes of the hidden dimensions of all unrolled sites."""
+    """Return the sizes of the hidden dimensions of all unrolled sites."""
     sizes: dict[str, int] = {}
     for name, site in sites.items():
         if name + TRANSITION in sites:
@@ -48,12 +48,20 @@ def _event_dim(site: Site) -> int:
 
 
 def _parts(name: str, site: Site, hmm: dist.DiscreteHMM) -> dict[str, Site]:
+    """Take a `DiscreteHMM` apart, with `S` states and `T` steps, by rows.
+
+    The hidden dimensions have names of their own, and tensor dimensions beyond those of the site. The initial state is
+    a Categorical over [from], and the transition, one over [to] at each [from] (and [time], where it varies), has the
+    probabilities of a row last, as any Categorical has: both are read as tables of a registered family. The observation
+    keeps the layout of the distribution: (rows..., T, S) + event.
+    """
     depth = max((-dim for dim in site.dims), default=0)
     states = hmm.initial_logits.shape[-1]
     device = hmm.initial_logits.device
     dims = dict(site.dims) | {-depth - 1: name + FROM, -depth - 2: name + TO, -depth - 3: name + TIME}
     here = torch.arange(states, device=device).reshape((states,) + (1,) * depth)
-    # Pyro's batch dimensions of the transitions, then time: (..., T or 1, S, S)
+    # Pyro has (rows..., T or 1, S, S). A site of this project has its plates rightmost: (T or 1, 1, S, rows..., S),
+    # for [time], [to] (along which only the value varies), [from], the rows, and the states that [to] may take.
     transition = hmm.transition_logits
     transition = transition if transition.dim() > 2 else transition.unsqueeze(-3)
     rows = transition.shape[:-3]
@@ -89,5 +97,5 @@ def is_hidden(name: str) -> bool:
 
 
 def user_site(name: str) -> str:
-    """The user's name of a site, hidden or not."""
+    """Return the user's name of a site, hidden or not."""
     return name.removesuffix(INITIAL).removesuffix(TRANSITION)

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from ..families import family_of
 from ..families.charts import CHARTS, COORDINATES, domain_of
-from ..program.named import Params, squeeze, unwrap
-from ..program.program import Program, Site
+from ..program.masks import seen
+from ..program.named import Params, batched, squeeze, unwrap
+from ..program.program import Program
+from ..program.site import Site
 from .bank import RoleMap
 from .columns import Linked, columns
 from .match import Atoms, entering, match, match_matrices, narrowest
@@ -33,7 +35,7 @@ CHART = {chart.name: chart for chart in CHARTS}
 
 
 def may_be_affine(site: Site, refusal: Refusal) -> bool:
-    """Whether what was refused is an argument that is computed from parameters."""
+    """Tell whether what was refused is an argument that is computed from parameters."""
     computed = refusal.why.endswith("is computed from parameters, not selected from one")
     return computed and family_of(unwrap(site.fn).base) is not None
 
@@ -71,7 +73,7 @@ def affine_readings(
 
 
 def _matched(runs: Sequence[Site], atoms: Atoms) -> tuple[dict[str, RoleMap], list[Linked]]:
-    """Selections among the arguments of a site, and the links to be tried for the others."""
+    """Return the selections among the arguments of a site, and the links to be tried for the others."""
     inner = [unwrap(run.fn) for run in runs]
     first = family_of(inner[0].base)
     assert first is not None
@@ -99,7 +101,7 @@ def _matched(runs: Sequence[Site], atoms: Atoms) -> tuple[dict[str, RoleMap], li
 
 
 def _reference(link: Linked, site: Site) -> int:
-    """The first category that is possible everywhere."""
+    """Return the first category that is possible everywhere."""
     if link.chart.name != "softmax":
         return 0
     args = link.family.read(unwrap(site.fn).base)[link.role]
@@ -108,12 +110,12 @@ def _reference(link: Linked, site: Site) -> int:
 
 
 def _explains(link: Linked, affine: Affine, probes: Sequence[tuple[Params, Mapping[str, Site]]]) -> bool:
-    """Whether the argument is what the predictor says at every probe."""
+    """Tell whether the argument is what the predictor says at every probe."""
     for values, sites in probes:
         site = sites[link.site]
         truth = link.argument(site).tensor.double()
         under = link.predictor(site).tensor
-        claim = affine.predictor({n: v.double() for n, v in values.items()})
+        claim = affine.predictor(batched({n: v.double() for n, v in values.items()})).squeeze(0)
         rtol = SAME[torch.float32 if any(v.dtype == torch.float32 for v in values.values()) else torch.float64]
         same = (claim == under) | ((claim - under).abs() <= rtol * (1 + under.abs()))
         if not bool(same.all()):  # where a link saturates, the predictor cannot be read off any more
@@ -149,7 +151,7 @@ def _reading(
                 affine = affine.changed(partial(_without, d))
         maps[key] = RoleMap(names, torch.full((), -1).expand(affine.shape), affine=affine)
         parameters |= {name for name, _ in affine.entries}
-    return Reading(site, family, rank, inner[0].mask, maps, known, frozenset(parameters))
+    return Reading(site, family, rank, seen(site), maps, known, frozenset(parameters))
 
 
 def _without(d: int, part: Tensor, slots: int) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..families.charts import Chart, safe_log, safe_log_complement
-from ..program.named import Params
+from ..program.named import Batch
 from .predictor import Affine
 
 
@@ -103,39 +103,39 @@ class Bank:
         found = torch.bucketize(role.entries, ends, right=True).unique()
         return frozenset(segments[k].parameter for k in found.tolist())
 
-    def values(self, params: Params, lead: int = 0) -> Tensor:
-        """All plain atoms, shape `(M,)` after `lead` dimensions of starts."""
-        return entries_of(self.entries, params, lead)
+    def values(self, batch: Batch) -> Tensor:
+        """All plain atoms, shape `(starts, M)`."""
+        return entries_of(self.entries, batch)
 
-    def logs(self, params: Params, lead: int = 0, *, complement: bool = False) -> Tensor:
-        """Logarithms of all probabilities, or of one minus them."""
+    def logs(self, batch: Batch, *, complement: bool = False) -> Tensor:
+        """Logarithms of all probabilities, or of one minus them, shape `(starts, M)`."""
         if self.plain:
-            joined = entries_of(self.probabilities, params, lead)
+            joined = entries_of(self.probabilities, batch)
             return (safe_log_complement if complement else safe_log)(joined)
         found = dict[tuple[str, str, bool], Tensor]()
         for s in self.probabilities:
             key = s.parameter, s.chart.name, s.complement != complement
             if key not in found:
-                found[key] = s.chart.logarithm(params[s.parameter], complement=key[2])
+                found[key] = s.chart.logarithm(batch[s.parameter], complement=key[2])
         keys = [(s.parameter, s.chart.name, s.complement != complement) for s in self.probabilities]
-        return _joined([found[key] for key in keys], lead)
+        return _joined([found[key] for key in keys])
 
-    def stack(self, params: Params, lead: int = 0) -> Tensor:
-        """All matrices as Cholesky factors, shape `(M, D, D)`."""
+    def stack(self, batch: Batch) -> Tensor:
+        """All matrices as Cholesky factors, shape `(starts, M, D, D)`."""
         if not self.matrices:
             return torch.zeros(0, dtype=torch.float64)
-        parts = [s.chart.forward(params[s.parameter]) for s in self.matrices]
-        parts = [p.reshape((*p.shape[:lead], -1, *p.shape[-2:])) for p in parts]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, lead)
+        parts = [s.chart.forward(batch[s.parameter]) for s in self.matrices]
+        parts = [p if p.dim() == 4 else p.reshape((len(p), -1, *p.shape[-2:])) for p in parts]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
-def entries_of(segments: Iterable[Segment], params: Params, lead: int = 0) -> Tensor:
-    """All atoms of some segments."""
+def entries_of(segments: Iterable[Segment], batch: Batch) -> Tensor:
+    """All atoms of some segments, shape `(starts, M)`."""
     parts = []
     for s in segments:
-        value = s.chart.forward(params[s.parameter])
+        value = s.chart.forward(batch[s.parameter])
         parts.append(1 - value if s.complement else value)
-    return _joined(parts, lead)
+    return _joined(parts)
 
 
 def packed(segments: Sequence[Segment], used: Iterable[Tensor]) -> tuple[tuple[Segment, ...], Tensor]:
@@ -151,27 +151,33 @@ def packed(segments: Sequence[Segment], used: Iterable[Tensor]) -> tuple[tuple[S
     return tuple(kept), where
 
 
-def gather(role: RoleMap, atoms: Tensor, params: Params, lead: int = 0) -> Tensor:
-    """Bind one argument."""
+def gather(role: RoleMap, atoms: Tensor, batch: Batch) -> Tensor:
+    """Bind one argument: (starts) + its dimensions; a known one has no starts, and broadcasts."""
     if role.affine is not None:
-        return role.affine.argument(params, lead)
+        return role.affine.argument(batch)
     if role.known:
         assert role.constant is not None
         return role.constant
     if role.stretch is not None:
         start, size = role.stretch
-        bound = atoms if size == atoms.shape[lead] else atoms.narrow(lead, start, size)
+        bound = atoms if size == atoms.shape[1] else atoms.narrow(1, start, size)
         if role.index.dim() > 1:
-            bound = bound.reshape((*atoms.shape[:lead], *role.index.shape, *atoms.shape[lead + 1 :]))
+            bound = bound.reshape((len(atoms), *role.index.shape, *atoms.shape[2:]))
     else:
-        bound = atoms[role.positions] if not lead else atoms[(slice(None),) * lead + (role.positions,)]
+        bound = atoms[:, role.positions]
     if role.coefficient is not None:
         bound = bound * role.coefficient
     return bound if role.constant is None else torch.where(role.index < 0, role.constant, bound)
 
 
-def _joined(parts: list[Tensor], lead: int) -> Tensor:
+def bound_once(role: RoleMap, atoms: Tensor, batch: Batch) -> Tensor:
+    """Bind one argument at a batch of one start, without the dimension of starts."""
+    found = gather(role, atoms, batch)
+    return found if role.known else found.squeeze(0)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
     if not parts:
-        return torch.zeros(0, dtype=torch.float64)
-    parts = [p if p.dim() == lead + 1 else p.reshape((*p.shape[:lead], -1)) for p in parts]
+        return torch.zeros((1, 0), dtype=torch.float64)
+    parts = [p if p.dim() == 2 else p.reshape((len(p), -1)) for p in parts]
     return parts[0] if len(parts) == 1 else torch.cat(parts, -1)

@@ -2,52 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from torch import Tensor
 
+from ..program.named import Batch
 from .bank import Bank
 
 LOWEST = -1e30  # a structural zero in log space; finite, because 0 * -inf is not 0 in a matrix product
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Bound:
-    """The atoms of one set of parameter values, computed once a step, when asked for, and shared by all terms."""
+    """The atoms of one set of parameter values, computed once a step, when asked for, and shared by all factors.
 
-    params: Mapping[str, Tensor]
+    There is no data in it: every chunk, file and process that holds rows is handed the same.
+
+    Attributes:
+        batch: parameter values, starts first.
+        bank: which atoms the program uses.
+        plain: whether the fastest forms are known to keep their digits here; None while nobody has looked. It is found
+            with the other numbers of a step, so that a step waits for its device once.
+    """
+
+    batch: Batch
     bank: Bank
-    lead: int = 0
-    around: Mapping[str, Tensor] | None = None  # whose locations centred cells are centred at, if not these
+    plain: bool | None = None
 
     @cached_property
-    def centre(self) -> Bound:
-        """The atoms at whose locations centred cells are centred."""
-        return self if self.around is None else Bound(self.around, self.bank, self.lead)
-
-    @cached_property
-    def starts(self) -> tuple[int, ...]:
-        """Shape of the starts."""
-        return tuple(next(iter(self.params.values())).shape[: self.lead]) if self.lead else ()
+    def starts(self) -> int:
+        """How many starts there are."""
+        return len(next(iter(self.batch.values()), (0,)))
 
     @cached_property
     def entries(self) -> Tensor:
         """Plain atoms."""
-        return self.bank.values(self.params, self.lead)
+        return self.bank.values(self.batch)
 
     @cached_property
     def logs(self) -> Tensor:
         """Logarithms of probabilities, structural zeros as `LOWEST`."""
-        return self.bank.logs(self.params, self.lead).clamp(min=LOWEST)
+        return self.bank.logs(self.batch).clamp(min=LOWEST)
 
     @cached_property
     def log_complements(self) -> Tensor:
         """Logarithms of one minus the probabilities."""
-        return self.bank.logs(self.params, self.lead, complement=True).clamp(min=LOWEST)
+        return self.bank.logs(self.batch, complement=True).clamp(min=LOWEST)
 
     @cached_property
     def matrices(self) -> Tensor:
         """Cholesky factors."""
-        return self.bank.stack(self.params, self.lead)
+        return self.bank.stack(self.batch)

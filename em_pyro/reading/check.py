@@ -14,8 +14,11 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
+from ..program.devices import seeded
+from ..program.handlers import quiet
 from ..program.named import Named, Params
-from ..program.program import Program, Site, quiet
+from ..program.program import Program
+from ..program.site import Site
 from .side_by_side import Alike, alike, differences
 
 JOINT_VALUES = 64
@@ -26,7 +29,7 @@ UNUSUAL = 7_340_033  # a seed that nobody else has
 
 
 def check_structure(program: Program, names: Mapping[str, tuple[str, ...]], sites: Mapping[str, Site]) -> None:
-    """A factor may carry a latent only if its site sits inside every plate of that latent.
+    """Refuse a factor that carries a latent whose plates its site does not sit in.
 
     Raises:
         ModelError: naming the site, the latent and the plate.
@@ -75,7 +78,7 @@ def check_values(program: Program, params: Params, enumerated: Mapping[str, Site
         drawn = {}
         for name, latent in program.latents.items():
             shape = tuple(program.plates[p] for p in latent.plates)
-            drawn[name] = torch.randint(latent.size, shape, generator=generator)
+            drawn[name] = seeded(torch.randint, latent.size, shape, generator=generator)
         states = {n: _placed(program, n, k) for n, k in drawn.items()}
         try:
             concrete = _run(program, params, states)
@@ -121,11 +124,11 @@ def _joint_values(program: Program) -> Iterator[dict[str, int]]:
     for k in range(min(largest, JOINT_VALUES // 2)):
         yield {name: k % latent.size for name, latent in latents.items()}
     for _ in range(JOINT_VALUES // 2 if len(latents) < SMALL // 10 else 2):
-        yield {n: int(torch.randint(v.size, (), generator=generator)) for n, v in latents.items()}
+        yield {n: int(seeded(torch.randint, v.size, (), generator=generator)) for n, v in latents.items()}
 
 
 def _shared(program: Program, name: str, k: int) -> Tensor:
-    """One state in all rows, in broadcast shape."""
+    """Return one state in all rows, in broadcast shape."""
     latent = program.latents[name]
     depth = -min(_dims_of_plates(program, name), default=0)
     return latent.support[k].reshape((1,) * depth + tuple(latent.support.shape[1:]))
@@ -136,7 +139,7 @@ def _dims_of_plates(program: Program, name: str) -> list[int]:
 
 
 def _placed(program: Program, name: str, index: Tensor) -> Tensor:
-    """Drawn states, in the tensor dimensions of their plates."""
+    """Return drawn states, in the tensor dimensions of their plates."""
     latent = program.latents[name]
     dims = _dims_of_plates(program, name)
     depth = -min(dims, default=0)

@@ -19,8 +19,10 @@ from torch import Tensor
 
 from ..families import Family
 from ..families.charts import Chart
+from ..program.devices import seeded
 from ..program.named import Named, Params, squeeze, unexpand, unwrap
-from ..program.program import Program, Site
+from ..program.program import Program
+from ..program.site import Site
 from ..program.unroll import unroll
 from .predictor import Affine, Piece
 
@@ -50,11 +52,11 @@ class Linked:
         return squeeze(tensor, site.dims, self.site, self.event)
 
     def argument(self, site: Site) -> Named:
-        """The argument as the model computed it."""
+        """Return the argument as the model computed it."""
         return self.named(site, self.family.read(unwrap(site.fn).base)[self.role].detach())
 
     def predictor(self, site: Site) -> Named:
-        """What is under the link."""
+        """Return what is under the link."""
         base = unwrap(site.fn).base
         logistic = self.chart.name in ("sigmoid", "softmax")
         raw = _logits(base, self.family.roles[self.role].event_dim) if logistic else None
@@ -67,7 +69,7 @@ class Linked:
 
 
 def _logits(base: Any, event_dim: int) -> Tensor | None:
-    """Logits, where the program gave them: no digits are lost far out."""
+    """Return the logits, where the program gave them: no digits are lost far out."""
     inner = getattr(base, "_categorical", base)
     return unexpand(inner.logits, event_dim) if "logits" in vars(inner) and "probs" not in vars(inner) else None
 
@@ -93,7 +95,7 @@ class Replays:
         return NOISE[torch.float32 if any(z.dtype == torch.float32 for z in self.zero.values()) else torch.float64]
 
     def run(self, direction: Params, step: float = 1.0) -> tuple[Tensor, ...]:
-        """Predictors a step away."""
+        """Run the program a step away from zero coordinates, and return the predictors there."""
         moved = {n: self.zero[n] + step * part.to(self.zero[n]) for n, part in direction.items()}
         values = {n: self.coordinates[n].forward(point) for n, point in {**self.zero, **moved}.items()}
         with torch.no_grad():
@@ -101,11 +103,11 @@ class Replays:
         return tuple(link.predictor(sites[link.site]).tensor for link in self.links)
 
     def change(self, direction: Params, step: float) -> list[Tensor]:
-        """How fast every predictor changes over a step."""
+        """Return how fast every predictor changes over a step."""
         return [_difference(m, b) / step for m, b in zip(self.run(direction, step), self.base, strict=True)]
 
     def moved(self, direction: Params) -> tuple[list[Tensor], float]:
-        """The change over a step that keeps within the reach of every link, and that step."""
+        """Return the change over a step that keeps within the reach of every link, and that step."""
         step = 1.0
         for _ in range(8):
             change = self.change(direction, step)
@@ -117,7 +119,7 @@ class Replays:
         return change, step
 
     def floor(self, change: Tensor, base: Tensor, step: float) -> Tensor:
-        """What a change may be by rounding alone."""
+        """Return what a change may be by rounding alone."""
         return self.noise * ((1 + _finite(base).abs()) / step + float(change.abs().max()))
 
 
@@ -149,10 +151,10 @@ def columns(
 
 
 def _straight(replays: Replays) -> list[bool]:
-    """Whether two steps along a random direction lead twice as far as one."""
+    """Tell whether two steps along a random direction lead twice as far as one."""
     generator = torch.Generator().manual_seed(2)
     shapes = {n: zero.shape for n, zero in replays.zero.items()}
-    direction = {n: torch.randn(shape, generator=generator, dtype=torch.float64) for n, shape in shapes.items()}
+    direction = {n: seeded(torch.randn, shape, generator=generator, dtype=torch.float64) for n, shape in shapes.items()}
     full, step = replays.moved(direction)
     straight = []
     for one, half, base in zip(full, replays.change(direction, step / 2), replays.base, strict=True):
@@ -162,9 +164,9 @@ def _straight(replays: Replays) -> list[bool]:
 
 
 def _slots_of(replays: Replays, name: str, budget: int) -> list[list[Slot]] | None:
-    """Slots of every link for one parameter, as few as explain it; None where that takes too many replays."""
+    """Find the slots of every link for one parameter, as few as explain it; None if that takes too many replays."""
     shape = replays.zero[name].shape
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    noise = seeded(torch.randn, shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     if all(not bool(change.any()) for change in replays.moved({name: noise})[0]):
         return [[] for _ in replays.links]
     dims = [i for i, size in enumerate(shape) if size > 1]
@@ -186,7 +188,7 @@ def _slots_of(replays: Replays, name: str, budget: int) -> list[list[Slot]] | No
 
 
 def _slot(replays: Replays, name: str, where: tuple[int | slice, ...]) -> list[Slot] | None:
-    """One slot of every link, if no cell has two of these entries; else None."""
+    """Return one slot of every link, if no cell has two of these entries; else None."""
     shape = replays.zero[name].shape
     entries = torch.arange(math.prod(shape)).reshape(shape)[where].reshape(-1)
     mask = torch.zeros(shape, dtype=torch.float64)
@@ -216,7 +218,7 @@ def _slot(replays: Replays, name: str, where: tuple[int | slice, ...]) -> list[S
 
 
 def _difference(moved: Tensor, base: Tensor) -> Tensor:
-    """What has changed; nothing at a structural zero, whose logit is minus infinity before and after."""
+    """Return what has changed; nothing at a structural zero, whose logit is minus infinity before and after."""
     return torch.where(moved == base, 0.0, moved - base)
 
 

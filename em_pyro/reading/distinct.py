@@ -1,4 +1,4 @@
-"""Collapse rows that are the same: 100,000 sequences of ten tosses are eleven rows with counts.
+"""Merge rows that are the same: 100,000 sequences of ten tosses are eleven rows with counts.
 
 Two rows of a plate are the same only if observed values, known arguments, masks, scales and parameter index maps (not
 values: parameters of each row may start equal) agree at every site of the plate and of the plates nested in it. A count
@@ -13,14 +13,15 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..program.named import SLICE, Named
-from ..program.program import Program, Site
+from ..program.named import SLICE, Named, squeeze
+from ..program.program import Program
+from ..program.site import Site
 from .bank import RoleMap
 from .reading import Recognition
 
 ENOUGH = 64  # rows below which there is nothing to gain
 PROBED = 2000  # rows that are looked at first
-WORTH = 0.5  # distinct rows, as a share of all, up to which collapsing pays
+WORTH = 0.5  # distinct rows, as a share of all, up to which merging pays
 
 Tally = tuple[Tensor, Tensor]
 """One row of every kind, and the number of rows of its kind."""
@@ -36,12 +37,12 @@ class Distinct:
     counts: Tensor = field(repr=False)
 
     def pick(self, tensor: Tensor, axis: int) -> Tensor:
-        """The first row of each kind, where the tensor has all rows on `axis`."""
+        """Return the first row of each kind, where the tensor has all rows on `axis`."""
         return tensor.index_select(axis, self.first) if tensor.shape[axis] == self.rows else tensor
 
 
 def find(program: Program, recognition: Recognition) -> tuple[Distinct | None, str]:
-    """Look for repeated rows in the largest plate; return them, or why there is nothing to collapse."""
+    """Look for equal rows in the largest plate; return the distinct ones, or why none are merged (empty: too few)."""
     if not program.plates:
         return None, ""
     plate = max(program.plates, key=lambda p: program.plates[p])
@@ -51,13 +52,13 @@ def find(program: Program, recognition: Recognition) -> tuple[Distinct | None, s
     sites = {n: s for n, s in recognition.runs[0].items() if plate in s.plates}
     open_sites = [n for n, s in sites.items() if n not in recognition.readings and s.role != "prior"]
     if open_sites:
-        return None, f'not collapsed: site "{open_sites[0]}" is replayed'
+        return None, f'not merged: site "{open_sites[0]}" is replayed'
     columns = _columns(program, recognition, sites, plate)
     stride, enough = max(1, rows // PROBED), WORTH * min(rows, PROBED)
     few, _ = _tally([c[::stride][:PROBED] for c in columns], most=enough)
     tally = _tally_of_all(columns, rows) if len(few) <= enough else None
     if tally is None:
-        return None, "not collapsed: the rows differ"
+        return None, "not merged: the rows differ"
     first, counts = tally
     return Distinct(plate, rows, first, counts), f'plate "{plate}": {len(first)} distinct rows of {rows:,}'
 
@@ -79,7 +80,7 @@ def _tally_of_all(columns: Sequence[Tensor], rows: int) -> Tally | None:
 
 
 def _tally(columns: Sequence[Tensor], weights: Tensor | None = None, most: float = float("inf")) -> Tally:
-    """One row of every kind, the first, and the number of rows of that kind or the sum of their `weights`."""
+    """Return one row of every kind, the first, and the number of rows of that kind or the sum of their `weights`."""
     kinds = _kinds(columns, most)
     count, where = int(kinds.max()) + 1, torch.arange(len(kinds), device=kinds.device)
     first = torch.full_like(where[:count], len(kinds)).scatter_reduce_(0, kinds, where, reduce="amin")
@@ -106,7 +107,7 @@ def _kinds(columns: Sequence[Tensor], most: float) -> Tensor:
 
 
 def _columns(program: Program, recognition: Recognition, sites: Mapping[str, Site], plate: str) -> list[Tensor]:
-    """Everything that differs by row, the rows first."""
+    """Return everything that differs by row, the rows first."""
     rows, dim = program.plates[plate], program.plate_dims[plate]
     found = list[Tensor]()
     for name, site in sites.items():
@@ -114,14 +115,14 @@ def _columns(program: Program, recognition: Recognition, sites: Mapping[str, Sit
         rank = reading.event_rank
         tensors = [(site.value, rank + reading.family.event_dim)]
         tensors += [(part, reading.family.known_event_dim.get(key, rank)) for key, part in reading.known.items()]
-        tensors += [(part, event) for part, event in ((site.mask, 0), (reading.mask, rank)) if part is not None]
-        if isinstance(site.scale, Tensor):
-            tensors.append((site.scale, 0))
         for tensor, event in tensors:
             axis = tensor.dim() - min(event, tensor.dim()) + dim
             if axis >= 0 and tensor.shape[axis] == rows:
-                moved = tensor.detach().movedim(axis, 0)
-                found.append(moved)
+                found.append(tensor.detach().movedim(axis, 0))
+        scale = None if not isinstance(site.scale, Tensor) else squeeze(site.scale, site.dims, name)
+        for part in (reading.seen, scale):
+            if part is not None and plate in part.names:
+                found.append(part.tensor.movedim(part.names.index(plate), 0))
         for role in reading.roles.values():
             if plate in role.names:
                 axis = role.names.index(plate)
@@ -133,36 +134,36 @@ def _columns(program: Program, recognition: Recognition, sites: Mapping[str, Sit
     return [tensor.to(found[0].device) for tensor in found]
 
 
-def collapsed(program: Program, recognition: Recognition, distinct: Distinct) -> tuple[Program, Recognition]:
-    """The program of the distinct rows only, each with its count as weight."""
+def fewer(program: Program, recognition: Recognition, distinct: Distinct) -> tuple[Program, Recognition]:
+    """Keep the distinct rows only, each with its count as weight.
+
+    The distributions of the sites keep all rows: from here on the readings stand for them, and values, masks, known
+    arguments and index maps are those of the distinct rows.
+    """
     plate, dim = distinct.plate, program.plate_dims[distinct.plate]
     shrunk = replace(program, plates={**program.plates, plate: len(distinct.first)})
     counts = distinct.counts.reshape((-1,) + (1,) * (-dim - 1))
+
+    def cut(tensor: Tensor, event: int) -> Tensor:
+        axis = tensor.dim() - min(event, tensor.dim()) + dim
+        return distinct.pick(tensor, axis) if axis >= 0 else tensor
+
     sites, readings = dict(recognition.runs[0]), dict(recognition.readings)
     for name, site in sites.items():
         if plate not in site.plates:
             continue
         reading = readings[name]
-        rank = reading.event_rank
-
-        def cut(tensor: Tensor | None, event: int) -> Tensor | None:
-            if tensor is None:
-                return None
-            axis = tensor.dim() - min(event, tensor.dim()) + dim
-            return distinct.pick(tensor, axis) if axis >= 0 else tensor
-
-        value = cut(site.value, rank + reading.family.event_dim)
-        assert value is not None
-        scale = site.scale if not isinstance(site.scale, Tensor) else cut(site.scale, 0)
-        sites[name] = replace(site, value=value, mask=cut(site.mask, 0), scale=torch.as_tensor(scale) * counts)
-        known = {
-            key: distinct.pick(part, part.dim() - reading.family.known_event_dim.get(key, rank) + dim)
-            if part.dim() - reading.family.known_event_dim.get(key, rank) + dim >= 0
-            else part
-            for key, part in reading.known.items()
-        }
-        roles = {key: _role(role, distinct) for key, role in reading.roles.items()}
-        readings[name] = replace(reading, site=sites[name], mask=cut(reading.mask, rank), known=known, roles=roles)
+        family, rank = reading.family, reading.event_rank
+        scale = cut(site.scale, 0) if isinstance(site.scale, Tensor) else torch.as_tensor(site.scale)
+        mask = None if site.mask is None else cut(site.mask, 0)
+        sites[name] = replace(site, value=cut(site.value, rank + family.event_dim), mask=mask, scale=scale * counts)
+        readings[name] = replace(
+            reading,
+            site=sites[name],
+            seen=None if reading.seen is None else cut_rows(reading.seen, distinct),
+            known={key: cut(part, family.known_event_dim.get(key, rank)) for key, part in reading.known.items()},
+            roles={key: _role(role, distinct) for key, role in reading.roles.items()},
+        )
     return shrunk, replace(recognition, readings=readings, runs=[sites, *recognition.runs[1:]])
 
 
@@ -181,7 +182,7 @@ def _role(role: RoleMap, distinct: Distinct) -> RoleMap:
 
 
 def cut_rows(part: Named, distinct: Distinct) -> Named:
-    """A named tensor of the distinct rows."""
+    """Return a named tensor of the distinct rows."""
     if distinct.plate not in part.names:
         return part
     return Named(distinct.pick(part.tensor, part.names.index(distinct.plate)), part.names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -11,8 +11,9 @@ from torch.distributions import Distribution
 
 from ..families import Family
 from ..families.charts import CHARTS, domain_of
-from ..program.named import Named, Params, squeeze
-from ..program.program import Program, Site
+from ..program.named import Named, Params, batched, squeeze
+from ..program.program import Program
+from ..program.site import Parameter, Site
 from .bank import Bank, RoleMap, Segment, entries_of
 from .reading import Unrecognised
 
@@ -37,63 +38,83 @@ class Atoms:
 
 
 def atoms_of(program: Program, values: Sequence[Params]) -> Atoms:
-    """Lay all parameters out through all charts, and evaluate them at every probe."""
-    segments: list[Segment] = []
-    matrices: list[Segment] = []
-    offset = matrix_offset = 0
-    first: list[int] = []
-    second: list[int] = []
-    size = None
-    for name, parameter in program.parameters.items():
-        if not parameter.initial.is_floating_point() or not parameter.initial.numel():
-            continue
-        domain = domain_of(parameter.constraint)
-        for chart in CHARTS:
-            image = chart.domains.get(domain)
-            if image == "scale_tril":
-                if size in (None, parameter.initial.shape[-1]):
-                    size = parameter.initial.shape[-1]
-                    count = parameter.initial.numel() // size**2
-                    matrices.append(Segment(name, chart, complement=False, offset=matrix_offset, size=count))
-                    matrix_offset += count
-                if chart.name != "itself":
-                    continue
-            if image is None and chart.name != "itself":
-                continue
-            if image == "simplex" and not parameter.initial.dim():
-                continue
-            for complement in (False, True) if image in ("unit", "simplex") else (False,):
-                segments.append(Segment(name, chart, complement, offset, parameter.initial.numel()))
-                plain = chart.name == "itself" and not complement
-                (first if plain else second).extend(range(offset, offset + parameter.initial.numel()))
-                offset += parameter.initial.numel()
-    bank = Bank(tuple(segments), (), tuple(matrices))
+    """Lay all parameters out through all charts, and evaluate them at every probe.
+
+    Args:
+        program: whose parameters they are.
+        values: of the parameters, at every probe.
+    """
+    segments = _segments(program.parameters.values())
+    matrices = _matrices(program.parameters.values())
+    bank = Bank(segments, (), matrices)
+    # Most arguments are entries of parameters as they are; those seen through a chart are looked at afterwards.
+    plain = [segment.chart.name == "itself" and not segment.complement for segment in segments]
+    tiers: tuple[list[Tensor], list[Tensor]] = [], []
+    for segment, first in zip(segments, plain, strict=True):
+        tiers[0 if first else 1].append(torch.arange(segment.offset, segment.offset + segment.size))
     single = any(p.initial.dtype == torch.float32 for p in program.parameters.values())
     return Atoms(
         bank,
-        torch.stack([entries_of(segments, v).double() for v in values])
+        torch.cat([entries_of(segments, batched(v)).double() for v in values])
         if segments
         else torch.zeros((len(values), 0)).double(),
-        tuple(torch.tensor(t) for t in (first, second) if t),
-        torch.stack([bank.stack(v).double() for v in values]) if matrices else None,
+        tuple(torch.cat(tier) for tier in tiers if tier),
+        torch.cat([bank.stack(batched(v)).double() for v in values]) if matrices else None,
         EXACT[torch.float32 if single else torch.float64],
     )
 
 
+def _segments(parameters: Iterable[Parameter]) -> tuple[Segment, ...]:
+    """Lay out every entry of every parameter: itself, through the charts of its domain, and one minus probabilities."""
+    found: list[Segment] = []
+    offset = 0
+    for parameter in filter(_has_entries, parameters):
+        domain = domain_of(parameter.constraint)
+        for chart in CHARTS:
+            image, itself = chart.domains.get(domain), chart.name == "itself"
+            if not itself and image in (None, "scale_tril"):  # a factor of a matrix is no list of entries
+                continue
+            if image == "simplex" and not parameter.initial.dim():
+                continue
+            for complement in (False, True) if image in ("unit", "simplex") else (False,):
+                found.append(Segment(parameter.name, chart, complement, offset, parameter.initial.numel()))
+                offset += parameter.initial.numel()
+    return tuple(found)
+
+
+def _matrices(parameters: Iterable[Parameter]) -> tuple[Segment, ...]:
+    """Lay out the factors of matrices, of one size only: that of the first."""
+    found: list[Segment] = []
+    offset, size = 0, None
+    for parameter in filter(_has_entries, parameters):
+        domain = domain_of(parameter.constraint)
+        for chart in (chart for chart in CHARTS if chart.domains.get(domain) == "scale_tril"):
+            size = size or parameter.initial.shape[-1]
+            if parameter.initial.shape[-1] == size:
+                count = parameter.initial.numel() // size**2
+                found.append(Segment(parameter.name, chart, complement=False, offset=offset, size=count))
+                offset += count
+    return tuple(found)
+
+
+def _has_entries(parameter: Parameter) -> bool:
+    return parameter.initial.is_floating_point() and bool(parameter.initial.numel())
+
+
 def entering(bank: Bank, role: RoleMap, domain: str) -> frozenset[str]:
-    """Parameters of a role while all entries are in one list still."""
+    """Return the parameters that enter a role, whose map still points into the one list of all entries."""
     return bank.parameters(role, "scale_tril" if domain == "scale_tril" else "real")
 
 
 def same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors agree in shape and in every entry, NaN included."""
+    """Tell whether two tensors agree in shape and in every entry, NaN included."""
     if a is b or (a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()):
         return True
     return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def narrowest(family: Family, bases: Sequence[Distribution]) -> tuple[Family, list[dict[str, Tensor]]]:
-    """The first of a family and its wider ones whose known arguments no parameter enters, and what it reads."""
+    """Return the first of a family and its wider ones whose known arguments no parameter enters, and what it reads."""
     while True:
         args = [family.read(base) for base in bases]
         known = [key for key in args[0] if key not in family.roles]
@@ -126,7 +147,7 @@ def match(site: Site, role: str, stack: Sequence[Tensor], event_dim: int, atoms:
 
 
 def _match(first: Named, entries: Tensor, atoms: Atoms, *, multiples: bool) -> tuple[RoleMap, tuple[int, ...]] | None:
-    """The map of an argument and which of its named dimensions it keeps; None if it is no selection."""
+    """Return the map of an argument and which of its named dimensions it keeps; None if it is no selection."""
     shape = first.tensor.shape
     index = torch.full((entries.shape[1],), -1)
     coefficient = torch.ones(entries.shape[1], dtype=torch.float64)

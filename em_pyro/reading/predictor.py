@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..families.charts import Chart
-from ..program.named import broadcast
+from ..program.named import Batch, broadcast
 
 CHUNK = 1 << 20  # entries of one temporary of a Gram matrix
 
@@ -43,16 +43,13 @@ class Affine:
     chart: Chart
     coordinates: Mapping[str, Chart] = field(default_factory=dict)  # parameter -> from its coordinate to its value
 
-    def predictor(self, params: Mapping[str, Tensor], lead: int = 0) -> Tensor:
+    def predictor(self, batch: Batch) -> Tensor:
         """Bind: shape (starts) + dimensions of the argument, of size one where nothing varies."""
         parts = []
         for name, at in self.sources:
-            flat = params[name].flatten(lead) if params[name].dim() > lead else params[name].unsqueeze(-1)
-            chosen = flat[..., at].to(self.offset)
+            chosen = batch[name].reshape((len(batch[name]), -1))[:, at].to(self.offset)
             parts.append(self.coordinates[name].inverse(chosen) if name in self.coordinates else chosen)
-        theta = torch.cat(parts, -1)
-        found = self.at(theta.reshape(-1, theta.shape[-1]))
-        return found.reshape((*theta.shape[:-1], *found.shape[1:]))
+        return self.at(torch.cat(parts, -1))
 
     def at(self, theta: Tensor) -> Tensor:
         """Predictors at entries `(starts, E)`."""
@@ -63,13 +60,13 @@ class Affine:
             total = total + product([(theta[:, piece.index], f"z{d}s"), (piece.value, f"{d}s")], f"z{d}")
         return total.expand((len(theta), *total.shape[1:]))
 
-    def argument(self, params: Mapping[str, Tensor], lead: int = 0) -> Tensor:
+    def argument(self, batch: Batch) -> Tensor:
         """Bind, through the chart."""
-        return self.chart.forward(self.predictor(params, lead))
+        return self.chart.forward(self.predictor(batch))
 
-    def logs(self, params: Mapping[str, Tensor], lead: int = 0) -> tuple[Tensor, Tensor | None]:
+    def logs(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Logarithms of the probability and, of one that has no row, of one minus it."""
-        return log_probabilities(self.chart, self.predictor(params, lead))
+        return log_probabilities(self.chart, self.predictor(batch))
 
     def changed(self, change: Callable[[Tensor, int], Tensor]) -> Affine:
         """The same with every tensor laid out anew; `change` takes it and the number of slot dimensions."""

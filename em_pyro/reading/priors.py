@@ -6,6 +6,7 @@ A conjugate prior has the form of the likelihood that it meets, so it enters the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 
 import pyro.distributions as dist
@@ -13,10 +14,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..program.named import Params, unwrap
-from ..program.program import Site
-
-NO_PRIOR = torch.zeros((), dtype=torch.float64)
+from ..program.masks import masks_of
+from ..program.named import Batch, unwrap
+from ..program.site import Site
 
 # distribution -> solver whose statistics it adds to, and the pseudo-statistics from its arguments
 CONJUGATE = {
@@ -44,11 +44,11 @@ class Prior:
     solver: str | None
     pseudo: tuple[Tensor, Tensor] | None = field(repr=False)
 
-    def log_prob(self, value: Tensor, lead: int = 0) -> Tensor:
-        """Log-density of the constrained value (no Jacobian), summed over its entries."""
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log-density of constrained values (no Jacobian), one for each start, summed over their entries."""
         assert self.fn is not None
         log_prob = self.fn.log_prob(value)
-        return self.scale * log_prob.reshape((*log_prob.shape[:lead], -1)).sum(-1)
+        return self.scale * log_prob.reshape((len(value), -1)).sum(-1)
 
 
 def read_priors(runs: Sequence[Mapping[str, Site]]) -> dict[str, Prior]:
@@ -59,7 +59,7 @@ def read_priors(runs: Sequence[Mapping[str, Site]]) -> dict[str, Prior]:
             continue
         inner = unwrap(site.fn)
         fixed = all(_same_arguments(site.fn, run[name].fn) for run in runs[1:])
-        plain = site.mask is None and inner.mask is None and not isinstance(site.scale, Tensor)
+        plain = not masks_of(site) and not isinstance(site.scale, Tensor)
         if not (fixed and plain):
             priors[name] = Prior(name, None, 1.0, None, None)
             continue
@@ -74,13 +74,14 @@ def read_priors(runs: Sequence[Mapping[str, Site]]) -> dict[str, Prior]:
     return priors
 
 
-def log_prior(priors: Mapping[str, Prior], params: Params, lead: int = 0) -> Tensor:
-    """Sum of the log-densities of all priors with known arguments."""
-    parts = [p.log_prob(params[p.name], lead).double() for p in priors.values() if p.fn is not None]
-    return sum(parts[1:], parts[0]) if parts else NO_PRIOR
+def log_prior(priors: Mapping[str, Prior], batch: Batch) -> Tensor:
+    """Sum of the log-densities of all priors with known arguments, shape `(starts)`."""
+    parts = [p.log_prob(batch[p.name]).double() for p in priors.values() if p.fn is not None]
+    return sum(parts[1:], parts[0]) if parts else torch.zeros(1, dtype=torch.float64)
 
 
 def _same_arguments(a: Distribution, b: Distribution) -> bool:
+    """Tell whether two distributions of one kind have equal tensors, through all that they wrap."""
     for key, value in vars(a).items():
         other = vars(b).get(key)
         if isinstance(value, Tensor) and not (isinstance(other, Tensor) and torch.equal(value, other)):
@@ -91,9 +92,11 @@ def _same_arguments(a: Distribution, b: Distribution) -> bool:
 
 
 def _detached(fn: Distribution) -> Distribution:
+    """Copy a distribution whose tensors carry no gradient: it outlives the run that made it, and its graph must not."""
+    fn = copy(fn)
     for key, value in vars(fn).items():
         if isinstance(value, Tensor) and value.requires_grad:
             vars(fn)[key] = value.detach()
         elif isinstance(value, Distribution):
-            _detached(value)
+            vars(fn)[key] = _detached(value)
     return fn

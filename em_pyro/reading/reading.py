@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ..families import Family, family_for
-from ..program.named import Params, unwrap
-from ..program.program import Site
+from ..program.named import Named, Params, unwrap
+from ..program.site import Site
 from .bank import Bank, RoleMap
 from .priors import Prior
 
@@ -21,7 +21,7 @@ class Reading:
     site: Site
     family: Family
     event_rank: int  # events that are batch dimensions of the family
-    mask: Tensor | None = field(repr=False)  # over the batch and event dimensions
+    seen: Named | None = field(repr=False)  # which entries count, with `event_rank` trailing dimensions; None is all
     roles: Mapping[str, RoleMap]
     known: Mapping[str, Tensor] = field(repr=False)  # as the distribution holds them, unbroadcast
     parameters: frozenset[str]
@@ -54,7 +54,7 @@ class Unrecognised(Exception):
 
 
 def arguments(family: Family, site: Site) -> dict[str, Tensor]:
-    """Arguments of a site as `family` reads them; a diagonal MultivariateNormal is read as a row of Normals."""
+    """Read the arguments of a site as `family` does; a diagonal MultivariateNormal is read as a row of Normals."""
     base = unwrap(site.fn).base
     tril = family_for(type(base)).read(base)
     if "scale_tril" in family.roles or "scale_tril" not in tril:

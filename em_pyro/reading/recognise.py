@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -18,12 +17,15 @@ from torch import Tensor
 from torch.distributions import transform_to
 
 from ..families import family_for, family_of
-from ..program.named import Named, squeeze, unwrap
+from ..program.devices import seeded
+from ..program.masks import seen
+from ..program.named import Batch, Named, batched, squeeze, unwrap
 from ..program.probes import LONG_PROGRAM, probe, reached, traced_run
-from ..program.program import Program, Site
+from ..program.program import Program
+from ..program.site import Site
 from ..program.unroll import unroll, user_site
 from .affine import affine_readings, may_be_affine
-from .bank import Bank, RoleMap, entries_of, gather, packed
+from .bank import Bank, RoleMap, bound_once, entries_of, packed
 from .match import Atoms, atoms_of, entering, match, match_matrices, narrowest, same
 from .priors import read_priors
 from .reading import Reading, Recognition, Refusal, Unrecognised, arguments
@@ -121,7 +123,7 @@ def _read(name: str, runs: Sequence[Site], atoms: Atoms) -> Reading:
     if any(not same(run.value, site.value) for run in runs[1:]):
         raise Unrecognised("the value of the site depends on a parameter")
     family, args = narrowest(family, [i.base for i in inner])
-    rank, mask = inner[0].event_rank, inner[0].mask
+    rank = inner[0].event_rank
     known = {key: value for key, value in args[0].items() if key not in family.roles}
     roles: dict[str, RoleMap] = {}
     for key, role in family.roles.items():
@@ -129,16 +131,16 @@ def _read(name: str, runs: Sequence[Site], atoms: Atoms) -> Reading:
         if role.domain == "scale_tril":
             matched = match_matrices(site, stack, atoms)
             if matched is None:
-                return _read_diagonal(site, args, rank, mask, atoms)
+                return _read_diagonal(site, args, rank, atoms)
             roles[key] = matched
         else:
             roles[key] = match(site, key, stack, rank + role.event_dim, atoms, multiples=role.multiples)
     parameters = frozenset[str]().union(*(entering(atoms.bank, m, family.roles[k].domain) for k, m in roles.items()))
-    return Reading(site, family, rank, mask, roles, known, parameters)
+    return Reading(site, family, rank, seen(site), roles, known, parameters)
 
 
-def _read_diagonal(site: Site, args: Sequence[Mapping[str, Tensor]], rank: int, mask: Any, atoms: Atoms) -> Reading:
-    """A MultivariateNormal whose factor is diagonal in every replay is a row of Normals."""
+def _read_diagonal(site: Site, args: Sequence[Mapping[str, Tensor]], rank: int, atoms: Atoms) -> Reading:
+    """Read a MultivariateNormal whose factor is diagonal in every replay as a row of Normals."""
     trils = [a["scale_tril"] for a in args]
     off = ~torch.eye(trils[0].shape[-1], dtype=torch.bool, device=trils[0].device)
     if any(bool((tril[..., off] != 0).any()) for tril in trils):
@@ -149,8 +151,13 @@ def _read_diagonal(site: Site, args: Sequence[Mapping[str, Tensor]], rank: int, 
         "scale": match(site, "scale", scales, rank + 1, atoms, multiples=True),
     }
     parameters = frozenset[str]().union(*(entering(atoms.bank, m, "real") for m in roles.values()))
-    mask = None if mask is None else mask.unsqueeze(-1)
-    return Reading(site, family_for(dist.Normal), rank + 1, mask, roles, {}, parameters)
+    part = seen(site)
+    part = None if part is None else Named(part.tensor.unsqueeze(-1), part.names)  # all coordinates of a row, or none
+    return Reading(site, family_for(dist.Normal), rank + 1, part, roles, {}, parameters)
+
+
+Pair = tuple[Tensor, Tensor]
+"""An argument as the model computed it, and as its map claims, of one shape."""
 
 
 def _disagreeing(
@@ -160,14 +167,38 @@ def _disagreeing(
     readings: Mapping[str, Reading],
     bank: Bank,
 ) -> list[str]:
-    """Sites whose arguments have not the gradient that their maps claim, in two random combinations of all of them."""
+    """Name the sites whose arguments have not the gradient that their maps claim.
+
+    An entry may have a parameter's value at every probe and yet not depend on it (it is detached), or depend on another
+    that is always equal. Two random combinations of all arguments at once tell; only where they differ are the sites
+    looked at one by one, which takes a backward pass for each.
+
+    Args:
+        program: what was run.
+        leaves: the unconstrained values from which `traced` was computed.
+        traced: the program's sites, with their gradients.
+        readings: of those sites.
+        bank: what the maps of the readings select from.
+    """
     if not leaves or not readings:
         return []
-    params = {n: transform_to(program.parameters[n].constraint)(leaf) for n, leaf in leaves.items()}
-    pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    atoms = {"entries": bank.values(params), "probabilities": entries_of(bank.probabilities, params)}
+    batch = batched({n: transform_to(program.parameters[n].constraint)(leaf) for n, leaf in leaves.items()})
+    pairs = _claims(traced, readings, bank, batch)
+    generator = torch.Generator().manual_seed(1)
+    every = [pair for of_site in pairs.values() for pair in of_site]
+    if all(_agree(every, leaves, generator) for _ in range(2)):
+        return []
+    return [n for n, own in pairs.items() if not all(_agree(own, leaves, generator) for _ in range(2))]
+
+
+def _claims(
+    traced: Mapping[str, Site], readings: Mapping[str, Reading], bank: Bank, batch: Batch
+) -> dict[str, list[Pair]]:
+    """Pair every argument that a parameter enters, or is said to enter, with what its map claims, by site."""
+    pairs: dict[str, list[Pair]] = {}
+    atoms = {"entries": bank.values(batch), "probabilities": entries_of(bank.probabilities, batch)}
     if bank.matrices:
-        atoms["matrices"] = bank.stack(params)
+        atoms["matrices"] = bank.stack(batch)
     claims: dict[object, Tensor] = {}
     for name, reading in readings.items():
         args = arguments(reading.family, traced[name])
@@ -181,32 +212,32 @@ def _disagreeing(
             where = tuple(truth.names.index(n) for n in role.names)
             same = (id(role.index), id(role.coefficient), id(role.constant), id(role.affine), kind, where)
             if same not in claims or claims[same].shape != truth.tensor.shape:
-                claim = gather(role, atoms.get(kind, torch.zeros(0)), params)
+                claim = bound_once(role, atoms.get(kind, torch.zeros(0)), batch)
                 claims[same] = Named(claim, role.names).align(truth.names).expand(truth.tensor.shape)
             pairs.setdefault(name, []).append((truth.tensor, claims[same]))
-    generator = torch.Generator().manual_seed(1)
+    return pairs
 
-    def agree(names: Sequence[str]) -> bool:
-        difference, size = torch.zeros(()), torch.zeros(())
-        alike: dict[object, tuple[Tensor, list[Tensor]]] = {}
-        for name in names:
-            for truth, claim in pairs.get(name, ()):
-                alike.setdefault((id(claim), truth.dtype), (claim, []))[1].append(truth)
-        for claim, truths in alike.values():
-            truth = torch.stack(truths)
-            v = torch.randn(truth.shape, generator=generator, dtype=torch.float64).to(truth)
-            difference = difference + (v * (truth - claim)).sum()
-            size = size + (v * claim).sum()
-        if not difference.requires_grad:
-            return True
-        targets = list(leaves.values())
-        off = torch.autograd.grad(difference, targets, retain_graph=True, allow_unused=True)
-        scale = torch.autograd.grad(size, targets, retain_graph=True, allow_unused=True) if size.requires_grad else off
-        top = max((float(g.abs().max()) for g in (*off, *scale) if g is not None and g.numel()), default=0.0)
-        worst = max((float(g.abs().max()) for g in off if g is not None and g.numel()), default=0.0)
-        single = any(leaf.dtype == torch.float32 for leaf in targets)
-        return worst <= (1e-3 if single else 1e-8) * (1 + top)
 
-    if all(agree(list(pairs)) for _ in range(2)):
-        return []
-    return [name for name in pairs if not (agree([name]) and agree([name]))]
+def _agree(pairs: Sequence[Pair], leaves: Mapping[str, Tensor], generator: torch.Generator) -> bool:
+    """Compare the gradients of one random combination `<v, argument>` of all arguments and of all claims."""
+    difference, size = torch.zeros(()), torch.zeros(())
+    alike: dict[object, tuple[Tensor, list[Tensor]]] = {}
+    for truth, claim in pairs:  # those with one claim in one operation
+        alike.setdefault((id(claim), truth.dtype), (claim, []))[1].append(truth)
+    for claim, truths in alike.values():
+        truth = torch.stack(truths)
+        v = seeded(torch.randn, truth.shape, generator=generator, dtype=torch.float64).to(truth)
+        difference = difference + (v * (truth - claim)).sum()
+        size = size + (v * claim).sum()
+    if not difference.requires_grad:
+        return True
+    targets = list(leaves.values())
+    off = torch.autograd.grad(difference, targets, retain_graph=True, allow_unused=True)
+    scale = torch.autograd.grad(size, targets, retain_graph=True, allow_unused=True) if size.requires_grad else ()
+    single = any(leaf.dtype == torch.float32 for leaf in targets)
+    return _largest(off) <= (1e-3 if single else 1e-8) * (1 + max(_largest(off), _largest(scale)))
+
+
+def _largest(gradients: Sequence[Tensor | None]) -> float:
+    """Return the largest absolute entry; zero of none."""
+    return max((float(g.abs().max()) for g in gradients if g is not None and g.numel()), default=0.0)

@@ -15,8 +15,10 @@ from pyro.distributions.util import broadcast_shape  # torch's own imports a sec
 from torch import Tensor
 
 from ..families import family_of
+from ..program.masks import masks_of
 from ..program.named import Named, align, squeeze, unwrap
-from ..program.program import Program, Site
+from ..program.program import Program
+from ..program.site import Site
 
 CLOSE = 1e-9
 ROWS = 1000  # of a plate that are compared
@@ -36,27 +38,21 @@ class Alike:
     whole: Named = field(repr=False)  # dimensions: site, latents by position, plates
 
 
-def parts_of(site: Site) -> dict[str, tuple[Tensor, int]]:
-    """What determines the density of a site: arguments (or, of an unregistered family, the density), value, mask."""
+def parts_of(site: Site) -> dict[str, Named]:
+    """Return what determines the density of a site: arguments, value, masks; of an unregistered family, itself."""
     inner = unwrap(site.fn)
-    family = family_of(inner.base)
-    rank = inner.event_rank
-    parts: dict[str, tuple[Tensor, int]] = {}
+    family, rank = family_of(inner.base), inner.event_rank
     if family is None:
-        log_prob = site.fn.log_prob(site.value)
-        return {"its log_prob": (log_prob, 0)}
+        return {"its log_prob": squeeze(site.fn.log_prob(site.value), site.dims, site.name)}
+    parts: dict[str, tuple[Tensor, int]] = {}
     for key, value in family.read(inner.base).items():
-        event = family.roles[key].event_dim if key in family.roles else family.known_event_dim.get(key, 0)
-        parts[f'argument "{key}"'] = (
-            value,
-            min(value.dim(), rank + event if key not in family.known_event_dim else event),
-        )
+        event = family.known_event_dim[key] if key in family.known_event_dim else rank
+        event += family.roles[key].event_dim if key in family.roles else 0
+        parts[f'argument "{key}"'] = value, min(value.dim(), event)
     if site.role != "latent":
-        parts["value"] = (site.value, rank + family.event_dim)
-    for key, mask, event in (("mask", site.mask, 0), ("inner mask", inner.mask, rank)):
-        if mask is not None:
-            parts[key] = (mask, min(event, mask.dim()))
-    return parts
+        parts["value"] = site.value, rank + family.event_dim
+    found = {key: squeeze(tensor, site.dims, site.name, event) for key, (tensor, event) in parts.items()}
+    return found | masks_of(site)
 
 
 def alike(enumerated: Mapping[str, Site], program: Program) -> list[Alike]:
@@ -64,12 +60,12 @@ def alike(enumerated: Mapping[str, Site], program: Program) -> list[Alike]:
     groups: dict[tuple[Any, ...], list[tuple[str, Named, Tensor]]] = {}
     latents = program.latents
     for name, site in enumerated.items():
-        for what, (tensor, event) in parts_of(site).items():
-            named = thinned(squeeze(tensor, site.dims, name, event), program)
+        for what, part in parts_of(site).items():
+            named, event = thinned(part, program), part.tensor.dim() - len(part.names)
             kinds = tuple("" if n in latents else n for n in named.names)
             large = named.tensor.numel() > STACKED
             key = (what, event, named.tensor.shape, named.tensor.dtype, kinds, name if large else "")
-            groups.setdefault(key, []).append((name, named, tensor))
+            groups.setdefault(key, []).append((name, named, part.tensor))
     found = []
     for key, members in groups.items():
         what, event = key[:2]
@@ -101,10 +97,10 @@ def differences(
         for k, name in enumerate(group.sites):
             if group.what not in taken[name]:
                 continue
-            tensor, _ = taken[name][group.what]
-            if _shared_memory(tensor, group.given[k]):
+            part = taken[name][group.what]
+            if _shared_memory(part.tensor, group.given[k]):
                 continue
-            named = thinned(squeeze(tensor, concrete[name].dims, name, group.event), program)
+            named = thinned(part, program)
             chosen = tuple(index[n].names for n in group.latents[k])
             kept.setdefault((named.names, named.tensor.shape, named.tensor.dtype, chosen), []).append((k, named))
         for members in kept.values():
@@ -124,12 +120,12 @@ def differences(
 
 
 def _shared_memory(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are one: data that the model passes on as they are."""
+    """Tell whether two tensors are one: data that the model passes on as they are."""
     return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype
 
 
 def thinned(part: Named, program: Program) -> Named:
-    """At most `ROWS` rows of every plate, evenly spaced."""
+    """Return at most `ROWS` rows of every plate, evenly spaced."""
     tensor = part.tensor
     for axis, name in enumerate(part.names):
         if name in program.plates and tensor.shape[axis] > ROWS:
@@ -139,7 +135,7 @@ def thinned(part: Named, program: Program) -> Named:
 
 
 def _select(part: Named, index: Mapping[str, Named], event: int) -> Named:
-    """The enumerated tensor at the chosen states."""
+    """Return the enumerated tensor at the chosen states."""
     names, tensor = part.names, part.tensor
     for latent in [n for n in names if n in index]:
         axis = names.index(latent)
@@ -159,7 +155,7 @@ def _select(part: Named, index: Mapping[str, Named], event: int) -> Named:
 
 
 def _agree(a: Named, b: Named, event: int) -> Tensor:
-    """Whether two tensors agree, by site."""
+    """Tell whether two tensors agree, by site."""
     names = (*a.names, *(n for n in b.names if n not in a.names))
     x = align(a.tensor, a.names, names, event).double()
     y = align(b.tensor, b.names, names, event).double()

@@ -31,23 +31,13 @@ def fold(graph: Graph, names: Sequence[str]) -> tuple[Graph, dict[str, tuple[str
     """
     if graph.writes or len(names) < SEVERAL:
         return graph, {}
-    owner = _owners(graph)
-    own: dict[str, list[Step]] = {name: [] for name in names}
-    rest = list[Step]()
-    for step in graph.steps:
-        keeper = _owner_of(step, owner)
-        (own[keeper] if keeper in own else rest).append(step)
-    groups: dict[Any, list[str]] = {}
-    for name in names:
-        end = graph.outputs[name]
-        if isinstance(end, Slot) and own[name] and all(step.outputs for step in own[name]):
-            groups.setdefault(_signature(own[name], end), []).append(name)
+    own, steps = _apart(graph, names)
     found: dict[str, tuple[str, ...]] = {}
-    steps, outputs, size, held = rest, dict(graph.outputs), graph.size, 0
-    for members in groups.values():
-        together = None
-        if len(members) >= SEVERAL and held < HELD:
-            together = _together([own[name] for name in members], graph.outputs[members[0]], size)
+    outputs, size, held = dict(graph.outputs), graph.size, 0
+    for members in _repeated(graph, own):
+        if held >= HELD:
+            break
+        together = _together([own[name] for name in members], graph.outputs[members[0]], size)
         if together is None:
             continue
         held += sum(t.untyped_storage().nbytes() for t in together.args if isinstance(t, Tensor))
@@ -63,8 +53,29 @@ def fold(graph: Graph, names: Sequence[str]) -> tuple[Graph, dict[str, tuple[str
     return renumbered(Graph(graph.inputs, graph.dtypes, tuple(steps), outputs, size)), found
 
 
+def _apart(graph: Graph, names: Sequence[str]) -> tuple[dict[str, list[Step]], list[Step]]:
+    """Return the steps that only one of the outputs `names` needs, by output, and all others."""
+    owner = _owners(graph)
+    own: dict[str, list[Step]] = {name: [] for name in names}
+    rest = list[Step]()
+    for step in graph.steps:
+        keeper = _owner_of(step, owner)
+        (own[keeper] if keeper in own else rest).append(step)
+    return own, rest
+
+
+def _repeated(graph: Graph, own: Mapping[str, list[Step]]) -> list[list[str]]:
+    """Group the outputs whose own steps are the same operations, where there are enough of a kind."""
+    groups: dict[Any, list[str]] = {}
+    for name, steps in own.items():
+        end = graph.outputs[name]
+        if isinstance(end, Slot) and steps and all(step.outputs for step in steps):
+            groups.setdefault(_signature(steps, end), []).append(name)
+    return [members for members in groups.values() if len(members) >= SEVERAL]
+
+
 def _owners(graph: Graph) -> dict[int, str]:
-    """The output that alone needs a value, or `SHARED`."""
+    """Return the output that alone needs a value, or `SHARED`."""
     owner: dict[int, str] = {}
 
     def claim(number: int, name: str) -> None:
@@ -81,14 +92,14 @@ def _owners(graph: Graph) -> dict[int, str]:
 
 
 def _owner_of(step: Step, owner: Mapping[int, str]) -> str:
-    """Whose step it is: that of the output that needs its results; a check has none, and goes with what it checks."""
+    """Return the output that needs a step's results; a check has none, and goes with what it checks."""
     values = [n for n in step.outputs if n is not None] if step.outputs else step.inputs
     names = {owner.get(n, SHARED) for n in values} - ({SHARED} if not step.outputs else set())
     return names.pop() if len(names) == 1 else SHARED
 
 
 def _signature(steps: Sequence[Step], end: Slot) -> Any:
-    """Equal for outputs whose own steps differ by constants alone."""
+    """Return a key that is equal for outputs whose own steps differ by constants alone."""
     local: dict[int, int] = {}
     parts: list[Any] = []
     for step in steps:
@@ -102,7 +113,7 @@ def _signature(steps: Sequence[Step], end: Slot) -> Any:
 
 
 def _alike(leaf: Any, local: Mapping[int, int]) -> Any:
-    """Equal for arguments that differ by constants alone."""
+    """Return a key that is equal for arguments that differ by constants alone."""
     if isinstance(leaf, (list, tuple)):
         return tuple(_alike(part, local) for part in leaf)
     if isinstance(leaf, Slot):
@@ -142,7 +153,7 @@ class Template:
 
 
 def _template(steps: Sequence[Step], end: int, shared: Sequence[int], stacked: Sequence[bool]) -> Template:
-    """The steps of one output with slots of their own, constants among them."""
+    """Return the steps of one output with slots of their own, constants among them."""
     order = {number: k for k, number in enumerate(shared)}
     seen, size = len(shared), len(shared) + len(stacked)
     own = list[Step]()
@@ -169,7 +180,7 @@ def _template(steps: Sequence[Step], end: int, shared: Sequence[int], stacked: S
 
 
 def _together(own: Sequence[Sequence[Step]], end: Any, slot: int) -> Step | None:
-    """One step for the own steps of several outputs; None where an operation cannot be mapped over a stack."""
+    """Return one step for the own steps of several outputs; None where an operation cannot be mapped over a stack."""
     leaves = [[leaf for step in steps for leaf in step.leaves] for steps in own]
     columns = [column for column in zip(*leaves, strict=True) if isinstance(column[0], Tensor)]
     stacked = tuple(any(part is not column[0] for part in column) for column in columns)

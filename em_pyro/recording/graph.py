@@ -57,13 +57,13 @@ class Step:
         return [leaf.number for leaf in self.leaves if type(leaf) is Slot]
 
     def changed(self, change: Callable[[Any], Any]) -> Step:
-        """The same with every argument changed."""
+        """Return the same with every argument changed."""
         kwargs = {key: mapped(value, change) for key, value in self.kwargs.items()}
         return replace(self, args=mapped(self.args, change), kwargs=kwargs)
 
 
 def leaves_of(tree: Any) -> Iterator[Any]:
-    """Everything within arguments of an operator, which may be lists."""
+    """Return everything within arguments of an operator, which may be lists."""
     if isinstance(tree, (list, tuple)):
         for part in tree:
             yield from leaves_of(part)
@@ -72,7 +72,7 @@ def leaves_of(tree: Any) -> Iterator[Any]:
 
 
 def mapped(tree: Any, change: Callable[[Any], Any]) -> Any:
-    """The same arguments with every leaf changed."""
+    """Return the same arguments with every leaf changed."""
     if isinstance(tree, (list, tuple)):
         parts = [mapped(part, change) for part in tree]
         return parts if isinstance(tree, list) else tuple(parts)
@@ -141,11 +141,13 @@ class Graph:
         return {k: origin[o.number] if isinstance(o, Slot) else frozenset() for k, o in self.outputs.items()}
 
     def at(self, params: Mapping[str, Tensor], free: Sequence[str]) -> Graph:
-        """The graph of the outputs that some of `free` enter; what the other parameters determine is computed now."""
+        """Return the graph of the outputs that some of `free` enter; what the others determine is computed now."""
         wanted = {name: o for name, o in self.outputs.items() if self.depends[name] & set(free)}
         if self.writes:
             return replace(self, outputs=wanted)
-        before, after = self._split(tuple(free))
+        if tuple(free) not in self._splits:
+            self._splits[tuple(free)] = self._parted(tuple(free))
+        before, after = self._splits[tuple(free)]
         values = self._filled(params)
         with torch.no_grad():
             for step in before:
@@ -155,14 +157,13 @@ class Graph:
         inputs = {name: n for name, n in self.inputs.items() if name in free}
         return Graph(inputs, self.dtypes, after, wanted, self.size, ready)
 
-    def _split(self, free: tuple[str, ...]) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
-        cache = self.__dict__.setdefault("_parts", {})
-        if free not in cache:
-            cache[free] = self._parted(free)
-        return cache[free]
+    @cached_property
+    def _splits(self) -> dict[tuple[str, ...], tuple[tuple[Step, ...], tuple[Step, ...]]]:
+        """What `_parted` has found, by `free`: a search asks for the same few in every M-step."""
+        return {}
 
     def _parted(self, free: tuple[str, ...]) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
-        """Steps that no parameter of `free` enters, and the others, both as far as the outputs of the latter need."""
+        """Part the steps that none of `free` enters from the others, and keep of them what the others need."""
         moving = {number for name, number in self.inputs.items() if name in free}
         before, after = list[Step](), list[Step]()
         for step in self.steps:

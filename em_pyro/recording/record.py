@@ -143,7 +143,7 @@ class _Tape(TorchDispatchMode):
                 raise Untraceable("a shape in the model depends on the value of a parameter")
 
     def _held(self, tensor: Any) -> Any:
-        """What stands for an argument in a step: the slot of a tensor that a parameter reaches, or the value itself."""
+        """Return what stands for an argument in a step: a slot where a parameter reaches it, or the value itself."""
         if not isinstance(tensor, Tensor):
             return tensor
         if id(tensor) in self.slots:
@@ -163,7 +163,7 @@ class _Tape(TorchDispatchMode):
         return tensor
 
     def _thaw(self, tensor: Tensor) -> None:
-        """Before a parameter is written into a constant of the program's own making, take what is there by then."""
+        """Take what a constant of the program's own making holds before a parameter is written into it."""
         memory = _storage(tensor)
         if memory in self.given:
             raise Untraceable("the model writes into a parameter")
@@ -213,7 +213,7 @@ def _storage(tensor: Tensor) -> int:
 
 
 def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
-    """Arguments that an operator changes in place."""
+    """Return the arguments that an operator changes in place."""
     found: list[Any] = []
     for position, name in _places(func):
         value = args[position] if position < len(args) else kwargs.get(name)
@@ -223,6 +223,6 @@ def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
 
 @cache
 def _places(func: Any) -> tuple[tuple[int, str], ...]:
-    """Positions and names of the arguments that an operator changes in place."""
+    """Return the positions and names of the arguments that an operator changes in place."""
     arguments = enumerate(func._schema.arguments)
     return tuple((k, a.name) for k, a in arguments if a.alias_info is not None and a.alias_info.is_write)

@@ -14,8 +14,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ..program.devices import seeded
+from ..program.handlers import quiet
 from ..program.named import Named, Params
-from ..program.program import Program, Site, quiet
+from ..program.program import Program
+from ..program.site import Site
 from .fold import fold
 from .graph import Graph
 from .record import Untraceable, record
@@ -76,7 +79,7 @@ class Recording:
         return Moved(parts, self.names, prior)
 
     def at(self, params: Params, free: Sequence[str]) -> Recording:
-        """The part that some of `free` enter, the other parameters fixed where they are."""
+        """Return the part that some of `free` enter, the other parameters fixed where they are."""
         return replace(self, graph=self.graph.at(params, free))
 
 
@@ -90,7 +93,7 @@ def played(program: Program, sites: Sequence[str], priors: Sequence[str], params
 
 
 def _prior_of(site: Site) -> Tensor:
-    """Log-density of a prior whose arguments are parameters themselves."""
+    """Return the log-density of a prior whose arguments are parameters themselves."""
     return (site.log_prob().tensor.double() * torch.as_tensor(site.scale)).sum()
 
 
@@ -151,7 +154,7 @@ def _folded(graph: Graph, sites: Sequence[str], params: Params) -> tuple[Graph, 
 def other_values(
     recording: Recording, params: Params, run: Mapping[str, Site], tolerances: Mapping[torch.dtype, float]
 ) -> list[str]:
-    """Sites at which a run of the model at `params` has other log-densities than the recording."""
+    """Return the sites at which a run of the model at `params` has other log-densities than the recording."""
     wrong = []
     with torch.no_grad():
         outputs = recording.graph(params)
@@ -168,7 +171,7 @@ def other_values(
 
 
 def close(mine: Tensor, truth: Tensor, tolerances: Mapping[torch.dtype, float]) -> bool:
-    """Whether two tensors agree to rounding; equal infinities and nan agree."""
+    """Tell whether two tensors agree to rounding; equal infinities and nan agree."""
     if mine.shape != truth.shape:
         return False
     bound = tolerances.get(truth.dtype, tolerances[torch.float32]) * (1 + truth.abs())
@@ -178,13 +181,13 @@ def close(mine: Tensor, truth: Tensor, tolerances: Mapping[torch.dtype, float]) 
 def _other_slopes(
     program: Program, recording: Recording, sites: Sequence[str], priors: Sequence[str], params: Params
 ) -> list[str]:
-    """Parameters whose gradient, of a random combination of all factors, the recording gets wrong."""
+    """Return the parameters whose gradient, of a random combination of all factors, the recording gets wrong."""
 
     def combination(moved: Moved) -> Tensor:
         generator, total = torch.Generator().manual_seed(2), moved.prior
         for name in sites:
             part = moved.factors[name].tensor
-            v = torch.randn(part.shape, generator=generator, dtype=torch.float64).to(part.device)
+            v = seeded(torch.randn, part.shape, generator=generator, dtype=torch.float64).to(part.device)
             total = total + torch.where(part > -1e9, part, 0.0).mul(v).sum()
         return total
 

@@ -14,7 +14,7 @@ SMALL = 256  # entries up to which constants are told apart by their values
 
 
 def needed(steps: Sequence[Step], ends: Sequence[int], inputs: Sequence[int], memory: Sequence[int]) -> list[Step]:
-    """Steps that the outputs need: those that lead there, write there, or check what leads there.
+    """Return the steps that the outputs need: those that lead there, write there, or check what leads there.
 
     Args:
         steps: all steps, in order.
@@ -73,7 +73,7 @@ def freed(steps: Sequence[Step], ends: Sequence[int]) -> list[Step]:
 
 
 def renumbered(graph: Graph) -> Graph:
-    """The same with as many slots as there are values."""
+    """Return the same with as many slots as there are values."""
     order: dict[int, int] = {}
     for n in [*graph.inputs.values(), *(n for step in graph.steps for n in _results(step))]:
         order.setdefault(n, len(order))
@@ -94,7 +94,7 @@ def renumbered(graph: Graph) -> Graph:
 
 
 def constants(steps: Sequence[Step]) -> list[Tensor]:
-    """Tensors that the steps hold."""
+    """Return the tensors that the steps hold."""
     return [leaf for step in steps for leaf in step.leaves if isinstance(leaf, Tensor)]
 
 
@@ -103,17 +103,17 @@ def _results(step: Step) -> list[int]:
 
 
 def _written_by(step: Step, memory: Sequence[int]) -> set[int]:
-    """Storages into which a step writes: operators in place return what they have changed."""
+    """Return the storages into which a step writes: operators in place return what they have changed."""
     return {memory[n] for n in (_results(step) or step.inputs)} if step.writes else set()
 
 
 def _hashable(tree: Any) -> Any:
-    """Arguments as a key."""
+    """Return the arguments as a key."""
     return tuple(map(_hashable, tree)) if isinstance(tree, (list, tuple)) else _identity(tree)
 
 
 def _identity(value: Any) -> Any:
-    """What tells one argument from another: small constants by value, large ones by identity."""
+    """Return what tells one argument from another: small constants by value, large ones by identity."""
     if not isinstance(value, Tensor):
         return type(value), str(value)
     if value.numel() <= SMALL and not value.requires_grad and value.layout is strided:

@@ -75,6 +75,27 @@ class Smoothed:
             total = total.index_put(where[:-1], part, accumulate=True) if len(where) > 1 else total + part.sum(0)
         return total
 
+    def pairs_by_step(self, weight: Tensor | None = None, steps: slice | Tensor = slice(None)) -> Tensor:
+        """Posterior of the pairs of some steps summed over rows, for transitions that rows share: `(..., n, K, K)`.
+
+        Args:
+            weight: of every row at the later step of each of these pairs, broadcast to `(..., n, R)`; None is one.
+            steps: which of the `T - 1` pairs.
+        """
+        left = self.filtered[..., :-1, :][..., steps, :].movedim(-3, -2)
+        right = self.messages[..., 1:, :][..., steps, :].movedim(-3, -2)
+        if weight is not None:
+            right = right * weight.unsqueeze(-2)
+        moves = self.transition.unsqueeze(-3) if self.shared else self.transition.squeeze(-3)[..., steps, :, :]
+        total = (left @ right.mT) * moves
+        if self.redone is not None:
+            pairs, where = self.redone.pairs[:, steps], self.redone.where
+            if weight is not None:
+                every = weight.expand((*self.log_z.shape[:-1], pairs.shape[1], self.log_z.shape[-1])).movedim(-2, -1)
+                pairs = pairs * every[where][..., None, None]
+            total = total.index_put(where[:-1], pairs, accumulate=True) if len(where) > 1 else total + pairs.sum(0)
+        return total
+
     def pairs_each(self) -> Tensor:
         """Posterior of every pair, `(..., T - 1, R, K, K)`."""
         left, right = (x.movedim(-3, -1) for x in (self.filtered[..., :-1, :], self.messages[..., 1:, :]))
@@ -113,7 +134,7 @@ def smooth(prior: Tensor, transition: Tensor, likelihood: Callable[[], Tensor], 
     if method == "numba" and transition.dim() == scaled.dim() - 1:
         filtered, norms, smoothed, peaks = _compiled(first, matrix, scaled)
     else:
-        filtered, norms, smoothed, peaks = scan.smooth(first, matrix, scaled)
+        filtered, norms, smoothed, peaks = _scanned(first, matrix, scaled)
     log_z = (norms.log() + top.squeeze(-3)).sum(-2)
     fine = torch.isfinite(log_z) & (peaks <= LOST)
     if bool(fine.all()):
@@ -121,10 +142,18 @@ def smooth(prior: Tensor, transition: Tensor, likelihood: Callable[[], Tensor], 
     return _again(Smoothed(log_z, smoothed, filtered, scaled, matrix), prior, transition, likelihood(), ~fine)
 
 
+def _scanned(first: Tensor, transition: Tensor, likelihood: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Scan in torch; one start without its dimension, whose products are then those of matrices."""
+    if likelihood.dim() != 4 or len(likelihood) > 1:
+        return scan.smooth(first, transition, likelihood)
+    filtered, norms, smoothed, peaks = scan.smooth(first[0], transition[0], likelihood[0])
+    return filtered.unsqueeze(0), norms.unsqueeze(0), smoothed.unsqueeze(0), peaks.unsqueeze(0)
+
+
 def _compiled(first: Tensor, transition: Tensor, likelihood: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Hand the arrays over; `likelihood` becomes the messages."""
-    filter_rows, smooth_rows = compiled.functions()
     lead, (states, steps, rows) = likelihood.shape[:-3], likelihood.shape[-3:]
+    filter_rows, smooth_rows = compiled.functions(rows)
     filtered, smoothed = torch.empty_like(likelihood), torch.empty_like(likelihood)
     norms = likelihood.new_empty((*lead, steps, rows))
     peaks = likelihood.new_empty((*lead, rows))

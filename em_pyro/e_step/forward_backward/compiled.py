@@ -72,16 +72,16 @@ def choose(entries: int, device: torch.device) -> tuple[str, str]:
     return "numba", "you asked for them" if asked == "numba" else "numba is installed"
 
 
-def functions() -> tuple[Callable[..., None], Callable[..., None]]:
-    """The compiled `filter_rows` and `smooth_rows`."""
+def functions(rows: int) -> tuple[Callable[..., None], Callable[..., None]]:
+    """The compiled filter and smoother for so many rows."""
     found = _compiled()
     assert not isinstance(found, str), found
-    return found
+    return found[rows >= recursions.FEW]
 
 
 @lru_cache(maxsize=1)
-def _compiled() -> tuple[Callable[..., None], Callable[..., None]] | str:
-    """The functions, to be compiled at their first call; or what is in the way."""
+def _compiled() -> tuple[tuple[Callable[..., None], Callable[..., None]], ...] | str:
+    """Filters and smoothers for few rows and for many, to be compiled at their first call; or what is in the way."""
     try:
         import numba
     except ImportError as error:
@@ -95,4 +95,5 @@ def _compiled() -> tuple[Callable[..., None], Callable[..., None]] | str:
         except RuntimeError:  # neither beside the source nor in the home of the user can anything be written
             return numba.njit(**options)(function)
 
-    return made(recursions.filter_rows), made(recursions.smooth_rows)
+    few, many = recursions.BY_ROWS
+    return (made(few[0]), made(few[1])), (made(many[0]), made(many[1]))

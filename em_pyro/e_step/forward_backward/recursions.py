@@ -19,7 +19,7 @@ BLOCK = 64  # rows side by side: their messages stay in the first-level cache fo
 FEW = 8  # rows below which they are taken one by one
 
 
-def filter_rows(prior: Array, transition: Array, likelihood: Array, filtered: Array, norms: Array) -> None:
+def filter_few(prior: Array, transition: Array, likelihood: Array, filtered: Array, norms: Array) -> None:
     """Filter: `a_t = (a_{t-1} P) e_t / c_t`, with `c_t` such that `a_t` sums to one.
 
     Args:
@@ -30,31 +30,34 @@ def filter_rows(prior: Array, transition: Array, likelihood: Array, filtered: Ar
         norms: receives `c`, `(L, T, R)`.
     """
     starts, states, steps, rows = likelihood.shape
-    if rows < FEW:
-        last, new = np.empty(states), np.empty(states)
-        for s in range(starts):
-            for r in range(rows):
-                for t in range(steps):
-                    if t == 0:
-                        for j in range(states):
-                            new[j] = prior[s, j, r]
-                    else:
-                        for j in range(states):
-                            new[j] = 0.0
-                        for i in range(states):
-                            x = last[i]
-                            for j in range(states):
-                                new[j] += x * transition[s, i, j]
-                    total = 0.0
+    last, new = np.empty(states), np.empty(states)
+    for s in range(starts):
+        for r in range(rows):
+            for t in range(steps):
+                if t == 0:
                     for j in range(states):
-                        new[j] *= likelihood[s, j, t, r]
-                        total += new[j]
-                    inverse = 1.0 / total
+                        new[j] = prior[s, j, r]
+                else:
                     for j in range(states):
-                        last[j] = new[j] * inverse
-                        filtered[s, j, t, r] = last[j]
-                    norms[s, t, r] = total
-        return
+                        new[j] = 0.0
+                    for i in range(states):
+                        x = last[i]
+                        for j in range(states):
+                            new[j] += x * transition[s, i, j]
+                total = 0.0
+                for j in range(states):
+                    new[j] *= likelihood[s, j, t, r]
+                    total += new[j]
+                inverse = 1.0 / total
+                for j in range(states):
+                    last[j] = new[j] * inverse
+                    filtered[s, j, t, r] = last[j]
+                norms[s, t, r] = total
+
+
+def filter_many(prior: Array, transition: Array, likelihood: Array, filtered: Array, norms: Array) -> None:
+    """Do what `filter_few` does, `BLOCK` rows at a time."""
+    starts, states, steps, rows = likelihood.shape
     lasts, news, totals = np.empty((states, BLOCK)), np.empty((states, BLOCK)), np.empty(BLOCK)
     for s in range(starts):
         for first in range(0, rows, BLOCK):
@@ -85,7 +88,7 @@ def filter_rows(prior: Array, transition: Array, likelihood: Array, filtered: Ar
                         filtered[s, j, t, first + r] = lasts[j, r]
 
 
-def smooth_rows(
+def smooth_few(
     transition: Array, filtered: Array, norms: Array, messages: Array, smoothed: Array, peaks: Array
 ) -> None:
     """Smooth: `b_{t-1} = P m_t` with the messages `m_t = e_t b_t / c_t`.
@@ -99,32 +102,37 @@ def smooth_rows(
         peaks: receives the largest `b / c` of every row, `(L, R)`.
     """
     starts, states, steps, rows = messages.shape
-    if rows < FEW:
-        beta, message, back = np.empty(states), np.empty(states), np.empty((states, states))
-        for s in range(starts):
-            for i in range(states):
+    beta, message, back = np.empty(states), np.empty(states), np.empty((states, states))
+    for s in range(starts):
+        for i in range(states):
+            for j in range(states):
+                back[j, i] = transition[s, i, j]
+        for r in range(rows):
+            peak = 0.0
+            for j in range(states):
+                beta[j] = 1.0
+            for t in range(steps - 1, -1, -1):
+                inverse = 1.0 / norms[s, t, r]
                 for j in range(states):
-                    back[j, i] = transition[s, i, j]
-            for r in range(rows):
-                peak = 0.0
+                    x = beta[j]
+                    smoothed[s, j, t, r] = filtered[s, j, t, r] * x
+                    x *= inverse
+                    peak = max(peak, x)
+                    message[j] = messages[s, j, t, r] * x
+                    messages[s, j, t, r] = message[j]
+                    beta[j] = 0.0
                 for j in range(states):
-                    beta[j] = 1.0
-                for t in range(steps - 1, -1, -1):
-                    inverse = 1.0 / norms[s, t, r]
-                    for j in range(states):
-                        x = beta[j]
-                        smoothed[s, j, t, r] = filtered[s, j, t, r] * x
-                        x *= inverse
-                        peak = max(peak, x)
-                        message[j] = messages[s, j, t, r] * x
-                        messages[s, j, t, r] = message[j]
-                        beta[j] = 0.0
-                    for j in range(states):
-                        x = message[j]
-                        for i in range(states):
-                            beta[i] += back[j, i] * x
-                peaks[s, r] = peak
-        return
+                    x = message[j]
+                    for i in range(states):
+                        beta[i] += back[j, i] * x
+            peaks[s, r] = peak
+
+
+def smooth_many(
+    transition: Array, filtered: Array, norms: Array, messages: Array, smoothed: Array, peaks: Array
+) -> None:
+    """Do what `smooth_few` does, `BLOCK` rows at a time."""
+    starts, states, steps, rows = messages.shape
     betas, sent, inverses, tops = np.empty((states, BLOCK)), np.empty((states, BLOCK)), np.empty(BLOCK), np.empty(BLOCK)
     for s in range(starts):
         for first in range(0, rows, BLOCK):
@@ -154,3 +162,7 @@ def smooth_rows(
                             betas[i, r] += x * sent[j, r]
             for r in range(n):
                 peaks[s, first + r] = tops[r]
+
+
+BY_ROWS = ((filter_few, smooth_few), (filter_many, smooth_many))
+"""Filter and smoother for fewer than `FEW` rows, and for more."""

@@ -6,98 +6,155 @@ one wide matrix each.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ...program.named import Named, align
 from ...reading.bound import Bound
-from ..contraction import Factor
-from .rows import RowTerm
-from .site_factor import WHOLE, Block, Room, Term
-from .stack import Stack
+from ..chunks import WHOLE, Chunk
+from ..left import Left
+from ..sums import Sums
+from ..units import Unit
+from . import centring
+from .natural import Natural
+from .site_data import Room
+from .site_factor import SiteFactor
+from .stack import row_width
 
 
 @dataclass(frozen=True)
-class Bundle:
-    """Several terms as one factor, under the name of the first."""
+class Side:
+    """Natural parameters of several sites side by side.
 
-    terms: tuple[Term, ...]
-    cache: dict[Block, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    Attributes:
+        eta: (starts) + cells + (F of all,).
+        each: of every site.
+    """
+
+    eta: Tensor = field(repr=False)
+    each: tuple[Natural, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Bundle(Unit):
+    """One site or several as one factor, under the name of the first."""
+
+    in_one_product: ClassVar[bool] = True
+    sites: tuple[SiteFactor, ...]
+    cache: dict[Chunk, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
-    def parts(self) -> tuple[Term, ...]:
-        """The terms whose statistics come out."""
-        return self.terms
+    def factors(self) -> tuple[SiteFactor, ...]:
+        """The sites whose statistics come out."""
+        return self.sites
 
     @property
     def members(self) -> tuple[str, ...]:
         """Name of the factor that it computes: the sum of all."""
-        return (self.terms[0].name,)
+        return (self.sites[0].name,)
 
-    def natural(self, bound: Bound) -> Tensor:
-        """Natural parameters of all terms, side by side."""
-        return torch.cat([term.natural(bound) for term in self.terms], -1)
+    def natural(self, bound: Bound, about: Bound | None = None, replays: Mapping[str, Named] | None = None) -> Side:
+        """Natural parameters of all sites, side by side."""
+        each = tuple(factor.natural(bound, about) for factor in self.sites)
+        return Side(each[0].eta if len(each) == 1 else torch.cat([part.eta for part in each], -1), each)
 
-    def features(self, block: Block = WHOLE, room: Room | None = None) -> Tensor:
-        """Features of all terms, one above the other; what is not kept is written into `room()`, if that is given."""
-        if block not in self.cache:
-            first, widths = self.terms[0], [term.width for term in self.terms]
+    def features(self, chunk: Chunk = WHOLE, room: Room | None = None) -> Tensor:
+        """Features of all sites, one above the other; what is not kept is written into `room()`, if that is given."""
+        if len(self.sites) == 1:
+            return self.sites[0].data.features(chunk, room)
+        if chunk not in self.cache:
+            first, widths = self.sites[0].data, [factor.data.width for factor in self.sites]
             keep = first.kept(sum(widths))
-            made = room() if room and not keep else first.empty(block, sum(widths))
-            for term, part in zip(self.terms, made.split(widths), strict=True):
-                term.write(block, part)
+            made = room() if room and not keep else first.empty(chunk, sum(widths))
+            for factor, part in zip(self.sites, made.split(widths), strict=True):
+                factor.data.write(chunk, part)
             if not keep:
                 return made
-            self.cache[block] = made
-        return self.cache[block]
+            self.cache[chunk] = made
+        return self.cache[chunk]
 
-    def factors(
-        self, natural: Tensor, features: Tensor, block: Block = WHOLE, lead: int = 0
-    ) -> tuple[list[Tensor], None]:
-        """The sum of all log-densities; nothing to remember."""
-        return [self.terms[0].factor(natural, features, block, lead)], None
+    def log_factors(self, natural: Side, chunk: Chunk = WHOLE) -> tuple[list[Tensor], Tensor]:
+        """The sum of all log-densities; the features are remembered."""
+        features, first = self.features(chunk), self.sites[0]
+        product = first.log_density(Natural(natural.eta), features, chunk)
+        if any(part.own is not None for part in natural.each):
+            product = align(product, first.names, first.laid_out).contiguous()
+            columns = product.shape[1 + len(first.layout.cells) :].numel()
+            self.add_own(natural, product.view(-1, columns), chunk)
+            product = align(product, first.laid_out, first.names)
+        return [product], features
 
-    def statistics(
-        self,
-        shares: Sequence[Tensor | None],
-        features: Tensor,
-        memo: None = None,
-        block: Block = WHOLE,
-        lead: int = 0,
+    def add_own(self, natural: Side, product: Tensor, chunk: Chunk) -> None:
+        """Add what cells around their own locations have to their rows of `product`, (starts and cells, columns)."""
+        for factor, part in zip(self.sites, natural.each, strict=True):
+            centring.add_densities(factor, part.own, product, chunk)
+
+    def own_sums(self, natural: Side, weights: Tensor, chunk: Chunk) -> dict[str, Tensor]:
+        """Statistics of the cells around their own locations, by site; `weights` are (starts and cells, columns)."""
+        pairs = zip(self.sites, natural.each, strict=True)
+        return {f.name: centring.own_sums(f, part.own, weights, chunk) for f, part in pairs if part.own is not None}
+
+    def sums(
+        self, shares: Sequence[Tensor | None], natural: Side | None, memo: Tensor | None, chunk: Chunk = WHOLE
     ) -> dict[str, Tensor]:
-        """Expected statistics of every term, by name."""
-        (share,) = shares
+        """Expected statistics of every site, by name."""
+        (share,), first = shares, self.sites[0]
         assert share is not None
-        return self.divided(self.terms[0].statistics(share, features, lead))
+        features = self.features(chunk) if memo is None else memo
+        found = self.cut(first.weighted(share, None, features, chunk))
+        if natural is not None and any(part.own is not None for part in natural.each):
+            flat = align(share, first.names, first.laid_out)
+            flat = flat.reshape((-1, flat.shape[1 + len(first.layout.cells) :].numel()))
+            self.put_own(found, natural, self.own_sums(natural, flat, chunk))
+        return found
 
-    def divided(self, sums: Tensor) -> dict[str, Tensor]:
-        """Statistics of all terms side by side, cut into those of each."""
-        parts = sums.split([term.width for term in self.terms], -1)
-        return {term.name: part for term, part in zip(self.terms, parts, strict=True) if term.parameters}
+    def cut(self, found: Tensor) -> dict[str, Tensor]:
+        """Statistics of all sites side by side, cut into those of each."""
+        parts = found.split([factor.data.width for factor in self.sites], -1)
+        return {f.name: part for f, part in zip(self.sites, parts, strict=True) if f.parameters}
+
+    def put_own(self, found: dict[str, Tensor], natural: Side, own: Mapping[str, Tensor]) -> None:
+        """Put the statistics of cells around their own locations in place of those by one centre."""
+        for factor, part in zip(self.sites, natural.each, strict=True):
+            if part.own is not None and factor.name in found:
+                here = found[factor.name].clone()
+                here.view(-1, here.shape[-1])[part.own.which] = own[factor.name]
+                found[factor.name] = here
+
+    def made_of(self, member: str) -> tuple[SiteFactor, ...]:
+        """All sites."""
+        return self.every
+
+    def finish(self, found: Mapping[str, Tensor], natural: Side | None) -> dict[str, Sums]:
+        """Statistics of every family, from those of all chunks."""
+        each = [None] * len(self.sites) if natural is None else natural.each
+        pairs = zip(self.sites, each, strict=True)
+        return {f.name: f.finish(found[f.name], part) for f, part in pairs if f.name in found}
+
+    def digits(self, bound: Bound, near: Bound) -> Tensor | None:
+        """Say of which starts digits run short."""
+        every = (centring.digits(factor, bound, near) for factor in self.sites)
+        found = [part for part in every if part is not None]
+        return torch.stack(found).any(0) if found else None
+
+    def width(self, plate: str) -> int:
+        """Features of all sites and log-densities of a row."""
+        return row_width(self.sites, plate)
 
 
-def bundle(
-    stacks: Sequence[Stack], factors: Mapping[str, Factor], latents: Collection[str]
-) -> tuple[tuple[Stack | Bundle, ...], frozenset[str]]:
-    """Group lone terms with the same dimensions; return the units, and the factors that went into another's name."""
-    groups: dict[object, list[Term]] = {}
-    units: list[Stack | Bundle] = []
-    for group in stacks:
-        term = group.first
-        plain = len(group.terms) == 1 and term.role == "observed" and not isinstance(term, RowTerm) and not term.centred
-        alone = term.layout.batch or factors[term.name].alive is not None or any(n in latents for n in term.columns)
-        if plain and not alone:
-            groups.setdefault((term.layout, term.names, factors[term.name].plates), []).append(term)
-        else:
-            units.append(group)
-    gone: set[str] = set()
-    lone = {group.first.name: group for group in stacks}
-    for members in groups.values():
-        if len(members) == 1:
-            units.append(lone[members[0].name])
-        else:
-            units.append(Bundle(tuple(members)))
-            gone |= {term.name for term in members[1:]}
-    return tuple(units), frozenset(gone)
+def take(left: Left) -> tuple[list[Unit], Left]:
+    """Take lone sites with the same dimensions out of what is left, each group as one unit."""
+    groups: dict[object, list[SiteFactor]] = {}
+    for group in left.stacks:
+        site, factor = group.first, left.factors[group.first.name]
+        apart = site.layout.batch or factor.alive is not None
+        rows = all(n not in left.owners for n in site.layout.columns)
+        if len(group.every) == 1 and site.role == "observed" and site.form.together and rows and not apart:
+            groups.setdefault((site.layout, site.names, factor.plates), []).append(site)
+    units: list[Unit] = [Bundle(tuple(members)) for members in groups.values() if len(members) > 1]
+    kept = [left.factors[unit.members[0]] for unit in units]
+    return units, left.taking([name for unit in units for name in unit.stands_for], *kept)

@@ -1,22 +1,26 @@
-"""Densities around each cell's own location, where the features of all cells would lose digits to cancellation.
+"""Digits: one centre for all cells of a location family, and each cell's own location where that one would lose them.
 
-Features `(1, x, x x')` of values centred once serve all cells in one matrix product, and lose about `eps r^2` of a
-log-density, `r` being the largest distance from that centre in units of the smallest scale. Clusters far apart need the
-form of this file: every cell has features of its own, of values centred at its current location, and its statistics are
-around that location too. It costs a matrix product a cell.
+Features `(1, x, x x')` of values that are centred once serve all cells in one matrix product, and lose about `eps r^2`
+of a log-density, `r` being the largest distance from that centre in units of the cell's smallest scale. A cell for
+which that is too much is computed from deviations from its own location instead, at the cost of a matrix product of its
+own. Which cells these are is seen when arguments are bound; nobody above a site's factor asks.
+
+Sums are handed on around the location at the parameters of the step, whatever they were taken around. What is left of a
+scale that a step shrinks by far more than that location was right must be summed again, around the new one: `blurred`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from ...program.named import SLICE, align
+from ...reading.bank import gather
 from ...reading.bound import Bound
-from .site_factor import WHOLE, Block, Room, Term
+from ..chunks import Chunk
+from .natural import Natural, Own
+from .site_factor import SiteFactor
 
 EXACT = 1e-12  # relative error of a log-density up to which one centre does
 EPS = torch.finfo(torch.float64).eps
@@ -24,142 +28,125 @@ FARTHEST = (EXACT / EPS) ** 0.5
 """Distance from the centre, in units of the smallest scale, up to which one centre does: about 67."""
 
 
-@dataclass(frozen=True)
-class Centred:
-    """A unit of the E-step: one term, each of its cells centred at its location."""
-
-    term: Term
-    buffers: dict[tuple[int, ...], Tensor] = field(default_factory=dict, repr=False, compare=False)
-
-    @property
-    def parts(self) -> tuple[Term, ...]:
-        """The term whose statistics come out."""
-        return (self.term,)
-
-    @property
-    def members(self) -> tuple[str, ...]:
-        """The factor that it computes."""
-        return (self.term.name,)
-
-    def natural(self, bound: Bound) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Arguments of every cell, (starts) + cells + events + its own, the locations, and where cells are centred."""
-        term = self.term
-        inner = (*bound.starts, *term.cell_shape, *term.event_shape)
-        args = {}
-        for key, value in term.arguments(bound).items():
-            if key != term.family.location:
-                tail = value.shape[value.dim() - term.family.roles[key].event_dim :]
-                args[key] = value.expand((*inner, *tail))
-        return args, term.centres(bound), term.centres(bound.centre)
-
-    def features(self, block: Block = WHOLE, room: Room | None = None) -> Tensor:
-        """Nothing: the features depend on the locations."""
-        return torch.zeros(0)
-
-    def factors(
-        self,
-        natural: tuple[dict[str, Tensor], Tensor, Tensor],
-        features: Tensor,
-        block: Block = WHOLE,
-        lead: int = 0,
-    ) -> tuple[list[Tensor], tuple[Tensor, Tensor]]:
-        """Log-density of every row; to be remembered are the features of every cell and where it is centred."""
-        args, locations, centre = natural
-        term = self.term
-        kept = lead + len(term.layout.rows)
-        cells = locations.shape[:kept]
-        flat = {key: value.flatten(0, kept - 1) for key, value in args.items()} if kept else {}
-        where = locations.reshape((-1, *locations.shape[kept:]))
-        found = torch.stack(
-            [
-                self._density(block, where[k], {key: value[k] for key, value in flat.items()} if kept else args)
-                for k in range(len(where))
-            ]
-        )
-        product = found.reshape((*cells[:lead], *term.block_sizes(block)))
-        return [align(product, term.laid_out, term.names)], (self._around(centre, kept, block), centre)
-
-    def _density(self, block: Block, location: Tensor, args: Mapping[str, Tensor]) -> Tensor:
-        """Log-density of the rows of a block in one cell, events and folded plates summed."""
-        term = self.term
-        deviation, _, weight = term.rows(block, location)
-        found = term.family.around(deviation, args)
-        if weight is not None:
-            found = torch.where(weight == 0, 0.0, found * weight)
-        columns = [term.sizes[n] if n != block.plate else block.length for n in term.layout.columns]
-        folded = [term.sizes[n] if n != block.plate else block.length for n in term.folded]
-        found = found.expand((*columns, *folded, *term.event_shape))
-        extra = tuple(range(len(columns), found.dim()))
-        return (found.sum(extra) if extra else found).reshape(-1)
-
-    def _around(self, centre: Tensor, kept: int, block: Block) -> Tensor:
-        """Features of every cell, of values less its location: (starts and cells flattened, F, columns)."""
-        each = centre.reshape((-1, *centre.shape[kept:]))
-        shape = (len(each), *self.term.empty(block).shape)
-        if shape not in self.buffers:
-            self.buffers.clear()
-            self.buffers[shape] = torch.empty(shape, dtype=torch.float64, device=centre.device)
-        for location, out in zip(each, self.buffers[shape], strict=True):
-            self.term.write(block, out, location)
-        return self.buffers[shape]
-
-    def statistics(
-        self,
-        shares: Sequence[Tensor | None],
-        features: Tensor,
-        memo: tuple[Tensor, Tensor] | None = None,
-        block: Block = WHOLE,
-        lead: int = 0,
-    ) -> dict[str, Tensor]:
-        """Expected statistics around the locations, and behind them the locations: (starts) + rows + (F + D,).
-
-        Without locations to remember (a start is drawn) they are around the means of the rows of each cell.
-        """
-        (share,) = shares
-        assert share is not None
-        if not self.term.parameters:
-            return {}
-        weights = align(share, self.term.names, self.term.laid_out)
-        kept = weights.shape[: lead + len(self.term.layout.rows)]
-        if memo is None:
-            centre = self._means(share, block, lead)
-            memo = self._around(centre, len(kept), block), centre
-        made, centre = memo
-        sums = (made @ weights.reshape(len(made), -1, 1)).reshape((*kept, self.term.width))
-        where = centre.reshape((*kept, -1))
-        # The statistics of blocks add up; the locations are no sum.
-        return {self.term.name: torch.cat([sums, where if block.start == 0 else torch.zeros_like(where)], -1)}
-
-    def _means(self, share: Tensor, block: Block, lead: int) -> Tensor:
-        """Mean of the rows of every cell."""
-        term = self.term
-        plain = replace(term, centred=False, cache={})
-        n, first, *_ = plain.split(plain.statistics(share, plain.features(block), lead), lead)
-        n = n.reshape((*n.shape, *(1,) * (first.dim() - n.dim())))
-        assert term.shift is not None
-        return torch.where(n > 0, first / n, 0.0) + term.shift
+def natural(factor: SiteFactor, bound: Bound, about: Bound | None) -> Natural:
+    """Bind a site that is computed by features: with one centre, but for the cells that are too narrow for it."""
+    eta = factor.eta(bound)
+    if not factor.moves:
+        return Natural(eta)
+    wanted = factor.locations(bound if about is None else about)
+    if not factor.centres or (bound.plain and about is None):
+        return Natural(eta, wanted)
+    mask = _narrow(factor, _smallest(factor, bound))
+    if about is not None:
+        mask = mask | _narrow(factor, _smallest(factor, about))
+    if not bool(mask.any()):
+        return Natural(eta, wanted)
+    return Natural(torch.where(mask.unsqueeze(-1), 0.0, eta), wanted, _own(factor, bound, mask, wanted))
 
 
-def can_be_centred(term: Term) -> bool:
-    """Whether a term has a location to be centred at, and cells laid out apart from its rows."""
-    known = term.family.location is not None and term.family.solver in ("normal", "multivariate_normal")
-    if not known or term.role != "observed" or term.shift is None:
-        return False
-    return not term.layout.batch and not term.layout.folded
+def _narrow(factor: SiteFactor, scale: Tensor) -> Tensor:
+    """Which cells are too narrow for one centre."""
+    return scale * FARTHEST < factor.data.reach
 
 
-def reach(term: Term) -> Tensor:
-    """Largest distance of any value from the common centre, by event; computed once."""
-    if "reach" not in term.__dict__:
-        assert term.shift is not None
-        values, rows, seen = term.value.tensor, len(term.value.names), term.seen
-        longest = max(range(rows), key=lambda axis: values.shape[axis])
-        found = torch.zeros((), dtype=torch.float64)
-        for start in range(0, values.shape[longest], SLICE):
-            size = min(SLICE, values.shape[longest] - start)
-            part = values.narrow(longest, start, size).double() - term.shift
-            if seen is not None:
-                part = torch.where(seen.narrow(longest, start, size), part, 0.0)
-            found = torch.maximum(found, part.abs().nan_to_num(0.0).amax(tuple(range(rows))))
-        object.__setattr__(term, "reach", found)
-    return term.__dict__["reach"]
+def _smallest(factor: SiteFactor, bound: Bound) -> Tensor:
+    """The smallest scale of every cell: (starts) + cells."""
+    key = "scale" if "scale" in factor.roles else "scale_tril"
+    scale = gather(factor.roles[key], bound.entries if key == "scale" else bound.matrices, bound.batch)
+    if key == "scale_tril":
+        scale = scale.diagonal(dim1=-2, dim2=-1).amin(-1)
+    kept = (bound.starts, *factor.cell_shape)
+    scale = scale.expand((*kept, *factor.event_shape)).double()
+    return scale.flatten(len(kept)).amin(-1) if factor.event_shape else scale
+
+
+def _own(factor: SiteFactor, bound: Bound, mask: Tensor, wanted: Tensor) -> Own:
+    """The cells of `mask`, around their own locations."""
+    inner = (bound.starts, *factor.cell_shape, *factor.event_shape)
+    which = mask.reshape(-1).nonzero().squeeze(-1)
+
+    def chosen(part: Tensor, event_dim: int) -> Tensor:
+        tail = part.shape[part.dim() - event_dim :]
+        return part.expand((*inner, *tail)).flatten(0, mask.dim() - 1)[which]
+
+    location = factor.family.location
+    assert location is not None
+    dims = {key: role.event_dim for key, role in factor.family.roles.items()}
+    args = {key: chosen(value, dims[key]) for key, value in factor.arguments(bound).items() if key != location}
+    here = chosen(factor.locations(bound), dims[location])
+    return Own(which.tolist(), here, args, chosen(wanted, dims[location]), every=len(which) == mask.numel())
+
+
+def add_densities(factor: SiteFactor, own: Own | None, product: Tensor, chunk: Chunk) -> None:
+    """Add the log-densities of the cells of `own` to their rows of `product`, (starts and cells flattened, columns)."""
+    for k, row in enumerate(own.which if own else ()):
+        assert own is not None
+        product[row] += _density(factor, chunk, own.location[k], {key: value[k] for key, value in own.args.items()})
+
+
+def _density(factor: SiteFactor, chunk: Chunk, location: Tensor, args: Mapping[str, Tensor]) -> Tensor:
+    """Log-density of the rows of a chunk in one cell, events and folded plates summed."""
+    data = factor.data
+    deviation, _, weight = data.rows(chunk, location)
+    found = factor.family.around(deviation, args)
+    if weight is not None:
+        found = torch.where(weight == 0, 0.0, found * weight)
+    columns = [chunk.size(n, data.sizes[n]) for n in data.layout.columns]
+    folded = [chunk.size(n, data.sizes[n]) for n in data.folded]
+    found = found.expand((*columns, *folded, *data.event_shape))
+    extra = tuple(range(len(columns), found.dim()))
+    return (found.sum(extra) if extra else found).reshape(-1)
+
+
+def own_sums(factor: SiteFactor, own: Own, weights: Tensor, chunk: Chunk) -> Tensor:
+    """Statistics of the cells of `own` around their centres, (n, F).
+
+    Args:
+        factor: the site.
+        own: cells.
+        weights: of all starts and cells flattened, (all, columns).
+        chunk: rows.
+    """
+    room = factor.data.empty(chunk)
+    found = weights.new_empty((len(own.which), factor.data.width))
+    for k, row in enumerate(own.which):
+        factor.data.write(chunk, room, own.centre[k])
+        torch.mv(room, weights[row], out=found[k])
+    return found
+
+
+def finish(factor: SiteFactor, found: Tensor, natural: Natural | None) -> tuple[tuple[Tensor, ...], Tensor | None]:
+    """Statistics of the family, moved from where they were taken to where they are wanted; and where that is.
+
+    Without `natural` (the shares were drawn, not weighed) they stay around the common centre.
+    """
+    parts, shift = factor.split(found), factor.data.shift
+    if shift is None:
+        return parts, None
+    wanted = None if natural is None else natural.wanted
+    if wanted is None or factor.kept is not None:  # a row a cell: nothing has been summed, nothing is gained by moving
+        tail = () if not factor.family.event_dim else shift.shape[-1:]
+        return parts, shift.double().expand((len(found), *factor.cell_shape, *factor.event_shape, *tail))
+    taken = shift.double()
+    if natural is not None and natural.own is not None:
+        kept = 1 + len(factor.cell_shape)
+        taken = taken.expand(wanted.shape).clone()
+        taken.view((-1, *wanted.shape[kept:]))[natural.own.which] = natural.own.centre
+    return factor.family.shifted(parts, wanted - taken), wanted
+
+
+def digits(factor: SiteFactor, bound: Bound, near: Bound) -> Tensor | None:
+    """Say of which starts digits run short, shape `(2, starts)`; None where they never do.
+
+    First, whether statistics taken at `bound` have too few for the scales `near`: a location has moved by too many of
+    the new scales, or a scale has become too narrow for the centre that its cell had. Second, whether a cell is too
+    narrow for one centre `near`. Both are read off the arguments and the reach of the data, on which all who hold rows
+    agree.
+    """
+    if not factor.centres:
+        return None
+    scale = _smallest(factor, near)
+    moved = (factor.locations(near) - factor.locations(bound)).abs().reshape((*scale.shape, -1)).amax(-1)
+    narrow = _narrow(factor, scale)
+    far = narrow & ~_narrow(factor, _smallest(factor, bound)) | (moved > FARTHEST * scale)
+    return torch.stack((far, narrow)).reshape((2, len(scale), -1)).any(-1)

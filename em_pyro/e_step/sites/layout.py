@@ -1,31 +1,38 @@
-"""Lay a recognised site out as a `Term`: cells, features, weights, centre."""
+"""Lay a recognised site out as a `SiteFactor`: cells, features, weights, centre."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from ...families import Family
 from ...program.named import SLICE, Named, align, broadcast, ordered, squeeze
 from ...reading.bank import RoleMap
 from ...reading.reading import Reading
-from .site_factor import Term, seen_entries
+from .forms import InnerProduct, form_of
+from .rows import by_row
+from .site_data import Layout, SiteData, seen_entries
+from .site_factor import SiteFactor
 
 
-def compile_term(
+def laid_out(
     reading: Reading,
     sizes: Mapping[str, int],
     above: frozenset[str],
     exponent: Named | None,
-) -> Term:
-    """Lay a reading out as matrices.
+    plate: str | None = None,
+) -> SiteFactor:
+    """Lay a reading out as matrices, in the form that suits it.
 
     Args:
         reading: a recognised site.
         sizes: of all latents and plates, in their order.
         above: plates of the latents on which the site depends; its other plates are folded.
         exponent: `poutine.scale` within the folded plates.
+        plate: whose rows may be split.
     """
     site, family, rank = reading.site, reading.family, reading.event_rank
     value = squeeze(site.value, site.dims, site.name, rank + family.event_dim)
@@ -52,12 +59,27 @@ def compile_term(
         )
         roles[key] = _spread(role, cells, (*cell_shape, *event_shape, *tail))
     shift = None
-    if family.location is not None and site.role == "observed":
+    if family.location is not None and site.role == "observed" and type(family).shifted is not Family.shifted:
         shift = _centre(value, weight, rank, family.event_dim)
-    return Term(
-        site.name, family, site.role, frozenset(site.plates), roles, cells, cell_shape, event_shape, columns, folded,
-        value, known, weight, shift, sizes, reading.parameters,
+    layout = _layout(cells, columns, folded)
+    data = SiteData(family, site.role, layout, event_shape, folded, value, known, weight, shift, sizes)
+    factor = SiteFactor(
+        site.name, family, site.role, frozenset(site.plates), roles, cells, cell_shape, data, InnerProduct(),
+        reading.parameters,
     )  # fmt: skip
+    return by_row(factor, plate) if family.solver == "rows" else replace(factor, form=form_of(factor))
+
+
+def _layout(cells: tuple[str, ...], columns: tuple[str, ...], folded: tuple[str, ...]) -> Layout:
+    """Which dimensions are shared, of the cells alone, of the columns alone, and folded with cells that differ."""
+    apart = [n for n in cells if n not in folded]
+    rows = [n for n in columns if n not in folded]
+    return Layout(
+        tuple(n for n in apart if n in rows),
+        tuple(n for n in apart if n not in rows),
+        tuple(n for n in rows if n not in apart),
+        tuple(n for n in folded if n in cells),
+    )
 
 
 def _event_shapes(reading: Reading, value: Named, known: Mapping[str, Named]) -> list[tuple[int, ...]]:
@@ -103,31 +125,21 @@ def _spread(role: RoleMap, cells: tuple[str, ...], shape: tuple[int, ...]) -> Ro
 
 def _weight(reading: Reading, exponent: Named | None, sizes: Mapping[str, int]) -> Named | None:
     """Mask and exponent of every row and event; a mask alone stays one of bytes."""
-    site, rank = reading.site, reading.event_rank
-    weight = None
-    masks: list[tuple[Tensor, int]] = []
-    if site.mask is not None and site.role == "observed":
-        masks.append((site.mask.reshape(site.mask.shape + (1,) * rank), rank))
-    if reading.mask is not None:
-        masks.append((reading.mask, rank))
-    parts = [squeeze(mask, site.dims, site.name, min(rank, mask.dim())) for mask, rank in masks]
-    if exponent is not None:
-        parts.append(Named(exponent.tensor.double().reshape(exponent.tensor.shape + (1,) * rank), exponent.names))
-    for part in parts:
-        if weight is None:
-            weight = part
-            continue
-        names = ordered((*weight.names, *part.names), sizes)
-        both = [align(p.tensor, p.names, names, p.tensor.dim() - len(p.names)) for p in (weight, part)]
-        weight = Named(both[0] * both[1], names)
-    return weight
+    if exponent is None:
+        return reading.seen
+    events = (1,) * reading.event_rank
+    weight = Named(exponent.tensor.double().reshape(exponent.tensor.shape + events), exponent.names)
+    if reading.seen is None:
+        return weight
+    names = ordered((*reading.seen.names, *weight.names), sizes)
+    return Named(reading.seen.align(names) * weight.align(names), names)
 
 
 def _centre(value: Named, weight: Named | None, rank: int, event_dim: int) -> Tensor | None:
     """Mean of every event over all rows, so that a common offset costs no digits."""
     rows, tensor = len(value.names), value.tensor
-    if not rows:
-        return None
+    if not rows:  # one value, a step of a loop say: it is its own mean
+        return torch.where(torch.isfinite(tensor), tensor, 0.0).double()
     seen = seen_entries(value, weight, rank, event_dim)
     longest = max(range(rows), key=lambda axis: tensor.shape[axis])
     total: Tensor | float = 0.0
@@ -139,3 +151,17 @@ def _centre(value: Named, weight: Named | None, rank: int, event_dim: int) -> Te
         total = total + torch.where(known, part, 0.0).sum(tuple(range(rows)))
         count = count + known.sum(tuple(range(rows)))
     return total / torch.as_tensor(count).clamp(min=1)
+
+
+def names_of(reading: Reading) -> set[str]:
+    """Every name that a recognised site's factor may carry."""
+    site, found = reading.site, set[str]()
+    for role in reading.roles.values():
+        found |= set(role.names)
+    rank = reading.event_rank + reading.family.event_dim
+    found |= set(squeeze(site.value, site.dims, site.name, rank).names)
+    found |= set(reading.seen.names if reading.seen is not None else ())
+    for key, part in reading.known.items():
+        event = reading.family.known_event_dim.get(key, reading.event_rank)
+        found |= set(squeeze(part, site.dims, site.name, event).names)
+    return found

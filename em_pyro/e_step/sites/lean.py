@@ -22,9 +22,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ...reading.bound import Bound
+from ..chunks import Chunk
 from .bundle import Bundle
-from .site_factor import Block, Room, Term
-from .stack import Stack
+from .site_data import Room
+from .site_factor import SiteFactor
 
 SMALLEST = 1e-6
 """Probability down to which a statistic may be left out: ten digits of it are left."""
@@ -35,18 +36,18 @@ WIDEST = 2_000_000  # entries of the matrix that leads from the features to all 
 
 @dataclass(frozen=True)
 class Features:
-    """The features of some terms, and how they relate to all statistics.
+    """The features of some sites, and how they relate to all statistics.
 
     Attributes:
         rows: whose features they are.
-        totals: terms of which the last statistic is left out, and what their statistics add up to.
-        ones: whether a row of ones stands above them; otherwise one of the terms has one.
+        totals: sites of which the last statistic is left out, and what their statistics add up to.
+        ones: whether a row of ones stands above them; otherwise one of the sites has one.
     """
 
-    rows: Stack | Bundle
+    rows: Bundle
     totals: Mapping[str, Tensor] = field(repr=False)
     ones: bool
-    cache: dict[Block, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    cache: dict[Chunk, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def lean(self) -> bool:
@@ -57,16 +58,17 @@ class Features:
     def column(self) -> int:
         """The row of ones."""
         at = 0
-        for term in () if self.ones else self.rows.terms:
-            if term.counting:
-                return at + term.places[min(term.counting)]
-            at += term.width
+        for factor in () if self.ones else self.rows.sites:
+            if factor.data.counting:
+                return at + factor.data.places[min(factor.data.counting)]
+            at += factor.data.width
         return 0
 
     @cached_property
     def widths(self) -> tuple[int, ...]:
-        """Number of features of every term."""
-        return tuple(t.width - (len(self.totals[t.name]) if t.name in self.totals else 0) for t in self.rows.terms)
+        """Number of features of every site."""
+        every = ((factor.data.width, self.totals.get(factor.name, ())) for factor in self.rows.sites)
+        return tuple(width - len(total) for width, total in every)
 
     @cached_property
     def width(self) -> int:
@@ -88,19 +90,19 @@ class Features:
 
     @cached_property
     def _spread(self) -> tuple[Tensor, Tensor]:
-        """From these features to all statistics, (F of the terms, width); and the least natural parameter of each."""
+        """From these features to all statistics, (F of the sites, width); and the least natural parameter of each."""
         blocks, constants, least = [], [], []
-        for term in self.rows.terms:
-            total = self.totals.get(term.name)
+        for factor in self.rows.sites:
+            total = self.totals.get(factor.name)
             if total is None:
-                block = torch.eye(term.width, dtype=torch.float64)
-                constant = torch.zeros(term.width, dtype=torch.float64)
+                block = torch.eye(factor.data.width, dtype=torch.float64)
+                constant = torch.zeros(factor.data.width, dtype=torch.float64)
             else:
-                block, constant = _follows(term, total)
+                block, constant = _follows(factor, total)
             blocks.append(block)
             constants.append(constant)
             least.append(torch.full_like(constant, -torch.inf if total is None else LEAST))
-        device = self.rows.terms[0].value.tensor.device
+        device = self.rows.sites[0].data.value.tensor.device
         spread = torch.cat([torch.cat(constants).unsqueeze(-1), torch.block_diag(*blocks)], -1)
         return spread.to(device), torch.cat(least).to(device)
 
@@ -114,62 +116,63 @@ class Features:
 
     @cached_property
     def _atoms(self) -> tuple[Tensor, Tensor]:
-        """Positions in the bank of the probabilities of the lean terms, and of those that have a complement."""
+        """Positions in the bank of the probabilities of the lean sites, and of those that have a complement."""
         found: tuple[list[Tensor], list[Tensor]] = ([], [])
-        for term in self.rows.terms:
-            for key, role in term.roles.items() if term.name in self.totals else ():
+        for factor in self.rows.sites:
+            for key, role in factor.roles.items() if factor.name in self.totals else ():
                 found[0].append(role.index.reshape(-1))
-                if term.family.roles[key].domain == "unit":
+                if factor.family.roles[key].domain == "unit":
                     found[1].append(role.index.reshape(-1))
         every, complements = (torch.cat(part).unique() if part else torch.zeros(0) for part in found)
         return every, complements
 
-    def matrix(self, block: Block, room: Room) -> Tensor:
-        """The features of a block, (width, columns); what is not kept is written into `room()`."""
+    def matrix(self, chunk: Chunk, room: Room) -> Tensor:
+        """The features of a chunk, (width, columns); what is not kept is written into `room()`."""
         if not self.ones:
-            return self.rows.features(block, room)
-        if block not in self.cache:
-            first = self.rows.terms[0]
+            return self.rows.features(chunk, room)
+        if chunk not in self.cache:
+            first = self.rows.sites[0].data
             keep = first.kept(self.width)
-            made = first.empty(block, self.width) if keep else room()
+            made = first.empty(chunk, self.width) if keep else room()
             made[0] = 1.0
-            for term, part in zip(self.rows.terms, made[1:].split(self.widths), strict=True):
-                term.write(block, part, lean=term.name in self.totals)
+            for factor, part in zip(self.rows.sites, made[1:].split(self.widths), strict=True):
+                factor.data.write(chunk, part, lean=factor.name in self.totals)
             if not keep:
                 return made
-            self.cache[block] = made
-        return self.cache[block]
+            self.cache[chunk] = made
+        return self.cache[chunk]
 
 
-def features_of(rows: Stack | Bundle, *, lean: bool) -> Features:
+def features_of(rows: Bundle, *, lean: bool) -> Features:
     """The features of some rows: lean where statistics add up to known totals, if that is asked for."""
-    every = sum(term.width for term in rows.terms)
-    totals = {term.name: term.total for term in rows.terms if lean and _selected(term) and term.total is not None}
+    every = sum(factor.data.width for factor in rows.sites)
+    known = ((factor.name, factor.data.total) for factor in rows.sites if lean and _selected(factor))
+    totals = {name: total for name, total in known if total is not None}
     left = every - sum(len(total) for total in totals.values())
     if totals and every * (left + 1) <= WIDEST:
         return Features(rows, totals, ones=True)
-    return Features(rows, {}, ones=not any(term.counting for term in rows.terms))
+    return Features(rows, {}, ones=not any(factor.data.counting for factor in rows.sites))
 
 
 def _chosen(atoms: Tensor, index: Tensor) -> Tensor:
     return atoms if len(index) == atoms.shape[-1] else atoms.index_select(-1, index)
 
 
-def _selected(term: Term) -> bool:
+def _selected(factor: SiteFactor) -> bool:
     """Whether all probabilities are entries of parameters: their smallest is then seen at a glance."""
-    return all(r.affine is None and r.coefficient is None and r.constant is None for r in term.roles.values())
+    return all(r.affine is None and r.coefficient is None and r.constant is None for r in factor.roles.values())
 
 
-def _follows(term: Term, total: Tensor) -> tuple[Tensor, Tensor]:
-    """From the kept statistics of a term to all: a matrix (F, kept), and constants (F,)."""
+def _follows(factor: SiteFactor, total: Tensor) -> tuple[Tensor, Tensor]:
+    """From the kept statistics of a site to all: a matrix (F, kept), and constants (F,)."""
     events = len(total)
-    kept, every = torch.arange(term.width - events), torch.arange(term.width)
-    if len(term.events) == 1:  # the outcomes of an event stand side by side
+    kept, every = torch.arange(factor.data.width - events), torch.arange(factor.data.width)
+    if len(factor.data.events) == 1:  # the outcomes of an event stand side by side
         kept, every = kept.reshape(events, -1), every.reshape(events, -1)
     else:  # one statistic an outcome
         kept, every = kept.reshape(-1, events).mT, every.reshape(-1, events).mT
-    block = torch.zeros((term.width, kept.numel()), dtype=torch.float64)
-    constant = torch.zeros(term.width, dtype=torch.float64)
+    block = torch.zeros((factor.data.width, kept.numel()), dtype=torch.float64)
+    constant = torch.zeros(factor.data.width, dtype=torch.float64)
     block[every[:, :-1], kept] = 1.0
     block[every[:, -1:], kept] = -1.0
     constant[every[:, -1]] = total.cpu()

@@ -1,16 +1,17 @@
 """Sites whose family has no finite sufficient statistics: the statistics are the weights of the rows themselves.
 
 With `T(x)` the indicator of a row, every family is exponential: its natural parameters are the log-densities of all
-rows, its expected statistics the posterior weights. A `RowTerm` is therefore a `Term` to the engine, without matrix
-products. Rows are not taken in blocks, and `K x N` numbers are kept.
+rows, its expected statistics the posterior weights. There is no matrix product then, rows are not taken in chunks, and
+`K x N` numbers are kept.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -18,114 +19,153 @@ from torch import Tensor
 from ...families import RowFamily
 from ...program.named import Params, align, broadcast
 from ...reading.bound import Bound
-from .site_factor import WHOLE, Block, Room, Term
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from ..chunks import WHOLE, Chunk
+from ..sums import Sums
+from .natural import Natural
+from .site_data import SiteData
+from .site_factor import SiteFactor
 
 
 @dataclass(frozen=True)
-class RowTerm(Term):
-    """A site of a `RowFamily`. Natural parameters and statistics: (starts) + cells + events + (rows of a cell,)."""
+class ByRow:
+    """The form of a site that is kept row by row; its data are laid out as cells + events + (rows of a cell,).
 
-    def natural(self, bound: Bound, centre: Tensor | None = None) -> Tensor:
+    Natural parameters and statistics: (starts) + cells + events + (rows of a cell,).
+    """
+
+    data: SiteData = field(repr=False)
+    cells: tuple[str, ...]
+    cell_shape: tuple[int, ...]
+    plate: str | None = None  # whose rows stand outermost, so that others can stand beside them
+    together: bool = False
+
+    alike: ClassVar[bool] = False
+
+    # ---- as every form ----
+
+    def events(self, factor: SiteFactor) -> tuple[tuple[int, ...], ...]:
+        """The weights of all rows."""
+        return ((self.count,),)
+
+    def natural_of(self, factor: SiteFactor, args: Params) -> tuple[Tensor, ...]:
+        """Log-densities of all rows."""
+        return (self.of_rows(args),)
+
+    def natural(self, factor: SiteFactor, bound: Bound, about: Bound | None) -> Natural:
         """Log-densities of all rows in all cells, times their masks."""
-        log_prob = self.log_density(self.arguments(bound))
-        if self.rows_of_weight is not None:
-            log_prob = torch.where(self.rows_of_weight == 0, 0.0, log_prob * self.rows_of_weight)
-        shape = (*self.cell_shape, *self.event_shape, self.count)
-        return log_prob.expand(broadcast(log_prob.shape, shape))
+        log_prob = self.of_rows(factor.arguments(bound))
+        if self.weight is not None:
+            log_prob = torch.where(self.weight == 0, 0.0, log_prob * self.weight)
+        shape = (bound.starts, *self.cell_shape, *self.data.event_shape, self.count)
+        return Natural(log_prob.expand(broadcast(log_prob.shape, shape)))
 
-    def log_density(self, args: Params) -> Tensor:
+    def of_rows(self, args: Params) -> Tensor:
         """Log-densities of all rows in all cells, from arguments of the cells."""
-        assert isinstance(self.family, RowFamily)
         rows = {key: value.unsqueeze(-1) for key, value in args.items()}
-        return self.family.log_prob(self.rows_of_value, {**self.rows_of_known, **rows})
+        return cast(RowFamily, self.data.family).log_prob(self.value, {**self.known, **rows})
 
-    def features(self, block: Block = WHOLE, room: Room | None = None) -> Tensor:
+    def features(self, factor: SiteFactor, chunk: Chunk) -> Tensor:
         """The values, by which rows are told apart; the products have no use for them."""
-        return super().features(WHOLE)
+        return factor.data.features(WHOLE)
 
-    def factor(self, natural: Tensor, features: Tensor, block: Block = WHOLE, lead: int = 0) -> Tensor:
-        """Log-density of every row, in the order of `names`: events and folded plates are summed."""
-        assert block == WHOLE
-        have = (*self.cells, *(f"event {i}" for i in range(len(self.event_shape))), *self.others)
-        sizes = (*self.cell_shape, *self.event_shape, *(self.sizes[n] for n in self.others))
-        extra = tuple(n for n in have if n not in self.names)
-        laid_out = align(natural.reshape((*natural.shape[:lead], *sizes)), have, (*self.names, *extra))
+    def densities(self, eta: Tensor, features: Tensor) -> Tensor:
+        """The natural parameters of a row are its log-densities."""
+        return eta
+
+    def statistics(self, weights: Tensor, features: Tensor, width: int) -> Tensor:
+        """The statistics of a row are its weights."""
+        return weights
+
+    def log_density(self, factor: SiteFactor, natural: Natural, features: Tensor, chunk: Chunk) -> Tensor:
+        """Log-density of every row, in the order of the factor's names: events and folded plates are summed."""
+        assert chunk == WHOLE
+        events = len(self.data.event_shape)
+        have = (*self.cells, *(f"event {i}" for i in range(events)), *self.others)
+        sizes = (*self.cell_shape, *self.data.event_shape, *(self.data.sizes[n] for n in self.others))
+        extra = tuple(n for n in have if n not in factor.names)
+        laid_out = align(natural.eta.reshape((-1, *sizes)), have, (*factor.names, *extra))
         return laid_out.sum(tuple(range(-len(extra), 0))) if extra else laid_out
 
-    def statistics(self, weights: Tensor, features: Tensor, lead: int = 0) -> Tensor:
+    def weighted(
+        self, factor: SiteFactor, weights: Tensor, natural: Natural | None, features: Tensor, chunk: Chunk
+    ) -> Tensor:
         """Posterior weights of all rows in all cells."""
-        return self._rowwise(weights, self.names, 0, every=True).clone()
+        return self._laid_out(weights, factor.names, 0, every=True).clone()
 
-    def split(self, statistics: Tensor, lead: int = 0) -> tuple[Tensor, ...]:
+    def finish(self, factor: SiteFactor, found: Tensor, natural: Natural | None) -> Sums:
         """The weights, times the masks."""
-        weight = self.rows_of_weight
-        return (statistics if weight is None else statistics * weight,)
+        part = found if self.weight is None else found * self.weight
+        first = factor.kept in self.others[:1]
+        axis = None if factor.kept is None else part.dim() - 1 if first else None
+        if factor.kept in self.cells:
+            axis = 1 + self.cells.index(str(factor.kept))
+        return Sums(factor.name, factor.family, (part,), None, factor.kept, axis)
 
-    # ---- the data, laid out as cells + events + (rows,) ----
+    def inner(self, factor: SiteFactor, bound: Bound, sums: Sums) -> Tensor:
+        """Log-densities times weights; the masks are in both, so they are taken out of one."""
+        log_prob = self.of_rows(factor.arguments(bound))
+        (weights,) = sums.parts
+        return torch.where(weights != 0, log_prob * weights, 0.0).flatten(1)
+
+    # ---- the data ----
 
     @cached_property
     def others(self) -> tuple[str, ...]:
         """Named dimensions of the rows of one cell."""
-        return tuple(n for n in self.columns if n not in self.cells)
+        layout = self.data.layout
+        every = (*layout.columns, *self.data.folded)
+        found = [n for n in self.data.sizes if n in every and n not in self.cells]
+        return tuple(sorted(found, key=lambda name: name != self.plate))
 
     @cached_property
     def count(self) -> int:
         """Rows of one cell."""
-        return prod(self.sizes[n] for n in self.others)
+        return prod(self.data.sizes[n] for n in self.others)
 
     @cached_property
-    def rows_of_value(self) -> Tensor:
+    def value(self) -> Tensor:
         """Values; where the mask is zero, some other valid value."""
-        value = self._rowwise(self.value.tensor.double(), self.value.names, self.family.event_dim)
-        if self.rows_of_weight is None:
+        event = self.data.family.event_dim
+        value = self._laid_out(self.data.value.tensor.double(), self.data.value.names, event)
+        if self.weight is None:
             return value
-        event = self.family.event_dim
-        seen, value = torch.broadcast_tensors(
-            self.rows_of_weight.reshape((*self.rows_of_weight.shape, *(1,) * event)), value
-        )
+        seen, value = torch.broadcast_tensors(self.weight.reshape((*self.weight.shape, *(1,) * event)), value)
         flat = value.flatten(0, -1 - event)
         first = int((seen.flatten(0, -1 - event) != 0).reshape(len(flat), -1).all(-1).double().argmax())
         return torch.where(seen != 0, value, flat[first])
 
     @cached_property
-    def rows_of_known(self) -> dict[str, Tensor]:
+    def known(self) -> dict[str, Tensor]:
         """Known arguments."""
-        return {key: self._rowwise(part.tensor.double(), part.names, 0) for key, part in self.known.items()}
+        known = self.data.known.items()
+        return {key: self._laid_out(part.tensor.double(), part.names, 0) for key, part in known}
 
     @cached_property
-    def rows_of_weight(self) -> Tensor | None:
+    def weight(self) -> Tensor | None:
         """Masks and exponents."""
-        return None if self.weight is None else self._rowwise(self.weight.tensor.double(), self.weight.names, 0)
+        weight = self.data.weight
+        return None if weight is None else self._laid_out(weight.tensor.double(), weight.names, 0)
 
-    def _rowwise(self, part: Tensor, names: Sequence[str], event: int, *, every: bool = False) -> Tensor:
+    def _laid_out(self, part: Tensor, names: Sequence[str], event: int, *, every: bool = False) -> Tensor:
         """Lay a tensor (starts) + names + events + event out; cells keep size one unless `every` is needed."""
-        rank = len(self.event_shape)
+        rank = len(self.data.event_shape)
         if every:  # a weight: it has no events
             part = part.reshape((*part.shape, *(1,) * rank))
         elif part.dim() - len(names) < rank + event:
             missing = rank + event - (part.dim() - len(names))
             part = part.reshape((*part.shape[: len(names)], *(1,) * missing, *part.shape[len(names) :]))
-        lead = part.dim() - len(names) - rank - event
-        at, other = lead + len(self.cells), len(self.others)
+        starts = part.dim() - len(names) - rank - event
+        at, other = starts + len(self.cells), len(self.others)
         part = align(part, names, (*self.cells, *self.others), rank + event)
-        part = part.permute(
-            (
-                *range(at),
-                *range(at + other, at + other + rank),
-                *range(at, at + other),
-                *range(at + other + rank, part.dim()),
-            )
-        )
-        cells = (*self.cell_shape, *self.event_shape) if every else part.shape[lead : at + rank]
+        events = range(at + other, at + other + rank)
+        part = part.permute((*range(at), *events, *range(at, at + other), *range(at + other + rank, part.dim())))
+        cells = (*self.cell_shape, *self.data.event_shape) if every else part.shape[starts : at + rank]
         tail = part.shape[part.dim() - event :]
-        part = part.expand((*part.shape[:lead], *cells, *(self.sizes[n] for n in self.others), *tail))
+        part = part.expand((*part.shape[:starts], *cells, *(self.data.sizes[n] for n in self.others), *tail))
         return part.reshape((*part.shape[: at + rank], self.count, *tail))
 
 
-def row_term(term: Term) -> RowTerm:
-    """The same site, kept row by row."""
-    plain = replace(term, shift=None)
-    return RowTerm(**{f.name: getattr(plain, f.name) for f in fields(Term)})
+def by_row(factor: SiteFactor, plate: str | None) -> SiteFactor:
+    """The same site, kept row by row, those of a plate outermost."""
+    data = replace(factor.data, shift=None, cache={})
+    return replace(factor, data=data, form=ByRow(data, factor.cells, factor.cell_shape, plate))

@@ -9,157 +9,185 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ...program.named import align
+from ...program.named import Named, align
 from ...reading.bank import RoleMap
 from ...reading.bound import Bound
-from .site_factor import CACHE, WHOLE, Block, Room, Term
+from ..chunks import WHOLE, Chunk
+from ..sums import Sums
+from ..units import Unit
+from . import centring
+from .natural import Natural
+from .site_data import CACHE, Room
+from .site_factor import SiteFactor
 
 COMPARED = 100_000  # entries of an index map up to which two of them are compared
 
 
 @dataclass(frozen=True)
-class Stack:
-    """One or more terms with the same natural parameters; the first of them gives the statistics their name."""
+class Stack(Unit):
+    """One or more sites with the same natural parameters; the first of them gives the statistics their name."""
 
-    terms: tuple[Term, ...]
+    in_one_product: ClassVar[bool] = True
+    sites: tuple[SiteFactor, ...]
     same: bool  # the features are the same too: the latents of a chain
-    cache: dict[Block, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    cache: dict[Chunk, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
-    def first(self) -> Term:
-        """The term that stands for all."""
-        return self.terms[0]
+    def first(self) -> SiteFactor:
+        """The site that stands for all."""
+        return self.sites[0]
 
     @property
-    def parts(self) -> tuple[Term, ...]:
-        """The terms whose statistics come out."""
+    def factors(self) -> tuple[SiteFactor, ...]:
+        """The site whose statistics come out."""
         return (self.first,)
+
+    @property
+    def every(self) -> tuple[SiteFactor, ...]:
+        """All sites in it."""
+        return self.sites
+
+    @property
+    def stands_for(self) -> Mapping[str, tuple[str, ...]]:
+        """All sites, under the name of the first."""
+        return {self.first.name: self.members}
 
     @property
     def members(self) -> tuple[str, ...]:
         """Names of the factors that it computes."""
-        return tuple(term.name for term in self.terms)
+        return tuple(factor.name for factor in self.sites)
 
-    def natural(self, bound: Bound) -> Tensor:
+    def natural(self, bound: Bound, about: Bound | None = None, replays: Mapping[str, Named] | None = None) -> Natural:
         """Natural parameters of every cell."""
-        return self.first.natural(bound)
+        return self.first.natural(bound, about)
 
-    def features(self, block: Block = WHOLE, room: Room | None = None) -> Tensor:
-        """Features of all terms, side by side; of a lone term written into `room()`, if that is given."""
+    def features(self, chunk: Chunk = WHOLE, room: Room | None = None) -> Tensor:
+        """Features of all sites, side by side; of a lone one written into `room()`, if that is given."""
         if self.same:
-            return self.first.features(block, room)
-        if block in self.cache:
-            return self.cache[block]
-        made = torch.cat([term.features(block) for term in self.terms], -1)
-        blocks = 1 if block.plate is None else -(-self.first.sizes[block.plate] // block.length)
-        if made.numel() * blocks <= CACHE:
-            self.cache[block] = made
-            for term in self.terms:
-                term.cache.clear()
+            return self.first.data.features(chunk, room) if room else self.first.features(chunk)
+        if chunk in self.cache:
+            return self.cache[chunk]
+        made = torch.cat([factor.features(chunk) for factor in self.sites], -1)
+        chunks = 1 if chunk.plate is None else -(-self.first.sizes[chunk.plate] // chunk.length)
+        if made.numel() * chunks <= CACHE:
+            self.cache[chunk] = made
+            for factor in self.sites:
+                factor.data.cache.clear()
         return made
 
-    def factors(
-        self, natural: Tensor, features: Tensor, block: Block = WHOLE, lead: int = 0
-    ) -> tuple[list[Tensor], None]:
-        """Log-density of every term, each in the order of its own names; nothing to remember."""
+    def log_factors(self, natural: Natural, chunk: Chunk = WHOLE) -> tuple[list[Tensor], Tensor]:
+        """Log-density of every site, each in the order of its own names; the features are remembered."""
+        first, features = self.first, self.features(chunk)
         if self.same:
-            term = self.first
-            product = term.factor(natural, features, block, lead)
-            product = align(product, term.names, term.laid_out)
-            return [align(product, term.laid_out, term.names) for term in self.terms], None
-        natural = natural if self.first.layout.rows else natural.unsqueeze(-2)
-        at = lead + len(self.first.layout.rows)
-        flat = natural.reshape((*natural.shape[:lead], -1, natural.shape[-1])) @ features
-        sizes = self.first.block_sizes(block)
-        rows, columns = sizes[: at - lead], sizes[at - lead :]
-        product = flat.reshape((*flat.shape[:lead], *rows, len(self.terms), *columns))
-        return [align(part, t.laid_out, t.names) for t, part in zip(self.terms, product.unbind(at), strict=True)], None
+            product = first.log_density(natural, features, chunk)
+            product = align(product, first.names, first.laid_out)
+            return [align(product, factor.laid_out, factor.names) for factor in self.sites], features
+        flat, sizes, at = self.densities(natural, features, chunk), first.laid_out_sizes(chunk), len(first.layout.cells)
+        product = flat.reshape((len(flat), *sizes[:at], len(self.sites), *sizes[at:]))
+        parts = zip(self.sites, product.unbind(1 + at), strict=True)
+        return [align(part, factor.laid_out, factor.names) for factor, part in parts], features
 
-    def statistics(
-        self,
-        shares: Sequence[Tensor | None],
-        features: Tensor,
-        memo: None = None,
-        block: Block = WHOLE,
-        lead: int = 0,
+    def densities(self, natural: Natural, features: Tensor, chunk: Chunk) -> Tensor:
+        """Log-densities of all sites side by side, (starts, cells, sites x columns)."""
+        eta = natural.eta if self.first.layout.cells else natural.eta.unsqueeze(-2)
+        flat = self.first.form.densities(eta.reshape((len(eta), -1, eta.shape[-1])), features)
+        if natural.own is not None:
+            each = flat.view((flat.shape[0] * flat.shape[1], len(self.sites), -1))
+            for k, factor in enumerate(self.sites):
+                centring.add_densities(factor, natural.own, each[:, k], chunk)
+        return flat
+
+    def statistics(self, weights: Tensor, natural: Natural | None, features: Tensor, chunk: Chunk) -> Tensor:
+        """Statistics of all sites together, of weights (starts, cells, sites x columns): (starts, cells, F)."""
+        found = self.first.form.statistics(weights, features, self.first.data.width)
+        if natural is not None and natural.own is not None:
+            each = weights.reshape((weights.shape[0] * weights.shape[1], len(self.sites), -1))
+            own = [centring.own_sums(factor, natural.own, each[:, k], chunk) for k, factor in enumerate(self.sites)]
+            found.view(-1, found.shape[-1])[natural.own.which] = sum(own[1:], own[0])
+        return found
+
+    def sums(
+        self, shares: Sequence[Tensor | None], natural: Natural | None, memo: Tensor | None, chunk: Chunk = WHOLE
     ) -> dict[str, Tensor]:
-        """Expected statistics of all terms together, as `Term.statistics`, under the name of the first."""
-        if not self.first.parameters:
+        """Expected statistics of all sites together, under the name of the first."""
+        first, features = self.first, self.features(chunk) if memo is None else memo
+        known = zip(shares, self.sites, strict=True)
+        parts = [align(share, factor.names, factor.laid_out) for share, factor in known if share is not None]
+        if not first.parameters or not parts:
             return {}
-        found = self._sums(shares, features, lead)
-        return {} if found is None else self.divided(found)
-
-    def divided(self, sums: Tensor) -> dict[str, Tensor]:
-        """Statistics by the name that they carry."""
-        return {self.first.name: sums} if self.first.parameters else {}
-
-    def _sums(self, weights: Sequence[Tensor | None], features: Tensor, lead: int) -> Tensor | None:
-        parts = [
-            align(weight, term.names, term.laid_out)
-            for weight, term in zip(weights, self.terms, strict=True)
-            if weight is not None
-        ]
-        if not parts:
-            return None
         if self.same:
             total = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
-            return self.first.statistics(align(total, self.first.laid_out, self.first.names), features, lead)
-        kept = parts[0].shape[: lead + len(self.first.layout.rows)]
-        flat = [p.reshape((*kept[:lead], prod(kept[lead:]), -1)) for p in parts]
-        return (torch.cat(flat, -1) @ features.mT).reshape((*kept, -1))
+            return {first.name: first.weighted(align(total, first.laid_out, first.names), natural, features, chunk)}
+        kept = parts[0].shape[: 1 + len(first.layout.cells)]
+        flat = torch.cat([part.reshape((kept[0], prod(kept[1:]), -1)) for part in parts], -1)
+        return {first.name: self.statistics(flat, natural, features, chunk).reshape((*kept, -1))}
+
+    def finish(self, found: Mapping[str, Tensor], natural: Natural | None) -> dict[str, Sums]:
+        """Statistics of the family, from those of all chunks."""
+        return {self.first.name: self.first.finish(found[self.first.name], natural)} if found else {}
+
+    def digits(self, bound: Bound, near: Bound) -> Tensor | None:
+        """Say of which starts digits run short."""
+        return centring.digits(self.first, bound, near)
+
+    def width(self, plate: str) -> int:
+        """Features and log-densities of a row."""
+        return row_width(self.factors, plate) * len(self.sites)
 
 
-def stack(terms: Mapping[str, Term]) -> tuple[Stack, ...]:
-    """Group terms by what they are a function of; values that are centred get one centre for the group."""
-    groups: dict[object, list[Term]] = {}
-    for name, term in terms.items():
-        groups.setdefault(_signature(term) or name, []).append(term)
+def row_width(factors: Sequence[SiteFactor], plate: str) -> int:
+    """Features of a row of `plate`, and three numbers for each of its cells."""
+    inside = [factor for factor in factors if plate in factor.names]
+    if not inside:
+        return 0
+    cells = prod(inside[0].sizes[n] for n in inside[0].names if n != plate)
+    return sum(factor.data.width for factor in inside) + 3 * cells
+
+
+def stacked(factors: Mapping[str, SiteFactor]) -> tuple[Stack, ...]:
+    """Group sites by what they are a function of; values that are centred get one centre for the group."""
+    groups: dict[object, list[SiteFactor]] = {}
+    for name, factor in factors.items():
+        groups.setdefault(_signature(factor) or name, []).append(factor)
     stacks = []
     for members in groups.values():
-        shifts = [term.shift for term in members if term.shift is not None]
-        if len(members) > 1 and not shifts and _located(members[0]):  # one value a step: they are the rows
-            shifts = [torch.where(torch.isfinite(v), v, 0.0) for v in (t.value.tensor.double() for t in members)]
+        shifts = [factor.data.shift for factor in members if factor.data.shift is not None]
         if len(members) > 1 and shifts:
             centre = torch.stack(shifts).mean(0)
-            members = [replace(term, shift=centre, cache={}) for term in members]
+            data = [replace(f.data, shift=centre, cache={}) for f in members]
+            reach = torch.stack([part.reach for part in data]).amax()
+            members = [replace(f, data=replace(d, agreed=reach)) for f, d in zip(members, data, strict=True)]
         stacks.append(Stack(tuple(members), len(members) == 1 or _same_features(members)))
     return tuple(stacks)
 
 
-def _located(term: Term) -> bool:
-    return term.family.location is not None and term.role == "observed" and not term.value.names
-
-
-def _signature(term: Term) -> object:
-    """Equal for terms with the same natural parameters and the same shape of features; None if it stands alone."""
-    if (
-        term.family.solver == "rows"
-        or term.layout.batch
-        or term.centred
-        or any(role.affine is not None for role in term.roles.values())
-    ):
+def _signature(factor: SiteFactor) -> object:
+    """Equal for sites with the same natural parameters and the same shape of features; None if it stands alone."""
+    affine = any(role.affine is not None for role in factor.roles.values())
+    if factor.family.solver == "rows" or factor.layout.batch or affine:
         return None
-    if sum(role.index.numel() for role in term.roles.values()) > COMPARED:
+    if sum(role.index.numel() for role in factor.roles.values()) > COMPARED:
         return None
-    rows, columns = term.layout.rows, term.layout.columns
+    cells, columns, data = factor.layout.cells, factor.layout.columns, factor.data
     return (
-        id(term.family),
-        term.role,
-        term.plates,  # sites of other plates are contracted apart
-        tuple(term.sizes[n] for n in rows),
-        tuple(term.sizes[n] for n in columns if n not in term.plates),
-        tuple(n for n in columns if n in term.plates),
-        tuple(n for n in rows if n in term.plates),
-        term.folded,
-        term.events,
-        term.event_shape,
-        term.counting,
-        term.shift is None,
-        tuple((key, _bytes(role)) for key, role in sorted(term.roles.items())),
+        id(factor.family),
+        factor.role,
+        factor.plates,  # sites of other plates are contracted apart
+        tuple(factor.sizes[n] for n in cells),
+        tuple(factor.sizes[n] for n in columns if n not in factor.plates),
+        tuple(n for n in columns if n in factor.plates),
+        tuple(n for n in cells if n in factor.plates),
+        data.folded,
+        data.events,
+        data.event_shape,
+        data.counting,
+        data.shift is None,
+        tuple((key, _bytes(role)) for key, role in sorted(factor.roles.items())),
     )
 
 
@@ -168,9 +196,10 @@ def _bytes(role: RoleMap) -> tuple[bytes | None, ...]:
     return tuple(None if p is None else p.detach().cpu().contiguous().numpy().tobytes() for p in parts)
 
 
-def _same_features(members: Sequence[Term]) -> bool:
-    """Whether the values are the same in all terms: those of latents are their support."""
-    if any(term.role != "latent" or term.known.keys() != members[0].known.keys() for term in members):
+def _same_features(members: Sequence[SiteFactor]) -> bool:
+    """Whether the values are the same in all sites: those of latents are their support."""
+    known = members[0].data.known.keys()
+    if any(factor.role != "latent" or factor.data.known.keys() != known for factor in members):
         return False
     first = members[0].features()
-    return all(term.features().shape == first.shape and torch.equal(term.features(), first) for term in members[1:])
+    return all(f.features().shape == first.shape and torch.equal(f.features(), first) for f in members[1:])

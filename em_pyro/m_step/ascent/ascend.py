@@ -7,7 +7,8 @@ from collections.abc import MutableMapping
 import torch
 from torch import Tensor
 
-from ...e_step.engine import Engine, Expectation
+from ...e_step.engine import Engine
+from ...e_step.expectation import Expectation
 from ...errors import ObjectiveError
 from ...program.named import Params
 from .adam import Moments, adam

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ...e_step.engine import Engine
+from ...program.named import connected
 from .pattern import Pattern
 
 NEWTON, LBFGS, ADAM = "Newton", "L-BFGS", "Adam"
@@ -37,21 +38,7 @@ class Climb:
 
 def climbs_of(engine: Engine, names: Sequence[str]) -> tuple[Climb, ...]:
     """Split parameters into blocks that `Q` separates, and choose a method for each."""
-    root = {name: name for name in names}
-
-    def find(name: str) -> str:
-        while root[name] != name:
-            name = root[name]
-        return name
-
-    for together in _meetings(engine):
-        here = [name for name in names if name in together]
-        for other in here[1:]:
-            root[find(other)] = find(here[0])
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(find(name), []).append(name)
-    return tuple(climb_of(engine, group) for group in groups.values())
+    return tuple(climb_of(engine, group) for group in connected(names, _meetings(engine)))
 
 
 def climb_of(engine: Engine, names: Sequence[str]) -> Climb:

@@ -8,23 +8,12 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.distributions import transform_to
 
-from ...e_step.engine import Engine, Expectation
-from ...program.named import Params
+from ...e_step.engine import Engine
+from ...e_step.expectation import Expectation
+from ...program.coordinates import Coordinates, joined
+from ...program.named import Params, batched
 from .pattern import Pattern, folded, pattern_of, whole
-
-FAR = 40.0  # where an infinite coordinate (a boundary) is put for an optimiser, which needs finite numbers
-
-
-def unconstrained(engine: Engine, name: str, value: Tensor) -> Tensor:
-    """The point that the constraint's transform carries onto `value`."""
-    return transform_to(engine.program.parameters[name].constraint).inv(value.double())
-
-
-def constrained(engine: Engine, name: str, point: Tensor) -> Tensor:
-    """The parameter at an unconstrained point."""
-    return transform_to(engine.program.parameters[name].constraint)(point)
 
 
 def gradient(
@@ -34,16 +23,20 @@ def gradient(
 
     At the parameters of the E-step this is the gradient of the objective itself (Fisher's identity).
     """
-    hill = Hill(engine, params, {n: unconstrained(engine, n, params[n]) for n in names}, lambda v: engine.q(v, found))
+    coordinates = Coordinates(engine.program, tuple(names))
+
+    def q(values: Params) -> Tensor:
+        return engine.q(batched(values), found).squeeze(0)
+
+    hill = Hill(engine, params, coordinates, coordinates.vector(params), q)
     value, slope = hill.slope(hill.start)
     return value, hill.cut(slope)
 
 
 def hill_of(engine: Engine, found: Expectation, params: Params, names: Sequence[str]) -> Hill:
     """The part of `Q` that some parameters enter, from where they are; infinite coordinates are put far out."""
-    points = {name: unconstrained(engine, name, params[name]) for name in names}
-    points = {name: torch.where(torch.isfinite(p), p, p.sign().nan_to_num() * FAR) for name, p in points.items()}
-    return Hill(engine, params, points, engine.q_of(names, found, params))
+    coordinates = Coordinates(engine.program, tuple(names))
+    return Hill(engine, params, coordinates, coordinates.finite(params), engine.q_of(names, found, params))
 
 
 class OnlyOnce(Exception):
@@ -55,21 +48,18 @@ class Hill:
     """What is climbed: `Q` as a function of one vector, all free parameters side by side.
 
     Attributes:
-        params: values of all parameters.
-        points: unconstrained values of the free ones, where the climb begins.
+        engine: of the program.
+        params: values of all parameters, where the climb begins.
+        coordinates: of the free ones.
+        start: the vector where the climb begins, shape `(D,)`.
         q: from constrained values of all parameters to what is climbed.
     """
 
     engine: Engine
     params: Params = field(repr=False)
-    points: Params = field(repr=False)
+    coordinates: Coordinates
+    start: Tensor = field(repr=False)
     q: Callable[[Params], Tensor] = field(repr=False)
-
-    @property
-    def start(self) -> Tensor:
-        """The vector where the climb begins, shape `(D,)`."""
-        parts = [point.detach().reshape(-1) for point in self.points.values()]
-        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
 
     @property
     def smooth(self) -> bool:
@@ -80,26 +70,23 @@ class Hill:
     def precision(self) -> float:
         """To which part of itself `Q` is computed: sites that are not compiled are in the program's own dtype."""
         engine = self.engine
-        single = any(engine.program.parameters[name].initial.dtype == torch.float32 for name in self.points)
+        single = any(engine.program.parameters[name].initial.dtype == torch.float32 for name in self.coordinates.names)
         return 1e-7 if single and (engine.moving or engine.open_priors) else 1e-13
 
     def cut(self, vector: Tensor) -> dict[str, Tensor]:
-        """One tensor a parameter."""
-        parts, at = {}, 0
-        for name, point in self.points.items():
-            parts[name] = vector[at : at + point.numel()].reshape(point.shape)
-            at += point.numel()
-        return parts
+        """One tensor for each free parameter."""
+        return self.coordinates.cut(vector, self.params)
 
     def values(self, vector: Tensor) -> dict[str, Tensor]:
         """Constrained values of the free parameters."""
-        return {name: constrained(self.engine, name, point) for name, point in self.cut(vector).items()}
+        params = self.coordinates.params(vector, self.params)
+        return {name: params[name] for name in self.coordinates.names}
 
     def value(self, vector: Tensor) -> float:
         """`Q` at a trial point; minus infinity where it is not defined."""
         try:
             with torch.no_grad():
-                q = float(self.q({**self.params, **self.values(vector)}))
+                q = float(self.q(self.coordinates.params(vector, self.params)))
         except (ValueError, torch.linalg.LinAlgError):
             return -torch.inf
         return q if q == q else -torch.inf
@@ -124,7 +111,7 @@ class Hill:
         for name, other in zip(weights, others, strict=True):
             if other is not None:
                 parts[name] = parts[name] + other.double()
-        slope = torch.cat([part.reshape(-1) for part in parts.values()]) if parts else slope
+        slope = joined(parts)
         return float(q.detach()), torch.where(torch.isfinite(vector), slope, 0.0)
 
     def curvature(self, vector: Tensor, pattern: Pattern | None = None) -> tuple[Tensor, Pattern]:
@@ -164,12 +151,12 @@ class Hill:
         parameters = self.engine.program.parameters
         if not self.engine.runs_model:
             return {}
-        return {name: w for name in self.points if (w := parameters[name].tensor) is not None}
+        return {name: w for name in self.coordinates.names if (w := parameters[name].tensor) is not None}
 
     @contextlib.contextmanager
     def _evaluated(self, vector: Tensor) -> Iterator[tuple[Tensor, dict[str, Tensor], Tensor]]:
         leaf, weights = vector.detach().clone().requires_grad_(), self._weights()
         with torch.enable_grad():
-            values = {**self.params, **self.values(leaf)}
+            values = self.coordinates.params(leaf, self.params)
             with self.engine.program.given({name: values[name] for name in weights}):
                 yield leaf, weights, self.q(values)

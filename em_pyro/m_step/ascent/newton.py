@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...families.newton import ascent_direction
 from .hill import Hill
 from .pattern import Pattern
 
@@ -49,7 +50,7 @@ def newton(
             if not bool(torch.isfinite(hessian).all()):
                 break
         try:
-            direction = _direction(slope, hessian)
+            direction = ascent_direction(slope, hessian)
         except torch.linalg.LinAlgError:
             break
         found = _step(hill, vector, value, slope, direction, rounding)
@@ -91,18 +92,6 @@ def _corrected(hessian: Tensor, step: Tensor, change: Tensor) -> Tensor:
     if float(along.abs()) <= 1e-8 * float(missed.norm() * step.norm()):
         return hessian
     return hessian + torch.outer(missed, missed) / along
-
-
-def _direction(slope: Tensor, hessian: Tensor) -> Tensor:
-    """Newton's direction with every curvature made negative, in coordinates that have about one of it each."""
-    unit = hessian.diagonal().abs().sqrt()
-    unit = torch.where(unit > 0, unit, unit.max() if bool(unit.any()) else 1.0)
-    curvature, axes = torch.linalg.eigh(hessian / unit / unit.unsqueeze(-1))
-    size, along = curvature.abs(), axes.mT @ (slope / unit)
-    flat = size <= 1e-10 * size.max().clamp(min=1e-300)
-    still = along.abs() <= 1e-7 * along.abs().max()
-    step = along / torch.where(flat, 1.0, size)
-    return axes @ torch.where(flat & still, 0.0, step) / unit
 
 
 def _size(slope: Tensor) -> float:

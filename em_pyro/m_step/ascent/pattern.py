@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ...program.devices import seeded
+
 WRONG = 1e-8  # of a product with the Hessian, relative to its size: an entry has been missed
 
 
@@ -63,7 +65,8 @@ def folded(product: Callable[[Tensor], Tensor], pattern: Pattern, like: Tensor) 
     hessian = _symmetric(torch.where(pattern.mask, columns.mT, 0.0))
     if pattern.width == len(like):
         return hessian
-    probe = torch.rand(len(like), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(like) - 0.5
+    generator = torch.Generator().manual_seed(0)
+    probe = seeded(torch.rand, len(like), generator=generator, dtype=torch.float64).to(like) - 0.5
     truth = product(probe)
     off = (hessian @ probe - truth).abs().max()
     return None if float(off) > WRONG * float(truth.abs().max()) else hessian

@@ -1,168 +1,99 @@
-"""Locations by precision-weighted least squares, scales around them."""
+"""Sites of a Normal family: every value is a number with a variance of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ...families.charts import CHARTS, Chart
-from ...program.named import Params
-from ...reading.predictor import Affine, Piece, adjoint, gram
-from ..pooling import Selected, Statistics, flat, pool
-from .unknowns import Unknowns
+from ...e_step.engine import Engine
+from ...e_step.sites.site_factor import SiteFactor
+from ...e_step.sums import Sums
+from ...families.charts import Chart
+from ...program.named import Batch
+from ..pooling import Refused, flat
+from .arguments import Argument, Predictor, Selection, selection_of
+
+
+class Moments(NamedTuple):
+    """Weight, sum and products of values less `around` in every flat cell.
+
+    Of numbers all have shape (S, cells); of vectors `n` has, `first` and `around` are (S, cells, D), and `second` is
+    (S, cells, D, D).
+    """
+
+    n: Tensor
+    first: Tensor
+    second: Tensor
+    around: Tensor | None
 
 
 @dataclass(frozen=True)
-class NormalUse:
-    """One Normal site of a block: its role maps over the cells, and what selects what."""
+class ScalarSite:
+    """One Normal site of a block."""
 
-    term: str
-    shift: Tensor = field(repr=False)  # of values and locations, flattened over the cells
-    loc_parameters: tuple[tuple[str, Selected], ...] = field(repr=False)
-    loc_coefficient: Tensor = field(repr=False)
-    loc_constant: Tensor = field(repr=False)
-    affine: Affine | None = field(repr=False)
-    scale_parameters: tuple[tuple[str, Selected], ...] = field(repr=False)
-    scale_coefficient: Tensor = field(repr=False)
-    scale_constant: Tensor | None = field(repr=False)
-    shape: tuple[int, ...] = ()
+    scale_role: ClassVar[str] = "scale"
 
+    name: str
+    loc: Argument
+    scale: Selection = field(repr=False)
 
-@dataclass(frozen=True)
-class NormalBlock:
-    """Locations by precision-weighted least squares, then scales around the new locations."""
+    @classmethod
+    def of(cls, engine: Engine, term: SiteFactor) -> ScalarSite:
+        """Read the arguments of a site."""
+        loc, scale = term.roles["loc"], term.roles["scale"]
+        if scale.affine is not None or (loc.affine is not None and loc.affine.coordinates):
+            raise Refused("a scale, or the logarithm of a parameter in a location, is affine: no least squares")
+        if loc.affine is None:
+            return cls(term.name, selection_of(engine, term, "loc"), selection_of(engine, term, "scale"))
+        predictor = Predictor(loc.affine, (*term.cell_shape, *term.event_shape), ())
+        return cls(term.name, predictor, selection_of(engine, term, "scale"))
 
-    locations: tuple[str, ...]
-    scales: tuple[tuple[str, Chart], ...]
-    uses: tuple[NormalUse, ...] = field(repr=False)
-    all_scales: Mapping[str, Chart] = field(repr=False)  # with those that are not solved here
-    pseudo: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
-    loc_charts: Mapping[str, Chart] = field(default_factory=dict, repr=False)  # functions through which locations enter
+    def moments(self, sums: Sums) -> Moments:
+        """Lay the statistics out over flat cells."""
+        n, first, second = (flat(part) for part in sums.parts)
+        return Moments(n, first, second, None if sums.around is None else flat(sums.around))
 
-    def solve(self, statistics: Statistics, params: Params, lead: int = 0) -> dict[str, Tensor]:
-        """One pass: conditional on the scales the locations, then conditional on the locations the scales."""
-        new = dict(params)
-        if self.locations:
-            new |= self._locations(statistics, new, lead)
-        if self.scales:
-            new |= self._scales(statistics, new, lead)
-        return {name: new[name] for name in (*self.locations, *(n for n, _ in self.scales))}
+    def plain(self, moments: Moments) -> tuple[Tensor, Tensor]:
+        """Sum of the values, and weight, of every cell: the equations of locations where precisions cancel."""
+        n, first, _, around = moments
+        return self._multiplied(first if around is None else torch.addcmul(first, n, around), n)
 
-    def _sums(self, use: NormalUse, statistics: Statistics, lead: int) -> tuple[Tensor, ...]:
-        """Weight, sum and squares of every flat cell, and what its values were less by."""
-        n, first, second, *centre = (flat(part, lead) for part in statistics[use.term])
-        return n, first, second, centre[0] if centre else use.shift
+    def weighted(self, moments: Moments, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The same times the precision of every cell."""
+        total, weight = self.plain(moments)
+        tau = self.scale.at(batch) ** -2
+        return tau * total, tau * weight
 
-    def _scale_of(self, use: NormalUse, params: Params, lead: int) -> Tensor:
-        """Current scale of every cell."""
-        cells = 1
-        for size in use.shape:
-            cells *= size
-        batch = next(iter(params.values())).shape[:lead]
-        scale = torch.ones((*batch, cells), dtype=torch.float64)
-        if use.scale_constant is not None:
-            scale = scale * use.scale_constant
-        for name, where in use.scale_parameters:
-            value = flat(self.all_scales[name].forward(params[name].double()), lead)
-            scale[..., where.cells] = value[..., where.entries]
-        return scale * use.scale_coefficient
+    def pulled(self, moments: Moments, rest: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Precision times what of the values is not in `rest`, (S, cells, 1), and times weight, (S, cells, 1, 1)."""
+        n, first, _, around = moments
+        tau = self.scale.at(batch) ** -2
+        total = first + n * (-rest if around is None else around - rest)
+        return (tau * total).unsqueeze(-1), (tau * n)[..., None, None]
 
-    def _location_of(self, use: NormalUse, params: Params, lead: int) -> Tensor:
-        """Current location of every cell."""
-        if use.affine is not None:
-            return self._predicted(use, use.affine, params, lead)
-        batch = next(iter(params.values())).shape[:lead]
-        loc = use.loc_constant.expand(*batch, -1).clone()
-        for name, where in use.loc_parameters:
-            value = self._argument(name, params[name].double())
-            loc[..., where.cells] = flat(value, lead)[..., where.entries]
-        return loc * use.loc_coefficient
+    def _multiplied(self, total: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        c = self.loc.coefficient
+        return (total, weight) if c is None else (c * total, c * c * weight)
 
-    def _predicted(self, use: NormalUse, affine: Affine, params: Params, lead: int) -> Tensor:
-        """A predictor in every cell."""
-        found = affine.predictor(params, lead)
-        return found.expand((*found.shape[:lead], *use.shape)).flatten(lead)
+    @staticmethod
+    def solved(total: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Locations by divided equations, and where there is one."""
+        some = weight > 0
+        return total / torch.where(some, weight, 1.0), some
 
-    def _argument(self, name: str, value: Tensor) -> Tensor:
-        """A location parameter as it enters the argument."""
-        return self.loc_charts[name].forward(value) if name in self.loc_charts else value
+    def scatter(self, moments: Moments, batch: Batch) -> Tensor:
+        """Squares around the current locations, in units of the known factors of the scale: (S, cells)."""
+        n, first, second, around = moments
+        m = self.loc.at(batch) if around is None else self.loc.at(batch) - around
+        found = second - 2 * m * first + m * m * n
+        return found if self.scale.coefficient is None else found / self.scale.coefficient**2
 
-    def _locations(self, statistics: Statistics, params: Params, lead: int) -> dict[str, Tensor]:
-        if any(use.affine is not None for use in self.uses):
-            return self._least_squares(statistics, params, lead)
-        precision = {name: torch.zeros((), dtype=torch.float64) for name in self.locations}
-        linear = {name: torch.zeros((), dtype=torch.float64) for name in self.locations}
-        for use in self.uses:
-            n, first, _, shift = self._sums(use, statistics, lead)
-            tau = self._scale_of(use, params, lead) ** -2
-            c = use.loc_coefficient
-            for name, where in use.loc_parameters:
-                if name in precision:
-                    size = params[name].shape[lead:].numel()
-                    precision[name] = precision[name] + pool(tau * n * c * c, where, size, lead)
-                    linear[name] = linear[name] + pool(tau * c * (first + n * shift), where, size, lead)
-        new = {}
-        for name in self.locations:
-            weight, total = precision[name], linear[name]
-            if name in self.pseudo:
-                total = total + self.pseudo[name][0].reshape(-1)
-                weight = weight + self.pseudo[name][1].reshape(-1)
-            old = params[name].double()
-            solved = (total / torch.where(weight > 0, weight, 1.0)).reshape(old.shape)
-            if name in self.loc_charts:
-                solved = self.loc_charts[name].inverse(solved)
-            new[name] = torch.where((weight > 0).reshape(old.shape), solved, old)
-        return new
-
-    def _least_squares(self, statistics: Statistics, params: Params, lead: int) -> dict[str, Tensor]:
-        """Weighted normal equations over all location entries of the block together."""
-        unknowns = Unknowns(self.locations, params, lead)
-        matrix, right = unknowns.equations()
-        for use in self.uses:
-            n, first, _, shift = self._sums(use, statistics, lead)
-            tau = self._scale_of(use, params, lead) ** -2
-            design, offset = self._design(use, unknowns)
-            dims = design.offset.shape
-            weight = (tau * n).reshape(-1, *dims)
-            matrix = matrix + gram(design, design, weight, unknowns.count)
-            value = (tau * (first + n * (shift - offset))).reshape(-1, *dims)
-            right = right + adjoint(design, value, unknowns.count)
-        return unknowns.solve(matrix, right, self.pseudo)
-
-    def _design(self, use: NormalUse, unknowns: Unknowns) -> tuple[Affine, Tensor]:
-        """This site's design over the entries that the block solves for, and in every cell the offset of the rest."""
-        rest = self._location_of(use, unknowns.at_zero, unknowns.lead)
-        if use.affine is not None:
-            return unknowns.design(use.affine, use.shape), rest
-        index = torch.full(use.loc_constant.shape, -1)
-        for name, where in use.loc_parameters:
-            if name in unknowns.start:
-                index[where.cells] = unknowns.start[name] + where.entries
-        coefficient = use.loc_coefficient.expand(index.shape)
-        piece = Piece(index.unsqueeze(-1), coefficient.unsqueeze(-1))
-        return Affine((), torch.zeros_like(coefficient), (piece,), CHARTS[0]), rest
-
-    def _scales(self, statistics: Statistics, params: Params, lead: int) -> dict[str, Tensor]:
-        squares = {name: torch.zeros((), dtype=torch.float64) for name, _ in self.scales}
-        rows = {name: torch.zeros((), dtype=torch.float64) for name, _ in self.scales}
-        for use in self.uses:
-            if not any(name in squares for name, _ in use.scale_parameters):
-                continue
-            n, first, second, shift = self._sums(use, statistics, lead)
-            m = self._location_of(use, params, lead) - shift
-            spread = (second - 2 * m * first + m * m * n) / use.scale_coefficient**2
-            for name, where in use.scale_parameters:
-                if name in squares:
-                    size = params[name].shape[lead:].numel()
-                    squares[name] = squares[name] + pool(spread, where, size, lead)
-                    rows[name] = rows[name] + pool(n, where, size, lead)
-        new = {}
-        for name, chart in self.scales:
-            old = params[name].double()
-            n = rows[name].reshape(old.shape)
-            variance = squares[name].reshape(old.shape) / torch.where(n > 0, n, 1.0)
-            new[name] = torch.where(n > 0, chart.inverse(variance.clamp(min=0).sqrt()), old)
-        return new
+    @staticmethod
+    def scale_of(scatter: Tensor, n: Tensor, chart: Chart, old: Tensor) -> Tensor:
+        """The parameter at the pooled scatter (S, entries) over the pooled weight; without weight it stays."""
+        some = n > 0
+        root = (scatter / torch.where(some, n, 1.0)).clamp(min=0).sqrt()
+        return torch.where(some.reshape(old.shape), chart.inverse(root.reshape(old.shape)), old)

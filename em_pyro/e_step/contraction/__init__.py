@@ -1,0 +1,1 @@
+"""The contraction: the schedule, its plan, and the mixtures that need none."""

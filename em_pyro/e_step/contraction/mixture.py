@@ -1,0 +1,237 @@
+"""Rows that hang on one latent each: the E-step of a chunk is two matrix products and a softmax.
+
+This is what a mixture is, whatever its families. The sites of the rows lie side by side in one matrix product (see
+`sites/bundle.py`), the latent's prior is added to it, and buffers are reused from chunk to chunk: no memory beyond the
+data grows with the number of rows. The general contraction of `part.py` gives the same and is its oracle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...program.named import Named
+from ...reading.bound import Bound
+from ..chunks import LEAST, Chunk, chunks_of
+from ..shares import Collect, Found
+from ..sites.bundle import Bundle, Side
+from ..sites.lean import Features, features_of
+from ..sites.stack import Stack
+from ..sums import Sums
+from ..units import Unit
+from .schedule import Factor
+from .softmax import posterior_weights
+
+FEW = 2000  # rows below which features that are left out save less than their bookkeeping costs
+
+
+@dataclass(frozen=True)
+class MixtureNatural:
+    """Arguments bound: of the rows, of the latent's own factors, and by which features."""
+
+    rows: Side
+    prior: tuple[Any, ...]
+    features: Features
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Chunks of rows, each row with one latent.
+
+    Attributes:
+        features: of the sites of the rows.
+        prior: the factors over the latent alone.
+        plates: dimensions of the rows, in order, with their sizes.
+        scale: weight of each row.
+        plate: whose rows are taken in chunks, and how many of them.
+    """
+
+    latent: str
+    features: Features
+    prior: tuple[Stack, ...]
+    plates: Mapping[str, int]
+    scale: Named | None
+    plate: str
+    length: int
+    buffers: dict[str, dict[tuple[int, int], Tensor]] = field(default_factory=dict, repr=False, compare=False)
+    scales: dict[Chunk, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def rows(self) -> Bundle:
+        """The unit of the rows."""
+        return self.features.rows
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """The units whose statistics come out."""
+        return (*self.prior, self.rows)
+
+    @cached_property
+    def lean(self) -> Features | None:
+        """The features without those that follow from others; None if there are none, or too few rows."""
+        if prod(self.plates.values()) < FEW:
+            return None
+        features = features_of(self.rows, lean=True)
+        return features if features.lean else None
+
+    def chunks(self, starts: int = 1) -> tuple[Chunk, ...]:
+        """Chunks of rows, so few in each that what all starts hold of it stays in cache."""
+        rows = self.length if starts == 1 else max(LEAST, self.length // starts)
+        return chunks_of(self.plate, self.plates[self.plate], rows)
+
+    def entries(self) -> int:
+        """Entries of its largest product, in the smallest chunk of rows."""
+        states = self.rows.sites[0].sizes[self.latent]
+        return states * prod(min(n, LEAST) if name == self.plate else n for name, n in self.plates.items())
+
+    # ---- the E-step ----
+
+    def natural(self, bound: Bound, about: Bound | None, replays: Mapping[str, Named]) -> MixtureNatural:
+        """Bind the arguments, and choose the features that keep their digits."""
+        rows = self.rows.natural(bound, about)
+        prior = tuple(unit.natural(bound) for unit in self.prior)
+        if self.lean is None:
+            return MixtureNatural(rows, prior, self.features)
+        if bound.plain and about is None:
+            return MixtureNatural(rows, prior, self.lean)
+        digits = self.lean.digits(bound)
+        digits = digits if about is None else torch.minimum(digits, self.lean.digits(about))
+        return MixtureNatural(rows, prior, self.lean if bool((digits >= 1).all()) else self.features)
+
+    def expect(
+        self,
+        natural: MixtureNatural,
+        replays: Mapping[str, Named],
+        offsets: Mapping[str, Named],
+        starts: int,
+        collect: Collect,
+    ) -> Found:
+        """Evidence and statistics of all chunks; arguments as for `Part.expect`."""
+        features, eta = natural.features, natural.features.natural(natural.rows.eta)
+        eta.select(-1, features.column).add_(self._prior(natural, offsets))
+        flat = eta.reshape(-1, eta.shape[-1])
+        evidence, found = torch.zeros(starts, dtype=eta.dtype, device=eta.device), torch.zeros_like(flat)
+        own: dict[str, Tensor] = {}
+        for chunk in self.chunks(starts):
+            columns = features.matrix(chunk, partial(self._room, features, chunk))
+            size = len(flat), columns.shape[-1]
+            logits, weights = self._buffer("logits", *size), self._buffer("weights", *size)
+            torch.mm(flat, columns, out=logits)
+            self.rows.add_own(natural.rows, logits, chunk)
+            shape = (starts, -1, size[1])
+            evidence += posterior_weights(logits.view(shape), weights.view(shape), self._scale(chunk))
+            if collect.sums:
+                found.addmm_(weights, columns.mT)
+                for name, part in self.rows.own_sums(natural.rows, weights, chunk).items():
+                    own[name] = own[name] + part if name in own else part
+        return Found(evidence, self._statistics(natural, found.view_as(eta), own) if collect.sums else {})
+
+    def _prior(self, natural: MixtureNatural, offsets: Mapping[str, Named]) -> Tensor:
+        """Sum of the factors over the latent alone, (starts) + (K,)."""
+        parts = []
+        for unit, part in zip(self.prior, natural.prior, strict=True):
+            parts += unit.log_factors(part)[0]
+            parts += [offsets[name].tensor for name in unit.members if name in offsets]
+        return parts[0] if len(parts) == 1 else torch.stack(torch.broadcast_tensors(*parts)).sum(0)
+
+    def _statistics(self, natural: MixtureNatural, found: Tensor, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Statistics of every unit, from those of the features."""
+        count = found[..., natural.features.column]
+        statistics: dict[str, Tensor] = {}
+        for unit, part in zip(self.prior, natural.prior, strict=True):
+            statistics |= unit.sums([count], part, None)
+        of_rows = self.rows.cut(natural.features.statistics(found))
+        self.rows.put_own(of_rows, natural.rows, own)
+        return statistics | of_rows
+
+    def finish(self, found: Mapping[str, Tensor], natural: MixtureNatural) -> dict[str, Sums]:
+        """Statistics of the families, from those of all chunks."""
+        sums: dict[str, Sums] = {}
+        for unit, part in zip(self.units, (*natural.prior, natural.rows), strict=True):
+            mine = {factor.name: found[factor.name] for factor in unit.factors if factor.name in found}
+            sums |= unit.finish(mine, part)
+        return sums
+
+    def digits(self, bound: Bound, near: Bound) -> list[Tensor]:
+        """Say of which starts digits run short: of a scale, or of what is left out of the features."""
+        found = [self.rows.digits(bound, near)]
+        if self.lean is not None:
+            few = self.lean.digits(near) < 1
+            found.append(torch.stack((few & (self.lean.digits(bound) >= 1), few)))
+        return [part for part in found if part is not None]
+
+    # ---- buffers ----
+
+    def _room(self, features: Features, chunk: Chunk) -> Tensor:
+        """Where to write the features of a chunk."""
+        size = prod(chunk.size(p, n) for p, n in self.plates.items())
+        return self._buffer("features", features.width, size)
+
+    def _buffer(self, name: str, rows: int, columns: int) -> Tensor:
+        """A matrix to write into; its memory is that of the largest asked for under this name."""
+        views = self.buffers.setdefault(name, {})
+        if (rows, columns) not in views:
+            have = next(iter(views.values()), None)
+            if have is None or have.untyped_storage().nbytes() < 8 * rows * columns:
+                views.clear()
+                device = self.rows.sites[0].data.value.tensor.device
+                have = torch.empty((rows, columns), dtype=torch.float64, device=device)
+            views[rows, columns] = have.as_strided((rows, columns), (columns, 1))
+        return views[rows, columns]
+
+    def _scale(self, chunk: Chunk) -> Tensor | None:
+        """Weight of every row of a chunk."""
+        if self.scale is None or chunk in self.scales:
+            return self.scales.get(chunk)
+        sizes = [chunk.size(p, n) for p, n in self.plates.items()]
+        cut = Named(chunk.cut(self.scale), self.scale.names)
+        self.scales[chunk] = cut.align(tuple(self.plates)).expand(sizes).reshape(-1)
+        return self.scales[chunk]
+
+
+def as_mixture(
+    units: Sequence[Unit],
+    factors: Sequence[Factor],
+    owners: Mapping[str, frozenset[str]],
+    sizes: Mapping[str, int],
+    length: int,
+) -> Mixture | None:
+    """Recognise factors whose rows hang on one latent each; None where they are anything else.
+
+    Args:
+        units: that compute the factors.
+        factors: what is contracted together.
+        owners: for every latent, the plates around its site.
+        sizes: of all latents and plates.
+        length: rows of a chunk.
+    """
+    latents = {name for factor in factors for name in factor.names if name in owners}
+    members = [name for unit in units for name in unit.members]
+    if len(latents) != 1 or sorted(members) != sorted(factor.name for factor in factors):
+        return None
+    (latent,) = latents
+    if any(f.plates != owners[latent] or f.alive is not None for f in factors):
+        return None
+    plates = {name: n for name, n in sizes.items() if name in owners[latent] and n > 1}
+    of_rows = [unit for unit in units if any(f.role == "observed" for f in unit.factors)]
+    prior = [unit for unit in units if unit not in of_rows]
+    alone = all(len(unit.members) == 1 and unit.factors[0].names == (latent,) for unit in prior)
+    if len(of_rows) != 1 or not plates or not (alone and _is_plain(of_rows[0], latent, plates)):
+        return None
+    rows = of_rows[0].factors
+    features = features_of(Bundle(rows), lean=False)
+    plate = max(plates, key=lambda name: plates[name])
+    return Mixture(latent, features, tuple(prior), plates, factors[0].scale, plate, length)  # type: ignore[arg-type]
+
+
+def _is_plain(unit: Unit, latent: str, plates: Collection[str]) -> bool:
+    """Whether the factors of a unit are one product of states and rows."""
+    want = ((), (latent,), tuple(plates))
+    rows = all(f.form.together and (f.layout.batch, f.layout.cells, f.layout.columns) == want for f in unit.factors)
+    return unit.in_one_product and len(unit.members) == 1 and rows

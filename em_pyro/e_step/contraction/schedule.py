@@ -1,0 +1,215 @@
+"""Log-sum-product over named factors: log evidence forwards, posterior weights backwards.
+
+The schedule is planned once from names alone (tensor variable elimination: Obermeyer et al. 2019, algorithm 1):
+innermost plates first, the latents of a plate are summed out one by one, then the plate is multiplied out into the
+plates above it. Run forwards it gives `log Z`; run backwards, by the chain rule written out by hand, it gives `W_s = d
+log Z / d L_s`, the exact posterior weight of every factor, with no autograd graph over the data.
+
+Dimensions left of the named ones are batch dimensions (several starts at once).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+
+import torch
+from torch import Tensor
+
+from ...program.named import Named, align
+from .softmax import FLOOR, SMALLEST
+
+
+@dataclass(frozen=True)
+class Factor:
+    """What a schedule needs to know of one factor."""
+
+    name: str
+    names: tuple[str, ...]  # its dimensions: latents and plates
+    plates: frozenset[str]  # the plates around its site, whether it has their dimension or not
+    scale: Named | None = field(default=None, repr=False)  # exponent of each row; None is one
+    alive: Named | None = field(default=None, repr=False)  # rows that enter the weights; None is all
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Multiply the inputs and sum out the latents `over` (none: only multiply)."""
+
+    inputs: tuple[int, ...]
+    over: tuple[str, ...]
+    names: tuple[str, ...]  # dimensions of the product: `over`, then what is left
+    output: int
+
+
+@dataclass(frozen=True)
+class Product:
+    """Multiply one input over the plates `over`, each row raised to the power `scale`."""
+
+    input: int
+    over: tuple[str, ...]
+    names: tuple[str, ...]  # dimensions of the input and of the scale
+    missing: tuple[tuple[str, int], ...]  # plates of `over` on which neither depends, with their sizes
+    scale: Named | None
+    output: int
+
+    @property
+    def copies(self) -> int:
+        """How often a row of the input occurs."""
+        return prod(size for _, size in self.missing)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A planned contraction of `factors`, by position, down to one number per start."""
+
+    factors: tuple[Factor, ...]
+    names: tuple[tuple[str, ...], ...]  # dimensions of every value, the inputs first
+    steps: tuple[Sum | Product, ...]
+    roots: tuple[int, ...]
+
+    def contract(self, inputs: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Return `log Z` and the posterior weight of every factor, in its dimensions."""
+        log_z, values, weights = self.forward(inputs)
+        return log_z, self.backward(values, weights)
+
+    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], list[Tensor | None]]:
+        """Return `log Z`, the value after every step (inputs first), and the normalised weights of every step."""
+        values, weights = list(inputs), list[Tensor | None]()
+        for step in self.steps:
+            value: Tensor
+            weight: Tensor | None
+            if isinstance(step, Sum):
+                value, weight = self._sum(values, step)
+            else:
+                value, weight = self._product(values[step.input], step), None
+            values.append(value)
+            weights.append(weight)
+        return sum((values[root] for root in self.roots), torch.zeros(1)), values, weights
+
+    def backward(self, values: Sequence[Tensor], weights: Sequence[Tensor | None]) -> list[Tensor]:
+        """Posterior weight of every factor, in its dimensions; rows that are not `alive` are left out."""
+        upper: list[Tensor | None] = [None] * len(values)
+        for root in self.roots:
+            upper[root] = torch.ones_like(values[root])
+        for step, weight in zip(reversed(self.steps), reversed(weights), strict=True):
+            flow = upper[step.output]
+            assert flow is not None
+            rest = tuple(name for name in step.names if name not in step.over)
+            flow = align(flow, rest, step.names)
+            if isinstance(step, Product):
+                flow = flow * step.copies if step.copies != 1 else flow
+                flow = flow if step.scale is None else flow * step.scale.align(step.names)
+                upper[step.input] = self._collect(flow, step.names, step.input, values)
+            else:
+                flow = flow if weight is None else weight * flow
+                for i in step.inputs:
+                    upper[i] = self._collect(flow, step.names, i, values)
+        found = zip(upper[: len(self.factors)], values, strict=False)
+        return [torch.ones_like(value) if weight is None else weight for weight, value in found]
+
+    @property
+    def products(self) -> tuple[Product, ...]:
+        """The steps that multiply plates out."""
+        return tuple(step for step in self.steps if isinstance(step, Product))
+
+    def chosen(
+        self, inputs: Sequence[Tensor], pick: Callable[[Tensor], Tensor], latents: Collection[str], *, largest: bool
+    ) -> dict[str, Named]:
+        """Choose states backwards through the elimination, each latent given those eliminated after it.
+
+        Args:
+            inputs: log-factors of one start.
+            pick: chooses along the first dimension.
+            latents: which names are no plates.
+            largest: whether latents are maximised out, not summed.
+
+        Returns:
+            The index of the state of every latent that is summed out, in its dimensions.
+        """
+        values, joint = list(inputs), list[Tensor]()
+        for step in self.steps:
+            if isinstance(step, Sum):
+                parts = (align(values[i], self.names[i], step.names) for i in step.inputs)
+                value = sum(parts, torch.zeros(()))
+                axes = tuple(range(len(step.over)))
+                joint.append(value)
+                reduce = value.amax if largest else value.logsumexp
+                values.append(reduce(axes) if axes else value)
+            else:
+                values.append(self._product(values[step.input], step))
+        found: dict[str, Named] = {}
+        for step in reversed([step for step in self.steps if isinstance(step, Sum)]):
+            left, names = joint.pop(), step.names
+            if step.over:
+                for other in [n for n in names[1:] if n in latents]:
+                    left, names = _given(left, names, other, found[other])
+                found[step.over[0]] = Named(pick(left), names[1:])
+        return found
+
+    def narrow(self, plate: str, start: int, length: int) -> Schedule:
+        """Return the schedule for rows `start .. start + length` of `plate`."""
+
+        def cut(part: Named | None) -> Named | None:
+            if part is None or plate not in part.names:
+                return part
+            return Named(part.tensor.narrow(part.names.index(plate), start, length), part.names)
+
+        factors = tuple(replace(f, scale=cut(f.scale), alive=cut(f.alive)) for f in self.factors)
+        steps = tuple(
+            replace(s, scale=cut(s.scale), missing=tuple((p, length if p == plate else n) for p, n in s.missing))
+            if isinstance(s, Product)
+            else s
+            for s in self.steps
+        )
+        return replace(self, factors=factors, steps=steps)
+
+    def _sum(self, values: Sequence[Tensor], step: Sum) -> tuple[Tensor, Tensor | None]:
+        parts = [align(values[i], self.names[i], step.names) for i in step.inputs]
+        product = parts[0]
+        for part in parts[1:]:
+            product = product + part
+        if not step.over:
+            return product, None
+        axes = tuple(range(-len(step.names), len(step.over) - len(step.names)))
+        return log_sum_exp(product, axes, overwrite=len(parts) > 1)
+
+    def _product(self, value: Tensor, step: Product) -> Tensor:
+        value = align(value, self.names[step.input], step.names)
+        if step.scale is not None:
+            value = value * step.scale.align(step.names)
+        axes = tuple(i - len(step.names) for i, name in enumerate(step.names) if name in step.over)
+        value = value.sum(axes) if axes else value
+        return value * step.copies if step.copies != 1 else value
+
+    def _collect(self, flow: Tensor, have: tuple[str, ...], i: int, values: Sequence[Tensor]) -> Tensor:
+        """Sum `flow` over the dimensions that value `i` lacks, and give it the dimensions that only it has."""
+        want = self.names[i]
+        if i < len(self.factors) and self.factors[i].alive is not None:
+            flow = flow * self.factors[i].alive.align(have)  # type: ignore[union-attr]
+        axes = tuple(j - len(have) for j, name in enumerate(have) if name not in want)
+        flow = flow.sum(axes) if axes else flow
+        flow = align(flow, [name for name in have if name in want], want)
+        return flow if flow.dim() > values[i].dim() else flow.expand_as(values[i])
+
+
+def _given(value: Tensor, names: tuple[str, ...], latent: str, index: Named) -> tuple[Tensor, tuple[str, ...]]:
+    """Select the chosen state of one latent, row by row."""
+    axis = names.index(latent)
+    rest = names[:axis] + names[axis + 1 :]
+    shape = [size if i != axis else 1 for i, size in enumerate(value.shape)]
+    at = index.align(rest).unsqueeze(axis).expand(shape)
+    return value.gather(axis, at).squeeze(axis), rest
+
+
+def log_sum_exp(product: Tensor, axes: tuple[int, ...], *, overwrite: bool = False) -> tuple[Tensor, Tensor]:
+    """Return `log sum exp(product)` over `axes` and the normalised weights; all -inf gives -inf and zero weights."""
+    top = product.amax(axes, keepdim=True)
+    top = torch.where(top == -torch.inf, top.new_zeros(()), top)
+    floor = FLOOR[product.dtype]
+    weights = product.sub_(top) if overwrite else product - top
+    weights = weights.clamp_(min=floor).exp_()
+    weights = torch.threshold_(weights, SMALLEST[product.dtype], 0.0)  # exact zeros stay zero
+    total = weights.sum(axes, keepdim=True)
+    log_sum = (total.log() + top).squeeze(axes)
+    return log_sum, weights.div_(torch.where(total == 0, total.new_ones(()), total))

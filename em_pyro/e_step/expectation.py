@@ -1,0 +1,54 @@
+"""What an E-step returns: a value that adds over disjoint rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from ..program.named import Named
+from .sums import Sums
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What an E-step found.
+
+    Attributes:
+        log_evidence: `log Z` at the parameters used, shape `(starts)`.
+        sums: expected sufficient statistics of every site, by name.
+        weights: posterior weights of every replayed site that has parameters.
+        plate: whose rows these are, if others may be added.
+        log_prior: of the parameters used, shape `(starts)`; added once, after the sums over all rows.
+    """
+
+    log_evidence: Tensor
+    sums: Mapping[str, Sums] = field(repr=False)
+    weights: Mapping[str, Named] = field(repr=False)
+    plate: str | None = None
+    log_prior: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.float64))
+
+    @property
+    def objective(self) -> Tensor:
+        """What EM ascends: log evidence plus log prior, shape `(starts)`."""
+        return self.log_evidence + self.log_prior
+
+    def __add__(self, other: Expectation) -> Expectation:
+        """Add what was found of other rows of the same plate, at the same parameters.
+
+        Raises:
+            PlanError: statistics that are kept by row cannot stand beside others.
+        """
+        return replace(
+            self,
+            log_evidence=self.log_evidence + other.log_evidence,
+            sums={name: part + other.sums[name] for name, part in self.sums.items()},
+            weights={name: self._joined(part, other.weights[name]) for name, part in self.weights.items()},
+        )
+
+    def _joined(self, mine: Named, other: Named) -> Named:
+        if self.plate not in mine.names:
+            return Named(mine.tensor + other.tensor, mine.names)
+        return Named(torch.cat([mine.tensor, other.tensor], mine.names.index(self.plate)), mine.names)

@@ -1,0 +1,42 @@
+"""What a plan says of the E-step: in which form sites are computed, and where digits are lost."""
+
+from __future__ import annotations
+
+from ..program.named import listed
+from .engine import Engine
+from .sites.centring import FARTHEST
+
+
+def forms(engine: Engine) -> list[str]:
+    """Name the form of every site of a location family, and where it changes."""
+    lines, fixed = list[str](), dict[str, float]()
+    for name, factor in engine.leaders.items():
+        if not factor.moves or not factor.data.value.names:
+            continue
+        least = float(factor.data.reach / FARTHEST)
+        if factor.centres:
+            lines.append(f'site "{name}": one centre for all cells; each its own where a scale is below {least:.2g}')
+        else:
+            fixed[name] = least
+    if fixed:
+        which, most = listed([f'"{name}"' for name in fixed]), max(fixed.values())
+        site = "sites" if len(fixed) > 1 else "site"
+        lines.append(f"{site} {which}: one centre for all cells; digits are lost where a scale is far below {most:.2g}")
+    return lines
+
+
+def recursions(engine: Engine) -> list[str]:
+    """By which recursion every chain is run, and why."""
+    found: dict[str, list[str]] = {}
+    for unit in engine.units:
+        for title, how in unit.notes.items():
+            found.setdefault(how, []).append(title)
+    return [f"chain{'s' * (len(names) > 1)} {listed(names)}: {how}" for how, names in found.items()]
+
+
+def chunks(engine: Engine) -> str:
+    """In how many chunks rows are taken, or why they are taken whole."""
+    if engine.whole:
+        return f"rows are taken whole: {engine.whole}"
+    first = max((part.chunks() for part in engine.parts), key=len, default=())
+    return f'plate "{first[0].plate}" in {len(first)} chunks of {first[0].length} rows' if len(first) > 1 else ""

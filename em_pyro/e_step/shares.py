@@ -1,0 +1,50 @@
+"""What an E-step is asked for: what to collect, and how rows are shared out among the states of the latents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ..program.named import Named
+
+
+@dataclass(frozen=True)
+class Collect:
+    """What is collected on the way over the rows.
+
+    Attributes:
+        sums: expected statistics, and the weights of replayed sites; without, the log evidence alone.
+    """
+
+    sums: bool = True
+
+
+SUMS, EVIDENCE = Collect(), Collect(sums=False)
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How rows are shared out.
+
+    Attributes:
+        given: the weights of every factor, (starts) + its dimensions, in place of the posterior; of a site whose states
+            are summed out inside, those of its states. Evidence is zero then, and statistics stay around the common
+            centre: there are no parameters that they belong to.
+    """
+
+    given: Mapping[str, Tensor] | None = field(default=None, repr=False)
+
+
+SOFT = Shares()
+"""By the posterior."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one part adds to an E-step: log evidence `(starts)`, statistics by factor, weights of replayed sites."""
+
+    log_evidence: Tensor
+    sums: Mapping[str, Tensor] = field(repr=False)
+    weights: Mapping[str, Named] = field(default_factory=dict, repr=False)

@@ -1,0 +1,95 @@
+"""Compile what is recognised of a program, and leave the rest to the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+
+from ...program.named import Named
+from ...program.site import Site
+from ...program.unroll import is_hidden
+from ...reading.reading import Reading
+from ..contraction.exponents import exponents, ratio
+from ..contraction.schedule import Factor
+from ..left import Left
+from ..units import Unit
+from .layout import laid_out, names_of
+from .site_factor import SiteFactor
+from .stack import stacked
+
+
+def take(left: Left) -> tuple[Sequence[Unit], Left]:
+    """Lay every recognised site out; units are made of the stacks later."""
+    scales = exponents(left.run)
+    sites: dict[str, SiteFactor] = {}
+    factors: dict[str, Factor] = {}
+    replayed: dict[str, Factor] = {}
+    constants: dict[str, Named] = {}
+    for name, site in left.run.items():
+        if name in left.factors:
+            factors[name] = left.factors[name]
+        if site.role == "prior" or is_hidden(name) or name in left.taken:
+            continue
+        plates = frozenset(site.plates)
+        if name in left.recognition.readings:
+            sites[name], plates = _compiled(left, left.recognition.readings[name], scales)
+            factors[name] = Factor(name, sites[name].names, plates, scales.get(plates), left.alive.get(name))
+            continue
+        with torch.no_grad():
+            log_prob = site.log_prob()
+        if not left.recognition.reaches.get(name) and still(name, log_prob, left.recognition.runs):
+            constants[name] = Named(log_prob.tensor.double(), log_prob.names)
+        alive = left.alive.get(name)
+        factors[name] = replayed[name] = Factor(name, log_prob.names, plates, scales.get(plates), alive)
+    for name in _barren(factors, left.run):
+        factors[name] = replace(factors[name], alive=Named(torch.zeros((), dtype=torch.float64), ()))
+    return (), replace(
+        left,
+        stacks=stacked(sites),
+        factors=factors,
+        apart=factors,
+        replayed=replayed,
+        constants={**left.constants, **constants},
+    )
+
+
+def _compiled(
+    left: Left, reading: Reading, scales: Mapping[frozenset[str], Named | None]
+) -> tuple[SiteFactor, frozenset[str]]:
+    """Lay one site out; the plates that are left around its factor, once those without a latent are folded."""
+    plates = frozenset(reading.site.plates)
+    used = {n for n in names_of(reading) if n in left.owners}
+    above = frozenset[str]().union(*(left.owners[n] for n in used)) if used else frozenset()
+    if reading.site.role == "observed" and above < plates:
+        exponent = ratio(scales.get(plates), scales.get(above), left.sizes)
+        made = laid_out(reading, left.sizes, above, exponent, left.plate)
+        plates = above
+    else:
+        made = laid_out(reading, left.sizes, plates, None, left.plate)
+    keeps = left.plate is not None and bool(made.stuck(left.plate))
+    return replace(made, kept=left.plate if keeps else None), plates
+
+
+def _barren(factors: Mapping[str, Factor], sites: Mapping[str, Site]) -> set[str]:
+    """Latents on which nothing observed depends, however far downstream."""
+    children: dict[str, list[str]] = {}
+    for name, factor in factors.items():
+        for latent in factor.names:
+            if latent != name:
+                children.setdefault(latent, []).append(name)
+    dead: set[str] = set()
+    for name in reversed(list(factors)):
+        if sites[name].role == "latent" and all(child in dead for child in children.get(name, ())):
+            dead.add(name)
+    return dead
+
+
+def still(name: str, log_prob: Named, runs: Sequence[Mapping[str, Site]]) -> bool:
+    """Whether a site that no gradient reaches is the same at another random point (a value may be detached)."""
+    if len(runs) < 2:
+        return True
+    with torch.no_grad():
+        first, second = (run[name].log_prob().tensor for run in runs[:2])
+    return torch.equal(first, second) and torch.equal(first, log_prob.tensor)

@@ -1,0 +1,249 @@
+"""The rows of one site: what is observed, what is known of it, how much each row counts, and its features.
+
+The value's sufficient statistics form a matrix of features, one column a row of data. Plates inside which no latent
+lives are folded: they are events, summed in the product of features and natural parameters. Everything is float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+from math import prod
+
+import torch
+from torch import Tensor
+
+from ...families import Family
+from ...program.named import SLICE, Named, align
+from ..chunks import WHOLE, Chunk
+
+CACHE = 4_000_000  # features of at most this many entries are kept, larger ones are rebuilt chunk by chunk
+
+Room = Callable[[], Tensor]
+"""Where to write features that are not kept: a matrix (F, columns) that is read before it is asked for again."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the named dimensions of a site's factor are laid out in its two matrix products."""
+
+    batch: tuple[str, ...]  # of cells and columns both
+    cells: tuple[str, ...]  # of the cells alone: rows of the matrix of natural parameters
+    columns: tuple[str, ...]  # of the features alone
+    folded: tuple[str, ...]  # folded plates along which the cells differ
+
+
+@dataclass(frozen=True)
+class SiteData:
+    """The data of one site, as the columns of a matrix of features."""
+
+    family: Family
+    role: str  # "observed" | "latent"
+    layout: Layout
+    event_shape: tuple[int, ...]  # reinterpreted events
+    folded: tuple[str, ...]  # plates that are events
+    value: Named = field(repr=False)
+    known: Mapping[str, Named] = field(repr=False)
+    weight: Named | None = field(repr=False)  # mask, and scale within the folded plates
+    shift: Tensor | None = field(repr=False)  # mean over all rows, subtracted from values: an offset costs no digits
+    sizes: Mapping[str, int] = field(repr=False)
+    agreed: Tensor | None = field(default=None, repr=False)  # the reach of all sites that share this one's centre
+    cache: dict[Chunk, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    # ---- features ----
+
+    def features(self, chunk: Chunk = WHOLE, room: Room | None = None) -> Tensor:
+        """`T(x)` as (batch) + (F, columns flattened); what is not kept is written into `room()`, if that is given."""
+        key = chunk if chunk.plate in self.plates else WHOLE
+        if key not in self.cache:
+            keep = self.kept()
+            made = room() if room and not keep else self.empty(key)
+            self.write(key, made)
+            if not keep:
+                return made
+            self.cache[key] = made
+        return self.cache[key]
+
+    def kept(self, width: int | None = None) -> bool:
+        """Whether the features of all rows together are few enough to be kept."""
+        dims = (*self.layout.batch, *self.layout.columns)
+        return (width or self.width) * prod(self.sizes[n] for n in dims) <= CACHE
+
+    def empty(self, chunk: Chunk, width: int | None = None) -> Tensor:
+        """Room for the features of a chunk."""
+        batch = [chunk.size(n, self.sizes[n]) for n in self.layout.batch]
+        columns = prod(chunk.size(n, self.sizes[n]) for n in self.layout.columns)
+        shape = (*batch, width or self.width, columns)
+        return torch.empty(shape, dtype=torch.float64, device=self.value.tensor.device)
+
+    def write(self, chunk: Chunk, out: Tensor, shift: Tensor | None = None, *, lean: bool = False) -> None:
+        """Write the features of a chunk, of values less `shift` (the site's own if none is given).
+
+        `lean` leaves out the last of statistics that add up to `total`.
+        """
+        layout = self.layout
+        keep = (*layout.batch, *layout.columns)
+        value, known, weight = self.rows(chunk, shift)
+        plain = weight is None and not self.folded and not layout.batch and len(layout.columns) == 1 and not lean
+        if plain and (not self.event_shape or self.counting) and self.family.columns(value, known, out):
+            return
+        statistics = self.family.statistics(value, known)
+        if lean:  # every row counts once
+            weight, statistics = None, statistics[:-1] if len(statistics) > 1 else (statistics[0][..., :-1],)
+        shape = [chunk.size(n, self.sizes[n]) for n in (*keep, *self.folded)]
+        at, start = len(layout.batch), 0
+        spread = out.view((*out.shape[: at + 1], *shape[at : len(keep)]))
+        for k, part in enumerate(statistics):
+            made = self._column(k, part.double(), shape, weight)
+            spread.narrow(at, start, made.shape[-1]).copy_(made.movedim(-1, at))
+            start += made.shape[-1]
+
+    def _column(self, k: int, part: Tensor, shape: list[int], weight: Tensor | None) -> Tensor:
+        """Statistic `k` of every row, times its weight: (batch, columns) + its own entries side by side."""
+        rank, kept = len(self.event_shape), len(self.layout.batch) + len(self.layout.columns)
+        if k in self.counting:
+            return part.new_ones(()).expand((*shape[:kept], 1))
+        event = part.dim() - len(shape) - rank
+        if weight is not None:
+            w = weight.reshape(weight.shape + (1,) * event)
+            part = torch.where(w == 0, 0.0, part * w)
+        part = part.expand((*shape, *self.event_shape, *part.shape[len(shape) + rank :]))
+        drop = tuple(i + kept for i, n in enumerate(self.folded) if n not in self.layout.folded)
+        part = part.sum(drop) if drop else part
+        return part.reshape((*part.shape[:kept], -1))
+
+    def base(self, chunk: Chunk = WHOLE) -> Named | None:
+        """Log base measure of every row, events and folded plates summed."""
+        value, known, weight = self.rows(chunk)
+        base = self.family.base(value, known)
+        if base is None:
+            return None
+        keep = (*self.layout.batch, *self.layout.columns)
+        if weight is not None:
+            base = torch.where(weight == 0, 0.0, base.double() * weight)
+        shape = [chunk.size(n, self.sizes[n]) for n in (*keep, *self.folded)]
+        base = base.double().expand((*shape, *self.event_shape))
+        extra = tuple(range(len(keep), base.dim()))
+        return Named(base.sum(extra) if extra else base, keep)
+
+    def rows(self, chunk: Chunk, shift: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+        """Value, known arguments and weight of some rows, each in dimensions (batch, columns, folded) + events."""
+        every = (*self.layout.batch, *self.layout.columns, *self.folded)
+
+        def cut(part: Named, trailing: int) -> Tensor:
+            return align(chunk.cut(part), part.names, every, trailing)
+
+        rank = len(self.event_shape)
+        value = cut(self.value, self.value.tensor.dim() - len(self.value.names))
+        shift = self.shift if shift is None else shift
+        value = value if shift is None else value.double() - shift
+        known = {
+            key: part.tensor if key in self.family.known_event_dim and not part.names
+            else cut(part, part.tensor.dim() - len(part.names))
+            for key, part in self.known.items()
+        }  # fmt: skip
+        return value, known, None if self.weight is None else cut(self.weight, rank).double()
+
+    def slices(self) -> list[Chunk]:
+        """Chunks of rows over which to sum something once, so that no large temporary is made."""
+        plates = [n for n in self.layout.columns if n in self.value.names]
+        plate = max(plates, key=lambda n: self.sizes[n], default=None)
+        if plate is None or self.sizes[plate] <= SLICE:
+            return [WHOLE]
+        size = self.sizes[plate]
+        return [Chunk(plate, start, min(SLICE, size - start)) for start in range(0, size, SLICE)]
+
+    # ---- worked out once ----
+
+    @cached_property
+    def plates(self) -> frozenset[str]:
+        """Plates along which the features have rows."""
+        parts = [self.value, *self.known.values()] + ([self.weight] if self.weight else [])
+        every = (*self.layout.batch, *self.layout.columns, *self.folded)
+        return frozenset(n for part in parts for n in part.names) | frozenset(every)
+
+    @cached_property
+    def events(self) -> tuple[tuple[int, ...], ...]:
+        """Event shape of each statistic."""
+        return tuple(tuple(s.shape[len(self.event_shape) :]) for s in self._of_one_row())
+
+    @cached_property
+    def counting(self) -> frozenset[int]:
+        """Statistics that are one in every row and event: their natural parameters are summed before the product."""
+        if self.weight is not None:
+            return frozenset()
+        return frozenset(k for k in self.family.counting if not self.events[k] and not self.folded)
+
+    @cached_property
+    def places(self) -> tuple[int, ...]:
+        """The first feature of every statistic, and at the end the number of features."""
+        dims = prod((*(self.sizes[n] for n in self.layout.folded), *self.event_shape))
+        sizes = [1 if k in self.counting else dims * prod(event) for k, event in enumerate(self.events)]
+        return tuple(accumulate(sizes, initial=0))
+
+    @property
+    def width(self) -> int:
+        """Number of features."""
+        return self.places[-1]
+
+    @cached_property
+    def total(self) -> Tensor | None:
+        """What the statistics of every row add up to, of each folded plate and event: shape (E,).
+
+        None if it differs between rows or is not known: no statistic then follows from the others.
+        """
+        if self.layout.batch or self.layout.folded != self.folded or self.role != "observed":
+            return None
+        inner = (*(self.sizes[n] for n in self.folded), *self.event_shape)
+        total: Tensor | None = None
+        for chunk in self.slices():
+            value, known, weight = self.rows(chunk)
+            found = self.family.total(value, known)
+            if found is None or not (weight is None or bool((weight == 1).all())):
+                return None
+            found = found.reshape((-1, *found.shape[max(found.dim() - len(inner), 0) :]))
+            total = found[0] if total is None else total
+            if not bool((found == total).all()):
+                return None
+        assert total is not None
+        return total.double().expand(inner).reshape(-1)
+
+    @cached_property
+    def reach(self) -> Tensor:
+        """Largest distance of any value from the common centre, over all events."""
+        assert self.shift is not None
+        if self.agreed is not None:
+            return self.agreed
+        values, rows, seen = self.value.tensor, len(self.value.names), self.seen
+        if not rows:
+            return (values.double() - self.shift).abs().nan_to_num(0.0).amax()
+        longest = max(range(rows), key=lambda axis: values.shape[axis])
+        found = torch.zeros((), dtype=torch.float64)
+        for start in range(0, values.shape[longest], SLICE):
+            size = min(SLICE, values.shape[longest] - start)
+            part = values.narrow(longest, start, size).double() - self.shift
+            if seen is not None:
+                part = torch.where(seen.narrow(longest, start, size), part, 0.0)
+            found = torch.maximum(found, part.abs().nan_to_num(0.0).amax())
+        return found
+
+    @property
+    def seen(self) -> Tensor | None:
+        """Entries of the value that no mask leaves out; None is all."""
+        return seen_entries(self.value, self.weight, len(self.event_shape), self.family.event_dim)
+
+    def _of_one_row(self) -> tuple[Tensor, ...]:
+        """The statistics of one row."""
+        tensor = self.value.tensor[(0,) * len(self.value.names)]
+        known = {k: p.tensor if not p.names else p.tensor[(0,) * len(p.names)] for k, p in self.known.items()}
+        return self.family.statistics(tensor, known)
+
+
+def seen_entries(value: Named, weight: Named | None, rank: int, event_dim: int) -> Tensor | None:
+    """Entries of a value whose weight is not zero, as a view of its shape; None is all."""
+    if weight is None or not set(weight.names) <= set(value.names):
+        return None
+    w = weight.tensor.reshape(weight.tensor.shape + (1,) * event_dim)
+    return (align(w, weight.names, value.names, rank + event_dim) != 0).expand_as(value.tensor)

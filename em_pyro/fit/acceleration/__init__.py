@@ -1,0 +1,1 @@
+"""Steps longer than those of EM, taken in working coordinates."""

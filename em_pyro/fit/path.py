@@ -1,0 +1,146 @@
+"""A start on its way: where it is, how it came there, and how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..e_step.expectation import Expectation
+from ..m_step.ascent.adam import Moments
+from ..program.named import Batch, Params, batched, only
+from .acceleration.spent import Accelerated
+
+NOTHING: Mapping[tuple[str, ...], Moments] = {}
+
+
+@dataclass(frozen=True)
+class Move:
+    """A move away from a point: one plain step, or a cycle of SQUAREM.
+
+    Attributes:
+        new: where it leads; NaN where there is no step.
+        found: the E-step at the point it leads away from.
+        memory: what Adam remembers after it.
+        points: of a cycle: the point, and what one plain step and two lead to, in unconstrained space.
+        beside: of a cycle: the plain step from the point, and the E-step there if a second one was taken.
+        spent: by acceleration, this cycle included.
+    """
+
+    new: Batch = field(repr=False)
+    found: Expectation
+    memory: Mapping[tuple[str, ...], Moments] = field(default_factory=dict, repr=False)
+    points: tuple[Tensor, ...] = field(default=(), repr=False)
+    beside: tuple[Batch, Expectation] | None = field(default=None, repr=False)
+    spent: Accelerated | None = None
+
+
+class Path(NamedTuple):
+    """One start on its way, or at its end: a tuple, because a step makes two of it and a dataclass is dearer.
+
+    Attributes:
+        here: where it is, a batch of one.
+        before: the objective at every point that led here.
+        objective: the objective here; None while it is not known.
+        last: the point before this one, where the objective is known.
+        gap: estimated nats that further steps would gain.
+        calm: successive steps at which the stopping rule was met.
+        saddles: how many were left.
+        notes: what was found out on the way.
+        memory: what Adam remembers of the steps that led here.
+        spent: by acceleration, if there is any.
+        switches: steps that were taken again around the locations that they led to.
+        outcome: a named ending; empty while the start is on its way.
+    """
+
+    here: Batch
+    before: tuple[float, ...] = ()
+    objective: float | None = None
+    last: Batch | None = None
+    gap: float = float("inf")
+    calm: int = 0
+    saddles: int = 0
+    notes: tuple[str, ...] = ()
+    memory: Mapping[tuple[str, ...], Moments] = NOTHING
+    spent: Accelerated | None = None
+    switches: int = 0
+    outcome: str = ""
+
+    # ---- what it is ----
+
+    @property
+    def trail(self) -> tuple[float, ...]:
+        """The objective at every point reached, the start included."""
+        return self.before if self.objective is None else (*self.before, self.objective)
+
+    @property
+    def level(self) -> float:
+        """The objective at `params`."""
+        return self.before[-1] if self.objective is None else self.objective
+
+    @property
+    def params(self) -> dict[str, Tensor]:
+        """Parameters at the last point whose objective is known."""
+        return only(self.here if self.objective is not None or self.last is None else self.last)
+
+    @property
+    def converged(self) -> bool:
+        """Whether the stopping rule was met."""
+        return self.outcome == "converged"
+
+    @property
+    def step(self) -> int:
+        """EM steps that led here, those of extrapolations that were given up included."""
+        return len(self.before) if self.spent is None else self.spent.evaluations
+
+    @property
+    def num_steps(self) -> int:
+        """EM steps that led to `params`."""
+        return len(self.trail) - 1 if self.spent is None else self.spent.evaluations
+
+    # ---- how it goes on ----
+
+    def reached(self, objective: float, *, blurred: bool = False) -> Path:
+        """Know the objective here, and whether the step from here had to be taken again."""
+        return self._replace(objective=objective, switches=self.switches + blurred)
+
+    def charged(self, spent: Accelerated | None) -> Path:
+        """Note what acceleration has spent by now; nothing where there is none."""
+        return self if spent is None else self._replace(spent=spent)
+
+    def estimated(self, gap: float, small: bool) -> Path:  # noqa: FBT001
+        """Note the estimated gap, and whether it meets the stopping rule."""
+        return self._replace(gap=gap, calm=self.calm + 1 if small else 0)
+
+    def moved(self, new: Batch, memory: Mapping[tuple[str, ...], Moments]) -> Path:
+        """Go on to `new`."""
+        return self._replace(here=new, before=self.trail, objective=None, last=self.here, memory=memory)
+
+    def left_a_saddle(self) -> Path:
+        """Note that a disturbance led higher."""
+        note = f"left a saddle after {self.step} steps"
+        return self._replace(saddles=self.saddles + 1, calm=0, notes=(*self.notes, note))
+
+    def ended(self, outcome: str, note: str = "") -> Path:
+        """End here."""
+        return self._replace(outcome=outcome, notes=(*self.notes, note) if note else self.notes)
+
+    def resumed(self) -> Path:
+        """Take up a path that was stopped by the cap: the rule that ends it begins anew."""
+        return self._replace(objective=None, gap=float("inf"), calm=0, saddles=0, outcome="")
+
+
+def start(params: Params) -> Path:
+    """Begin at `params`."""
+    return Path(batched({name: value.double() for name, value in params.items()}))
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with the path so far."""
+
+    def __init__(self, path: Path) -> None:
+        """Keep the path."""
+        super().__init__("EM was interrupted")
+        self.path = path

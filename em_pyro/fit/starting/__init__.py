@@ -1,0 +1,1 @@
+"""Where fits start: drawn, handed in or seeded; many at once."""

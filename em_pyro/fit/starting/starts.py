@@ -1,0 +1,206 @@
+"""Where a fit starts, by one rule for every program.
+
+Start 0 is what `pyro.param` returns. A random start redraws the parameters whose initialiser is a callable; a program
+that has none draws its latents instead (k-means++ on the sufficient statistics of what they own), gives the drawn
+states weight 0.9 and takes one M-step. The rest is shared by all states in proportion to their rows: shared equally it
+would swamp a small group, which would then never be found. Near-uniform responsibilities are never used: they are the
+saddle. A site with a prior starts from a draw of it, and goes where the M-step leads, if there is one. Start `i` of
+seed `s` is the same whatever the number of starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ...e_step.chains.chain import Chain
+from ...e_step.engine import Engine
+from ...e_step.shares import Shares
+from ...errors import ModelError, ParameterError
+from ...m_step.maximise import maximise
+from ...m_step.pooling import PriorUnbounded
+from ...program.coordinates import constrained, unconstrained
+from ...program.devices import seeded, visiting
+from ...program.named import Named, Params, align, batched, only
+from ...program.program import Program, quiet
+from ...program.store import check_value, starting_values
+from ..problem import Problem
+from .seeding import draw_states, hidden_states
+
+CERTAIN = 0.9  # weight of the drawn state, before all share the rest
+JITTER = 0.5  # of parameters that torch maximises, in unconstrained space
+
+
+def starting_points(
+    problem: Problem, starts: int | Mapping[str, Any] | Sequence[Mapping[str, Any]], seed: int
+) -> list[dict[str, Tensor]]:
+    """Return the values from which every start begins.
+
+    Args:
+        problem: the program and its plan.
+        starts: how many (the first of them the user's own values), or values for some parameters by name, or a list of
+            such values.
+        seed: of what is drawn.
+
+    Raises:
+        ParameterError: a given start does not fit.
+    """
+    own, full = own_values(problem), problem.of_all_rows
+    if isinstance(starts, int):
+        drawn = (random_start(full, own, seed, i) if i else prior_start(full, own, seed) for i in range(starts))
+        return list(drawn)
+    given = [starts] if isinstance(starts, Mapping) else list(starts)
+    for values in given:  # all of them are looked at before anything is drawn
+        given_start(problem.program, own, values)
+    return [given_start(problem.program, prior_start(full, own, seed), values) for values in given]
+
+
+def own_values(problem: Problem) -> dict[str, Tensor]:
+    """Return the user's values, from the param store."""
+    return {name: value.double() for name, value in starting_values(problem.program).items()}
+
+
+def need_parameters(problem: Problem) -> None:
+    """Refuse a program in which nothing is to be fitted.
+
+    Raises:
+        ModelError: it has no parameters.
+    """
+    if not problem.program.parameters:
+        raise ModelError(
+            "The model: expected at least one parameter to fit, got none. Declare it with pyro.param, or as a "
+            "continuous pyro.sample outside the data plates."
+        )
+
+
+def given_start(program: Program, values: Params, start: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Replace some of `values` by those that the user gave.
+
+    Raises:
+        ParameterError: an unknown name, a wrong shape, or a value outside its constraint.
+    """
+    new = dict(values)
+    for name, value in start.items():
+        parameter = program.parameters.get(name)
+        if parameter is None:
+            raise ParameterError(
+                f'starts: expected names among {sorted(program.parameters)}, got "{name}". Use those of EM.params.'
+            )
+        value = torch.as_tensor(value).detach()
+        check_value(parameter, value, "its start")
+        new[name] = value.to(parameter.initial.device).double()
+    return new
+
+
+def prior_start(problem: Problem, values: Params, seed: int, index: int = 0) -> dict[str, Tensor]:
+    """Make start 0: parameters as they are, sites with a prior from drawn latents (a draw of it breaks no ties)."""
+    sites = [name for name, p in problem.program.parameters.items() if p.kind == "prior"]
+    if not sites:
+        return dict(values)
+    drawn = _from_latents(problem, _from_priors(problem.engine, values, seed, index), _generator(seed, index))
+    return dict(values) | {name: drawn[name] for name in sites}
+
+
+def random_start(problem: Problem, values: Params, seed: int, index: int) -> dict[str, Tensor]:
+    """Make start `index` of `seed`."""
+    generator, plan = _generator(seed, index), problem.plan
+    parameters = problem.program.parameters
+    movable = [n for n, p in parameters.items() if p.random is not None and plan[n].how != "fixed"]
+    if movable:
+        new = dict(values)
+        with quiet():
+            torch.manual_seed(int(seeded(torch.randint, 2**62, (), generator=generator)))
+            for name in movable:
+                draw = parameters[name].random
+                assert draw is not None
+                with visiting():
+                    new[name] = torch.as_tensor(draw()).detach().double()
+        return prior_start(problem, new, seed, index)
+    jittered = _from_priors(problem.engine, values, seed, index)
+    for name in plan.torch:
+        if parameters[name].kind != "prior":
+            point = unconstrained(problem.program, name, values[name])
+            noise = seeded(torch.randn, point.shape, generator=generator, dtype=torch.float64).to(point)
+            jittered[name] = constrained(problem.program, name, point + JITTER * noise)
+    return _from_latents(problem, jittered, generator)
+
+
+def _from_priors(engine: Engine, values: Params, seed: int, index: int) -> dict[str, Tensor]:
+    """Replace the sites with a prior by a seeded draw of it, in their order: one may depend on those before it."""
+    new, generator = dict(values), _generator(seed, index, stream=1)
+    sites = [name for name, p in engine.program.parameters.items() if p.kind == "prior"]
+    with quiet(), torch.no_grad():
+        torch.manual_seed(int(seeded(torch.randint, 2**62, (), generator=generator)))
+        for name in sites:
+            known = engine.priors[name].fn
+            fn = engine.program.run(new)[name].fn if known is None else known
+            new[name] = fn.sample().double().reshape(new[name].shape)
+    return new
+
+
+def _generator(seed: int, index: int, stream: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(2**40 * stream + 1_000_003 * seed + index)
+
+
+def _from_latents(problem: Problem, values: Params, generator: torch.Generator) -> dict[str, Tensor]:
+    """Draw states for all latents and maximise given them."""
+    engine = problem.engine
+    if not engine.program.latents and not engine.inner:
+        return dict(values)
+    states, rows = draw_states(engine, generator)
+    shares = {name: _share(engine, name, index, rows[name]) for name, index in states.items()}
+    batch = batched(values)
+    given = {**_weights(engine, shares), **_hidden(engine, generator)}
+    found = problem.given(problem.bind(batch), Shares(given))
+    try:
+        return only(maximise(engine, problem.plan, found, batch))
+    except PriorUnbounded:
+        return dict(values)  # the loop names it, if it is still so when the latents are not drawn but weighed
+
+
+def _share(engine: Engine, name: str, index: Tensor, rows: Tensor) -> Named:
+    """Weight 0.9 on the drawn state, the rest on all by their rows, shape `(states,)`; named (latent, plates)."""
+    latent = engine.program.latents[name]
+    other = (1 - CERTAIN) * (rows / rows.sum()).reshape((-1,) + (1,) * index.dim())
+    share = other.expand((latent.size, *index.shape)).clone()
+    share.scatter_add_(0, index.unsqueeze(0), torch.full((1, *index.shape), CERTAIN, dtype=torch.float64))
+    names = (name, *latent.plates)
+    keep = [i for i, n in enumerate(names) if share.shape[i] > 1]
+    return Named(
+        share[tuple(slice(None) if i in keep else 0 for i in range(len(names)))], tuple(names[i] for i in keep)
+    )
+
+
+def _weights(engine: Engine, shares: Mapping[str, Named]) -> dict[str, Tensor]:
+    """Weights of every factor under independent latents with the given shares, (one start) + its dimensions."""
+    found: dict[str, Tensor] = {}
+    for name, factor in engine.factors.items():
+        weight = torch.ones((), dtype=torch.float64)
+        used = [n for n in factor.names if n in engine.program.latents]
+        every = tuple(n for n in engine.sizes if n in factor.names or n in factor.plates and engine.sizes[n] > 1)
+        for latent in used:
+            weight = weight * shares[latent].align(every)
+        for part in (factor.scale, factor.alive):
+            if part is not None:
+                weight = weight * part.align(every)
+        weight = weight.expand([engine.sizes[n] for n in every])
+        drop = tuple(i for i, n in enumerate(every) if n not in factor.names)
+        weight = weight.sum(drop) if drop else weight
+        found[name] = align(weight, [n for n in every if n in factor.names], factor.names).unsqueeze(0)
+    return found
+
+
+def _hidden(engine: Engine, generator: torch.Generator) -> dict[str, Tensor]:
+    """Weights of states that are hidden in a site, (one start, steps) + dimensions of its factor + `(K,)`."""
+    found: dict[str, Tensor] = {}
+    for name, unit in engine.inner.items():
+        chain = cast(Chain, unit)
+        states = hidden_states(chain, generator)
+        other = (1 - CERTAIN) / max(1, chain.states - 1)
+        shares = torch.full((*states.shape, chain.states), other, dtype=torch.float64)
+        shares.scatter_(-1, states.unsqueeze(-1), CERTAIN if chain.states > 1 else 1.0)
+        found[name] = shares.unsqueeze(0)
+    return found

@@ -1,0 +1,98 @@
+"""When to stop: the gain that further steps would bring, estimated from those that were taken."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ..e_step.expectation import Expectation
+from ..program.coordinates import joined
+from ..program.named import Batch, only
+from .acceleration.spent import Accelerated
+from .path import Move, Path
+from .problem import Problem
+
+CALM = 2  # successive steps at which the rule must be met
+RECENT = 5  # cycles whose slowest rate is believed: an extrapolation hides the slow direction for a cycle or two
+SLOWEST = 0.9999
+
+
+def is_small(gap: float, objective: float, tol: float) -> bool:
+    """Whether a gap in nats is below `tol`, relative to the objective."""
+    return gap <= tol * (1 + abs(objective))
+
+
+def estimated_gap(problem: Problem, path: Path, move: Move, tol: float) -> tuple[float, Accelerated | None]:
+    """Estimate the nats that further plain steps would gain from `path.here`.
+
+    With gradient `g` of the objective and plain step `r`, a step gains about `g'r` near the top, gains of successive
+    ones shrink at a rate, and what is left is `g'r / (1 - rate)`. While the gains themselves are large they are taken
+    instead, and no gradient is computed.
+
+    Returns:
+        The gap; and what acceleration has spent, with the rate noted.
+    """
+    if move.spent is None:
+        return _of_steps(problem, path, move, tol), None
+    return _of_cycle(problem, path, move, move.spent, tol)
+
+
+def _of_steps(problem: Problem, path: Path, move: Move, tol: float) -> float:
+    """By Aitken's extrapolation of the gains of plain steps, and by what the gradient promises once that is small."""
+    objective = path.level
+    left, rate = aitken((*path.before[-2:], objective))
+    if not is_small(left, objective, tol):
+        return left
+    old, new = (joined(problem.coordinates.points(only(at))) for at in (path.here, move.new))
+    return max(left, abs(promised(problem, move.found, path.here, _difference(old, new))) / (1 - rate))
+
+
+def _of_cycle(problem: Problem, path: Path, move: Move, spent: Accelerated, tol: float) -> tuple[float, Accelerated]:
+    """By the two plain steps of a cycle: `rate = g1'r1 / g'r`, the slowest of the last few cycles.
+
+    Far from the top the gain of the first is taken, and its rate from the lengths of both.
+    """
+    moves = [_difference(*pair) for pair in pairwise(move.points)]
+    if not bool((moves[0] != 0).any()):
+        return 0.0, spent
+    if move.beside is None:
+        return float("inf"), spent
+    plain, found = move.beside
+    gain = float(found.objective - move.found.objective)
+    if not is_small(gain, path.level, tol):
+        first, second = (float(step.square().sum()) for step in moves)
+        rate = min(second / first, SLOWEST)
+        return gain * rate / (1 - rate), spent
+    first = abs(promised(problem, move.found, path.here, moves[0]))
+    second = abs(promised(problem, found, plain, moves[1]))
+    rate = min(second / first, SLOWEST) if first > 0 else 0.0
+    rates = (*spent.rates, rate)[-RECENT:]
+    return max(first, gain, 0.0) / (1 - max(rates)), replace(spent, rates=rates)
+
+
+def promised(problem: Problem, found: Expectation, here: Batch, move: Tensor) -> float:
+    """Return `g'r`: what a move from `here` would gain to first order, with the gradient of the objective there."""
+    return float(joined(problem.gradient(found, here)) @ move)
+
+
+def aitken(path: Sequence[float]) -> tuple[float, float]:
+    """Return what is left to gain by the last two gains of a path, and the rate at which gains shrink.
+
+    With gains `d_t` shrinking at rate `r`, what is left is `d r / (1 - r)`.
+    """
+    if len(path) < 3:
+        return float("inf"), SLOWEST
+    last, before = path[-1] - path[-2], path[-2] - path[-3]
+    rounding = 1e-15 * (1 + abs(path[-1]))
+    rate = min(max(last / before, 0.0), SLOWEST) if before > rounding else 0.5
+    return max(last, 0.0) * rate / (1 - rate), rate
+
+
+def _difference(old: Tensor, new: Tensor) -> Tensor:
+    """What a step moved in unconstrained space; an infinite coordinate (a boundary) counts nothing."""
+    move = new - old
+    return torch.where(torch.isfinite(move), move, 0.0)

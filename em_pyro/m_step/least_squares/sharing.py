@@ -1,0 +1,128 @@
+"""Which locations are shared by cells whose precisions differ: they have no maximum apart from that of the scales."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ...e_step.sites.site_factor import SiteFactor
+from ...program.named import unexpand
+from ...reading.predictor import Affine, equation_by_equation, meeting, together
+from .arguments import Argument
+
+CONDITIONAL = ": conditional closed forms until Q is stationary"
+
+Meetings = Mapping[tuple[str, int], set[Hashable]]
+"""Parameter and entry (of vectors, row) of a location -> what of the scales it meets."""
+
+Keys = tuple[list[Hashable], Tensor]
+"""What flat cells are told apart by, each once, and which of them every cell has."""
+
+
+def why_swept(
+    terms: Sequence[SiteFactor],
+    locs: Sequence[Argument],
+    locations: Collection[str],
+    scales: Collection[str],
+    priors: Collection[str],
+) -> str:
+    """Say why the maximum of `locations` depends on the scales; empty if it does not.
+
+    Args:
+        terms: all sites.
+        locs: their locations.
+        locations: parameters that are solved for.
+        scales: parameters that enter a scale.
+        priors: those of `locations` that have a prior.
+    """
+    if not locations or not scales:
+        return ""
+    vectors = any(term.family.event_dim for term in terms)
+    affine = any(loc.affine is not None for loc in locs)
+    if vectors and affine and not _equation_by_equation(terms, locs, locations):
+        return f"the coordinates of a mean have no design in common{CONDITIONAL}"
+    if priors:
+        return f'"{next(iter(priors))}" has a prior and the scale is free{CONDITIONAL}'
+    met = meetings(terms, locs, _atoms)
+    apart = any(len(keys) > 1 for (name, _), keys in met.items() if name in locations)
+    if apart or (not vectors and _joined_apart(locs, met)):
+        return f"a location is shared by cells whose scales differ{CONDITIONAL}"
+    return ""
+
+
+def differ(terms: Sequence[SiteFactor], locs: Sequence[Argument], names: Collection[str]) -> bool:
+    """Whether some cells that select one location have different precisions, known factors among it."""
+    return any(len(some) > 1 for (name, _), some in meetings(terms, locs, _precisions).items() if name in names)
+
+
+def meetings(terms: Sequence[SiteFactor], locs: Sequence[Argument], keys_of: Callable[[SiteFactor], Keys]) -> Meetings:
+    """Which keys of flat cells every selected entry of a location meets; in a predictor of numbers, which scales."""
+    met: dict[tuple[str, int], set[Hashable]] = {}
+    for term, loc in zip(terms, locs, strict=True):
+        table, key = keys_of(term) if loc.places else ([], None)
+        for place in loc.places:
+            assert key is not None
+            pairs = torch.stack([place.where.entries, key[place.where.cells]], -1).unique(dim=0)
+            for entry, which in pairs.tolist():
+                met.setdefault((place.parameter, entry), set()).add(table[which])
+        if loc.affine is not None and not term.family.event_dim:
+            for entry_of, scales in _met_in(loc.affine, _scale_index(term)):
+                met.setdefault(entry_of, set()).update(scales)
+    return met
+
+
+def _met_in(affine: Affine, scale_index: Tensor) -> Iterable[tuple[tuple[str, int], set[int]]]:
+    scales = unexpand(scale_index)
+    for piece in affine.pieces:
+        for entry, found in meeting(piece.index, scales).items():
+            yield affine.entries[entry], found
+
+
+def _joined_apart(locs: Sequence[Argument], met: Meetings) -> bool:
+    """Whether entries that meet in one predictor, and so are solved together, meet several scales."""
+    groups: dict[tuple[str, int], set[Hashable]] = {}
+    for affine in (loc.affine for loc in locs if loc.affine is not None):
+        for row in together(affine):
+            group = [affine.entries[j] for j in row if j >= 0]
+            scales = set[Hashable]().union(*(met[entry] for entry in group))
+            for entry in group:
+                groups.setdefault(entry, set()).update(scales)
+    return any(len(scales) > 1 for scales in groups.values())
+
+
+def _equation_by_equation(terms: Sequence[SiteFactor], locs: Sequence[Argument], locations: Collection[str]) -> bool:
+    """Whether no covariance matters to the coefficients of vectors: one site, and one design for all coordinates."""
+    if len(terms) > 1:
+        return False
+    (term,), (loc,) = terms, locs
+    if loc.affine is None or term.roles["scale_tril"].known or not any(n in locations for n, _ in loc.affine.entries):
+        return True
+    return equation_by_equation(loc.affine, unexpand(_scale_index(term)))
+
+
+def _scale_index(term: SiteFactor) -> Tensor:
+    """Which atom is the scale of each cell, minus one where it is known."""
+    return term.roles["scale_tril" if term.family.event_dim else "scale"].index
+
+
+def _atoms(term: SiteFactor) -> Keys:
+    """Tell flat cells apart by the entry that is their scale; known scales are alike."""
+    atoms, key = _scale_index(term).reshape(-1).unique(return_inverse=True)
+    return atoms.tolist(), key
+
+
+def _precisions(term: SiteFactor) -> Keys:
+    """Tell flat cells apart by their precisions; those of known matrices are taken to differ."""
+    role, index = term.roles["scale_tril" if term.family.event_dim else "scale"], _scale_index(term).reshape(-1)
+    if term.family.event_dim:
+        atoms = torch.where(index < 0, -1 - torch.arange(len(index), device=index.device), index)
+        return atoms.tolist(), torch.arange(len(index), device=index.device)
+    one = torch.ones((), dtype=torch.float64)
+    factors = [
+        (one if part is None else part).to(index.device).expand(role.index.shape).reshape(-1)
+        for part in (role.coefficient, role.constant)
+    ]
+    rows, key = torch.stack([index.double(), *factors], -1).unique(dim=0, return_inverse=True)
+    return [tuple(row) for row in rows.tolist()], key

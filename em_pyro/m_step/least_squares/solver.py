@@ -1,0 +1,227 @@
+"""Locations by weighted least squares, then scales around the new locations.
+
+With `S = sum w (1, x, x x')` of every cell, in which the location is `X b` and the precision `P`,
+
+    sum X' n P X b = sum X' P S_1,        Sigma = sum w (x - X b)(x - X b)' / sum w.
+
+Numbers are vectors of dimension one; a selection is a predictor with one slot, whose equations are diagonal (of
+vectors, block by block) and divided. Where all cells of a location share a precision, it cancels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from ...e_step.engine import Engine
+from ...e_step.sites.site_factor import SiteFactor
+from ...e_step.sums import Sums
+from ...families.charts import Chart
+from ...program.named import Batch
+from ...reading.predictor import Affine
+from ..pooling import Refused, added, pool
+from ..uses import Block, chart_of, terms_of
+from .arguments import Argument, Selection
+from .equations import Equations
+from .matrix import MatrixSite
+from .scalar import Moments, ScalarSite
+from .sharing import differ, why_swept
+
+
+class Site(Protocol):
+    """One site of a block, of numbers or of vectors; shapes are those of `Moments`."""
+
+    scale_role: ClassVar[str]
+
+    @property
+    def name(self) -> str:
+        """Of the site."""
+
+    @property
+    def loc(self) -> Argument:
+        """Locations of its cells."""
+
+    @property
+    def scale(self) -> Selection:
+        """Scales of its cells, or Cholesky factors of covariances."""
+
+    @classmethod
+    def of(cls, engine: Engine, term: SiteFactor) -> Site:
+        """Read the arguments of a site; raise `Refused` where they are no selections and no predictor."""
+
+    def moments(self, sums: Sums) -> Moments:
+        """Lay the statistics out over flat cells."""
+
+    def plain(self, moments: Moments) -> tuple[Tensor, Tensor]:
+        """Sum of the values, and weight, of every cell."""
+
+    def weighted(self, moments: Moments, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The same times the precision of every cell."""
+
+    def pulled(self, moments: Moments, rest: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The same of the values less `rest`, as vectors and matrices."""
+
+    @staticmethod
+    def solved(total: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Locations by divided equations, and where there is one."""
+
+    def scatter(self, moments: Moments, batch: Batch) -> Tensor:
+        """Products around the current locations."""
+
+    @staticmethod
+    def scale_of(scatter: Tensor, n: Tensor, chart: Chart, old: Tensor) -> Tensor:
+        """The parameter at the pooled scatter over the pooled weight."""
+
+
+SITES: Mapping[str, type[Site]] = {"normal": ScalarSite, "multivariate_normal": MatrixSite}
+"""What a site of each kind of block is."""
+
+
+@dataclass(frozen=True)
+class LeastSquares:
+    """Locations and scales of the Normal sites of a block.
+
+    Attributes:
+        locations: parameters, and the function through which each enters.
+        scales: the same.
+        sizes: entries of each parameter; of vectors and matrices, how many it holds.
+        sites: all of one kind.
+        designs: predictors of every site over the unknowns of `equations`.
+        equations: of all locations together, where some are affine; None where each is divided by itself.
+        weighted: whether precisions differ between cells of one location, or a prior meets them.
+        pseudo: precision times mean and precision of every entry of locations with a prior, flat.
+        swept: why closed forms are only conditional, or empty.
+    """
+
+    how: ClassVar[str] = "closed form"
+    separable: ClassVar[bool] = False
+    absorbs: ClassVar[bool] = False
+
+    locations: Mapping[str, Chart]
+    scales: Mapping[str, Chart]
+    sizes: Mapping[str, int]
+    sites: tuple[Site, ...] = field(repr=False)
+    designs: tuple[Sequence[Affine], ...] = field(repr=False)
+    equations: Equations | None = field(repr=False)
+    weighted: bool
+    pseudo: Mapping[str, tuple[Tensor, Tensor]] = field(repr=False)
+    swept: str
+
+    @classmethod
+    def of(cls, engine: Engine, block: Block) -> LeastSquares:
+        """Collect the sites of a block."""
+        kind, terms = SITES[block.kind], terms_of(engine, block.names)
+        roles = _roles(block)
+        sites = tuple(kind.of(engine, term) for term in terms)
+        charts = {name: chart_of(engine, name, block.uses[name]) for name in block.solved}
+        locations = {name: chart for name, chart in charts.items() if roles[name] == "loc"}
+        scales = {name: chart for name, chart in charts.items() if roles[name] == kind.scale_role}
+        locs = [site.loc for site in sites]
+        affine = any(loc.affine is not None for loc in locs)
+        if affine and any(place.chart.name != "itself" for loc in locs for place in loc.places):
+            raise Refused("a location is affine at one site and a function of a parameter at another")
+        pseudo = {n: _flat(engine.priors[n].pseudo) for n in locations if n in engine.priors}
+        all_scales = {place.parameter for site in sites for place in site.scale.places}
+        swept = _coupled(engine, block, terms) if scales else ""
+        swept = swept or why_swept(terms, locs, locations, all_scales, pseudo)
+        initial = {name: engine.program.parameters[name].initial for name in charts}
+        equations = Equations({n: initial[n].numel() for n in locations}, pseudo) if affine and locations else None
+        designs = tuple(loc.designs(equations.first) for loc in locs) if equations else ()
+        weighted = bool(pseudo) or (not affine and differ(terms, locs, locations))
+        sizes = _sizes(sites, initial)
+        return cls(locations, scales, sizes, sites, designs, equations, weighted, pseudo, swept)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Locations, then scales."""
+        return (*self.locations, *self.scales)
+
+    def solve(self, sums: Mapping[str, Sums], batch: Batch) -> dict[str, Tensor]:
+        """Take one pass: conditional on the scales the locations, then conditional on the locations the scales."""
+        moments = [site.moments(sums[site.name]) for site in self.sites]
+        new = self._located(moments, batch) if self.equations is None else self._together(moments, batch)
+        return new | self._scaled(moments, {**batch, **new})
+
+    def _located(self, moments: Sequence[Moments], batch: Batch) -> dict[str, Tensor]:
+        """Every location by itself."""
+        pooled: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.locations}
+        for site, some in zip(self.sites, moments, strict=True):
+            places = [place for place in site.loc.places if place.parameter in pooled]
+            if places:
+                total, weight = site.weighted(some, batch) if self.weighted else site.plain(some)
+            for name, _, where in places:
+                size = self.sizes[name]
+                pooled[name].append((pool(total, where, size), pool(weight, where, size)))
+        new = {}
+        for name, chart in self.locations.items():
+            total, weight = (added(parts) for parts in zip(*pooled[name], strict=True))
+            if name in self.pseudo:
+                total, weight = total + self.pseudo[name][0], weight + self.pseudo[name][1]
+            solved, there = self.sites[0].solved(total, weight)
+            old = batch[name].double()
+            new[name] = torch.where(there, chart.inverse(solved), old.reshape(solved.shape)).reshape(old.shape)
+        return new
+
+    def _together(self, moments: Sequence[Moments], batch: Batch) -> dict[str, Tensor]:
+        """All entries of all locations by one system."""
+        assert self.equations is not None
+        at_zero, system = self.equations.at_zero(batch), None
+        for site, some, designs in zip(self.sites, moments, self.designs, strict=True):
+            pull, weight = site.pulled(some, site.loc.at(at_zero), batch)
+            system = self.equations.entered(system, designs, pull, weight)
+        assert system is not None
+        return self.equations.solve(*system, batch)
+
+    def _scaled(self, moments: Sequence[Moments], batch: Batch) -> dict[str, Tensor]:
+        """Every scale around the locations of `batch`."""
+        pooled: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.scales}
+        for site, some in zip(self.sites, moments, strict=True):
+            places = [place for place in site.scale.places if place.parameter in pooled]
+            scatter = site.scatter(some, batch) if places else some.second
+            for name, _, where in places:
+                size = self.sizes[name]
+                pooled[name].append((pool(scatter, where, size), pool(some.n, where, size)))
+        new = {}
+        for name, chart in self.scales.items():
+            scatter, n = (added(parts) for parts in zip(*pooled[name], strict=True))
+            new[name] = self.sites[0].scale_of(scatter, n, chart, batch[name].double())
+        return new
+
+
+def _roles(block: Block) -> dict[str, str]:
+    """Of each parameter of a block, the one argument that it enters."""
+    roles = {name: {key for _, key, _ in block.uses[name]} for name in block.names}
+    for name, keys in roles.items():
+        if len(keys) > 1:
+            raise Refused(f'"{name}" is a location and a scale')
+    return {name: key for name, (key,) in roles.items()}
+
+
+def _flat(pseudo: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+    assert pseudo is not None
+    return pseudo[0].reshape(-1), pseudo[1].reshape(-1)
+
+
+def _sizes(sites: Sequence[Site], initial: Mapping[str, Tensor]) -> dict[str, int]:
+    """How many entries of their units parameters hold."""
+    found = {}
+    for site in sites:
+        for unit, places in ((site.loc.unit, site.loc.places), (site.scale.unit, site.scale.places)):
+            for name in (place.parameter for place in places if place.parameter in initial):
+                found[name] = initial[name].numel() // prod(unit)
+    return found
+
+
+def _coupled(engine: Engine, block: Block, terms: Sequence[SiteFactor]) -> str:
+    """Say which location of a scale something else moves: the two must be alternated."""
+    why = ""
+    for term in terms:
+        others = engine.recognition.bank.parameters(term.roles["loc"], "real").intersection(block.moving)
+        if others:
+            why = f'its location "{min(others)}" is maximised otherwise: alternated until Q is stationary'
+    return why

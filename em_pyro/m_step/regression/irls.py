@@ -1,0 +1,209 @@
+"""Newton's method on `Q` for parameters that enter the arguments of their sites through affine predictors.
+
+`Q` depends on the parameters only through the predictors `eta` of every cell, so its slopes and curvatures in `eta` are
+elementwise, and those in the coefficients are `X' dQ/deta` and `X' diag(d2Q/deta2) X`: for a canonical link this is
+iteratively reweighted least squares. An argument that is a plain selection of a parameter is affine as well, in the
+logarithm of a positive parameter and in the logit of a probability: a site's free arguments are solved together.
+
+References:
+    McCullagh, P. and Nelder, J. A. (1989). Generalized Linear Models, section 2.5.
+    Nocedal, J. and Wright, S. J. (2006). Numerical Optimization, section 3.4 (modified Hessian, backtracking).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ...e_step.engine import Engine
+from ...e_step.sums import Sums
+from ...families.charts import COORDINATES, Chart, domain_of
+from ...families.newton import ascent_direction
+from ...program.named import Batch, unwrap
+from ...reading.predictor import adjoint, gram
+from ...reading.priors import Prior
+from ..pooling import Refused
+from ..uses import Block, entering, made_up, terms_of
+from .predictors import Entry
+from .site import Site, side_by_side, site_of
+
+ITERATIONS, HALVINGS = 100, 50
+STATIONARY = 1e-10  # of the gradient, relative to 1 + |Q|
+UNSEEN = 1e-12  # of a rise of Q, relative to 1 + |Q|: below, only the gradient can tell
+SINGULAR = 1e-12  # of the curvature along a direction, relative to the largest, each entry scaled to one
+KINKED = ("Laplace", "AsymmetricLaplace")  # priors whose maximum may be a kink
+
+Expansion = tuple[Tensor, Tensor, Tensor]
+"""`Q` of every start, its gradient and its Hessian in the coordinates that move."""
+
+
+@dataclass(frozen=True)
+class Regression:
+    """Parameters with a joint maximum, found by Newton's method.
+
+    Attributes:
+        parameters: those that move.
+        held: parameters that enter the same sites and are not solved here.
+        domains: of all of them; it says what their coordinates are.
+        sizes: entries of those that move.
+        sites: that they enter.
+        priors: of those that move.
+        swept: why the maximum is only conditional, or empty.
+    """
+
+    how: ClassVar[str] = "Newton"
+    separable: ClassVar[bool] = False
+    absorbs: ClassVar[bool] = True
+
+    parameters: tuple[str, ...]
+    held: tuple[str, ...]
+    domains: Mapping[str, str] = field(repr=False)
+    sizes: Mapping[str, int] = field(repr=False)
+    sites: tuple[Site, ...] = field(repr=False)
+    priors: Mapping[str, Prior] = field(repr=False)
+    swept: str
+
+    @classmethod
+    def of(cls, engine: Engine, block: Block) -> Regression:
+        """Collect the sites of a block, and differentiate them twice: a family that is not ours may not allow it."""
+        initial, terms = {n: p.initial for n, p in engine.program.parameters.items()}, terms_of(engine, block.names)
+        inside = set[str]().union(*(entering(engine, term) for term in terms))
+        moving = tuple(name for name in initial if name in block.solved)
+        held = tuple(name for name in initial if name in inside and name not in moving)
+        domains = {n: domain_of(engine.program.parameters[n].constraint) for n in (*moving, *held)}
+        _check(engine, moving, domains)
+        place: dict[Entry, int] = {}
+        for name in (*moving, *held):
+            for i in range(initial[name].numel()):
+                place[name, i] = len(place)
+        sites = side_by_side([site_of(engine, term, place) for term in terms])
+        priors = {n: engine.priors[n] for n in moving if n in engine.priors}
+        others = [name for name in held if name in block.moving]
+        why = (
+            f'"{others[0]}", which meets it, is maximised otherwise: alternated until Q is stationary' if others else ""
+        )
+        sizes = {name: initial[name].numel() for name in moving}
+        solver = cls(moving, held, domains, sizes, sites, priors, why)
+        batch = {name: value.double().unsqueeze(0) for name, value in initial.items()}
+        try:
+            solver.expand(solver._coordinates(batch), solver._sums(made_up(terms)), batch)
+        except (RuntimeError, NotImplementedError) as reason:
+            raise Refused(f"its site cannot be differentiated twice ({reason})") from None
+        return solver
+
+    @property
+    def count(self) -> int:
+        """Number of coordinates that move."""
+        return sum(self.sizes.values())
+
+    def solve(self, sums: Mapping[str, Sums], batch: Batch) -> dict[str, Tensor]:
+        """Climb until the gradient is zero; a start whose `Q` is not finite stays where it is."""
+        theta = self._coordinates(batch)
+        solved = self._climb(theta, self._sums(sums), batch)
+        new, at = {}, 0
+        for name, size in self.sizes.items():
+            old, here = batch[name], slice(at, at + size)
+            value = COORDINATES[self.domains[name]].forward(solved[:, here]).reshape(old.shape)
+            still = (solved[:, here] == theta[:, here]).reshape(old.shape)
+            new[name] = torch.where(still, old.double(), value)
+            at += size
+        return new
+
+    def _coordinates(self, batch: Batch) -> Tensor:
+        """Coordinates `(S, E)` of all parameters: what the predictors are affine in."""
+        parts = []
+        for name in (*self.parameters, *self.held):
+            value = batch[name].double()
+            parts.append(COORDINATES[self.domains[name]].inverse(value.reshape((len(value), -1))))
+        return torch.cat(parts, -1)
+
+    def _sums(self, sums: Mapping[str, Sums]) -> list[Sums]:
+        """Statistics of every site."""
+        return [site.counted(sums) for site in self.sites]
+
+    def _climb(self, theta: Tensor, sums: Sequence[Sums], batch: Batch) -> Tensor:
+        """Newton steps for all starts together, halved until `Q` does not fall."""
+        value, slope, curvature = self.expand(theta, sums, batch)
+        done, before = ~torch.isfinite(value), torch.full_like(value, torch.inf)
+        for _ in range(ITERATIONS):
+            step = torch.zeros_like(theta)
+            step[:, : self.count] = ascent_direction(slope, curvature, flat=SINGULAR, level=1.0)
+            gain, size, scale = (slope * step[:, : self.count]).sum(-1) / 2, slope.abs().amax(-1), 1 + value.abs()
+            still = (gain <= UNSEEN * scale) & ((size <= STATIONARY * scale) | (size >= 0.5 * before))
+            theta = torch.where((still & ~done).unsqueeze(-1), theta + step, theta)  # the last step costs nothing
+            done = done | still | ~torch.isfinite(gain)
+            if bool(done.all()):
+                break
+            before = torch.where(gain <= UNSEEN * scale, size, torch.inf)
+            share = torch.where(done, 0.0, 1.0)
+            for _ in range(HALVINGS):
+                trial = theta + share.unsqueeze(-1) * step
+                new = self.expand(trial, sums, batch)
+                worse = ~done & ~(new[0] >= value + 1e-4 * share * gain - UNSEEN * scale)
+                if not bool(worse.any()):
+                    break
+                share = torch.where(worse, share / 2, share)
+            else:
+                done = done | worse
+                trial = torch.where(worse.unsqueeze(-1), theta, trial)
+                new = self.expand(trial, sums, batch)
+            theta, (value, slope, curvature) = trial, new
+        return theta
+
+    def expand(self, theta: Tensor, sums: Sequence[Sums], batch: Batch) -> Expansion:
+        """Expand `Q` to second order in the coordinates that move, for every start."""
+        size, count = theta.shape[-1], self.count
+        value = theta.new_zeros(len(theta))
+        slope, curvature = theta.new_zeros(theta.shape), theta.new_zeros((*theta.shape, size))
+        for site, some in zip(self.sites, sums, strict=True):
+            q, slopes, curvatures = site.slopes(theta, some)
+            value = value + q
+            predictors = [p for argument in site.arguments for p in argument.predictors]
+            for r, first in enumerate(predictors):
+                slope = slope + adjoint(first, slopes[r], size)
+                for s, second in enumerate(predictors[r:], r):
+                    weight = curvatures[r][s]
+                    if weight is not None:
+                        block = gram(first, second, weight, size)
+                        curvature = curvature + (block if r == s else block + block.mT)
+        at = 0
+        for name, n in self.sizes.items():
+            if name in self.priors:
+                chart, here = COORDINATES[self.domains[name]], slice(at, at + n)
+                q, g, h = _of_prior(self.priors[name], chart, theta[:, here], batch[name].shape[1:])
+                value, slope[:, here] = value + q, slope[:, here] + g
+                curvature[:, here, here] += h
+            at += n
+        return value, slope[:, :count], curvature[:, :count, :count]
+
+
+def _check(engine: Engine, moving: Sequence[str], domains: Mapping[str, str]) -> None:
+    """Refuse parameters that have no coordinate here, and priors that Newton's method cannot climb."""
+    for name, domain in domains.items():
+        if domain not in COORDINATES:
+            bounds = engine.program.parameters[name].constraint
+            raise Refused(f'"{name}", with which it has a joint maximum, is bounded by {bounds}')
+    for name in moving:
+        prior = engine.priors.get(name)
+        if prior is not None and (prior.fn is None or type(prior.fn).__name__ in KINKED):
+            raise Refused(f'the prior of "{name}" is not smooth, or has parameters')
+
+
+def _of_prior(prior: Prior, chart: Chart, theta: Tensor, shape: torch.Size) -> Expansion:
+    """Log prior of every start, its gradient and its Hessian in the coordinates of one parameter."""
+    assert prior.fn is not None
+    leaf = theta.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        q = prior.log_prob(chart.forward(leaf).reshape((len(theta), *shape))).double()
+        (slope,) = torch.autograd.grad(q.sum(), leaf, create_graph=True)
+        if not slope.requires_grad:
+            return q.detach(), slope, theta.new_zeros((*theta.shape, theta.shape[-1]))
+        if not unwrap(prior.fn).base.event_shape:
+            (diagonal,) = torch.autograd.grad(slope.sum(), leaf)
+            return q.detach(), slope.detach(), torch.diag_embed(diagonal)
+        rows = [torch.autograd.grad(part.sum(), leaf, retain_graph=True)[0] for part in slope.unbind(-1)]
+    return q.detach(), slope.detach(), torch.stack(rows, -2)

@@ -1,0 +1,137 @@
+"""One site of a regression, or several side by side: its share of `Q` by the predictors of every cell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from ...e_step.engine import Engine
+from ...e_step.sites.site_factor import SiteFactor
+from ...e_step.sums import Sums
+from ...program.named import Params, batched
+from ...reading.bound import LOWEST
+from ...reading.predictor import Piece
+from ..pooling import Refused
+from ..uses import family_name
+from .predictors import Argument, Entry, argument_of
+
+
+@dataclass(frozen=True)
+class Site:
+    """One site of a block, or several that are laid out alike (the steps of a chain), side by side."""
+
+    terms: tuple[SiteFactor, ...]
+    arguments: tuple[Argument, ...] = field(repr=False)
+    known: Params = field(repr=False)  # other arguments, as the family expects them
+
+    def density(self, etas: Sequence[Tensor], sums: Sums) -> Tensor:
+        """`<natural, S>` of every cell, shape (S,) + cells + events."""
+        term, args = self.terms[0], dict(self.known)
+        for argument, eta in zip(self.arguments, etas, strict=True):
+            args |= argument.bound(eta)
+        if sums.around is not None and term.family.location is not None:
+            args[term.family.location] = args[term.family.location] - sums.around
+        natural = term.natural_of(args)
+        total = torch.zeros((), dtype=torch.float64)
+        rank = 1 + len(self.shape)
+        for value, statistic in zip(natural, sums.parts, strict=True):
+            product = torch.where(statistic != 0, value.clamp(min=LOWEST) * statistic, 0.0)
+            total = total + (product.flatten(rank).sum(-1) if product.dim() > rank else product)
+        return total
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Dimensions of the cells, those of several sites with one in front for the sites."""
+        term = self.terms[0]
+        return (*((len(self.terms),) if len(self.terms) > 1 else ()), *term.cell_shape, *term.event_shape)
+
+    def counted(self, found: Mapping[str, Sums]) -> Sums:
+        """Statistics of the cells."""
+        each = [found[term.name] for term in self.terms]
+        if len(each) == 1:
+            return each[0]
+        parts = tuple(torch.stack(some, 1) for some in zip(*(one.parts for one in each), strict=True))
+        arounds = [one.around for one in each if one.around is not None]
+        return replace(each[0], parts=parts, around=torch.stack(arounds, 1) if arounds else None)
+
+    def slopes(self, theta: Tensor, sums: Sums) -> tuple[Tensor, list[Tensor], list[list[Tensor | None]]]:
+        """`Q` of every start, and in every cell its slopes and curvatures in all predictors (None is zero)."""
+        leaves, count = [], sum(len(argument.predictors) for argument in self.arguments)
+        for argument in self.arguments:
+            eta = argument.affine.at(theta)
+            events = eta.shape[-1:] if argument.row else ()
+            leaves.append(eta.expand((len(theta), *self.shape, *events)).detach().contiguous().requires_grad_())
+        with torch.enable_grad():
+            cells = self.density(leaves, sums)
+            grads = torch.autograd.grad(cells.sum(), leaves, create_graph=True)
+            slopes, curvatures = list[Tensor](), list[list[Tensor | None]]()
+            for argument, grad in zip(self.arguments, grads, strict=True):
+                for own in grad.unbind(-1) if argument.row else (grad,):
+                    slopes.append(own.detach())
+                    if not own.requires_grad:
+                        curvatures.append([None] * count)
+                        continue
+                    rows = torch.autograd.grad(own.sum(), leaves, retain_graph=True, allow_unused=True)
+                    found: list[Tensor | None] = []
+                    for other, leaf, row in zip(self.arguments, leaves, rows, strict=True):
+                        if not other.row:
+                            found.append(row)
+                        else:
+                            found += [None] * leaf.shape[-1] if row is None else row.unbind(-1)
+                    curvatures.append(found)
+        return cells.detach().reshape((len(theta), -1)).sum(-1), slopes, curvatures
+
+
+def site_of(engine: Engine, term: SiteFactor, place: Mapping[Entry, int]) -> Site:
+    """Read the arguments of one site over the coordinates that `place` numbers."""
+    start = {n: p.initial.double() for n, p in engine.program.parameters.items()}
+    with torch.no_grad():
+        bound = term.arguments(engine.bind(batched(start)), torch.zeros((), dtype=torch.float64))
+    arguments, known = list[Argument](), dict[str, Tensor]()
+    for key, role in term.roles.items():
+        if role.known:
+            known |= {k: v for k, v in bound.items() if k in (key, f"{key}_complement")}
+        elif key in term.family.kinked:
+            raise Refused(f"{family_name(term)}.{key} has a kink")
+        else:
+            arguments.append(argument_of(engine, term, key, role, place))
+    return Site((term,), tuple(arguments), known)
+
+
+def side_by_side(sites: Sequence[Site]) -> tuple[Site, ...]:
+    """Put sites that are laid out alike into one, so that a chain of a thousand steps is one operation."""
+    groups: dict[object, list[Site]] = {}
+    for site in sites:
+        (term,) = site.terms
+        arguments = tuple(
+            (a.role, a.affine.chart.name, a.affine.offset.shape)
+            + tuple((p.index.shape, p.value.shape) for p in a.affine.pieces)
+            for a in site.arguments
+        )
+        known = tuple((key, value.shape) for key, value in sorted(site.known.items()))
+        alike = (id(term.family), term.cell_shape, term.event_shape, term.events, arguments, known)
+        groups.setdefault(alike if term.alike else term.name, []).append(site)
+    return tuple(some[0] if len(some) == 1 else _joined(some) for some in groups.values())
+
+
+def _joined(sites: Sequence[Site]) -> Site:
+    """Several sites as one, with a dimension for them in front of the cells."""
+
+    def stacked(parts: Sequence[Tensor]) -> Tensor:
+        both = torch.stack(list(parts))
+        return both[:1] if bool((both == both[:1]).all()) else both
+
+    arguments = []
+    for alike in zip(*(site.arguments for site in sites), strict=True):
+        affines = [argument.affine for argument in alike]
+        pieces = tuple(
+            Piece(stacked([p.index for p in some]), stacked([p.value for p in some]))
+            for some in zip(*(affine.pieces for affine in affines), strict=True)
+        )
+        offset = stacked([affine.offset for affine in affines])
+        arguments.append(replace(alike[0], affine=replace(affines[0], offset=offset, pieces=pieces)))
+    known = {key: torch.stack([site.known[key] for site in sites]) for key in sites[0].known}
+    return Site(tuple(site.terms[0] for site in sites), tuple(arguments), known)

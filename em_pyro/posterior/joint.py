@@ -1,0 +1,146 @@
+"""Latents that are left to the contraction: marginals, and choices of states, by the schedule of the E-step.
+
+A marginal is the weight of a zero factor laid over the latent and its plates; choices run the schedule backwards,
+picking a state where the E-step would share weight out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..e_step.contraction.elimination import plan_contraction
+from ..e_step.contraction.schedule import Factor, Schedule
+from ..e_step.engine import Engine
+from ..e_step.units import Unit
+from ..errors import ParameterError
+from ..program.named import Named, align
+
+ABSENT = 1e-200
+MANY = 12  # latents from which all marginals are worked out at the first that is asked for
+
+
+@dataclass(frozen=True)
+class Joint:
+    """The joint law of all latents that no unit sums out itself.
+
+    Attributes:
+        engine: the engine of all rows.
+        factors: all that is contracted, whole.
+    """
+
+    engine: Engine = field(repr=False)
+    factors: Mapping[str, Named] = field(repr=False)
+
+    @cached_property
+    def free(self) -> tuple[str, ...]:
+        """These latents."""
+        inside = {name for unit in self.engine.units for name in unit.inside}
+        return tuple(name for name in self.engine.program.latents if name not in inside)
+
+    def by_row(self, plate: str) -> Tensor:
+        """Log evidence of every row of a plate, shape `(N,)`.
+
+        Raises:
+            ParameterError: the rows depend on one another.
+        """
+        program = self.engine.program
+        schedule, inputs, _ = self._schedule()
+        _, values, _ = schedule.forward(inputs)
+        total = torch.zeros(program.plates[plate], dtype=torch.float64)
+        for step in schedule.products:
+            missing = dict(step.missing)
+            if plate not in step.over and plate not in missing:
+                continue
+            if step.output not in schedule.roots:
+                latent = next(n for n in schedule.names[step.output] if n in program.latents)
+                raise ParameterError(
+                    f'log_evidence_by("{plate}"): expected independent rows, but latent "{latent}" outside the plate '
+                    f"joins them. Ask for a plate that holds it."
+                )
+            value, have = align(values[step.input], schedule.names[step.input], step.names), step.names
+            if step.scale is not None:
+                value = value * step.scale.align(have)
+            rest = tuple(i for i, name in enumerate(have) if name != plate)
+            value = value.sum(rest) if rest else value
+            for other, size in missing.items():
+                value = value * (size if other != plate else 1)
+            total = total + value
+        return total
+
+    def share(self, unit: Unit) -> Tensor | None:
+        """Posterior of the latents around a unit, in the dimensions of its factor; None if there are none."""
+        name = unit.members[0]
+        axes = tuple(i for i, n in enumerate(self.engine.joined[name].names) if n in self.engine.program.latents)
+        if not axes:
+            return None
+        schedule, inputs, _ = self._schedule()
+        share = schedule.contract(inputs)[1][list(self.engine.joined).index(name)]
+        return share / share.sum(axes, keepdim=True)
+
+    def marginal(self, site: str) -> Tensor:
+        """Posterior probabilities of one latent: plates of the site + `(K,)`."""
+        return self._every_marginal[site].clone() if len(self.free) > MANY else self._marginals([site])[site]
+
+    def chosen(
+        self, pick: Callable[[Tensor], Tensor], instead: Mapping[str, Named], *, largest: bool
+    ) -> dict[str, Tensor]:
+        """Indices of states of all latents, in the shape of their plates.
+
+        Args:
+            pick: chooses along the first dimension.
+            instead: factors that take the place of others: the best path of a chain in place of its sum.
+            largest: whether latents are maximised out, not summed.
+        """
+        program = self.engine.program
+        # A zero factor over every latent makes each elimination carry all plates of its latent.
+        schedule, inputs, _ = self._schedule(self.free)
+        for i, name in enumerate(self.engine.joined):
+            if name in instead:
+                inputs[i] = align(instead[name].tensor, instead[name].names, self.factors[name].names)
+        chosen, found = schedule.chosen(inputs, pick, program.latents, largest=largest), {}
+        for name in self.free:
+            plates = program.latents[name].plates
+            shape = [program.plates[p] for p in plates]
+            index = chosen[name].align(plates).expand(shape) if name in chosen else torch.zeros(shape, dtype=torch.long)
+            found[name] = index
+        return found
+
+    @cached_property
+    def _every_marginal(self) -> dict[str, Tensor]:
+        return self._marginals(self.free)
+
+    def _marginals(self, sites: Sequence[str]) -> dict[str, Tensor]:
+        schedule, inputs, places = self._schedule(tuple(sites))
+        _, shares = schedule.contract(inputs)
+        program, found = self.engine.program, {}
+        for name in sites:
+            plates = program.latents[name].plates
+            share = align(shares[places[name]], schedule.names[places[name]], (*plates, name))
+            share = share / share.sum(-1, keepdim=True)  # a row's weight multiplies its share
+            found[name] = share.expand(*(program.plates[p] for p in plates), program.latents[name].size).contiguous()
+        return found
+
+    def _schedule(self, extra: tuple[str, ...] = ()) -> tuple[Schedule, list[Tensor], dict[str, int]]:
+        """The contraction of all rows at once, with a zero factor over each of `extra` and its plates."""
+        engine, program = self.engine, self.engine.program
+        factors = [replace(f, scale=_positive(f.scale), alive=None) for f in engine.joined.values()]
+        inputs = [self.factors[f.name].tensor for f in factors]
+        sizes = engine.sizes
+        owners = {name: frozenset(latent.plates) for name, latent in program.latents.items()}
+        for name in extra:
+            names = tuple(n for n in sizes if sizes[n] > 1 and (n == name or n in program.latents[name].plates))
+            scale = next((f.scale for f in factors if f.plates == owners[name]), None)
+            factors.append(Factor(f"[{name}]", names, owners[name], scale))
+            inputs.append(torch.zeros([sizes[n] for n in names], dtype=torch.float64))
+        places = {n: len(engine.joined) + i for i, n in enumerate(extra)}
+        return plan_contraction(factors, owners, sizes), inputs, places
+
+
+def _positive(scale: Named | None) -> Named | None:
+    """A row of weight zero still has a posterior: give it next to none."""
+    return None if scale is None else Named(scale.tensor.clamp(min=ABSENT), scale.names)

@@ -1,0 +1,64 @@
+"""Whether the data are possible under the model at given parameters, and which row is not."""
+
+from __future__ import annotations
+
+from ..e_step.engine import Engine
+from ..errors import DataError, ObjectiveError
+from ..program.named import Params
+from .posterior import Posterior, posterior
+
+IMPOSSIBLE = -1e29  # of an objective: no row of any data has so low a density, and `reading` writes -1e30 for log 0
+
+
+def check_possible(engine: Engine, params: Params, objective: float) -> None:
+    """Refuse `params` from which no EM step is defined, by the `objective` there.
+
+    Raises:
+        DataError: some row is impossible under every state.
+        ObjectiveError: the objective is not finite for another reason.
+    """
+    if is_possible(objective):
+        return
+    if not objective <= IMPOSSIBLE:  # a location that overflows leaves a number beyond
+        raise ObjectiveError(
+            f"Start: expected a finite objective, got {objective}. Check the starting values "
+            f"({', '.join(sorted(params))}) and the scale of the data."
+        )
+    law, runs = posterior(engine, params), engine.recognition.runs[0]
+    for plate in sorted(engine.program.plates, key=lambda p: -engine.program.plates[p]):
+        try:
+            rows = law.log_evidence_by(plate)
+        except ValueError:
+            continue
+        bad = rows <= IMPOSSIBLE
+        if bool(bad.any()):
+            sites = [n for n, f in engine.factors.items() if plate in f.plates and n not in engine.program.latents]
+            observed = [n for n in sites if plate in runs[n].plates] or [
+                n for n, s in runs.items() if s.role == "observed" and plate in s.plates
+            ]
+            raise DataError(
+                f'Site "{(observed or ["?"])[0]}": expected every row to be possible under some state, got a row '
+                f'of plate "{plate}" that is impossible, at index {int(bad.nonzero()[0])}. Remove it, or widen the '
+                f"model."
+            )
+    observed = [n for n, s in runs.items() if s.role == "observed"]
+    raise DataError(
+        f'Site "{observed[0]}": expected data that is possible under the model, got an impossible observation '
+        f"(log evidence {objective:.3g}). Check structural zeros and the start."
+    )
+
+
+def is_possible(objective: float) -> bool:
+    """Whether an `objective` is that of parameters from which an EM step is defined."""
+    return IMPOSSIBLE < objective < -IMPOSSIBLE
+
+
+def possible_posterior(engine: Engine, params: Params) -> Posterior:
+    """Return the posterior at `params`.
+
+    Raises:
+        DataError: some row is impossible under every state, so that it has none.
+    """
+    law = posterior(engine, params)
+    check_possible(engine, {n: v.double() for n, v in params.items()}, law.log_evidence)
+    return law

@@ -1,0 +1,116 @@
+"""What surrounds a run of the user's model: no trace in the param store or a generator, whole plates, fixed values."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pyro
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from ..errors import DataError, ModelError
+from .named import Params
+
+EMPTY = 'Plate "{}": expected at least one row, got none. Pass data.'
+
+Indices = dict[tuple[int, Any, str], Tensor]
+"""What plates hand out, by size, size of a subsample and device."""
+
+
+class Substitute(Messenger):
+    """Give every `pyro.param` its fitted value, and every site with a prior its mode."""
+
+    def __init__(self, values: Params) -> None:
+        """Take the fitted values, by name."""
+        super().__init__()
+        self.values = values
+
+    def _pyro_param(self, msg: Any) -> None:
+        if msg["name"] in self.values:
+            msg["value"], msg["done"] = self.values[msg["name"]], True
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.values and not msg["is_observed"]:
+            msg["value"], msg["is_observed"] = self.values[msg["name"]], True
+
+
+def is_subsample(msg: Any) -> bool:
+    """Tell the index site of a plate from a sample statement of the user."""
+    return type(msg["fn"]).__name__ == "_Subsample"
+
+
+def indices_of(rows: Any, made: Indices) -> Tensor:
+    """Return the indices that a plate hands out (`rows` is Pyro's `_Subsample`), and keep them in `made`.
+
+    A plate asks for them in every run of the model: of ten million rows they are 80 MB, and the time to write these.
+    """
+    key = rows.size, rows.subsample_size, str(rows.device)
+    if key not in made:
+        made[key] = rows.sample()
+    return made[key]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Run without Pyro's validation (ours speaks of sites) and without moving a global generator."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with pyro.validation_enabled(is_validate=False), torch.random.fork_rng(devices=devices):
+        yield
+
+
+@contextlib.contextmanager
+def untouched_store() -> Iterator[dict[str, tuple[Tensor, Any]]]:
+    """Remove and yield whatever a run of the model registers in the param store (a PyroModule does so by itself)."""
+    store = pyro.get_param_store()
+    before, found = set(store._params), dict[str, tuple[Tensor, Any]]()
+    try:
+        yield found
+    finally:
+        for name in set(store._params) - before:
+            found[name] = store._params[name], store._constraints[name]
+            del store[name]
+
+
+def register(name: str, tensor: Tensor, constraint: Any) -> None:
+    """Put a module's own unconstrained tensor into the store, as the module does."""
+    store = pyro.get_param_store()
+    store._params[name], store._constraints[name], store._param_to_name[tensor] = tensor, constraint, name
+
+
+@contextlib.contextmanager
+def no_empty_plate() -> Iterator[None]:
+    """Raise a `DataError` that names the plate where the model makes an empty one."""
+    try:
+        yield
+    except ZeroDivisionError as error:
+        if "size cannot be zero" not in str(error):
+            raise
+        raise DataError(EMPTY.format(_local(error, "name"))) from error
+
+
+def refuse_part(frame: Any) -> None:
+    """Raise where a plate (a frame of Pyro's `cond_indep_stack`) is empty or hands out a subsample of its rows."""
+    if frame.size == 0:
+        raise DataError(EMPTY.format(frame.name))
+    if frame.full_size is not None and frame.full_size != frame.size:
+        raise ModelError(
+            f'Plate "{frame.name}": expected all {frame.full_size} rows, got a subsample of {frame.size}. '
+            f"Exact EM sums over all rows: drop subsample_size, or pass each batch to EM.step."
+        )
+
+
+def states(support: Tensor, event_shape: torch.Size) -> Tensor:
+    """Drop the batch dimensions of an enumerated support, all of size one: shape `(K,)` + `event_shape`."""
+    return support.reshape((len(support), -1, *event_shape))[:, 0]
+
+
+def _local(error: BaseException, name: str) -> object:
+    """Return a local variable of the innermost call that has it, where an error was raised."""
+    found, trace = None, error.__traceback__
+    while trace is not None:
+        found = trace.tb_frame.f_locals.get(name, found)
+        trace = trace.tb_next
+    return found

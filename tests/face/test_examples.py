@@ -1,0 +1,81 @@
+"""Every example runs, asserts what it claims, draws its picture and has its place in the gallery."""
+
+import re
+import runpy
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+NEEDS = {"image_segmentation": "sklearn", "anomalies": "sklearn", "market_regimes": "statsmodels"}
+"""Optional dependencies: an example is skipped where its own is missing, and for no other reason."""
+
+LARGEST = 150_000
+"""Bytes of a picture in the repository."""
+
+
+def listed() -> tuple[str, ...]:
+    """Return the names of the examples, in the order of the gallery."""
+    return tuple(runpy.run_path(str(EXAMPLES / "gallery.py"))["EXAMPLES"])
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Run as `python examples/NAME.py` does, without a window, into a folder of its own."""
+    before = plt.get_backend()
+    plt.switch_backend("Agg")
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.setenv("PICTURES", str(tmp_path))
+    yield tmp_path
+    plt.close("all")
+    plt.switch_backend(before)
+    sys.modules.pop("gallery", None)
+
+
+@pytest.mark.parametrize("name", listed())
+def test_example(name: str, pictures: Path) -> None:
+    """It runs to its end, where it asserts its claims, and leaves one picture that is small and wide enough."""
+    if name in NEEDS and find_spec(NEEDS[name]) is None:
+        pytest.skip(f"needs {NEEDS[name]}")
+    runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    (picture,) = pictures.iterdir()
+    assert picture.name == f"{name}.png"
+    assert picture.stat().st_size < LARGEST
+    assert plt.imread(picture).shape[1] == 1200
+
+
+def test_every_example_is_listed() -> None:
+    """Scripts, list and gallery name the same examples in the same order, and the pictures are there."""
+    scripts = {path.stem for path in EXAMPLES.glob("*.py")} - {"gallery"}
+    assert set(listed()) == scripts
+    page = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^### \[(\w+)\.py\]\(\1\.py\): ", page, re.MULTILINE) == list(listed())
+    assert re.findall(r"^\[!\[.+\]\(\.\./docs/pictures/(\w+)\.png\)\]\(\1\.py\)$", page, re.MULTILINE) == list(listed())
+    for name in listed():
+        picture = ROOT / "docs" / "pictures" / f"{name}.png"
+        assert picture.stat().st_size < LARGEST
+
+
+@pytest.mark.parametrize("name", listed())
+def test_begins_with_a_question_and_ends_with_claims(name: str) -> None:
+    """The first heading asks; the last cell asserts."""
+    text = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
+    first, *_, last = text.split("# %%")[1:]
+    assert re.match(r' \[markdown\]\n"""# .+\n', first)
+    assert "?" in first
+    assert "\nassert " in last or "    assert " in last
+
+
+@pytest.mark.parametrize(("name", "package"), NEEDS.items())
+def test_says_what_is_missing(name: str, package: str, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its optional dependency an example names the extra to install."""
+    for module in [package, *(m for m in sys.modules if m.startswith(f"{package}."))]:
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ModuleNotFoundError, match=r"em-pyro\[examples\]"):
+        runpy.run_path(str(EXAMPLES / f"{name}.py"))
+    assert not list(pictures.iterdir())

@@ -1,0 +1,106 @@
+"""The house: imports run one way, from the floors above to those below, held by looking at the source."""
+
+import sys
+from collections.abc import Mapping
+from graphlib import TopologicalSorter
+
+import pytest
+from oracles.source import SOURCES, imports, room, texts
+
+FLOORS = (
+    "errors",
+    "program analytic quadrature options",
+    "families recording",
+    "reading",
+    "e_step",
+    "m_step posterior",
+    "fit",
+    "em after",
+    "__init__ plotting models",
+    "compare",
+    "cli",
+    "__main__",
+)
+"""From the ground up, rooms and single files by their names: a room imports from the floors below its own."""
+
+ALONE: Mapping[str, str] = {"analytic": "", "models": "quadrature", "quadrature": "errors"}
+"""Rooms and files that promise to know no more of the package than this, whatever lies below them."""
+
+PYRO_INTERNALS: Mapping[str, str] = {
+    "pyro.poutine.": "program",
+    "pyro.ops.": "program",
+}
+"""Modules of Pyro beneath its public face, and the room that may import from them."""
+
+LATE = frozenset({"matplotlib", "numba", "sklearn", "statsmodels"})
+"""What is imported only inside functions, where it is used."""
+
+
+def floor(name: str) -> int:
+    """Return the number of the floor that a room is on."""
+    numbers = [number for number, rooms in enumerate(FLOORS) if name in rooms.split()]
+    assert len(numbers) == 1, f'"{name}": expected it on one floor, found it on {len(numbers)}. Edit FLOORS.'
+    return numbers[0]
+
+
+def faults(module: str, text: str) -> list[str]:
+    """Return a line for each import of a module that the tables forbid."""
+    own, wrong = room(module), []
+    for name, line, early in imports(module, text):
+        where = f"{module}, line {line}: {name}"
+        if name.split(".")[0] == "em_pyro" and room(name) != own:
+            if floor(room(name)) >= floor(own):
+                wrong.append(f"{where} is not below {own}")
+            if own in ALONE and room(name) not in ALONE[own].split():
+                wrong.append(f"{where} is more than {own} promises to know")
+        for internal, allowed in PYRO_INTERNALS.items():
+            if f"{name}.".startswith(internal) and own not in allowed.split():
+                wrong.append(f"{where} is left to {allowed}")
+        if early and name.split(".")[0] in LATE:
+            wrong.append(f"{where} belongs inside the function that uses it")
+        if own == "analytic" and name.split(".")[0] not in {"numpy", "em_pyro", *sys.stdlib_module_names}:
+            wrong.append(f"{where} is more than NumPy")
+    return wrong
+
+
+def test_arrows() -> None:
+    """Every import of every module is one that the tables allow."""
+    assert [fault for module, text in texts().items() for fault in faults(module, text)] == []
+
+
+def test_floors() -> None:
+    """The floors name each room once, and none that is not there."""
+    names = [name for rooms in FLOORS for name in rooms.split()]
+    assert sorted(names) == sorted({room(module) for module in SOURCES})
+    assert set(ALONE) <= set(names)
+
+
+def test_no_circle() -> None:
+    """No module imports itself through others, inside the packages either."""
+    arrows = {
+        module: {found.name for found in imports(module, text)} & set(SOURCES) for module, text in texts().items()
+    }
+    TopologicalSorter(arrows).prepare()
+
+
+@pytest.mark.parametrize(
+    ("module", "text", "complaint"),
+    [
+        ("em_pyro.errors", "from .program import named", "not below"),
+        ("em_pyro.errors", "from .em import EM", "not below"),
+        ("em_pyro.errors", "import em_pyro", "not below"),
+        ("em_pyro.errors", "def f():\n    from em_pyro.m_step.plan import Plan", "not below"),
+        ("em_pyro.reading.predictor", "from ..e_step.engine import Engine", "not below"),
+        ("em_pyro.m_step.plan", "from ..posterior.posterior import Posterior", "not below"),
+        ("em_pyro.quadrature", "from .program.named import Named", "promises"),
+        ("em_pyro.models.coins", "from ..errors import EMError", "promises"),
+        ("em_pyro.analytic.path", "import torch", "NumPy"),
+        ("em_pyro.em", "from pyro.poutine.messenger import Messenger", "left to program"),
+        ("em_pyro.em", "import pyro.ops.contract", "left to program"),
+        ("em_pyro.plotting", "import matplotlib.pyplot as plt", "inside the function"),
+    ],
+)
+def test_fault_is_noticed(module: str, text: str, complaint: str) -> None:
+    """Each rule complains of an import that breaks it, and not of a harmless one."""
+    assert any(complaint in fault for fault in faults(module, text))
+    assert faults(module, "import math\nfrom collections.abc import Mapping") == []

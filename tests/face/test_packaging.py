@@ -1,0 +1,101 @@
+"""The wheel: what a stranger gets who installs the package and is nowhere near the repository."""
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+Python = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel from a copy, so that nothing is left in the repository and nothing stale is picked up."""
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in ("em_pyro", "models"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in ("pyproject.toml", "LICENSE", "README.md"):
+        shutil.copy(ROOT / name, source)
+    run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(target), str(source)], target)
+    (built,) = target.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def elsewhere(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Python:
+    """Return a function that runs the Python of an environment with the wheel in it, in an empty folder.
+
+    What the wheel depends on is borrowed from here by a `.pth` file. Such a file puts the folder on the path but does
+    not obey the `.pth` files in it, so the editable install of the package that is there is not seen.
+    """
+    folder = tmp_path_factory.mktemp("elsewhere")
+    environment, empty = folder / "environment", folder / "empty"
+    empty.mkdir()
+    venv.create(environment, with_pip=False)
+    python = environment / ("Scripts" if os.name == "nt" else "bin") / "python"
+    site = Path(run([str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], empty).strip())
+    run([sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", str(site), str(wheel)], empty)
+    borrowed = {str(Path(module.__file__ or "").parents[1]) for module in (torch, np)}
+    (site / "borrowed.pth").write_text("\n".join(sorted(borrowed)) + "\n")
+    return lambda *arguments: run([str(python), *arguments], empty)
+
+
+def run(command: list[str], folder: Path) -> str:
+    """Run a command in a folder, without the paths and threads of this process, and return what it prints."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_contents(wheel: Path) -> None:
+    """The wheel holds every module and every data file, and nothing else but its own records."""
+    expected = set()
+    for folder, package in (("em_pyro", "em_pyro"), ("models", "em_pyro/models")):
+        for file in (ROOT / folder).rglob("*"):
+            if file.suffix in (".py", ".csv", ".md", ".typed"):
+                expected.add(f"{package}/{file.relative_to(ROOT / folder).as_posix()}")
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if not name.split("/")[0].endswith(".dist-info")}
+    assert names == expected
+
+
+def test_licence(wheel: Path) -> None:
+    """The licence travels with the wheel."""
+    archive = zipfile.ZipFile(wheel)
+    (name,) = [name for name in archive.namelist() if name.endswith("licenses/LICENSE")]
+    assert archive.read(name) == (ROOT / "LICENSE").read_bytes()
+
+
+def test_import(elsewhere: Python) -> None:
+    """The package and its models are imported from where they were installed, not from the repository."""
+    code = "import em_pyro, em_pyro.models.coins as m, em_pyro.analytic; print(em_pyro.__file__, m.__file__, sep='\\n')"
+    package, models = (Path(line) for line in elsewhere("-c", code).split("\n")[:2])
+    assert models == package.parent / "models" / "coins.py"
+    assert ROOT not in package.parents
+    assert elsewhere("-c", "from importlib.metadata import version; print(version('em-pyro'))").strip() == "0.1.0"
+
+
+def test_data(elsewhere: Python) -> None:
+    """A data file is read through `importlib.resources`, byte by byte what the repository holds."""
+    code = """
+from importlib.resources import files
+print((files("em_pyro.models.data") / "faithful.csv").read_text(encoding="utf-8"), end="")
+"""
+    assert elsewhere("-c", code) == (ROOT / "models" / "data" / "faithful.csv").read_text(encoding="utf-8")
+
+
+def test_command_line(elsewhere: Python) -> None:
+    """The command line prints its help, and fits the coins that come with the package."""
+    assert "examples:" in elsewhere("-m", "em_pyro", "--help")
+    said = elsewhere("-m", "em_pyro", "coins", "--equal-weights")
+    assert "bias" in said
+    assert "coins.csv" in said

@@ -1,0 +1,136 @@
+"""A saddle passes every stopping rule: the test that tells it from a maximum, whatever the units of the data."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from oracles.agreement import close
+from oracles.engines import distance
+from oracles.tolerances import SOLVERS
+from programs.loops import mixture, points, symmetric
+from torch import Tensor, tensor
+from torch.distributions import constraints
+
+import em_pyro.fit.loop
+import em_pyro.fit.saddle
+from em_pyro import EM
+
+Units = tuple[float, float]
+
+
+def test_a_saddle_is_left() -> None:
+    """Components that start equal are told apart by a disturbance, and the fit ends where another start does."""
+    x = points()
+    fit = EM(symmetric).fit(x)
+    assert any("left a saddle" in note for note in fit.notes)
+    pyro.clear_param_store()
+    elsewhere = EM(mixture).fit(x)
+    assert fit.converged
+    assert distance(fit.objective, elsewhere.objective) < SOLVERS
+
+
+def test_a_saddle_looks_converged_without_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both stopping criteria hold at the saddle."""
+    monkeypatch.setattr(em_pyro.fit.loop, "leave_saddle", lambda *args: None)
+    x = points()
+    fit = EM(symmetric).fit(x)
+    pyro.clear_param_store()
+    assert fit.converged
+    assert fit.objective < EM(mixture).fit(x).objective - 1
+
+
+# ---- whatever the units, and whether the scale is shared -------------------------------------------------------------
+
+
+def gains(tied: bool, units: Units) -> list[float]:  # noqa: FBT001
+    """Gain over one Normal of a mixture of two that starts equal, and of one that starts apart, in some units."""
+    unit, origin = units
+    x = origin + unit * points()
+
+    def model(x: Tensor, apart: float) -> None:
+        weights = pyro.param("weights", tensor([0.5, 0.5]), constraint=constraints.simplex)
+        loc = pyro.param("loc", origin + unit * tensor([2.0 - apart, 2.0 + apart]))
+        scale = pyro.param("scale", unit * torch.ones(() if tied else 2), constraint=constraints.positive)
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Categorical(weights))
+            pyro.sample("x", dist.Normal(loc[z], scale if tied else scale[z]), obs=x)
+
+    alone = float(dist.Normal(x.mean(), x.std(correction=0)).log_prob(x).sum())
+    found = []
+    for apart in (0.0, 2.0):
+        pyro.clear_param_store()
+        found.append(EM(model).fit(x, apart).objective - alone)
+    return found
+
+
+@pytest.mark.laws
+@pytest.mark.parametrize("units", [(1.0, 0.0), (1e6, 0.0), (1e-6, 0.0), (1.0, 1e5), (1e-3, -1e3)], ids=str)
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_disturbance_has_no_units(tied: bool, units: Units) -> None:  # noqa: FBT001
+    """Data in other units, or from another origin, are told apart as well; components that share a scale too."""
+    equal, apart = gains(tied, units)
+    assert apart > 5
+    assert abs(equal - apart) < SOLVERS * 200
+
+
+@pytest.mark.parametrize(("tied", "units"), [(False, (1e-6, 0.0)), (False, (1.0, 1e5)), (True, (1.0, 0.0))], ids=str)
+def test_it_takes_both_units_and_size(monkeypatch: pytest.MonkeyPatch, tied: bool, units: Units) -> None:  # noqa: FBT001
+    """Relative to the parameters themselves the disturbance misses the first two; too small, it misses the last."""
+
+    def relative(engine: Any, params: Any, found: Any, at: Mapping[str, Tensor], *args: Any) -> dict[str, Tensor]:
+        return {name: 1 + point.abs() for name, point in at.items()}
+
+    if tied:
+        monkeypatch.setattr(em_pyro.fit.saddle, "LARGE", em_pyro.fit.saddle.SMALL)
+    else:
+        monkeypatch.setattr(em_pyro.fit.saddle, "_units", relative)
+    equal, apart = gains(tied, units)
+    assert equal < apart - 1
+
+
+# ---- without latents -------------------------------------------------------------------------------------------------
+
+
+def pairs(both: Tensor, first: Tensor, second: Tensor) -> None:
+    """Murray (1977): a bivariate Normal, of which either coordinate may be missing; no latents at all."""
+    mean = pyro.param("mean", torch.zeros(2))
+    covariance = pyro.param("covariance", 2.5 * torch.eye(2), constraint=constraints.positive_definite)
+    with pyro.plate("complete", len(both)):
+        pyro.sample("both", dist.MultivariateNormal(mean, covariance), obs=both)
+    with pyro.plate("half", len(first)):
+        pyro.sample("first", dist.Normal(mean[0], covariance[0, 0].sqrt()), obs=first)
+        pyro.sample("second", dist.Normal(mean[1], covariance[1, 1].sqrt()), obs=second)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.2, -0.2])
+def test_two_maxima_and_a_saddle(correlation: float) -> None:
+    """Murray (1977), in the discussion of Dempster, Laird & Rubin, JRSS B 39:27: rho 0.5 or -0.5, both variances 8/3.
+
+    At no correlation there is a saddle, variances 5/2 and log-likelihood -30.03334239; the sign of a start decides.
+    """
+    both = tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    half = tensor([2.0, 2.0, -2.0, -2.0])
+    start = {"covariance": 2.5 * torch.eye(2) + 2.5 * correlation * (1 - torch.eye(2))}
+    fit = EM(pairs, starts=start, tol=1e-12).fit(both, half, half)
+    assert fit.converged
+    assert any("left a saddle" in note for note in fit.notes) == (correlation == 0)
+    sign = correlation or float(fit.params["covariance"][0, 1])
+    want = 8 / 3 * (torch.eye(2) + 0.5 * torch.sign(tensor(sign)) * (1 - torch.eye(2)))
+    close(fit.params["covariance"], want, SOLVERS)
+    close(fit.log_likelihood, -29.974286410465012)
+
+
+def test_the_cap_holds_after_a_saddle() -> None:
+    """A saddle left on the way to the cap is no convergence; without a tolerance it is not looked for."""
+    x = points()
+    capped = EM(symmetric, max_steps=5).fit(x)
+    assert (capped.outcome, capped.num_steps, len(capped.path)) == ("step limit", 5, 6)
+    assert any("left a saddle" in note for note in capped.notes)
+    assert capped.path[-1] > capped.path[2] + 1e-7
+    pyro.clear_param_store()
+    plain = EM(symmetric, max_steps=5, tol=0).fit(x)
+    assert (plain.outcome, plain.num_steps, plain.notes) == ("step limit", 5, ())
+    assert plain.path[-1] == pytest.approx(plain.path[2], abs=1e-9)

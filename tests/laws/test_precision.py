@@ -1,0 +1,143 @@
+"""Clusters far apart, and offsets from zero: no digit is lost, whichever form the densities take."""
+
+import pyro
+import pytest
+import torch
+from em_pyro.models import gaussian_mixture
+from oracles.engines import distance, lay_out
+from oracles.steps import em_step, q
+from oracles.tolerances import IDENTITY, SOLVERS
+from torch import Tensor
+
+from em_pyro import EM, ObjectiveError
+from em_pyro.e_step.engine import Engine
+from em_pyro.e_step.sites import centring
+from em_pyro.e_step.sites.bundle import Bundle
+from em_pyro.e_step.sites.stack import Stack
+from em_pyro.program.named import batched
+
+TWO_PASS = 1e-9
+"""Against mean and variance by the two-pass formula, relative to the variance."""
+
+FORMS = ("full", "tied", "diagonal", "spherical")
+SHARED = "one centre for all cells; each its own where a scale is below"
+
+
+def clusters(apart: float, offset: float, n: int = 200) -> Tensor:
+    """Two clusters of correlated points, so many standard deviations apart."""
+    x = torch.randn(2 * n, 2, generator=torch.Generator().manual_seed(0))
+    x[n:] = x[n:] @ torch.tensor([[1.0, 0.6], [0.0, 0.8]])
+    x[n:] += apart
+    return x + offset
+
+
+def two_pass(x: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+    """Means of both halves, and their covariances as the model has them."""
+    halves = x.chunk(2)
+    means = torch.stack([half.mean(0) for half in halves])
+    covariances = torch.stack([(h - m).T @ (h - m) / len(h) for h, m in zip(halves, means, strict=True)])
+    variances = covariances.diagonal(dim1=-2, dim2=-1)
+    wanted = {
+        "full": covariances,
+        "tied": covariances.mean(0),
+        "diagonal": variances,
+        "spherical": variances.mean(-1),
+    }
+    return means, wanted[kind]
+
+
+def fitted(x: Tensor, kind: str, **options: object) -> tuple[Tensor, Tensor, int, str]:
+    """Means, covariances, number of switches, and the plan of a fit that starts near."""
+    halves = x.chunk(2)
+    loc = torch.stack([halves[0].mean(0) + 0.1, halves[1].mean(0) - 0.2])
+    em = EM(getattr(gaussian_mixture, kind), starts={"loc": loc}, tol=0, max_steps=30, **options)  # type: ignore[arg-type]
+    fit = em.fit(x, 2)
+    scale = fit.params.get("scale")
+    covariance = fit.params["scale_tril"] @ fit.params["scale_tril"].mT if scale is None else scale.square()
+    return fit.params["loc"], covariance, fit.switches, str(fit.plan)
+
+
+@pytest.mark.parametrize("kind", FORMS)
+@pytest.mark.parametrize("offset", [0.0, 1e8])
+@pytest.mark.parametrize("apart", [1e2, 1e4, 1e6])
+def test_as_the_two_pass_formula(kind: str, offset: float, apart: float) -> None:
+    """Clusters 1e2, 1e4 and 1e6 standard deviations apart, near zero and far from it."""
+    x = clusters(apart, offset)
+    loc, covariance, switches, plan = fitted(x, kind)
+    means, wanted = two_pass(x, kind)
+    assert float((covariance - wanted).abs().max() / wanted.abs().max()) < TWO_PASS
+    assert torch.allclose(loc, means, rtol=1e-15, atol=TWO_PASS)
+    assert SHARED in plan
+    assert switches == (apart > 1e3)
+
+
+def test_one_centre_would_lose_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Held to the form with one centre, clusters 1e4 apart come out wrong: cells of their own keep the digits."""
+    x = clusters(1e4, 0.0)
+    monkeypatch.setattr(centring, "FARTHEST", float("inf"))
+    try:
+        _, covariance, _, _ = fitted(x, "full")
+    except ObjectiveError:
+        return
+    assert not torch.allclose(covariance, two_pass(x, "full")[1], rtol=TWO_PASS)
+
+
+def test_a_second_pass_keeps_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it, a step that shrinks a scale two-hundredfold leaves that scale wrong, whatever the form after it."""
+    x = clusters(1e4, 0.0)
+    halves = x.chunk(2)
+    loc = torch.stack([halves[0].mean(0) + 0.1, halves[1].mean(0) - 0.2])
+    options = {"starts": {"loc": loc, "scale_tril": 200 * torch.eye(2).repeat(2, 1, 1)}, "tol": 0, "max_steps": 1}
+    wanted = two_pass(x, "full")[1]
+
+    def off() -> float:
+        pyro.clear_param_store()
+        found = EM(gaussian_mixture.full, **options).fit(x, 2).params["scale_tril"]  # type: ignore[arg-type]
+        return float((found @ found.mT - wanted).abs().max())
+
+    right = off()
+    monkeypatch.setattr(Stack, "digits", lambda self, bound, near: None)
+    monkeypatch.setattr(Bundle, "digits", lambda self, bound, near: None)
+    assert off() > 10 * right
+
+
+def test_the_form_follows_the_scales() -> None:
+    """A start with small scales begins around each cell's own location; the faster form comes back as they grow."""
+    x = clusters(1e4, 0.0)
+    loc = torch.stack([half.mean(0) for half in x.chunk(2)])
+    small = torch.eye(2).repeat(2, 1, 1)
+    em = EM(gaussian_mixture.full, starts={"loc": loc, "scale_tril": small}, max_steps=5)
+    fit = em.fit(x, 2)
+    assert fit.switches == 0, "the start needs the form and so does the end"
+    assert torch.equal(fit.posterior.marginal("component").argmax(-1), torch.arange(400) // 200)
+    pyro.clear_param_store()
+    wide = torch.randn(400, 2, generator=torch.Generator().manual_seed(1))
+    grown = EM(gaussian_mixture.full, starts={"scale_tril": 1e-2 * small}).fit(wide, 2)
+    assert grown.switches == 0, "nothing is summed again where scales grow"
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_both_forms_agree(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On ordinary data the two forms are one step: evidence and new parameters, blocks and starts as well."""
+    built = lay_out(getattr(gaussian_mixture, kind), (gaussian_mixture.simulate(),))
+    one, first = em_step(built.compiled, built.plan, built.here)
+    monkeypatch.setattr(centring, "FARTHEST", 0.0)
+    own: Engine = lay_out(getattr(gaussian_mixture, kind), (gaussian_mixture.simulate(),)).compiled
+    assert own.parts[0].natural(own.bind(batched(built.here)), None, {}).rows.each[0].own is not None
+    other, second = em_step(own, built.plan, built.here)
+    assert distance(first.objective, second.objective) < IDENTITY
+    assert max(distance(one[n], other[n]) for n in one) < IDENTITY
+    gains = [float(q(built.compiled, built.there, f) - q(built.compiled, built.here, f)) for f in (first, second)]
+    assert distance(*gains) < SOLVERS
+    wrong = {**built.here, "loc": built.here["loc"] * 1.001}
+    assert distance(em_step(own, built.plan, wrong)[1].objective, first.objective) > IDENTITY
+
+
+def test_a_ridge_keeps_its_digits() -> None:
+    """One cluster stretched over two far apart: ill-conditioned, and no step falls."""
+    x = clusters(1e5, 0.0, n=100)
+    loc = torch.stack([x.mean(0), x.mean(0) + torch.tensor([0.0, 1.0])])
+    wide = torch.diag(x.std(0)).repeat(2, 1, 1)
+    fit = EM(gaussian_mixture.full, starts={"loc": loc, "scale_tril": wide}, max_steps=300).fit(x, 2)
+    assert fit.switches > 0
+    assert min(b - a for a, b in zip(fit.path, fit.path[1:], strict=False)) > -IDENTITY * (1 + abs(fit.objective))

@@ -1,0 +1,47 @@
+"""The self-check refuses programs on which enumeration is silently wrong, and accepts correct ones like them."""
+
+import pyro
+import pytest
+import torch
+from programs.registry import NAMES, build
+from programs.silently_wrong import CORRECT, WRONG
+
+from em_pyro import EM, ModelError
+
+SEEDS = range(100)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_silently_wrong_programs_are_refused(name: str) -> None:
+    """All of 100 draws of its tables and data are refused, and the store is as it was."""
+    for seed in SEEDS:
+        pyro.clear_param_store()
+        model, args = WRONG[name](seed)
+        with pytest.raises(ModelError, match="expected"):
+            EM(model).fit(*args)
+        assert not list(pyro.get_param_store())
+
+
+@pytest.mark.parametrize("name", CORRECT)
+def test_correct_programs_are_accepted(name: str) -> None:
+    """None of 100 draws is refused, and the global generator stays where it was."""
+    state = torch.get_rng_state()
+    for seed in SEEDS:
+        pyro.clear_param_store()
+        model, args = CORRECT[name](seed)
+        EM(model).plan(*args)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", ["reduced_over_plate", "branch_on_shape"])
+def test_without_the_check_they_pass(name: str) -> None:
+    """`check=False` lets through what only the comparison with concrete runs can notice."""
+    model, args = WRONG[name](0)
+    EM(model, check=False).plan(*args)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_awkward_programs_are_accepted(name: str) -> None:
+    """Every correct program of the laws passes the check."""
+    case = build(name)
+    EM(case.model).plan(*case.args)

@@ -1,0 +1,170 @@
+"""Statistics are values with `+`: the parts of any split, each about a centre of its own, add up to the whole."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from typing import Any, NamedTuple
+
+import pyro
+import pytest
+import torch
+from oracles.engines import EVERYTHING, distance, laid_out
+from oracles.steps import expect
+from oracles.tolerances import IDENTITY
+from torch import Tensor
+
+from em_pyro import ModelError, PlanError
+from em_pyro.e_step.engine import Engine
+from em_pyro.e_step.expectation import Expectation
+from em_pyro.e_step.make import engine_of
+from em_pyro.e_step.sums import Sums
+from em_pyro.families.normal import Normal
+from em_pyro.m_step.maximise import maximise
+from em_pyro.m_step.plan import choose
+from em_pyro.program.named import batched
+
+
+class Split(NamedTuple):
+    """A program, and its arguments on the rows of two parts of its largest plate."""
+
+    whole: Engine
+    here: dict[str, Tensor]
+    parts: tuple[tuple[Any, ...], tuple[Any, ...]]
+
+
+def cuts(args: tuple[Any, ...], rows: int) -> Iterator[list[tuple[int, int]]]:
+    """Ways to cut arguments: the first dimension of so many rows of each tensor; first of all of them, then of one."""
+    found = [(i, arg.shape.index(rows)) for i, arg in enumerate(args) if isinstance(arg, Tensor) and rows in arg.shape]
+    yield found
+    yield from ([one] for one in found)
+
+
+def cut(args: tuple[Any, ...], where: list[tuple[int, int]], rows: Tensor) -> tuple[Any, ...]:
+    """Some rows of the arguments."""
+    axes = dict(where)
+    return tuple(arg.index_select(axes[i], rows) if i in axes else arg for i, arg in enumerate(args))
+
+
+@cache
+def split(name: str) -> Split | None:
+    """Split a program by the rows of its largest plate; None where rows are joined, or no arguments."""
+    built = laid_out(name)
+    torch.set_default_dtype(torch.float64)
+    with pyro.get_param_store().scope():
+        whole, _ = engine_of(built.program, built.recognition, merge=False)
+        plate = whole.plate
+        if plate is None or whole.sizes[plate] < 4 or any(plate in p for p in _by_row(whole)):
+            return None
+        if any(plate not in f.plates or _outside(whole, plate, f.names) for f in whole.factors.values()):
+            return None
+        rows = whole.sizes[plate]
+        few = max(2, rows // 3)
+        for where in cuts(built.args, rows):
+            first = cut(built.args, where, torch.arange(few))
+            second = cut(built.args, where, torch.arange(few, rows))
+            try:
+                sizes = [built.program.on(part, {}).plates[plate] for part in (first, second)]
+            except ModelError:
+                continue
+            if where and sum(sizes) == rows:
+                return Split(whole, built.here, (first, second))
+    return None
+
+
+def _outside(engine: Engine, plate: str, names: tuple[str, ...]) -> bool:
+    """Whether a latent outside the plate joins its rows."""
+    latents = engine.program.latents
+    return any(n in latents and plate not in latents[n].plates for n in names)
+
+
+def _by_row(engine: Engine) -> list[tuple[str, ...]]:
+    """Dimensions of every argument that selects an entry of its own for every row: other rows, other parameters."""
+    return [
+        role.names
+        for reading in engine.recognition.readings.values()
+        for role in reading.roles.values()
+        if role.affine is None and not role.known
+    ]
+
+
+NAMES = [name for name in EVERYTHING if name != "tomography"]  # a minute by itself, and no other than transcripts
+
+
+SAME_IN_ONE_PART = ("hmm-with-covariate",)
+"""Programs with covariates by row that are the same in all rows of one part, where their statistics are summed."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_sums_of_halves_are_those_of_the_whole(name: str) -> None:
+    """Evidence, sums and weights add; the M-step of the sum is that of the whole; a lost row is noticed."""
+    parts = split(name)
+    if parts is None:
+        pytest.skip("its rows are joined or have parameters of their own, or something stands outside their plate")
+    whole, here = parts.whole, parts.here
+    total = expect(whole, here)
+    if name in SAME_IN_ONE_PART:
+        with pytest.raises(PlanError, match="differ by row of plate"):
+            _ = expect(whole.on(parts.parts[0]), here) + expect(whole.on(parts.parts[1]), here)
+        return
+    found = [expect(whole.on(args), here) for args in parts.parts]
+    added = replace(found[0] + found[1], log_prior=total.log_prior)
+    assert same(added, total)
+    assert distance((found[0] + found[1]).log_prior, torch.zeros_like(total.log_prior)) >= 0  # once, by who adds
+    assert float(added.objective) == float(added.log_evidence + total.log_prior)
+    plan = choose(whole, {}, {})
+    if not plan.torch and not plan.swept:
+        one, other = (maximise(whole, plan, e, batched(here)) for e in (added, total))
+        assert max(distance(one[n], other[n]) for n in one) < 10 * IDENTITY
+    assert not same(replace(found[1], log_prior=total.log_prior), total)
+
+
+def same(a: Expectation, b: Expectation) -> bool:
+    """Whether two expectations agree, wherever their sums are centred."""
+    if distance(a.log_evidence, b.log_evidence) > IDENTITY:
+        return False
+    pairs = [(a.weights[n].tensor, b.weights[n].tensor) for n in b.weights]
+    for name, one in a.sums.items():
+        other = b.sums[name]
+        if one.around is not None and other.around is not None and one.kept is None:
+            one = one.about(other.around)
+        elif one.around is not None and other.around is not None:
+            one, other = (part.about(torch.zeros_like(part.around)) for part in (one, other))  # type: ignore[arg-type]
+        pairs += zip(one.parts, other.parts, strict=True)
+    return all(x.shape == y.shape and close(x, y) for x, y in pairs)
+
+
+def close(x: Tensor, y: Tensor) -> bool:
+    """Whether two statistics agree, relative to the largest of their kind."""
+    return not x.numel() or float((x - y).abs().max()) <= IDENTITY * (1 + float(y.abs().max()))
+
+
+def test_most_programs_split() -> None:
+    """The law above is not skipped by most programs with a plate."""
+    plated = [name for name in NAMES if laid_out(name).program.plates]
+    assert sum(split(name) is not None for name in plated) > len(plated) / 2
+
+
+def test_sums_about_other_centres_do_not_add_unmoved() -> None:
+    """Parts whose centres are three apart: moved they are the whole to rounding, unmoved they are far off."""
+    x = torch.randn(40, generator=torch.Generator().manual_seed(0)) + 1e6
+    family = Normal()
+
+    def sums(values: Tensor, centre: float) -> Sums:
+        around = torch.tensor([centre])
+        parts = tuple(part.sum(0, keepdim=True) for part in family.statistics(values - around, {}))
+        return Sums("x", family, parts, around)
+
+    first, second, whole = sums(x[:15], 1e6), sums(x[15:], 1e6 + 3), sums(x, 1e6)
+    added = first + second
+    assert all(close(a, b) for a, b in zip(added.parts, whole.parts, strict=True))
+    unmoved = [a + b for a, b in zip(first.parts, second.parts, strict=True)]
+    assert not all(close(a, b) for a, b in zip(unmoved, whole.parts, strict=True))
+
+
+def test_rows_among_others_cannot_be_split() -> None:
+    """Weights kept by row, in an order that has no place for others beside them, are refused by their site."""
+    part = Sums("x", Normal(), (torch.ones(1, 2, 6),), None, "rows", None)
+    with pytest.raises(PlanError, match='Site "x": expected statistics that add up over rows of plate "rows"'):
+        _ = part + part
+    beside = Sums("x", Normal(), (torch.ones(1, 2, 6),), None, "rows", 2)
+    assert (beside + beside).parts[0].shape == (1, 2, 12)

@@ -1,0 +1,1 @@
+"""Independent ways to what the library computes, and what tests compare with."""

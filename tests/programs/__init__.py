@@ -1,0 +1,1 @@
+"""What the tests are run over: small Pyro programs, the zoo, and their data."""

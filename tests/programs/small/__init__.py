@@ -1,0 +1,1 @@
+"""The small, awkward, correct programs of the registry, by what is awkward about them."""
