@@ -61,19 +61,19 @@ def other_densities(engine: Engine) -> list[str]:
     sites, wrong = engine.recognition.runs[0], []
     bound = engine.bind(batched({n: v.double() for n, v in engine.recognition.values.items()}))
     factors = compiled_factors(engine, bound)
-    for name, term in engine.sites.items():
+    for name, factor in engine.sites.items():
         mine = factors[name].tensor
         log_prob = sites[name].log_prob()
-        drop = tuple(i for i, n in enumerate(log_prob.names) if n in term.data.folded)
+        drop = tuple(i for i, n in enumerate(log_prob.names) if n in factor.data.folded)
         truth = log_prob.tensor.double()
-        if term.data.folded:
-            missing = [n for n in term.data.folded if n not in log_prob.names]
+        if factor.data.folded:
+            missing = [n for n in factor.data.folded if n not in log_prob.names]
             truth = truth.sum(drop) if drop else truth
             for plate in missing:
                 truth = truth * engine.sizes[plate]
-        kept = tuple(n for n in log_prob.names if n not in term.data.folded)
-        every = (*term.names, *(n for n in kept if n not in term.names))
-        a, b = align(mine, term.names, every), align(truth, kept, every)
+        kept = tuple(n for n in log_prob.names if n not in factor.data.folded)
+        every = (*factor.names, *(n for n in kept if n not in factor.names))
+        a, b = align(mine, factor.names, every), align(truth, kept, every)
         rtol = 1e-4 if sites[name].value.dtype == torch.float32 or log_prob.tensor.dtype == torch.float32 else 1e-8
         off = ((a - b).abs() > rtol * (1 + b.abs())) & (a > -1e3) & (b > -1e3)
         if bool(off.any()):

@@ -38,10 +38,10 @@ class Counts:
         """Collect the uses of a probability."""
         (name,) = block.names
         places = []
-        for term, key, role in block.uses[name]:
-            unit = term.family.roles[key].domain == "unit"
-            for where in select(role, segments_of(engine.recognition.bank, term, key), name):
-                places.append((term.name, where, unit))
+        for factor, key, role in block.uses[name]:
+            unit = factor.family.roles[key].domain == "unit"
+            for where in select(role, segments_of(engine.recognition.bank, factor, key), name):
+                places.append((factor.name, where, unit))
         chart = chart_of(engine, name, block.uses[name])
         simplex = chart.domains[domain_of(engine.program.parameters[name].constraint)] == "simplex"
         size = engine.program.parameters[name].initial.numel()
@@ -95,10 +95,10 @@ class Rates:
         """Collect the uses of a rate."""
         (name,) = block.names
         places = []
-        for term, key, role in block.uses[name]:
-            factor = None if role.coefficient is None else role.coefficient.reshape(-1)
-            for where in select(role, segments_of(engine.recognition.bank, term, key), name):
-                places.append((term.name, where, factor))
+        for factor, key, role in block.uses[name]:
+            coefficient = None if role.coefficient is None else role.coefficient.reshape(-1)
+            for where in select(role, segments_of(engine.recognition.bank, factor, key), name):
+                places.append((factor.name, where, coefficient))
         size, chart = engine.program.parameters[name].initial.numel(), chart_of(engine, name, block.uses[name])
         return cls(name, size, chart, tuple(places), pseudo_of(engine, name))
 
@@ -111,10 +111,10 @@ class Rates:
         """Maximise over the rates, and map back."""
         old = batch[self.parameter]
         hits, exposures = list[Tensor](), list[Tensor]()
-        for name, where, factor in self.uses:
+        for name, where, coefficient in self.uses:
             events, exposure = (flat(part) for part in sums[name].parts[:2])
             hits.append(pool(events, where, self.size))
-            exposures.append(pool(exposure if factor is None else exposure * factor, where, self.size))
+            exposures.append(pool(exposure if coefficient is None else exposure * coefficient, where, self.size))
         if self.pseudo is not None:
             hits.append(self.pseudo[0])
             exposures.append(self.pseudo[1])

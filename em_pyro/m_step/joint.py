@@ -125,19 +125,19 @@ def grouped(engine: Engine, block: Block) -> Joint:
     for name in block.names:
         if block.held.get(name, "fixed") != "fixed":
             raise Refused(f'"{name}", with which it has a joint maximum, is maximised otherwise')
-    terms = terms_of(engine, block.names)
-    family = terms[0].family
-    if any(term.family is not family for term in terms):
+    factors = terms_of(engine, block.names)
+    family = factors[0].family
+    if any(factor.family is not family for factor in factors):
         raise Refused("it is used by different families")
     charts: dict[str, tuple[str, Chart]] = {}
     groups: dict[tuple[tuple[float, ...], ...], int] = {}
     places = []
     index: dict[str, Tensor] = {}
     known: dict[str, Tensor] = {}
-    for term in terms:
-        columns = [_column(engine, block, term, key, role, charts) for key, role in term.roles.items()]
+    for factor in factors:
+        columns = [_column(engine, block, factor, key, role, charts) for key, role in factor.roles.items()]
         keys = zip(*([tuple(cell) for cell in column.cells.tolist()] for column in columns), strict=True)
-        places.append((term.name, torch.tensor([groups.setdefault(key, len(groups)) for key in keys])))
+        places.append((factor.name, torch.tensor([groups.setdefault(key, len(groups)) for key in keys])))
         for at, column in enumerate(columns):
             table = [key[at] for key in groups]
             if not column.known:
@@ -147,15 +147,15 @@ def grouped(engine: Engine, block: Block) -> Joint:
                 known[column.role] = values if family.roles[column.role].event_dim else values.squeeze(-1)
     fixed = frozenset(key for key, (name, _) in charts.items() if name in block.held)
     _check_apart(charts, index, known, fixed)
-    ranks = tuple(len(event) for event in terms[0].events)
+    ranks = tuple(len(event) for event in factors[0].events)
     return Joint(family, charts, tuple(places), index, known, ranks, fixed, len(groups))
 
 
 def _column(
-    engine: Engine, block: Block, term: SiteFactor, key: str, role: RoleMap, charts: dict[str, tuple[str, Chart]]
+    engine: Engine, block: Block, factor: SiteFactor, key: str, role: RoleMap, charts: dict[str, tuple[str, Chart]]
 ) -> Column:
     """One argument of the cells of a site; notes in `charts` from which parameter it comes."""
-    bank, own = engine.recognition.bank, term.family.roles[key]
+    bank, own = engine.recognition.bank, factor.family.roles[key]
     whole = role.index.shape[role.index.dim() - own.event_dim :] if own.event_dim else (1,)
     cells = role.index.reshape((-1, torch.Size(whole).numel()))
     if bool((cells < 0).any()):
@@ -173,7 +173,7 @@ def _column(
     if charts.setdefault(key, (name, chart)) != (name, chart):
         raise Refused("one argument comes from several parameters")
     size = cells.shape[1]
-    plain = [s for s in segments_of(bank, term, key) if s.parameter == name and s.chart is chart and not s.complement]
+    plain = [s for s in segments_of(bank, factor, key) if s.parameter == name and s.chart is chart and not s.complement]
     segment = next((s for s in plain if bool(s.holds(cells).all())), None)
     if segment is None or bool((cells != cells[:, :1] + torch.arange(size)).any()):
         raise Refused("an argument is not a row of its parameter")

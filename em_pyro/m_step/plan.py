@@ -192,7 +192,7 @@ def block_of(
     engine: Engine, names: Sequence[str], kind: str, uses: Mapping[str, Sequence[Use]], forced: Mapping[str, str]
 ) -> Block:
     """Gather what is to be known of the parameters of a block, and of those that meet them and are not solved."""
-    inside = set(names).union(*(entering(engine, term) for term in terms_of(engine, names)))
+    inside = set(names).union(*(entering(engine, factor) for factor in terms_of(engine, names)))
     free = {name for name in names if name not in forced}
     held = {n: forced.get(n, "torch") for n in engine.program.parameters if n in inside and n not in free}
     return Block(tuple(names), kind, {name: uses[name] for name in names}, held)
@@ -203,8 +203,8 @@ def draw_in(engine: Engine, kinds: dict[str, str]) -> dict[str, str]:
     drawn: dict[str, str] = {}
     while True:
         met: dict[str, str] = {}
-        for term in engine.leaders.values():
-            here = [name for name in kinds if name in term.parameters]
+        for factor in engine.leaders.values():
+            here = [name for name in kinds if name in factor.parameters]
             taking = [kinds[name] for name in here if solver_of(kinds[name]).absorbs]
             if taking:
                 met |= {name: taking[0] for name in here if not solver_of(kinds[name]).absorbs}
@@ -217,7 +217,7 @@ def draw_in(engine: Engine, kinds: dict[str, str]) -> dict[str, str]:
 def blocks_of(engine: Engine, kinds: Mapping[str, str]) -> list[list[str]]:
     """Parameters that must be solved together: those that meet at a site of a family with several roles."""
     meetings = (
-        [n for n in kinds if n in term.parameters and not solver_of(kinds[n]).separable]
-        for term in engine.leaders.values()
+        [n for n in kinds if n in factor.parameters and not solver_of(kinds[n]).separable]
+        for factor in engine.leaders.values()
     )
     return connected(kinds, meetings)

@@ -42,21 +42,21 @@ class Rows:
     @classmethod
     def of(cls, engine: Engine, block: Block) -> Rows:
         """Lay the rows of every group of cells out side by side, and ask the family whether it solves for them."""
-        terms = terms_of(engine, block.names)
+        factors = terms_of(engine, block.names)
         joint = grouped(engine, block)
         slots, values = {}, []
         known: dict[str, list[Tensor]] = {}
-        for (name, group), term in zip(joint.uses, terms, strict=True):
+        for (name, group), factor in zip(joint.uses, factors, strict=True):
             slots[name] = _slots(group, joint.groups)
-            form = cast(ByRow, term.form)
-            shape = (*term.cell_shape, *term.event_shape, form.count)
-            values.append(_gathered(form.value, slots[name], shape, term.family.event_dim))
+            form = cast(ByRow, factor.form)
+            shape = (*factor.cell_shape, *factor.event_shape, form.count)
+            values.append(_gathered(form.value, slots[name], shape, factor.family.event_dim))
             for key, part in form.known.items():
                 known.setdefault(key, []).append(_gathered(part, slots[name], shape, 0))
         of_rows = {key: torch.cat(parts, 1) for key, parts in known.items()}
         solver = cls(joint, slots, torch.cat(values, 1), of_rows)
         # Without weight: nothing is to be solved, and only what the family cannot do comes to light.
-        nothing = {n: replace(s, parts=(torch.zeros_like(s.parts[0]),)) for n, s in made_up(terms).items()}
+        nothing = {n: replace(s, parts=(torch.zeros_like(s.parts[0]),)) for n, s in made_up(factors).items()}
         tried(joint.family, lambda: solver.solve(nothing, first_batch(engine)))
         return solver
 

@@ -52,44 +52,44 @@ class Block:
 def uses_of(engine: Engine, name: str) -> list[Use]:
     """Every argument of every recognised site that the parameter enters."""
     bank, found = engine.recognition.bank, []
-    for term in engine.leaders.values():
-        for key, role in term.roles.items():
-            if name in bank.parameters(role, term.family.roles[key].domain):
-                found.append((term, key, role))
+    for factor in engine.leaders.values():
+        for key, role in factor.roles.items():
+            if name in bank.parameters(role, factor.family.roles[key].domain):
+                found.append((factor, key, role))
     return found
 
 
 def terms_of(engine: Engine, names: Sequence[str]) -> list[SiteFactor]:
     """Sites that some of the parameters enter."""
-    return [term for term in engine.leaders.values() if not term.parameters.isdisjoint(names)]
+    return [factor for factor in engine.leaders.values() if not factor.parameters.isdisjoint(names)]
 
 
-def entering(engine: Engine, term: SiteFactor) -> set[str]:
+def entering(engine: Engine, factor: SiteFactor) -> set[str]:
     """Parameters that enter the arguments of a site."""
-    bank, family = engine.recognition.bank, term.family
-    return set[str]().union(*(bank.parameters(role, family.roles[key].domain) for key, role in term.roles.items()))
+    bank, family = engine.recognition.bank, factor.family
+    return set[str]().union(*(bank.parameters(role, family.roles[key].domain) for key, role in factor.roles.items()))
 
 
-def made_up(terms: Sequence[SiteFactor]) -> dict[str, Sums]:
+def made_up(factors: Sequence[SiteFactor]) -> dict[str, Sums]:
     """Statistics of one everywhere, by which a solver is tried out."""
     one, found = torch.ones((), dtype=torch.float64), {}
-    for term in terms:
-        cells = (1, *term.cell_shape, *term.event_shape)
-        parts = tuple(one.expand((*cells, *event)) for event in term.events)
-        found[term.name] = Sums(term.name, term.family, parts)
+    for factor in factors:
+        cells = (1, *factor.cell_shape, *factor.event_shape)
+        parts = tuple(one.expand((*cells, *event)) for event in factor.events)
+        found[factor.name] = Sums(factor.name, factor.family, parts)
     return found
 
 
-def segments_of(bank: Bank, term: SiteFactor, role: str) -> Sequence[Segment]:
+def segments_of(bank: Bank, factor: SiteFactor, role: str) -> Sequence[Segment]:
     """Stretches of the bank that an argument selects from."""
-    return bank.of(term.family.roles[role].domain)
+    return bank.of(factor.family.roles[role].domain)
 
 
 def chart_of(engine: Engine, name: str, uses: Sequence[Use]) -> Chart:
     """The function through which a parameter enters."""
-    for term, key, role in uses:
+    for factor, key, role in uses:
         if role.affine is None:
-            for chart in used_charts(role, segments_of(engine.recognition.bank, term, key), name):
+            for chart in used_charts(role, segments_of(engine.recognition.bank, factor, key), name):
                 return CHART[chart]
     return CHART["itself"]
 
@@ -104,13 +104,13 @@ def kind_of(engine: Engine, parameter: Parameter, uses: Sequence[Use]) -> str:
     _check_replays(engine, name)
     if not uses:
         raise Refused("it enters no site" if name not in engine.priors else "only its prior depends on it")
-    kinds = {term.family.solver for term, _, _ in uses}
+    kinds = {factor.family.solver for factor, _, _ in uses}
     linked = [role.affine for _, _, role in uses if role.affine is not None]
     linear = kinds in ({"normal"}, {"multivariate_normal"})
     if linked and (not linear or any(a.chart.name != "itself" or a.coordinates for a in linked)):
         return "newton"
     if len(kinds) > 1:
-        names = ", ".join(sorted({family_name(term) for term, _, _ in uses}))
+        names = ", ".join(sorted({family_name(factor) for factor, _, _ in uses}))
         raise Refused(f"it is used by different kinds of family ({names})")
     (kind,) = kinds
     charts = charts_of(engine, name, uses)
@@ -125,8 +125,8 @@ def kind_of(engine: Engine, parameter: Parameter, uses: Sequence[Use]) -> str:
 def charts_of(engine: Engine, name: str, uses: Sequence[Use]) -> set[str]:
     """Name the functions through which a parameter enters; a predictor takes it as it is."""
     found = set[str]()
-    for term, key, role in uses:
-        segments = segments_of(engine.recognition.bank, term, key)
+    for factor, key, role in uses:
+        segments = segments_of(engine.recognition.bank, factor, key)
         found |= {"itself"} if role.affine is not None else used_charts(role, segments, name)
     return found
 
@@ -149,12 +149,12 @@ def _check_image(engine: Engine, parameter: Parameter, uses: Sequence[Use], char
     """Refuse a parameter whose constraint does not allow all that an argument may be: its maximum may lie outside."""
     image = CHART[chart].domains.get(domain_of(parameter.constraint))
     through = f" through {chart}" if chart != "itself" else ""
-    for term, key, role in uses:
-        wanted = term.family.roles[key].domain
+    for factor, key, role in uses:
+        wanted = factor.family.roles[key].domain
         if image != wanted and (wanted, image) != ("simplex", "unit"):
-            what = f"{family_name(term)}.{key}"
+            what = f"{family_name(factor)}.{key}"
             raise Refused(f"its constraint {parameter.constraint} is not all that {what} may take{through}")
-        places = select(role, segments_of(engine.recognition.bank, term, key), parameter.name)
+        places = select(role, segments_of(engine.recognition.bank, factor, key), parameter.name)
         if image == "simplex" and any(place.complement for place in places):
             raise Refused("1 - a simplex entry has no closed form")
 
@@ -171,15 +171,15 @@ def _check_prior(engine: Engine, name: str, uses: Sequence[Use], kind: str, char
         raise Refused("a Normal prior is not conjugate to a scale")
 
 
-def family_name(term: SiteFactor) -> str:
-    """Name of the family of a term."""
-    return type(term.family).__name__
+def family_name(factor: SiteFactor) -> str:
+    """Name of the family of a site factor."""
+    return type(factor.family).__name__
 
 
 def role_of(uses: Sequence[Use], engine: Engine, name: str) -> tuple[str, tuple[str, ...]]:
     """What a parameter is to its sites, and which they are."""
-    roles = sorted({f"{family_name(term)}.{key}" for term, key, _ in uses})
-    sites = tuple(dict.fromkeys(user_site(n) for term, _, _ in uses for n in engine.members[term.name]))
+    roles = sorted({f"{family_name(factor)}.{key}" for factor, key, _ in uses})
+    sites = tuple(dict.fromkeys(user_site(n) for factor, _, _ in uses for n in engine.members[factor.name]))
     if not sites:
         reaches = engine.recognition.reaches.items()
         sites = tuple(dict.fromkeys(user_site(s) for s, reached in reaches if name in reached))

@@ -53,15 +53,15 @@ def _owned_features(engine: Engine, latent: str) -> Tensor | None:
     program, found = engine.program, []
     plates = program.latents[latent].plates
     shape = [program.plates[p] for p in plates]
-    for term in engine.sites.values():
-        kept = (*term.layout.batch, *term.layout.columns)
-        if term.role != "observed" or latent not in term.cells or not set(kept) <= set(plates) or not kept:
+    for factor in engine.sites.values():
+        kept = (*factor.layout.batch, *factor.layout.columns)
+        if factor.role != "observed" or latent not in factor.cells or not set(kept) <= set(plates) or not kept:
             continue
-        if any(n in program.latents and n != latent for n in term.names):
+        if any(n in program.latents and n != latent for n in factor.names):
             continue
-        features = term.data.features()
-        flat = features.reshape((*features.shape[:-1], *(term.sizes[n] for n in term.layout.columns)))
-        flat = align(flat.movedim(len(term.layout.batch), -1), kept, plates, 1)
+        features = factor.data.features()
+        flat = features.reshape((*features.shape[:-1], *(factor.sizes[n] for n in factor.layout.columns)))
+        flat = align(flat.movedim(len(factor.layout.batch), -1), kept, plates, 1)
         found.append(flat.expand([*shape, flat.shape[-1]]).reshape(-1, flat.shape[-1]))
     if not found:
         return None

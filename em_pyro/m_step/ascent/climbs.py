@@ -63,7 +63,7 @@ def joint_climb(engine: Engine, names: Sequence[str]) -> Climb:
 
 def _meetings(engine: Engine) -> list[frozenset[str]]:
     """Sets of parameters that enter `Q` together."""
-    found = [term.parameters for term in engine.leaders.values()]
+    found = [factor.parameters for factor in engine.leaders.values()]
     if engine.recording is not None:
         return found + list(engine.recording.graph.depends.values())
     reaches = engine.recognition.reaches

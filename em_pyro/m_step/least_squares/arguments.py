@@ -143,10 +143,10 @@ class Predictor:
         return design.by_row if self.unit else [design]
 
 
-def selection_of(engine: Engine, term: SiteFactor, key: str) -> Selection:
+def selection_of(engine: Engine, factor: SiteFactor, key: str) -> Selection:
     """Read an argument whose cells select numbers, each by itself."""
-    role = term.roles[key]
-    segments, places = segments_of(engine.recognition.bank, term, key), list[Place]()
+    role = factor.roles[key]
+    segments, places = segments_of(engine.recognition.bank, factor, key), list[Place]()
     for name in engine.program.parameters:
         for segment in (s for s in segments if s.parameter == name):
             places += [Place(name, segment.chart, where) for where in select(role, [segment], name)]

@@ -30,15 +30,15 @@ class MatrixSite:
     scale: Selection = field(repr=False)
 
     @classmethod
-    def of(cls, engine: Engine, term: SiteFactor) -> MatrixSite:
+    def of(cls, engine: Engine, factor: SiteFactor) -> MatrixSite:
         """Read the arguments of a site."""
-        affine, dim = term.roles["loc"].affine, term.roles["loc"].index.shape[-1]
+        affine, dim = factor.roles["loc"].affine, factor.roles["loc"].index.shape[-1]
         if affine is None:
-            return cls(term.name, _rows(engine, term, dim), _matrices(engine, term, dim))
+            return cls(factor.name, _rows(engine, factor, dim), _matrices(engine, factor, dim))
         if affine.coordinates:
             raise Refused("the logarithm of a parameter is part of a mean: no least squares")
-        predictor = Predictor(affine, (*term.cell_shape, *term.event_shape, dim), (dim,))
-        return cls(term.name, predictor, _matrices(engine, term, dim))
+        predictor = Predictor(affine, (*factor.cell_shape, *factor.event_shape, dim), (dim,))
+        return cls(factor.name, predictor, _matrices(engine, factor, dim))
 
     def moments(self, sums: Sums) -> Moments:
         """Lay the statistics out over flat cells, products as whole matrices."""
@@ -105,9 +105,9 @@ class MatrixSite:
         return torch.where(found, solved, old.reshape(solved.shape)).reshape(old.shape)
 
 
-def _rows(engine: Engine, term: SiteFactor, dim: int) -> Selection:
+def _rows(engine: Engine, factor: SiteFactor, dim: int) -> Selection:
     """Means that are known, or whole rows of one parameter."""
-    role, bank = term.roles["loc"], engine.recognition.bank
+    role, bank = factor.roles["loc"], engine.recognition.bank
     cells = role.index.reshape((-1, dim))
     if role.known:
         assert role.constant is not None
@@ -127,9 +127,9 @@ def _rows(engine: Engine, term: SiteFactor, dim: int) -> Selection:
     return Selection((dim,), len(cells), (Place(name, segment.chart, where),))
 
 
-def _matrices(engine: Engine, term: SiteFactor, dim: int) -> Selection:
+def _matrices(engine: Engine, factor: SiteFactor, dim: int) -> Selection:
     """Cholesky factors that are known, or whole matrices of one parameter."""
-    role, bank = term.roles["scale_tril"], engine.recognition.bank
+    role, bank = factor.roles["scale_tril"], engine.recognition.bank
     if role.known:
         assert role.constant is not None
         tril = role.constant.reshape((-1, dim, dim)).double()

@@ -41,15 +41,15 @@ class ScalarSite:
     scale: Selection = field(repr=False)
 
     @classmethod
-    def of(cls, engine: Engine, term: SiteFactor) -> ScalarSite:
+    def of(cls, engine: Engine, factor: SiteFactor) -> ScalarSite:
         """Read the arguments of a site."""
-        loc, scale = term.roles["loc"], term.roles["scale"]
+        loc, scale = factor.roles["loc"], factor.roles["scale"]
         if scale.affine is not None or (loc.affine is not None and loc.affine.coordinates):
             raise Refused("a scale, or the logarithm of a parameter in a location, is affine: no least squares")
         if loc.affine is None:
-            return cls(term.name, selection_of(engine, term, "loc"), selection_of(engine, term, "scale"))
-        predictor = Predictor(loc.affine, (*term.cell_shape, *term.event_shape), ())
-        return cls(term.name, predictor, selection_of(engine, term, "scale"))
+            return cls(factor.name, selection_of(engine, factor, "loc"), selection_of(engine, factor, "scale"))
+        predictor = Predictor(loc.affine, (*factor.cell_shape, *factor.event_shape), ())
+        return cls(factor.name, predictor, selection_of(engine, factor, "scale"))
 
     def moments(self, sums: Sums) -> Moments:
         """Lay the statistics out over flat cells."""

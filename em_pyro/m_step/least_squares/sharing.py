@@ -22,7 +22,7 @@ Keys = tuple[list[Hashable], Tensor]
 
 
 def why_swept(
-    terms: Sequence[SiteFactor],
+    factors: Sequence[SiteFactor],
     locs: Sequence[Argument],
     locations: Collection[str],
     scales: Collection[str],
@@ -31,7 +31,7 @@ def why_swept(
     """Say why the maximum of `locations` depends on the scales; empty if it does not.
 
     Args:
-        terms: all sites.
+        factors: of all sites.
         locs: their locations.
         locations: parameters that are solved for.
         scales: parameters that enter a scale.
@@ -39,36 +39,38 @@ def why_swept(
     """
     if not locations or not scales:
         return ""
-    vectors = any(term.family.event_dim for term in terms)
+    vectors = any(factor.family.event_dim for factor in factors)
     affine = any(loc.affine is not None for loc in locs)
-    if vectors and affine and not _equation_by_equation(terms, locs, locations):
+    if vectors and affine and not _equation_by_equation(factors, locs, locations):
         return f"the coordinates of a mean have no design in common{CONDITIONAL}"
     if priors:
         return f'"{next(iter(priors))}" has a prior and the scale is free{CONDITIONAL}'
-    met = meetings(terms, locs, _atoms)
+    met = meetings(factors, locs, _atoms)
     apart = any(len(keys) > 1 for (name, _), keys in met.items() if name in locations)
     if apart or (not vectors and _joined_apart(locs, met)):
         return f"a location is shared by cells whose scales differ{CONDITIONAL}"
     return ""
 
 
-def differ(terms: Sequence[SiteFactor], locs: Sequence[Argument], names: Collection[str]) -> bool:
+def differ(factors: Sequence[SiteFactor], locs: Sequence[Argument], names: Collection[str]) -> bool:
     """Whether some cells that select one location have different precisions, known factors among it."""
-    return any(len(some) > 1 for (name, _), some in meetings(terms, locs, _precisions).items() if name in names)
+    return any(len(some) > 1 for (name, _), some in meetings(factors, locs, _precisions).items() if name in names)
 
 
-def meetings(terms: Sequence[SiteFactor], locs: Sequence[Argument], keys_of: Callable[[SiteFactor], Keys]) -> Meetings:
+def meetings(
+    factors: Sequence[SiteFactor], locs: Sequence[Argument], keys_of: Callable[[SiteFactor], Keys]
+) -> Meetings:
     """Which keys of flat cells every selected entry of a location meets; in a predictor of numbers, which scales."""
     met: dict[tuple[str, int], set[Hashable]] = {}
-    for term, loc in zip(terms, locs, strict=True):
-        table, key = keys_of(term) if loc.places else ([], None)
+    for factor, loc in zip(factors, locs, strict=True):
+        table, key = keys_of(factor) if loc.places else ([], None)
         for place in loc.places:
             assert key is not None
             pairs = torch.stack([place.where.entries, key[place.where.cells]], -1).unique(dim=0)
             for entry, which in pairs.tolist():
                 met.setdefault((place.parameter, entry), set()).add(table[which])
-        if loc.affine is not None and not term.family.event_dim:
-            for entry_of, scales in _met_in(loc.affine, _scale_index(term)):
+        if loc.affine is not None and not factor.family.event_dim:
+            for entry_of, scales in _met_in(loc.affine, _scale_index(factor)):
                 met.setdefault(entry_of, set()).update(scales)
     return met
 
@@ -92,37 +94,37 @@ def _joined_apart(locs: Sequence[Argument], met: Meetings) -> bool:
     return any(len(scales) > 1 for scales in groups.values())
 
 
-def _equation_by_equation(terms: Sequence[SiteFactor], locs: Sequence[Argument], locations: Collection[str]) -> bool:
+def _equation_by_equation(factors: Sequence[SiteFactor], locs: Sequence[Argument], locations: Collection[str]) -> bool:
     """Whether no covariance matters to the coefficients of vectors: one site, and one design for all coordinates."""
-    if len(terms) > 1:
+    if len(factors) > 1:
         return False
-    (term,), (loc,) = terms, locs
-    if loc.affine is None or term.roles["scale_tril"].known or not any(n in locations for n, _ in loc.affine.entries):
+    (factor,), (loc,) = factors, locs
+    if loc.affine is None or factor.roles["scale_tril"].known or not any(n in locations for n, _ in loc.affine.entries):
         return True
-    return equation_by_equation(loc.affine, unexpand(_scale_index(term)))
+    return equation_by_equation(loc.affine, unexpand(_scale_index(factor)))
 
 
-def _scale_index(term: SiteFactor) -> Tensor:
+def _scale_index(factor: SiteFactor) -> Tensor:
     """Which atom is the scale of each cell, minus one where it is known."""
-    return term.roles["scale_tril" if term.family.event_dim else "scale"].index
+    return factor.roles["scale_tril" if factor.family.event_dim else "scale"].index
 
 
-def _atoms(term: SiteFactor) -> Keys:
+def _atoms(factor: SiteFactor) -> Keys:
     """Tell flat cells apart by the entry that is their scale; known scales are alike."""
-    atoms, key = _scale_index(term).reshape(-1).unique(return_inverse=True)
+    atoms, key = _scale_index(factor).reshape(-1).unique(return_inverse=True)
     return atoms.tolist(), key
 
 
-def _precisions(term: SiteFactor) -> Keys:
+def _precisions(factor: SiteFactor) -> Keys:
     """Tell flat cells apart by their precisions; those of known matrices are taken to differ."""
-    role, index = term.roles["scale_tril" if term.family.event_dim else "scale"], _scale_index(term).reshape(-1)
-    if term.family.event_dim:
+    role, index = factor.roles["scale_tril" if factor.family.event_dim else "scale"], _scale_index(factor).reshape(-1)
+    if factor.family.event_dim:
         atoms = torch.where(index < 0, -1 - torch.arange(len(index), device=index.device), index)
         return atoms.tolist(), torch.arange(len(index), device=index.device)
     one = torch.ones((), dtype=torch.float64)
-    factors = [
+    coefficients = [
         (one if part is None else part).to(index.device).expand(role.index.shape).reshape(-1)
         for part in (role.coefficient, role.constant)
     ]
-    rows, key = torch.stack([index.double(), *factors], -1).unique(dim=0, return_inverse=True)
+    rows, key = torch.stack([index.double(), *coefficients], -1).unique(dim=0, return_inverse=True)
     return [tuple(row) for row in rows.tolist()], key

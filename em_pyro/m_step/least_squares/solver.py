@@ -51,7 +51,7 @@ class Site(Protocol):
         """Scales of its cells, or Cholesky factors of covariances."""
 
     @classmethod
-    def of(cls, engine: Engine, term: SiteFactor) -> Site:
+    def of(cls, engine: Engine, factor: SiteFactor) -> Site:
         """Read the arguments of a site; raise `Refused` where they are no selections and no predictor."""
 
     def moments(self, sums: Sums) -> Moments:
@@ -115,9 +115,9 @@ class LeastSquares:
     @classmethod
     def of(cls, engine: Engine, block: Block) -> LeastSquares:
         """Collect the sites of a block."""
-        kind, terms = SITES[block.kind], terms_of(engine, block.names)
+        kind, factors = SITES[block.kind], terms_of(engine, block.names)
         roles = _roles(block)
-        sites = tuple(kind.of(engine, term) for term in terms)
+        sites = tuple(kind.of(engine, factor) for factor in factors)
         charts = {name: chart_of(engine, name, block.uses[name]) for name in block.solved}
         locations = {name: chart for name, chart in charts.items() if roles[name] == "loc"}
         scales = {name: chart for name, chart in charts.items() if roles[name] == kind.scale_role}
@@ -127,12 +127,12 @@ class LeastSquares:
             raise Refused("a location is affine at one site and a function of a parameter at another")
         pseudo = {n: _flat(engine.priors[n].pseudo) for n in locations if n in engine.priors}
         all_scales = {place.parameter for site in sites for place in site.scale.places}
-        swept = _coupled(engine, block, terms) if scales else ""
-        swept = swept or why_swept(terms, locs, locations, all_scales, pseudo)
+        swept = _coupled(engine, block, factors) if scales else ""
+        swept = swept or why_swept(factors, locs, locations, all_scales, pseudo)
         initial = {name: engine.program.parameters[name].initial for name in charts}
         equations = Equations({n: initial[n].numel() for n in locations}, pseudo) if affine and locations else None
         designs = tuple(loc.designs(equations.first) for loc in locs) if equations else ()
-        weighted = bool(pseudo) or (not affine and differ(terms, locs, locations))
+        weighted = bool(pseudo) or (not affine and differ(factors, locs, locations))
         sizes = _sizes(sites, initial)
         return cls(locations, scales, sizes, sites, designs, equations, weighted, pseudo, swept)
 
@@ -217,11 +217,11 @@ def _sizes(sites: Sequence[Site], initial: Mapping[str, Tensor]) -> dict[str, in
     return found
 
 
-def _coupled(engine: Engine, block: Block, terms: Sequence[SiteFactor]) -> str:
+def _coupled(engine: Engine, block: Block, factors: Sequence[SiteFactor]) -> str:
     """Say which location of a scale something else moves: the two must be alternated."""
     why = ""
-    for term in terms:
-        others = engine.recognition.bank.parameters(term.roles["loc"], "real").intersection(block.moving)
+    for factor in factors:
+        others = engine.recognition.bank.parameters(factor.roles["loc"], "real").intersection(block.moving)
         if others:
             why = f'its location "{min(others)}" is maximised otherwise: alternated until Q is stationary'
     return why

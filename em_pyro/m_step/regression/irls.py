@@ -70,8 +70,8 @@ class Regression:
     @classmethod
     def of(cls, engine: Engine, block: Block) -> Regression:
         """Collect the sites of a block, and differentiate them twice: a family that is not ours may not allow it."""
-        initial, terms = {n: p.initial for n, p in engine.program.parameters.items()}, terms_of(engine, block.names)
-        inside = set[str]().union(*(entering(engine, term) for term in terms))
+        initial, factors = {n: p.initial for n, p in engine.program.parameters.items()}, terms_of(engine, block.names)
+        inside = set[str]().union(*(entering(engine, factor) for factor in factors))
         moving = tuple(name for name in initial if name in block.solved)
         held = tuple(name for name in initial if name in inside and name not in moving)
         domains = {n: domain_of(engine.program.parameters[n].constraint) for n in (*moving, *held)}
@@ -80,7 +80,7 @@ class Regression:
         for name in (*moving, *held):
             for i in range(initial[name].numel()):
                 place[name, i] = len(place)
-        sites = side_by_side([site_of(engine, term, place) for term in terms])
+        sites = side_by_side([site_of(engine, factor, place) for factor in factors])
         priors = {n: engine.priors[n] for n in moving if n in engine.priors}
         others = [name for name in held if name in block.moving]
         why = (
@@ -90,7 +90,7 @@ class Regression:
         solver = cls(moving, held, domains, sizes, sites, priors, why)
         batch = {name: value.double().unsqueeze(0) for name, value in initial.items()}
         try:
-            solver.expand(solver._coordinates(batch), solver._sums(made_up(terms)), batch)
+            solver.expand(solver._coordinates(batch), solver._sums(made_up(factors)), batch)
         except (RuntimeError, NotImplementedError) as reason:
             raise Refused(f"its site cannot be differentiated twice ({reason})") from None
         return solver

@@ -57,28 +57,28 @@ class Argument:
         return {self.role: self.affine.chart.forward(eta)}
 
 
-def argument_of(engine: Engine, term: SiteFactor, key: str, role: RoleMap, place: Mapping[Entry, int]) -> Argument:
+def argument_of(engine: Engine, factor: SiteFactor, key: str, role: RoleMap, place: Mapping[Entry, int]) -> Argument:
     """One argument of a site that parameters enter, over the coordinates that `place` numbers."""
-    own = term.family.roles[key]
+    own = factor.family.roles[key]
     if role.affine is not None:
         at = torch.tensor([place[entry] for entry in role.affine.entries])
         affine = role.affine.moved(at)
     else:
-        affine = selection(engine, term, key, role, place)
-    device = term.data.value.tensor.device
+        affine = selection(engine, factor, key, role, place)
+    device = factor.data.value.tensor.device
     return Argument(key, own.domain, own.event_dim > 0, affine.changed(lambda part, _: part.to(device)))
 
 
-def selection(engine: Engine, term: SiteFactor, key: str, role: RoleMap, place: Mapping[Entry, int]) -> Affine:
+def selection(engine: Engine, factor: SiteFactor, key: str, role: RoleMap, place: Mapping[Entry, int]) -> Affine:
     """A selection as a predictor with one slot."""
-    domain, event = term.family.roles[key].domain, term.family.roles[key].event_dim
-    where = f"{family_name(term)}.{key}, with which it has a joint maximum,"
+    domain, event = factor.family.roles[key].domain, factor.family.roles[key].event_dim
+    where = f"{family_name(factor)}.{key}, with which it has a joint maximum,"
     if domain not in LINK or event > 1:
         raise Refused(f"{where} has no predictor")
     index = torch.full(role.index.shape, -1)
     value = torch.zeros(role.index.shape, dtype=torch.float64)
     soft, paired = 0, False
-    for segment in segments_of(engine.recognition.bank, term, key):
+    for segment in segments_of(engine.recognition.bank, factor, key):
         here = segment.holds(role.index)
         if not bool(here.any()):
             continue

@@ -23,18 +23,18 @@ from .predictors import Argument, Entry, argument_of
 class Site:
     """One site of a block, or several that are laid out alike (the steps of a chain), side by side."""
 
-    terms: tuple[SiteFactor, ...]
+    factors: tuple[SiteFactor, ...]
     arguments: tuple[Argument, ...] = field(repr=False)
     known: Params = field(repr=False)  # other arguments, as the family expects them
 
     def density(self, etas: Sequence[Tensor], sums: Sums) -> Tensor:
         """`<natural, S>` of every cell, shape (S,) + cells + events."""
-        term, args = self.terms[0], dict(self.known)
+        factor, args = self.factors[0], dict(self.known)
         for argument, eta in zip(self.arguments, etas, strict=True):
             args |= argument.bound(eta)
-        if sums.around is not None and term.family.location is not None:
-            args[term.family.location] = args[term.family.location] - sums.around
-        natural = term.natural_of(args)
+        if sums.around is not None and factor.family.location is not None:
+            args[factor.family.location] = args[factor.family.location] - sums.around
+        natural = factor.natural_of(args)
         total = torch.zeros((), dtype=torch.float64)
         rank = 1 + len(self.shape)
         for value, statistic in zip(natural, sums.parts, strict=True):
@@ -45,12 +45,12 @@ class Site:
     @property
     def shape(self) -> tuple[int, ...]:
         """Dimensions of the cells, those of several sites with one in front for the sites."""
-        term = self.terms[0]
-        return (*((len(self.terms),) if len(self.terms) > 1 else ()), *term.cell_shape, *term.event_shape)
+        factor = self.factors[0]
+        return (*((len(self.factors),) if len(self.factors) > 1 else ()), *factor.cell_shape, *factor.event_shape)
 
     def counted(self, found: Mapping[str, Sums]) -> Sums:
         """Statistics of the cells."""
-        each = [found[term.name] for term in self.terms]
+        each = [found[factor.name] for factor in self.factors]
         if len(each) == 1:
             return each[0]
         parts = tuple(torch.stack(some, 1) for some in zip(*(one.parts for one in each), strict=True))
@@ -85,35 +85,35 @@ class Site:
         return cells.detach().reshape((len(theta), -1)).sum(-1), slopes, curvatures
 
 
-def site_of(engine: Engine, term: SiteFactor, place: Mapping[Entry, int]) -> Site:
+def site_of(engine: Engine, factor: SiteFactor, place: Mapping[Entry, int]) -> Site:
     """Read the arguments of one site over the coordinates that `place` numbers."""
     start = {n: p.initial.double() for n, p in engine.program.parameters.items()}
     with torch.no_grad():
-        bound = term.arguments(engine.bind(batched(start)), torch.zeros((), dtype=torch.float64))
+        bound = factor.arguments(engine.bind(batched(start)), torch.zeros((), dtype=torch.float64))
     arguments, known = list[Argument](), dict[str, Tensor]()
-    for key, role in term.roles.items():
+    for key, role in factor.roles.items():
         if role.known:
             known |= {k: v for k, v in bound.items() if k in (key, f"{key}_complement")}
-        elif key in term.family.kinked:
-            raise Refused(f"{family_name(term)}.{key} has a kink")
+        elif key in factor.family.kinked:
+            raise Refused(f"{family_name(factor)}.{key} has a kink")
         else:
-            arguments.append(argument_of(engine, term, key, role, place))
-    return Site((term,), tuple(arguments), known)
+            arguments.append(argument_of(engine, factor, key, role, place))
+    return Site((factor,), tuple(arguments), known)
 
 
 def side_by_side(sites: Sequence[Site]) -> tuple[Site, ...]:
     """Put sites that are laid out alike into one, so that a chain of a thousand steps is one operation."""
     groups: dict[object, list[Site]] = {}
     for site in sites:
-        (term,) = site.terms
+        (factor,) = site.factors
         arguments = tuple(
             (a.role, a.affine.chart.name, a.affine.offset.shape)
             + tuple((p.index.shape, p.value.shape) for p in a.affine.pieces)
             for a in site.arguments
         )
         known = tuple((key, value.shape) for key, value in sorted(site.known.items()))
-        alike = (id(term.family), term.cell_shape, term.event_shape, term.events, arguments, known)
-        groups.setdefault(alike if term.alike else term.name, []).append(site)
+        alike = (id(factor.family), factor.cell_shape, factor.event_shape, factor.events, arguments, known)
+        groups.setdefault(alike if factor.alike else factor.name, []).append(site)
     return tuple(some[0] if len(some) == 1 else _joined(some) for some in groups.values())
 
 
@@ -134,4 +134,4 @@ def _joined(sites: Sequence[Site]) -> Site:
         offset = stacked([affine.offset for affine in affines])
         arguments.append(replace(alike[0], affine=replace(affines[0], offset=offset, pieces=pieces)))
     known = {key: torch.stack([site.known[key] for site in sites]) for key in sites[0].known}
-    return Site(tuple(site.terms[0] for site in sites), tuple(arguments), known)
+    return Site(tuple(site.factors[0] for site in sites), tuple(arguments), known)
