@@ -35,8 +35,8 @@ from ..sums import Sums
 
 
 @dataclass(frozen=True)
-class One:
-    """One compiled site, whose log-factor serves all of the steps or has them as a dimension."""
+class Compiled:
+    """Sites computed without the model, and the steps that they belong to."""
 
     unit: Stack  # all sites that it stands for
     names: tuple[str, ...]
@@ -50,8 +50,12 @@ class One:
 
     @property
     def wanted(self) -> bool:
-        """Whether the site has parameters."""
+        """Whether the sites have parameters."""
         return bool(self.unit.first.parameters)
+
+
+class One(Compiled):
+    """One compiled site, whose log-factor serves all of the steps or has them as a dimension."""
 
     @property
     def own(self) -> bool:
@@ -81,27 +85,11 @@ class One:
         return self._lone.finish(found, natural)
 
 
-@dataclass(frozen=True)
-class Many:
+class Many(Compiled):
     """Compiled sites that are one function of other data at every step: one product for all.
 
     Its log-factor is laid out as the product leaves it: the cells, the steps, the columns.
     """
-
-    unit: Stack
-    names: tuple[str, ...]
-    steps: tuple[int, ...]
-    alive: Named | None = field(default=None, repr=False)
-
-    @property
-    def name(self) -> str:
-        """Name of the first site."""
-        return self.unit.first.name
-
-    @property
-    def wanted(self) -> bool:
-        """Whether the sites have parameters."""
-        return bool(self.unit.first.parameters)
 
     @property
     def own(self) -> bool:
