@@ -27,7 +27,7 @@ from .part import Contracted
 from .shares import SOFT, SUMS, Collect, Shares
 from .sites.site_factor import SiteFactor
 from .sums import Sums
-from .units import Unit
+from .units import Unit, worst
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,12 @@ class Engine:
 
         The last two are kept: a step looks at what it leads to, and the next starts from there.
         """
-        if any(value.requires_grad for value in batch.values()):
-            return Bound(batch, self.recognition.bank)
         for bound in self._last:
             if bound.batch is batch:
                 return bound
         bound = Bound(batch, self.recognition.bank)
+        if any(value.requires_grad for value in batch.values()):
+            return bound
         before = list(self._last.items())[-1:]
         self._last.clear()
         self._last.update([*before, (bound, None)])
@@ -113,15 +113,16 @@ class Engine:
         if shares.given is not None:
             return self._given(shares.given)
         replays = self.replays(self.moved(bound))
-        evidence = torch.full((bound.starts,), self.base, dtype=torch.float64)
+        evidence = list[Tensor]()
         sums, weights = dict[str, Sums](), dict[str, Named]()
         for part in self.parts:
             natural = part.natural(bound, about, replays)
             found = part.expect(natural, replays, self.offsets, bound.starts, collect)
-            evidence = evidence + found.log_evidence
+            evidence.append(found.log_evidence)
             sums |= part.finish(found.sums, natural)
             weights.update(found.weights)
-        return Expectation(evidence, sums, weights, self.plate)
+        total = sum(evidence[1:], evidence[0]) if evidence else torch.zeros(bound.starts, dtype=torch.float64)
+        return Expectation(total + self.base, sums, weights, self.plate)
 
     def _given(self, shares: Mapping[str, Tensor]) -> Expectation:
         """Statistics under given shares."""
@@ -140,20 +141,18 @@ class Engine:
         known = log_prior(self.priors, bound.batch)
         return known + self.moved(bound).prior if self.open_priors else known
 
-    @torch.no_grad()
     def digits(self, bound: Bound, near: Bound) -> Tensor | None:
-        """Say of which starts digits run short, shape `(2, starts)`; None where they never do.
+        """Say by how much digits run short, shape `(2, starts)`: above one they do; None where they never do.
 
         First, whether the sums at `bound` have too few for the arguments `near`; second, whether the fastest forms have
         too few `near`. It is read off what all who hold rows of the data share.
         """
-        masks = [mask for part in self.parts for mask in part.digits(bound, near)]
-        return torch.stack(masks).any(0) if masks else None
+        return worst(part.digits(bound, near) for part in self.parts)
 
     def blurred(self, bound: Bound, near: Bound) -> Tensor | None:
         """Say of which starts, shape `(starts)`, the sums at `bound` have too few digits for the arguments `near`."""
         found = self.digits(bound, near)
-        return None if found is None else found[0]
+        return None if found is None else found[0] > 1
 
     def on(self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> Engine:
         """The same program, read in the same way, on other arguments; no initialiser is run.

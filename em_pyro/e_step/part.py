@@ -16,7 +16,7 @@ from .chunks import LEAST, WHOLE, Chunk, chunks_of
 from .contraction.schedule import Schedule
 from .shares import Collect, Found
 from .sums import Sums
-from .units import Unit
+from .units import Unit, worst
 
 
 class Contracted(Protocol):
@@ -51,8 +51,8 @@ class Contracted(Protocol):
     def finish(self, found: Mapping[str, Tensor], natural: Any) -> dict[str, Sums]:
         """Statistics of the families, from those of all chunks."""
 
-    def digits(self, bound: Bound, near: Bound) -> list[Tensor]:
-        """Say of which starts digits run short, `(2, starts)` for each reason, as `Unit.digits`."""
+    def digits(self, bound: Bound, near: Bound) -> Tensor | None:
+        """Say by how much digits run short, as `Unit.digits`."""
 
 
 @dataclass(frozen=True)
@@ -144,10 +144,9 @@ class Part:
             sums |= unit.finish({f.name: found[f.name] for f in unit.factors if f.name in found}, bound)
         return sums
 
-    def digits(self, bound: Bound, near: Bound) -> list[Tensor]:
-        """Say of which starts digits run short."""
-        found = (unit.digits(bound, near) for unit in self.units)
-        return [part for part in found if part is not None]
+    def digits(self, bound: Bound, near: Bound) -> Tensor | None:
+        """Say by how much digits run short."""
+        return worst(unit.digits(bound, near) for unit in self.units)
 
     def schedule_of(self, chunk: Chunk) -> Schedule:
         """The contraction of one chunk."""

@@ -6,7 +6,7 @@ put the function into `build.TAKERS`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -87,7 +87,7 @@ class Unit(Protocol):
         """Statistics of the families, from what the chunks have given: once a step."""
 
     def digits(self, bound: Bound, near: Bound) -> Tensor | None:
-        """Say of which starts digits run short, shape `(2, starts)`; None where they never do.
+        """Say by how much digits run short, shape `(2, starts)`: above one they do; None where they never do.
 
         First, whether sums taken at `bound` have too few for the arguments `near`; second, whether the fastest form has
         too few `near`.
@@ -117,3 +117,9 @@ class Unit(Protocol):
     def draws(self, natural: Any, n: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Drawn `n` times, shape `(n,)` + dimensions of the factor + its own."""
         return {}
+
+
+def worst(numbers: Iterable[Tensor | None]) -> Tensor | None:
+    """The largest of what there is, entry by entry; None if there is none."""
+    found = [part for part in numbers if part is not None]
+    return found[0] if len(found) == 1 else torch.stack(found).amax(0) if found else None

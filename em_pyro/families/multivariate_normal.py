@@ -51,11 +51,11 @@ class MultivariateNormal(Family):
     def natural(self, args: Args) -> tuple[Tensor, ...]:
         loc, tril = args["loc"], args["scale_tril"]
         precision = torch.cholesky_inverse(tril)
-        linear = (precision @ loc.unsqueeze(-1)).squeeze(-1)
+        linear = (precision * loc.unsqueeze(-2)).sum(-1)
         log_det = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         places, factor = _upper(loc.shape[-1], loc.device)
-        half = precision.flatten(-2)[..., places] * factor
-        return -0.5 * (loc * linear).sum(-1) - log_det, linear, half
+        half = precision.flatten(-2).index_select(-1, places) * factor
+        return torch.add(log_det, (loc * linear).sum(-1), alpha=0.5).neg_(), linear, half
 
     def around(self, deviation: Tensor, args: Args) -> Tensor:
         tril = args["scale_tril"]
@@ -68,9 +68,10 @@ class MultivariateNormal(Family):
 
     def shifted(self, statistics: tuple[Tensor, ...], by: Tensor) -> tuple[Tensor, ...]:
         n, first, second = statistics
-        i, j = torch.triu_indices(by.shape[-1], by.shape[-1], device=by.device)
         moved = torch.addcmul(first, n.unsqueeze(-1), by, value=-1)
-        return n, moved, second - first[..., i] * by[..., j] - by[..., i] * moved[..., j]
+        change = first.unsqueeze(-1) * by.unsqueeze(-2)
+        change = change.addcmul_(by.unsqueeze(-1), moved.unsqueeze(-2)).flatten(-2)
+        return n, moved, second - change.index_select(-1, _upper(by.shape[-1], by.device)[0])
 
     def base(self, value: Tensor, known: Args) -> Tensor | None:
         return value.new_full((), -0.5 * value.shape[-1] * math.log(2 * math.pi))

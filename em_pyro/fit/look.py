@@ -41,17 +41,17 @@ def look(problem: Problem, found: Expectation, batch: Batch, new: Batch) -> Look
         scales = [part.reshape((starts, -1)).amin(-1) for part in problem.scales.narrowest(near)]
         # Where there are no scales, an entry of a parameter says whether there was a step.
         others = scales or [new[name].reshape((starts, -1)).select(1, 0) for name in problem.witness]
-        rows = [found.objective, *(() if short is None else short.double()), *others]
+        rows = [found.objective, *(() if short is None else short), *others]
         objective, *found_of = torch.stack(rows).tolist()
     blurred, narrow = found_of[:2] if short is not None else ([0.0] * starts, [0.0] * starts)
     numbers = list(zip(*found_of[0 if short is None else 2 :], strict=True))
     stepped = [all(value == value for value in values) for values in numbers] or [True] * starts
     seen = Look(
         objective,
-        [value == 1 and there for value, there in zip(blurred, stepped, strict=True)],
+        [value > 1 and there for value, there in zip(blurred, stepped, strict=True)],
         stepped,
         [min(values) for values in numbers] if scales else [inf] * starts,
     )
-    near.plain = not any(narrow)
+    near.plain = not any(value > 1 for value in narrow)
     last[:] = [found, new, seen]
     return seen

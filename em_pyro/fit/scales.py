@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from ..e_step.engine import Engine
+from ..e_step.sites.centring import scales
 from ..e_step.sites.site_factor import SiteFactor
 from ..program.masks import seen_values
 from ..program.named import Params, unwrap
 from ..program.site import Site
-from ..reading.bank import gather
 from ..reading.bound import Bound
 
 DEGENERATE = 1e-6  # of the pooled scale
@@ -39,9 +39,7 @@ class Watched:
 
     def roots(self, bound: Bound) -> Tensor:
         """Return the scales of every cell at `bound`, or the roots of its covariance."""
-        atoms = bound.matrices if self.role == "scale_tril" else bound.entries
-        scale = gather(self.factor.roles[self.role], atoms, bound.batch)
-        return scale if self.role == "scale" else scale.diagonal(dim1=-2, dim2=-1)
+        return scales(self.factor, bound)
 
 
 @dataclass(frozen=True)

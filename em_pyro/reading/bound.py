@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property, wraps
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from ..program.named import Batch
 from .bank import Bank
 
+Of = TypeVar("Of")
 LOWEST = -1e30  # a structural zero in log space; finite, because 0 * -inf is not 0 in a matrix product
 
 
@@ -24,11 +27,13 @@ class Bound:
         bank: which atoms the program uses.
         plain: whether the fastest forms are known to keep their digits here; None while nobody has looked. It is found
             with the other numbers of a step, so that a step waits for its device once.
+        known: what `once` remembers.
     """
 
     batch: Batch
     bank: Bank
     plain: bool | None = None
+    known: dict[tuple[int, Any], tuple[Any, Tensor]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def starts(self) -> int:
@@ -54,3 +59,16 @@ class Bound:
     def matrices(self) -> Tensor:
         """Cholesky factors."""
         return self.bank.stack(self.batch)
+
+
+def once(compute: Callable[[Of, Bound], Tensor]) -> Callable[[Of, Bound], Tensor]:
+    """Work something out once for every object and binding: a step leads to where the next one starts."""
+
+    @wraps(compute)
+    def remembered(of: Of, bound: Bound) -> Tensor:
+        key = id(of), compute
+        if key not in bound.known:
+            bound.known[key] = of, compute(of, bound)  # kept alive with its identity
+        return bound.known[key][1]
+
+    return remembered

@@ -6,6 +6,7 @@ import pytest
 import torch
 from em_pyro.models import poisson_mixture
 from em_pyro.models.data import load, names
+from oracles.agreement import close
 from oracles.evidence import log_evidence, start
 from programs.zoo import ZOO, simulated
 
@@ -18,7 +19,7 @@ def test_runs_on_what_it_simulates(name: str) -> None:
     assert torch.equal(torch.get_rng_state(), generator)
     first, params = log_evidence(model, *args), start(model, *args)
     assert torch.isfinite(torch.tensor(first))
-    assert log_evidence(model, *simulated(name)[1]) == first
+    close(log_evidence(model, *simulated(name)[1]), first)  # memory that lies otherwise is summed in another order
     again = start(model, *args)
     assert params
     assert all(torch.equal(again[key], value) for key, value in params.items())

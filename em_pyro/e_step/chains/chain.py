@@ -22,6 +22,7 @@ from ..chunks import WHOLE, Chunk
 from ..forward_backward import chain as recursion
 from ..sites.site_factor import SiteFactor
 from ..sums import Sums
+from ..units import worst
 from . import paths
 from .line import Line, Mark
 from .parts import index_of
@@ -162,9 +163,8 @@ class Chain(Line):
         return sums
 
     def digits(self, bound: Bound, near: Bound) -> Tensor | None:
-        """Say of which starts digits run short."""
-        found = [mask for unit in self.compiled if (mask := unit.digits(bound, near)) is not None]
-        return torch.stack(found).any(0) if found else None
+        """Say by how much digits run short."""
+        return worst(unit.digits(bound, near) for unit in self.compiled)
 
     def width(self, plate: str) -> int:
         """Features and log-densities of a row, at all steps."""

@@ -24,7 +24,7 @@ from ..sites.bundle import Bundle, Side
 from ..sites.lean import Features, features_of
 from ..sites.stack import Stack
 from ..sums import Sums
-from ..units import Unit
+from ..units import Unit, worst
 from .schedule import Factor
 from .softmax import posterior_weights
 
@@ -101,8 +101,8 @@ class Mixture:
         if bound.plain and about is None:
             return MixtureNatural(rows, prior, self.lean)
         digits = self.lean.digits(bound)
-        digits = digits if about is None else torch.minimum(digits, self.lean.digits(about))
-        return MixtureNatural(rows, prior, self.lean if bool((digits >= 1).all()) else self.features)
+        digits = digits if about is None else torch.maximum(digits, self.lean.digits(about))
+        return MixtureNatural(rows, prior, self.lean if bool((digits <= 1).all()) else self.features)
 
     def expect(
         self,
@@ -116,7 +116,7 @@ class Mixture:
         features, eta = natural.features, natural.features.natural(natural.rows.eta)
         eta.select(-1, features.column).add_(self._prior(natural, offsets))
         flat = eta.reshape(-1, eta.shape[-1])
-        evidence, found = torch.zeros(starts, dtype=eta.dtype, device=eta.device), torch.zeros_like(flat)
+        evidence, found = list[Tensor](), list[Tensor]()
         own: dict[str, Tensor] = {}
         for chunk in self.chunks(starts):
             columns = features.matrix(chunk, partial(self._room, features, chunk))
@@ -125,12 +125,13 @@ class Mixture:
             torch.mm(flat, columns, out=logits)
             self.rows.add_own(natural.rows, logits, chunk)
             shape = (starts, -1, size[1])
-            evidence += posterior_weights(logits.view(shape), weights.view(shape), self._scale(chunk))
+            evidence.append(posterior_weights(logits.view(shape), weights.view(shape), self._scale(chunk)))
             if collect.sums:
-                found.addmm_(weights, columns.mT)
+                found[:] = [found[0].addmm_(weights, columns.mT) if found else weights @ columns.mT]
                 for name, part in self.rows.own_sums(natural.rows, weights, chunk).items():
                     own[name] = own[name] + part if name in own else part
-        return Found(evidence, self._statistics(natural, found.view_as(eta), own) if collect.sums else {})
+        statistics = self._statistics(natural, found[0].view_as(eta), own) if found else {}
+        return Found(sum(evidence[1:], evidence[0]), statistics)
 
     def _prior(self, natural: MixtureNatural, offsets: Mapping[str, Named]) -> Tensor:
         """Sum of the factors over the latent alone, (starts) + (K,)."""
@@ -158,13 +159,13 @@ class Mixture:
             sums |= unit.finish(mine, part)
         return sums
 
-    def digits(self, bound: Bound, near: Bound) -> list[Tensor]:
-        """Say of which starts digits run short: of a scale, or of what is left out of the features."""
-        found = [self.rows.digits(bound, near)]
-        if self.lean is not None:
-            few = self.lean.digits(near) < 1
-            found.append(torch.stack((few & (self.lean.digits(bound) >= 1), few)))
-        return [part for part in found if part is not None]
+    def digits(self, bound: Bound, near: Bound) -> Tensor | None:
+        """Say by how much digits run short: of a scale, or of what is left out of the features."""
+        narrow = self.rows.digits(bound, near)
+        if self.lean is None:
+            return narrow
+        few = self.lean.digits(near)
+        return worst((narrow, torch.stack((few if bound.plain else few * (self.lean.digits(bound) <= 1), few))))
 
     # ---- buffers ----
 

@@ -18,7 +18,7 @@ from ...reading.bound import Bound
 from ..chunks import WHOLE, Chunk
 from ..left import Left
 from ..sums import Sums
-from ..units import Unit
+from ..units import Unit, worst
 from . import centring
 from .natural import Natural
 from .site_data import Room
@@ -114,7 +114,8 @@ class Bundle(Unit):
 
     def cut(self, found: Tensor) -> dict[str, Tensor]:
         """Statistics of all sites side by side, cut into those of each."""
-        parts = found.split([factor.data.width for factor in self.sites], -1)
+        widths = [factor.data.width for factor in self.sites]
+        parts = (found,) if len(widths) == 1 else found.split(widths, -1)
         return {f.name: part for f, part in zip(self.sites, parts, strict=True) if f.parameters}
 
     def put_own(self, found: dict[str, Tensor], natural: Side, own: Mapping[str, Tensor]) -> None:
@@ -136,10 +137,8 @@ class Bundle(Unit):
         return {f.name: f.finish(found[f.name], part) for f, part in pairs if f.name in found}
 
     def digits(self, bound: Bound, near: Bound) -> Tensor | None:
-        """Say of which starts digits run short."""
-        every = (centring.digits(factor, bound, near) for factor in self.sites)
-        found = [part for part in every if part is not None]
-        return torch.stack(found).any(0) if found else None
+        """Say by how much digits run short."""
+        return worst(centring.digits(factor, bound, near) for factor in self.sites)
 
     def width(self, plate: str) -> int:
         """Features of all sites and log-densities of a row."""

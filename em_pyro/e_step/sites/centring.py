@@ -5,8 +5,9 @@ of a log-density, `r` being the largest distance from that centre in units of th
 which that is too much is computed from deviations from its own location instead, at the cost of a matrix product of its
 own. Which cells these are is seen when arguments are bound; nobody above a site's factor asks.
 
-Sums are handed on around the location at the parameters of the step, whatever they were taken around. What is left of a
-scale that a step shrinks by far more than that location was right must be summed again, around the new one: `blurred`.
+Sums are handed on around the location at the parameters of the step, whatever they were taken around; where one centre
+is known to do for all cells, they stay there. What is left of a scale that a step shrinks by far more than that
+location was right must be summed again, around the new one: `blurred`.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import torch
 from torch import Tensor
 
 from ...reading.bank import gather
-from ...reading.bound import Bound
+from ...reading.bound import Bound, once
 from ..chunks import Chunk
 from .natural import Natural, Own
 from .site_factor import SiteFactor
 
 EXACT = 1e-12  # relative error of a log-density up to which one centre does
+SHORT = 2.0  # what is said where it is only known that digits run short
 EPS = torch.finfo(torch.float64).eps
 FARTHEST = (EXACT / EPS) ** 0.5
 """Distance from the centre, in units of the smallest scale, up to which one centre does: about 67."""
@@ -31,33 +33,42 @@ FARTHEST = (EXACT / EPS) ** 0.5
 def natural(factor: SiteFactor, bound: Bound, about: Bound | None) -> Natural:
     """Bind a site that is computed by features: with one centre, but for the cells that are too narrow for it."""
     eta = factor.eta(bound)
-    if not factor.moves:
+    if not factor.moves or (bound.plain and about is None):
         return Natural(eta)
     wanted = factor.locations(bound if about is None else about)
-    if not factor.centres or (bound.plain and about is None):
+    if not factor.centres:
         return Natural(eta, wanted)
-    mask = _narrow(factor, _smallest(factor, bound))
+    mask = _narrow(factor, bound)
     if about is not None:
-        mask = mask | _narrow(factor, _smallest(factor, about))
+        mask = mask | _narrow(factor, about)
     if not bool(mask.any()):
         return Natural(eta, wanted)
     return Natural(torch.where(mask.unsqueeze(-1), 0.0, eta), wanted, _own(factor, bound, mask, wanted))
 
 
-def _narrow(factor: SiteFactor, scale: Tensor) -> Tensor:
-    """Which cells are too narrow for one centre."""
-    return scale * FARTHEST < factor.data.reach
-
-
-def _smallest(factor: SiteFactor, bound: Bound) -> Tensor:
-    """The smallest scale of every cell: (starts) + cells."""
+@once
+def scales(factor: SiteFactor, bound: Bound) -> Tensor:
+    """Scales of a site, or the diagonals of its Cholesky factors: (starts, or one) + what they differ by."""
     key = "scale" if "scale" in factor.roles else "scale_tril"
-    scale = gather(factor.roles[key], bound.entries if key == "scale" else bound.matrices, bound.batch)
-    if key == "scale_tril":
-        scale = scale.diagonal(dim1=-2, dim2=-1).amin(-1)
-    kept = (bound.starts, *factor.cell_shape)
-    scale = scale.expand((*kept, *factor.event_shape)).double()
-    return scale.flatten(len(kept)).amin(-1) if factor.event_shape else scale
+    role = factor.roles[key]
+    found = gather(role, bound.entries if key == "scale" else bound.matrices, bound.batch)
+    found = found if key == "scale" else found.diagonal(dim1=-2, dim2=-1)
+    return found.unsqueeze(0) if role.known else found
+
+
+@once
+def _narrow(factor: SiteFactor, bound: Bound) -> Tensor:
+    """Which cells are too narrow for one centre."""
+    return _room(factor, bound) < factor.data.reach
+
+
+@once
+def _room(factor: SiteFactor, bound: Bound) -> Tensor:
+    """How far from a centre the smallest scale of every cell lets values be: (starts) + cells."""
+    scale, kept = scales(factor, bound), (bound.starts, *factor.cell_shape)
+    event = factor.event_shape if "scale" in factor.roles else (*factor.event_shape, scale.shape[-1])
+    scale = scale.expand((*kept, *event))
+    return FARTHEST * (scale.flatten(len(kept)).amin(-1) if event else scale).double()
 
 
 def _own(factor: SiteFactor, bound: Bound, mask: Tensor, wanted: Tensor) -> Own:
@@ -136,17 +147,21 @@ def finish(factor: SiteFactor, found: Tensor, natural: Natural | None) -> tuple[
 
 
 def digits(factor: SiteFactor, bound: Bound, near: Bound) -> Tensor | None:
-    """Say of which starts digits run short, shape `(2, starts)`; None where they never do.
+    """Say by how much digits run short, shape `(2, starts)`: above one they do; None where they never do.
 
     First, whether statistics taken at `bound` have too few for the scales `near`: a location has moved by too many of
     the new scales, or a scale has become too narrow for the centre that its cell had. Second, whether a cell is too
     narrow for one centre `near`. Both are read off the arguments and the reach of the data, on which all who hold rows
-    agree.
+    agree. Sums that have stayed around one centre are short of digits where the narrowest cell is too narrow for it.
     """
     if not factor.centres:
         return None
-    scale = _smallest(factor, near)
-    moved = (factor.locations(near) - factor.locations(bound)).abs().reshape((*scale.shape, -1)).amax(-1)
-    narrow = _narrow(factor, scale)
-    far = narrow & ~_narrow(factor, _smallest(factor, bound)) | (moved > FARTHEST * scale)
-    return torch.stack((far, narrow)).reshape((2, len(scale), -1)).any(-1)
+    if bound.plain:
+        scale = scales(factor, near)
+        return (factor.data.reach / FARTHEST / scale.reshape((len(scale), -1)).amin(-1)).expand((2, near.starts))
+    room, narrow = _room(factor, near), _narrow(factor, near)
+    moved = (factor.locations(near) - factor.locations(bound)).abs()
+    if moved.dim() > room.dim():
+        moved = moved.flatten(room.dim()).amax(-1)
+    far = (narrow > _narrow(factor, bound)) | (moved > room)
+    return SHORT * torch.stack((far, narrow)).reshape((2, near.starts, -1)).any(-1)

@@ -67,7 +67,8 @@ class InnerProduct:
         product = self.densities(eta, features)
         if natural.own is not None:
             centring.add_densities(factor, natural.own, product.view(-1, product.shape[-1]), chunk)
-        return align(product.reshape((len(eta), *factor.laid_out_sizes(chunk))), factor.laid_out, factor.names)
+        shape = len(eta), *factor.laid_out_sizes(chunk)
+        return align(product if product.shape == shape else product.reshape(shape), factor.laid_out, factor.names)
 
     def weighted(
         self, factor: SiteFactor, weights: Tensor, natural: Natural | None, features: Tensor, chunk: Chunk

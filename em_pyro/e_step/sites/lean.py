@@ -107,12 +107,12 @@ class Features:
         return spread.to(device), torch.cat(least).to(device)
 
     def digits(self, bound: Bound) -> Tensor:
-        """Below one where a probability is so small that all features are needed; shape (starts)."""
+        """Above one where a probability is so small that all features are needed; shape (starts)."""
         every, complements = self._atoms
         least = _chosen(bound.logs, every).amin(-1)
         if len(complements):
             least = torch.minimum(least, _chosen(bound.log_complements, complements).amin(-1))
-        return log(SMALLEST) / least
+        return least / log(SMALLEST)
 
     @cached_property
     def _atoms(self) -> tuple[Tensor, Tensor]:

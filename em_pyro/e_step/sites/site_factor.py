@@ -20,7 +20,7 @@ from ...families import Family
 from ...families.charts import safe_log
 from ...program.named import Params, align, ordered
 from ...reading.bank import RoleMap, gather
-from ...reading.bound import LOWEST, Bound
+from ...reading.bound import LOWEST, Bound, once
 from ..chunks import WHOLE, Chunk
 from ..sums import Sums
 from .natural import Natural
@@ -198,6 +198,7 @@ class SiteFactor:
             log = (log + self._log_coefficients[key.removesuffix("_complement")]).clamp(min=LOWEST)
         return log
 
+    @once
     def locations(self, bound: Bound) -> Tensor:
         """The location of every cell: (starts) + cells + events + event of the location."""
         location = self.family.location

@@ -132,7 +132,7 @@ class Stack(Unit):
         return {self.first.name: self.first.finish(found[self.first.name], natural)} if found else {}
 
     def digits(self, bound: Bound, near: Bound) -> Tensor | None:
-        """Say of which starts digits run short."""
+        """Say by how much digits run short."""
         return centring.digits(self.first, bound, near)
 
     def width(self, plate: str) -> int:

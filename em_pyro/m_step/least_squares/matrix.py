@@ -45,7 +45,7 @@ class MatrixSite:
         n, first, second = sums.parts
         starts, dim = len(n), first.shape[-1]
         around = None if sums.around is None else sums.around.reshape((len(sums.around), -1, dim))
-        products = second.reshape((starts, -1, second.shape[-1]))[..., square(dim, second.device)]
+        products = second.index_select(-1, square(dim, second.device)).reshape((starts, -1, dim, dim))
         return Moments(n.reshape((starts, -1)), first.reshape((starts, -1, dim)), products, around)
 
     def plain(self, moments: Moments) -> tuple[Tensor, Tensor]:
@@ -149,11 +149,11 @@ def _each(number: Tensor) -> Tensor:
 
 @cache
 def square(dim: int, device: torch.device) -> Tensor:
-    """Where each entry of a symmetric matrix stands among its upper triangle, row by row: shape (D, D)."""
+    """Where each entry of a symmetric matrix stands among its upper triangle, row by row: shape (D * D)."""
     i, j = torch.triu_indices(dim, dim, device=device)
     place = torch.empty((dim, dim), dtype=torch.long, device=device)
     place[i, j] = place[j, i] = torch.arange(len(i), device=device)
-    return place
+    return place.flatten()
 
 
 @cache
