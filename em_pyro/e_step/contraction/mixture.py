@@ -116,7 +116,7 @@ class Mixture:
         features, eta = natural.features, natural.features.natural(natural.rows.eta)
         eta.select(-1, features.column).add_(self._prior(natural, offsets))
         flat = eta.reshape(-1, eta.shape[-1])
-        evidence, found = list[Tensor](), list[Tensor]()
+        evidence, found = eta.new_zeros(starts), torch.zeros_like(flat)
         own: dict[str, Tensor] = {}
         for chunk in self.chunks(starts):
             columns = features.matrix(chunk, partial(self._room, features, chunk))
@@ -125,13 +125,12 @@ class Mixture:
             torch.mm(flat, columns, out=logits)
             self.rows.add_own(natural.rows, logits, chunk)
             shape = (starts, -1, size[1])
-            evidence.append(posterior_weights(logits.view(shape), weights.view(shape), self._scale(chunk)))
+            evidence += posterior_weights(logits.view(shape), weights.view(shape), self._scale(chunk))
             if collect.sums:
-                found[:] = [found[0].addmm_(weights, columns.mT) if found else weights @ columns.mT]
+                found.addmm_(weights, columns.mT)
                 for name, part in self.rows.own_sums(natural.rows, weights, chunk).items():
                     own[name] = own[name] + part if name in own else part
-        statistics = self._statistics(natural, found[0].view_as(eta), own) if found else {}
-        return Found(sum(evidence[1:], evidence[0]), statistics)
+        return Found(evidence, self._statistics(natural, found.view_as(eta), own) if collect.sums else {})
 
     def _prior(self, natural: MixtureNatural, offsets: Mapping[str, Named]) -> Tensor:
         """Sum of the factors over the latent alone, (starts) + (K,)."""
