@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Integral
 from types import MappingProxyType
 from typing import Any
@@ -10,26 +11,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import ModelError, ObjectiveError
-from .fit.answer import answer, follow
-from .fit.endings import guard
+from .errors import ModelError
+from .families.base import summed
+from .fit.answer import answer, follow, ranked
+from .fit.endings import check_step
 from .fit.look import look
 from .fit.loop import Settings, State
-from .fit.path import Interrupted, Path
+from .fit.path import Interrupted, Move, Path
 from .fit.problem import Problem, prepare
 from .fit.result import Fit
-from .fit.starting.starts import need_parameters, own_values, prior_start, starting_points
+from .fit.starting.starts import given_start, given_value, need_parameters, own_values, prior_start, starting_points
 from .fit.step import em_step
 from .m_step.ascent.ascend import Carried
 from .m_step.plan import Choice, Plan
-from .m_step.pooling import PriorUnbounded
 from .options import check_options, check_switches
 from .posterior.possible import check_possible, possible_posterior
 from .posterior.posterior import Posterior
 from .program.devices import beside
-from .program.fingerprint import key_of
+from .program.fingerprint import Fingerprint
+from .program.handlers import alone
 from .program.named import Params, batched, only
-from .program.store import starting_values, write
+from .program.store import kept_on_error, write
 
 
 class EM:
@@ -45,17 +47,31 @@ class EM:
         max_steps: cap on EM steps of one start.
         seed: of random starts and of the disturbances that test for a saddle.
         starts: how many starts (1: the user's own values; more: random ones too), or a dict of starting values, or a
-            list of such dicts.
+            list of such dicts. `step`, `posterior` and `params` begin at the first of them too.
         m_step: for a parameter by name, "torch", "closed" (an error where there is no closed form), "fixed" (kept at
-            its start) or a callable of (expected statistics, current value) that returns the new value.
+            its start) or a callable of (expected statistics, current value) that returns the new value, as below.
         check: compare the enumerated program with concrete runs before the first step.
         progress: show a progress bar.
-        callback: called with a `State` after every step; returning True stops.
+        callback: called with a `State` after every step, with its values in the param store; returning True stops.
         screen: with more than five starts, compare them after twenty steps and follow the best quarter to their ends;
             False follows all.
         collapse: treat equal rows as one row with a weight, where that pays; False keeps them apart.
         acceleration: None, or "squarem" to let `fit` extrapolate its EM steps, never to where the objective is lower;
             `max_steps` and `Fit.num_steps` then count EM steps, up to three of them to a point of `Fit.path`.
+
+    Attributes:
+        last: the last `Fit`. A fit that Ctrl-C or an error of the callback ended before its time is there as well, with
+            the outcome "interrupted" and the best values so far.
+
+    An M-step of your own comes before all others, which are maximised around what it returns. That stands: it is not
+    extrapolated, and no disturbance moves it. Once the others are done, `Q` must not have fallen.
+
+    The expected statistics are a dict. For every site that a parameter enters, by name, it has a tuple of tensors:
+    statistics of the data as they are, times posterior weights, summed over the rows. Dimensions are the latents and
+    plates along which the arguments of the site differ (latents first, the one sampled last in front; plates by their
+    `dim`), then those of the event and of the statistic. Steps of a loop with the same arguments are one site, under
+    the name of the first; a `DiscreteHMM` "y" is "y.initial", "y.transition" and "y". What the plan calls replayed has
+    none. By distribution, in this order:
     """
 
     def __init__(
@@ -86,42 +102,64 @@ class EM:
         self.screen, self.collapse, self.acceleration = screen, collapse, acceleration
         self.last: Fit | None = None
         self._prepared: Problem | None = None
-        self._kept: tuple[Any, ...] = ()
         self._sites: dict[str, Tensor] = {}  # current values of sites with a prior
         self._carried: Carried = {}  # what Adam remembers between calls of `step`
-        self._previous: tuple[tuple[Any, ...], float, dict[str, Tensor]] | None = None
+        self._previous: tuple[Fingerprint, float, dict[str, Tensor]] | None = None
+        self._begun = False  # whether a step or a fit has left values, from which to go on
 
     # ---- what a user calls ----
 
+    @alone()
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """Say how every parameter will be maximised, and why. Changes nothing."""
         return self._prepare(args, kwargs).plan
 
     @property
+    @alone()
     def params(self) -> Mapping[str, Tensor]:
-        """Current values, read-only: the param store's for params, the EM's own for sites with a prior."""
-        if self._prepared is None:
-            return MappingProxyType({})
-        values = {n: v for n, v in starting_values(self._prepared.program).items()}
-        return MappingProxyType({**values, **self._sites})
+        """Copies of the values from which the next step begins; before any call only those of `starts` are known.
 
+        They are those of `starts`, if that has values, until a step or a fit has left others: then the param store's
+        for params, the EM's own for sites with a prior.
+        """
+        if self._prepared is None:
+            return MappingProxyType({n: given_value(n, v) for n, v in self._given().items()})
+        program = self._prepared.program
+        with beside(program.device):
+            values = self._current(self._prepared)
+        return MappingProxyType({n: v.to(program.parameters[n].initial.dtype, copy=True) for n, v in values.items()})
+
+    @alone()
     def step(self, *args: Any, **kwargs: Any) -> float:
         """Take one EM step and return the loss: minus the objective at the parameters that the E-step used.
 
+        Steps begin where `params` says. A step that fails leaves everything as it was.
+
         Raises:
-            ObjectiveError: the objective fell between consecutive steps on the same arguments.
+            ObjectiveError: the objective fell between consecutive steps on the same arguments; or there is no step.
         """
-        problem = self._prepare(args, kwargs)
+        problem = self._prepare(args, kwargs, closely=False)
         need_parameters(problem)
         with beside(problem.program.device):
             return self._stepped(problem)
 
+    @alone()
     def fit(self, *args: Any, **kwargs: Any) -> Fit:
         """Run EM from every start to its end, and return the best.
 
-        The fitted values are left in the param store under the user's names; a fit that fails leaves it as it was.
+        The fitted values are left in the param store under the user's names; a fit that fails leaves it as it was. The
+        answer is kept in `last`, too. Ctrl-C raises `KeyboardInterrupt`, and leaves the best values so far in the
+        store, and in `last` the fit so far, with the outcome "interrupted".
+
+        Args:
+            args: go to the model, as they are. Where it does not run with arrays and frames of numbers (NumPy, pandas),
+                it is given tensors of their dtype instead, and at last tensors for lists of numbers. What stands as
+                `obs=` is converted in any case; truth values, bytes and half precision enter densities as wider
+                numbers.
+            kwargs: the same by name.
 
         Raises:
+            KeyboardInterrupt: the user interrupted it.
             ModelError: the program is one that exact EM cannot treat; or it has no parameters.
             DataError: the data cannot be used.
             ParameterError: an option or a start does not fit.
@@ -132,6 +170,7 @@ class EM:
         with beside(problem.program.device):
             return self._fitted(problem)
 
+    @alone()
     def posterior(self, *args: Any, **kwargs: Any) -> Posterior:
         """Exact posterior of the latents at `params` (the starting values before any fit)."""
         problem = self._prepare(args, kwargs)
@@ -143,25 +182,19 @@ class EM:
     def _stepped(self, problem: Problem) -> float:
         """Take one EM step from the current values."""
         params = self._current(problem)
-        batch = batched(params)
+        batch, carried = batched(params), dict(self._carried)
         if self._previous is None:  # before the M-step meets what is impossible
             check_possible(problem.engine, params, problem.objective(batch))
-        new, found = em_step(problem, batch, self._carried)
-        seen = look(problem, found, batch, new)
-        objective = seen.objective[0]
-        if not seen.stepped[0]:
-            why = problem.fault(found, batch)
-            if isinstance(why, PriorUnbounded):
-                raise ObjectiveError(
-                    f"EM.step: expected an interior update, but {why}. Use a shape of at least 1."
-                ) from None
-            if why is not None:
-                raise why
-        check_possible(problem.engine, params, objective)
-        before = self._previous
-        if before is not None and before[0] == problem.key and _unmoved(before[2], params):
-            guard(problem, before[1], objective, 1)
+        try:
+            new, found = em_step(problem, batch, carried)
+        except (RuntimeError, ValueError):  # of torch, where other data than before are impossible
+            check_possible(problem.engine, params, problem.objective(batch))
+            raise
+        before, objective = self._previous, look(problem, found, batch, new).objective[0]
+        known = before is not None and before[0] is problem.key and _unmoved(before[2], params)
+        check_step(problem, Move(new, found, carried), batch, before[1] if before is not None and known else None)
         self._keep(problem, only(new))
+        self._carried = carried
         self._previous = problem.key, objective, {n: v.clone() for n, v in self._current(problem).items()}
         return -objective
 
@@ -170,44 +203,82 @@ class EM:
         points = starting_points(problem, self.starts, self.seed)
         bar = _bar(len(points)) if self.progress else None
         tick = bar.update if bar is not None else None
-        settings = Settings(self.tol, self.max_steps, self.callback, tick, self.acceleration is not None)
+        told = None if self.callback is None else self._told(problem, self.callback)
+        settings = Settings(self.tol, self.max_steps, told, tick, self.acceleration is not None)
+        paths: list[Path] = []
+        with self._kept_on_error(problem):
+            try:
+                problem, paths = follow(problem, points, settings, screen=self.screen)
+                return self._answered(problem, paths, measure=True)
+            except KeyboardInterrupt as stopped:
+                if isinstance(stopped, Interrupted):
+                    paths = [stopped.path]
+                if paths:
+                    best = paths[ranked(paths)[0]].ended("interrupted")
+                    self._answered(problem, [best], measure=False)
+                raise getattr(stopped, "cause", None) or KeyboardInterrupt from None
+            finally:
+                if bar is not None:
+                    bar.close()
+
+    def _told(self, problem: Problem, callback: Callable[[State], Any]) -> Callable[[State], Any]:
+        """Return the user's callback, before which the values of the step are left in the store."""
+
+        def told(state: State) -> Any:
+            self._keep(problem, state.params)
+            return callback(state)
+
+        return told
+
+    @contextlib.contextmanager
+    def _kept_on_error(self, problem: Problem) -> Iterator[None]:
+        """Go on from where the last step or fit ended, if this one raises an error."""
+        sites, begun = self._sites, self._begun
         try:
-            problem, paths = follow(problem, points, settings, screen=self.screen)
-        except Interrupted as stopped:
-            self._answered(problem, [stopped.path], measure=False)
-            raise KeyboardInterrupt from None
-        finally:
-            if bar is not None:
-                bar.close()
-        return self._answered(problem, paths, measure=True)
+            with kept_on_error(problem.program):
+                yield
+        except Exception:
+            self._sites, self._begun = sites, begun
+            raise
 
     def _answered(self, problem: Problem, paths: Sequence[Path], *, measure: bool) -> Fit:
         """Keep the answer, and its values in the store."""
-        self.last = answer(problem, paths, measure=measure)
+        self.last = answer(problem, paths, tol=self.tol, measure=measure)
         self._keep(problem, paths[self.last.starts.best].params)
         return self.last
 
     # ---- state ----
 
-    def _prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Problem:
-        """Trace and plan, unless the arguments are the same objects at the same versions."""
-        if self._prepared is None or self._prepared.key != key_of(args, kwargs):
-            problem = prepare(self.model, args, kwargs, self.m_step, check=self.check, collapse=self.collapse)
-            self._prepared, self._kept = problem, (args, kwargs)
+    def _prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, closely: bool = True) -> Problem:
+        """Trace and plan, unless all that the model sees is as it was; `closely`: all that it does, too."""
+        if self._prepared is None or self._prepared.change(args, kwargs, run=closely):
+            self._prepared = prepare(self.model, args, kwargs, self.m_step, check=self.check, collapse=self.collapse)
         return self._prepared
 
+    def _given(self) -> Mapping[str, Any]:
+        """Values of start 0 that the user gave in place of the param store's."""
+        if self._begun or isinstance(self.starts, int):
+            return {}
+        return self.starts if isinstance(self.starts, Mapping) else self.starts[0]
+
     def _current(self, problem: Problem) -> dict[str, Tensor]:
+        """Return the values from which the next step begins."""
         values = own_values(problem)
         known = {n: v for n, v in self._sites.items() if n in values and v.shape == values[n].shape}
         if any(p.kind == "prior" and n not in known for n, p in problem.program.parameters.items()):
             values = prior_start(problem.of_all_rows, values, self.seed)
-        return {**values, **known}
+        return given_start(problem.program, {**values, **known}, self._given())
 
     def _keep(self, problem: Problem, values: Params) -> None:
         """Leave values in the param store, and keep those of sites with a prior."""
         write(problem.program, values)
         priors = [n for n, p in problem.program.parameters.items() if p.kind == "prior"]
         self._sites = {n: values[n].detach().clone() for n in priors}
+        self._begun = True
+
+
+_SUMMED = "\n".join(f"        {name}: {text}" for name, text in sorted(summed().items()))
+EM.__doc__ = f"{(EM.__doc__ or '').rstrip()}\n\n{_SUMMED}\n    "
 
 
 def _unmoved(kept: Params, params: Params) -> bool:

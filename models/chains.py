@@ -11,7 +11,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import constraints
 
-from .start import spread, spread_rows, uniform
+from .start import real, spread, spread_rows, uniform, usable
 
 Emit = Callable[[int, Tensor], None]
 """Sample what is seen at time `t` in a given state: any number of sites."""
@@ -78,6 +78,7 @@ def stationary_law(transition: Tensor) -> Tensor:
 
 def normal(y: Tensor, S: int) -> tuple[Tensor, Tensor]:
     """Declare the params `loc` and `scale` of normal emissions, `(S,)` or `(S, D)`, from data `(M,)` or `(M, D)`."""
+    y = real(y)
     loc = pyro.param("loc", spread(y, S) if y.dim() == 1 else spread_rows(y, S))
-    start = (y.std(0) / S).expand(loc.shape).clone()
+    start = usable(y.std(0) / S).expand(loc.shape).clone()
     return loc, pyro.param("scale", start, constraint=constraints.positive)

@@ -29,7 +29,7 @@ from torch.distributions import constraints
 
 from .chains import initial_law, inside, normal, transition_matrix
 from .hidden_markov import simulate
-from .start import frequencies, real, spread, tilt
+from .start import categories_of, frequencies, real, spread, tilt
 
 __all__ = ["categorical", "gaussian", "poisson", "simulate"]
 
@@ -57,7 +57,7 @@ def poisson(counts: Tensor, lengths: Tensor | None = None, S: int = 2) -> None:
 
 def categorical(y: Tensor, lengths: Tensor | None = None, S: int = 2, C: int | None = None) -> None:
     """Emit one of `C` symbols: `y` is `(N, T)`, integers; `probs` is `(S, C)`; else as in `gaussian`."""
-    C = int(y.max()) + 1 if C is None else C
+    C = categories_of(y) if C is None else C
     start = tilt(frequencies(y[inside(y, lengths)], C), S)
     _sequences(y, lengths, S, dist.Categorical(pyro.param("probs", start, constraint=constraints.simplex)))
 

@@ -30,7 +30,7 @@ from torch.distributions import constraints
 
 from .chains import sticky
 from .seeded import seeded
-from .start import spread, uniform
+from .start import real, spread, uniform, usable
 
 
 def factorial(y: Tensor, A: int = 2, B: int = 2) -> None:
@@ -44,13 +44,14 @@ def factorial(y: Tensor, A: int = 2, B: int = 2) -> None:
         A: number of states of the first chain.
         B: number of states of the second.
     """
+    y = real(y)
     initial_a, transition_a = _chain("a", A, y)
     initial_b, transition_b = _chain("b", B, y)
     levels = spread(y, A)
     step = (levels[-1] - levels[0]) / (2 * A)
     level = pyro.param("level", levels)
     shift = pyro.param("shift", step * torch.arange(1, B, dtype=y.dtype, device=y.device))
-    scale = pyro.param("scale", y.std() / (A * B), constraint=constraints.positive)
+    scale = pyro.param("scale", usable(y.std() / (A * B)), constraint=constraints.positive)
     shifts = torch.nn.functional.pad(shift, (1, 0))
     with pyro.plate("sequence", len(y)):
         a = b = torch.empty(0)

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from .seeded import seeded
-from .start import spread, spread_rows, thin, uniform
+from .start import spread, spread_rows, thin, uniform, usable
 
 
 def univariate(x: Tensor, K: int = 2, *, tied: bool = False) -> None:
@@ -143,4 +143,4 @@ def _locations(x: Tensor, K: int) -> Tensor:
 
 def _within(x: Tensor, K: int) -> Tensor:
     """Guess the standard deviation within a component: that of all data, divided by `K`; shape `()` or `(D,)`."""
-    return thin(x).std(0, correction=0) / K
+    return usable(thin(x).std(0, correction=0) / K)

@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from .seeded import seeded
-from .start import spread, uniform
+from .start import real, spread, uniform, usable
 
 
 def laplace(x: Tensor, K: int = 2) -> None:
@@ -46,9 +46,10 @@ def laplace(x: Tensor, K: int = 2) -> None:
         x: shape `(N,)`.
         K: number of components.
     """
+    x = real(x)
     weights = pyro.param("weights", uniform(K, x), constraint=constraints.simplex)
     loc = pyro.param("loc", spread(x, K))
-    scale = pyro.param("scale", (x.std() / K).repeat(K), constraint=constraints.positive)
+    scale = pyro.param("scale", usable(x.std() / K).repeat(K), constraint=constraints.positive)
     with pyro.plate("rows", len(x)):
         component = pyro.sample("component", dist.Categorical(weights))
         pyro.sample("x", dist.Laplace(loc[component], scale[component]), obs=x)
@@ -56,10 +57,11 @@ def laplace(x: Tensor, K: int = 2) -> None:
 
 def student(x: Tensor, K: int = 2) -> None:
     """Mix Student distributions: params `weights`, `df`, `loc`, `scale`, each `(K,)`; else as in `laplace`."""
+    x = real(x)
     weights = pyro.param("weights", uniform(K, x), constraint=constraints.simplex)
     df = pyro.param("df", torch.full_like(x[:1], 4.0).repeat(K), constraint=constraints.positive)
     loc = pyro.param("loc", spread(x, K))
-    scale = pyro.param("scale", (x.std() / K).repeat(K), constraint=constraints.positive)
+    scale = pyro.param("scale", usable(x.std() / K).repeat(K), constraint=constraints.positive)
     with pyro.plate("rows", len(x)):
         component = pyro.sample("component", dist.Categorical(weights))
         pyro.sample("x", dist.StudentT(df[component], loc[component], scale[component]), obs=x)
@@ -74,6 +76,7 @@ def von_mises(angle: Tensor, K: int = 2) -> None:
         angle: from -pi to pi, shape `(N,)`.
         K: number of components.
     """
+    angle = real(angle)
     weights = pyro.param("weights", uniform(K, angle), constraint=constraints.simplex)
     loc = pyro.param("loc", spread(angle, K))
     concentration = pyro.param(
@@ -94,9 +97,10 @@ def outliers(x: Tensor, low: float, high: float) -> None:
         low: where the background begins.
         high: where it ends; all data lie in between.
     """
+    x = real(x)
     weight = pyro.param("weight", x.new_tensor(0.1), constraint=constraints.unit_interval)
     loc = pyro.param("loc", x.median())
-    scale = pyro.param("scale", (x - x.median()).abs().median(), constraint=constraints.positive)
+    scale = pyro.param("scale", usable((x - x.median()).abs().median()), constraint=constraints.positive)
     noise = dist.Uniform(x.new_tensor(low), x.new_tensor(high))
     with pyro.plate("rows", len(x)):
         is_outlier = pyro.sample("is_outlier", dist.Bernoulli(weight)) == 1

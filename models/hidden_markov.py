@@ -34,7 +34,7 @@ from torch.distributions import constraints
 
 from .chains import homogeneous, initial_law, inside, normal, stationary_law, sticky, transition_matrix, walk
 from .seeded import seeded
-from .start import frequencies, real, spread, spread_rows, tilt
+from .start import categories_of, frequencies, real, spread, spread_rows, tilt, usable
 
 
 def poisson(counts: Tensor, lengths: Tensor | None = None, S: int = 2, *, stationary: bool = False) -> None:
@@ -79,9 +79,10 @@ def gaussian(y: Tensor, lengths: Tensor | None = None, S: int = 2) -> None:
 
 def multivariate(y: Tensor, lengths: Tensor | None = None, S: int = 2, *, tied: bool = False) -> None:
     """Emit correlated normals: `y` is `(N, T, D)`, `loc` `(S, D)`, `scale_tril` `(S, D, D)` or, tied, `(D, D)`."""
+    y = real(y)
     seen = y[inside(y, lengths)]
     loc = pyro.param("loc", spread_rows(seen, S))
-    start = torch.diag(seen.std(0) / S)
+    start = torch.diag(usable(seen.std(0) / S))
     scale_tril = pyro.param(
         "scale_tril", start if tied else start.repeat(S, 1, 1), constraint=constraints.lower_cholesky
     )
@@ -95,7 +96,7 @@ def multivariate(y: Tensor, lengths: Tensor | None = None, S: int = 2, *, tied: 
 
 def categorical(y: Tensor, lengths: Tensor | None = None, S: int = 2, C: int | None = None) -> None:
     """Emit one of `C` symbols: `y` is `(N, T)`, integers; `probs` is `(S, C)`; else as in `gaussian`."""
-    C = int(y.max()) + 1 if C is None else C
+    C = categories_of(y) if C is None else C
     start = tilt(frequencies(y[inside(y, lengths)], C), S)
     probs = pyro.param("probs", start, constraint=constraints.simplex)
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from .seeded import seeded
-from .start import frequencies, some_rows, tilt, uniform
+from .start import categories_of, frequencies, some_rows, tilt, uniform
 
 
 def latent_classes(
@@ -46,7 +46,7 @@ def latent_classes(
     if answered is None:
         answered = answers.new_ones((), dtype=torch.bool).expand(answers.shape)
     if categories is None:
-        categories = [int(top) + 1 for top in answers.max(0).values]
+        categories = [categories_of(column) for column in answers.unbind(-1)]
     weights = pyro.param("weights", uniform(K, answers), constraint=constraints.simplex)
     items = []
     some, known = some_rows(answers), some_rows(answered)

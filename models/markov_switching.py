@@ -32,7 +32,7 @@ from torch.distributions import constraints
 
 from .chains import initial_law, transition_matrix
 from .seeded import seeded
-from .start import spread
+from .start import real, spread, usable
 
 
 def switching(y: Tensor, S: int = 2) -> None:
@@ -45,10 +45,11 @@ def switching(y: Tensor, S: int = 2) -> None:
         y: shape `(N, T)`.
         S: number of states.
     """
+    y = real(y)
     initial, transition = initial_law(S, y), transition_matrix(S, y)
     slope = pyro.param("slope", torch.linspace(0.0, 0.5, S, dtype=y.dtype, device=y.device))
     intercept = pyro.param("intercept", spread(y.flatten(), S))
-    scale = pyro.param("scale", (y.std() / S).expand(S).clone(), constraint=constraints.positive)
+    scale = pyro.param("scale", usable(y.std() / S).expand(S).clone(), constraint=constraints.positive)
     with pyro.plate("sequence", len(y)):
         state = torch.empty(0)
         for t in pyro.markov(range(1, y.shape[1])):

@@ -28,11 +28,12 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from .seeded import seeded
-from .start import spread, tilt, uniform
+from .start import real, spread, tilt, uniform, usable
 
 
 def gamma(x: Tensor, K: int = 2) -> None:
     """Mix Gammas: params `weights`, `concentration`, `rate`, each `(K,)`; data `x` `(N,)`, positive."""
+    x = real(x)
     concentration = _positive("concentration", torch.full_like(x[:1], 4.0).repeat(K))
     rate = _positive("rate", 4.0 / spread(x, K))
     _mixture(x, K, lambda k: dist.Gamma(concentration[k], rate[k]))
@@ -40,6 +41,7 @@ def gamma(x: Tensor, K: int = 2) -> None:
 
 def weibull(x: Tensor, K: int = 2) -> None:
     """Mix Weibulls: params `weights`, `scale`, `concentration`, each `(K,)`; data `x` `(N,)`, positive."""
+    x = real(x)
     scale = _positive("scale", spread(x, K))
     concentration = _positive("concentration", torch.full_like(x[:1], 2.0).repeat(K))
     _mixture(x, K, lambda k: dist.Weibull(scale[k], concentration[k]))
@@ -47,6 +49,7 @@ def weibull(x: Tensor, K: int = 2) -> None:
 
 def inverse_gamma(x: Tensor, K: int = 2) -> None:
     """Mix inverse Gammas: params `weights`, `concentration`, `rate`, each `(K,)`; data `x` `(N,)`, positive."""
+    x = real(x)
     concentration = _positive("concentration", torch.full_like(x[:1], 4.0).repeat(K))
     rate = _positive("rate", 3.0 * spread(x, K))
     _mixture(x, K, lambda k: dist.InverseGamma(concentration[k], rate[k]))
@@ -54,19 +57,22 @@ def inverse_gamma(x: Tensor, K: int = 2) -> None:
 
 def log_normal(x: Tensor, K: int = 2) -> None:
     """Mix log-normals: params `weights`, `loc`, `scale`, each `(K,)`; data `x` `(N,)`, positive."""
+    x = real(x)
     loc = pyro.param("loc", spread(x.log(), K))
-    scale = _positive("scale", (x.log().std() / K).repeat(K))
+    scale = _positive("scale", usable(x.log().std() / K).repeat(K))
     _mixture(x, K, lambda k: dist.LogNormal(loc[k], scale[k]))
 
 
 def exponential(x: Tensor, K: int = 2) -> None:
     """Mix exponentials: params `weights`, `rate`, each `(K,)`; data `x` `(N,)`, positive."""
+    x = real(x)
     rate = _positive("rate", 1.0 / spread(x, K))
     _mixture(x, K, lambda k: dist.Exponential(rate[k]))
 
 
 def beta(x: Tensor, K: int = 2) -> None:
     """Mix Betas: params `weights`, `concentration1`, `concentration0`, each `(K,)`; data `x` `(N,)`, in (0, 1)."""
+    x = real(x)
     mean = spread(x, K)
     concentration1 = _positive("concentration1", 8.0 * mean)
     concentration0 = _positive("concentration0", 8.0 * (1 - mean))
@@ -75,6 +81,7 @@ def beta(x: Tensor, K: int = 2) -> None:
 
 def dirichlet(x: Tensor, K: int = 2) -> None:
     """Mix Dirichlets: params `weights` `(K,)`, `concentration` `(K, C)`; data `x` `(N, C)`, rows sum to one."""
+    x = real(x)
     concentration = _positive("concentration", 8.0 * tilt(x.mean(0), K))
     _mixture(x, K, lambda k: dist.Dirichlet(concentration[k]))
 

@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from .seeded import seeded
-from .start import real, spread, uniform
+from .start import count, finite, real, spread, uniform, usable
 
 
 def linear(x: Tensor, y: Tensor, K: int = 2) -> None:
@@ -44,9 +44,10 @@ def linear(x: Tensor, y: Tensor, K: int = 2) -> None:
         y: response, shape `(N,)`.
         K: number of components.
     """
+    x, y = real(x), real(y)
     weights = pyro.param("weights", uniform(K, y), constraint=constraints.simplex)
     coef = pyro.param("coef", _coefficients(x, y, K))
-    scale = pyro.param("scale", _residual(x, y).std().repeat(K), constraint=constraints.positive)
+    scale = pyro.param("scale", usable(_residual(x, y).std()).repeat(K), constraint=constraints.positive)
     with pyro.plate("rows", len(y)):
         component = pyro.sample("component", dist.Categorical(weights))
         mean = (coef[component] * x).sum(-1)
@@ -63,12 +64,13 @@ def parallel(x: Tensor, y: Tensor, K: int = 2) -> None:
         y: response, shape `(N,)`.
         K: number of components.
     """
+    x, y = real(x), real(y)
     design = torch.cat([torch.ones_like(y)[:, None], x], -1)
     start = _coefficients(design, y, K)
     weights = pyro.param("weights", uniform(K, y), constraint=constraints.simplex)
     intercept = pyro.param("intercept", start[:, 0])
     slope = pyro.param("slope", start[:, 1:].mean(0))
-    scale = pyro.param("scale", _residual(design, y).std(), constraint=constraints.positive)
+    scale = pyro.param("scale", usable(_residual(design, y).std()), constraint=constraints.positive)
     with pyro.plate("rows", len(y)):
         component = pyro.sample("component", dist.Categorical(weights))
         pyro.sample("y", dist.Normal(intercept[component] + x @ slope, scale), obs=y)
@@ -76,7 +78,7 @@ def parallel(x: Tensor, y: Tensor, K: int = 2) -> None:
 
 def logistic(x: Tensor, y: Tensor, K: int = 2) -> None:
     """Mix `K` logistic regressions: params `weights`, `coef`; sites `component` (latent), `y`, zeros and ones."""
-    y = real(y)
+    x, y = real(x), real(y)
     weights = pyro.param("weights", uniform(K, y), constraint=constraints.simplex)
     coef = pyro.param("coef", _coefficients(x, 4 * (y - 0.5), K))
     with pyro.plate("rows", len(y)):
@@ -95,7 +97,7 @@ def poisson(x: Tensor, y: Tensor, K: int = 2, offset: Tensor | float = 0.0) -> N
         K: number of components.
         offset: known part of the log rate, such as the log of an exposure, shape `(N,)` or a number.
     """
-    y = real(y)
+    x, y = real(x), real(y)
     weights = pyro.param("weights", uniform(K, y), constraint=constraints.simplex)
     coef = pyro.param("coef", _coefficients(x, (y + 0.5).log() - offset, K))
     with pyro.plate("rows", len(y)):
@@ -115,9 +117,10 @@ def experts(x: Tensor, y: Tensor, K: int = 2) -> None:
         y: response, shape `(N,)`.
         K: number of experts.
     """
-    gate = pyro.param("gate", torch.zeros(K - 1, x.shape[1], dtype=x.dtype, device=x.device))
+    x, y = real(x), real(y)
+    gate = pyro.param("gate", torch.zeros(count(K) - 1, x.shape[1], dtype=x.dtype, device=x.device))
     coef = pyro.param("coef", _coefficients(x, y, K))
-    scale = pyro.param("scale", _residual(x, y).std().repeat(K), constraint=constraints.positive)
+    scale = pyro.param("scale", usable(_residual(x, y).std()).repeat(K), constraint=constraints.positive)
     with pyro.plate("rows", len(y)):
         logits = torch.nn.functional.pad(x @ gate.T, (1, 0))
         expert = pyro.sample("expert", dist.Categorical(logits=logits))
@@ -155,10 +158,12 @@ def simulate_parallel(n: int = 200, seed: int | torch.Generator = 0) -> tuple[Te
 
 
 def _residual(x: Tensor, y: Tensor) -> Tensor:
+    x, y = finite(x), finite(y)
     return y - x @ torch.linalg.lstsq(x, y).solution
 
 
 def _coefficients(x: Tensor, y: Tensor, K: int) -> Tensor:
     """Shift the least-squares fit to the residuals' `K` levels; shape `(K, P)`."""
     levels = spread(_residual(x, y), K)
+    x, y = finite(x), finite(y)
     return torch.linalg.lstsq(x, y[:, None] + levels).solution.T

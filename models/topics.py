@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from .seeded import seeded
-from .start import frequencies, real, tilt, uniform
+from .start import categories_of, frequencies, real, tilt, uniform
 
 
 def plsa(counts: Tensor, K: int = 2) -> None:
@@ -62,7 +62,7 @@ def unigrams(words: Tensor, lengths: Tensor, K: int = 2, V: int | None = None) -
         K: number of topics.
         V: size of the vocabulary; one more than the largest word if not given.
     """
-    V = int(words.max()) + 1 if V is None else V
+    V = categories_of(words) if V is None else V
     inside = torch.arange(words.shape[1], device=words.device) < lengths[:, None]
     weights = pyro.param("weights", uniform(K, words), constraint=constraints.simplex)
     topics = pyro.param("topics", tilt(frequencies(words[inside], V), K), constraint=constraints.simplex)

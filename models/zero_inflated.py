@@ -89,7 +89,7 @@ def _zero_inflated(counts: Tensor, count: TorchDistributionMixin) -> None:
 
 
 def _hurdle(counts: Tensor, count: TorchDistributionMixin, log_zero: Tensor) -> None:
-    seen = counts > 0
+    seen = counts != 0  # what is no count at all is seen, so that the fit refuses it
     share = (seen.to(counts.dtype).sum() + 1) / (len(seen) + 2)
     positive = pyro.param("positive", share, constraint=constraints.unit_interval)
     with pyro.plate("rows", len(counts)):

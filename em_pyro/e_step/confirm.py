@@ -10,8 +10,9 @@ import math
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
-from ..program.named import Named, Params, align, batched, squeeze
+from ..program.named import Named, Params, align, batched, ordered, squeeze
 from ..program.unroll import unroll
 from ..reading.bank import bound_once, entries_of
 from ..reading.reading import arguments
@@ -19,6 +20,7 @@ from ..recording.recorded import other_values
 from .build import build
 from .engine import Engine
 from .shares import EVIDENCE
+from .sites.site_factor import SiteFactor
 from .whole import compiled_factors
 
 SAME = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -64,14 +66,9 @@ def other_densities(engine: Engine) -> list[str]:
     for name, factor in engine.sites.items():
         mine = factors[name].tensor
         log_prob = sites[name].log_prob()
-        drop = tuple(i for i, n in enumerate(log_prob.names) if n in factor.data.folded)
-        truth = log_prob.tensor.double()
-        if factor.data.folded:
-            missing = [n for n in factor.data.folded if n not in log_prob.names]
-            truth = truth.sum(drop) if drop else truth
-            for plate in missing:
-                truth = truth * engine.sizes[plate]
-        kept = tuple(n for n in log_prob.names if n not in factor.data.folded)
+        truth, kept = (
+            _folded(engine, factor, log_prob) if factor.data.folded else (log_prob.tensor.double(), log_prob.names)
+        )
         every = (*factor.names, *(n for n in kept if n not in factor.names))
         a, b = align(mine, factor.names, every), align(truth, kept, every)
         rtol = 1e-4 if sites[name].value.dtype == torch.float32 or log_prob.tensor.dtype == torch.float32 else 1e-8
@@ -79,6 +76,23 @@ def other_densities(engine: Engine) -> list[str]:
         if bool(off.any()):
             wrong.append(name)
     return wrong
+
+
+def _folded(engine: Engine, factor: SiteFactor, log_prob: Named) -> tuple[Tensor, tuple[str, ...]]:
+    """Sum a log-density over the plates that its factor has folded into the cells, row weights included."""
+    weight, folded = factor.data.weight, factor.data.folded
+    own = () if weight is None else weight.names
+    names = ordered((*log_prob.names, *folded), engine.sizes)
+    each = log_prob.align(names).double()
+    if weight is not None:
+        scale = weight.tensor.flatten(len(own)).amax(-1) if weight.tensor.dim() > len(own) else weight.tensor
+        rest = tuple(i for i, n in enumerate(own) if n not in folded and n not in log_prob.names)
+        scale = scale.amax(rest) if rest else scale
+        scale = Named(scale, tuple(n for i, n in enumerate(own) if i not in rest)).align(names)
+        each = torch.where(scale == 0, 0.0, each * scale)
+    each = each.expand([engine.sizes[n] if n in folded else each.shape[i] for i, n in enumerate(names)])
+    kept = tuple(n for n in names if n not in folded)
+    return each.sum([i for i, n in enumerate(names) if n in folded]), kept
 
 
 def _affordable(engine: Engine) -> bool:

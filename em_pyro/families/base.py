@@ -47,11 +47,13 @@ class Family:
         solver: which of the engine's solvers pools the statistics over tied parameters: "joint" asks `solve` for all
             free arguments of a cell together and is right for every family; the built-in ones with partial tying
             ("counts", "rates", "normal", "multivariate_normal") bring their own, and "rows" is for `RowFamily`.
+        summed: what `statistics` are, one after the other, as `help(EM)` says it to whoever writes an M-step.
     """
 
     roles: ClassVar[Mapping[str, Role]]
     event_dim: ClassVar[int] = 0
     solver: ClassVar[str] = "joint"
+    summed: ClassVar[str] = ""
     known_event_dim: ClassVar[Mapping[str, int]] = {}  # event dimensions of known arguments, where not 0
     counting: ClassVar[frozenset[int]] = frozenset()  # positions of statistics that are one in every row
     location: ClassVar[str | None] = None  # the role that moves with the values, so that both may be centred
@@ -171,6 +173,25 @@ def register(*distributions: type[Distribution]) -> Callable[[FamilyType], Famil
 def family_of(distribution: Distribution) -> Family | None:
     """Return the registered family of an (unwrapped) distribution, if there is one."""
     return _TABLE.get(type(distribution))
+
+
+def summed() -> dict[str, str]:
+    """Say of every registered distribution what its statistics are, and what they are where an argument is estimated.
+
+    Returns:
+        By the name of the distribution; where a wider family reads it, that one's are named behind a semicolon.
+    """
+    said = {}
+    for distribution, family in _TABLE.items():
+        wider = family.wider
+        more = "" if wider is None else f"; where {_beside(wider, family)} is estimated {wider.summed}"
+        said[distribution.__name__] = family.summed + more
+    return said
+
+
+def _beside(wider: Family, family: Family) -> str:
+    """Name the argument that is known to a family and estimated by a wider one."""
+    return next(role for role in wider.roles if role not in family.roles)
 
 
 def family_for(distribution: type[Distribution]) -> Family:

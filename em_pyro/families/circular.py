@@ -33,6 +33,7 @@ def _mean_length(concentration: Tensor) -> tuple[Tensor, Tensor]:
 class VonMises(Family):
     """`k cos(x - loc) - log I0(k) - log 2 pi`, linear in `(1, cos x, sin x)`."""
 
+    summed = "1, cos x, sin x"
     counting = frozenset({0})
     roles = {"loc": Role("real"), "concentration": Role("positive")}
 

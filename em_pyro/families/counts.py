@@ -44,6 +44,8 @@ class _Unit(Family):
 class Bernoulli(_Unit):
     """`x log p + (1 - x) log(1 - p)`."""
 
+    summed = "x, 1 - x"
+
     def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
         return value, 1 - value
 
@@ -54,6 +56,8 @@ class Bernoulli(_Unit):
 @register(dist.Binomial)
 class Binomial(_Unit):
     """`x log p + (n - x) log(1 - p) + log C(n, x)`, the total `n` known and possibly different in each row."""
+
+    summed = "x, total_count - x"
 
     def read(self, distribution: Distribution) -> dict[str, Tensor]:
         total = unexpand(distribution.total_count)  # type: ignore[attr-defined]
@@ -74,6 +78,7 @@ class Binomial(_Unit):
 class Geometric(_Unit):
     """`log p + x log(1 - p)`, with `x` failures before the first success."""
 
+    summed = "1, x"
     counting = frozenset({0})
 
     def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
@@ -102,6 +107,7 @@ class _Simplex(Family):
 class Categorical(_Simplex):
     """`log p_x`: the statistic is the one-hot row of `x`."""
 
+    summed = "the one-hot row of x"
     event_dim = 0
     known_event_dim = {"categories": 1}
 
@@ -123,6 +129,8 @@ class Categorical(_Simplex):
 class OneHotCategorical(_Simplex):
     """`sum_c x_c log p_c` with one `x_c = 1`."""
 
+    summed = "the row x"
+
     def total(self, value: Tensor, known: Args) -> Tensor | None:
         return torch.ones((), dtype=torch.float64)
 
@@ -130,6 +138,8 @@ class OneHotCategorical(_Simplex):
 @register(dist.Multinomial)
 class Multinomial(_Simplex):
     """`sum_c x_c log p_c + log n! - sum_c log x_c!`."""
+
+    summed = "the row x"
 
     def base(self, value: Tensor, known: Args) -> Tensor | None:
         return _log_factorial(value.sum(-1)) - _log_factorial(value).sum(-1)

@@ -20,6 +20,7 @@ from .charts import safe_log
 class Gamma(Family):
     """`a log(rate) - rate x`, the concentration `a` known and possibly different in each row."""
 
+    summed = "concentration, x"
     solver = "rates"
     wider = positive.Gamma()
     roles = {"rate": Role("positive", multiples=True)}
@@ -43,6 +44,7 @@ class Gamma(Family):
 class InverseGamma(Gamma):
     """The Gamma of `1 / x`, with the Jacobian `-2 log x` in the base measure."""
 
+    summed = "concentration, 1 / x"
     wider = positive.InverseGamma()
 
     def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
@@ -57,6 +59,7 @@ class InverseGamma(Gamma):
 class NegativeBinomial(Family):
     """`x log p + r log(1 - p)` with `r = total_count` known, and the binomial coefficient as base measure."""
 
+    summed = "x, total_count"
     solver = "counts"
     wider = rowwise.NegativeBinomial()
     roles = {"probs": Role("unit")}

@@ -21,6 +21,7 @@ class MultivariateNormal(Family):
     The half of the products is half the work of the Cholesky form; off-diagonal entries of `P` count twice.
     """
 
+    summed = "1, x, x_i x_j for i <= j (row by row)"
     solver = "multivariate_normal"
     counting = frozenset({0})
     location = "loc"
@@ -50,7 +51,7 @@ class MultivariateNormal(Family):
 
     def natural(self, args: Args) -> tuple[Tensor, ...]:
         loc, tril = args["loc"], args["scale_tril"]
-        precision = torch.cholesky_inverse(tril)
+        precision = _precision(tril)
         linear = (precision * loc.unsqueeze(-2)).sum(-1)
         log_det = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         places, factor = _upper(loc.shape[-1], loc.device)
@@ -75,6 +76,19 @@ class MultivariateNormal(Family):
 
     def base(self, value: Tensor, known: Args) -> Tensor | None:
         return value.new_full((), -0.5 * value.shape[-1] * math.log(2 * math.pi))
+
+
+def _precision(tril: Tensor) -> Tensor:
+    """Return the inverse of a covariance by its Cholesky factor.
+
+    The gradient of torch's own goes through the precision twice, and loses the digits of a covariance that is much
+    narrower in one direction than in another.
+    """
+    if not tril.requires_grad:
+        return torch.cholesky_inverse(tril)
+    unit = torch.eye(tril.shape[-1], dtype=tril.dtype, device=tril.device)
+    inverse = torch.linalg.solve_triangular(tril, unit, upper=False)
+    return inverse.mT @ inverse
 
 
 @cache

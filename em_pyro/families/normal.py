@@ -18,6 +18,7 @@ from .base import Args, Family, Role, register
 class Normal(Family):
     """`-(x - loc)^2 / (2 scale^2) - log(scale)`, linear in `(1, x, x^2)`."""
 
+    summed = "1, x, x^2"
     solver = "normal"
     counting = frozenset({0})
     location: ClassVar[str | None] = "loc"
@@ -57,6 +58,7 @@ class Normal(Family):
 class LogNormal(Normal):
     """The Normal of `log x`, with the Jacobian `-log x` as base measure."""
 
+    summed = "1, log x, (log x)^2"
     location = None
 
     def read(self, distribution: Distribution) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from .newton import dirichlet, inverse_digamma, log_minus_digamma, root
 class Gamma(Family):
     """`a log b - log Gamma(a) + (a - 1) log x - b x`, concentration `a` and rate `b`, linear in `(1, x, log x)`."""
 
+    summed = "1, x, log x"
     counting = frozenset({0})
     roles = {"concentration": Role("positive"), "rate": Role("positive")}
 
@@ -65,6 +66,8 @@ class Gamma(Family):
 class InverseGamma(Gamma):
     """The Gamma of `1 / x`, with the Jacobian `-2 log x` in the base measure."""
 
+    summed = "1, 1 / x, -log x"
+
     def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
         return super().statistics(value.reciprocal(), known)
 
@@ -73,6 +76,7 @@ class InverseGamma(Gamma):
 class Dirichlet(Family):
     """`log Gamma(sum a) - sum log Gamma(a) + sum (a - 1) log x`, linear in `(1, log x)`."""
 
+    summed = "1, log x"
     counting = frozenset({0})
     event_dim = 1
     roles = {"concentration": Role("positive", event_dim=1)}
@@ -98,6 +102,7 @@ class Dirichlet(Family):
 class Beta(Family):
     """The Dirichlet of `(x, 1 - x)`, linear in `(1, log x, log(1 - x))`."""
 
+    summed = "1, log x, log(1 - x)"
     counting = frozenset({0})
     roles = {"concentration1": Role("positive"), "concentration0": Role("positive")}
 

@@ -22,6 +22,7 @@ class _Rate(Family):
 class Poisson(_Rate):
     """`x log(rate) - rate - log x!`."""
 
+    summed = "x, 1"
     counting = frozenset({1})
 
     def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
@@ -35,6 +36,7 @@ class Poisson(_Rate):
 class Exponential(_Rate):
     """`log(rate) - rate x`."""
 
+    summed = "1, x"
     counting = frozenset({0})
 
     def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:

@@ -17,12 +17,14 @@ from .newton import root
 
 STIRLING = 20.0  # total count from which Stirling's series is exact
 FAR = 1e3  # total count, in the same unit as the next, from which the equation for it is written as a series
+ENDLESS = 1e12  # concentration of values that are all equal, in place of one without bound
 POISSON = 1e7  # total count, in units of one plus the mean, at which a negative binomial is Poisson
 
 
 class RowFamily(Family):
     """A family whose `Q` is a sum over rows. Subclass it, fill in the table, and write these two."""
 
+    summed = "for every row whether it is that one: the sums are the weights of all rows"
     solver = "rows"
 
     def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
@@ -71,7 +73,7 @@ class Weibull(RowFamily):
     def solve_rows(self, value: Tensor, weights: Tensor, args: Args, free: frozenset[str]) -> dict[str, Tensor]:
         """`scale^k = mean(x^k)`; `1/k = mean(x^k log x) / mean(x^k) - mean(log x)` with the scale profiled out.
 
-        Values that are all equal have no finite concentration.
+        Values that are all equal have no finite concentration: the loop sees that it has run off.
         """
         found = weights.sum(-1) > 0
         log_x = value.log()
@@ -85,6 +87,10 @@ class Weibull(RowFamily):
             apart = found & (spread > 1e-14 * (1 + top.abs()))
             start = torch.where(apart, 1.28 / torch.where(apart, spread, 1.0), k)
             offset = top - args["scale"].log()
+            endless = found & ~apart
+            if "scale" not in free:  # equal values beside the scale do have one
+                endless = endless & ((level + offset).abs() <= 1e-14 * (1 + top.abs()))
+                apart = found & ~endless
 
             def gap(k: Tensor) -> tuple[Tensor, Tensor]:
                 if "scale" in free:
@@ -96,7 +102,7 @@ class Weibull(RowFamily):
                 slope = 1 / k + mean(ratio - power * ratio, weights)
                 return slope, -1 / k - k * mean(power * ratio.square(), weights)
 
-            k = torch.where(apart, root(gap, start, 1e-6 * start, 1e6 * start), k)
+            k = torch.where(apart, root(gap, start, 1e-6 * start, 1e6 * start), torch.where(endless, ENDLESS, k))
         log_power = mean((k.unsqueeze(-1) * y).exp(), weights)
         scale = torch.where(found, (top + log_power.clamp(min=1e-300).log() / k).exp(), args["scale"])
         return {key: {"scale": scale, "concentration": k}[key] for key in free}

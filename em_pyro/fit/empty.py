@@ -1,50 +1,71 @@
-"""States that have lost their rows: an ending that is no maximum."""
+"""States that have lost their rows: an ending that is no maximum.
+
+Entries of parameters are judged, not states: one without weight is none where its parameters have rows elsewhere.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from ..e_step.engine import Engine
 from ..e_step.expectation import Expectation
 from ..e_step.sites.site_factor import SiteFactor
 from ..e_step.sums import Sums
-from ..program.named import unexpand
+from ..m_step.uses import CHART
 from ..program.unroll import STATE
-from ..reading.predictor import Affine, adjoint
+from ..reading.predictor import Affine, Piece, adjoint
 from .problem import Problem
 
-EMPTY = 1e-8  # of the rows
+EMPTY = 1e-8  # of the rows that an entry would have if its states had all of them
 
 
 def emptied(problem: Problem, found: Expectation) -> str:
-    """Say which row of a parameter has next to no weight in its cells, all sites together; empty if none."""
-    engine = problem.engine
-    states = set(engine.program.latents) | {name + STATE for name in engine.inner}
-    totals: dict[tuple[str, ...], Tensor] = {}
+    """Say which entry of a parameter has next to no weight in its cells, all sites together; empty if none."""
+    engine, rows = problem.engine, dict[tuple[str, int], Tensor]()
     for name, factor in engine.leaders.items():
-        latents = [n for n in factor.cells if n in states]
-        if factor.role != "observed" or not latents or not factor.parameters:
-            continue
-        weight = _weight(factor, found.sums[name])
-        affine = {key: role.affine for key, role in factor.roles.items() if role.affine is not None}
-        if affine:
-            where = _unused(factor, weight, affine)
-            if where:
-                return where
-            latents = _selected(factor, latents)
-        if latents:
-            drop = tuple(i for i, n in enumerate(factor.cells) if n not in latents)
-            weight = weight.sum(drop) if drop else weight
-            key = (*sorted(factor.parameters), *(str(engine.sizes[n]) for n in latents))
-            totals[key] = totals[key] + weight if key in totals else weight
-    for key, weight in totals.items():
-        small = weight <= EMPTY * weight.sum()
+        if factor.role == "observed" and factor.parameters:
+            for key, weights in _entries(engine, factor, found.sums[name]):
+                rows[key] = rows[key] + weights if key in rows else weights
+    for (name, size), (used, possible) in rows.items():
+        small = (possible > 0) & (used <= EMPTY * possible)
         if bool(small.any()):
-            state = tuple(int(i) for i in small.nonzero()[0])
-            return f"parameters {[k for k in key if not k.isdigit()]}: state {state} has no rows left"
+            shape = engine.program.parameters[name].initial.shape
+            entry = torch.unravel_index(small.nonzero()[0, 0], shape if shape.numel() == size else (size,))
+            return f'entry {tuple(int(i) for i in entry)} of "{name}" has no rows left'
     return ""
+
+
+def _entries(engine: Engine, factor: SiteFactor, sums: Sums) -> Iterator[tuple[tuple[str, int], Tensor]]:
+    """The weights of one site by the entries that its arguments take.
+
+    Yields:
+        A parameter and its number of entries (a matrix is one); and, shape (2, entries), the weight of the cells in
+        which each is used, and what that would be if the latents were in these states in all rows.
+    """
+    states = set(engine.program.latents) | {name + STATE for name in engine.inner}
+    latent = [i for i, name in enumerate(factor.cells) if name in states]
+    weight = _weight(factor, sums)
+    plates = [i for i in range(weight.dim()) if i not in latent]
+    of_states = weight.sum(plates, keepdim=True) if plates else weight
+    for key, role in factor.roles.items():
+        if role.affine is not None:
+            affine = role.affine.changed(_used)
+            both, at = _both(affine, weight, latent, len(affine.entries)), 0
+            for name, places in affine.sources:
+                size = engine.program.parameters[name].initial.numel()
+                own = both[:, at : at + len(places)]
+                yield (name, size), both.new_zeros((2, size)).index_add_(1, places.to(both.device), own)
+                at += len(places)
+        elif not role.known:  # of a state, all plates together: an item may well have no rows in one
+            segments = engine.recognition.bank.of(factor.family.roles[key].domain)
+            one = weight.new_ones((1,) * role.index.dim())
+            affine = Affine((), one, (Piece(role.index.unsqueeze(-1), one.unsqueeze(-1)),), CHART["itself"])
+            both = _both(affine, of_states, latent, max(s.offset + s.size for s in segments))
+            for s in segments:
+                yield (s.parameter, s.size), both[:, s.offset : s.offset + s.size]
 
 
 def _weight(factor: SiteFactor, sums: Sums) -> Tensor:
@@ -55,20 +76,13 @@ def _weight(factor: SiteFactor, sums: Sums) -> Tensor:
     return sum(each, torch.zeros((), dtype=torch.float64))
 
 
-def _selected(factor: SiteFactor, latents: list[str]) -> list[str]:
-    """The latents by which a site with predictors selects arguments as well."""
-    varying = [unexpand(role.index) for role in factor.roles.values() if role.affine is None]
-    return [n for n in latents if any(index.shape[factor.cells.index(n)] > 1 for index in varying)]
+def _used(part: Tensor, slots: int) -> Tensor:
+    """One where a design is not zero."""
+    return (part != 0).double() if slots and part.is_floating_point() else part
 
 
-def _unused(factor: SiteFactor, weight: Tensor, affines: Mapping[str, Affine]) -> str:
-    """Name an entry of a predictor in whose cells there is next to no weight; one that states share has that of all."""
-    for key, affine in affines.items():
-        dims = (*weight.shape, *(1,) * (affine.offset.dim() - weight.dim()))
-        ones = affine.changed(lambda part, slots: (part != 0).double() if slots and part.is_floating_point() else part)
-        used = adjoint(ones, weight.reshape((1, *dims)), len(affine.entries))[0]
-        small = (used <= EMPTY * weight.sum()).nonzero()
-        if len(small):
-            name, entry = affine.entries[int(small[0])]
-            return f'site "{factor.name}": entry {entry} of "{name}" has no rows left in "{key}"'
-    return ""
+def _both(affine: Affine, weight: Tensor, latent: list[int], size: int) -> Tensor:
+    """Weights of cells summed into `size` entries: as they are, and with those of all states in each."""
+    every = weight.sum(latent, keepdim=True).expand_as(weight) if latent else weight
+    cells = torch.stack([weight, every])
+    return adjoint(affine, cells.reshape((*cells.shape, *(1,) * (affine.offset.dim() - weight.dim()))), size)

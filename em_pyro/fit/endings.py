@@ -8,10 +8,10 @@ from math import isfinite
 from ..e_step.expectation import Expectation
 from ..errors import ObjectiveError
 from ..m_step.pooling import PriorUnbounded
-from ..posterior.possible import check_possible
+from ..posterior.possible import check_possible, is_possible
 from ..program.named import Batch, only
 from .empty import emptied
-from .look import Look
+from .look import Look, look
 from .path import Move, Path
 from .problem import Problem
 from .scales import DEGENERATE
@@ -23,10 +23,10 @@ Ending = tuple[str, str]
 
 OUTCOMES = {
     "converged": "The estimated remaining gain is below tol, and a small disturbance led nowhere higher.",
+    "unconfirmed": "The steps had settled, but a closer look at the end does not confirm it: the notes say why.",
     "step limit": "max_steps was reached before the objective settled: raise max_steps, or use acceleration.",
     "stopped": "The callback returned True.",
-    "degenerate": "A scale collapsed onto a few rows, where the likelihood has no maximum: give it a prior, tie the "
-    "scales, use fewer components or other starts.",
+    "degenerate": "The likelihood has no maximum there: a scale collapsed, or a parameter ran off, as the notes say.",
     "empty state": "A state has lost all its rows: use fewer states or other starts.",
     "prior unbounded": "The prior's density is unbounded at the boundary to which the update would go: use a shape of "
     "at least 1, or other starts.",
@@ -66,7 +66,11 @@ def lost(problem: Problem, path: Path, move: Move, seen: Look) -> Ending | None:
     if before - objective > problem.slack * (1 + abs(before)):
         if before - objective > LOST * problem.magnitude(move.found, path.here):
             guard(problem, before, objective, path.step)
-        return "degenerate", "a density has lost its digits: a parameter runs to infinity, or a scale is too small"
+        near = problem.scales.collinear(problem.bind(path.here))
+        return (
+            "degenerate",
+            near or "a density has lost its digits: a parameter runs to infinity, or a scale is too small",
+        )
     if move.beside is not None:
         beside = float(move.beside[1].objective)
         if isfinite(beside):
@@ -74,16 +78,45 @@ def lost(problem: Problem, path: Path, move: Move, seen: Look) -> Ending | None:
     return None
 
 
-def guard(problem: Problem, before: float, after: float, step: int) -> None:
-    """EM has a theorem: refuse a fall beyond rounding, which is a fault.
+def check_step(problem: Problem, move: Move, here: Batch, before: float | None) -> None:
+    """Raise where a single step from `here` leads nowhere, or began lower than the last one, which led there.
+
+    Raises:
+        DataError: a row is impossible at `here`.
+        ObjectiveError: there is no step, or the objective fell from `before`.
+    """
+    seen = look(problem, move.found, here, move.new)
+    objective, end = seen.objective[0], "Step from other values, or use EM.fit, which says how it ended."
+    why = None if seen.stepped[0] else problem.fault(move.found, here)
+    if isinstance(why, PriorUnbounded):
+        raise ObjectiveError(f"EM.step: expected an interior update, but {why}. Use a shape of at least 1.")
+    if why is not None:
+        raise why
+    if before is not None and not is_possible(objective):
+        got = f"got {objective} after {before:.6g}: a parameter runs to infinity"
+        raise ObjectiveError(f"EM.step: expected a finite objective, {got}. {end}")
+    check_possible(problem.engine, only(here), objective)
+    gone = [name for name, value in move.new.items() if bool(value.isnan().any())]
+    if gone:
+        where = collapsed(problem, here) or "a parameter has run to a boundary"
+        raise ObjectiveError(f"EM.step: expected new values of {gone}, got none: {where}. {end}")
+    if before is not None:
+        guard(problem, before, objective, 1, problem.rounding)
+
+
+def guard(problem: Problem, before: float, after: float, step: int, slack: float | None = None) -> None:
+    """EM has a theorem: refuse a fall beyond rounding (`slack`, if not the problem's), which is a fault.
 
     Raises:
         ObjectiveError: with the step and both values.
     """
-    if after < before - problem.slack * (1 + abs(before)):
+    if after < before - (problem.slack if slack is None else slack) * (1 + abs(before)):
+        changed = problem.change(problem.program.args, problem.program.kwargs, run=True)
+        why = f"Meanwhile {changed} has changed: leave it as it is while EM is at work."
+        if not changed:
+            why = "The model is as it was, so an M-step is at fault: try m_step with torch for its parameters."
         raise ObjectiveError(
-            f"Step {step}: expected the objective not to fall, got {after:.12g} after {before:.12g}. Exact EM cannot "
-            f"do that: does the model use randomness or change between calls?"
+            f"Step {step}: expected the objective not to fall, got {after:.12g} after {before:.12g}. {why}"
         )
 
 
@@ -107,7 +140,7 @@ def capped(problem: Problem, path: Path, move: Move, max_steps: int) -> Ending |
 def degenerate(problem: Problem, move: Move, seen: Look) -> Ending | None:
     """End a path that leads to where a scale has collapsed."""
     if seen.narrowest[0] < DEGENERATE or problem.engine.runs_model:
-        where = collapsed(problem, move.new)
+        where = collapsed(problem, move.new, move.found)
         if where or seen.narrowest[0] < DEGENERATE:
             return "degenerate", where
     return None
@@ -115,17 +148,17 @@ def degenerate(problem: Problem, move: Move, seen: Look) -> Ending | None:
 
 def bad_ending(problem: Problem, here: Batch, found: Expectation) -> Ending | None:
     """Say whether a scale has collapsed at `here`, or a state is empty."""
-    where = collapsed(problem, here)
+    where = collapsed(problem, here, found)
     if where:
         return "degenerate", where
     empty = emptied(problem, found)
     return ("empty state", empty) if empty else None
 
 
-def collapsed(problem: Problem, batch: Batch) -> str:
+def collapsed(problem: Problem, batch: Batch, found: Expectation | None = None) -> str:
     """Say which scale of one start has shrunk to nothing beside the spread of its site; empty if none has."""
     bound = problem.bind(batch)
-    return problem.scales.collapsed(bound) or problem.scales.replay_collapsed(only(batch))
+    return problem.scales.collapsed(bound, found) or problem.scales.replay_collapsed(only(batch))
 
 
 def _collapsing(problem: Problem, found: Expectation, here: Batch) -> str:

@@ -25,7 +25,7 @@ SADDLES = 5  # that a start may leave
 
 @dataclass(frozen=True)
 class State:
-    """What a callback sees after every step."""
+    """What a callback sees after every step: copies, so that whatever is done to them moves nothing."""
 
     step: int
     objective: float
@@ -72,10 +72,12 @@ def run(problem: Problem, path: Path, settings: Settings) -> Path:
             if new is None:
                 return path
             path = path.moved(new, move.memory)
+    except Interrupted:
+        raise
     except KeyboardInterrupt:
         if not path.trail:
             raise
-        raise Interrupted(path.ended("interrupted")) from None
+        raise Interrupted(path) from None
 
 
 def _taken_up(path: Path, settings: Settings) -> Path:
@@ -101,7 +103,11 @@ def _told(path: Path, settings: Settings) -> bool:
         settings.tick(1)
     if not settings.callback or not path.step:
         return False
-    return settings.callback(State(path.step, path.level, path.params)) is True
+    state = State(path.step, path.level, {name: value.clone() for name, value in path.params.items()})
+    try:
+        return settings.callback(state) is True
+    except Exception as error:
+        raise Interrupted(path, error) from error
 
 
 def _settled(problem: Problem, path: Path, move: Move, tol: float) -> tuple[Path, Batch | None]:

@@ -9,6 +9,15 @@ from ..e_step.engine import Engine
 from ..program.named import listed
 
 
+def not_fitted(engine: Engine) -> tuple[str, ...]:
+    """Say which sites depend on a tensor that looks as if it should be fitted and is no parameter."""
+    return tuple(
+        f'site "{name}" depends on a tensor of shape {shape} with requires_grad that is no parameter: it is not '
+        f"fitted. Declare it by pyro.param or pyro.module, or detach it"
+        for name, shape in engine.recognition.outside.items()
+    )
+
+
 def notes_of(engine: Engine, rows: str) -> tuple[str, ...]:
     """Say what else the plan should say: replayed sites, chunks, dtype."""
     found = [rows] if rows else []
@@ -21,9 +30,20 @@ def notes_of(engine: Engine, rows: str) -> tuple[str, ...]:
         found.append(f"site{'s' * (len(names) > 1)} {listed(names)}: {how}, because {why}")
     if engine.runs_model:
         found.append(f"the model cannot be recorded as tensor operations: {engine.unrecorded}")
+    found += cut_off(engine)
+    found += not_fitted(engine)
     found += notes.recursions(engine)
     found += [chunks] if (chunks := notes.chunks(engine)) else []
     found += notes.forms(engine)
     if any(p.initial.dtype == torch.float32 for p in engine.program.parameters.values()):
         found.append("float32 parameters: contracted and accumulated in float64, stored in float32")
     return tuple(found)
+
+
+def cut_off(engine: Engine) -> tuple[str, ...]:
+    """Name the parameters that no gradient reaches from sites which change with them: the fit does not see these."""
+    return tuple(
+        f'no gradient reaches "{name}" from site{"s" * (len(sites) > 1)} {listed(sites)}, which changes with it: it is '
+        f"detached, or goes through .item() or NumPy, and is not fitted there"
+        for name, sites in engine.full.recognition.cut.items()
+    )

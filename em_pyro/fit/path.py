@@ -53,6 +53,7 @@ class Path(NamedTuple):
         spent: by acceleration, if there is any.
         switches: steps that were taken again around the locations that they led to.
         outcome: a named ending; empty while the start is on its way.
+        repeats: the earlier start that began at the same values, whose path this is; None if there is none.
     """
 
     here: Batch
@@ -67,6 +68,7 @@ class Path(NamedTuple):
     spent: Accelerated | None = None
     switches: int = 0
     outcome: str = ""
+    repeats: int | None = None
 
     # ---- what it is ----
 
@@ -127,6 +129,10 @@ class Path(NamedTuple):
         """End here."""
         return self._replace(outcome=outcome, notes=(*self.notes, note) if note else self.notes)
 
+    def doubted(self, note: str) -> Path:
+        """Say why an end that met the stopping rule is not believed; other ends are what they were."""
+        return self.ended("unconfirmed" if self.converged else self.outcome, note)
+
     def resumed(self) -> Path:
         """Take up a path that was stopped by the cap: the rule that ends it begins anew."""
         return self._replace(objective=None, gap=float("inf"), calm=0, saddles=0, outcome="")
@@ -138,9 +144,9 @@ def start(params: Params) -> Path:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, with the path so far."""
+    """Ctrl-C, or an error of the callback's, with the path so far."""
 
-    def __init__(self, path: Path) -> None:
-        """Keep the path."""
+    def __init__(self, path: Path, cause: BaseException | None = None) -> None:
+        """Keep the path, ended, and what the callback raised."""
         super().__init__("EM was interrupted")
-        self.path = path
+        self.path, self.cause = path.ended("interrupted"), cause

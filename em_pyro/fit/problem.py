@@ -16,18 +16,19 @@ from ..e_step.engine import Engine
 from ..e_step.expectation import Expectation
 from ..e_step.make import engine_of
 from ..e_step.shares import Shares
-from ..errors import ModelError, ObjectiveError
+from ..errors import EMError, ModelError, ObjectiveError
 from ..m_step.ascent.ascend import Carried
 from ..m_step.maximise import gradient, maximise
 from ..m_step.plan import Choice, Plan, choose
 from ..m_step.pooling import PriorUnbounded
 from ..program.coordinates import Coordinates
-from ..program.data import check_data
+from ..program.data.check import check_data
 from ..program.devices import beside
-from ..program.fingerprint import key_of
+from ..program.fingerprint import Fingerprint, contents_of, fingerprint, first_change, lasting
 from ..program.named import Batch, Params, batched, only
 from ..program.program import Program
-from ..program.store import starting_values
+from ..program.same import check_kept, check_steady, first_difference, states_of
+from ..program.store import check_starts, values_now
 from ..program.survey import survey
 from ..reading.bound import Bound
 from ..reading.check import check_structure, check_values
@@ -52,7 +53,7 @@ class Problem:
         plan: of the M-step.
         options: the user's `m_step`.
         withdrawn: parameters whose closed form was refuted, and why.
-        key: of the arguments.
+        key: what the model saw when it was planned.
         collapse: whether equal rows may be merged.
         refuted: why sites are no longer recorded; empty if they are.
         total: wraps the E-step over the rows at hand into one over more of them, or one that is counted.
@@ -63,7 +64,7 @@ class Problem:
     plan: Plan
     options: Mapping[str, Choice] = field(default_factory=dict, repr=False)
     withdrawn: Mapping[str, str] = field(default_factory=dict, repr=False)
-    key: tuple[Any, ...] = field(default=(), repr=False)
+    key: Fingerprint = field(default_factory=dict, repr=False)
     collapse: bool = True
     refuted: str = ""
     total: Callable[[Expect], Expect] = field(default=lambda expect: expect, repr=False)
@@ -133,8 +134,13 @@ class Problem:
     @cached_property
     def slack(self) -> float:
         """Relative rounding of the objective, by the dtype of the program's parameters."""
+        return self.rounding if self.engine.replayed or self.engine.absorbed else SLACK[torch.float64]
+
+    @cached_property
+    def rounding(self) -> float:
+        """The same where the parameters are rounded to their dtype after every step."""
         single = any(p.initial.dtype == torch.float32 for p in self.program.parameters.values())
-        return SLACK[torch.float32 if single and (self.engine.replayed or self.engine.absorbed) else torch.float64]
+        return SLACK[torch.float32 if single else torch.float64]
 
     @cached_property
     def witness(self) -> tuple[str, ...]:
@@ -146,14 +152,37 @@ class Problem:
         """The last look at a step: `look` is asked by the step and by the loop."""
         return []
 
+    # ---- whether it still holds ----
+
+    def change(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, run: bool) -> str:
+        """Name what the model sees or does on these arguments that is not as it was planned; empty if all is.
+
+        Args:
+            args: of the model.
+            kwargs: likewise.
+            run: run the model once more, if all that it is known to see is as it was, and compare what it does.
+        """
+        program, recognition = self.program, self.engine.full.recognition
+        seen = fingerprint(program.model, args, kwargs, program.written)
+        name = first_change(self.key, seen)
+        if name or not run:
+            return name
+        with torch.no_grad(), beside(program.device):
+            try:
+                return first_difference(recognition.runs[0], program.run(recognition.values))
+            except (EMError, RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+                return f"the model (it now raises {type(error).__name__}: {error})"
+
     # ---- what is withdrawn ----
 
-    @cached_property
+    @property
     def of_all_rows(self) -> Problem:
         """The same before equal rows were merged: starts are drawn of all rows."""
+        return self if self.engine.full is self.engine else self._unmerged  # never kept in itself: a cycle of the data
+
+    @cached_property
+    def _unmerged(self) -> Problem:
         full = self.engine.full
-        if full is self.engine:
-            return self
         return replace(self, engine=full, plan=choose(full, self.options, self.withdrawn))
 
     def without(self, names: frozenset[str], sites: frozenset[str], why: str) -> Problem:
@@ -211,13 +240,19 @@ def prepare(
         PlanError: a closed form was demanded where there is none.
     """
     began = time.perf_counter()
+    contents = contents_of(args, kwargs)
+    before = fingerprint(model, args, kwargs)
     program = survey(model, args, kwargs)
     with beside(program.device):
-        start = starting_values(program)
+        start = values_now(program)
         with torch.no_grad():
             sites = _first_run(program, start)
-        check_data(sites, start, program.plates)
-        recognition = recognise(program)
+        check_data(sites, start, program.plates, program.states)
+        check_starts(program, start)  # afterwards: a start that was computed of bad data is not to blame
+        states = states_of(sites)
+        recognition = recognise(program, sites)
+        check_steady(sites, states, recognition.runs[0], lambda: _first_run(program, start))
+        check_kept(contents, contents_of(args, kwargs))
         engine, rows = engine_of(program, recognition, merge=collapse)
         with torch.no_grad():
             wrong = other_densities(engine.full) if check else []
@@ -228,15 +263,26 @@ def prepare(
         if check:
             check_structure(program, {n: f.names for n, f in engine.factors.items()}, sites)
             check_values(program, recognition.values, recognition.runs[0])
+        if any(callable(choice) for choice in options.values()) and (kept := _seen_by_row(engine)):
+            engine, collapse = engine.full, False
+            rows = f'not merged: your own M-steps are given site "{kept}" row by row'
         plan = choose(engine, options, {})
         plan = replace(plan, notes=notes_of(engine, rows), seconds=time.perf_counter() - began)
-        return Problem(program, engine, plan, options, {}, key_of(args, kwargs), collapse)
+        key = lasting(before, fingerprint(model, args, kwargs, program.written))
+        return Problem(program, engine, plan, options, {}, key, collapse)
+
+
+def _seen_by_row(engine: Engine) -> str:
+    """Name a site whose statistics have an entry for every row that was merged; empty if there is none."""
+    merged = [p for p in engine.program.plates if engine.program.plates[p] != engine.full.program.plates[p]]
+    return next((name for name, factor in engine.leaders.items() if any(factor.stuck(p) for p in merged)), "")
 
 
 def _first_run(program: Program, start: Params) -> Any:
     try:
         return program.run(start)
-    except RuntimeError as error:
+    except (IndexError, RuntimeError, ValueError) as error:
+        check_starts(program, start)
         if "Boolean value of Tensor" not in str(error):
             raise
         raise ModelError(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,52 +14,15 @@ import pyro
 from pyro.infer import config_enumerate
 from torch import Tensor
 
-from ..errors import ParameterError
+from ..errors import DataError, ParameterError
 from ..m_step.plan import Plan
-from ..posterior.possible import possible_posterior
+from ..posterior.new_rows import posterior_on
 from ..posterior.posterior import Posterior, posterior
-from ..program.handlers import Substitute
+from ..program.handlers import Substitute, alone
 from .acceleration.spent import Accelerated
 from .endings import OUTCOMES
-from .problem import Problem, prepare
-
-
-@dataclass(frozen=True)
-class Start:
-    """One of the starts of a fit."""
-
-    index: int
-    objective: float
-    outcome: str
-    num_steps: int
-
-
-@dataclass(frozen=True)
-class Starts:
-    """All starts of a fit, in order; the best of them gave the answer."""
-
-    runs: tuple[Start, ...]
-    best: int
-    found: int  # how many reached the best objective
-
-    def __len__(self) -> int:
-        """Return the number of starts."""
-        return len(self.runs)
-
-    def __getitem__(self, index: int) -> Start:
-        """Return one start."""
-        return self.runs[index]
-
-    def __iter__(self) -> Iterator[Start]:
-        """Go through the starts in order."""
-        return iter(self.runs)
-
-    def __str__(self) -> str:
-        """Say how many starts reached the best objective, of those that were followed to their ends."""
-        screened = sum(run.outcome == "screened out" for run in self.runs)
-        return f"best found by {self.found} of {len(self.runs) - screened}" + (
-            f"; {screened} more were screened out" if screened else ""
-        )
+from .problem import Problem
+from .starting.runs import Starts
 
 
 @dataclass(frozen=True)
@@ -66,7 +30,7 @@ class Fit:
     """Result of `EM.fit`.
 
     Attributes:
-        params: fitted constrained values by name, sites with a prior included, in the dtypes of the program.
+        fitted: fitted constrained values by name, which nobody may write to; `params` hands out copies.
         log_likelihood: log evidence of the data at `params`, in nats.
         objective: log evidence plus log prior.
         path: the objective at every step, the start included; up is good.
@@ -83,7 +47,7 @@ class Fit:
             or a location has moved so far, as it may with clusters far apart, that digits would have been lost.
     """
 
-    params: dict[str, Tensor]
+    fitted: Mapping[str, Tensor]
     log_likelihood: float
     objective: float
     path: tuple[float, ...] = field(repr=False)
@@ -98,6 +62,19 @@ class Fit:
     acceleration: Accelerated | None = None
     switches: int = 0
 
+    @property
+    def params(self) -> dict[str, Tensor]:
+        """Fitted constrained values by name, sites with a prior included, in the dtypes of the program: copies."""
+        return {name: value.clone() for name, value in self.fitted.items()}
+
+    def __copy__(self) -> Fit:
+        """Copy with the program and its data."""
+        return replace(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Fit:
+        """Copy with the same program and data, which nobody writes to."""
+        return replace(self, fitted=deepcopy(self.fitted, memo))
+
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the program and its data."""
         state = {k: v for k, v in self.__dict__.items() if k not in ("prepared", "posterior")}
@@ -108,6 +85,7 @@ class Fit:
         self.__dict__.update(state)
 
     def _alive(self) -> Problem:
+        """Return the program and its data, if they are there."""
         if self.prepared is None:
             raise ParameterError(
                 "Fit: expected the model and its data, but this fit was loaded from a file, without them. Build "
@@ -117,15 +95,33 @@ class Fit:
 
     @cached_property
     def posterior(self) -> Posterior:
-        """Exact posterior of the latents of the fitted data (computed when asked for)."""
-        return posterior(self._alive().engine, self.params)
+        """Exact posterior of the latents of the fitted data (computed when asked for).
 
+        Raises:
+            DataError: the data, or what else the model sees, are no longer those of the fit.
+        """
+        here = self._alive()
+        with alone():
+            changed = here.change(here.program.args, here.program.kwargs, run=True)
+            if changed:
+                raise DataError(
+                    f"Fit.posterior: expected what was fitted, but since then {changed} has changed. Ask "
+                    f"Fit.posterior_on(...) of the data as they are now."
+                )
+            return posterior(here.engine, self.fitted)
+
+    @alone()
     def posterior_on(self, *args: Any, **kwargs: Any) -> Posterior:
-        """Posterior of new data, passed as the model takes it."""
+        """Posterior of new data, passed as the model takes it: other rows, at the fitted values.
+
+        Raises:
+            ParameterError: the shape of a parameter does not serve these rows.
+            ModelError: the model is another program on them.
+            DataError: the data cannot be used; there are none, or some row is impossible.
+        """
         here = self._alive()
         with pyro.get_param_store().scope():  # what another fit has left there does not matter here
-            fresh = prepare(here.program.model, args, kwargs, {}, check=False)
-        return possible_posterior(fresh.engine, {n: self.params[n] for n in fresh.program.parameters})
+            return posterior_on(here.program, self.params, args, kwargs)
 
     @property
     def model(self) -> Callable[..., Any]:
@@ -151,10 +147,12 @@ class Fit:
 
 
 def _shown(value: Tensor) -> list[str]:
-    if value.numel() > 60:
-        return [f"tensor of shape {tuple(value.shape)}, from {float(value.min()):.6g} to {float(value.max()):.6g}"]
-    text = np.array2string(value.detach().cpu().numpy(), precision=6, suppress_small=True, separator=", ")
-    return text.split("\n")
+    """Lay out a value, of a long one its corners."""
+    entries, long = value.detach().cpu().numpy(), value.numel() > 60
+    with np.printoptions(precision=6, suppress=True, threshold=60, edgeitems=3, linewidth=100):
+        lines = np.array2string(entries, separator=", ").split("\n")
+    whole = f"tensor of shape {tuple(value.shape)}, from {entries.min():.6g} to {entries.max():.6g}" if long else ""
+    return [whole, *lines] if long else lines
 
 
 def fitted_model(prepared: Problem, params: Mapping[str, Tensor]) -> Callable[..., Any]:
@@ -171,6 +169,6 @@ def fitted_model(prepared: Problem, params: Mapping[str, Tensor]) -> Callable[..
 
 
 def write_back(prepared: Problem, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Fitted values in the dtypes of the program."""
+    """Fitted values in the dtypes of the program, in memory of their own."""
     parameters = prepared.program.parameters
-    return {n: v.detach().to(parameters[n].initial.dtype) for n, v in values.items() if n in parameters}
+    return {n: v.detach().to(parameters[n].initial.dtype, copy=True) for n, v in values.items() if n in parameters}

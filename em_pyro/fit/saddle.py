@@ -28,10 +28,11 @@ SMALL, LARGE = 1e-3, 0.3
 STEPS, CAP = 10, 200  # taken after a disturbance; and at most, while the climb gathers speed
 STAYING, REST = 0.99, 0.1  # of a disturbance left by the second half of the steps, and by all
 PROBES = 3  # products with the Hessian of Q
+FLAT = 1e-20  # of the curvature of other entries: an entry has run off to where there is none
 
 
 def leave_saddle(problem: Problem, here: Batch, found: Expectation, gap: float, seed: int) -> Batch | None:
-    """Disturb every free parameter and step on: return where that leads if it is higher, else None.
+    """Disturb every parameter that the plan maximises and step on: return where that leads if higher, else None.
 
     Args:
         problem: the program and its M-steps.
@@ -42,7 +43,9 @@ def leave_saddle(problem: Problem, here: Batch, found: Expectation, gap: float, 
     """
     objective, params, program = float(found.objective), only(here), problem.program
     margin = max(10 * abs(gap), 1e-9 * (1 + abs(objective)))
-    points = problem.coordinates.points(params)
+    points = {name: problem.coordinates.points(params)[name] for name in problem.plan.maximised}
+    if not points:
+        return None
     generator = torch.Generator().manual_seed(seed)
     units = _units(problem, params, found, points, generator)
     noise = {
@@ -139,7 +142,8 @@ def _units(
     units = {}
     for name, square in squares.items():
         unit = (2 * _rows(problem) / square.sqrt()).sqrt()
-        unit = torch.where(torch.isfinite(unit), unit, 0.0)
+        curved = square > FLAT**2 * (square.max() if square.numel() else 0.0)
+        unit = torch.where(torch.isfinite(unit) & curved, unit, 0.0)
         real = domain_of(program.parameters[name].constraint) == "real"
         units[name] = unit if real else torch.minimum(unit, plain[name])
     return units

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..e_step.engine import Engine
+from ..e_step.expectation import Expectation
 from ..e_step.sites.centring import scales
 from ..e_step.sites.site_factor import SiteFactor
 from ..program.masks import seen_values
@@ -20,6 +22,8 @@ from ..reading.bound import Bound
 
 DEGENERATE = 1e-6  # of the pooled scale
 SPIKE = 1e10  # concentration at which all values are one
+BLURRED = 1e-4  # of the pooled scale: of a column that loses digits beside others
+COLLINEAR = " is nearly a combination of the columns before it (collinear columns); leave one out, or take differences"
 POOLED = 10_000  # rows that are enough to know a spread by
 
 
@@ -63,22 +67,40 @@ class Scales:
     def _spikes(self) -> tuple[SiteFactor, ...]:
         """Sites whose concentration may run to infinity."""
         factors = [factor for factor in self.engine.leaders.values() if factor.role == "observed"]
-        return tuple(f for f in factors if "concentration" in f.roles and not f.roles["concentration"].known)
+        return tuple(f for f in factors if any(not f.roles[key].known for key in _concentrations(f)))
 
     def narrowest(self, bound: Bound) -> list[Tensor]:
         """Return the scales of every watched site in units of its pooled one, (starts) + cells + events."""
         return [one.roots(bound) / one.pooled for one in self.watched]
 
-    def collapsed(self, bound: Bound) -> str:
-        """Say which scale has shrunk to nothing beside the spread of its site; empty if none has."""
+    def collapsed(self, bound: Bound, found: Expectation | None = None) -> str:
+        """Say which scale has shrunk to nothing beside the spread of its site, and onto what; empty if none has.
+
+        Args:
+            bound: the parameters.
+            found: the E-step that led there, if its weights are to say onto what.
+        """
         for one in self.watched:
             small = (one.roots(bound) < DEGENERATE * one.pooled).squeeze(0)
             if bool(small.any()):
-                return f'site "{one.factor.name}": {one.role} collapsed at {_cell(one.factor, small)}'
+                why = _onto(one, small, found) if found is not None else ""
+                return f'site "{one.factor.name}": {one.role} collapsed at {_cell(one.factor, small)}{why}'
         for factor in self._spikes:
-            large = (factor.arguments(bound)["concentration"] > SPIKE).squeeze(0)
-            if bool(large.any()):
-                return f'site "{factor.name}": concentration runs to infinity at {_cell(factor, large)}'
+            for key in _concentrations(factor):
+                large = (factor.arguments(bound)[key] > SPIKE).squeeze(0)
+                if bool(large.any()):
+                    return f'site "{factor.name}": {key} runs to infinity at {_cell(factor, large)}'
+        return ""
+
+    def collinear(self, bound: Bound) -> str:
+        """Say which column is nearly a combination of others, so that densities lose digits; empty if none is."""
+        for one in self.watched:
+            small = (one.roots(bound) < BLURRED * one.pooled).squeeze(0)
+            if one.role == "scale_tril" and one.pooled.shape[-1] > 1 and bool(small.any()):
+                return (
+                    f'site "{one.factor.name}": column {int(small.nonzero()[0][-1])} at {_cell(one.factor, small)}'
+                    + (COLLINEAR)
+                )
         return ""
 
     # ---- sites that are replayed ----
@@ -124,6 +146,29 @@ class Scales:
                 kind = "prior" if sites[name].role == "prior" else "site"
                 return f'{kind} "{name}": its scale collapsed'
         return ""
+
+
+def _concentrations(factor: SiteFactor) -> list[str]:
+    """Arguments that make a density a spike where they are infinite."""
+    return [key for key in factor.roles if key.startswith("concentration")]
+
+
+def _onto(one: Watched, small: Tensor, found: Expectation) -> str:
+    """Say why a scale has collapsed: collinear columns, equal values, or few rows; and what helps."""
+    factor, at = one.factor, small.nonzero()[0].tolist()
+    where = tuple(at[: len(factor.cells)])
+    parts = [found.sums[factor.name].parts[k].squeeze(0) for k in sorted(factor.family.counting)]
+    rows = max(
+        (float(part[tuple(min(i, n - 1) for i, n in zip(where, part.shape, strict=False))].max()) for part in parts),
+        default=0.0,
+    )
+    columns = one.pooled.shape[-1] if one.role == "scale_tril" else 1
+    if columns > 1 and rows > columns + 0.5:
+        return f": column {at[-1]} of {rows:.3g} rows{COLLINEAR}"
+    if rows > columns + 0.5:
+        return f": {rows:.3g} rows have equal values; they have no scale, unless a prior gives it one"
+    tie = ", tie it between them" if math.prod(small.shape[: len(factor.cells)]) > 1 else ""
+    return f": few rows are left ({rows:.3g}); give it a prior, use fewer components{tie}, or other starts"
 
 
 def _cell(factor: SiteFactor, wrong: Tensor) -> str:

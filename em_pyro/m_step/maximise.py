@@ -16,6 +16,8 @@ from .plan import Plan
 
 STATIONARY = 1e-10  # of the gradient of Q, relative to 1 + |Q|
 SWEEPS, JOINTLY = 100, 3
+FALL = {torch.float64: 1e-10, torch.float32: 1e-6}  # of Q by rounding, relative to 1 + |Q|
+SAME = {torch.float64: 1e-12, torch.float32: 1e-6}  # of a value by rounding, relative to it
 
 
 def maximise(
@@ -23,11 +25,15 @@ def maximise(
 ) -> dict[str, Tensor]:
     """Return `argmax Q` (for torch parameters, a `Q` that did not fall), given the expected statistics `found`.
 
+    M-steps of the user's own come first, and all others are maximised around what they return.
+
     Starts come first, in `found`, in `batch` and in what is returned; torch and callables take them one by one.
 
     `carried` is what Adam remembers between the M-steps of one start; it is the only thing that is written to.
     """
     new = dict(batch)
+    if plan.callables:
+        new |= _called(engine, plan, found, only(batch))
     exact = all(climb.exact for climb in plan.climbs)
     for sweep in range(SWEEPS if plan.swept and exact else 1):
         for solver in plan.solvers:
@@ -41,32 +47,61 @@ def maximise(
             new |= batched(ascend(engine, found, only(new), joint_climb(engine, together)))
             if _stationary(engine, plan, found, only(new)):
                 break
-    return batched(_called(engine, plan, found, only(new))) if plan.callables else new
+    if plan.callables:
+        _guard(engine, plan, found, batch, new)
+    return new
 
 
 def _stationary(engine: Engine, plan: Plan, found: Expectation, params: Params) -> bool:
-    value, slopes = gradient(engine, found, params, plan.free)
+    value, slopes = gradient(engine, found, params, plan.maximised)
     return all(float(slope.abs().max()) <= STATIONARY * (1 + abs(value)) for slope in slopes.values() if slope.numel())
 
 
+# ---- M-steps of the user's own ---------------------------------------------------------------------------------------
+
+
 def _called(engine: Engine, plan: Plan, found: Expectation, params: Params) -> dict[str, Tensor]:
-    """Apply the user's own M-steps, and hold each to a `Q` that does not fall."""
-    statistics = {name: tuple(part.squeeze(0) for part in one.parts) for name, one in found.sums.items()}
-    new = dict(params)
+    """Apply the user's own M-steps, each to the statistics of the data and to its parameter's current value.
+
+    Raises:
+        ParameterError: what comes back is no value of the parameter.
+    """
+    new = {}
     for name, call in plan.callables.items():
-        value = torch.as_tensor(call(statistics, new[name])).double()
-        parameter = engine.program.parameters[name]
-        if value.shape != new[name].shape or not bool(parameter.constraint.check(value).all()):
+        old, parameter = params[name].double(), engine.program.parameters[name]
+        returned = call(_of_the_data(found), old.clone())
+        try:
+            value = torch.as_tensor(returned).detach().to(old)
+        except (TypeError, ValueError, RuntimeError):
+            value = old.new_full((), torch.nan)
+        if value.shape != old.shape or not bool(parameter.constraint.check(value).all()):
             raise ParameterError(
-                f'm_step["{name}"]: expected a value of shape {tuple(new[name].shape)} within {parameter.constraint}, '
-                f"got {value}. Return the new value of the parameter."
-            )
-        before = float(engine.q(batched(new), found))
-        after = float(engine.q(batched(new | {name: value}), found))
-        if after < before - 1e-10 * (1 + abs(before)):
-            raise ObjectiveError(
-                f'm_step["{name}"]: expected Q not to fall, got {after:.12g} after {before:.12g}. Return a value that '
-                f"is at least as good, or leave the parameter to the plan."
+                f'm_step["{name}"]: expected a value of shape {tuple(old.shape)} within {parameter.constraint}, '
+                f"got {returned}. Return the new value of the parameter."
             )
         new[name] = value
-    return new
+    return batched(new)
+
+
+def _of_the_data(found: Expectation) -> dict[str, tuple[Tensor, ...]]:
+    """Expected statistics of one start about no centre, for the user to do with as they like."""
+    sums = {n: s if s.around is None else s.about(torch.zeros_like(s.around)) for n, s in found.sums.items()}
+    return {name: tuple(part.squeeze(0).clone() for part in one.parts) for name, one in sums.items()}
+
+
+def _guard(engine: Engine, plan: Plan, found: Expectation, old: Batch, new: Batch) -> None:
+    """Hold the user's own M-steps to a `Q` that has not fallen, rounding apart.
+
+    Raises:
+        ObjectiveError: it has, once all others are maximised around what they returned.
+    """
+    dtypes = {name: engine.program.parameters[name].initial.dtype for name in plan.callables}
+    if all(torch.allclose(new[n], old[n].double(), rtol=SAME[d], atol=0.0) for n, d in dtypes.items()):
+        return
+    before, after = float(engine.q(old, found)), float(engine.q(new, found))
+    if not after >= before - max(FALL[d] for d in dtypes.values()) * (1 + abs(before)):
+        names = ", ".join(f'm_step["{name}"]' for name in plan.callables)
+        raise ObjectiveError(
+            f"{names}: expected Q not to fall, got {after:.12g} after {before:.12g}. Return a value that is at least "
+            f"as good, or leave the parameter to the plan."
+        )

@@ -68,6 +68,11 @@ class Plan:
         """Parameters that move."""
         return tuple(n for n, line in self.lines.items() if line.how != "fixed")
 
+    @property
+    def maximised(self) -> tuple[str, ...]:
+        """Parameters that move, but for those with an M-step of the user's own: what that returns stands."""
+        return tuple(n for n in self.free if n not in self.callables)
+
     def __str__(self) -> str:
         """Return a table with a line for each parameter, then the notes."""
         rows = [("parameter", "M-step", "argument", "sites", "why")]
@@ -93,9 +98,13 @@ def choose(engine: Engine, options: Mapping[str, Choice], withdrawn: Mapping[str
     Raises:
         ParameterError: an option names no parameter, or is none of those that exist.
         PlanError: "closed" was asked for where there is no closed form.
+        ModelError: the scale of a prior moves, so that the joint density has no bound.
     """
     parameters = engine.program.parameters
     _check(options, parameters)
+    for found in engine.recognition.unbounded:
+        if "fixed" not in (options.get(found.site), options.get(found.parameter)):
+            raise found.refusal()
     uses = {name: uses_of(engine, name) for name in parameters}
     forced = {n: c if isinstance(c, str) else "callable" for n, c in options.items() if c != "closed"}
     solvers, reasons = solved(engine, uses, forced, withdrawn)
@@ -195,6 +204,7 @@ def block_of(
     inside = set(names).union(*(entering(engine, factor) for factor in terms_of(engine, names)))
     free = {name for name in names if name not in forced}
     held = {n: forced.get(n, "torch") for n in engine.program.parameters if n in inside and n not in free}
+    held |= {n: "fixed" for n, how in held.items() if how == "callable"}  # done before the others, which go around it
     return Block(tuple(names), kind, {name: uses[name] for name in names}, held)
 
 

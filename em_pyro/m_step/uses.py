@@ -14,6 +14,7 @@ from ..families.charts import CHARTS, Chart, domain_of
 from ..program.site import Parameter
 from ..program.unroll import user_site
 from ..reading.bank import Bank, RoleMap, Segment
+from ..reading.priors import LOCATIONS
 from .pooling import Refused, select, used_charts
 
 CHART = {chart.name: chart for chart in CHARTS}
@@ -29,8 +30,8 @@ class Block:
         names: the parameters.
         kind: of the solver, a row of the table of solvers.
         uses: where each of them is used.
-        held: parameters of the same sites that are not solved here, and what happens to them instead: "fixed",
-            "torch" or "callable". Some of `names` may be among them, as the user asked.
+        held: parameters of the same sites that are not solved here, and what happens to them instead: "fixed" or
+            "torch". Some of `names` may be among them, as the user asked.
     """
 
     names: tuple[str, ...]
@@ -162,13 +163,13 @@ def _check_image(engine: Engine, parameter: Parameter, uses: Sequence[Use], char
 def _check_prior(engine: Engine, name: str, uses: Sequence[Use], kind: str, chart: str) -> None:
     """Refuse a prior that is not of the form of the likelihood."""
     prior = engine.priors.get(name)
-    if prior is None:
+    if prior is None or prior.flat:
         return
-    if prior.solver != kind or chart != "itself":
-        got = type(prior.fn).__name__ if prior.fn is not None else "a prior with parameters"
+    if kind not in prior.solvers or chart != "itself":
+        got = prior.kind if prior.fn is not None else f"{prior.kind}, with parameters"
         raise Refused(f"its prior ({got}) is not conjugate to {family_name(uses[0][0])}")
-    if kind == "normal" and any(key == "scale" for _, key, _ in uses):
-        raise Refused("a Normal prior is not conjugate to a scale")
+    if kind in LOCATIONS and any(key != "loc" for _, key, _ in uses):
+        raise Refused(f"a {prior.kind} prior is not conjugate to a scale")
 
 
 def family_name(factor: SiteFactor) -> str:
@@ -208,10 +209,18 @@ def because(uses: Sequence[Use], engine: Engine, name: str) -> str:
     """Say why a parameter has a closed form."""
     bank = engine.recognition.bank
     if any(role.affine is not None for _, _, role in uses):
-        return "the location is affine in it: weighted least squares"
+        return f"the location is affine in it{_beside(engine, name)}: weighted least squares"
     charts = set[str]().union(*(used_charts(role, segments_of(bank, t, k), name) for t, k, role in uses))
     (chart,) = charts
     known = any(role.coefficient is not None for _, _, role in uses)
     what = "times a known factor" if known else "is a selection of it" if chart == "itself" else f"is {chart} of it"
     text = f"every entry of the argument {what}" if not known else f"the argument is it {what}"
-    return text + (f", with its {type(engine.priors[name].fn).__name__} prior" if name in engine.priors else "")
+    return text + _beside(engine, name)
+
+
+def _beside(engine: Engine, name: str) -> str:
+    """Say what becomes of the prior of a parameter, if it has one."""
+    prior = engine.priors.get(name)
+    if prior is None:
+        return ""
+    return f"; its {prior.kind} prior is constant" if prior.flat else f", with its {prior.kind} prior"

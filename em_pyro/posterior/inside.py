@@ -48,16 +48,16 @@ class Inside:
                     axes = tuple(i for i, n in enumerate(names) if n in self.engine.program.latents)
                     law = (law * share[(..., *(None,) * rank)]).sum(axes)
                 kept = tuple(n for n in names if n not in self.engine.program.latents)
-                found[site] = self._in_plates(unit, site, law, kept)
+                found[site] = self._in_plates(site, law, kept)
         return found
 
     def modes(self) -> tuple[dict[str, Named], dict[str, Tensor]]:
-        """Log-densities of the best states of every unit, by its factor, and these states, by site."""
+        """Log-densities of the best states of every unit, by its factor, and these states, by site, as one choice."""
         scores, best = dict[str, Named](), dict[str, Tensor]()
         for unit in self.units:
             score, states = unit.mode(self._natural(unit))
             scores[unit.members[0]] = Named(score, self._names(unit))
-            best |= states
+            best |= {site: found.unsqueeze(0) for site, found in states.items()}
         return scores, best
 
     def draws(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -68,29 +68,38 @@ class Inside:
         return found
 
     def chosen(self, found: Mapping[str, Tensor], around: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What was found inside units, at the chosen states of the latents around them: the shape of their plates."""
+        """What was found inside units, at the chosen states of the latents around them: choices, then their plates."""
         return {site: self._chosen(unit, site, found[site], around) for unit in self.units for site in unit.inside}
 
     def _chosen(self, unit: Unit, site: str, found: Tensor, around: Mapping[str, Tensor]) -> Tensor:
-        names = self._names(unit)
-        rank = found.dim() - len(names)
-        for latent in [n for n in names if n in self.engine.program.latents]:
+        names, latents = self._names(unit), self.engine.program.latents
+        rank = found.dim() - 1 - len(names)
+        for latent in [n for n in names if n in latents]:
             rest = tuple(n for n in names if n != latent)
-            index = align(around[latent], self.engine.program.latents[latent].plates, rest)
+            wide = [i for i, plate in enumerate(latents[latent].plates) if plate in rest]
+            index = around[latent]
+            index = index.reshape(len(index), *(index.shape[1 + i] for i in wide))  # without plates of one row
+            index = align(index, [latents[latent].plates[i] for i in wide], rest)
             moved = align(found, names, (latent, *rest), rank)
-            index = index.expand(moved.shape[1 : 1 + len(rest)])
-            index = index[(None, ..., *(None,) * rank)].expand(1, *moved.shape[1:])
-            found, names = moved.gather(0, index).squeeze(0), rest
-        return self._in_plates(unit, site, found, names)
+            shape = [len(found), 1, *moved.shape[2:]]
+            index = index[(slice(None), None, ..., *(None,) * rank)].expand(shape)
+            found, names = moved.gather(1, index).squeeze(1), rest
+        return self._in_plates(site, found, names, 1)
 
-    def _in_plates(self, unit: Unit, site: str, found: Tensor, names: tuple[str, ...]) -> Tensor:
-        """Give `found` one dimension for each plate of a site."""
-        program, rank = self.engine.program, found.dim() - len(names)
-        around = self.engine.joined[unit.members[0]].plates
-        plates = tuple(p for p in self.engine.sizes if p in around)
-        plates = program.latents[site].plates if site in program.latents else plates
+    def plates_of(self, site: str) -> tuple[str, ...]:
+        """Plates of a site whose states are inside a unit, left to right."""
+        program = self.engine.program
+        if site in program.latents:
+            return program.latents[site].plates
+        around = self.engine.joined[self.engine.inner[site].members[0]].plates
+        return tuple(p for p in self.engine.sizes if p in around)
+
+    def _in_plates(self, site: str, found: Tensor, names: tuple[str, ...], before: int = 0) -> Tensor:
+        """Give `found` one dimension for each plate of a site, behind so many others."""
+        program, rank, plates = self.engine.program, found.dim() - before - len(names), self.plates_of(site)
         found = align(found, names, plates, rank)
-        return found.expand((*(program.plates[p] for p in plates), *found.shape[found.dim() - rank :])).contiguous()
+        last = found.shape[found.dim() - rank :]
+        return found.expand((*found.shape[:before], *(program.plates[p] for p in plates), *last)).contiguous()
 
     def _natural(self, unit: Unit) -> Any:
         return unit.natural(self.bound, None, self.engine.replays(self.engine.moved(self.bound)))

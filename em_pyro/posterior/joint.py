@@ -13,12 +13,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ..e_step.contraction.drawn import drawn, portions
 from ..e_step.contraction.elimination import plan_contraction
 from ..e_step.contraction.schedule import Factor, Schedule
 from ..e_step.engine import Engine
 from ..e_step.units import Unit
 from ..errors import ParameterError
 from ..program.named import Named, align
+from ..program.program import Program
 
 ABSENT = 1e-200
 MANY = 12  # latents from which all marginals are worked out at the first that is asked for
@@ -86,29 +88,19 @@ class Joint:
         """Posterior probabilities of one latent: plates of the site + `(K,)`."""
         return self._every_marginal[site].clone() if len(self.free) > MANY else self._marginals([site])[site]
 
-    def chosen(
-        self, pick: Callable[[Tensor], Tensor], instead: Mapping[str, Named], *, largest: bool
-    ) -> dict[str, Tensor]:
-        """Indices of states of all latents, in the shape of their plates.
+    def choices(self, instead: Mapping[str, Named], *, largest: bool) -> Choices:
+        """Run the elimination once, so that states can be chosen.
 
         Args:
-            pick: chooses along the first dimension.
             instead: factors that take the place of others: the best path of a chain in place of its sum.
             largest: whether latents are maximised out, not summed.
         """
-        program = self.engine.program
         # A zero factor over every latent makes each elimination carry all plates of its latent.
         schedule, inputs, _ = self._schedule(self.free)
         for i, name in enumerate(self.engine.joined):
             if name in instead:
                 inputs[i] = align(instead[name].tensor, instead[name].names, self.factors[name].names)
-        chosen, found = schedule.chosen(inputs, pick, program.latents, largest=largest), {}
-        for name in self.free:
-            plates = program.latents[name].plates
-            shape = [program.plates[p] for p in plates]
-            index = chosen[name].align(plates).expand(shape) if name in chosen else torch.zeros(shape, dtype=torch.long)
-            found[name] = index
-        return found
+        return Choices(self.engine.program, self.free, schedule, schedule.eliminations(inputs, largest=largest))
 
     @cached_property
     def _every_marginal(self) -> dict[str, Tensor]:
@@ -139,6 +131,36 @@ class Joint:
             inputs.append(torch.zeros([sizes[n] for n in names], dtype=torch.float64))
         places = {n: len(engine.joined) + i for i, n in enumerate(extra)}
         return plan_contraction(factors, owners, sizes), inputs, places
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The log-weights that states are chosen by, each latent given those eliminated after it."""
+
+    program: Program = field(repr=False)
+    free: tuple[str, ...]
+    schedule: Schedule = field(repr=False)
+    eliminated: Sequence[Tensor] = field(repr=False)
+
+    def best(self) -> dict[str, Tensor]:
+        """Indices of the states with the largest weights: one choice, then plates."""
+        return self._chosen(1, lambda weights: weights.argmax(1))
+
+    def draws(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Indices of states drawn in proportion to their weights: `n` choices, then plates."""
+        parts = [
+            self._chosen(some, lambda weights, some=some: drawn(weights, some, 1 - weights.dim(), generator))  # type: ignore[misc]
+            for some in portions(n, [weights.numel() for weights in self.eliminated])
+        ]
+        return {name: torch.cat([part[name] for part in parts]) for name in self.free}
+
+    def _chosen(self, n: int, pick: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        found, every = self.schedule.chosen(self.eliminated, pick, self.program.latents), {}
+        for name in self.free:
+            plates = self.program.latents[name].plates
+            index = found.get(name, Named(torch.zeros(1, dtype=torch.long), ()))  # of one state
+            every[name] = align(index.tensor, index.names, plates).expand(n, *(self.program.plates[p] for p in plates))
+        return every
 
 
 def _positive(scale: Named | None) -> Named | None:

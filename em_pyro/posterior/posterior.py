@@ -17,7 +17,8 @@ from ..e_step.engine import Engine
 from ..e_step.shares import EVIDENCE
 from ..e_step.whole import log_factors
 from ..errors import ParameterError
-from ..program.devices import beside, seeded, there
+from ..program.devices import beside, there
+from ..program.handlers import LABELS
 from ..program.named import Params, batched
 from ..reading.bound import Bound
 from .inside import Inside
@@ -68,59 +69,72 @@ class Posterior:
 
     @there
     def marginal(self, site: str) -> Tensor:
-        """Posterior probabilities of one latent: shape (plates of the site) + `(K,)`, the support last.
+        """Posterior probabilities of one latent: the batch shape that Pyro gives its value, then `(K,)`, the support.
 
         For a partly labelled site (`obs_mask`), labelled rows are one-hot.
         """
         latents = self.engine.program.latents
-        if site in latents:
-            return self._marginal(site)
-        if site in self.engine.inner:
-            return self._inside.laws[site].clone()
-        hidden, seen = f"{site}_unobserved", self.engine.recognition.runs[0].get(f"{site}_observed")
-        if hidden in latents and seen is not None and seen.mask is not None:
-            probabilities = self._marginal(hidden)
-            states = latents[hidden].support
-            labels = (seen.value.unsqueeze(seen.value.dim() - states.dim() + 1) == states).double()
-            labels = labels.flatten(seen.value.dim()).all(-1).double() if states.dim() > 1 else labels
-            return torch.where(seen.mask.unsqueeze(-1), labels, probabilities)
-        raise ParameterError(f'marginal: expected one of the latent sites {sorted(latents)}, got "{site}".')
+        if site not in latents and site not in self.engine.inner:
+            raise ParameterError(f'marginal: expected one of the latent sites {sorted(latents)}, got "{site}".')
+        with torch.no_grad():
+            free = site in self._joint.free
+            found = self._joint.marginal(site) if free else self._inside.laws[site].clone()
+        found = self._as_pyros(site, found, 0)
+        labels = self._labels(site)
+        if labels is None:
+            return found
+        known, values = labels
+        states = latents[site].support
+        batch = values.dim() - states.dim() + 1
+        same = values.unsqueeze(batch) == states
+        same = same.reshape((*same.shape[: batch + 1], -1)).all(-1)
+        return torch.where(known.unsqueeze(-1), same.to(found.dtype), found)
 
     @there
     def mode(self) -> dict[str, Tensor]:
-        """The jointly most probable values of all latents (Viterbi), each of the shape of its plates (+ event)."""
+        """The jointly most probable values of all latents (Viterbi), each of the shape of Pyro's own value.
+
+        Labelled rows of a partly labelled site (`obs_mask`) have their labels.
+        """
         with torch.no_grad():
             scores, best = self._inside.modes()
-            return self._values(self._joint.chosen(lambda value: value.argmax(0), scores, largest=True), best)
+            found = self._values(self._joint.choices(scores, largest=True).best(), best)
+        return {name: value[0] for name, value in found.items()}
 
     @there
     def sample(self, n: int = 1, *, seed: int = 0) -> dict[str, Tensor]:
-        """Draw `n` times from the joint posterior: shape `(n,)` + plates (+ event); no global generator moves."""
+        """Draw `n` times from the joint posterior: `(n,)`, then the shape of Pyro's own value.
+
+        Labelled rows of a partly labelled site (`obs_mask`) have their labels; no global generator moves.
+        """
         generator = torch.Generator().manual_seed(seed)
-
-        def pick(product: Tensor) -> Tensor:
-            top = product.amax(0, keepdim=True)
-            gumbel = -(-seeded(torch.rand, product.shape, generator=generator, dtype=product.dtype).log()).log()
-            return (torch.where(top == -torch.inf, 0.0, product - top) + gumbel).argmax(0)
-
-        draws = []
         with torch.no_grad():
             inside = self._inside.draws(n, generator)
-            for k in range(n):
-                around = self._joint.chosen(pick, {}, largest=False)
-                draws.append(self._values(around, {name: drawn[k] for name, drawn in inside.items()}))
-        return {name: torch.stack([draw[name] for draw in draws]) for name in draws[0]}
-
-    @torch.no_grad()
-    def _marginal(self, site: str) -> Tensor:
-        """Posterior probabilities of one latent of the program."""
-        return self._joint.marginal(site) if site in self._joint.free else self._inside.laws[site].clone()
+            return self._values(self._joint.choices({}, largest=False).draws(n, generator), inside)
 
     def _values(self, around: Mapping[str, Tensor], inside: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Values of all latents at chosen indices, and of what is inside units given these."""
+        """Values of all latents at chosen indices, and of what is inside units given these: choices first."""
         latents, index = self.engine.program.latents, {**around, **self._inside.chosen(inside, around)}
-        found = {name: latents[name].support[index[name]] for name in latents}
-        return found | {name: index[name] for name in self.engine.inner}
+        found = {name: self._as_pyros(name, latents[name].support[index[name]], 1) for name in latents}
+        for name in latents:
+            labels = self._labels(name)
+            if labels is not None:
+                known, values = labels
+                known = known.reshape(known.shape + (1,) * (latents[name].support.dim() - 1))
+                found[name] = torch.where(known, values.to(found[name].dtype), found[name])
+        return found | {name: self._as_pyros(name, index[name], 1) for name in self.engine.inner}
+
+    def _as_pyros(self, site: str, found: Tensor, before: int) -> Tensor:
+        """Lay out what was found of a site, one dimension for each plate behind so many others, as Pyro's value is."""
+        program, plates = self.engine.program, self._inside.plates_of(site)
+        rank = program.latents[site].rank if site in program.latents else 0
+        last = found.shape[before + len(plates) :]
+        return found.reshape((*found.shape[:before], *program.batch_shape(plates, rank), *last))
+
+    def _labels(self, site: str) -> tuple[Tensor, Tensor] | None:
+        """Which rows of a site have a label, and the labels; None if it is not partly labelled."""
+        seen = self.engine.recognition.runs[0].get(site + LABELS)
+        return None if seen is None or seen.mask is None else (seen.mask, seen.value)
 
     def __str__(self) -> str:
         """One line: the latents and the log evidence."""

@@ -3,21 +3,48 @@
 from __future__ import annotations
 
 import contextlib
+import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pyro
 import torch
 from pyro.poutine.messenger import Messenger
+from pyro.primitives import _masked_observe  # what makes two sites of one with an obs_mask
 from torch import Tensor
 
-from ..errors import DataError, ModelError
+from ..errors import DataError, EMError, ModelError
 from .named import Params
 
 EMPTY = 'Plate "{}": expected at least one row, got none. Pass data.'
 
+LABELS = "[labels]"  # suffix of what is known of a partly observed site
+
 Indices = dict[tuple[int, Any, str], Tensor]
 """What plates hand out, by size, size of a subsample and device."""
+
+
+_FREE = threading.RLock()
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Work while no other thread does, for Pyro's handlers are global; and outside `torch.inference_mode`.
+
+    Raises:
+        EMError: another thread is at work.
+    """
+    if not _FREE.acquire(blocking=False):
+        raise EMError(
+            "EM: expected one thread at work at a time, got a call from another one. Pyro's handlers and its param "
+            "store are global: call one after another, or from several processes."
+        )
+    try:
+        with torch.inference_mode(mode=False) if torch.is_inference_mode_enabled() else contextlib.nullcontext():
+            yield
+    finally:
+        _FREE.release()
 
 
 class Substitute(Messenger):
@@ -33,13 +60,29 @@ class Substitute(Messenger):
             msg["value"], msg["done"] = self.values[msg["name"]], True
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self.values and not msg["is_observed"]:
-            msg["value"], msg["is_observed"] = self.values[msg["name"]], True
+        if name_of(msg) in self.values and not msg["is_observed"]:
+            msg["value"], msg["is_observed"] = self.values[name_of(msg)], True
 
 
 def is_subsample(msg: Any) -> bool:
     """Tell the index site of a plate from a sample statement of the user."""
     return type(msg["fn"]).__name__ == "_Subsample"
+
+
+def name_of(msg: Any) -> str:
+    """Return the user's name of a sample statement.
+
+    Of one with an `obs_mask` Pyro makes two, called `z_observed` and `z_unobserved`: here they are `z` + `LABELS`, and
+    `z`. A user may have written such a name too, so that what tells is who made the statement.
+    """
+    name: str = msg["name"]
+    user, _, half = name.rpartition("_")
+    frame = sys._getframe() if half in ("observed", "unobserved") else None
+    while frame is not None and frame.f_code is not _masked_observe.__code__:
+        frame = frame.f_back
+    if frame is None or not user.endswith(frame.f_locals["name"]):  # a handler may put a prefix before it
+        return name
+    return user + LABELS if half == "observed" else user
 
 
 def indices_of(rows: Any, made: Indices) -> Tensor:
@@ -88,7 +131,7 @@ def no_empty_plate() -> Iterator[None]:
     except ZeroDivisionError as error:
         if "size cannot be zero" not in str(error):
             raise
-        raise DataError(EMPTY.format(_local(error, "name"))) from error
+        raise DataError(EMPTY.format(local(error, "name"))) from error
 
 
 def refuse_part(frame: Any) -> None:
@@ -107,7 +150,7 @@ def states(support: Tensor, event_shape: torch.Size) -> Tensor:
     return support.reshape((len(support), -1, *event_shape))[:, 0]
 
 
-def _local(error: BaseException, name: str) -> object:
+def local(error: BaseException, name: str) -> object:
     """Return a local variable of the innermost call that has it, where an error was raised."""
     found, trace = None, error.__traceback__
     while trace is not None:

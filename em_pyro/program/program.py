@@ -9,7 +9,7 @@ Pyro's handlers.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,8 +18,9 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from ..errors import EMError, ModelError
+from .data.passed import AS_PASSED, as_numbers, converted, observed, weights_of
 from .devices import visiting
-from .handlers import Indices, indices_of, is_subsample, no_empty_plate, quiet, untouched_store
+from .handlers import Indices, indices_of, is_subsample, name_of, no_empty_plate, quiet, untouched_store
 from .named import Params
 from .same import OTHER_ARGUMENTS, SAME_ARGUMENTS, check_same, unstable
 from .site import Latent, Parameter, Run, Site
@@ -43,11 +44,29 @@ class Program:
     """How the sites of a run are to be seen: a `DiscreteHMM` taken apart."""
     indices: Indices = field(default_factory=dict, repr=False, compare=False)
     """What plates hand out, the same tensors in every run."""
+    how: int = AS_PASSED
+    """How arguments are converted: what the model runs with."""
 
     @property
     def device(self) -> torch.device:
         """Where the parameters are, and with them the data."""
         return next((parameter.initial.device for parameter in self.parameters.values()), torch.device("cpu"))
+
+    @property
+    def states(self) -> dict[str, int]:
+        """How many states each latent has."""
+        return {name: latent.size for name, latent in self.latents.items()}
+
+    @property
+    def written(self) -> frozenset[int]:
+        """The `id`s of the tensors that hold the parameters, in modules of the user's."""
+        held = [p.tensor for p in self.parameters.values() if p.tensor is not None]
+        return frozenset(id(tensor) for tensor in (*held, *(tensor for tensor, _ in self.registered.values())))
+
+    def batch_shape(self, plates: Iterable[str], rank: int = 0) -> tuple[int, ...]:
+        """Return the batch shape of Pyro's own value within `plates`: one where a dimension belongs to none of them."""
+        sizes = {self.plate_dims[plate]: self.plates[plate] for plate in plates}
+        return tuple(sizes.get(dim, 1) for dim in range(min([-rank, *sizes]), 0))
 
     def run(self, values: Params, states: Params | None = None) -> dict[str, Site]:
         """Replay the model at `values`, enumerated; a latent named in `states` takes that value instead.
@@ -69,6 +88,7 @@ class Program:
             ModelError: the statements, plates, latents, supports or parameters are not those of this program.
             DataError: a plate is empty.
         """
+        args, kwargs = converted(args, kwargs, self.how)
         other = replace(self, args=args, kwargs=kwargs, indices={})
         initial = {name: parameter.initial for name, parameter in self.parameters.items()}
         try:
@@ -127,9 +147,11 @@ class _Replay(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if is_subsample(msg) and msg["value"] is None:
             msg["value"], msg["done"] = indices_of(msg["fn"], self.program.indices), True
+        if msg["is_observed"] and not is_subsample(msg):
+            msg["value"] = observed(msg["name"], msg["value"])
         if is_subsample(msg) or msg["is_observed"] or msg["done"]:
             return
-        name, latents = msg["name"], self.program.latents
+        name, latents = name_of(msg), self.program.latents
         if name in self.states:
             value = self.states[name]
         elif name in latents:
@@ -144,7 +166,7 @@ class _Replay(Messenger):
     def _pyro_post_sample(self, msg: Any) -> None:
         if is_subsample(msg) or msg["infer"].get("_deterministic"):
             return
-        name, latents = msg["name"], self.program.latents
+        name, latents = name_of(msg), self.program.latents
         if name not in self.program.upstream:
             raise unstable(name, "it is new in this one", self.remedy)
         plates = {frame.dim: frame.name for frame in msg["cond_indep_stack"] if frame.vectorized}
@@ -153,4 +175,6 @@ class _Replay(Messenger):
         role = "observed" if msg["is_observed"] else "latent" if name in latents else "prior"
         mask = msg["mask"] if msg["mask"] is None else torch.as_tensor(msg["mask"])
         names = tuple(plates[dim] for dim in sorted(plates))
-        self.run.sites[name] = Site(name, role, msg["fn"], msg["value"], names, dims, msg["scale"], mask)
+        value = as_numbers(msg["value"], msg["fn"]) if role == "observed" else msg["value"]
+        scale = weights_of(msg["scale"])
+        self.run.sites[name] = Site(name, role, msg["fn"], value, names, dims, scale, mask)

@@ -1,9 +1,11 @@
-"""Is a run of a model one of the program that was surveyed: the same statements, plates, latents and parameters?"""
+"""Is a run of a model one of the program that was surveyed: the same statements, plates, latents, parameters, data?"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -15,10 +17,70 @@ SAME_ARGUMENTS = "Let no `if` or loop of the model depend on a sampled value or 
 OTHER_ARGUMENTS = "These arguments make another program: fit it by itself."
 """Remedies, by what the run was given."""
 
+ROUNDING = 100  # of a constant, in units of its dtype: two runs of one model
+
 
 def unstable(name: str, what: str, remedy: str) -> ModelError:
     """Return the error of a run whose statement `name` is new or missing."""
     return ModelError(f'Site "{name}": expected the same statements in every run of the model, but {what}. {remedy}')
+
+
+def states_of(sites: Mapping[str, Site]) -> dict[str, int]:
+    """Return how often the observed tensors of a run have been written to so far."""
+    observed = {name: site.value for name, site in sites.items() if site.role == "observed"}
+    return {name: value._version for name, value in observed.items() if not value.is_inference()}
+
+
+KEPT = "A model must not change its data or draw them: work on a copy (x = x + 1, not x += 1)."
+
+
+def check_kept(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """Compare the contents of the arguments before and after the model has run.
+
+    Raises:
+        ModelError: the model writes into one.
+    """
+    for name, state in before.items():
+        if after[name] != state:
+            raise ModelError(f"{name}: expected the same data in every run, but the model writes into them. {KEPT}")
+
+
+def check_steady(
+    first: Mapping[str, Site],
+    states: Mapping[str, int],
+    later: Mapping[str, Site],
+    again: Callable[[], Mapping[str, Site]],
+) -> None:
+    """Compare the data of two runs of a model at different parameters, and at the same where they differ.
+
+    Args:
+        first: a run.
+        states: of its observed tensors, then.
+        later: another run, with other parameters.
+        again: runs the model with the parameters of `first`.
+
+    Raises:
+        ModelError: the model writes into its data, or makes others in every run.
+    """
+    for name, state in states_of(first).items():
+        if state != states.get(name, state):
+            raise ModelError(
+                f'Site "{name}": expected the same data in every run of the model, but it writes into them. {KEPT}'
+            )
+    moved = [name for name in states if name in later and not _same_values(first[name].value, later[name].value)]
+    run = again() if moved else {}
+    for name in moved:
+        if not _same_values(first[name].value, run[name].value):
+            raise ModelError(
+                f'Site "{name}": expected the same data in every run of the model, got others with the same '
+                f"parameters. {KEPT}"
+            )
+
+
+def _same_values(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape or (a.data_ptr() == b.data_ptr() and a.stride() == b.stride()):
+        return a.shape == b.shape
+    return bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def check_same(
@@ -47,6 +109,39 @@ def check_same(
             if name in run.frames and -dim <= len(shape) and shape[dim] not in (1, run.frames[name].size):
                 rows = f'{run.frames[name].size} rows in plate "{name}"'
                 raise _other(f'Site "{site.name}"', rows, f"arguments of {shape[dim]}")
+
+
+def first_difference(before: Mapping[str, Site], now: Mapping[str, Site]) -> str:
+    """Name the first site that two runs at the same parameters have with other tensors in it; empty if none."""
+    for name, site in now.items():
+        was = before.get(name)
+        if was is None:
+            return f'site "{name}"'
+        old, new = _tensors(was), _tensors(site)
+        if any(not _equal(old[key], new[key]) for key in old.keys() & new.keys()):  # some are made when asked for
+            return f'site "{name}"'
+    return ""
+
+
+def _tensors(site: Site) -> dict[str, Any]:
+    """Return the value, the mask, the scale and what the distribution was made of."""
+    found, laws = {"value": site.value, "mask": site.mask, "scale": site.scale}, {"fn": site.fn}
+    while laws:
+        where, law = laws.popitem()
+        found |= {f"{where}.{key}": part for key, part in vars(law).items() if isinstance(part, Tensor)}
+        laws |= {f"{where}.{key}": part for key, part in vars(law).items() if isinstance(part, Distribution)}
+    return found
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two constants are the same but for rounding, which may differ from run to run on several threads."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        if one.shape != other.shape or one.dtype != other.dtype:
+            return False
+        if not one.is_floating_point() or torch.equal(one, other):
+            return torch.equal(one, other)
+        return torch.allclose(one, other, rtol=ROUNDING * torch.finfo(one.dtype).eps, atol=0.0, equal_nan=True)
+    return isinstance(one, Tensor) == isinstance(other, Tensor) and bool(one == other)
 
 
 def _check_parameter(run: Run, parameter: Parameter) -> None:

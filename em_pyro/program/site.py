@@ -23,6 +23,7 @@ class Parameter:
     initial: Tensor  # what `pyro.param` returns on an empty store; for a prior, one draw from it
     random: Callable[[], Tensor] | None = field(default=None, repr=False)  # the initialiser, if it was a callable
     tensor: Tensor | None = field(default=None, repr=False)  # the torch.nn.Parameter itself, for kind "module"
+    stated: tuple[int, ...] | None = None  # of a fitted one, the shape of the initial value that other rows state
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Latent:
     dim: int
     support: Tensor = field(repr=False)  # shape (K,) + event shape
     plates: tuple[str, ...] = ()
+    rank: int = 0  # batch dimensions of its value, those of no plate included
 
     @property
     def size(self) -> int:
@@ -56,13 +58,29 @@ class Site:
     def log_prob(self) -> Named:
         """Return the unscaled log-density; masked entries are zero, but an enumerated latent keeps its prior."""
         value, inner = self.value, unwrap(self.fn).mask
-        if (self.mask is not None or inner is not None) and not bool(torch.isfinite(value).all()):
-            finite = torch.isfinite(value)
-            value = torch.where(finite, value, value[finite].reshape(-1)[0] if finite.any() else value.new_ones(()))
-        log_prob = self.fn.log_prob(value)
+        if (self.mask is not None or inner is not None) and value.is_floating_point() and value.numel():
+            value = _filled(value)
+        log_prob = unvalidated(self.fn, value)
         if self.mask is not None and self.role != "latent":
             log_prob = torch.where(self.mask, log_prob, log_prob.new_zeros(()))
         return squeeze(log_prob, self.dims, self.name)
+
+
+def unvalidated(fn: Distribution, value: Tensor) -> Tensor:
+    """Return the log-density, also of values that lie outside the support in some states of the latents."""
+    validating = Distribution._validate_args  # type: ignore[attr-defined]
+    Distribution.set_default_validate_args(False)  # noqa: FBT003
+    try:
+        return fn.log_prob(value)
+    finally:
+        Distribution.set_default_validate_args(validating)
+
+
+def _filled(value: Tensor) -> Tensor:
+    """Put a value that is there in the place of those that are not finite, without a branch: values may be followed."""
+    finite = torch.isfinite(value)
+    largest = torch.where(finite, value.detach(), -torch.inf).amax()
+    return torch.where(finite, value, torch.where(largest.isfinite(), largest, 1.0))
 
 
 @dataclass(frozen=True)

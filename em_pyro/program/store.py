@@ -6,7 +6,8 @@ unconstrained tensors that exist (a PyroModule's own among them).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
 import pyro
 import torch
@@ -28,14 +29,28 @@ def starting_values(program: Program) -> dict[str, Tensor]:
     Raises:
         ParameterError: a value lies outside its constraint.
     """
+    values = values_now(program)
+    check_starts(program, values)
+    return values
+
+
+def values_now(program: Program) -> dict[str, Tensor]:
+    """Return the same, whatever the constraints."""
     store, values = pyro.get_param_store(), {}
     for name, parameter in program.parameters.items():
         value = parameter.initial
-        if parameter.kind != "prior" and name in store:
-            value = store[name].detach()
+        if parameter.tensor is not None:  # a module's own weight is what is fitted, in the store or not
+            value = parameter.tensor
+        elif parameter.kind != "prior" and name in store:
+            value = store[name]
         values[name] = value.detach().clone()
-        check_value(parameter, values[name], "its start")
     return values
+
+
+def check_starts(program: Program, values: Mapping[str, Tensor]) -> None:
+    """Raise a `ParameterError` where a start lies outside the constraint of its parameter."""
+    for name, parameter in program.parameters.items():
+        check_value(parameter, values[name], "its start")
 
 
 def check_value(parameter: Parameter, value: Tensor, what: str) -> None:
@@ -73,6 +88,8 @@ def write(program: Program, values: Mapping[str, Tensor]) -> None:
             with torch.no_grad():
                 parameter.tensor.copy_(value)
             continue
+        if name in store and store._params[name].is_inference():  # nothing may be written into it
+            del store[name]
         point = transform_to(parameter.constraint).inv(_interior(parameter, value))
         if name not in store and name in program.registered:
             register(name, *program.registered[name])
@@ -80,6 +97,34 @@ def write(program: Program, values: Mapping[str, Tensor]) -> None:
             pyro.param(name, parameter.initial.clone(), constraint=parameter.constraint)
         with torch.no_grad():
             store._params[name].copy_(point)
+
+
+@contextlib.contextmanager
+def kept_on_error(program: Program) -> Iterator[None]:
+    """Put the store, and the weights of modules, back as they were where what is done within raises an error."""
+    store = pyro.get_param_store()
+    held = {n: (t, t.detach().clone(), store._constraints[n]) for n, t in store._params.items()}
+    weights = [p.tensor for p in program.parameters.values() if p.tensor is not None]
+    before = [weight.detach().clone() for weight in weights]
+    try:
+        yield
+    except Exception:
+        for name in [name for name in store._params if name not in held]:
+            del store[name]
+        with torch.no_grad():
+            for name, (tensor, value, constraint) in held.items():
+                if name not in store._params:
+                    register(name, tensor, constraint)
+                _put(store._params[name], value)
+            for weight, value in zip(weights, before, strict=True):
+                _put(weight, value)
+        raise
+
+
+def _put(tensor: Tensor, value: Tensor) -> None:
+    """Write into a tensor, unless the value is there already."""
+    if not torch.equal(tensor, value):
+        tensor.copy_(value)
 
 
 def _interior(parameter: Parameter, value: Tensor) -> Tensor:

@@ -9,19 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import pyro
 import torch
 from pyro.ops.provenance import ProvenanceTensor, get_provenance
 from pyro.poutine import block
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution
 
 from ..errors import ModelError
+from .data.passed import converted, first_that_runs, observed
 from .handlers import (
+    LABELS,
     Indices,
     indices_of,
     is_subsample,
+    name_of,
     no_empty_plate,
     quiet,
     refuse_part,
@@ -31,6 +33,7 @@ from .handlers import (
 from .named import unwrap
 from .program import Program
 from .site import Latent, Parameter
+from .stated import parameter_of, value_of_prior
 
 # Up to this many latents each has a tensor dimension of its own. Beyond it, a second run tracks which latents each site
 # depends on, and latents that never meet share a dimension; tensors have at most 64.
@@ -38,9 +41,9 @@ OWN_DIMENSION = 12
 
 
 class _Survey(Messenger):
-    def __init__(self, indices: Indices, *, provenance: bool) -> None:
+    def __init__(self, indices: Indices, fitted: Mapping[str, Parameter] | None, *, provenance: bool) -> None:
         super().__init__()
-        self.indices, self.provenance = indices, provenance
+        self.indices, self.fitted, self.provenance = indices, fitted, provenance
         self.parameters: dict[str, Parameter] = {}
         self.messages: dict[str, Any] = {}
         self.upstream: dict[str, frozenset[str]] = {}
@@ -49,7 +52,7 @@ class _Survey(Messenger):
     def _pyro_param(self, msg: Any) -> None:
         name = msg["name"]
         if name not in self.parameters:
-            self.parameters[name] = _parameter(msg)
+            self.parameters[name] = parameter_of(msg, self.fitted)
         if self.parameters[name].kind == "param":
             # A leaf with a gradient, so that a distribution that must be fixed (a quadrature) can tell that it is not.
             initial = self.parameters[name].initial
@@ -58,27 +61,31 @@ class _Survey(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if is_subsample(msg) and msg["value"] is None:
             msg["value"], msg["done"] = indices_of(msg["fn"], self.indices), True
+        if msg["is_observed"] and not is_subsample(msg):
+            msg["value"] = observed(msg["name"], msg["value"])
         if is_subsample(msg) or msg["is_observed"] or msg["done"]:
             return
         if not is_discrete(msg["fn"]):
-            value = msg["fn"].sample().detach()
-            self.parameters[msg["name"]] = Parameter(msg["name"], "prior", msg["fn"].support, value.clone())
+            name = name_of(msg)
+            value = value_of_prior(name, msg["fn"], self.fitted)
+            self.parameters[name] = Parameter(name, "prior", msg["fn"].support, value.clone())
         else:
             value = _support(msg)[0]
             if self.provenance:
-                value = ProvenanceTensor(value, frozenset({msg["name"]}))
+                value = ProvenanceTensor(value, frozenset({name_of(msg)}))
         msg["value"], msg["done"] = value, True
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        name = msg["name"]
+        name = name_of(msg)
         for frame in msg["cond_indep_stack"]:
             refuse_part(frame)
         if is_subsample(msg) or msg["infer"].get("_deterministic"):
             return
         if isinstance(unwrap(msg["fn"]).base, torch.distributions.MixtureSameFamily):
             raise ModelError(
-                f'Site "{name}": expected a sampled assignment to enumerate, got MixtureSameFamily. Write the '
-                f'assignment as a site: z = pyro.sample("z", dist.Categorical(weights)), then the component given z.'
+                f'Site "{name}": expected a sampled assignment to enumerate, got MixtureSameFamily, a mixture that is '
+                f"summed inside. Write the assignment as a site: z = pyro.sample("
+                f'"z", dist.Categorical(weights)), then pyro.sample("{name}", the component at z, obs=...).'
             )
         if name in self.messages:
             raise ModelError(f'Site "{name}": expected one statement of that name, got two. Give each its own name.')
@@ -87,22 +94,31 @@ class _Survey(Messenger):
             self.upstream[name] = _tensors_provenance(msg["fn"]) | get_provenance([msg["value"], msg["mask"]])
 
 
-def survey(model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program:
+def survey(
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    fitted: Mapping[str, Parameter] | None = None,
+) -> Program:
     """Run `model(*args, **kwargs)` once (twice where it has many latents) and return it as a `Program`.
+
+    Parameters that are `fitted` have their values: no initialiser is run, and there are to be no others.
 
     Raises:
         ModelError: the model has a site that exact EM cannot treat; the message names it and the remedy.
         DataError: a plate is empty.
+        ParameterError: a parameter is not fitted, or has another shape.
     """
     indices: Indices = {}
-    first = _run(model, args, kwargs, indices, provenance=False)
+    how, first = first_that_runs(args, kwargs, lambda a, k: _run(model, a, k, indices, fitted, provenance=False))
+    args, kwargs = converted(args, kwargs, how)
     messages = first.messages
     latent = [name for name, msg in messages.items() if not msg["is_observed"] and is_discrete(msg["fn"])]
     if not any(msg["is_observed"] for msg in messages.values()):
         raise ModelError("The model: expected at least one observed site, got none. Pass the data as obs=.")
     _refuse_local_continuous(messages, latent)
     if len(latent) > OWN_DIMENSION:
-        upstream = _run(model, args, kwargs, indices, provenance=True).upstream
+        upstream = _run(model, args, kwargs, indices, fitted, provenance=True).upstream
         upstream = {name: upstream.get(name, frozenset()) | ({name} & set(latent)) for name in messages}
     else:
         upstream = dict.fromkeys(messages, frozenset(latent))
@@ -112,23 +128,44 @@ def survey(model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str
     latents = {}
     for name in latent:
         support = states(_support(messages[name]), messages[name]["fn"].event_shape)
-        latents[name] = Latent(name, -1 - depth - colours[name], support, _plates(messages[name]))
+        rank = len(messages[name]["fn"].batch_shape)
+        latents[name] = Latent(name, -1 - depth - colours[name], support, _plates(messages[name]), rank)
     sizes = {frame.name: frame.size for frame in frames}
     for name in messages.keys() & sizes.keys():
         raise ModelError(f'Site "{name}": expected a name of its own, got that of a plate. Rename one of them.')
     dims = {frame.name: frame.dim for frame in frames}
     return Program(
-        model, args, kwargs, first.parameters, latents, sizes, dims, upstream, first.registered, indices=indices
+        model,
+        args,
+        kwargs,
+        first.parameters,
+        latents,
+        sizes,
+        dims,
+        upstream,
+        first.registered,
+        indices=indices,
+        how=how,
     )
 
 
-def _run(model: Callable[..., Any], args: Any, kwargs: Any, indices: Indices, *, provenance: bool) -> _Survey:
-    handler = _Survey(indices, provenance=provenance)
+def _run(
+    model: Callable[..., Any],
+    args: Any,
+    kwargs: Any,
+    indices: Indices,
+    fitted: Mapping[str, Parameter] | None,
+    *,
+    provenance: bool,
+) -> _Survey:
+    handler = _Survey(indices, fitted, provenance=provenance)
     try:
         with quiet(), untouched_store() as registered, torch.enable_grad(), no_empty_plate(), handler:
             model(*args, **kwargs)
         handler.registered = registered
     except (IndexError, RuntimeError) as error:
+        if fitted is not None:
+            raise
         with quiet(), untouched_store(), block():
             model(*args, **kwargs)  # an error of the model itself is the user's, not ours
         raise ModelError(
@@ -138,31 +175,6 @@ def _run(model: Callable[..., Any], args: Any, kwargs: Any, indices: Indices, *,
     return handler
 
 
-def _parameter(msg: Any) -> Parameter:
-    """Read a `pyro.param` statement without running it."""
-    name, *rest = msg["args"]
-    options = dict(zip(("init_tensor", "constraint", "event_dim"), rest, strict=False)) | msg["kwargs"]
-    init, constraint = options.get("init_tensor"), options.get("constraint", constraints.real)
-    store = pyro.get_param_store()
-    random = init if callable(init) and not isinstance(init, Tensor) else None
-    if name in store:
-        constraint = store._constraints[name]
-    if name in store and (init is None or random):
-        initial = store[name]
-    elif init is None:
-        raise ModelError(f'Parameter "{name}": expected an initial value, got none. Give pyro.param one.')
-    else:
-        initial = random() if random else init
-    if not torch.as_tensor(initial).is_floating_point():
-        raise ModelError(
-            f'Parameter "{name}": expected an initial value in floating point, got {torch.as_tensor(initial).dtype}. '
-            f"Write it with a decimal point, or call .double()."
-        )
-    weight = init if isinstance(init, torch.nn.Parameter) else None  # pyro.module and PyroModule discard what we return
-    kind = "param" if weight is None else "module"
-    return Parameter(name, kind, constraint, torch.as_tensor(initial).detach().clone(), random, weight)
-
-
 def is_discrete(fn: Distribution) -> bool:
     """Tell whether a latent of this distribution is to be enumerated."""
     return bool(fn.has_enumerate_support or fn.support.is_discrete)  # type: ignore[union-attr]
@@ -170,7 +182,7 @@ def is_discrete(fn: Distribution) -> bool:
 
 def _support(msg: Any) -> Tensor:
     """Return all values of a discrete latent, shape `(K,) + (1,) * batch dims + event shape`."""
-    fn, infer, name = msg["fn"], msg["infer"], msg["name"]
+    fn, infer, name = msg["fn"], msg["infer"], name_of(msg)
     if infer.get("enumerate") == "sequential" or infer.get("num_samples"):
         got = "sequential enumeration" if infer.get("enumerate") == "sequential" else "num_samples"
         raise ModelError(
@@ -183,12 +195,15 @@ def _support(msg: Any) -> Tensor:
             f"Truncate it to a Categorical over the values that matter."
         )
     try:
-        return fn.enumerate_support(expand=False)
+        support = fn.enumerate_support(expand=False)
     except NotImplementedError as error:
         raise ModelError(
             f'Site "{name}": expected one support for all rows, got {type(unwrap(fn).base).__name__} with a support '
             f"that differs by row ({error}). Use a Categorical over the largest support, with logits -inf."
         ) from error
+    if not len(support):
+        raise ModelError(f'Site "{name}": expected at least one state, got none. Give it K >= 1 of them.')
+    return support
 
 
 def _plates(msg: Any) -> tuple[str, ...]:
@@ -203,9 +218,9 @@ def _refuse_local_continuous(messages: Mapping[str, Any], latent: list[str]) -> 
         local = [plate for plate in _plates(msg) if plate in data]
         if msg["is_observed"] or name in latent or not local:
             continue
-        if name.endswith("_unobserved") and name.removesuffix("_unobserved") + "_observed" in messages:
+        if name + LABELS in messages:
             raise ModelError(
-                f'Site "{name.removesuffix("_unobserved")}": expected obs_mask on a discrete site, got a continuous '
+                f'Site "{name}": expected obs_mask on a discrete site, got a continuous '
                 f"one. Missing continuous values are left out by the mask of the distribution: fn.mask(observed)."
             )
         raise ModelError(

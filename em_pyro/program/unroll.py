@@ -12,6 +12,7 @@ from dataclasses import replace
 import pyro.distributions as dist
 import torch
 
+from .handlers import LABELS
 from .named import unexpand, unwrap
 from .site import Site
 
@@ -97,5 +98,5 @@ def is_hidden(name: str) -> bool:
 
 
 def user_site(name: str) -> str:
-    """Return the user's name of a site, hidden or not."""
-    return name.removesuffix(INITIAL).removesuffix(TRANSITION)
+    """Return the user's name of a site, or of a part of one."""
+    return name.removesuffix(INITIAL).removesuffix(TRANSITION).removesuffix(LABELS)

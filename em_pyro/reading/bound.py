@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from ..program.named import Batch
@@ -14,6 +15,11 @@ from .bank import Bank
 
 Of = TypeVar("Of")
 LOWEST = -1e30  # a structural zero in log space; finite, because 0 * -inf is not 0 in a matrix product
+
+
+def finite(eta: Tensor) -> Tensor:
+    """Put `LOWEST` for minus infinity; a natural parameter in small units may be lower than that."""
+    return eta.nan_to_num(nan=torch.nan, posinf=torch.inf, neginf=LOWEST)
 
 
 @dataclass(eq=False)

@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from ..families import Family
 from ..families.charts import CHARTS, domain_of
-from ..program.named import Named, Params, batched, squeeze
+from ..program.named import Named, Params, batched, squeeze, unwrap
 from ..program.program import Program
 from ..program.site import Parameter, Site
 from .bank import Bank, RoleMap, Segment, entries_of
@@ -47,11 +47,13 @@ def atoms_of(program: Program, values: Sequence[Params]) -> Atoms:
     segments = _segments(program.parameters.values())
     matrices = _matrices(program.parameters.values())
     bank = Bank(segments, (), matrices)
-    # Most arguments are entries of parameters as they are; those seen through a chart are looked at afterwards.
-    plain = [segment.chart.name == "itself" and not segment.complement for segment in segments]
-    tiers: tuple[list[Tensor], list[Tensor]] = [], []
-    for segment, first in zip(segments, plain, strict=True):
-        tiers[0 if first else 1].append(torch.arange(segment.offset, segment.offset + segment.size))
+    # Most arguments are entries of parameters as they are; those seen through a chart are looked at afterwards, and
+    # one minus an entry last: of two probabilities that is the other one, too.
+    tiers: tuple[list[Tensor], ...] = [], [], []
+    for segment in segments:
+        tiers[2 if segment.complement else segment.chart.name != "itself"].append(
+            torch.arange(segment.offset, segment.offset + segment.size)
+        )
     single = any(p.initial.dtype == torch.float32 for p in program.parameters.values())
     return Atoms(
         bank,
@@ -146,12 +148,36 @@ def match(site: Site, role: str, stack: Sequence[Tensor], event_dim: int, atoms:
     return replace(role_map, names=names) if names != role_map.names else role_map
 
 
+def divided(site: Site, values: Params) -> str:
+    """Say of probabilities that a distribution has divided by their sum which parameter lacks its constraint; or "".
+
+    Args:
+        site: one run of it.
+        values: in that run, of the parameters that enter it.
+    """
+    base = unwrap(site.fn).base
+    probs = vars(getattr(base, "_categorical", base)).get("probs")  # as it was given: nothing is computed
+    if probs is None or not probs.dim():
+        return ""
+    row = probs.detach().reshape(-1, probs.shape[-1])[0].double()
+    for name, value in values.items():
+        if value.dim() and value.shape[-1] == len(row):
+            rows = value.detach().double() / value.detach().double().sum(-1, keepdim=True)
+            if bool(torch.isclose(rows, row, rtol=EXACT[torch.float32], atol=0).all(-1).any()):
+                return (
+                    f'"probs" is "{name}" divided by its sum: declare "{name}" with constraint=constraints.simplex, '
+                    f"and its update is a closed form"
+                )
+    return ""
+
+
 def _match(first: Named, entries: Tensor, atoms: Atoms, *, multiples: bool) -> tuple[RoleMap, tuple[int, ...]] | None:
     """Return the map of an argument and which of its named dimensions it keeps; None if it is no selection."""
     shape = first.tensor.shape
     index = torch.full((entries.shape[1],), -1)
     coefficient = torch.ones(entries.shape[1], dtype=torch.float64)
-    still = (entries == entries[0]) | ((entries - entries[0]).abs() <= atoms.rtol * entries[0].abs())
+    rounding = torch.where(entries[0].isfinite(), atoms.rtol * entries[0].abs(), 0.0)
+    still = (entries == entries[0]) | ((entries - entries[0]).abs() <= rounding)
     varying = ~(still | entries.isnan()).all(0)  # a constant may move by rounding where a row is normalised
     open_entries = varying.nonzero().squeeze(-1)
     few = open_entries[:: max(1, len(open_entries) // FEW)]
@@ -184,7 +210,7 @@ def _search(entries: Tensor, bank: Tensor, rtol: float, *, multiples: bool) -> t
         keys, sought = bank[0], entries[0]
     keys, order = torch.where(keys.isfinite(), keys, torch.inf).sort(stable=True)
     sought = torch.where(sought.isfinite(), sought, torch.inf)
-    slack = rtol * (1 + sought.abs())
+    slack = torch.where(sought.isfinite(), rtol * sought.abs(), 0.0)
     at = torch.searchsorted(keys, sought - slack)
     found, factors = torch.full_like(at, -1), torch.ones(entries.shape[1], dtype=torch.float64)
     # Several atoms may lie within the slack of the first probe, in single precision many: try one after the other.
@@ -196,7 +222,9 @@ def _search(entries: Tensor, bank: Tensor, rtol: float, *, multiples: bool) -> t
         if multiples:
             factor = wanted[0] / near[0]
             factor = torch.where(factor.isfinite(), factor, 0.0)
-        agree = ((wanted - factor * near).abs() <= rtol * wanted.abs()).all(0) & (factor != 0)
+        claim = factor * near
+        close = ((wanted - claim).abs() <= rtol * wanted.abs()) & wanted.isfinite()
+        agree = ((wanted == claim) | close).all(0) & (factor != 0)
         found[todo[agree]], factors[todo[agree]] = candidate[agree], factor[agree]
         todo = todo[~agree]
         at[todo] += 1

@@ -18,13 +18,19 @@ from ..program.masks import masks_of
 from ..program.named import Batch, unwrap
 from ..program.site import Site
 
-# distribution -> solver whose statistics it adds to, and the pseudo-statistics from its arguments
+LOCATIONS = ("normal", "multivariate_normal")
+
+# distribution -> solvers whose statistics it adds to, and the pseudo-statistics from its arguments
 CONJUGATE = {
-    dist.Dirichlet: ("counts", lambda d: (d.concentration - 1, torch.zeros_like(d.concentration))),
-    dist.Beta: ("counts", lambda d: (d.concentration1 - 1, d.concentration0 - 1)),
-    dist.Gamma: ("rates", lambda d: (d.concentration - 1, d.rate)),
-    dist.Exponential: ("rates", lambda d: (torch.zeros_like(d.rate), d.rate)),
-    dist.Normal: ("normal", lambda d: (d.loc / d.scale**2, d.scale**-2)),
+    dist.Dirichlet: (("counts",), lambda d: (d.concentration - 1, torch.zeros_like(d.concentration))),
+    dist.Beta: (("counts",), lambda d: (d.concentration1 - 1, d.concentration0 - 1)),
+    dist.Gamma: (("rates",), lambda d: (d.concentration - 1, d.rate)),
+    dist.Exponential: (("rates",), lambda d: (torch.zeros_like(d.rate), d.rate)),
+    dist.Normal: (LOCATIONS, lambda d: (d.loc / d.scale**2, d.scale**-2)),
+    dist.MultivariateNormal: (
+        LOCATIONS,
+        lambda d: ((d.precision_matrix @ d.loc[..., None])[..., 0], d.precision_matrix),
+    ),
 }
 
 
@@ -33,16 +39,28 @@ class Prior:
     """The prior of one parameter.
 
     Attributes:
-        fn: the distribution, if its arguments are known; None if they depend on parameters (the model is replayed).
-        solver: the closed form that it is conjugate to, if any.
-        pseudo: the two pseudo-statistics of every entry, shapes of the parameter.
+        fn: the distribution, masked as the program masks it, if its arguments are known; None if they depend on
+            parameters (the model is replayed).
+        kind: what the distribution is called.
+        scale: exponent of the density.
+        flat: whether the density is the same at all values: any closed form is kept.
+        solvers: the closed forms that it is conjugate to, if any.
+        pseudo: the two pseudo-statistics of every entry, shapes of the parameter; the second of vectors is a matrix,
+            with a dimension more.
     """
 
     name: str
     fn: Distribution | None = field(repr=False)
-    scale: float
-    solver: str | None
-    pseudo: tuple[Tensor, Tensor] | None = field(repr=False)
+    kind: str
+    scale: float = 1.0
+    flat: bool = False
+    solvers: tuple[str, ...] = ()
+    pseudo: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+
+    @property
+    def joins(self) -> bool:
+        """Whether it joins the coordinates of a vector, which then have one system of equations."""
+        return self.pseudo is not None and self.pseudo[1].dim() > self.pseudo[0].dim()
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-density of constrained values (no Jacobian), one for each start, summed over their entries."""
@@ -53,25 +71,46 @@ class Prior:
 
 def read_priors(runs: Sequence[Mapping[str, Site]]) -> dict[str, Prior]:
     """Read the priors of a program from its runs at several parameter values."""
-    priors = {}
-    for name, site in runs[0].items():
-        if site.role != "prior":
-            continue
-        inner = unwrap(site.fn)
-        fixed = all(_same_arguments(site.fn, run[name].fn) for run in runs[1:])
-        plain = not masks_of(site) and not isinstance(site.scale, Tensor)
-        if not (fixed and plain):
-            priors[name] = Prior(name, None, 1.0, None, None)
-            continue
-        solver, pseudo = CONJUGATE.get(type(inner.base), (None, None))
-        parts = None
-        scale = float(site.scale)
-        if pseudo is not None:
-            first, second = pseudo(inner.base)
-            parts = (scale * first.detach().double(), scale * second.detach().double())
-            parts = (parts[0].expand(site.value.shape), parts[1].expand(site.value.shape))
-        priors[name] = Prior(name, _detached(site.fn), scale, solver, parts)
-    return priors
+    return {name: _read([run[name] for run in runs]) for name, site in runs[0].items() if site.role == "prior"}
+
+
+def _read(runs: Sequence[Site]) -> Prior:
+    """Read one prior."""
+    site, base = runs[0], unwrap(runs[0].fn).base
+    kind, name = type(base).__name__, site.name
+    if dropped(site):
+        return Prior(name, _detached(site.fn).mask(False), kind, flat=True)  # type: ignore[attr-defined]  # noqa: FBT003
+    if isinstance(site.scale, Tensor) or not all(_same_arguments(site.fn, run.fn) for run in runs[1:]):
+        return Prior(name, None, kind)
+    fn, scale = _detached(site.fn), float(site.scale)
+    if site.mask is not None:
+        fn = fn.mask(site.mask)  # type: ignore[attr-defined]
+    if isinstance(base, dist.Uniform):  # a constant
+        return Prior(name, fn, kind, scale, flat=True)
+    solvers, pseudo = CONJUGATE.get(type(base), ((), None))
+    if pseudo is None:
+        return Prior(name, fn, kind, scale)
+    counted, first, second = scale * _counted(site), *pseudo(base)
+    events = max(0, second.dim() - first.dim())  # of a vector the second is a matrix
+    parts = []
+    for part, more in ((first, 0), (second, events)):
+        part = part.detach().double().expand((*site.value.shape, *part.shape[part.dim() - more :]))
+        parts.append(part * counted.reshape(counted.shape + (1,) * more))
+    return Prior(name, fn, kind, scale, solvers=solvers, pseudo=(parts[0], parts[1]))
+
+
+def dropped(site: Site) -> bool:
+    """Whether masks leave the density of a site out everywhere."""
+    return any(not bool(mask.tensor.any()) for mask in masks_of(site).values())
+
+
+def _counted(site: Site) -> Tensor:
+    """One where the density of a prior counts, zero where a mask leaves it out, to be broadcast to its value."""
+    inner, counted = unwrap(site.fn), torch.ones((), dtype=torch.float64)
+    for mask, events in ((site.mask, site.fn.event_dim), (inner.mask, inner.base.event_dim)):  # type: ignore[attr-defined]
+        if mask is not None:
+            counted = counted * mask.reshape(mask.shape + (1,) * events).double()
+    return counted
 
 
 def log_prior(priors: Mapping[str, Prior], batch: Batch) -> Tensor:

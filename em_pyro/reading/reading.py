@@ -11,6 +11,7 @@ from ..families import Family, family_for
 from ..program.named import Named, Params, unwrap
 from ..program.site import Site
 from .bank import Bank, RoleMap
+from .improper import Unbounded
 from .priors import Prior
 
 
@@ -47,6 +48,10 @@ class Recognition:
     values: Params = field(repr=False)  # a random point
     runs: Sequence[Mapping[str, Site]] = field(repr=False)  # the program at every probe, that point first
     points: Sequence[Params] = field(default=(), repr=False)  # parameter values of every probe
+    cut: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Parameters that change sites which no gradient of theirs reaches, and those sites."""
+    outside: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # site -> shape of a tensor that is not fitted
+    unbounded: Sequence[Unbounded] = ()  # arguments of priors that must not move
 
 
 class Unrecognised(Exception):

@@ -20,35 +20,49 @@ from ..families import family_for, family_of
 from ..program.devices import seeded
 from ..program.masks import seen
 from ..program.named import Batch, Named, batched, squeeze, unwrap
-from ..program.probes import LONG_PROGRAM, probe, reached, traced_run
+from ..program.probes import LONG_PROGRAM, not_fitted, probes, reached, traced_run
 from ..program.program import Program
 from ..program.site import Site
 from ..program.unroll import unroll, user_site
 from .affine import affine_readings, may_be_affine
 from .bank import Bank, RoleMap, bound_once, entries_of, packed
-from .match import Atoms, atoms_of, entering, match, match_matrices, narrowest, same
+from .cut import cut_off
+from .improper import refuse_missing_values, unbounded
+from .match import Atoms, atoms_of, divided, entering, match, match_matrices, narrowest, same
 from .priors import read_priors
 from .reading import Reading, Recognition, Refusal, Unrecognised, arguments
 
 REPLAYS = 10
 
+Probe = tuple[dict[str, Tensor], dict[str, Site]]
+"""Values of all parameters, and the program there."""
 
-def recognise(program: Program) -> Recognition:
-    """Probe `program` at random parameter values and read off where every argument comes from."""
+
+def recognise(program: Program, first: Mapping[str, Site] | None = None) -> Recognition:
+    """Probe `program` at random parameter values and read off where every argument comes from.
+
+    Args:
+        program: what is read.
+        first: the program at its initial values, where it has been run there.
+    """
     generator = torch.Generator().manual_seed(0)
     replays = 2 if len(program.upstream) > LONG_PROGRAM else REPLAYS
-    probes = [probe(program, k, generator) for k in range(replays)] if program.parameters else []
-    start = probes[0][0] if probes else {}
+    found: list[Probe] = []
+    if program.parameters:
+        first = first or program.run({name: parameter.initial for name, parameter in program.parameters.items()})
+        found = probes(program, replays, first, generator)
+    start = found[0][0] if found else {}
     with program.given(start):  # the weights of a module are leaves in place
-        return _recognise(program, probes, *traced_run(program, start))
+        return _recognise(program, found, *traced_run(program, start))
 
 
 def _recognise(
     program: Program,
-    probes: list[tuple[dict[str, Tensor], dict[str, Site]]],
+    probes: Sequence[Probe],
     leaves: dict[str, Tensor],
     traced: dict[str, Site],
 ) -> Recognition:
+    refuse_missing_values(leaves, traced)
     leaf_sites = unroll(traced)
     reaches = reached(leaf_sites, leaves)
     probes = probes or [({}, traced)]
@@ -62,7 +76,8 @@ def _recognise(
         try:
             readings[name] = _read(name, [sites[name] for sites in unrolled], bank)
         except Unrecognised as reason:
-            refusals[name] = Refusal(str(reason), reaches.get(name, frozenset()))
+            entering = {n: probes[0][0][n] for n in reaches.get(name, frozenset())}
+            refusals[name] = Refusal(divided(unrolled[0][name], entering) or str(reason), frozenset(entering))
     wanted = {
         name: reaches.get(user_site(name), frozenset())
         for name, refusal in refusals.items()
@@ -74,13 +89,22 @@ def _recognise(
             readings[name] = reading
             del refusals[name]
     layout = _packed(bank.bank, readings)
-    for name in _disagreeing(program, leaves, leaf_sites, readings, layout):
-        why = "an argument has a parameter's value but not its gradient"
-        refusals[name] = Refusal(why, reaches.get(name, frozenset()) | readings[name].parameters)
-        del readings[name]
-    runs = [sites for _, sites in probes]
+    cut: dict[str, tuple[str, ...]] = {}
     points = [values for values, _ in probes]
-    return Recognition(layout, readings, refusals, reaches, read_priors(runs), points[0], runs, points)
+    for name, apart in _disagreeing(program, leaves, leaf_sites, readings, layout).items():
+        without = apart & readings[name].parameters
+        still = "a gradient reaches an argument whose values do not move"
+        why = "an argument has a parameter's value but not its gradient" if without else still
+        refusals[name] = Refusal(why, reaches.get(name, frozenset()) | readings[name].parameters)
+        cut |= {parameter: (*cut.get(parameter, ()), name) for parameter in without}
+        del readings[name]
+    computed = [name for name in refusals if not any(name in sites for sites in cut.values())]
+    for parameter, sites in cut_off(program, computed, reaches, list(zip(points, unrolled, strict=True))).items():
+        cut[parameter] = (*cut.get(parameter, ()), *sites)
+    runs = [sites for _, sites in probes]
+    outside, priors = not_fitted(traced, leaves), read_priors(runs)
+    endless = unbounded(program, points[0], leaves, traced)
+    return Recognition(layout, readings, refusals, reaches, priors, points[0], runs, points, cut, outside, endless)
 
 
 def _packed(bank: Bank, readings: dict[str, Reading]) -> Bank:
@@ -166,8 +190,8 @@ def _disagreeing(
     traced: Mapping[str, Site],
     readings: Mapping[str, Reading],
     bank: Bank,
-) -> list[str]:
-    """Name the sites whose arguments have not the gradient that their maps claim.
+) -> dict[str, frozenset[str]]:
+    """Return the sites whose arguments have not the gradient that their maps claim, and for which parameters.
 
     An entry may have a parameter's value at every probe and yet not depend on it (it is detached), or depend on another
     that is always equal. Two random combinations of all arguments at once tell; only where they differ are the sites
@@ -181,14 +205,15 @@ def _disagreeing(
         bank: what the maps of the readings select from.
     """
     if not leaves or not readings:
-        return []
+        return {}
     batch = batched({n: transform_to(program.parameters[n].constraint)(leaf) for n, leaf in leaves.items()})
     pairs = _claims(traced, readings, bank, batch)
     generator = torch.Generator().manual_seed(1)
     every = [pair for of_site in pairs.values() for pair in of_site]
-    if all(_agree(every, leaves, generator) for _ in range(2)):
-        return []
-    return [n for n, own in pairs.items() if not all(_agree(own, leaves, generator) for _ in range(2))]
+    if not any(_apart(every, leaves, generator) for _ in range(2)):
+        return {}
+    apart = {n: _apart(own, leaves, generator) | _apart(own, leaves, generator) for n, own in pairs.items()}
+    return {name: parameters for name, parameters in apart.items() if parameters}
 
 
 def _claims(
@@ -218,8 +243,12 @@ def _claims(
     return pairs
 
 
-def _agree(pairs: Sequence[Pair], leaves: Mapping[str, Tensor], generator: torch.Generator) -> bool:
-    """Compare the gradients of one random combination `<v, argument>` of all arguments and of all claims."""
+def _apart(pairs: Sequence[Pair], leaves: Mapping[str, Tensor], generator: torch.Generator) -> frozenset[str]:
+    """Return the parameters in which one random combination of all arguments has another gradient than that of claims.
+
+    Every argument counts in units of its size. A parameter that no claim has, or that a row of one entry divides out,
+    may have the gradient of rounding.
+    """
     difference, size = torch.zeros(()), torch.zeros(())
     alike: dict[object, tuple[Tensor, list[Tensor]]] = {}
     for truth, claim in pairs:  # those with one claim in one operation
@@ -227,17 +256,31 @@ def _agree(pairs: Sequence[Pair], leaves: Mapping[str, Tensor], generator: torch
     for claim, truths in alike.values():
         truth = torch.stack(truths)
         v = seeded(torch.randn, truth.shape, generator=generator, dtype=torch.float64).to(truth)
+        v = v / _size(truth)
         difference = difference + (v * (truth - claim)).sum()
         size = size + (v * claim).sum()
     if not difference.requires_grad:
-        return True
+        return frozenset()
     targets = list(leaves.values())
     off = torch.autograd.grad(difference, targets, retain_graph=True, allow_unused=True)
-    scale = torch.autograd.grad(size, targets, retain_graph=True, allow_unused=True) if size.requires_grad else ()
-    single = any(leaf.dtype == torch.float32 for leaf in targets)
-    return _largest(off) <= (1e-3 if single else 1e-8) * (1 + max(_largest(off), _largest(scale)))
+    claimed: Sequence[Tensor | None] = [None] * len(targets)
+    if size.requires_grad:
+        claimed = torch.autograd.grad(size, targets, retain_graph=True, allow_unused=True)
+    single = torch.float32 in {leaf.dtype for leaf in targets}
+    share, rounding = (1e-3, 1e-5) if single else (1e-8, 1e-12)
+    return frozenset(
+        name
+        for name, a, b, leaf in zip(leaves, off, claimed, targets, strict=True)
+        if not _largest(a) <= share * _largest(b) + rounding / _size(leaf)
+    )
 
 
-def _largest(gradients: Sequence[Tensor | None]) -> float:
+def _size(tensor: Tensor) -> float:
+    """Return the largest absolute value that is finite; one if that is zero."""
+    found = tensor.detach().abs().nan_to_num(0.0, posinf=0.0)
+    return (float(found.max()) if found.numel() else 0.0) or 1.0
+
+
+def _largest(gradient: Tensor | None) -> float:
     """Return the largest absolute entry; zero of none."""
-    return max((float(g.abs().max()) for g in gradients if g is not None and g.numel()), default=0.0)
+    return float(gradient.abs().max()) if gradient is not None and gradient.numel() else 0.0

@@ -18,9 +18,10 @@ from ..families import family_of
 from ..program.masks import masks_of
 from ..program.named import Named, align, squeeze, unwrap
 from ..program.program import Program
-from ..program.site import Site
+from ..program.site import Site, unvalidated
 
 CLOSE = 1e-9
+ROUNDING = 100  # units of the dtype: one run of many states rounds otherwise than many runs
 ROWS = 1000  # of a plate that are compared
 STACKED = 100_000  # entries of an argument up to which it is stacked with others like it
 SITE = "[site]"
@@ -43,7 +44,7 @@ def parts_of(site: Site) -> dict[str, Named]:
     inner = unwrap(site.fn)
     family, rank = family_of(inner.base), inner.event_rank
     if family is None:
-        return {"its log_prob": squeeze(site.fn.log_prob(site.value), site.dims, site.name)}
+        return {"its log_prob": squeeze(unvalidated(site.fn, site.value), site.dims, site.name)}
     parts: dict[str, tuple[Tensor, int]] = {}
     for key, value in family.read(inner.base).items():
         event = family.known_event_dim[key] if key in family.known_event_dim else rank
@@ -159,8 +160,9 @@ def _agree(a: Named, b: Named, event: int) -> Tensor:
     names = (*a.names, *(n for n in b.names if n not in a.names))
     x = align(a.tensor, a.names, names, event).double()
     y = align(b.tensor, b.names, names, event).double()
+    close = max([CLOSE, *(ROUNDING * torch.finfo(t.dtype).eps for t in (a.tensor, b.tensor) if t.is_floating_point())])
     try:
-        same = (x == y) | ((x - y).abs() <= CLOSE * (1 + y.abs())) | (x.isnan() & y.isnan())
+        same = (x == y) | ((x - y).abs() <= close * (1 + y.abs())) | (x.isnan() & y.isnan())
     except RuntimeError:
         return torch.zeros((), dtype=torch.bool)
     return same.reshape(len(same), -1).all(1)

@@ -44,7 +44,7 @@ def test_the_best_start_wins_and_bad_endings_lose() -> None:
     assert fit.starts[0].objective != fit.objective
     assert fit.starts.best == 1
     assert fit.outcome == "converged"
-    assert str(fit.starts) == "best found by 1 of 2"
+    assert str(fit.starts) == "best of 2 starts, found by 1, one maximum; 1 did not converge"
 
 
 @pytest.mark.parametrize(

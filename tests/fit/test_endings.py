@@ -214,4 +214,4 @@ def test_a_start_on_the_boundary_keeps_its_closed_form(edge: float) -> None:
     y = torch.randint(3, (400,), generator=generator(1))
     pyro.clear_param_store()
     fit = EM(model, m_step={"probs": "closed", "table": "closed"}, max_steps=50).fit(x, y)
-    assert not fit.notes
+    assert not any("withdrawn" in note for note in fit.notes)

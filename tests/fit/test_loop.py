@@ -143,30 +143,6 @@ def test_a_collapse_beside_a_parameter_of_torch_is_degenerate() -> None:
     assert fit.outcome == "degenerate"
 
 
-def test_a_collapsing_prior_scale_is_degenerate() -> None:
-    """Where means share a prior whose scale is free, both shrink together to a density without a bound."""
-    case = build("hierarchical_means")
-    fit = EM(case.model).fit(*case.args)
-    assert fit.outcome == "degenerate"
-    assert 'prior "loc": its scale collapsed' in fit.notes
-
-
-def test_a_prior_scale_that_is_kept_apart_converges() -> None:
-    """Groups that differ have an interior maximum, and it is found."""
-    y = torch.tensor([2.0, -1.5, 0.5]).repeat(8) + torch.linspace(-1.0, 1.0, 24)
-
-    def model(y: Tensor) -> None:
-        spread = pyro.param("spread", tensor(1.0), constraint=torch.distributions.constraints.positive)
-        with pyro.plate("group", 3):
-            effect = pyro.sample("effect", pyro.distributions.Normal(0.0, spread))
-        with pyro.plate("row", len(y)):
-            pyro.sample("y", pyro.distributions.Normal(effect[torch.arange(24) % 3], 1.0), obs=y)
-
-    fit = EM(model).fit(y)
-    assert fit.converged
-    assert 0.5 < float(fit.params["spread"]) < 3
-
-
 def test_a_collapsing_scale_of_a_replayed_site_is_degenerate() -> None:
     """A scale that is no selection, so that the model is replayed, is watched as well."""
     x = torch.cat([points(), tensor([40.0])])

@@ -132,5 +132,6 @@ def test_the_cap_holds_after_a_saddle() -> None:
     assert capped.path[-1] > capped.path[2] + 1e-7
     pyro.clear_param_store()
     plain = EM(symmetric, max_steps=5, tol=0).fit(x)
-    assert (plain.outcome, plain.num_steps, plain.notes) == ("step limit", 5, ())
+    assert (plain.outcome, plain.num_steps) == ("step limit", 5)
+    assert not any("left a saddle" in note for note in plain.notes)
     assert plain.path[-1] == pytest.approx(plain.path[2], abs=1e-9)

@@ -24,7 +24,7 @@ from em_pyro.errors import ParameterError
 from em_pyro.posterior.posterior import Posterior, posterior
 
 ENGINES = ("compiled", "replayed")
-DRAWS = 300
+DRAWS = 2000
 
 TOLERANCE = {"mixed_precision": 1e-6}
 """Where the program itself rounds to float32 (six digits), so do brute force and the replayed engine."""
@@ -35,6 +35,8 @@ ENUMERATED = [name for name in NAMES if build(name).trace_enum]
 ROW_SCALES = ("plsa", "transcripts", "tomography")  # zoo models that Pyro's own contraction refuses
 ALONE = ("no_latent", *(name for name in HIDDEN if name not in ("hmm_mixture", "hmm_under_a_global_latent")))
 """Programs with nothing to enumerate."""
+
+LABELLED = ("partly_labelled", "partly_labelled_chain")  # labels are not what brute force gives: test_labels.py
 
 SCALED = (
     "row_weights",
@@ -111,7 +113,7 @@ def test_integer_weights_are_rows_repeated(name: str, engine: str) -> None:
         assert distance(gain(engine_of(built, engine), built, found), gain_by_sums(name, repeated=True)) < IDENTITY
 
 
-@pytest.mark.parametrize("name", SUMMED)
+@pytest.mark.parametrize("name", [name for name in SUMMED if name not in LABELLED])
 def test_marginals_and_mode(name: str) -> None:
     """Marginals are those of brute force, and the mode is its most probable line; reversed states are neither."""
     joint, law = brute(name), law_of(name)
@@ -142,7 +144,7 @@ def lines_of(joint: Joint, draws: dict[str, Tensor]) -> Tensor:
     return lines
 
 
-@pytest.mark.parametrize("name", [name for name in SUMMED if name not in (*SCALED, *ALONE)])
+@pytest.mark.parametrize("name", [name for name in SUMMED if name not in (*SCALED, *ALONE, *LABELLED)])
 def test_draws_come_from_the_joint_posterior(name: str) -> None:
     """Means over draws are within five standard errors of the exact ones: of every state, and of the log joint."""
     joint, law = brute(name), law_of(name)

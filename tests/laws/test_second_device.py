@@ -37,7 +37,7 @@ def fitted(name: str, steps: int, device: SecondDevice | None) -> Any:
 def test_the_same_fit_there(name: str) -> None:
     """A fit of two steps ends where it ends here, and its values are there."""
     away, home = fitted(name, 2, SecondDevice()), fitted(name, 2, None)
-    assert all(there(value) for value in away.params.values())
+    assert all(there(value) for value in away.fitted.values())
     for parameter, value in home.params.items():
         close(away.params[parameter], value, 1e-6)
 

@@ -8,8 +8,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ...program.devices import seeded
 from ...program.named import align
+from ..contraction.drawn import drawn, portions
 from ..forward_backward.chain import Smoothed
 
 
@@ -92,20 +92,19 @@ def best_paths(laid: Laid) -> tuple[Tensor, Tensor]:
 
 
 def draw_paths(laid: Laid, n: int, generator: torch.Generator) -> Tensor:
-    """Draw `n` paths, filtering forwards and sampling backwards: shape `(n,)` + (outside) + `(T,)`."""
-    filtered = laid.found.log_filtered().squeeze(0)
+    """Draw `n` paths, filtering forwards once and sampling backwards: shape `(n,)` + (outside) + `(T,)`."""
+    filtered = laid.found.log_filtered().squeeze(0)  # (apart, K, T, rows)
 
-    def pick(logits: Tensor) -> Tensor:
-        noise = seeded(torch.rand, logits.shape, generator=generator, dtype=logits.dtype).to(logits.device)
-        return (logits - (-noise.log()).log()).argmax(-2)
+    def few(n: int) -> Tensor:
+        state = drawn(filtered[..., -1, :].unsqueeze(0), n, -2, generator)
+        path = [state]
+        for t in range(laid.steps - 1, 0, -1):
+            matrices = laid.into(t)
+            matrices = matrices.expand(n, *matrices.shape)
+            chosen = state.unsqueeze(-2).expand(*matrices.shape[:-1], state.shape[-1])
+            state = drawn(filtered[..., t - 1, :] + matrices.gather(-1, chosen), n, -2, generator)
+            path.append(state)
+        return torch.stack(path[::-1], -2)  # (n, apart, T, rows)
 
-    state = pick(filtered[..., -1, :].expand(n, *filtered.shape[:-2], filtered.shape[-1]))
-    path = [state]
-    for t in range(laid.steps - 1, 0, -1):
-        matrices = laid.into(t)
-        matrices = matrices.expand(n, *matrices.shape)
-        chosen = state.unsqueeze(-2).expand(*matrices.shape[:-1], state.shape[-1])
-        state = pick(filtered[..., t - 1, :] + matrices.gather(-1, chosen))
-        path.append(state)
-    steps = torch.stack(path[::-1], -2)  # (n, apart, T, rows)
+    steps = torch.cat([few(part) for part in portions(n, [filtered[..., 0, :].numel()])])
     return laid.by_row(steps.unsqueeze(-1), before=1).squeeze(-1)

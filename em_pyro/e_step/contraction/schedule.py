@@ -113,38 +113,49 @@ class Schedule:
         """The steps that multiply plates out."""
         return tuple(step for step in self.steps if isinstance(step, Product))
 
-    def chosen(
-        self, inputs: Sequence[Tensor], pick: Callable[[Tensor], Tensor], latents: Collection[str], *, largest: bool
-    ) -> dict[str, Named]:
-        """Choose states backwards through the elimination, each latent given those eliminated after it.
+    def eliminations(self, inputs: Sequence[Tensor], *, largest: bool) -> list[Tensor]:
+        """Log-weights of the states of every latent as it is summed out, given those eliminated after it.
 
         Args:
             inputs: log-factors of one start.
-            pick: chooses along the first dimension.
-            latents: which names are no plates.
             largest: whether latents are maximised out, not summed.
-
-        Returns:
-            The index of the state of every latent that is summed out, in its dimensions.
         """
-        values, joint = list(inputs), list[Tensor]()
+        values, found = list(inputs), list[Tensor]()
         for step in self.steps:
             if isinstance(step, Sum):
                 parts = (align(values[i], self.names[i], step.names) for i in step.inputs)
                 value = sum(parts, torch.zeros(()))
                 axes = tuple(range(len(step.over)))
-                joint.append(value)
+                if axes:
+                    found.append(value)
                 reduce = value.amax if largest else value.logsumexp
                 values.append(reduce(axes) if axes else value)
             else:
                 values.append(self._product(values[step.input], step))
+        return found
+
+    def chosen(
+        self, eliminated: Sequence[Tensor], pick: Callable[[Tensor], Tensor], latents: Collection[str]
+    ) -> dict[str, Named]:
+        """Choose states backwards through the elimination, each latent given those eliminated after it.
+
+        Args:
+            eliminated: what `eliminations` has found.
+            pick: from log-weights (1 or choices, states, plates) to the index of a state, (choices, plates).
+            latents: which names are no plates.
+
+        Returns:
+            The index of the state of every latent that is summed out: choices, then its plates.
+        """
         found: dict[str, Named] = {}
-        for step in reversed([step for step in self.steps if isinstance(step, Sum)]):
-            left, names = joint.pop(), step.names
-            if step.over:
-                for other in [n for n in names[1:] if n in latents]:
-                    left, names = _given(left, names, other, found[other])
-                found[step.over[0]] = Named(pick(left), names[1:])
+        steps = [step for step in self.steps if isinstance(step, Sum) and step.over]
+        for step, weights in zip(reversed(steps), reversed(eliminated), strict=True):
+            others = [n for n in step.names[1:] if n in latents]
+            plates = tuple(n for n in step.names[1:] if n not in latents)
+            left = _given(
+                align(weights, step.names, (*others, step.over[0], *plates)), [found[n] for n in others], plates
+            )
+            found[step.over[0]] = Named(pick(left), plates)
         return found
 
     def narrow(self, plate: str, start: int, length: int) -> Schedule:
@@ -193,13 +204,15 @@ class Schedule:
         return flow if flow.dim() > values[i].dim() else flow.expand_as(values[i])
 
 
-def _given(value: Tensor, names: tuple[str, ...], latent: str, index: Named) -> tuple[Tensor, tuple[str, ...]]:
-    """Select the chosen state of one latent, row by row."""
-    axis = names.index(latent)
-    rest = names[:axis] + names[axis + 1 :]
-    shape = [size if i != axis else 1 for i, size in enumerate(value.shape)]
-    at = index.align(rest).unsqueeze(axis).expand(shape)
-    return value.gather(axis, at).squeeze(axis), rest
+def _given(weights: Tensor, chosen: Sequence[Named], plates: tuple[str, ...]) -> Tensor:
+    """Select the chosen states of the first latents, row by row: from (others, states, plates) to (choices, ...)."""
+    if not chosen:
+        return weights.unsqueeze(0)
+    place = torch.zeros((), dtype=torch.long, device=weights.device)
+    for size, other in zip(weights.shape, chosen, strict=False):
+        place = place * size + align(other.tensor, other.names, plates)
+    table = weights.flatten(0, len(chosen) - 1)
+    return table.gather(0, place.unsqueeze(1).expand(len(place), *table.shape[1:]))
 
 
 def log_sum_exp(product: Tensor, axes: tuple[int, ...], *, overwrite: bool = False) -> tuple[Tensor, Tensor]:

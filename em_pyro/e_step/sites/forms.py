@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ...program.named import Params, align
-from ...reading.bound import LOWEST, Bound
+from ...reading.bound import Bound, finite
 from ..chunks import WHOLE, Chunk
 from ..sums import Sums
 from . import centring
@@ -95,7 +95,7 @@ class InnerProduct:
         """`<eta, S>`, with the natural parameters of values less what they were summed around."""
         natural = factor.natural_of(factor.arguments(bound, sums.around))
         terms = [
-            torch.where(part != 0, eta.clamp(min=LOWEST) * part, 0.0).reshape((len(part), -1))
+            torch.where(part != 0, finite(eta) * part, 0.0).reshape((len(part), -1))
             for eta, part in zip(natural, sums.parts, strict=True)
         ]
         return torch.cat(terms, -1)

@@ -20,7 +20,7 @@ from ...families import Family
 from ...families.charts import safe_log
 from ...program.named import Params, align, ordered
 from ...reading.bank import RoleMap, gather
-from ...reading.bound import LOWEST, Bound, once
+from ...reading.bound import LOWEST, Bound, finite, once
 from ..chunks import WHOLE, Chunk
 from ..sums import Sums
 from .natural import Natural
@@ -136,7 +136,7 @@ class SiteFactor:
                 part = part.reshape((*part.shape[: 1 + len(kept)], -1))
             parts.append(part.sum(-1, keepdim=True) if k in self.data.counting and part.shape[-1] > 1 else part)
         eta = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-        return eta if self.logarithmic else eta.clamp(min=LOWEST)
+        return eta if self.logarithmic else finite(eta)
 
     def split(self, found: Tensor) -> tuple[Tensor, ...]:
         """Cut statistics side by side into those of the family: (starts) + cells + events + event of the statistic."""

@@ -42,7 +42,7 @@ def cycle(problem: Problem, here: Batch, spent: Accelerated, budget: int) -> Mov
     def step(x: Tensor) -> tuple[Tensor, float]:
         known = next((values for point, values in seen if point is x), None)
         try:
-            at = batched(unflatten(problem.coordinates, x, [only(v) for _, v in seen])) if known is None else known
+            at = batched(_flown(problem, x, [only(v) for _, v in seen])) if known is None else known
             new, found = em_pass(problem, at, {})
         except RuntimeError as error:
             if known is None:
@@ -84,6 +84,11 @@ def cycle(problem: Problem, here: Batch, spent: Accelerated, budget: int) -> Mov
             spent, squarem=after, reach=spent.reach + moved, seconds=spent.seconds + time.perf_counter() - began
         ),
     )
+
+
+def _flown(problem: Problem, vector: Tensor, seen: Sequence[Params]) -> dict[str, Tensor]:
+    """Return the parameters at an extrapolated point; what an M-step of the user's own returned last stands."""
+    return unflatten(problem.coordinates, vector, seen) | {name: seen[-1][name] for name in problem.plan.callables}
 
 
 def unflatten(coordinates: Coordinates, vector: Tensor, seen: Sequence[Params]) -> dict[str, Tensor]:

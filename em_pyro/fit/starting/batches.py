@@ -84,7 +84,7 @@ def march(problem: Problem, on_way: Mapping[int, Path], settings: Settings) -> d
             raise
         row = max(seen_rows, key=lambda row: trails[here[row]][-1])
         leave(row)
-        raise Interrupted(left[here[row]].ended("interrupted")) from None
+        raise Interrupted(left[here[row]]) from None
     return left
 
 

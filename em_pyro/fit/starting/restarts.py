@@ -57,7 +57,8 @@ def follow(problem: Problem, points: Sequence[Params], settings: Settings, *, sc
         every = [*last, *ended.values(), *(path for path in on_way.values() if path.objective is not None)]
         if not every:
             raise
-        raise Interrupted(max(every, key=lambda path: path.level).ended("interrupted")) from None
+        best = max(every, key=lambda path: (path.outcome not in BAD, path.level))
+        raise Interrupted(best, getattr(stopped, "cause", None)) from None
     return [ended[i] for i in range(len(points))]
 
 

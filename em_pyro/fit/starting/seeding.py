@@ -1,7 +1,18 @@
-"""States to begin from: k-means++ on the sufficient statistics of what every latent owns."""
+"""States to begin from: k-means++ on the statistics of what the latents own, or share.
+
+States that are drawn for each row by itself would make all components alike, near the saddle where every row belongs to
+all of them. Rows are therefore assigned to the nearest of a few seeds, which are rows themselves, each drawn by its
+squared distance to those before it: in the space of the standardised sufficient statistics of the sites that a latent
+alone explains. Latents that explain a site only together are seeded together, a state of each for every seed. Sites
+that no family recognises have their values for statistics.
+
+References: Arthur & Vassilvitskii (2007), k-means++.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from math import prod
 
 import torch
@@ -10,62 +21,127 @@ from torch import Tensor
 from ...e_step.chains.chain import Chain
 from ...e_step.engine import Engine
 from ...program.devices import seeded
-from ...program.named import align
+from ...program.named import Named, align, squeeze
 from ...program.unroll import TIME
 
 SEEDING_ROWS = 20_000  # rows among which k-means++ picks
+TOGETHER = 64  # states of all latents that are seeded together, at most
+APART = 1e-9  # of the squared distances: by less are equal seeds told apart, at random
+
+
+@dataclass(frozen=True)
+class Owned:
+    """What some latents of the same plates explain: the statistics of a site by row, and the parameters in it."""
+
+    latents: tuple[str, ...]
+    statistics: Tensor  # (rows, features)
+    parameters: frozenset[str]
 
 
 def draw_states(engine: Engine, generator: torch.Generator) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Draw states of every latent: by k-means++ where observed data belong to it, else uniform.
 
-    Latents of one kind (the steps of a chain) are seeded together, so that a state means the same in all of them.
+    Latents whose sites have the same parameters (the steps of a chain) are seeded together, so that a state means the
+    same in all of them.
 
     Returns:
-        The states, in the shape of the plates; and by how many rows each state was drawn, shape `(states,)`.
+        The states, in the shape of the plates; and by how many rows each state was drawn, at least one, shape
+        `(states,)`.
     """
     program = engine.program
-    groups: dict[tuple[int, int], list[tuple[str, Tensor]]] = {}
     states: dict[str, Tensor] = {}
     rows: dict[str, Tensor] = {}
+    groups: dict[tuple[object, ...], list[Owned]] = {}
+    for owned in _everything_owned(engine):
+        sizes = tuple(program.latents[name].size for name in owned.latents)
+        groups.setdefault((sizes, owned.statistics.shape[1], owned.parameters), []).append(owned)
+    for members in groups.values():
+        sizes = tuple(program.latents[name].size for name in members[0].latents)
+        statistics = _standardised(torch.cat([owned.statistics for owned in members]))
+        if statistics is None:
+            continue
+        drawn = plus_plus(statistics, prod(sizes), generator)
+        if len(sizes) > 1:
+            drawn = seeded(torch.randperm, prod(sizes), generator=generator)[drawn]
+        counts = [len(owned.statistics) for owned in members]
+        for k, every in enumerate(torch.unravel_index(drawn, sizes)):
+            count = torch.bincount(every, minlength=sizes[k]).double().clamp(min=1)
+            for owned, part in zip(members, every.split(counts), strict=True):
+                name = owned.latents[k]
+                states[name] = part.reshape([program.plates[p] for p in program.latents[name].plates])
+                rows[name] = count
     for name, latent in program.latents.items():
-        features = _owned_features(engine, name)
-        if features is None:
+        if name not in states:
             shape = tuple(program.plates[p] for p in latent.plates)
             states[name] = seeded(torch.randint, latent.size, shape, generator=generator)
             rows[name] = torch.ones(latent.size, dtype=torch.float64)
-        else:
-            groups.setdefault((latent.size, features.shape[1]), []).append((name, features))
-    for (size, _), members in groups.items():
-        drawn = plus_plus(torch.cat([f for _, f in members]), size, generator)
-        count = torch.bincount(drawn, minlength=size).double()
-        at = 0
-        for name, features in members:
-            shape = tuple(program.plates[p] for p in program.latents[name].plates)
-            states[name] = drawn[at : at + len(features)].reshape(shape)
-            rows[name] = count
-            at += len(features)
     return states, rows
 
 
-def _owned_features(engine: Engine, latent: str) -> Tensor | None:
-    """Sufficient statistics of what the latent alone explains: shape (rows, features); None if nothing."""
-    program, found = engine.program, []
-    plates = program.latents[latent].plates
-    shape = [program.plates[p] for p in plates]
-    for factor in engine.sites.values():
-        kept = (*factor.layout.batch, *factor.layout.columns)
-        if factor.role != "observed" or latent not in factor.cells or not set(kept) <= set(plates) or not kept:
+def _everything_owned(engine: Engine) -> Iterator[Owned]:
+    """Yield what each latent explains by itself; and of those left, what they explain together."""
+    latents, explained = engine.program.latents, _explained(engine)
+    sites: dict[str, list[str]] = {name: [] for name in latents}
+    for site, of in explained.items():
+        for name in of:
+            sites[name].append(site)
+    left, place = set(latents), {name: k for k, name in enumerate(latents)}
+    for name in latents:
+        owned = _owned(engine, (name,), [site for site in sites[name] if len(explained[site]) == 1])
+        if owned is not None:
+            left.remove(name)
+            yield owned
+    for name in latents:
+        if name not in left or not sites[name]:
             continue
-        if any(n in program.latents and n != latent for n in factor.names):
-            continue
-        features = factor.data.features()
-        flat = features.reshape((*features.shape[:-1], *(factor.sizes[n] for n in factor.layout.columns)))
-        flat = align(flat.movedim(len(factor.layout.batch), -1), kept, plates, 1)
-        found.append(flat.expand([*shape, flat.shape[-1]]).reshape(-1, flat.shape[-1]))
-    if not found:
+        mine, plates = explained[sites[name][0]], latents[name].plates
+        group = tuple(sorted((n for n in mine if n in left and latents[n].plates == plates), key=place.__getitem__))
+        owned = _owned(engine, group, [site for site in sites[name] if set(group) <= explained[site]])
+        if owned is not None and prod(latents[n].size for n in group) <= TOGETHER:
+            left -= set(group)
+            yield owned
+
+
+def _owned(engine: Engine, latents: tuple[str, ...], sites: Sequence[str]) -> Owned | None:
+    """What some sites tell of latents of the same plates; None if nothing."""
+    plates, reaches = engine.program.latents[latents[0]].plates, engine.recognition.reaches
+    found = [part for site in sites if (part := _statistics(engine, site, plates)) is not None]
+    parameters = frozenset[str]().union(*(reaches.get(site, frozenset()) for site in sites))
+    return Owned(latents, torch.cat(found, -1), parameters) if found else None
+
+
+def _explained(engine: Engine) -> dict[str, frozenset[str]]:
+    """Return the latents that enter every observed site."""
+    latents = engine.program.latents
+    observed = {n: f.cells for n, f in engine.sites.items() if f.role == "observed"}
+    observed |= {n: f.names for n, f in engine.replayed.items() if n not in latents and n not in observed}
+    return {n: found for n, names in observed.items() if (found := frozenset(names) & latents.keys())}
+
+
+def _statistics(engine: Engine, site: str, plates: tuple[str, ...]) -> Tensor | None:
+    """Sufficient statistics of a site by row of some plates, shape (rows, features); None if it has others as well."""
+    shape = [engine.program.plates[p] for p in plates]
+    made = _of_site(engine, site)
+    if made is None or not set(made.names) <= set(plates) or (plates and not made.names):
         return None
-    return _standardised(torch.cat(found, -1))
+    flat = made.align(plates)
+    return flat.expand([*shape, flat.shape[-1]]).reshape(-1, flat.shape[-1])
+
+
+def _of_site(engine: Engine, site: str) -> Named | None:
+    """Statistics of all rows, (plates) + (features,): the values where no family has recognised the site."""
+    factor = engine.sites.get(site)
+    if factor is not None:
+        kept = (*factor.layout.batch, *factor.layout.columns)
+        flat = factor.data.features()
+        flat = flat.reshape((*flat.shape[:-1], *(factor.sizes[n] for n in factor.layout.columns)))
+        return Named(flat.movedim(len(factor.layout.batch), -1), kept)
+    seen = engine.recognition.runs[0].get(site)
+    if seen is None:
+        return None
+    event = seen.fn.event_dim  # type: ignore[attr-defined]
+    value = squeeze(seen.value.double().nan_to_num(0.0, 0.0, 0.0), seen.dims, site, event)
+    return Named(value.tensor.reshape((*value.tensor.shape[: len(value.names)], -1)), value.names)
 
 
 def _standardised(features: Tensor) -> Tensor | None:
@@ -80,7 +156,7 @@ def _standardised(features: Tensor) -> Tensor | None:
 def plus_plus(rows: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """Assign every row to the nearest of `size` seeds, each drawn by its squared distance to those before it.
 
-    References: Arthur & Vassilvitskii (2007), k-means++.
+    Where there are fewer different rows than seeds, equal seeds share their rows at random.
     """
     pool = rows
     if len(rows) > SEEDING_ROWS:
@@ -98,8 +174,11 @@ def plus_plus(rows: Tensor, size: int, generator: torch.Generator) -> Tensor:
         centres.append(pool[pick])
         distance = torch.minimum(distance, (pool - pool[pick]).square().sum(-1))
     stacked = torch.stack(centres)
-    cross = rows @ stacked.mT
-    return (stacked.square().sum(-1) - 2 * cross).argmin(-1)
+    nearest = stacked.square().sum(-1) - 2 * (rows @ stacked.mT)
+    if float(distance.amax()) <= 0:
+        noise = seeded(torch.rand, nearest.shape, generator=generator, dtype=torch.float64)
+        nearest = nearest + APART * (1 + nearest.abs().amax()) * noise
+    return nearest.argmin(-1)
 
 
 def hidden_states(chain: Chain, generator: torch.Generator) -> Tensor:

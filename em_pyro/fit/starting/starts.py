@@ -1,11 +1,12 @@
 """Where a fit starts, by one rule for every program.
 
-Start 0 is what `pyro.param` returns. A random start redraws the parameters whose initialiser is a callable; a program
-that has none draws its latents instead (k-means++ on the sufficient statistics of what they own), gives the drawn
-states weight 0.9 and takes one M-step. The rest is shared by all states in proportion to their rows: shared equally it
-would swamp a small group, which would then never be found. Near-uniform responsibilities are never used: they are the
-saddle. A site with a prior starts from a draw of it, and goes where the M-step leads, if there is one. Start `i` of
-seed `s` is the same whatever the number of starts.
+Start 0 is what `pyro.param` returns. A random start draws the latents (`seeding.py`), gives the drawn states weight 0.9
+and takes one M-step. The rest is shared by all states in proportion to their rows: shared equally it would swamp a
+small group, which would then never be found. Near-uniform responsibilities are never used: they are the saddle. Where
+functions of the user's draw parameters of observed sites, they make every second start. A function that always returns
+the same is none of them, nor are those of weights alone, which leave the components as they are. Without latents the
+functions draw, or all parameters are moved in unconstrained space. A site with a prior starts from a draw of it, and
+goes where the M-step leads, if there is one. Start `i` of seed `s` is the same whatever the number of starts.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from ...errors import ModelError, ParameterError
 from ...m_step.maximise import maximise
 from ...m_step.pooling import PriorUnbounded
 from ...program.coordinates import constrained, unconstrained
-from ...program.devices import seeded, visiting
+from ...program.devices import seeded
 from ...program.named import Named, Params, align, batched, only
 from ...program.program import Program, quiet
 from ...program.store import check_value, starting_values
 from ..problem import Problem
+from .initialisers import in_double, redrawn, varying
 from .seeding import draw_states, hidden_states
 
 CERTAIN = 0.9  # weight of the drawn state, before all share the rest
@@ -50,8 +52,8 @@ def starting_points(
     """
     own, full = own_values(problem), problem.of_all_rows
     if isinstance(starts, int):
-        drawn = (random_start(full, own, seed, i) if i else prior_start(full, own, seed) for i in range(starts))
-        return list(drawn)
+        names = _drawn_by_the_user(full, seed) if starts > 1 else ()
+        return [random_start(full, own, seed, i, names) if i else prior_start(full, own, seed) for i in range(starts)]
     given = [starts] if isinstance(starts, Mapping) else list(starts)
     for values in given:  # all of them are looked at before anything is drawn
         given_start(problem.program, own, values)
@@ -60,7 +62,8 @@ def starting_points(
 
 def own_values(problem: Problem) -> dict[str, Tensor]:
     """Return the user's values, from the param store."""
-    return {name: value.double() for name, value in starting_values(problem.program).items()}
+    parameters = problem.program.parameters
+    return {name: in_double(parameters[name], value) for name, value in starting_values(problem.program).items()}
 
 
 def need_parameters(problem: Problem) -> None:
@@ -89,10 +92,24 @@ def given_start(program: Program, values: Params, start: Mapping[str, Tensor]) -
             raise ParameterError(
                 f'starts: expected names among {sorted(program.parameters)}, got "{name}". Use those of EM.params.'
             )
-        value = torch.as_tensor(value).detach()
+        value = given_value(name, value)
         check_value(parameter, value, "its start")
-        new[name] = value.to(parameter.initial.device).double()
+        new[name] = in_double(parameter, value.to(parameter.initial.device))
     return new
+
+
+def given_value(name: str, value: Any) -> Tensor:
+    """Return a starting value that the user gave, in memory of its own.
+
+    Raises:
+        ParameterError: it is no tensor, array or number.
+    """
+    try:
+        return torch.as_tensor(value).detach().clone()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ParameterError(
+            f'starts: expected a tensor for "{name}", got {value!r} ({error}). Use the values of EM.params.'
+        ) from error
 
 
 def prior_start(problem: Problem, values: Params, seed: int, index: int = 0) -> dict[str, Tensor]:
@@ -104,28 +121,32 @@ def prior_start(problem: Problem, values: Params, seed: int, index: int = 0) -> 
     return dict(values) | {name: drawn[name] for name in sites}
 
 
-def random_start(problem: Problem, values: Params, seed: int, index: int) -> dict[str, Tensor]:
-    """Make start `index` of `seed`."""
+def random_start(problem: Problem, values: Params, seed: int, index: int, names: Sequence[str]) -> dict[str, Tensor]:
+    """Make start `index` of `seed`; every second one of those that draw latents calls the initialisers of `names`."""
     generator, plan = _generator(seed, index), problem.plan
-    parameters = problem.program.parameters
-    movable = [n for n, p in parameters.items() if p.random is not None and plan[n].how != "fixed"]
-    if movable:
-        new = dict(values)
-        with quiet():
-            torch.manual_seed(int(seeded(torch.randint, 2**62, (), generator=generator)))
-            for name in movable:
-                draw = parameters[name].random
-                assert draw is not None
-                with visiting():
-                    new[name] = torch.as_tensor(draw()).detach().double()
-        return prior_start(problem, new, seed, index)
+    if names and (index % 2 or not _has_latents(problem.engine)):
+        own = int(seeded(torch.randint, 2**62, (), generator=generator))
+        return prior_start(problem, {**values, **redrawn(problem.program, names, own)}, seed, index)
     jittered = _from_priors(problem.engine, values, seed, index)
-    for name in plan.torch:
-        if parameters[name].kind != "prior":
+    for name in plan.torch if _has_latents(problem.engine) else plan.free:
+        if problem.program.parameters[name].kind != "prior":
             point = unconstrained(problem.program, name, values[name])
             noise = seeded(torch.randn, point.shape, generator=generator, dtype=torch.float64).to(point)
             jittered[name] = constrained(problem.program, name, point + JITTER * noise)
     return _from_latents(problem, jittered, generator)
+
+
+def _drawn_by_the_user(problem: Problem, seed: int) -> tuple[str, ...]:
+    """Name the parameters that the user's own functions draw; none if there are latents and only these are moved."""
+    engine, parameters = problem.engine, problem.program.parameters
+    names = varying(problem.program, [n for n in parameters if problem.plan[n].how != "fixed"], seed)
+    reaches = engine.recognition.reaches
+    observed = frozenset[str]().union(*(r for site, r in reaches.items() if site not in problem.program.latents))
+    return names if observed & set(names) or not _has_latents(engine) else ()
+
+
+def _has_latents(engine: Engine) -> bool:
+    return bool(engine.program.latents or engine.inner)
 
 
 def _from_priors(engine: Engine, values: Params, seed: int, index: int) -> dict[str, Tensor]:
@@ -148,7 +169,7 @@ def _generator(seed: int, index: int, stream: int = 0) -> torch.Generator:
 def _from_latents(problem: Problem, values: Params, generator: torch.Generator) -> dict[str, Tensor]:
     """Draw states for all latents and maximise given them."""
     engine = problem.engine
-    if not engine.program.latents and not engine.inner:
+    if not _has_latents(engine):
         return dict(values)
     states, rows = draw_states(engine, generator)
     shares = {name: _share(engine, name, index, rows[name]) for name, index in states.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from ...e_step.engine import Engine
 from ...e_step.expectation import Expectation
 from ...errors import ObjectiveError
+from ...program.coordinates import FAR, joined
 from ...program.named import Params
 from .adam import Moments, adam
 from .climbs import ADAM, NEWTON, SMALL, Climb
@@ -36,11 +37,7 @@ def ascend(
     old, slope = hill.slope(start)
     bad = [name for name, part in hill.cut(slope).items() if not bool(torch.isfinite(part).all())]
     if bad or old != old:
-        name = (bad or list(climb.names))[0]
-        raise ObjectiveError(
-            f'Parameter "{name}": expected a finite gradient of Q, got nan at {params[name]}. Keep its function in '
-            f"the model differentiable there (xlogy, where)."
-        )
+        raise ObjectiveError(_undefined(hill, params, bad or list(climb.names)))
     scale, steep = 1.0 + abs(old), _largest(slope)
     if steep <= hill.precision * scale:
         return kept
@@ -60,6 +57,22 @@ def ascend(
         if new > old or (new >= old - 1e-14 * scale and _largest(slope) < steep):
             return solved
     return kept
+
+
+def _undefined(hill: Hill, params: Params, bad: Sequence[str]) -> str:
+    """Say where `Q` has no gradient: at a parameter that has run off, if it has one where that is nearer."""
+    points = hill.cut(hill.start)
+    for name in sorted(points, key=lambda name: -_largest(points[name])):
+        near = joined(points | {name: points[name].clamp(-FAR, FAR)})
+        if hill.trial(near)[0] > -torch.inf:
+            return (
+                f'Parameter "{name}": expected a finite gradient of Q, got nan at {params[name]}: it has run off. Give '
+                f"it a prior or a constraint, or keep it fixed."
+            )
+    return (
+        f'Parameter "{bad[0]}": expected a finite gradient of Q, got nan at {params[bad[0]]}. Keep its function in the '
+        f"model differentiable there (xlogy, where)."
+    )
 
 
 def _maximum(hill: Hill, vector: Tensor, value: float, slope: Tensor, climb: Climb) -> tuple[Tensor, float, Tensor]:
@@ -95,12 +108,9 @@ def lbfgs(hill: Hill, start: Tensor, scale: float, iterations: int) -> Tensor:
     flat = start.clone().requires_grad_()
 
     def loss() -> float:
-        try:
-            value, slope = hill.slope(flat.detach())
-        except (ValueError, torch.linalg.LinAlgError):
-            value, slope = -torch.inf, torch.zeros_like(flat)
-        flat.grad = -slope.nan_to_num(0.0) / scale
-        return -value / scale if value == value else torch.inf
+        value, slope = hill.trial(flat.detach())
+        flat.grad = -slope / scale
+        return -value / scale
 
     torch.optim.LBFGS(
         [flat], max_iter=iterations, history_size=20, tolerance_grad=1e-13, tolerance_change=1e-16,

@@ -18,7 +18,8 @@ class Equations:
 
     Attributes:
         sizes: entries of each parameter.
-        pseudo: of those with a prior, precision times mean and precision of every entry.
+        pseudo: of those with a prior, precision times mean of every entry, and the precision of every entry or the
+            matrix of all.
     """
 
     sizes: Mapping[str, int]
@@ -74,9 +75,9 @@ class Equations:
         if self.pseudo:
             matrix, right = matrix.clone(), right.clone()
         for name, (total, precision) in self.pseudo.items():
-            index = torch.arange(self.first[name], self.first[name] + total.numel(), device=matrix.device)
-            matrix[:, index, index] += precision.reshape(-1)
-            right[:, index] += total.reshape(-1)
+            here = slice(self.first[name], self.first[name] + len(total))
+            matrix[:, here, here] += precision if precision.dim() == 2 else precision.diag()
+            right[:, here] += total
         old = torch.cat([batch[name].double().reshape((len(right), -1)) for name in self.sizes], -1)
         reach = matrix.diagonal(dim1=-2, dim2=-1) > 0
         matrix = matrix + torch.diag_embed(torch.where(reach, 0.0, 1.0))

@@ -24,6 +24,7 @@ from ...e_step.sums import Sums
 from ...families.charts import Chart
 from ...program.named import Batch
 from ...reading.predictor import Affine
+from ...reading.priors import Prior
 from ..pooling import Refused, added, pool
 from ..uses import Block, chart_of, terms_of
 from .arguments import Argument, Selection
@@ -92,9 +93,10 @@ class LeastSquares:
         sizes: entries of each parameter; of vectors and matrices, how many it holds.
         sites: all of one kind.
         designs: predictors of every site over the unknowns of `equations`.
-        equations: of all locations together, where some are affine; None where each is divided by itself.
+        equations: of all locations together, where some are affine or a prior joins them; None where each is divided by
+            itself.
         weighted: whether precisions differ between cells of one location, or a prior meets them.
-        pseudo: precision times mean and precision of every entry of locations with a prior, flat.
+        pseudo: precision times mean of every entry of locations with a prior, flat, and the precision (`_laid`).
         swept: why closed forms are only conditional, or empty.
     """
 
@@ -122,17 +124,16 @@ class LeastSquares:
         locations = {name: chart for name, chart in charts.items() if roles[name] == "loc"}
         scales = {name: chart for name, chart in charts.items() if roles[name] == kind.scale_role}
         locs = [site.loc for site in sites]
-        affine = any(loc.affine is not None for loc in locs)
-        if affine and any(place.chart.name != "itself" for loc in locs for place in loc.places):
-            raise Refused("a location is affine at one site and a function of a parameter at another")
-        pseudo = {n: _flat(engine.priors[n].pseudo) for n in locations if n in engine.priors}
+        priors = {n: engine.priors[n] for n in locations if n in engine.priors and not engine.priors[n].flat}
+        pseudo = {n: _laid(prior) for n, prior in priors.items()}
+        joined = _joined(locs, priors, vectors=kind is MatrixSite)
         all_scales = {place.parameter for site in sites for place in site.scale.places}
         swept = _coupled(engine, block, factors) if scales else ""
         swept = swept or why_swept(factors, locs, locations, all_scales, pseudo)
         initial = {name: engine.program.parameters[name].initial for name in charts}
-        equations = Equations({n: initial[n].numel() for n in locations}, pseudo) if affine and locations else None
+        equations = Equations({n: initial[n].numel() for n in locations}, pseudo) if joined and locations else None
         designs = tuple(loc.designs(equations.first) for loc in locs) if equations else ()
-        weighted = bool(pseudo) or (not affine and differ(factors, locs, locations))
+        weighted = bool(pseudo) or (not joined and differ(factors, locs, locations))
         sizes = _sizes(sites, initial)
         return cls(locations, scales, sizes, sites, designs, equations, weighted, pseudo, swept)
 
@@ -202,9 +203,22 @@ def _roles(block: Block) -> dict[str, str]:
     return {name: key for name, (key,) in roles.items()}
 
 
-def _flat(pseudo: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
-    assert pseudo is not None
-    return pseudo[0].reshape(-1), pseudo[1].reshape(-1)
+def _joined(locs: Sequence[Argument], priors: Mapping[str, Prior], *, vectors: bool) -> bool:
+    """Whether locations have one system of equations: one is affine, or a prior joins the coordinates of vectors."""
+    joined = any(loc.affine is not None for loc in locs)
+    joined = joined or any(prior.joins or vectors for prior in priors.values())
+    if joined and any(place.chart.name != "itself" for loc in locs for place in loc.places):
+        raise Refused("a location joins others at one site and is a function of a parameter at another")
+    return joined
+
+
+def _laid(prior: Prior) -> tuple[Tensor, Tensor]:
+    """Precision times mean of every entry, flat, and the precision: of every entry, or the matrix of all of them."""
+    assert prior.pseudo is not None
+    total, precision = prior.pseudo
+    if not prior.joins:
+        return total.reshape(-1), precision.reshape(-1)
+    return total.reshape(-1), torch.block_diag(*precision.reshape((-1, *precision.shape[-2:])))
 
 
 def _sizes(sites: Sequence[Site], initial: Mapping[str, Tensor]) -> dict[str, int]:

@@ -28,6 +28,7 @@ from ...reading.predictor import adjoint, gram
 from ...reading.priors import Prior
 from ..pooling import Refused
 from ..uses import Block, entering, made_up, terms_of
+from .apart import Apart, apart
 from .predictors import Entry
 from .site import Site, side_by_side, site_of
 
@@ -35,10 +36,13 @@ ITERATIONS, HALVINGS = 100, 50
 STATIONARY = 1e-10  # of the gradient, relative to 1 + |Q|
 UNSEEN = 1e-12  # of a rise of Q, relative to 1 + |Q|: below, only the gradient can tell
 SINGULAR = 1e-12  # of the curvature along a direction, relative to the largest, each entry scaled to one
+SHORT = 1e-6  # share of a step: the direction is of no use
+NEAR = 1e-3  # beside `1 + |coordinate|`: a step so short that it need not be tried
+FAR = 100.0  # beside `1 + |coordinate|`: what takes a direction of no use away from the others
 KINKED = ("Laplace", "AsymmetricLaplace")  # priors whose maximum may be a kink
 
 Expansion = tuple[Tensor, Tensor, Tensor]
-"""`Q` of every start, its gradient and its Hessian in the coordinates that move."""
+"""`Q` of every start by sets of coordinates, its gradient and its Hessian in the coordinates that move."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class Regression:
         sizes: entries of those that move.
         sites: that they enter.
         priors: of those that move.
+        apart: sets of coordinates that are climbed side by side.
         swept: why the maximum is only conditional, or empty.
     """
 
@@ -65,6 +70,7 @@ class Regression:
     sizes: Mapping[str, int] = field(repr=False)
     sites: tuple[Site, ...] = field(repr=False)
     priors: Mapping[str, Prior] = field(repr=False)
+    apart: Apart = field(repr=False)
     swept: str
 
     @classmethod
@@ -81,13 +87,14 @@ class Regression:
             for i in range(initial[name].numel()):
                 place[name, i] = len(place)
         sites = side_by_side([site_of(engine, factor, place) for factor in factors])
-        priors = {n: engine.priors[n] for n in moving if n in engine.priors}
+        priors = {n: engine.priors[n] for n in moving if n in engine.priors and not engine.priors[n].flat}
         others = [name for name in held if name in block.moving]
         why = (
             f'"{others[0]}", which meets it, is maximised otherwise: alternated until Q is stationary' if others else ""
         )
         sizes = {name: initial[name].numel() for name in moving}
-        solver = cls(moving, held, domains, sizes, sites, priors, why)
+        sets = apart(sites, tuple(sizes.values()), [k for k, name in enumerate(moving) if name in priors])
+        solver = cls(moving, held, domains, sizes, sites, priors, sets, why)
         batch = {name: value.double().unsqueeze(0) for name, value in initial.items()}
         try:
             solver.expand(solver._coordinates(batch), solver._sums(made_up(factors)), batch)
@@ -126,42 +133,56 @@ class Regression:
         return [site.counted(sums) for site in self.sites]
 
     def _climb(self, theta: Tensor, sums: Sequence[Sums], batch: Batch) -> Tensor:
-        """Newton steps for all starts together, halved until `Q` does not fall."""
+        """Newton steps for all starts and sets of coordinates side by side, halved until `Q` does not fall.
+
+        Where the direction of one set is no use (its curvature has run off to zero), the coordinates that would go
+        farthest stay, and the others of the set go on without them.
+        """
         value, slope, curvature = self.expand(theta, sums, batch)
         done, before = ~torch.isfinite(value), torch.full_like(value, torch.inf)
+        lost = torch.zeros_like(slope, dtype=torch.bool)
         for _ in range(ITERATIONS):
-            step = torch.zeros_like(theta)
-            step[:, : self.count] = ascent_direction(slope, curvature, flat=SINGULAR, level=1.0)
-            gain, size, scale = (slope * step[:, : self.count]).sum(-1) / 2, slope.abs().amax(-1), 1 + value.abs()
+            step = ascent_direction(slope.masked_fill(lost, torch.nan), curvature, flat=SINGULAR, level=1.0)
+            gain, size = self.apart.added(slope * step) / 2, self.apart.largest(slope.masked_fill(lost, 0.0).abs())
+            scale = 1 + value.nan_to_num(0.0, 0.0, 0.0).sum(-1, keepdim=True).abs()
             still = (gain <= UNSEEN * scale) & ((size <= STATIONARY * scale) | (size >= 0.5 * before))
-            theta = torch.where((still & ~done).unsqueeze(-1), theta + step, theta)  # the last step costs nothing
+            near = self.apart.largest(step.abs() / (1 + theta[:, : self.count].abs())) <= NEAR
+            theta = self._moved(theta, step, (still & near & ~done).to(theta))  # the last step costs nothing
             done = done | still | ~torch.isfinite(gain)
             if bool(done.all()):
                 break
             before = torch.where(gain <= UNSEEN * scale, size, torch.inf)
             share = torch.where(done, 0.0, 1.0)
             for _ in range(HALVINGS):
-                trial = theta + share.unsqueeze(-1) * step
+                trial = self._moved(theta, step, share)
                 new = self.expand(trial, sums, batch)
                 worse = ~done & ~(new[0] >= value + 1e-4 * share * gain - UNSEEN * scale)
                 if not bool(worse.any()):
                     break
                 share = torch.where(worse, share / 2, share)
             else:
-                done = done | worse
-                trial = torch.where(worse.unsqueeze(-1), theta, trial)
+                trial = self._moved(theta, step, torch.where(worse, 0.0, share))
                 new = self.expand(trial, sums, batch)
+            hard = ~done & (share < SHORT)
+            far = self.apart.each(hard) & ~lost & (step.abs() > FAR * (1 + theta[:, : self.count].abs()))
+            done, lost = done | (worse & (self.apart.added(far.to(theta)) == 0)), lost | far
             theta, (value, slope, curvature) = trial, new
         return theta
+
+    def _moved(self, theta: Tensor, step: Tensor, share: Tensor) -> Tensor:
+        """Go shares `(S, sets)` of a step; what is not solved for stays."""
+        moved = theta.clone()
+        moved[:, : self.count] += torch.where(self.apart.each(share) > 0, self.apart.each(share) * step, 0.0)
+        return moved
 
     def expand(self, theta: Tensor, sums: Sequence[Sums], batch: Batch) -> Expansion:
         """Expand `Q` to second order in the coordinates that move, for every start."""
         size, count = theta.shape[-1], self.count
-        value = theta.new_zeros(len(theta))
+        value = theta.new_zeros((len(theta), self.apart.count))
         slope, curvature = theta.new_zeros(theta.shape), theta.new_zeros((*theta.shape, size))
-        for site, some in zip(self.sites, sums, strict=True):
+        for at, (site, some) in enumerate(zip(self.sites, sums, strict=True)):
             q, slopes, curvatures = site.slopes(theta, some)
-            value = value + q
+            value = value + self.apart.of_cells(at, q)
             predictors = [p for argument in site.arguments for p in argument.predictors]
             for r, first in enumerate(predictors):
                 slope = slope + adjoint(first, slopes[r], size)
@@ -175,7 +196,8 @@ class Regression:
             if name in self.priors:
                 chart, here = COORDINATES[self.domains[name]], slice(at, at + n)
                 q, g, h = _of_prior(self.priors[name], chart, theta[:, here], batch[name].shape[1:])
-                value, slope[:, here] = value + q, slope[:, here] + g
+                value[:, self.apart.labels[at]] += q
+                slope[:, here] += g
                 curvature[:, here, here] += h
             at += n
         return value, slope[:, :count], curvature[:, :count, :count]
@@ -189,7 +211,7 @@ def _check(engine: Engine, moving: Sequence[str], domains: Mapping[str, str]) ->
             raise Refused(f'"{name}", with which it has a joint maximum, is bounded by {bounds}')
     for name in moving:
         prior = engine.priors.get(name)
-        if prior is not None and (prior.fn is None or type(prior.fn).__name__ in KINKED):
+        if prior is not None and (prior.fn is None or prior.kind in KINKED):
             raise Refused(f'the prior of "{name}" is not smooth, or has parameters')
 
 

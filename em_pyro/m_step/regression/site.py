@@ -12,7 +12,7 @@ from ...e_step.engine import Engine
 from ...e_step.sites.site_factor import SiteFactor
 from ...e_step.sums import Sums
 from ...program.named import Params, batched
-from ...reading.bound import LOWEST
+from ...reading.bound import finite
 from ...reading.predictor import Piece
 from ..pooling import Refused
 from ..uses import family_name
@@ -38,7 +38,7 @@ class Site:
         total = torch.zeros((), dtype=torch.float64)
         rank = 1 + len(self.shape)
         for value, statistic in zip(natural, sums.parts, strict=True):
-            product = torch.where(statistic != 0, value.clamp(min=LOWEST) * statistic, 0.0)
+            product = torch.where(statistic != 0, finite(value) * statistic, 0.0)
             total = total + (product.flatten(rank).sum(-1) if product.dim() > rank else product)
         return total
 
@@ -58,7 +58,7 @@ class Site:
         return replace(each[0], parts=parts, around=torch.stack(arounds, 1) if arounds else None)
 
     def slopes(self, theta: Tensor, sums: Sums) -> tuple[Tensor, list[Tensor], list[list[Tensor | None]]]:
-        """`Q` of every start, and in every cell its slopes and curvatures in all predictors (None is zero)."""
+        """`Q` of every start and cell, and its slopes and curvatures there in all predictors (None is zero)."""
         leaves, count = [], sum(len(argument.predictors) for argument in self.arguments)
         for argument in self.arguments:
             eta = argument.affine.at(theta)
@@ -82,7 +82,7 @@ class Site:
                         else:
                             found += [None] * leaf.shape[-1] if row is None else row.unbind(-1)
                     curvatures.append(found)
-        return cells.detach().reshape((len(theta), -1)).sum(-1), slopes, curvatures
+        return cells.detach(), slopes, curvatures
 
 
 def site_of(engine: Engine, factor: SiteFactor, place: Mapping[Entry, int]) -> Site:

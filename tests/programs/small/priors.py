@@ -64,7 +64,7 @@ def gamma_rates(count: Tensor, wait: Tensor) -> None:
 def hierarchical_means(x: Tensor) -> None:
     """Let the prior of a parameter depend on a parameter that has a prior, and on one that has none."""
     weights = pyro.param("weights", tensor([0.35, 0.65]), constraint=constraints.simplex)
-    spread = pyro.param("spread", tensor(1.8), constraint=constraints.positive)
+    spread = pyro.param("spread", tensor(1.8), constraint=constraints.greater_than(0.5))
     centre = pyro.sample("centre", dist.Normal(0.0, 3.0))
     with pyro.plate("components", 2):
         loc = pyro.sample("loc", dist.Normal(centre, spread))

@@ -1,0 +1,222 @@
+"""A closer look at where a fit has ended: its slope, its boundary, what runs to infinity and what is not identified."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..e_step.expectation import Expectation
+from ..program.named import Params, batched
+from .problem import Problem
+from .verdict.around import Around, Entry, named, put
+from .verdict.ground import Ground
+from .verdict.identified import flat
+from .verdict.infinity import running
+
+MANY = 50  # free coordinates up to which identification is looked at
+DEAR = 10_000_000  # entries of factors, all evaluations together, up to which it is
+EVALUATIONS = 5  # for every coordinate
+PROMISED = 10.0  # times the tolerance: a gain by the slope that is none of a maximum
+ROUNDING = 1e-8  # relative to 1 + |objective|: a promise that is not put to the test
+TRIALS = (1.0, 0.1, 0.01)  # of the step that the slope promises most for
+EDGE = 1e-3  # a probability below it is tried at zero
+FALL = 1e-9  # relative to 1 + |objective|: what a probability may lose at its boundary
+INSIDE = 1e-7  # how far inside the slope at a boundary is taken
+RISING = 1e-3  # relative to 1 + |objective|: nats a unit, of a slope at a boundary that points inwards
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What a closer look at the end of a fit has found.
+
+    Attributes:
+        gain: nats that the slope promises to a step by the information in complete data.
+        notes: what is at a boundary, runs to infinity, or is not identified; or that this was not looked at.
+    """
+
+    gain: float
+    notes: tuple[str, ...]
+
+    def confirms(self, objective: float, tol: float) -> bool:
+        """Whether the slope is that of a maximum, at a tolerance."""
+        return self.gain <= max(PROMISED * tol, ROUNDING) * (1 + abs(objective))
+
+
+def certify(problem: Problem, params: Params, *, settled: bool = True) -> Certificate:
+    """Look at the objective around `params`, in coordinates of all parameters that plan and data move.
+
+    The slope is Fisher's: that of `Q` at the parameters of its E-step. Its scale is the information in complete data,
+    minus the Hessian of `Q`. Above fifty coordinates, or where the evaluations would cost more than some E-steps of
+    the rows at hand, the slope alone is looked at and a note says so. What is flat is asked only where the steps have
+    `settled`: on the way to a maximum, and at a saddle, it says nothing about the model.
+
+    References: Fisher (1925); Oakes (1999).
+    """
+    moving = tuple(n for n, line in problem.plan.lines.items() if line.how not in ("fixed", "callable"))
+    values = {name: value.detach().double() for name, value in params.items()}
+    around = Around(problem.program, moving, values)
+    ground = Ground(problem, around)
+    found = problem.expect(problem.bind(batched(values)))
+    level = float(found.log_evidence + problem.log_prior(problem.bind(batched(values))))
+    notes, unseen = list[str](), _unseen(problem, around)
+    if not unseen:
+        ground, snapped = _snapped(ground, level)
+        if snapped:
+            found = problem.expect(problem.bind(batched(ground.around.params)))
+    information = None if unseen else ground.curvature_of_q(found)
+    if not unseen and (information is None or not bool(torch.isfinite(information).all())):
+        information, unseen = None, "torch has no second derivatives of Q here"
+    notes += _edges(ground)
+    gain = _gain(ground, level, found, information)
+    if information is not None and ground.around.size:
+        notes += _told(ground, level, information, settled=settled)
+    elif unseen and settled:
+        notes.append(f"identification was not looked at: {unseen}")
+    return Certificate(gain, tuple(notes))
+
+
+def _unseen(problem: Problem, around: Around) -> str:
+    """Why the slope alone is looked at; empty if all is."""
+    if around.size > MANY:
+        return f"{around.size} free coordinates"
+    if problem.slack > 1e-9:
+        return "the model computes in single precision"
+    if problem.engine.runs_model and any(problem.program.parameters[n].tensor is not None for n in around.names):
+        return "the weights of a module"
+    entries = sum(
+        math.prod(problem.engine.sizes[n] for n in factor.names) for factor in problem.engine.factors.values()
+    )
+    return "" if EVALUATIONS * around.size * entries <= DEAR else "too many rows"
+
+
+# ---- the slope ----
+
+
+def _gain(ground: Ground, level: float, found: Expectation, information: Tensor | None) -> float:
+    """What the slope promises to a step; and no more than such steps gain: a slope may be nothing but rounding."""
+    here = torch.zeros(1, ground.around.size, dtype=torch.float64)
+    slope = ground.slope_of_q(found, here)[0]
+    if not len(slope) or not bool(torch.isfinite(slope).all()):
+        return 0.0
+    step = _along(ground, found, slope) if information is None else _newton(information, slope)
+    promised = float(slope @ step) / 2
+    if promised <= ROUNDING * (1 + abs(level)):
+        return promised
+    reached = ground.heights(torch.tensor(TRIALS, dtype=torch.float64).unsqueeze(-1) * step) - level
+    return min(promised, max(float(reached.max()), 0.0))
+
+
+def _newton(information: Tensor, slope: Tensor) -> Tensor:
+    """The step by the information in complete data, every entry in its own standard error."""
+    size = information.diagonal().abs()
+    unit = torch.where(size > 0, size.clamp(min=1e-300).rsqrt(), 0.0)
+    values, vectors = torch.linalg.eigh(information * unit * unit.unsqueeze(-1))
+    return unit * (vectors @ ((slope * unit) @ vectors / values.abs().clamp(min=1e-10)))
+
+
+def _along(ground: Ground, found: Expectation, slope: Tensor) -> Tensor:
+    """The step to the top of `Q` along its slope, which gains no more than one to its maximum."""
+    steep = slope.norm().clamp(min=1e-300)
+    little = 1e-4 * slope / steep
+    bend = ground.slope_of_q(found, -little.unsqueeze(0))[0] - ground.slope_of_q(found, little.unsqueeze(0))[0]
+    curved = float(bend @ slope) / 2e-4 / float(steep)
+    return slope / curved if curved > 0 else torch.zeros_like(slope)
+
+
+# ---- the boundary ----
+
+
+def _snapped(ground: Ground, level: float) -> tuple[Ground, list[Entry]]:
+    """Put every probability that runs to zero or one there: where the objective does not fall for it."""
+    around, tried = ground.around, list[tuple[Entry, float]]()
+    for entry in ((n, tuple(at)) for n in around.names for at in _near(around, n).nonzero().tolist()):
+        value = float(around.params[entry[0]][entry[1]])
+        tried.append((entry, 0.0 if value < EDGE else 1.0))
+    if not tried:
+        return ground, []
+    heights = ground.with_entries(tried)
+    lowest = level - FALL * (1 + abs(level))
+    kept = [move for move, height in zip(tried, heights.tolist(), strict=True) if height >= lowest]
+    at = around
+    for entry, value in kept:
+        at = Around(around.program, around.names, put(at, entry, value))
+    new = Ground(ground.problem, at)
+    together = float(new.heights(torch.zeros(1, at.size, dtype=torch.float64)))
+    return (new, [entry for entry, _ in kept]) if kept and together >= lowest else (ground, [])
+
+
+def _near(around: Around, name: str) -> Tensor:
+    """Probabilities inside that are next to a boundary."""
+    value, domain = around.params[name], around.domains[name]
+    low = (value > 0) & (value < EDGE)
+    if domain == "unit":
+        return low | (value < 1) & (value > 1 - EDGE)
+    return low if domain == "simplex" else torch.zeros_like(low)
+
+
+def _edges(ground: Ground) -> list[str]:
+    """Name the entries at a boundary, and those among them from which the objective rises inwards: these stay too."""
+    edges = ground.around.edges()
+    if not edges:
+        return []
+    infinite = [(name, at) for name, at in edges if not bool(torch.isfinite(ground.around.params[name][at]))]
+    rising = _rising(ground, [entry for entry in edges if entry not in infinite])
+    resting = [entry for entry in edges if entry not in rising and entry not in infinite]
+    notes = [f"at infinity: {named(infinite)}"] if infinite else []
+    notes += [f"at the boundary: {named(resting)}"] if resting else []
+    if rising:
+        notes.append(
+            f"at the boundary, though the objective rises inwards by {max(rising.values()):.3g} nats a unit: "
+            f"{named(list(rising))}; EM moves no entry away from there, so start inside"
+        )
+    return notes
+
+
+def _rising(ground: Ground, edges: Sequence[Entry]) -> dict[Entry, float]:
+    """The slope of the objective inwards, taken a little inside, of every entry at a boundary where it is positive."""
+    around = ground.around
+    edges = [entry for entry in edges if around.domains[entry[0]] in ("unit", "simplex", "positive")]
+    inside = {name: value.clone() for name, value in around.params.items()}
+    for name, at in edges:
+        inside[name][at] = (inside[name][at] - INSIDE).abs()
+    for name in {name for name, _ in edges if around.domains[name] == "simplex"}:
+        inside[name] /= inside[name].sum(-1, keepdim=True)
+    with torch.no_grad():
+        found = ground.problem.expect(ground.problem.bind(batched(inside)))
+    leaves = {name: inside[name].unsqueeze(0).requires_grad_() for name in {name for name, _ in edges}}
+    with torch.enable_grad():
+        q = ground.problem.engine.q({**batched(inside), **leaves}, found).sum()
+        slopes = torch.autograd.grad(q, list(leaves.values()), allow_unused=True) if q.requires_grad else ()
+    rising: dict[Entry, float] = {}
+    for name, slope in zip(leaves, slopes, strict=False):
+        if slope is None:
+            continue
+        inwards = slope[0]
+        if around.domains[name] == "simplex":
+            inwards = inwards - (inwards * inside[name]).sum(-1, keepdim=True)
+        for entry in (one for one in edges if one[0] == name):
+            steep = float(inwards[entry[1]]) * (1 if float(around.params[name][entry[1]]) == 0 else -1)
+            if steep > RISING * (1 + abs(float(found.objective))):
+                rising[entry] = steep
+    return rising
+
+
+# ---- infinity, and what is not identified ----
+
+
+def _told(ground: Ground, level: float, information: Tensor, *, settled: bool) -> list[str]:
+    """Say what runs to infinity, and along what the objective is flat."""
+    off, notes = running(ground, level, information), list[str]()
+    for where in dict.fromkeys(off.values()):
+        those = named([entry for entry, to in off.items() if to == where])
+        notes.append(f"runs to {where}: {those}; the objective rises for ever, and has no maximum at finite values")
+    kept = [k for k, entry in enumerate(ground.around.entries) if entry not in off and settled]
+    found = flat(ground, information, torch.tensor(kept, dtype=torch.long)) if kept else None
+    if found is not None and found.many:
+        ways = "one direction" if found.many == 1 else f"{found.many} directions"
+        notes.append(f"not identified: the objective is flat along {ways}, of {named(found.entries)}")
+    return notes

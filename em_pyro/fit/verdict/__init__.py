@@ -1,0 +1,1 @@
+"""What is seen around the values at which a fit ended."""

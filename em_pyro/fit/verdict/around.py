@@ -1,0 +1,150 @@
+"""Coordinates around fitted values: zero there, one for each direction in which the constraints let them move."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.distributions import transform_to
+
+from ...families.charts import domain_of
+from ...program.named import Params
+from ...program.program import Program
+
+Entry = tuple[str, tuple[int, ...]]
+"""An entry of a parameter."""
+
+MATRICES = ("lower_cholesky", "positive_definite")
+
+
+@dataclass(frozen=True)
+class Around:
+    """Coordinates `v` around values of some parameters, `v = 0` there.
+
+    A positive number moves by its logarithm, a probability by its logit, a row of a simplex by the logarithms of its
+    entries beside the largest, a Cholesky factor by its entries below the diagonal and the logarithms of those on it.
+    Entries at a boundary stay there: they have no coordinate.
+
+    Attributes:
+        program: whose parameters they are.
+        names: those that move.
+        params: values of all parameters, float64.
+    """
+
+    program: Program
+    names: tuple[str, ...]
+    params: Params = field(repr=False)
+
+    @cached_property
+    def domains(self) -> dict[str, str]:
+        """The values that the constraint of each parameter allows, by name."""
+        return {name: domain_of(self.program.parameters[name].constraint) for name in self.names}
+
+    @cached_property
+    def free(self) -> dict[str, Tensor]:
+        """Which entries of each parameter have a coordinate."""
+        return {name: _free(self._point(name), self.params[name], domain) for name, domain in self.domains.items()}
+
+    @cached_property
+    def entries(self) -> tuple[Entry, ...]:
+        """The entry of every coordinate, in their order."""
+        return tuple((name, tuple(at)) for name, free in self.free.items() for at in free.nonzero().tolist())
+
+    @property
+    def size(self) -> int:
+        """Number of coordinates `D`."""
+        return sum(int(free.sum()) for free in self.free.values())
+
+    def edges(self) -> list[Entry]:
+        """Entries that are exactly at the boundary of what their constraint allows."""
+        found = []
+        for name, domain in self.domains.items():
+            value = self.params[name]
+            at = ~torch.isfinite(self._point(name))
+            if domain in ("unit", "simplex", "positive"):
+                at = (value == 0) | (value == 1) & (domain == "unit")
+            found += [(name, tuple(index)) for index in (at & _used(at, domain)).nonzero().tolist()]
+        return found
+
+    def batch(self, v: Tensor) -> dict[str, Tensor]:
+        """Return the parameters at coordinates `v (starts, D)`, starts first; differentiable."""
+        values = {name: value.expand((len(v), *value.shape)) for name, value in self.params.items()}
+        at = 0
+        for name, free in self.free.items():
+            many = int(free.sum())
+            move = v.new_zeros((len(v), *free.shape))
+            move[:, free] = v[:, at : at + many]
+            values[name] = _moved(self._point(name), self.params[name], move, self.domains[name], self._onto(name))
+            at += many
+        return values
+
+    def _onto(self, name: str) -> torch.distributions.Transform:
+        return transform_to(self.program.parameters[name].constraint)
+
+    def _point(self, name: str) -> Tensor:
+        """The value in which entries move: itself, its Cholesky factor, or an unconstrained point."""
+        value, domain = self.params[name], self.domains[name]
+        if domain == "positive_definite":
+            return torch.linalg.cholesky(value)
+        return self._onto(name).inv(value) if domain == "other" else value
+
+
+def named(entries: Sequence[Entry]) -> str:
+    """Write entries as a user does, each once: `"loc"[1], "table"[0, 2]`; of many the first."""
+    text = [f'"{name}"' + (f"[{', '.join(map(str, at))}]" if at else "") for name, at in dict.fromkeys(entries)]
+    return ", ".join(text[:4]) + (f" and {len(text) - 4} more" if len(text) > 4 else "")
+
+
+def put(around: Around, entry: Entry, value: float) -> dict[str, Tensor]:
+    """Return the parameters with one entry put to `value`; the others of a simplex give way."""
+    name, at = entry
+    new = around.params[name].clone()
+    if around.domains[name] == "simplex":
+        new[at[:-1]] *= (1 - value) / (1 - new[at])
+    new[at] = value
+    return {**around.params, name: new}
+
+
+def _used(where: Tensor, domain: str) -> Tensor:
+    """Entries of a point that enter the value: those of a triangle, or all."""
+    return torch.ones_like(where).tril() if domain in MATRICES else torch.ones_like(where)
+
+
+def _free(point: Tensor, value: Tensor, domain: str) -> Tensor:
+    """Which entries have a coordinate: those inside, and of a simplex not the largest of a row."""
+    free = torch.isfinite(point)
+    if domain == "simplex":
+        largest = torch.zeros_like(free).scatter(-1, value.argmax(-1, keepdim=True), value=True)
+        return free & (value > 0) & ~largest
+    if domain == "unit":
+        return free & (value > 0) & (value < 1)
+    if domain == "positive":
+        return free & (value > 0)
+    return free & _used(free, domain)
+
+
+def _moved(point: Tensor, value: Tensor, move: Tensor, domain: str, onto: torch.distributions.Transform) -> Tensor:
+    """Move a value by its coordinates, zeros where there are none."""
+    if domain == "real":
+        return value + move
+    if domain == "positive":
+        return value * move.exp()
+    if domain == "unit":
+        odds = move.exp() * value
+        return odds / (1 - value + odds)
+    if domain == "simplex":
+        raised = value * (move - move.amax(-1, keepdim=True).detach()).exp()
+        return raised / raised.sum(-1, keepdim=True)
+    if domain in MATRICES:
+        root = point + move.tril(-1)
+        root = root.tril(-1) + torch.diag_embed(point.diagonal(dim1=-2, dim2=-1) * _diagonal(move).exp())
+        return root @ root.mT if domain == "positive_definite" else root
+    out: Tensor = onto(point + move)
+    return out
+
+
+def _diagonal(move: Tensor) -> Tensor:
+    return move.diagonal(dim1=-2, dim2=-1)

@@ -1,0 +1,105 @@
+"""The objective around fitted values: its height, its slope and its curvature, at many points at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...e_step.expectation import Expectation
+from ...errors import ObjectiveError
+from ..problem import Problem
+from .around import Around, Entry, put
+
+TOGETHER = 1 << 21  # entries of products that are held at once
+STEP = 0.01  # of the differences of slopes, in standard errors given complete data
+ROUGH = {1: 0.5, -1: -0.5}  # of a derivative, times the step: to second order
+FINE = {1: 8 / 12, -1: -8 / 12, 2: -1 / 12, -2: 1 / 12}  # to fourth order
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The objective of a program, as a function of coordinates around fitted values.
+
+    Attributes:
+        problem: the program.
+        around: the coordinates.
+    """
+
+    problem: Problem
+    around: Around
+
+    @torch.no_grad()
+    def heights(self, points: Tensor) -> Tensor:
+        """Return the objective at `points (M, D)`, shape `(M)`; minus infinity where there is none."""
+        return torch.cat([points.new_zeros(0), *(self._heights(some) for some in self._split(points))])
+
+    def _heights(self, points: Tensor) -> Tensor:
+        try:
+            bound = self.problem.bind(self.around.batch(points))
+            found = self.problem.expect(bound).log_evidence + self.problem.log_prior(bound)
+        except (RuntimeError, ValueError, ObjectiveError):  # of torch: a value that overflows
+            return points.new_full((len(points),), -torch.inf)
+        return found.nan_to_num(nan=-torch.inf, posinf=-torch.inf)
+
+    def with_entries(self, moves: Sequence[tuple[Entry, float]]) -> Tensor:
+        """Return the objective where one entry is put to a value, for every one of `moves`."""
+        found = []
+        for entry, value in moves:
+            here = Ground(self.problem, Around(self.around.program, (), put(self.around, entry, value)))
+            found.append(here.heights(torch.zeros(1, 0, dtype=torch.float64)))
+        return torch.cat(found)
+
+    def slopes(self, points: Tensor) -> Tensor:
+        """Return the gradient of the objective at `points`, both `(M, D)`: by Fisher's identity that of `Q`."""
+        return torch.cat([points[:0], *(self._slopes(some) for some in self._split(points))])
+
+    def _slopes(self, points: Tensor) -> Tensor:
+        with torch.no_grad():
+            found = self.problem.expect(self.problem.bind(self.around.batch(points)))
+        return self.slope_of_q(found, points)
+
+    def slope_of_q(self, found: Expectation, points: Tensor) -> Tensor:
+        """Return the gradient at `points` of the `Q` that an E-step found."""
+        leaf = points.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            q = self.problem.engine.q(self.around.batch(leaf), found).sum()
+            slope = torch.autograd.grad(q, leaf, allow_unused=True)[0] if q.requires_grad else None
+        return torch.zeros_like(points) if slope is None else slope
+
+    def curvature_of_q(self, found: Expectation) -> Tensor | None:
+        """Return the information in complete data, minus the Hessian of `Q`, `(D, D)`; None if torch has none."""
+        leaf = torch.zeros(self.around.size, dtype=torch.float64, requires_grad=True)
+        rows = []
+        try:
+            with torch.enable_grad():
+                q = self.problem.engine.q(self.around.batch(leaf.unsqueeze(0)), found).sum()
+                slope = torch.autograd.grad(q, leaf, create_graph=True)[0]
+            for one in slope.unbind() if slope.requires_grad else ():
+                row = torch.autograd.grad(one, leaf, retain_graph=True, allow_unused=True)[0]
+                rows.append(torch.zeros_like(leaf) if row is None else -row)
+        except RuntimeError:  # a function of the model that can be differentiated only once
+            return None
+        found_all = torch.stack(rows) if rows else leaf.new_zeros((len(leaf), len(leaf)))
+        return (found_all + found_all.mT).detach() / 2
+
+    def information(self, at: Tensor, basis: Tensor, stencil: Mapping[int, float]) -> Tensor:
+        """Return minus the second derivative of the objective at `at (D)` along the columns of `basis (D, r)`.
+
+        It is the Jacobian of the slope, by differences, symmetric but for their error.
+
+        References: Oakes (1999).
+        """
+        steps, weights = (torch.tensor([*part], dtype=torch.float64) for part in (stencil, stencil.values()))
+        points = at + (STEP * steps[:, None, None] * basis.mT).reshape(-1, len(at))
+        slopes = (self.slopes(points) @ basis).reshape(len(steps), basis.shape[1], -1)
+        found = -(weights[:, None, None] * slopes).sum(0) / STEP
+        return (found + found.mT) / 2
+
+    def _split(self, points: Tensor) -> Iterator[Tensor]:
+        """As many points at a time as fit in memory; one where the model itself is evaluated."""
+        engine = self.problem.engine
+        widest = max((part.entries() for part in engine.parts), default=1)
+        yield from points.split(1 if engine.open else max(1, TOGETHER // widest)) if len(points) else ()

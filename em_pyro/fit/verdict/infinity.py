@@ -1,0 +1,84 @@
+"""Estimates that run to infinity: the objective rises along a direction for ever, ever less.
+
+No slope shows it, for the slope vanishes with the information: a standard error is larger than the estimate. So the
+objective is looked at, far out: it does not fall at any distance on one side, and falls on the other.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .around import Entry
+from .ground import Ground
+
+FAR = (0.1, 1.0, 4.0, 16.0)  # distances at which it may not fall
+REACH = 3.0  # standard errors given complete data: the unit of these distances
+WIDEST = 2.5  # of a logarithm, likewise
+LOST = 4.0  # information on the way from zero, or on a logarithm, above which an estimate does not run off
+FLAT, FALL = 1e-9, 0.05  # what is no fall, relative to 1 + |objective|; and what is one, in nats
+NAMED = 0.1  # of the largest part of a direction: entries that are named
+
+
+def running(ground: Ground, level: float, information: Tensor) -> dict[Entry, str]:
+    """Say which entries run off, and where to: "infinity", "minus infinity" or "zero".
+
+    Args:
+        ground: the objective around the fit.
+        level: the objective there.
+        information: in complete data, `(D, D)`.
+    """
+    directions, lengths = _directions(ground, information)
+    both = torch.cat([directions * lengths, -directions * lengths])
+    slack = FLAT * (1 + abs(level))
+    left = torch.arange(len(both))
+    for far in FAR[1:2] + FAR[:1] + FAR[2:]:
+        left = left[ground.heights(far * both[left]) >= level - slack] if len(left) else left
+    if len(left):
+        left = left[ground.heights(-FAR[-1] * both[left]) < level - FALL]
+    found: dict[Entry, str] = {}
+    weights = information.diagonal().clamp(min=0).sqrt()
+    for one in both[left]:
+        part = one.abs() * torch.where(weights > 0, weights, weights.max().clamp(min=1e-300))
+        for k in (part >= NAMED * part.max()).nonzero().flatten().tolist():
+            entry = ground.around.entries[k]
+            low = "zero" if ground.around.domains[entry[0]] == "positive" else "minus infinity"
+            found.setdefault(entry, "infinity" if one[k] > 0 else low)
+    return found
+
+
+def _directions(ground: Ground, information: Tensor) -> tuple[Tensor, Tensor]:
+    """Each real and each positive entry by itself, and every row of real ones away from zero; and their lengths."""
+    around = ground.around
+    rows: list[Tensor] = []
+    widest: list[float] = []
+    domains = [around.domains[name] for name, _ in around.entries]
+    values = torch.stack([around.params[name][at] for name, at in around.entries])
+    for k, domain in enumerate(domains):
+        if domain in ("real", "positive"):
+            rows.append(torch.eye(len(values), dtype=values.dtype)[k])
+            widest.append(WIDEST if domain == "positive" else torch.inf)
+    for some in _rays(around.entries, domains):
+        ray = torch.zeros_like(values)
+        ray[some] = values[some]
+        if len(some) > 1 and bool((ray != 0).sum() > 1):
+            rows.append(ray / ray.abs().max())
+            widest.append(torch.inf)
+    if not rows:
+        return values.new_zeros((0, len(values))), values.new_zeros((0, 1))
+    directions, most = torch.stack(rows), torch.tensor(widest, dtype=values.dtype)
+    curved = torch.einsum("ki,ij,kj->k", directions, information, directions).clamp(min=0)
+    way = (directions * values).abs().amax(-1)
+    lengths = torch.where(curved > 1e-300, REACH / curved.sqrt(), 10 * way.clamp(min=1.0))
+    lost = curved * torch.where(most < torch.inf, 1.0, way.square()) < LOST
+    return directions[lost], torch.minimum(lengths, most)[lost].unsqueeze(-1)
+
+
+def _rays(entries: tuple[Entry, ...], domains: list[str]) -> list[list[int]]:
+    """Real entries of the same row of a parameter, of the same parameter, and all."""
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for k, (name, at) in enumerate(entries):
+        if domains[k] == "real":
+            for key in ((name, at[:-1]), (name,), ()):
+                groups.setdefault(key, []).append(k)
+    return [list(group) for group in dict.fromkeys(map(tuple, groups.values()))]

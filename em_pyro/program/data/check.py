@@ -1,0 +1,199 @@
+"""Check the observed values before anything runs: in their plates, finite, inside their support, all on one device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import copy
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from ...errors import DataError, ModelError
+from ..masks import seen_values
+from ..named import SLICE, unexpand, unwrap
+from ..site import Site
+from ..unroll import user_site
+
+# Where a support as torch states it is closed, and the density zero or infinite for nearly all parameters.
+EDGES: Mapping[type, tuple[float, ...]] = {
+    torch.distributions.Gamma: (0.0,),
+    torch.distributions.Dirichlet: (0.0,),
+    torch.distributions.Beta: (0.0, 1.0),
+    torch.distributions.Kumaraswamy: (0.0, 1.0),
+}
+
+
+def check_data(
+    sites: Mapping[str, Site], params: Mapping[str, Tensor], plates: Mapping[str, int], states: Mapping[str, int]
+) -> None:
+    """Check the values of all observed `sites`, against `params` and the sizes of `plates`, at one run of the model.
+
+    Raises:
+        ModelError: the batch of an observed value is not that of its plates.
+        DataError: a value that is observed and not masked is not finite or outside the support of its distribution;
+            there is no value, or a sequence without a step; data and parameters lie on different devices; a row's
+            weight is negative, or there is not one for every row.
+    """
+    for site in sites.values():
+        _check_weights(site, plates)
+        if site.role != "observed" or isinstance(unwrap(site.fn).base, dist.Unit):  # a pyro.factor has no value
+            continue
+        _check_shape(site, plates)
+        _check_batch(site, {**states, **plates})
+        _check_sequences(site)
+        devices = {site.value.device.type} | {p.device.type for p in params.values()}
+        if len(devices) > 1:
+            raise DataError(
+                f'Site "{user_site(site.name)}": expected data and parameters on one device, got {sorted(devices)}. '
+                f"Move the data, or create the parameters with device=data.device."
+            )
+        _check_values(site)
+
+
+def _check_weights(site: Site, plates: Mapping[str, int]) -> None:
+    """Raise where the `poutine.scale` of a site is no weight of its rows."""
+    weights = torch.as_tensor(site.scale)
+    what = f'Site "{site.name}": expected row weights (poutine.scale)'
+    for dim, size in zip(range(-weights.dim(), 0), weights.shape, strict=True):
+        plate = site.dims.get(dim, "")
+        if size != 1 and (plate not in site.plates or size != plates[plate]):
+            raise DataError(
+                f"{what} of a shape that its plates broadcast to, got {tuple(weights.shape)} within plates "
+                f"{_listed(site, plates)}. Pass one weight for each row."
+            )
+    real = not weights.is_complex()
+    bad = ~(torch.isfinite(weights) & (weights >= 0)) if real else torch.ones_like(weights, dtype=torch.bool)
+    if bool(bad.any()):
+        index = tuple(int(i) for i in bad.nonzero()[0])
+        at = f" at index {index}" if index else ""
+        raise DataError(
+            f"{what} that are finite and not negative, got {weights[index].item()}{at}. Give a row that is not to "
+            f"count the weight zero."
+        )
+
+
+def _check_values(site: Site) -> None:
+    """Raise where a value that no mask leaves out is not a finite number, or outside the support."""
+    base, value = unwrap(site.fn).base, site.value
+    if value.is_complex():
+        _refuse(site, torch.ones_like(value, dtype=torch.bool), "real numbers")
+    support = getattr(base, "support", None)
+    if type(support).__name__ == "_Multinomial":  # the density holds for rows of any total
+        support = constraints.independent(constraints.nonnegative_integer, 1)
+    # Sums and slices, without temporaries of the size of the data, tell that all is well with most data.
+    finite = not value.is_floating_point() or bool(torch.isfinite(value.sum()))
+    law = unwrap(getattr(base, "observation_dist", base)).base
+    edges = next((edges for kind, edges in EDGES.items() if isinstance(law, kind)), ())
+    if finite and (support is None or _all_inside(support, value)) and not _any_at(edges, value):
+        return
+    seen = seen_values(site)
+    if not finite:
+        _refuse(site, ~torch.isfinite(value) & seen, "finite data")
+    if support is None:
+        return
+    event = getattr(base, "event_dim", 0)
+    inside = _inside(support, value)
+    enumerated = inside.dim() - (value.dim() - event)
+    if enumerated > 0:  # the support depends on a latent: one state that allows the value is enough
+        inside = inside.flatten(0, enumerated - 1).any(0)
+    visible = seen.flatten(seen.dim() - event).any(-1) if event else seen
+    _refuse(site, ~inside & visible, f"values within {support}")
+    for edge in edges:
+        _refuse(site, (value == edge) & seen, f"values off {edge}, where a {type(law).__name__} has no finite density")
+
+
+def _any_at(edges: tuple[float, ...], value: Tensor) -> bool:
+    """Tell whether a value stands at an edge, slice by slice."""
+    return any(bool((part == edge).any()) for edge in edges for part in value.reshape(-1).split(SLICE))
+
+
+def _inside(support: Any, value: Tensor) -> Tensor:
+    """Return which values a support allows, broadcast to the states of the latents on which it depends."""
+    if not hasattr(support, "constraint0"):
+        return support.check(value)  # type: ignore[no-any-return]
+    # that of a MaskedMixture, whose own check allows for no latent
+    return torch.where(support.mask, _inside(support.constraint1, value), _inside(support.constraint0, value))
+
+
+def _all_inside(support: constraints.Constraint, value: Tensor) -> bool:
+    """Tell whether every value is allowed in every state; slice by slice where the bounds are the same in all rows."""
+    if support in (constraints.real, constraints.real_vector):
+        return True
+    support, bounds = _slim(support)
+    batch = value.dim() - support.event_dim
+    if batch <= 0 or any(not isinstance(b, (int, float)) and getattr(b, "shape", None) != () for b in bounds):
+        return bool(_inside(support, value).all())
+    longest = max(range(batch), key=lambda axis: value.shape[axis])
+    return all(bool(support.check(part).all()) for part in value.split(SLICE, longest))
+
+
+def _slim(support: Any) -> tuple[Any, list[Any]]:
+    """Return the same support with bounds that are one number as that number, and its bounds."""
+    slim = copy(support)
+    if isinstance(support, constraints.independent):
+        slim.base_constraint, bounds = _slim(support.base_constraint)
+        return slim, bounds
+    for name, bound in vars(support).items():
+        if isinstance(bound, Tensor) and unexpand(bound).numel() == 1:
+            setattr(slim, name, unexpand(bound).reshape(()))
+    return slim, list(vars(slim).values())
+
+
+def _check_shape(site: Site, plates: Mapping[str, int]) -> None:
+    """Raise where a batch dimension of a value is not that of a plate, of its size."""
+    if not site.value.numel():
+        raise DataError(
+            f'Site "{user_site(site.name)}": expected data, got shape {tuple(site.value.shape)}. Pass some.'
+        )
+    batch = site.value.dim() - site.fn.event_dim  # type: ignore[attr-defined]
+    got = site.value.shape[: max(0, batch)]
+    want = [plates.get(site.dims.get(i - batch, ""), 1) for i in range(len(got))]
+    if any(size not in (1, have) for size, have in zip(got, want, strict=True)):
+        raise ModelError(
+            f'Site "{user_site(site.name)}": expected a batch that its plates broadcast to, got {tuple(got)} within '
+            f'plates {_listed(site, plates)}. Enclose it in pyro.plate("data", {max(got)}) or call .to_event({batch}).'
+        )
+
+
+def _check_batch(site: Site, sizes: Mapping[str, int]) -> None:
+    """Raise where a dimension of the distribution's batch is that of a plate or a latent, and has another size."""
+    shape = site.fn.batch_shape
+    for dim, size in zip(range(-len(shape), 0), shape, strict=True):
+        if size not in (1, sizes.get(site.dims.get(dim, ""), size)):
+            raise ModelError(
+                f'Site "{user_site(site.name)}": expected a batch that its plates broadcast to, got {size} rows that '
+                f'belong to no plate. Enclose it in pyro.plate("data", {size}) or call .to_event(1).'
+            )
+
+
+def _listed(site: Site, plates: Mapping[str, int]) -> str:
+    """List the plates of a site with their sizes."""
+    return ", ".join(f'"{name}" ({plates[name]})' for name in site.plates) or "none"
+
+
+def _check_sequences(site: Site) -> None:
+    """Raise where a `DiscreteHMM` with a mask has a sequence without a step to look at."""
+    law = getattr(unwrap(site.fn).base, "observation_dist", None)
+    inner = None if law is None else unwrap(law)
+    if inner is not None and inner.mask is not None and inner.mask.dim() > 2 + inner.event_rank:
+        empty = ~inner.mask.flatten(-2 - inner.event_rank).any(-1)  # over steps, states and coordinates
+        if bool(empty.any()):
+            raise DataError(
+                f'Site "{user_site(site.name)}": expected at least one step in every sequence, got none at index '
+                f"{tuple(int(i) for i in empty.nonzero()[0])}. Leave the sequence out."
+            )
+
+
+def _refuse(site: Site, bad: Tensor, expected: str) -> None:
+    """Raise if any entry is bad, and name the first."""
+    if bool(bad.any()):
+        index = tuple(int(i) for i in bad.nonzero()[0])
+        value = site.value[index] if len(index) == site.value.dim() else site.value
+        got = f"{value.item()}" if value.numel() == 1 else f"{value.flatten()[:6].tolist()}"
+        raise DataError(
+            f'Site "{user_site(site.name)}": expected {expected}, got {got} at index {index}. Remove it, or leave it '
+            f"out by fn.mask(observed)."
+        )

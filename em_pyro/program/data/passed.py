@@ -1,0 +1,153 @@
+"""What users pass that is no tensor of the right kind: arrays, frames and lists of numbers become tensors.
+
+A model gets its arguments as they were passed, if it runs with them: it may know columns by name. Where it does not,
+arrays and frames of numbers are handed to it as tensors, and at last lists of numbers too. What stands as `obs=` is
+converted in any case.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from ...errors import DataError, EMError
+from ..named import unwrap
+
+AS_PASSED, ARRAYS, LISTS = 0, 1, 2
+"""How much of the arguments is converted: nothing, arrays and frames, lists of numbers as well."""
+
+WIDE = (torch.int64, torch.float32, torch.float64, torch.complex64, torch.complex128)
+CROSS_ENTROPIES = (torch.distributions.Bernoulli,)  # torch computes them of floating point only
+Result = TypeVar("Result")
+
+
+def first_that_runs(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], run: Callable[[tuple[Any, ...], Mapping[str, Any]], Result]
+) -> tuple[int, Result]:
+    """Run with the arguments as they were passed, else converted; return how they were, and what the run returned.
+
+    Raises:
+        EMError: that of the last run, if no run succeeds.
+        Exception: what the model itself raised in the first run, if no error is of ours.
+    """
+    errors: list[Exception] = []
+    try:
+        for how in _ways(args, kwargs):
+            try:
+                return how, run(*converted(args, kwargs, how))
+            except Exception as error:
+                errors.append(error)
+        raise next((error for error in reversed(errors) if isinstance(error, EMError)), errors[0])
+    finally:
+        errors.clear()  # an error holds the frames that it passed, and these the data
+
+
+def converted(args: tuple[Any, ...], kwargs: Mapping[str, Any], how: int) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """Return arguments in which arrays, frames and lists are tensors, as far as `how` says."""
+    if how == AS_PASSED:
+        return args, kwargs
+    return tuple(_converted(arg, how) for arg in args), {key: _converted(arg, how) for key, arg in kwargs.items()}
+
+
+def tensor_of(value: Any) -> Tensor:
+    """Return numbers in an array, a frame or a list as a tensor of their dtype; memory is shared where it can be.
+
+    Raises:
+        ValueError: they are no numbers, or no table.
+    """
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, (bool, int, float, complex)):
+        return torch.as_tensor(value)
+    if _holds_tensors(value):
+        return torch.stack(tuple(value))
+    plain = isinstance(value, (list, tuple))
+    array = np.asarray(value.to_numpy() if hasattr(value, "to_numpy") else value)
+    if array.dtype.kind == "O" and all(isinstance(entry, numbers.Real) for entry in array.flat):
+        array = array.astype(np.float64)
+    if array.dtype.kind not in "biufc":
+        raise ValueError(f"entries of {array.dtype}")
+    found = torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
+    return found.to(torch.get_default_dtype()) if plain and found.is_floating_point() else found
+
+
+def observed(name: str, value: Any) -> Tensor:
+    """Return what stands as `obs=` at a site as a tensor.
+
+    Raises:
+        DataError: it is none, and no array, frame or list of numbers.
+    """
+    if isinstance(value, Tensor):
+        return value
+    try:
+        return tensor_of(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f'Site "{name}": expected a tensor, or an array, frame or list of numbers, got {type(value).__name__} '
+            f"({error}). Make a tensor of it."
+        ) from error
+
+
+def as_numbers(value: Tensor, fn: Distribution) -> Tensor:
+    """Return an observed value in a dtype that densities are computed in: no truth values, bytes or half precision."""
+    if value.dtype not in WIDE:
+        value = value.float() if value.is_floating_point() else value.long()
+    base = unwrap(fn).base
+    if value.dtype == torch.int64 and isinstance(base, CROSS_ENTROPIES):
+        return value.to(base.logits.dtype)
+    return value
+
+
+def weights_of(scale: Any) -> float | Tensor:
+    """Return the `poutine.scale` of a site as a number or a tensor of numbers."""
+    if isinstance(scale, Tensor):
+        return scale.double() if scale.dtype not in WIDE else scale
+    return scale if isinstance(scale, (int, float)) else tensor_of(scale)
+
+
+def _ways(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[int]:
+    """Yield the ways that differ for these arguments."""
+    every = (*args, *kwargs.values())
+    yield AS_PASSED
+    if any(_is_array(value) for arg in every for value in _inside(arg)):
+        yield ARRAYS
+    if any(_is_list(value) for arg in every for value in _inside(arg)):
+        yield LISTS
+
+
+def _inside(arg: Any) -> Iterator[Any]:
+    """Yield an argument, and what is in it if it is a list, a tuple or a dict."""
+    yield arg
+    for value in arg if isinstance(arg, (list, tuple)) else arg.values() if isinstance(arg, dict) else ():
+        if isinstance(value, (list, tuple, dict)) or _is_array(value):
+            yield from _inside(value)
+
+
+def _converted(arg: Any, how: int) -> Any:
+    if _is_array(arg) or (how == LISTS and _is_list(arg)):
+        try:
+            return tensor_of(arg)
+        except (TypeError, ValueError, RuntimeError):
+            return arg
+    if type(arg) in (list, tuple):
+        return type(arg)(_converted(value, how) for value in arg)
+    return {key: _converted(value, how) for key, value in arg.items()} if type(arg) is dict else arg
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray) or (hasattr(value, "to_numpy") and not isinstance(value, type))
+
+
+def _is_list(value: Any) -> bool:
+    """Tell whether a value is a list of numbers, or of such lists."""
+    return isinstance(value, list) and bool(value) and all(isinstance(v, numbers.Number) or _is_list(v) for v in value)
+
+
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(v, Tensor) for v in value)

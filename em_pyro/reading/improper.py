@@ -1,0 +1,136 @@
+"""Sites with a prior that have no joint maximum: their scale is free as well, or they stand for missing values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributions import transform_to
+
+from ..errors import ModelError
+from ..program.coordinates import FAR
+from ..program.named import Params, unwrap
+from ..program.program import Program
+from ..program.site import Site
+from .priors import dropped
+
+SHRINKING = ("scale", "scale_tril", "covariance_matrix", "cov_factor", "cov_diag")  # the density grows as they go to 0
+GROWING = ("precision_matrix", "concentration", "concentration1", "concentration0")  # and as these go to infinity
+MATRICES = ("scale_tril", "covariance_matrix", "cov_factor", "precision_matrix")
+
+# Tails that fall faster than any power, by which a prior holds what it is of back from an end of its support.
+HELD = {
+    "lower": frozenset({"LogNormal", "InverseGamma", "Normal"}),
+    "upper": frozenset({"LogNormal", "Gamma", "Exponential", "HalfNormal", "Weibull", "Normal", "Chi2"}),
+}
+NARROW = 1e-8  # a scale that shrinks by less is held by its bounds
+
+
+@dataclass(frozen=True)
+class Unbounded:
+    """An argument of a prior by which the joint density has no bound.
+
+    Attributes:
+        site: that has the prior.
+        argument: of its distribution.
+        parameter: that enters the argument.
+    """
+
+    site: str
+    argument: str
+    parameter: str
+
+    def refusal(self) -> ModelError:
+        """Return the error that says so."""
+        end = "to zero" if self.argument in SHRINKING else "to infinity"
+        return ModelError(
+            f'Site "{self.site}": expected a prior of known {self.argument}, got one that the parameter '
+            f'"{self.parameter}" enters. As it goes {end}, the values of "{self.site}" draw together and their joint '
+            f'density has no bound. Give "{self.parameter}" a known value (m_step={{"{self.parameter}": "fixed"}}) or '
+            f'bounds, or integrate "{self.site}": a marginal density, dist.GaussianHMM or em_pyro.quadrature.'
+        )
+
+
+def unbounded(
+    program: Program, values: Params, leaves: Mapping[str, Tensor], traced: Mapping[str, Site]
+) -> tuple[Unbounded, ...]:
+    """Name the scale-like arguments of priors that a parameter may drive to where the density has no bound.
+
+    Args:
+        program: what was run.
+        values: of its parameters.
+        leaves: their unconstrained values, from which `traced` was computed.
+        traced: the sites, with their gradients.
+    """
+    found = []
+    for site in traced.values():
+        if site.role == "prior" and not dropped(site):
+            for argument, tensor in _arguments(site):
+                for name, slope in _slopes(tensor, leaves).items():
+                    shrinking = argument in SHRINKING
+                    end = "lower" if bool((slope > 0).any()) == shrinking else "upper"
+                    if name != site.name and not _held(program, traced, name, end):
+                        if _reaches(program, values, site.name, argument, name, end):
+                            found.append(Unbounded(site.name, argument, name))
+    return tuple(found)
+
+
+def _arguments(site: Site) -> Iterator[tuple[str, Tensor]]:
+    """Yield the scale-like arguments of a prior that carry a gradient."""
+    base = unwrap(site.fn).base
+    given = [key for key in vars(base) if key in MATRICES]  # of the forms of one covariance, the one that was given
+    for key in SHRINKING + GROWING:
+        tensor = getattr(base, key, None) if key not in MATRICES or key in given else None
+        if isinstance(tensor, Tensor) and tensor.requires_grad:
+            yield key, tensor
+
+
+def _slopes(tensor: Tensor, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the gradient of the sum of a tensor by the parameters that enter it."""
+    found = torch.autograd.grad(tensor.sum(), list(leaves.values()), retain_graph=True, allow_unused=True)
+    return {name: slope for name, slope in zip(leaves, found, strict=True) if slope is not None and bool(slope.any())}
+
+
+def _held(program: Program, traced: Mapping[str, Site], name: str, end: str) -> bool:
+    """Tell whether a prior of its own keeps a parameter from an end of its support."""
+    if program.parameters[name].kind != "prior":
+        return False
+    site = traced[name]
+    return not dropped(site) and type(unwrap(site.fn).base).__name__ in HELD[end]
+
+
+def _reaches(program: Program, values: Params, site: str, argument: str, name: str, end: str) -> bool:
+    """Tell whether an argument goes to its end as a parameter does: its bounds, or a constant, may prevent it."""
+    parameter = program.parameters[name]
+    if argument in MATRICES or parameter.kind == "module":
+        return True
+    transform = transform_to(parameter.constraint)
+    far = transform.inv(values[name]) + (FAR if end == "upper" else -FAR)
+    with torch.no_grad():
+        before, after = (
+            getattr(unwrap(program.run(point)[site].fn).base, argument).abs().min()
+            for point in (values, {**values, name: transform(far)})
+        )
+    ratio = after / before if argument in SHRINKING else before / after
+    return not bool(ratio > NARROW)
+
+
+def refuse_missing_values(leaves: Mapping[str, Tensor], traced: Mapping[str, Site]) -> None:
+    """Refuse latents without a density that stand inside an observed value: they are its missing entries.
+
+    Raises:
+        ModelError: naming the latent and the site.
+    """
+    flat = [name for name, site in traced.items() if site.role == "prior" and dropped(site)]
+    for site in traced.values():
+        if flat and site.role == "observed" and site.value.requires_grad:
+            inside = _slopes(site.value, {name: leaves[name] for name in flat})
+            for name in inside:
+                raise ModelError(
+                    f'Site "{name}": expected a latent that arguments depend on, got one under mask(False) inside the '
+                    f'value of "{site.name}": its missing entries. They would be maximised, and the spread '
+                    f'underestimated. Leave them out by the mask of "{site.name}", or write the density of what is '
+                    f"observed in each row."
+                )

@@ -1,0 +1,147 @@
+"""An empty state is an entry of a parameter that has lost its rows, and nothing else is."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from oracles.agreement import close
+from oracles.tolerances import SOLVERS
+from torch import Tensor, tensor
+from torch.distributions import constraints
+
+from em_pyro import EM
+
+COUNTS = tensor([3.0, 2, 4, 1, 3, 2, 3, 9, 6, 8, 7, 10, 8], dtype=torch.float64)
+
+
+def change_point(y: Tensor, law: Callable[[Tensor], Any] = dist.Poisson) -> None:
+    """Counts whose rate changes once."""
+    rate = pyro.param("rate", tensor([2.0, 6.0]).to(y), constraint=constraints.positive)
+    tau = pyro.sample("tau", dist.Categorical(torch.ones(len(y)).to(y) / len(y)))
+    with pyro.plate("t", len(y)):
+        pyro.sample("y", law(rate[(torch.arange(len(y)) >= tau).long()]), obs=y)
+
+
+@pytest.mark.parametrize(
+    ("law", "dtype"),
+    [
+        (dist.Poisson, torch.float64),
+        (dist.Poisson, torch.float32),
+        (lambda rate: dist.Normal(rate, 0.5), torch.float64),
+    ],
+)
+def test_a_change_point_is_none(law: Callable[[Tensor], Any], dtype: torch.dtype) -> None:
+    """Most positions of the change have no weight; both rates have rows."""
+    fit = EM(change_point).fit(COUNTS.to(dtype), law)
+    assert fit.outcome == "converged", fit.notes
+
+
+def grouped(x: Tensor, loc: Tensor, which: Tensor, weights: Tensor, *, shared: bool) -> None:
+    """States that share means, and a scale of their own each, or one."""
+    loc = pyro.param("loc", loc)
+    scale = pyro.param("scale", torch.ones(1 if shared else len(weights)), constraint=constraints.positive)
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Categorical(weights))
+        pyro.sample("x", dist.Normal(loc[which[z]], scale[0 * z if shared else z]), obs=x)
+
+
+def test_states_that_share_are_judged_together() -> None:
+    """A mean that two states use has the rows of one; a scale that only the state without rows uses has none."""
+    x, which, weights = tensor([0.1, -0.4, 0.3, 5.2, 4.7, 5.5]), tensor([0, 1, 1]), tensor([0.5, 0.5, 0.0])
+    shared = EM(grouped).fit(x, tensor([0.5, 4.0]), which, weights, shared=True)
+    assert shared.outcome == "converged", shared.notes
+    pyro.clear_param_store()
+    alone = EM(grouped, max_steps=20).fit(x, tensor([0.5, 4.0]), which, weights, shared=False)
+    assert alone.outcome == "empty state"
+    assert alone.notes[-1] == 'entry (2,) of "scale" has no rows left'
+
+
+def two_latents(x: Tensor) -> None:
+    """Means by one latent, scales by another: that a pair of states has no rows is nothing to either."""
+    loc = pyro.param("loc", tensor([-4.0, 4.0]))
+    scale = pyro.param("scale", tensor([0.1, 1.0]), constraint=constraints.positive)
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5])))
+        w = pyro.sample("w", dist.Categorical(tensor([[1.0, 0.0], [0.0, 1.0]])[z]))
+        pyro.sample("x", dist.Normal(loc[z], scale[w]), obs=x)
+
+
+def test_a_pair_of_states_is_no_state() -> None:
+    """Every entry has the rows of one pair."""
+    x = torch.cat([-4 + 0.1 * torch.linspace(-1, 1, 9), 4 + torch.linspace(-2, 2, 9)])
+    fit = EM(two_latents).fit(x)
+    assert fit.outcome == "converged", fit.notes
+
+
+def items(x: Tensor, seen: Tensor) -> None:
+    """Items in a plate, some never answered."""
+    p = pyro.param("p", tensor([[0.2, 0.3, 0.4], [0.8, 0.7, 0.6]]), constraint=constraints.unit_interval)
+    with pyro.plate("people", len(x), dim=-2):
+        z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5])))
+        with pyro.plate("items", 3, dim=-1), pyro.poutine.mask(mask=seen):
+            pyro.sample("x", dist.Bernoulli(p[z, torch.arange(3)]), obs=x)
+
+
+def test_an_item_without_answers_is_no_state() -> None:
+    """It has no rows whatever the states are."""
+    x = (torch.rand(12, 3, generator=torch.Generator().manual_seed(0)) < 0.5).double()
+    seen = torch.ones(12, 3, dtype=torch.bool)
+    seen[:, 2] = False
+    assert EM(items, max_steps=30).fit(x, seen).outcome != "empty state"
+
+
+STEPS = torch.arange(24, dtype=torch.float64)
+SPELLS = (STEPS // 6) % 2
+SERIES = torch.where(SPELLS == 0, 1.0, -8.0) + 0.2 * torch.sin(3.0 * STEPS) + 0.01 * STEPS
+X = torch.cos(1.7 * STEPS)
+
+
+def chain(y: Tensor, x: Tensor, family: str = "normal") -> None:
+    """A chain whose emissions regress on `x`."""
+    move = pyro.param("move", tensor([[0.9, 0.1], [0.1, 0.9]]), constraint=constraints.simplex)
+    level, slope = pyro.param("level", tensor([0.5, -6.0])), pyro.param("slope", tensor([0.1, -0.1]))
+    z = None
+    for t in pyro.markov(range(len(y))):
+        z = pyro.sample(f"z{t}", dist.Categorical(tensor([0.5, 0.5]) if z is None else move[z]))
+        mean = level[z] + slope[z] * x[t]
+        law = dist.Normal(mean, 0.5) if family == "normal" else dist.Poisson(mean.exp())
+        pyro.sample(f"y{t}", law, obs=y[t])
+
+
+def factorial(y: Tensor, x: Tensor) -> None:
+    """Two chains whose effects add up, one of them multiplied by `x`."""
+    move = pyro.param("move", tensor([[0.9, 0.1], [0.1, 0.9]]), constraint=constraints.simplex)
+    first, second = pyro.param("first", tensor([0.5, -6.0])), pyro.param("second", tensor([0.0, 0.3]))
+    z = w = None
+    for t in pyro.markov(range(len(y))):
+        z = pyro.sample(f"z{t}", dist.Categorical(tensor([0.5, 0.5]) if z is None else move[z]))
+        w = pyro.sample(f"w{t}", dist.Categorical(tensor([0.5, 0.5]) if w is None else move[w]))
+        pyro.sample(f"y{t}", dist.Normal(first[z] + second[w] * x[t], 0.5), obs=y[t])
+
+
+def test_a_regression_in_a_chain_has_the_rows_of_all_steps() -> None:
+    """States are certain at every step, and each step is a site of its own."""
+    fit = EM(chain).fit(SERIES, X)
+    assert fit.outcome == "converged", fit.notes
+    for k in (0, 1):
+        design = torch.stack([torch.ones(24), X], 1)[SPELLS == k]
+        right = torch.linalg.lstsq(design, SERIES[SPELLS == k].unsqueeze(-1)).solution.squeeze(-1)
+        close(torch.stack([fit.params["level"][k], fit.params["slope"][k]]), right, SOLVERS)
+
+
+def test_other_regressions_in_chains() -> None:
+    """Counts by Newton's method, and two chains at once."""
+    counts = torch.where(SPELLS == 0, 40.0, 0.0) + (STEPS % 3 == 0)
+    with pyro.get_param_store().scope():
+        assert EM(chain, starts={"level": tensor([3.5, -1.0])}).fit(counts, X, "poisson").outcome == "converged"
+    assert EM(factorial, max_steps=200).fit(SERIES, X).outcome in ("converged", "step limit")
+
+
+def test_a_state_of_a_chain_that_no_step_is_in_is_named() -> None:
+    """Also where its parameters enter a regression."""
+    fit = EM(chain, starts={"level": tensor([-3.0, -400.0])}, max_steps=30).fit(SERIES, X)
+    assert fit.outcome == "empty state"
+    assert '"level"' in fit.notes[-1] or '"slope"' in fit.notes[-1]

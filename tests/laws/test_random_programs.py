@@ -1,0 +1,216 @@
+"""Random programs against brute force: fifty of them, each checked for all that EM promises."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from oracles.enumerated import Enumerated, climb
+from oracles.oracle import brute_force
+from oracles.tolerances import IDENTITY, SOLVERS
+from programs.random_programs import RandomProgram, random_program
+from torch import Tensor
+
+from em_pyro import EM, Fit
+
+SLOW, ENDLESS = 24, 47
+"""Programs left out: one whose M-step by torch takes seconds, one whose likelihood has no bound beside its maximum."""
+
+SEEDS = [seed for seed in range(52) if seed not in (SLOW, ENDLESS)]
+
+EXAMPLE = 40  # rows with one latent, closed forms throughout
+
+TILES = 24  # rows repeated so often are enough for equal ones to be merged
+
+
+@dataclass
+class Checked:
+    """One random program, the library's answers and brute force."""
+
+    program: RandomProgram
+
+    @cached_property
+    def brute(self) -> Enumerated:
+        """The program, enumerated."""
+        return Enumerated(self.program.plain, self.program.args, by_row=self.program.weighted)
+
+    @property
+    def exact(self) -> float:
+        """Rounding, by the dtype of the program."""
+        return IDENTITY if self.program.dtype == torch.float64 else 2e-5
+
+    @property
+    def solved(self) -> float:
+        """What a solver may leave, by the dtype of the program."""
+        return SOLVERS if self.program.dtype == torch.float64 else 1e-4
+
+    def em(self, **options: Any) -> EM:
+        """Return a driver with an empty store."""
+        pyro.clear_param_store()
+        torch.set_default_dtype(self.program.dtype)
+        return EM(self.program.model, **options)
+
+    def short(self, args: dict[str, Tensor], start: dict[str, Tensor], **options: Any) -> list[float]:
+        """Return the objective of two steps from given values."""
+        fit = self.em(starts=start, tol=0, max_steps=2, check=False, **options).fit(**args)
+        torch.set_default_dtype(torch.float64)
+        return list(fit.path)
+
+    # ---- what is checked; each yields a line for what is wrong ----
+
+    def posterior(self, em: EM) -> Iterator[str]:
+        """Evidence and marginals at the start."""
+        law = em.posterior(**self.program.args)
+        here = doubled(law.params)
+        yield from differ("evidence", law.log_evidence, self.brute.evidence(here), self.exact)
+        marginals = self.brute.marginals(here)
+        if self.program.spelt:
+            states = [marginals[n] for n in marginals if n.startswith("s_")]
+            yield from differ("marginals", law.marginal("x1"), torch.stack(states, -2), self.exact)
+            return
+        for name, want in marginals.items():
+            plain = name.removesuffix("_unobserved")
+            if plain != name:
+                told, label = self.program.args["told"], self.program.args["label"]
+                want = torch.where(told[:, None], torch.eye(want.shape[-1])[label], want)
+            got = law.marginal(plain)
+            yield from differ(f"marginal of {plain}", got, want.reshape(got.shape), self.exact)
+
+    def m_step(self, em: EM) -> Iterator[str]:
+        """One step: the loss before it, and a `Q` from which Newton's method climbs no further."""
+        here = doubled(em.posterior(**self.program.args).params)
+        loss = em.step(**self.program.args)
+        new = doubled(em.params)
+        shares = self.brute.shares(here)
+        yield from differ("loss", -loss, float(self.brute.objective(here)), self.exact)
+        before, after = (float(self.brute.q(at, shares)) for at in (here, new))
+        if not after >= before - self.exact * (1 + abs(before)):
+            yield f"M-step: Q fell from {before:.10g} to {after:.10g}"
+        allowed = self.solved * (1 + abs(after))
+        gain, ended = climb(lambda x: self.brute.q(self.brute.params(x), shares), self.brute.point(new), allowed)
+        if ended and gain > allowed:  # where Q has no bound, a cell with one row, there is no maximum to compare with
+            yield f"M-step: Q is {after:.10g}, and {gain:.3g} higher from there"
+
+    def fitted(self, fit: Fit, kind: str) -> Iterator[str]:
+        """A whole fit: no fall, the objective that it says, and where it converged nothing left to climb."""
+        there = doubled(fit.params)
+        for a, b in zip(fit.path, fit.path[1:], strict=False):
+            if not b >= a - max(self.exact / 10, IDENTITY) * (1 + abs(a)):
+                yield f"{kind}: the objective fell from {a:.12g} to {b:.12g}"
+        if fit.outcome == "degenerate":
+            return
+        reached = float(self.brute.objective(there))
+        yield from differ(f"{kind}: objective ({fit.outcome})", fit.objective, reached, self.exact)
+        if fit.converged:
+            allowed = self.solved * (1 + abs(reached))
+            gain, ended = climb(lambda x: self.brute.objective(self.brute.params(x)), self.brute.point(there), allowed)
+            if ended and gain > allowed:  # a likelihood without bound has maxima, and higher points beside them
+                yield f"{kind}: converged at {reached:.10g} (gap {fit.gap:.1e}), and {gain:.3g} higher from there"
+
+    def rows(self, start: dict[str, Tensor], path: list[float]) -> Iterator[str]:
+        """Rows permuted, and repeated, where equal ones are merged or are not."""
+        args, count = self.program.args, len(next(iter(self.program.args.values())))
+        order = torch.arange(count).flip(0)
+        if not self.program.adds:
+            yield from differ("permuted", self.short(picked(args, order), start), path, self.solved)
+        tiled = picked(args, order.repeat(TILES))
+        merged = self.short(tiled, start)
+        yield from differ("collapsed", merged, self.short(tiled, start, collapse=False), self.solved)
+        if self.program.adds:
+            yield from differ("permuted and repeated", merged, [TILES * value for value in path], self.solved)
+
+    def faults(self) -> Iterator[str]:
+        """Check everything; fits are plain or accelerated by turns, and short where torch or sweeps maximise."""
+        args = self.program.args
+        em = self.em()
+        yield from self.posterior(em)
+        yield from self.m_step(em)
+        start = {name: value.clone() for name, value in em.params.items()}
+        quick = {"closed form", "Newton"}.issuperset(line.how for line in em.plan(**args).lines.values())
+        kind = "squarem" if quick and self.program.seed % 2 else None
+        fit = self.em(starts=start, acceleration=kind, max_steps=60 if quick else 10, check=False).fit(**args)
+        yield from self.fitted(fit, "accelerated fit" if kind else "fit")
+        if self.program.rows:
+            yield from self.rows(start, self.short(args, start) if kind else list(fit.path[:3]))
+
+
+def doubled(params: Any) -> dict[str, Tensor]:
+    """Return parameters in float64, which is the default from now on."""
+    torch.set_default_dtype(torch.float64)
+    return {name: value.detach().double() for name, value in params.items()}
+
+
+def picked(args: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
+    """Return the arguments at some rows."""
+    return {name: value[rows] for name, value in args.items()}
+
+
+def differ(what: str, got: Any, want: Any, tolerance: float) -> Iterator[str]:
+    """Yield a line if two numbers or tables are not the same, relative to `1 + |want|`."""
+    a, b = torch.as_tensor(got).detach().double(), torch.as_tensor(want).detach().double()
+    gap = float(((a - b).abs() / (1 + b.abs())).max()) if a.shape == b.shape else float("inf")
+    if not gap <= tolerance:
+        yield f"{what}: got {a.tolist()}, expected {b.tolist()}"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_random_program(seed: int) -> None:
+    """Nothing is wrong with the program of that number."""
+    program = random_program(seed)
+    found = list(Checked(program).faults())
+    assert not found, "\n".join([*found, str(program)])
+
+
+# ---- the checks are checked ------------------------------------------------------------------------------------------
+
+ORACLES = (1, 6, 8, 11, 15, 31, 37, 42)
+"""Programs of every skeleton, with weights, masks and priors, and few assignments."""
+
+
+@pytest.mark.parametrize("seed", ORACLES)
+def test_one_run_is_many(seed: int) -> None:
+    """All assignments in one run have the objective and the marginals of a run for each."""
+    brute = Checked(random_program(seed)).brute
+    joint = brute_force(brute.model, kwargs=brute.args, params=brute.start)
+    assert not list(differ("objective", brute.objective(brute.start), joint.log_evidence, IDENTITY))
+    for name, want in joint.marginals.items():
+        assert not list(differ(name, brute.marginals(brute.start)[name], want, IDENTITY))
+
+
+def test_a_fault_is_noticed_by_each_check() -> None:
+    """Brute force of other data disagrees with everything that is asked of the right ones."""
+    program = random_program(EXAMPLE)
+    right, wrong = Checked(program), Checked(program)
+    moved = {**program.args, "x1": program.args["x1"] + 0.1}
+    wrong.brute = Enumerated(program.plain, moved, by_row=program.weighted)
+    fit = right.em().fit(**program.args)
+    short = replace(fit, path=fit.path[::-1])
+    early = right.em(tol=1e-2).fit(**program.args)
+    for checked, faulty in ((right, False), (wrong, True)):
+        assert any(checked.posterior(checked.em())) == faulty
+        assert any(checked.m_step(checked.em())) == faulty
+        assert any(checked.fitted(fit, "fit")) == faulty
+    assert "fell" in "".join(right.fitted(short, "fit"))
+    assert "higher from there" in "".join(right.fitted(early, "fit"))
+
+
+@pytest.mark.parametrize("where", ["collapsed", "permuted"])
+def test_lost_rows_are_noticed(where: str) -> None:
+    """Where rows that are not merged lose one, or repeated ones do."""
+    program = random_program(EXAMPLE)
+    few = len(program.args["x1"])
+
+    class Losing(Checked):
+        def short(self, args: dict[str, Tensor], start: dict[str, Tensor], **options: Any) -> list[float]:
+            count = len(args["x1"])
+            lost = "collapse" in options if where == "collapsed" else count > few
+            return super().short(picked(args, torch.arange(int(lost), count)), start, **options)
+
+    checked = Losing(program)
+    start = doubled(checked.em().posterior(**program.args).params)
+    path = Checked(program).short(program.args, start)
+    assert any(line.startswith(where) for line in checked.rows(start, path))
+    assert not list(Checked(program).rows(start, path))

@@ -1,0 +1,314 @@
+"""What a model sees is looked at anew by every call: data from outside its arguments may change between them."""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from oracles.tolerances import IDENTITY
+from pyro.nn import PyroModule, PyroParam
+from torch import Tensor, tensor
+
+from em_pyro import EM, DataError, EMError
+from em_pyro.program.fingerprint import fingerprint, first_change, lasting
+
+X = [0.0, 0.5, 0.2, 3.0, 3.5, 2.9, 0.1]
+SHIFT = 100.0
+
+BOX: dict[str, Any] = {}
+LEVEL = 0.0
+
+
+def rates(x: Tensor, level: float = 0.0) -> None:
+    """Mix two Normals, their locations about a level."""
+    loc = pyro.param("loc", tensor([-1.0, 2.0], dtype=x.dtype))
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5], dtype=x.dtype)))
+        pyro.sample("x", dist.Normal(loc[z] + level, 1.0), obs=x)
+
+
+def evidence(x: Tensor, level: float = 0.0) -> float:
+    """Log evidence of `rates` at the values in the store, by hand."""
+    loc = pyro.param("loc").detach() + level
+    return float((dist.Normal(loc, 1.0).log_prob(x[:, None]) + tensor(0.5).log()).logsumexp(-1).sum())
+
+
+def _global() -> tuple[Callable[[], None], Callable[[], None], Callable[[], Tensor]]:
+    BOX["x"] = tensor(X)
+
+    def move() -> None:
+        BOX["x"] = BOX["x"] + SHIFT
+
+    return lambda: rates(BOX["x"]), move, lambda: BOX["x"]
+
+
+def _in_place() -> tuple[Any, Any, Any]:
+    x = tensor(X)
+    return lambda: rates(x), lambda: x.add_(SHIFT), lambda: x
+
+
+def _uncounted() -> tuple[Any, Any, Any]:
+    array = np.array(X)
+
+    def move() -> None:
+        array[:] += SHIFT
+
+    return lambda: rates(torch.as_tensor(array)), move, lambda: tensor(array)
+
+
+def _helper() -> tuple[Any, Any, Any]:
+    held = [[tensor(X)]]
+
+    def data() -> Tensor:
+        return held[0][0]
+
+    def move() -> None:
+        held[0][0] = held[0][0] + SHIFT
+
+    return lambda: rates(data()), move, data
+
+
+def _object() -> tuple[Any, Any, Any]:
+    class Study:
+        def __init__(self) -> None:
+            self.x = tensor(X)
+
+        def model(self) -> None:
+            rates(self.x)
+
+    study = Study()
+    return study.model, lambda: setattr(study, "x", study.x + SHIFT), lambda: study.x
+
+
+def _slots() -> tuple[Any, Any, Any]:
+    class Study:
+        __slots__ = ("x",)
+
+        def __call__(self) -> None:
+            rates(self.x)
+
+    study = Study()
+    study.x = tensor(X)
+    return study, lambda: setattr(study, "x", study.x + SHIFT), lambda: study.x
+
+
+def _class() -> tuple[Any, Any, Any]:
+    class Settings:
+        x = tensor(X)
+
+    return lambda: rates(Settings.x), lambda: setattr(Settings, "x", Settings.x + SHIFT), lambda: Settings.x
+
+
+def _buffer() -> tuple[Any, Any, Any]:
+    class Module(PyroModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("x", tensor(X))
+
+        def forward(self) -> None:
+            rates(self.x)
+
+    module = Module()
+    return module, lambda: module.x.add_(SHIFT), lambda: module.x
+
+
+def _bound() -> tuple[Any, Any, Any]:
+    held = SimpleNamespace(x=tensor(X))
+    model = partial(lambda held: rates(held.x), held)
+    return model, lambda: setattr(held, "x", held.x + SHIFT), lambda: held.x
+
+
+def _conditioned() -> tuple[Any, Any, Any]:
+    data = {"x": tensor(X)}
+
+    def model() -> None:
+        loc = pyro.param("loc", tensor([-1.0, 2.0]))
+        with pyro.plate("rows", len(X)):
+            z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5])))
+            pyro.sample("x", dist.Normal(loc[z], 1.0))
+
+    def move() -> None:
+        data["x"] = data["x"] + SHIFT
+
+    return pyro.poutine.condition(model, data=data), move, lambda: data["x"]
+
+
+def _property() -> tuple[Any, Any, Any]:
+    hidden: dict[str, Tensor] = {"x": tensor(X)}
+
+    class Reader:
+        x = property(lambda self: hidden["x"])
+
+    reader = Reader()
+
+    def move() -> None:
+        hidden["x"] = hidden["x"] + SHIFT
+
+    return lambda: rates(reader.x), move, lambda: hidden["x"]
+
+
+PLACES = (_global, _in_place, _uncounted, _helper, _object, _slots, _class, _buffer, _bound, _conditioned, _property)
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.__name__.strip("_"))
+def test_data_from_outside_the_arguments_are_read_anew(place: Callable[[], tuple[Any, Any, Any]]) -> None:
+    """By `posterior`, `step` and `fit`, wherever the model has them from."""
+    model, move, data = place()
+    em = EM(model)
+    fit = em.fit()
+    move()
+    assert em.posterior().log_evidence == pytest.approx(evidence(data()), rel=IDENTITY)
+    with pytest.raises(DataError, match="has changed"):
+        _ = fit.posterior
+    move()
+    before = evidence(data())
+    assert -em.step() == pytest.approx(before, rel=IDENTITY)
+    move()
+    assert em.fit().log_likelihood == pytest.approx(evidence(data()), rel=IDENTITY)
+    assert float(pyro.param("loc").detach().min()) > SHIFT
+
+
+@pytest.mark.parametrize("read", [lambda held: next(held), lambda held: held.read()], ids=["iterator", "reader"])
+def test_what_cannot_be_looked_into_is_run(read: Callable[[Any], Tensor]) -> None:
+    """Data that come from where nothing is seen from outside (a file, a generator) are compared by a run."""
+    held = [tensor(X)]
+
+    def forever() -> Any:
+        while True:
+            yield held[0]
+
+    source: Any = forever()
+    source = source if read is not None and "next" in read.__code__.co_names else SimpleNamespace(read=lambda: held[0])
+    em = EM(lambda: rates(read(source)))
+    em.fit()
+    held[0] = held[0] + SHIFT
+    assert em.posterior().log_evidence == pytest.approx(evidence(held[0]), rel=IDENTITY)
+
+
+def test_numbers_and_modules_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A global number, and an attribute of a module of the user's."""
+    (tmp_path / "settings_of_mine.py").write_text("level = 0.0\n")
+    spec = importlib.util.spec_from_file_location("settings_of_mine", tmp_path / "settings_of_mine.py")
+    assert spec is not None
+    assert spec.loader is not None
+    settings: ModuleType = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "settings_of_mine", settings)
+    spec.loader.exec_module(settings)
+    x = tensor(X)
+    em = EM(lambda x: rates(x, LEVEL + settings.level))
+    em.step(x)
+    settings.level = 1.0
+    want = evidence(x, 1.0)
+    assert -em.step(x) == pytest.approx(want, rel=IDENTITY)
+    monkeypatch.setattr(sys.modules[__name__], "LEVEL", 2.0)
+    want = evidence(x, 3.0)
+    assert -em.step(x) == pytest.approx(want, rel=IDENTITY)
+
+
+@pytest.mark.parametrize("module", [False, True], ids=["function", "module"])
+def test_steps_on_the_same_data_plan_once(*, module: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What EM itself writes, and what the model keeps of its own runs, is no change."""
+    seen: list[float] = []
+
+    class Model(PyroModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loc = PyroParam(tensor([-1.0, 2.0]))
+            self.calls = 0
+
+        def forward(self, x: Tensor) -> None:
+            self.calls += 1
+            with pyro.plate("rows", len(x)):
+                z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5])))
+                pyro.sample("x", dist.Normal(self.loc[z], 1.0), obs=x)
+
+    def model(x: Tensor) -> None:
+        seen.append(float(x.sum()))
+        rates(x)
+
+    from em_pyro import em as driver
+
+    planned = []
+    prepare = driver.prepare
+    monkeypatch.setattr(driver, "prepare", lambda *a, **k: planned.append(1) or prepare(*a, **k))
+    em, x = EM(Model() if module else model), tensor(X)
+    losses = [em.step(x) for _ in range(5)]
+    em.posterior(x)
+    em.fit(x)
+    assert len(planned) == 1
+    assert losses == sorted(losses, reverse=True)
+    assert losses[1] < losses[0]
+
+
+def test_weights_of_a_module_move_from_step_to_step() -> None:
+    """They are not in the store, but in the module; what the user writes there counts."""
+    torch.manual_seed(0)
+    net, x = torch.nn.Linear(1, 1), torch.linspace(-1.0, 1.0, 20).unsqueeze(1)
+    y = 2.0 * x[:, 0] + 3.0 * (torch.arange(20) % 2)
+
+    def model(x: Tensor, y: Tensor) -> None:
+        pyro.module("net", net)
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5])))
+            pyro.sample("y", dist.Normal(net(x)[:, 0] + 3.0 * z, 1.0), obs=y)
+
+    em = EM(model)
+    losses = [em.step(x, y) for _ in range(4)]
+    assert losses[3] < losses[2] < losses[1] < losses[0]
+    with torch.no_grad():
+        net.bias.fill_(-40.0)
+    assert em.step(x, y) > losses[0] + 100
+
+
+def test_a_change_is_named() -> None:
+    """By what stands in the source; what the model changes itself is left out."""
+    held = {"x": tensor(X), "calls": 0}
+
+    def model() -> None:
+        held["calls"] += 1
+        rates(held["x"])
+
+    before = fingerprint(model, (), {})
+    model()
+    after = fingerprint(model, (), {})
+    assert first_change(before, after) == "held['calls']"
+    kept = lasting(before, after)
+    assert not first_change(kept, after)
+    model()
+    assert not first_change(kept, fingerprint(model, (), {}))
+    held["x"].mul_(2.0)
+    assert first_change(kept, fingerprint(model, (), {})) == "held['x']"
+
+
+@pytest.mark.parametrize("outside", [False, True], ids=["argument", "closure"])
+def test_tensors_of_inference_mode_are_refused_by_name(*, outside: bool) -> None:
+    """Autograd may not use them, and torch says so in words of its own."""
+    with torch.inference_mode():
+        x = tensor(X)
+    with pytest.raises(EMError, match=r"inference_mode.*clone"):
+        EM((lambda: rates(x)) if outside else rates).fit(*([] if outside else [x]))
+
+
+@pytest.mark.parametrize("how", ["torch", "closed"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_inference_mode_changes_nothing(how: str, dtype: torch.dtype) -> None:
+    """A fit within it is the fit outside; so are steps and posteriors."""
+    x = tensor(X, dtype=dtype)
+
+    def run() -> tuple[float, ...]:
+        pyro.clear_param_store()
+        em = EM(rates, m_step={"loc": how})
+        return em.step(x), em.fit(x).log_likelihood, float(em.posterior(x).log_evidence)
+
+    outside = run()
+    with torch.inference_mode():
+        assert run() == outside
+        assert torch.is_inference_mode_enabled()

@@ -1,0 +1,292 @@
+"""What users pass: other kinds of data are converted or refused by name, and so are weights, starts and states."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from oracles.agreement import close
+from oracles.refusals import refuse
+from oracles.tolerances import IDENTITY
+from pyro import poutine
+from torch import Tensor, tensor
+from torch.distributions import constraints
+
+from em_pyro import EM
+
+X = [0.0, 0.5, 0.25, 3.0, 3.5, 2.75, 0.125]
+
+
+class Frame:
+    """A table as pandas has them: columns by name, and no method of a tensor."""
+
+    def __init__(self, **columns: list[float]) -> None:
+        """Take the columns."""
+        self.columns = columns
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, name: str) -> np.ndarray[Any, Any]:
+        """Return one column."""
+        return np.asarray(self.columns[name])
+
+    def to_numpy(self) -> np.ndarray[Any, Any]:
+        """Return all columns, or the only one."""
+        return np.stack([np.asarray(c) for c in self.columns.values()], -1).squeeze(-1)
+
+
+def points(x: Any, law: Callable[[Tensor], Any] = lambda m: dist.Normal(m, 1.0)) -> None:
+    """Two components on a line; the data are only counted and observed."""
+    loc = pyro.param("loc", tensor([0.5, 2.0], dtype=torch.float64))
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5])))
+        pyro.sample("x", law(loc[z]), obs=x)
+
+
+def moved(x: Any) -> None:
+    """The same, with arithmetic that only a tensor can do."""
+    points(x.clone() + torch.zeros(len(x)))
+
+
+def by_column(x: Any) -> None:
+    """Take a column by its name."""
+    points(x["x"])
+
+
+KINDS: dict[str, Callable[[], Any]] = {
+    "array": lambda: np.array(X),
+    "array of single precision": lambda: np.array(X, dtype=np.float32),
+    "big-endian": lambda: np.array(X, dtype=">f8"),
+    "backwards twice": lambda: np.array(X[::-1])[::-1],
+    "read-only": lambda: np.broadcast_to(np.array(X), (7,)),
+    "objects": lambda: np.array(X, dtype=object),
+    "frame": lambda: Frame(x=X),
+    "list": lambda: list(X),
+    "half": lambda: tensor(X, dtype=torch.float16),
+    "bfloat16": lambda: tensor(X, dtype=torch.bfloat16),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model", [points, moved])
+@pytest.mark.parametrize("kind", KINDS)
+def test_data_of_other_kinds(kind: str, model: Any) -> None:
+    """The answer is that of a tensor, whether the model can use what is passed or not; so is a posterior."""
+    if model is moved and kind in ("half", "bfloat16"):
+        return
+    want = EM(points, max_steps=5).fit(tensor(X, dtype=torch.float64))
+    pyro.clear_param_store()
+    got = EM(model, max_steps=5).fit(KINDS[kind]())
+    close(got.log_likelihood, want.log_likelihood, 1e-6)
+    close(got.posterior_on(KINDS[kind]()).log_evidence, want.log_likelihood, 1e-6)
+
+
+def test_a_frame_reaches_a_model_that_knows_its_columns() -> None:
+    """Nothing is converted that the model can use."""
+    want = EM(points, max_steps=5).fit(tensor(X, dtype=torch.float64))
+    pyro.clear_param_store()
+    close(EM(by_column, max_steps=5).fit(Frame(x=X)).log_likelihood, want.log_likelihood, IDENTITY)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64])
+@pytest.mark.parametrize("name", ["Normal", "Bernoulli", "Poisson", "Categorical"])
+def test_whole_numbers(name: str, dtype: torch.dtype) -> None:
+    """The answer is that of the same numbers in floating point (for a category, in int64)."""
+    laws: dict[str, Callable[[Tensor], Any]] = {
+        "Normal": lambda m: dist.Normal(m, 1.0),
+        "Bernoulli": lambda m: dist.Bernoulli(m / 5),
+        "Poisson": lambda m: dist.Poisson(m),
+        "Categorical": lambda m: dist.Categorical(torch.stack([m, 5 - m], -1) / 5),
+    }
+    x = tensor([1, 0, 1, 1, 0, 0, 1])
+    plain = x if name == "Categorical" else x.double()
+    want = EM(points, max_steps=3).fit(plain, laws[name])
+    pyro.clear_param_store()
+    close(EM(points, max_steps=3).fit(x.to(dtype), laws[name]).log_likelihood, want.log_likelihood, IDENTITY)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float32])
+def test_labels_of_a_partly_observed_bernoulli(dtype: torch.dtype) -> None:
+    """Labels are numbers of any kind."""
+
+    def model(x: Tensor, label: Tensor) -> None:
+        loc = pyro.param("loc", tensor([-1.0, 2.0], dtype=torch.float64))
+        with pyro.plate("rows", len(x)):
+            known = torch.arange(len(x)) < 4
+            z = pyro.sample("z", dist.Bernoulli(tensor(0.5)), obs=label, obs_mask=known)
+            pyro.sample("x", dist.Normal(loc[z.long()], 1.0), obs=x)
+
+    x, label = tensor(X, dtype=torch.float64), tensor([0, 0, 0, 1, 1, 1, 0])
+    want = EM(model, max_steps=3).fit(x, label.double()).log_likelihood
+    pyro.clear_param_store()
+    close(EM(model, max_steps=3).fit(x, label.to(dtype)).log_likelihood, want, 1e-6)
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "text": (np.array(["a", "b"]), "got ndarray"),
+    "dates": (np.array(["2020-01-01", "2020-01-02"], dtype="datetime64[D]"), "got ndarray"),
+    "a ragged list": ([[1.0], [1.0, 2.0]], "got list"),
+    "complex": (torch.ones(3, dtype=torch.complex128), r"real numbers, got .*j\)? at index \(0,\)"),
+    "none at a place": (np.array([1.0, None, 2.0], dtype=object), "got ndarray"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_no_data(kind: str) -> None:
+    """The site is named."""
+    data, got = REFUSED[kind]
+    refuse("data", rf'^Site "x": expected .*{got}', points, data)
+
+
+# ---- supports that torch states closed -------------------------------------------------------------------------------
+
+EDGES: dict[str, tuple[Callable[[Tensor], Any], Tensor, str]] = {
+    "Gamma": (lambda m: dist.Gamma(m, 1.0), tensor([0.5, 0.0, 2.0]), r"\(1,\)"),
+    "Chi2": (lambda m: dist.Chi2(m), tensor([0.5, 2.0, 0.0]), r"\(2,\)"),
+    "Beta at 0": (lambda m: dist.Beta(m, 2.0), tensor([0.5, 0.0]), r"\(1,\)"),
+    "Beta at 1": (lambda m: dist.Beta(2.0, m), tensor([1.0, 0.5]), r"\(0,\)"),
+    "Dirichlet": (
+        lambda m: dist.Dirichlet(torch.stack([m, m], -1)), tensor([[0.5, 0.5], [0.0, 1.0]]), r"\(1, 0\)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_a_value_at_the_edge_of_the_support(name: str) -> None:
+    """The density is zero or infinite there; a mask leaves the row out."""
+    law, x, index = EDGES[name]
+    refuse("data", rf'^Site "x": expected values off .*got (0|1)\.0 at index {index}', points, x, law)
+    here = ((x > 0) & (x < 1)).reshape(len(x), -1).all(-1) if "Gamma" not in name and name != "Chi2" else x > 0
+    assert EM(points, max_steps=2).fit(x.clamp(1e-3, None), lambda m: law(m).mask(here)).num_steps == 2
+
+
+def test_a_mixture_by_an_enumerated_mask() -> None:
+    """The support of a MaskedMixture depends on a latent: one state that allows a value is enough."""
+
+    def model(x: Tensor, high: float) -> None:
+        share = pyro.param("share", tensor(0.3), constraint=constraints.unit_interval)
+        rate = pyro.param("rate", tensor(1.0), constraint=constraints.positive)
+        n = len(x)
+        with pyro.plate("rows", n):
+            z = pyro.sample("z", dist.Bernoulli(share)).bool()
+            laws = dist.Exponential(rate).expand([n]), dist.Uniform(-high, high).expand([n])
+            pyro.sample("x", dist.MaskedMixture(z, *laws), obs=x)
+
+    x = tensor([0.2, 0.7, -1.5, 2.0, 0.1])
+    assert EM(model).fit(x, 3.0).converged
+    pyro.clear_param_store()
+    refuse("data", r'^Site "x": .* at index \(2,\)', model, x, 1.0)
+
+
+# ---- weights of rows -------------------------------------------------------------------------------------------------
+
+
+def weighted(x: Tensor, w: Any) -> None:
+    """Rows with weights."""
+    with poutine.scale(scale=w):
+        points(x)
+
+
+WEIGHTS: dict[str, tuple[Any, str]] = {
+    "negative": (tensor([1.0, 1.0, -0.5, 1.0]), r"got -0\.5 at index \(2,\)"),
+    "not a number": (tensor([1.0, torch.nan, 1.0, 1.0]), r"got nan at index \(1,\)"),
+    "infinite": (tensor([torch.inf, 1.0, 1.0, 1.0]), r"got inf at index \(0,\)"),
+    "too few": (torch.ones(3), r"got \(3,\) within plates \"rows\" \(4\)"),
+    "too many": (torch.ones(8), r"got \(8,\)"),
+    "a column": (torch.ones(4, 1), r"got \(4, 1\)"),
+    "one for each state": (tensor([[0.5], [2.0]]), r"got \(2, 1\)"),
+    "a 0-d nan": (tensor(torch.nan), r"got nan\."),
+    "complex": (torch.ones(4, dtype=torch.complex64), "got .*j"),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weights_that_are_none(name: str) -> None:
+    """The error speaks of weights, and names the first bad index."""
+    w, got = WEIGHTS[name]
+    with pyro.validation_enabled(is_validate=False):
+        refuse("data", rf'^Site "(z|x)": expected row weights \(poutine\.scale\).*{got}', weighted, tensor(X[:4]), w)
+
+
+@pytest.mark.parametrize("kind", ["integers", "array", "0-d", "bool"])
+def test_weights_of_other_kinds(kind: str) -> None:
+    """Whole numbers, arrays and one weight for all."""
+    w = {"integers": tensor([1, 2, 1, 0]), "array": np.array([1.0, 2, 1, 0]), "0-d": tensor(2.0)}
+    w["bool"] = tensor([True, True, True, False])
+    plain = {"0-d": 2 * torch.ones(4), "bool": tensor([1.0, 1, 1, 0])}.get(kind, tensor([1.0, 2, 1, 0]))
+    with pyro.validation_enabled(is_validate=False):
+        want = EM(weighted, max_steps=3).fit(tensor(X[:4]), plain).log_likelihood
+        pyro.clear_param_store()
+        close(EM(weighted, max_steps=3).fit(tensor(X[:4]), w[kind]).log_likelihood, want, IDENTITY)
+
+
+# ---- parameters and states -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("random", [False, True])
+def test_a_simplex_is_normalised(dtype: torch.dtype, random: bool) -> None:  # noqa: FBT001
+    """As `pyro.param` does, in rows, from a tensor or an initialiser, a structural zero included."""
+    rows = tensor([[2.0, 6.0], [0.0, 3.0]], dtype=dtype)
+
+    def model(x: Tensor) -> None:
+        w = pyro.param("w", (lambda: rows) if random else rows, constraint=constraints.simplex)
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Categorical(torch.ones(2, dtype=dtype)))
+            pyro.sample("x", dist.Categorical(w[z]), obs=x)
+
+    em = EM(model)
+    em.plan(tensor([0, 1, 1]))
+    close(em.params["w"], rows / rows.sum(-1, keepdim=True), 1e-6)
+
+
+def test_a_start_that_cannot_be_normalised() -> None:
+    """A negative entry is refused."""
+
+    def model(x: Tensor) -> None:
+        w = pyro.param("w", tensor([1.5, -0.2]), constraint=constraints.simplex)
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", dist.Categorical(w), obs=x)
+
+    refuse("parameter", '^Parameter "w": expected its start within Simplex', model, tensor([0, 1]))
+
+
+def test_bad_data_come_before_the_starts_made_of_them() -> None:
+    """A start that is NaN because the data are is not to blame."""
+
+    def model(x: Tensor) -> None:
+        loc = pyro.param("loc", x.mean())
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    refuse("data", r'^Site "x": expected finite data, got nan at index \(1,\)', model, tensor([0.0, torch.nan]))
+
+
+def test_a_latent_without_states() -> None:
+    """K = 0 is refused by the latent's name."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Categorical(torch.ones(0)))
+            pyro.sample("x", dist.Normal(pyro.param("loc", tensor(0.0)), 1.0), obs=x)
+
+    refuse("model", '^Site "z": expected at least one state', model, tensor([0.0]))
+
+
+@pytest.mark.parametrize("constraint", [constraints.real, constraints.positive])
+def test_a_forgotten_simplex_is_named(constraint: Any) -> None:
+    """In a table, along a chain."""
+
+    def model(x: Tensor) -> None:
+        w = pyro.param("w", tensor([[0.5, 0.5], [0.2, 0.8]]), constraint=constraint)
+        z = pyro.sample("z0", dist.Categorical(tensor([0.5, 0.5])))
+        for t in pyro.markov(range(1, len(x))):
+            z = pyro.sample(f"z{t}", dist.Categorical(w[z]))
+            pyro.sample(f"x{t}", dist.Normal(3.0 * z, 1.0), obs=x[t])
+
+    line = EM(model).plan(tensor(X)).lines["w"]
+    assert line.how == "closed form" or 'declare "w" with constraint=constraints.simplex' in line.why, line

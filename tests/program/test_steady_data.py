@@ -1,0 +1,58 @@
+"""A model that changes its data, or hides a parameter from autograd, is found out."""
+
+from collections.abc import Callable
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor
+
+from em_pyro import EM
+from em_pyro.errors import ModelError
+
+X = torch.tensor([0.0, 0.5, 0.2, 3.0, 3.5, 2.9, 0.1], dtype=torch.float64)
+
+
+def mixture(x: Tensor, change: Callable[[Tensor], Tensor] = lambda loc: loc) -> None:
+    """Mix two normals."""
+    loc = change(pyro.param("loc", torch.tensor([-1.0, 2.0], dtype=torch.float64)))
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Categorical(torch.tensor([0.5, 0.5], dtype=torch.float64)))
+        pyro.sample("x", dist.Normal(loc[z], 1.0), obs=x)
+
+
+def in_place(x: Tensor) -> None:
+    """Write into the argument."""
+    x += 0.1
+    mixture(x)
+
+
+def in_part(x: Tensor) -> None:
+    """Write into a part, and observe it."""
+    x[1:] *= 1.01
+    mixture(x[1:])
+
+
+@pytest.mark.parametrize("model", [in_place, in_part])
+def test_data_that_a_model_writes_into(model: Callable[[Tensor], None]) -> None:
+    """There is no one likelihood."""
+    with pytest.raises(ModelError, match="expected the same data in every run"):
+        EM(model).fit(X.clone())
+
+
+def test_a_copy_may_be_written_into() -> None:
+    """What the model makes is its own."""
+
+    def model(x: Tensor) -> None:
+        x = x.clone()
+        x += 1
+        mixture(x)
+
+    assert EM(model).fit(X).outcome == "converged"
+
+
+def test_a_parameter_by_way_of_numpy() -> None:
+    """The value is another, no gradient tells: a note names the parameter."""
+    fit = EM(lambda x: mixture(x, lambda loc: torch.tensor(loc.detach().numpy()).exp())).fit(X)
+    assert any("no gradient reaches" in note and "loc" in note for note in fit.notes)
