@@ -1,0 +1,37 @@
+"""The comparison with the model's own densities takes row weights as the engine does."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+from oracles.agreement import close
+from pyro import poutine
+from torch import Tensor, tensor
+from torch.distributions import constraints
+
+from em_pyro import EM
+
+X, Y = tensor([3.0, 5.0, 1.0, 5.0]).double(), tensor([0.1, 1.2, -0.7, 0.4]).double()
+WEIGHTS = tensor([0.5, 1.0, 2.0, 0.0]).double()
+
+
+def beside(law: dist.TorchDistribution, x: Tensor, y: Tensor, seen: Tensor | None = None) -> None:
+    """Observe `x` beside a mixture, without a latent: its rows are folded."""
+    loc = pyro.param("loc", tensor([0.3, -0.4]).double())
+    with poutine.scale(scale=WEIGHTS), pyro.plate("row", len(x)):
+        z = pyro.sample("z", dist.Categorical(tensor([0.4, 0.6]).double()))
+        pyro.sample("x", law if seen is None else law.mask(seen), obs=x)
+        pyro.sample("y", dist.Normal(loc[z], 1.0), obs=y)
+
+
+def rate() -> Tensor:
+    """Declare a rate."""
+    return pyro.param("rate", tensor(1.45).double(), constraint=constraints.positive)
+
+
+@pytest.mark.parametrize("seen", [None, tensor([True, False, True, True])], ids=["all", "masked"])
+def test_weights_of_a_site_without_latents(seen: Tensor | None) -> None:
+    """Its closed form stays, and is the weighted mean."""
+    em = EM(lambda: beside(dist.Poisson(rate()), X, Y, seen))
+    assert em.plan()["rate"].how == "closed form"
+    weights = WEIGHTS if seen is None else WEIGHTS * seen
+    close(em.fit().params["rate"], (weights * X).sum() / weights.sum())
