@@ -1,4 +1,4 @@
-"""What EM takes in and hands out: starts that count everywhere, values that are the reader's own, errors, threads."""
+"""What EM takes in and hands out: starts that count everywhere, values that are the reader's own, threads."""
 
 import copy
 import pickle
@@ -13,11 +13,11 @@ import pytest
 import torch
 from oracles.engines import distance, farthest
 from oracles.tolerances import IDENTITY
-from programs.loops import equal, mixture, points, stored
+from programs.loops import mixture, points, stored
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
-from em_pyro import EM, EMError, ObjectiveError, ParameterError
+from em_pyro import EM, EMError
 from em_pyro.fit.loop import State
 
 
@@ -48,10 +48,14 @@ MODELS = {"prior": with_prior, "chain": chain}
 # ---- starts ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("listed", [False, True], ids=["dict", "list"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("name", MODELS)
-def test_a_saved_fit_is_taken_up_again(name: str, dtype: torch.dtype, *, listed: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "dtype", "listed"),
+    [
+        ("prior", torch.float32, False), ("prior", torch.float64, True),
+        ("chain", torch.float32, True), ("chain", torch.float64, False),
+    ],
+)  # fmt: skip
+def test_a_saved_fit_is_taken_up_again(name: str, dtype: torch.dtype, listed: bool) -> None:  # noqa: FBT001
     """`params`, `posterior` and `step` begin at `starts`; what they do afterwards goes on from there."""
     x = points(n=8).to(dtype)
     fit = pickle.loads(pickle.dumps(EM(MODELS[name], max_steps=1, tol=0).fit(x)))
@@ -178,97 +182,6 @@ def test_parameters_are_not_called_foreign() -> None:
             pyro.sample("x", dist.Normal((net(torch.ones(1)) + more)[z], scale), obs=x)
 
     assert "not fitted" not in str(EM(model).plan(points(n=8)))
-
-
-# ---- errors ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("value", ["0", [[1.0], [2.0, 3.0]], object()], ids=["word", "ragged", "object"])
-def test_a_start_that_is_no_tensor_is_refused(value: Any) -> None:
-    """By its name, from every method."""
-    em = EM(mixture, starts={"loc": value})
-    asks: list[Callable[[], Any]] = [lambda: em.params, lambda: em.step(points()), lambda: em.fit(points())]
-    for ask in asks:
-        with pytest.raises(ParameterError, match="loc"):
-            ask()
-
-
-def test_a_step_that_runs_off_does_not_blame_the_start() -> None:
-    """Where steps before it were sound."""
-
-    def model(x: Tensor) -> None:
-        bonus = pyro.param("bonus", torch.zeros(2))
-        with pyro.plate("row", len(x)):
-            z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5])))
-            pyro.sample("x", dist.Normal(4.0 * z, 1.0), obs=x)
-            pyro.factor("reward", bonus[z])
-
-    em, x, said = EM(model), points(), ""
-    for _ in range(30):
-        before = stored()
-        try:
-            em.step(x)
-        except EMError as error:
-            said = str(error)
-            assert equal(stored(), before)
-            break
-    assert "infinity" in said or "parameter" in said
-    assert "Start" not in said
-
-
-@pytest.mark.parametrize("how", ["closed", "torch"])
-def test_a_step_that_fails_changes_nothing(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no next value is defined, the store is as it was, and the next call fails alike."""
-    from em_pyro import em as driver
-
-    x = points()
-    em = EM(mixture, m_step={"loc": how})
-    em.step(x)
-    before, right = stored(), driver.em_step
-
-    def spoilt(*args: Any) -> Any:
-        new, found = right(*args)
-        return {**new, "loc": torch.full_like(new["loc"], torch.nan)}, found
-
-    monkeypatch.setattr(driver, "em_step", spoilt)
-    for _ in range(2):
-        with pytest.raises(ObjectiveError, match="loc") as caught:
-            em.step(x)
-        assert "random" not in str(caught.value)
-        assert equal(stored(), before)
-    monkeypatch.setattr(driver, "em_step", right)
-    assert torch.isfinite(tensor(em.step(x)))
-
-
-def test_a_fall_is_explained_by_what_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If nothing has, nothing is blamed."""
-    from em_pyro.fit.endings import guard
-
-    x = points()
-    em = EM(mixture)
-    em.step(x)
-    assert em._prepared is not None
-    with pytest.raises(ObjectiveError, match="The model is as it was"):
-        guard(em._prepared, -1.0, -2.0, 3)
-    x.mul_(2.0)
-    with pytest.raises(ObjectiveError, match="argument 0 has changed"):
-        guard(em._prepared, -1.0, -2.0, 3)
-
-
-def test_single_precision_steps_may_go_on_for_ever() -> None:
-    """Values are rounded to float32 after every step, so at the top the objective wanders by that."""
-    x = points().float()
-
-    def model(x: Tensor) -> None:
-        loc = pyro.param("loc", tensor([-1.0, 3.0], dtype=x.dtype))
-        scale = pyro.param("scale", 1.5 * torch.ones(2, dtype=x.dtype), constraint=constraints.positive)
-        with pyro.plate("row", len(x)):
-            z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5], dtype=x.dtype)))
-            pyro.sample("x", dist.Normal(loc[z], scale[z]), obs=x)
-
-    em = EM(model)
-    losses = [em.step(x) for _ in range(150)]
-    assert losses[-1] == pytest.approx(min(losses), rel=1e-6)
 
 
 # ---- threads ---------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ distribution with a known shape, whose log-density is linear in its scale `b`,
 so that the statistics are (1, 1 / x), `Q = a n log b - b sum(1 / x)`, and its maximum `b = a n / sum(1 / x)`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pyro
@@ -287,15 +287,12 @@ def test_a_subclass_is_not_taken_for_its_parent() -> None:
     assert how(model, tensor([1.0, 2.0, 5.0])) == {"rate": "torch"}
 
 
-def registered() -> Iterator[type]:
-    """List the distributions of the issue."""
-    names = "Categorical OneHotCategorical Bernoulli Binomial Multinomial Geometric Poisson Exponential"
-    yield from (getattr(dist, name) for name in f"{names} Normal LogNormal MultivariateNormal".split())
+DISCRETE = ("Categorical", "OneHotCategorical", "Bernoulli", "Binomial", "Multinomial", "Geometric", "Poisson")
 
 
-@pytest.mark.parametrize("distribution", list(registered()), ids=lambda d: d.__name__)
-def test_what_is_registered_from_the_start(distribution: Any) -> None:
-    """Each has its roles and an event of the distribution's own rank."""
-    family = base.family_for(distribution)
+@pytest.mark.parametrize("name", [*DISCRETE, "Exponential", "Normal", "LogNormal", "MultivariateNormal"])
+def test_what_is_registered_from_the_start(name: str) -> None:
+    """Each has its roles, of domains that are known."""
+    family = base.family_for(getattr(dist, name))
     assert family.roles
     assert all(role.domain in ("unit", "simplex", "positive", "real", "scale_tril") for role in family.roles.values())

@@ -17,7 +17,7 @@ from oracles.tolerances import IDENTITY
 from pyro.nn import PyroModule, PyroParam
 from torch import Tensor, tensor
 
-from em_pyro import EM, DataError, EMError
+from em_pyro import EM, DataError
 from em_pyro.program.fingerprint import fingerprint, first_change, lasting
 
 X = [0.0, 0.5, 0.2, 3.0, 3.5, 2.9, 0.1]
@@ -286,29 +286,3 @@ def test_a_change_is_named() -> None:
     assert not first_change(kept, fingerprint(model, (), {}))
     held["x"].mul_(2.0)
     assert first_change(kept, fingerprint(model, (), {})) == "held['x']"
-
-
-@pytest.mark.parametrize("outside", [False, True], ids=["argument", "closure"])
-def test_tensors_of_inference_mode_are_refused_by_name(*, outside: bool) -> None:
-    """Autograd may not use them, and torch says so in words of its own."""
-    with torch.inference_mode():
-        x = tensor(X)
-    with pytest.raises(EMError, match=r"inference_mode.*clone"):
-        EM((lambda: rates(x)) if outside else rates).fit(*([] if outside else [x]))
-
-
-@pytest.mark.parametrize("how", ["torch", "closed"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_inference_mode_changes_nothing(how: str, dtype: torch.dtype) -> None:
-    """A fit within it is the fit outside; so are steps and posteriors."""
-    x = tensor(X, dtype=dtype)
-
-    def run() -> tuple[float, ...]:
-        pyro.clear_param_store()
-        em = EM(rates, m_step={"loc": how})
-        return em.step(x), em.fit(x).log_likelihood, float(em.posterior(x).log_evidence)
-
-    outside = run()
-    with torch.inference_mode():
-        assert run() == outside
-        assert torch.is_inference_mode_enabled()

@@ -1,0 +1,116 @@
+"""Priors that have no joint maximum with what is free in them, and latents in the place of missing values."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from oracles.refusals import refuse
+from test_priors import N, real
+from torch import Tensor, tensor
+from torch.distributions import constraints
+
+from em_pyro import EM
+
+
+def effects(y: Tensor, spread: Callable[[], Any], law: Callable[[Any], Any]) -> None:
+    """Groups whose effects have a prior with something free in it."""
+    inside = spread()
+    with pyro.plate("group", 3):
+        b = pyro.sample("b", law(inside))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Normal(b[torch.arange(len(y)) % 3], 1.0), obs=y)
+
+
+def positive(name: str = "tau") -> Tensor:
+    """A free positive number."""
+    return pyro.param(name, tensor(1.0), constraint=constraints.positive)
+
+
+UNBOUNDED: dict[str, tuple[Callable[[], Any], Callable[[Any], Any], str]] = {
+    "scale": (positive, lambda t: dist.Normal(0.0, t), "scale.*tau"),
+    "scale through exp": (lambda: pyro.param("tau", tensor(0.0)), lambda t: dist.Normal(0.0, t.exp()), "scale.*tau"),
+    "precision": (positive, lambda t: dist.Normal(0.0, t.rsqrt()), "scale.*tau"),
+    "Laplace": (positive, lambda t: dist.Laplace(0.0, t), "scale.*tau"),
+    "LogNormal": (positive, lambda t: dist.LogNormal(0.0, t), "scale.*tau"),
+    "concentration": (positive, lambda t: dist.Gamma(t, t), "concentration.*tau"),
+    "Beta": (positive, lambda t: dist.Beta(t, 2 * t), "concentration1.*tau"),
+    "a prior with a heavy tail": (
+        lambda: pyro.sample("tau", dist.HalfCauchy(1.0)), lambda t: dist.Normal(0.0, t), "scale.*tau",
+    ),
+    "a prior that is dropped": (
+        lambda: pyro.sample("tau", dist.LogNormal(0.0, 1.0).mask(False)),  # noqa: FBT003
+        lambda t: dist.Normal(0.0, t), "scale.*tau",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNBOUNDED)
+def test_a_free_scale_of_a_prior(name: str) -> None:
+    """The site, its argument and the parameter are named, at planning."""
+    spread, law, what = UNBOUNDED[name]
+    refuse("model", f'^Site "b": expected a prior of known {what}', effects, real(N), spread, law)
+
+
+def test_a_free_covariance_of_a_prior() -> None:
+    """The same of vectors."""
+
+    def model(y: Tensor) -> None:
+        L = pyro.param("L", torch.eye(2).double(), constraint=constraints.lower_cholesky)
+        with pyro.plate("group", 3):
+            b = pyro.sample("b", dist.MultivariateNormal(torch.zeros(2).double(), scale_tril=L))
+        with pyro.plate("row", len(y)):
+            pyro.sample("y", dist.Normal(b[torch.arange(len(y)) % 3, 0], 1.0), obs=y)
+
+    refuse("model", '^Site "b": expected a prior of known scale_tril.*"L"', model, real(N))
+
+
+HELD: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "a location": (lambda: pyro.param("tau", tensor(0.0)), lambda t: dist.Normal(t, 1.0)),
+    "bounds": (
+        lambda: pyro.param("tau", tensor(1.0), constraint=constraints.interval(0.5, 3.0)),
+        lambda t: dist.Normal(0.0, t),
+    ),
+    "a constant": (positive, lambda t: dist.Normal(0.0, 0.1 + t)),
+    "a light tail": (lambda: pyro.sample("tau", dist.LogNormal(0.0, 1.0)), lambda t: dist.Normal(0.0, t)),
+    "a logarithm": (lambda: pyro.sample("tau", dist.Normal(0.0, 1.0)), lambda t: dist.Normal(0.0, t.exp())),
+    "a precision": (lambda: pyro.sample("tau", dist.Gamma(2.0, 1.0)), lambda t: dist.Normal(0.0, t.rsqrt())),
+    "a mask": (positive, lambda t: dist.Normal(0.0, t).mask(False)),  # noqa: FBT003
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_what_is_held_back_stays_a_maximum(name: str) -> None:
+    """Bounds, or a prior of its own that falls fast enough, keep a scale apart from where there is no maximum."""
+    spread, law = HELD[name]
+    fit = EM(effects, max_steps=20).fit(real(N), spread, law)
+    assert all(bool(torch.isfinite(value).all()) for value in fit.params.values())
+
+
+def test_a_fixed_scale_is_no_free_one() -> None:
+    """What the plan is told to keep does not shrink."""
+    law = UNBOUNDED["scale"][1]
+    assert EM(effects, m_step={"tau": "fixed"}).fit(real(N), positive, law).converged
+
+
+# ---- missing values as latents ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("vectors", [False, True])
+def test_a_latent_inside_an_observed_value(vectors: bool) -> None:  # noqa: FBT001
+    """The imputation idiom: the latent and the site are named."""
+
+    def model(x: Tensor) -> None:
+        loc = pyro.param("loc", torch.zeros(2 if vectors else ()).double())
+        holes = x.isnan().nonzero(as_tuple=True)
+        v = pyro.sample("v", dist.Normal(0.0, 1.0).expand([len(holes[0])]).to_event(1).mask(False))  # noqa: FBT003
+        full = x.index_put(holes, v.double())
+        law = dist.MultivariateNormal(loc, torch.eye(2).double()) if vectors else dist.Normal(loc, 1.0)
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", law, obs=full)
+
+    x = real(6, 2) if vectors else real(6)
+    x.reshape(-1)[3] = torch.nan
+    refuse("model", '^Site "v": .*mask\\(False\\) inside the value of "x"', model, x)
