@@ -58,6 +58,17 @@ def seeded(maker: Callable[..., Tensor], *args: Any, generator: torch.Generator,
     return maker(*args, generator=generator, device=generator.device, **kwargs).to(_usual())
 
 
+def seed_generators(seed: int) -> None:
+    """Seed torch's global generators, of the devices that are in use.
+
+    `torch.manual_seed` formats the stack three times, for devices that nobody has started yet, and would seed them when
+    they are: neither is wanted of a run that moves no generator.
+    """
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+
+
 def there(method: Method) -> Method:
     """Decorate a method of something with an engine: new tensors are made where the program's are."""
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
-from ..program.devices import seeded
+from ..program.devices import seed_generators, seeded
 from ..program.handlers import quiet
 from ..program.named import Named, Params
 from ..program.program import Program
@@ -93,7 +93,7 @@ def check_values(program: Program, params: Params, enumerated: Mapping[str, Site
 def _run(program: Program, params: Params, states: Mapping[str, Tensor]) -> dict[str, Site]:
     """Run at concrete states, from another state of the generator: a model that draws random numbers is found out."""
     with torch.no_grad(), quiet():
-        torch.manual_seed(UNUSUAL)
+        seed_generators(UNUSUAL)
         return program.run(params, states)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import transform_to
 
-from ...program.devices import visiting
+from ...program.devices import seed_generators, visiting
 from ...program.handlers import quiet
 from ...program.program import Program
 from ...program.site import Parameter
@@ -71,7 +71,7 @@ def _own_seed(seed: int) -> Iterator[None]:
     kept = random.getstate(), np.random.get_state()
     try:
         with quiet():
-            torch.manual_seed(seed)
+            seed_generators(seed)
             np.random.seed(seed % 2**32)
             random.seed(seed)
             yield

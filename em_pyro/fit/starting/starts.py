@@ -24,7 +24,7 @@ from ...errors import ModelError, ParameterError
 from ...m_step.maximise import maximise
 from ...m_step.pooling import PriorUnbounded
 from ...program.coordinates import constrained, unconstrained
-from ...program.devices import seeded
+from ...program.devices import seed_generators, seeded
 from ...program.named import Named, Params, align, batched, only
 from ...program.program import Program, quiet
 from ...program.store import check_value, starting_values
@@ -154,7 +154,7 @@ def _from_priors(engine: Engine, values: Params, seed: int, index: int) -> dict[
     new, generator = dict(values), _generator(seed, index, stream=1)
     sites = [name for name, p in engine.program.parameters.items() if p.kind == "prior"]
     with quiet(), torch.no_grad():
-        torch.manual_seed(int(seeded(torch.randint, 2**62, (), generator=generator)))
+        seed_generators(int(seeded(torch.randint, 2**62, (), generator=generator)))
         for name in sites:
             known = engine.priors[name].fn
             fn = engine.program.run(new)[name].fn if known is None else known
