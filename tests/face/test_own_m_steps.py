@@ -141,7 +141,7 @@ def spread(found: Statistics, now: Tensor) -> Tensor:
 def test_the_formulas_of_a_book_are_those_of_the_plan(model: Any, own: Any) -> None:
     """One step leads where the plan's own leads, whichever of them are the user's."""
     x = data()
-    plain, with_own = EM(model), EM(model, m_step=own)
+    plain, with_own = EM(model, check=False), EM(model, m_step=own)
     plain.step(x)
     right = {name: value.clone() for name, value in plain.params.items()}
     pyro.clear_param_store()
@@ -237,7 +237,7 @@ OPTIONS: dict[str, list[Any]] = {
     "weights": [None, "torch", "fixed", lambda found, now: found["z"][0] / found["z"][0].sum()],
     "acceleration": [None, "squarem"],
     "collapse": [True, False],
-    "starts": [1, 3],
+    "starts": [1, 2],
     "check": [True, False],
     "dtype": [torch.float64, torch.float32],
 }
@@ -268,7 +268,7 @@ def test_callables_go_with_every_other_option(row: dict[str, Any]) -> None:
     x = data(row["dtype"])
     m_step = {name: row[name] for name in ("loc", "scale", "weights") if row[name] is not None}
     others = {name: row[name] for name in ("acceleration", "collapse", "starts", "check")}
-    fit = EM(mixture, m_step=m_step, max_steps=12, **others).fit(x)
+    fit = EM(mixture, m_step=m_step, max_steps=6, **others).fit(x)
     for name, choice in m_step.items():
         how = fit.plan[name].how
         assert how == ("callable" if callable(choice) else choice) or (

@@ -131,7 +131,7 @@ class Checked:
         start = {name: value.clone() for name, value in em.params.items()}
         quick = {"closed form", "Newton"}.issuperset(line.how for line in em.plan(**args).lines.values())
         kind = "squarem" if quick and self.program.seed % 2 else None
-        fit = self.em(starts=start, acceleration=kind, max_steps=60 if quick else 10, check=False).fit(**args)
+        fit = self.em(starts=start, acceleration=kind, max_steps=60 if quick else 6, check=False).fit(**args)
         yield from self.fitted(fit, "accelerated fit" if kind else "fit")
         if self.program.rows:
             yield from self.rows(start, self.short(args, start) if kind else list(fit.path[:3]))

@@ -124,8 +124,14 @@ ZOO: dict[str, Case] = {
 }
 
 
+STEPS = 12
+"""Of a chain that is written as a loop: enough for the loop to be run as one unit; every step is two sites to plan."""
+
+
 def simulated(name: str, **options: Any) -> tuple[Model, tuple[Any, ...]]:
-    """Return a model of the zoo and arguments that it simulated itself."""
+    """Return a model of the zoo and arguments that it simulated itself; loops are short unless `T` is given."""
     model, simulate = ZOO[name]
+    if name.startswith("hmm-"):
+        options = {"T": STEPS, **options}
     data = simulate(**options)
     return model, data if isinstance(data, tuple) else (data,)

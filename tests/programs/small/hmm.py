@@ -219,10 +219,10 @@ def loop_of_two_seasons(y: Tensor) -> None:
 
 @program(lambda: (_nine()[0] > 1,))
 def loop_that_is_observed_twice(y: Tensor) -> None:
-    """Run two loops over the same parameters, of which one is a step shorter."""
+    """Run two loops over the same parameters, of which one is short."""
     initial, transition = _initial(), _transition()
     probs = pyro.param("probs", tensor([0.3, 0.8]), constraint=constraints.unit_interval)
-    for name, steps in (("a", 8), ("b", 3)):
+    for name, steps in (("a", 8), ("b", 2)):
         x = None
         for t in pyro.markov(range(steps)):
             x = pyro.sample(f"{name}_{t}", dist.Categorical(initial if x is None else transition[x]))
