@@ -13,13 +13,14 @@ from torch import Tensor
 
 from .errors import ModelError
 from .families.base import summed
-from .fit.answer import answer, follow, ranked
+from .fit.answer import answer
 from .fit.endings import check_step
 from .fit.look import look
 from .fit.loop import Settings, State
 from .fit.path import Interrupted, Move, Path
 from .fit.problem import Problem, prepare
 from .fit.result import Fit
+from .fit.starting.ends import ends, ranked
 from .fit.starting.starts import given_start, given_value, need_parameters, own_values, prior_start, starting_points
 from .fit.step import em_step
 from .m_step.ascent.ascend import Carried
@@ -208,7 +209,7 @@ class EM:
         paths: list[Path] = []
         with self._kept_on_error(problem):
             try:
-                problem, paths = follow(problem, points, settings, screen=self.screen)
+                problem, paths = ends(problem, points, settings, screen=self.screen)
                 return self._answered(problem, paths, measure=True)
             except KeyboardInterrupt as stopped:
                 if isinstance(stopped, Interrupted):
