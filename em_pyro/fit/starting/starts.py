@@ -37,7 +37,10 @@ JITTER = 0.5  # of parameters that torch maximises, in unconstrained space
 
 
 def starting_points(
-    problem: Problem, starts: int | Mapping[str, Any] | Sequence[Mapping[str, Any]], seed: int
+    problem: Problem,
+    starts: int | Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    seed: int,
+    first: Params | None = None,
 ) -> list[dict[str, Tensor]]:
     """Return the values from which every start begins.
 
@@ -46,18 +49,20 @@ def starting_points(
         starts: how many (the first of them the user's own values), or values for some parameters by name, or a list of
             such values.
         seed: of what is drawn.
+        first: the user's own values, and of sites with a prior those of the last step or fit; None draws those.
 
     Raises:
         ParameterError: a given start does not fit.
     """
     own, full = own_values(problem), problem.of_all_rows
+    first = prior_start(full, own, seed) if first is None else first
     if isinstance(starts, int):
         names = _drawn_by_the_user(full, seed) if starts > 1 else ()
-        return [random_start(full, own, seed, i, names) if i else prior_start(full, own, seed) for i in range(starts)]
+        return [random_start(full, own, seed, i, names) if i else dict(first) for i in range(starts)]
     given = [starts] if isinstance(starts, Mapping) else list(starts)
     for values in given:  # all of them are looked at before anything is drawn
         given_start(problem.program, own, values)
-    return [given_start(problem.program, prior_start(full, own, seed), values) for values in given]
+    return [given_start(problem.program, first, values) for values in given]
 
 
 def own_values(problem: Problem) -> dict[str, Tensor]:
