@@ -134,10 +134,10 @@ class EM:
     def step(self, *args: Any, **kwargs: Any) -> float:
         """Take one EM step and return the loss: minus the objective at the parameters that the E-step used.
 
-        Steps begin where `params` says. A step that fails leaves everything as it was. All that the model reaches is read
-        before every step: its arguments, closure, globals, and the attributes of the objects among them. Where it
-        reaches what cannot be read (an object or a function of a library other than torch, Pyro and NumPy, a name that
-        it computes), it is run once more as well and compared. What has changed is planned anew.
+        Steps begin where `params` says. A step that fails leaves everything as it was. All that the model reaches is
+        read before every step: arguments, closure, globals, attributes of the objects among them. Where it reaches what
+        cannot be read (a thing of another library than torch, Pyro and NumPy, a name that it computes), it is run once
+        more as well and compared. What has changed is planned anew.
 
         Raises:
             ObjectiveError: the objective fell between consecutive steps on the same arguments; or there is no step.

@@ -78,7 +78,7 @@ def unread(seen: Fingerprint) -> tuple[str, ...]:
 
 
 def lasting(before: Fingerprint, after: Fingerprint) -> dict[str, Any]:
-    """Return what of `after` runs of the model did not change themselves: a counter, a list of what it did, is unread."""
+    """Return what of `after` runs of the model did not change: a counter, and a list of what it did, are unread."""
     moving = {name for name in before if name != UNREAD and after.get(name) != before[name]}
     within = tuple(name + mark for name in moving for mark in ".[ ")
     kept = {name: seen for name, seen in after.items() if name not in moving and not name.startswith(within)}

@@ -165,7 +165,9 @@ def test_steps_that_stand_still_are_no_maximum(monkeypatch: pytest.MonkeyPatch) 
     assert fit.starts[0].outcome == "unconfirmed"
 
 
-@pytest.mark.parametrize(("again", "dtype"), [(-1.0, torch.float64), *product((nan, -inf), (torch.float64, torch.float32))])
+@pytest.mark.parametrize(
+    ("again", "dtype"), [(-1.0, torch.float64), *product((nan, -inf), (torch.float64, torch.float32))]
+)
 def test_a_model_that_contradicts_the_loop_is_no_convergence(
     again: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:

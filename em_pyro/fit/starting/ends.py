@@ -21,9 +21,7 @@ from .runs import repeated
 FAR = 700.0  # where an infinite logarithm is put if the model has no value at infinity: its exponential is still finite
 
 
-def ends(
-    problem: Problem, points: Sequence[Params], settings: Settings, *, screen: bool
-) -> tuple[Problem, list[Path]]:
+def ends(problem: Problem, points: Sequence[Params], settings: Settings, *, screen: bool) -> tuple[Problem, list[Path]]:
     """Follow all different starts to their ends; withdraw from the plan what is refuted, and go on.
 
     Returns:
