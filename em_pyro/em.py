@@ -13,13 +13,14 @@ from torch import Tensor
 
 from .errors import ModelError
 from .families.base import summed
-from .fit.answer import answer, follow, ranked
+from .fit.answer import answer
 from .fit.endings import check_step
 from .fit.look import look
 from .fit.loop import Settings, State
 from .fit.path import Interrupted, Move, Path
 from .fit.problem import Problem, prepare
 from .fit.result import Fit
+from .fit.starting.ends import ends, ranked
 from .fit.starting.starts import given_start, given_value, need_parameters, own_values, prior_start, starting_points
 from .fit.step import em_step
 from .m_step.ascent.ascend import Carried
@@ -133,7 +134,10 @@ class EM:
     def step(self, *args: Any, **kwargs: Any) -> float:
         """Take one EM step and return the loss: minus the objective at the parameters that the E-step used.
 
-        Steps begin where `params` says. A step that fails leaves everything as it was.
+        Steps begin where `params` says. A step that fails leaves everything as it was. All that the model reaches is
+        read before every step: arguments, closure, globals, attributes of the objects among them. Where it reaches what
+        cannot be read (a thing of another library than torch, Pyro and NumPy, a name that it computes), it is run once
+        more as well and compared. What has changed is planned anew.
 
         Raises:
             ObjectiveError: the objective fell between consecutive steps on the same arguments; or there is no step.
@@ -200,7 +204,7 @@ class EM:
 
     def _fitted(self, problem: Problem) -> Fit:
         """Follow every start to its end; the best is left in the store."""
-        points = starting_points(problem, self.starts, self.seed)
+        points = starting_points(problem, self.starts, self.seed, self._own(problem))
         bar = _bar(len(points)) if self.progress else None
         tick = bar.update if bar is not None else None
         told = None if self.callback is None else self._told(problem, self.callback)
@@ -208,7 +212,7 @@ class EM:
         paths: list[Path] = []
         with self._kept_on_error(problem):
             try:
-                problem, paths = follow(problem, points, settings, screen=self.screen)
+                problem, paths = ends(problem, points, settings, screen=self.screen)
                 return self._answered(problem, paths, measure=True)
             except KeyboardInterrupt as stopped:
                 if isinstance(stopped, Interrupted):
@@ -250,7 +254,7 @@ class EM:
     # ---- state ----
 
     def _prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, closely: bool = True) -> Problem:
-        """Trace and plan, unless all that the model sees is as it was; `closely`: all that it does, too."""
+        """Trace and plan, unless all that the model sees is as it was; `closely`: and all that it does."""
         if self._prepared is None or self._prepared.change(args, kwargs, run=closely):
             self._prepared = prepare(self.model, args, kwargs, self.m_step, check=self.check, collapse=self.collapse)
         return self._prepared
@@ -263,11 +267,15 @@ class EM:
 
     def _current(self, problem: Problem) -> dict[str, Tensor]:
         """Return the values from which the next step begins."""
+        return given_start(problem.program, self._own(problem), self._given())
+
+    def _own(self, problem: Problem) -> dict[str, Tensor]:
+        """Return the values of start 0, where none are given: the last ones of sites with a prior, if there are any."""
         values = own_values(problem)
         known = {n: v for n, v in self._sites.items() if n in values and v.shape == values[n].shape}
         if any(p.kind == "prior" and n not in known for n, p in problem.program.parameters.items()):
             values = prior_start(problem.of_all_rows, values, self.seed)
-        return given_start(problem.program, {**values, **known}, self._given())
+        return {**values, **known}
 
     def _keep(self, problem: Problem, values: Params) -> None:
         """Leave values in the param store, and keep those of sites with a prior."""

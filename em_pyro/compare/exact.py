@@ -17,10 +17,10 @@ from ..e_step.expectation import Expectation
 from ..em import EM
 from ..errors import EMError
 from ..fit.acceleration.accelerated import unflatten
-from ..fit.answer import certified
 from ..fit.loop import Settings, State, run
 from ..fit.path import start as begin
 from ..fit.problem import Expect, Problem, prepare
+from ..fit.verdict.closed_forms import tried
 from ..program.coordinates import joined
 from ..program.named import Params, batched
 from .contenders import Contender
@@ -94,9 +94,9 @@ class Ours:
 
 
 def run_em(ours: Ours, name: str, index: int, start: dict[str, Tensor], clock: Clock) -> Lane:
-    """Run EM as `EM.fit` does, certificates and all, and note every point that the loop passes."""
+    """Run EM as `EM.fit` does, the trial of closed forms and all, and note every point that the loop passes."""
     began, em = time.perf_counter(), ours.em
-    plain, notes, _ = certified(ours.problem, start)
+    plain, notes, _ = tried(ours.problem, start)
     tally = Tally()
     mine = counted(plain, tally)
     setup = time.perf_counter() - began

@@ -20,6 +20,7 @@ from .verdict.infinity import running
 MANY = 50  # free coordinates up to which identification is looked at
 DEAR = 10_000_000  # entries of factors, all evaluations together, up to which it is
 EVALUATIONS = 5  # for every coordinate
+SINGLE = "the model computes in single precision"
 PROMISED = 10.0  # times the tolerance: a gain by the slope that is none of a maximum
 ROUNDING = 1e-8  # relative to 1 + |objective|: a promise that is not put to the test
 TRIALS = (1.0, 0.1, 0.01)  # of the step that the slope promises most for
@@ -67,12 +68,14 @@ def certify(problem: Problem, params: Params, *, settled: bool = True) -> Certif
         ground, snapped = _snapped(ground, level)
         if snapped:
             found = problem.expect(problem.bind(batched(ground.around.params)))
-    information = None if unseen else ground.curvature_of_q(found)
+    information = None if unseen and unseen != SINGLE else ground.curvature_of_q(found)
     if not unseen and (information is None or not bool(torch.isfinite(information).all())):
         information, unseen = None, "torch has no second derivatives of Q here"
     notes += _edges(ground)
+    if information is not None and not bool(torch.isfinite(information).all()):
+        information = None
     gain = _gain(ground, level, found, information)
-    if information is not None and ground.around.size:
+    if information is not None and not unseen and ground.around.size:
         notes += _told(ground, level, information, settled=settled)
     elif unseen and settled:
         notes.append(f"identification was not looked at: {unseen}")
@@ -84,7 +87,7 @@ def _unseen(problem: Problem, around: Around) -> str:
     if around.size > MANY:
         return f"{around.size} free coordinates"
     if problem.slack > 1e-9:
-        return "the model computes in single precision"
+        return SINGLE
     if problem.engine.runs_model and any(problem.program.parameters[n].tensor is not None for n in around.names):
         return "the weights of a module"
     entries = sum(

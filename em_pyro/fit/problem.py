@@ -24,7 +24,7 @@ from ..m_step.pooling import PriorUnbounded
 from ..program.coordinates import Coordinates
 from ..program.data.check import check_data
 from ..program.devices import beside
-from ..program.fingerprint import Fingerprint, contents_of, fingerprint, first_change, lasting
+from ..program.fingerprint import Fingerprint, contents_of, fingerprint, first_change, lasting, unread
 from ..program.named import Batch, Params, batched, only
 from ..program.program import Program
 from ..program.same import check_kept, check_steady, first_difference, states_of
@@ -160,12 +160,13 @@ class Problem:
         Args:
             args: of the model.
             kwargs: likewise.
-            run: run the model once more, if all that it is known to see is as it was, and compare what it does.
+            run: run the model once more, if all that it is known to see is as it was, and compare what it does; without
+                this it is run where it sees something that cannot be read.
         """
         program, recognition = self.program, self.engine.full.recognition
         seen = fingerprint(program.model, args, kwargs, program.written)
         name = first_change(self.key, seen)
-        if name or not run:
+        if name or not (run or unread(self.key) or unread(seen)):
             return name
         with torch.no_grad(), beside(program.device):
             try:

@@ -2,7 +2,9 @@
 
 A model sees its arguments, what its closure and its globals hold, and the attributes of the objects among them. All of
 these are read through, so a few dozen of them cost microseconds, and tensors and arrays on the host a checksum. Code
-of libraries is taken to stay as it is.
+of libraries is taken to stay as it is. What a library other than torch, Pyro and NumPy hides (a queue, a clock, the
+environment), and what the model looks up by a name that it computes, cannot be read: it is named, so that the model is
+run once more where it is met.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import zlib
 from argparse import Namespace
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import lru_cache, partial
-from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,13 @@ PLAIN = frozenset({int, float, complex, str, bytes, bool, type(None)})
 DEEPEST = 20  # objects inside one another; below, they are told apart by identity alone
 LONG = 100  # a list of so many numbers and words is one thing, not one for each of them
 HERE = __name__.partition(".")[0]
+READ = frozenset({HERE, "torch", "pyro", "numpy", "math", "typing", "types", "__future__", "functools", "operator"})
+"""Libraries whose functions have nothing to hide, and whose objects hide nothing that their attributes do not show."""
+CONSTANTS = (slice, range, np.dtype, torch.dtype, torch.device, torch.layout, type(...))
+CONTAINERS = (Tensor, list, tuple, set, frozenset, dict, MethodType, partial)
+LOOKED_UP = frozenset({"eval", "exec", "getattr", "globals", "input", "next", "open", "vars", "__import__"})
+"""Built-in functions that lead out of what can be read."""
+UNREAD = "what cannot be read"
 LIBRARIES = tuple(sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
@@ -57,26 +66,35 @@ def fingerprint(
     for name, value in sorted(kwargs.items()):
         seen.look(f"argument {name}", value)
     seen.look("the model", model)
+    seen.found["the default dtype"] = torch.get_default_dtype()
+    seen.found[UNREAD] = tuple(seen.unread)
     return seen.found
 
 
+def unread(seen: Fingerprint) -> tuple[str, ...]:
+    """Return the names of what the model reaches and no fingerprint can tell from what it was."""
+    found: tuple[str, ...] = seen.get(UNREAD, ())
+    return found
+
+
 def lasting(before: Fingerprint, after: Fingerprint) -> dict[str, Any]:
-    """Return what of `after` runs of the model did not change themselves: no counter, and no list of what it did."""
-    moving = {name for name in before if after.get(name) != before[name]}
+    """Return what of `after` runs of the model did not change: a counter, and a list of what it did, are unread."""
+    moving = {name for name in before if name != UNREAD and after.get(name) != before[name]}
     within = tuple(name + mark for name in moving for mark in ".[ ")
-    return {name: seen for name, seen in after.items() if name not in moving and not name.startswith(within)}
+    kept = {name: seen for name, seen in after.items() if name not in moving and not name.startswith(within)}
+    return {**kept, UNREAD: (*unread(after), *sorted(moving))}
 
 
 def first_change(before: Fingerprint, now: Fingerprint) -> str:
     """Return the name of the first thing that is not as it was; empty if all is."""
-    return next((name.strip() for name, seen in before.items() if now.get(name) != seen), "")
+    return next((n.strip() for n, seen in before.items() if now.get(n) != seen and n != UNREAD), "")
 
 
 class _Seen:
     """What was seen so far, and what was met: an object that is met twice is read once."""
 
     def __init__(self, skip: set[int]) -> None:
-        self.skip, self.met, self.found = skip, set[int](), dict[str, Any]()
+        self.skip, self.met, self.found, self.unread = skip, set[int](), dict[str, Any](), list[str]()
 
     def look(self, name: str, value: Any, depth: int = 0) -> None:
         """Note what `value` is, and all that a model reaches through it."""
@@ -86,7 +104,11 @@ class _Seen:
             self.found[name] = type(value), value if value == value else "nan"
             return
         self.found[name] = id(value)
-        if depth == DEEPEST or id(value) in self.met or id(value) in self.skip:
+        if id(value) in self.met or id(value) in self.skip:
+            return
+        if depth == DEEPEST or _hides(value):
+            self.unread.append(name)
+        if depth == DEEPEST:
             return
         self.met.add(id(value))
         if isinstance(value, (Tensor, np.ndarray)):
@@ -137,8 +159,34 @@ def _referred(function: FunctionType) -> Iterator[tuple[str, Any]]:
         outer |= {name: function.__globals__.get(name) for name in names}
     for name, value in outer.items():
         yield name, value
-        if isinstance(value, ModuleType) and not _of_a_library(value.__name__):
-            yield from ((f".{key}", vars(value)[key]) for key in attributes if key in vars(value))
+        yield from _of_modules(value, attributes)
+
+
+def _of_modules(value: Any, attributes: Collection[str]) -> Iterator[tuple[str, Any]]:
+    """Yield what a function may name of a module of the user's, and of those inside it."""
+    left, met = [value], set[int]()
+    while left:
+        module = left.pop()
+        if isinstance(module, ModuleType) and id(module) not in met and not _of_a_library(module.__name__):
+            met.add(id(module))
+            found = {key: vars(module)[key] for key in attributes if key in vars(module)}
+            yield from ((f".{key}", item) for key, item in found.items())
+            left += found.values()
+
+
+def _hides(value: Any) -> bool:
+    """Whether a model may learn something of a value that is not read: it is of a library that is not known."""
+    if isinstance(value, ModuleType):
+        return _of_a_library(value.__name__) and value.__name__.partition(".")[0] not in READ
+    if isinstance(value, FunctionType):
+        if value.__code__.co_filename.startswith(LIBRARIES):
+            return value.__module__.partition(".")[0] not in READ
+        return not LOOKED_UP.isdisjoint(_names(value.__code__)[0])
+    if isinstance(value, (type, BuiltinFunctionType)):
+        owner = getattr(value, "__self__", None)
+        module = value.__module__ or (owner if isinstance(owner, type) else type(owner)).__module__
+        return _of_a_library(module) and module.partition(".")[0] not in READ | {"builtins", "collections"}
+    return not (isinstance(value, (*CONTAINERS, *CONSTANTS)) or hasattr(value, "__array__") or _is_open(type(value)))
 
 
 @lru_cache(maxsize=1000)

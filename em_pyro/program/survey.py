@@ -16,7 +16,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..errors import ModelError
+from ..errors import DataError, ModelError
 from .data.passed import converted, first_that_runs, observed
 from .handlers import (
     LABELS,
@@ -38,6 +38,8 @@ from .stated import parameter_of, value_of_prior
 # Up to this many latents each has a tensor dimension of its own. Beyond it, a second run tracks which latents each site
 # depends on, and latents that never meet share a dimension; tensors have at most 64.
 OWN_DIMENSION = 12
+
+NO_WEIGHT = "Expected scale > 0 but got "  # Pyro's words of a poutine.scale that is a number
 
 
 class _Survey(Messenger):
@@ -163,6 +165,16 @@ def _run(
         with quiet(), untouched_store() as registered, torch.enable_grad(), no_empty_plate(), handler:
             model(*args, **kwargs)
         handler.registered = registered
+    except ValueError as error:
+        told = str(error).partition(NO_WEIGHT)
+        if told[0] or not told[1]:
+            raise
+        last = next(reversed(handler.messages), "")
+        raise DataError(
+            f"The model: expected row weights (poutine.scale) that are numbers above zero, got {told[2]} "
+            + (f'after site "{last}". ' if last else "around its first site. ")
+            + "What is not to count is left out by poutine.mask."
+        ) from error
     except (IndexError, RuntimeError) as error:
         if fitted is not None:
             raise

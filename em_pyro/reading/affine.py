@@ -117,11 +117,12 @@ def _explains(link: Linked, affine: Affine, probes: Sequence[tuple[Params, Mappi
         under = link.predictor(site).tensor
         claim = affine.predictor(batched({n: v.double() for n, v in values.items()})).squeeze(0)
         rtol = SAME[torch.float32 if any(v.dtype == torch.float32 for v in values.values()) else torch.float64]
-        same = (claim == under) | ((claim - under).abs() <= rtol * (1 + under.abs()))
+        size = torch.ones((), dtype=torch.float64) if link.unitless else under[torch.isfinite(under)].abs().max()
+        same = (claim == under) | ((claim - under).abs() <= rtol * (size + under.abs()))
         if not bool(same.all()):  # where a link saturates, the predictor cannot be read off any more
             argument = affine.chart.forward(claim).expand(truth.shape)
-            size = truth.abs() if link.chart.name in ("exp", "softplus") else 1.0
-            same = same | (argument == truth) | ((argument - truth).abs() <= rtol * size)
+            scale = truth.abs() if link.chart.name in ("exp", "softplus") else 1.0
+            same = same | (argument == truth) | ((argument - truth).abs() <= rtol * scale)
         if not bool(same.all()):
             return False
     return True

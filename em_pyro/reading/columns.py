@@ -28,6 +28,7 @@ from .predictor import Affine, Piece
 
 REPLAYS, ALTERNATIVES = 512, 3
 FAR = 4.0  # units of the predictor up to which columns are evaluated: beyond, a link loses digits
+NEXT = 2.0**50  # times as far, where a step has changed nothing, and as near, where it has left the numbers
 NOISE = {torch.float64: 1e-13, torch.float32: 1e-5}
 
 
@@ -41,6 +42,11 @@ class Linked:
     family: Family
     rank: int  # events of the site
     reference: int = field(default=0, compare=False)  # category from which the predictors of a simplex row are counted
+
+    @property
+    def unitless(self) -> bool:
+        """Whether one is one in any units of the data: of what is under a logarithm or a logit."""
+        return self.chart.name != "itself"
 
     @property
     def event(self) -> int:
@@ -107,20 +113,45 @@ class Replays:
         return [_difference(m, b) / step for m, b in zip(self.run(direction, step), self.base, strict=True)]
 
     def moved(self, direction: Params) -> tuple[list[Tensor], float]:
-        """Return the change over a step that keeps within the reach of every link, and that step."""
-        step = 1.0
+        """Return the change over a step that keeps within the reach of every link, and that step.
+
+        It is as large as links allow, or as their bases are: a covariate may be in any unit.
+        """
+        step, change = 1.0, self.change(direction, 1.0)
         for _ in range(8):
-            change = self.change(direction, step)
-            linked = [c for c, link in zip(change, self.links, strict=True) if link.chart.name != "itself"]
-            size = step * max((float(c.abs().max()) for c in linked), default=0.0)
-            if size == 0.0 or FAR / 16 <= size <= FAR:
+            sizes = [step * float(c.abs().max()) / self._reach(k) for k, c in enumerate(change)]
+            size = max((s for s, link in zip(sizes, self.links, strict=True) if link.unitless), default=0.0)
+            if size == 0.0:
+                size = max((s for s, link in zip(sizes, self.links, strict=True) if not link.unitless), default=0.0)
+                further = NEXT if size == 0.0 else 1.0 if size >= 1 / 16 else 2.0 ** math.ceil(-math.log2(size))
+            else:
+                further = 1 / NEXT if not math.isfinite(size) else 2.0 ** math.floor(-math.log2(size))
+                further = 1.0 if 1 / 16 <= size <= 1 else further
+            if further == 1.0 or (further > 1 and not self._free(direction)):
                 break
-            step = step * 2.0**-20 if not math.isfinite(size) else step * 2.0 ** math.floor(math.log2(FAR / size))
+            try:
+                change, step = self.change(direction, step * further), step * further
+            except (RuntimeError, ValueError):
+                if further < 1:
+                    raise
+                break  # so far out there is no model
         return change, step
 
-    def floor(self, change: Tensor, base: Tensor, step: float) -> Tensor:
-        """Return what a change may be by rounding alone."""
-        return self.noise * ((1 + _finite(base).abs()) / step + float(change.abs().max()))
+    def _reach(self, k: int) -> float:
+        """Return how far a predictor is moved: as far as its link has digits, or once its own size."""
+        if self.links[k].unitless:
+            return FAR
+        size = float(_finite(self.base[k]).abs().max()) if self.base[k].numel() else 0.0
+        return size if size > 0 else 1e-300
+
+    def _free(self, direction: Params) -> bool:
+        """Whether a direction may be followed far: no parameter of it enters by its logarithm."""
+        return all(self.coordinates[name].name == "itself" for name in direction)
+
+    def floor(self, change: Tensor, link: Linked, base: Tensor, step: float) -> Tensor:
+        """Return what a change may be by rounding alone; what is under a link that has no unit is rounded beside 1."""
+        size = 1 + _finite(base).abs() if link.unitless else _finite(base).abs().max()
+        return self.noise * (size / step + float(change.abs().max()))
 
 
 Slot = tuple[Tensor, Tensor]  # which flat entry of a parameter a cell takes, -1 for none; its multiplier
@@ -194,7 +225,10 @@ def _slot(replays: Replays, name: str, where: tuple[int | slice, ...]) -> list[S
     mask = torch.zeros(shape, dtype=torch.float64)
     mask[where] = 1
     sums, step = replays.moved({name: mask})
-    floors = [replays.floor(total, base, step) for total, base in zip(sums, replays.base, strict=True)]
+    floors = [
+        replays.floor(total, link, base, step)
+        for total, link, base in zip(sums, replays.links, replays.base, strict=True)
+    ]
     if len(entries) == 1:
         found = zip(sums, floors, strict=True)
         return [(torch.where(total.abs() > floor, int(entries), -1), total) for total, floor in found]
@@ -214,7 +248,20 @@ def _slot(replays: Replays, name: str, where: tuple[int | slice, ...]) -> list[S
         if bool((gap > torch.where(idle, 4 * floor, 1e4 * replays.noise * total.abs() + 4 * floor)).any()):
             return None
         slots.append((torch.where(idle, -1, entries[order[nearest]]), total))
-    return slots
+    return None if _hidden(replays, name, entries, slots) else slots
+
+
+def _hidden(replays: Replays, name: str, entries: Tensor, slots: Sequence[Slot]) -> bool:
+    """Whether an entry that no cell seems to have moves one: it was lost beside another, by the units of covariates."""
+    used = torch.cat([index.flatten() for index, _ in slots])
+    left = entries[~torch.isin(entries, used)]
+    if not len(left):
+        return False
+    mask = torch.zeros(replays.zero[name].numel(), dtype=torch.float64)
+    mask[left.cpu()] = 1
+    changes, step = replays.moved({name: mask.reshape(replays.zero[name].shape)})
+    every = zip(changes, replays.links, replays.base, strict=True)
+    return any(bool((c.abs() > replays.floor(c, link, base, step)).any()) for c, link, base in every)
 
 
 def _difference(moved: Tensor, base: Tensor) -> Tensor:

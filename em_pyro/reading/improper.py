@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import transform_to
@@ -17,7 +18,7 @@ from ..program.site import Site
 from .priors import dropped
 
 SHRINKING = ("scale", "scale_tril", "covariance_matrix", "cov_factor", "cov_diag")  # the density grows as they go to 0
-GROWING = ("precision_matrix", "concentration", "concentration1", "concentration0")  # and as these go to infinity
+GROWING = ("precision_matrix", "concentration", "concentration1", "concentration0", "rate")  # as these go to infinity
 MATRICES = ("scale_tril", "covariance_matrix", "cov_factor", "precision_matrix")
 
 # Tails that fall faster than any power, by which a prior holds what it is of back from an end of its support.
@@ -36,15 +37,17 @@ class Unbounded:
         site: that has the prior.
         argument: of its distribution.
         parameter: that enters the argument.
+        shrinking: whether the density grows as the argument goes to zero; else to infinity.
     """
 
     site: str
     argument: str
     parameter: str
+    shrinking: bool
 
     def refusal(self) -> ModelError:
         """Return the error that says so."""
-        end = "to zero" if self.argument in SHRINKING else "to infinity"
+        end = "to zero" if self.shrinking else "to infinity"
         return ModelError(
             f'Site "{self.site}": expected a prior of known {self.argument}, got one that the parameter '
             f'"{self.parameter}" enters. As it goes {end}, the values of "{self.site}" draw together and their joint '
@@ -68,12 +71,14 @@ def unbounded(
     for site in traced.values():
         if site.role == "prior" and not dropped(site):
             for argument, tensor in _arguments(site):
+                shrinking = (
+                    argument in SHRINKING or isinstance(unwrap(site.fn).base, dist.InverseGamma) and argument == "rate"
+                )
                 for name, slope in _slopes(tensor, leaves).items():
-                    shrinking = argument in SHRINKING
                     end = "lower" if bool((slope > 0).any()) == shrinking else "upper"
                     if name != site.name and not _held(program, traced, name, end):
-                        if _reaches(program, values, site.name, argument, name, end):
-                            found.append(Unbounded(site.name, argument, name))
+                        if _reaches(program, values, site.name, argument, name, end, shrinking=shrinking):
+                            found.append(Unbounded(site.name, argument, name, shrinking))
     return tuple(found)
 
 
@@ -101,7 +106,9 @@ def _held(program: Program, traced: Mapping[str, Site], name: str, end: str) -> 
     return not dropped(site) and type(unwrap(site.fn).base).__name__ in HELD[end]
 
 
-def _reaches(program: Program, values: Params, site: str, argument: str, name: str, end: str) -> bool:
+def _reaches(
+    program: Program, values: Params, site: str, argument: str, name: str, end: str, *, shrinking: bool
+) -> bool:
     """Tell whether an argument goes to its end as a parameter does: its bounds, or a constant, may prevent it."""
     parameter = program.parameters[name]
     if argument in MATRICES or parameter.kind == "module":
@@ -113,7 +120,7 @@ def _reaches(program: Program, values: Params, site: str, argument: str, name: s
             getattr(unwrap(program.run(point)[site].fn).base, argument).abs().min()
             for point in (values, {**values, name: transform(far)})
         )
-    ratio = after / before if argument in SHRINKING else before / after
+    ratio = after / before if shrinking else before / after
     return not bool(ratio > NARROW)
 
 

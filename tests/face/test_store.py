@@ -34,6 +34,33 @@ def test_a_fit_starts_from_the_store_and_writes_to_it() -> None:
     assert distance(pyro.param("loc"), ten.params["loc"]) < IDENTITY
 
 
+def _with_a_prior(x: Tensor) -> None:
+    """Two normals whose locations have a prior."""
+    with pyro.plate("components", 2):
+        loc = pyro.sample("loc", dist.Normal(0.0, 5.0))
+    scale = pyro.param("scale", tensor(1.0), constraint=dist.constraints.positive)
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5])))
+        pyro.sample("x", dist.Normal(loc[z], scale), obs=x)
+
+
+@pytest.mark.parametrize("steps", [True, False], ids=["steps", "fits"])
+@pytest.mark.parametrize("starts", [1, 2])
+def test_sites_with_a_prior_go_on_too(*, steps: bool, starts: int) -> None:
+    """Start 0 of a fit begins where the last step or fit has ended, sites with a prior as all others."""
+    x = points()
+    em = EM(_with_a_prior, tol=0, max_steps=4, starts=starts)
+    if steps:
+        losses = [em.step(x) for _ in range(4)]
+        assert losses[3] < losses[0] - 1e-3  # nats: there is a path
+    else:
+        em.fit(x)
+    there = em.posterior(x)
+    want = there.log_evidence + float(dist.Normal(0.0, 5.0).log_prob(em.params["loc"]).sum())
+    em.starts = 1
+    assert em.fit(x).path[0] == pytest.approx(want, rel=IDENTITY)
+
+
 def test_a_scope_isolates() -> None:
     """What a fit writes within a scope is gone after it."""
     x = points()

@@ -1,6 +1,8 @@
 """A closer look at the end: what runs to infinity, is not identified or at a boundary, and slopes that are not zero."""
 
 from collections.abc import Callable
+from itertools import product
+from math import inf, isfinite, nan
 from typing import Any
 
 import pyro
@@ -14,6 +16,7 @@ from torch import Tensor, tensor
 from torch.distributions import constraints
 
 import em_pyro.fit.answer
+import em_pyro.fit.starting.ends
 from em_pyro import EM, Fit
 from em_pyro.fit.problem import Problem, prepare
 from em_pyro.fit.verdict.around import Around
@@ -155,17 +158,24 @@ def apart(x: Tensor) -> None:
 def test_steps_that_stand_still_are_no_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the M-step does nothing there is no gain to come, and the slope says that it is no maximum."""
     monkeypatch.setattr(Problem, "maximise", lambda self, found, batch, memory: dict(batch))
-    monkeypatch.setattr(em_pyro.fit.answer, "certified", lambda problem, point: (problem, (), True))
+    monkeypatch.setattr(em_pyro.fit.starting.ends, "tried", lambda problem, point: (problem, (), True))
     fit = fitted(mixture, torch.linspace(2.0, 9.0, 20))
     assert (fit.outcome, fit.converged) == ("unconfirmed", False)
     assert said(fit, "the slope is not zero")
     assert fit.starts[0].outcome == "unconfirmed"
 
 
-def test_a_model_that_contradicts_the_loop_is_no_convergence(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The user's own densities have the last word."""
-    monkeypatch.setattr(em_pyro.fit.answer, "measured", lambda engine, params: -1.0)
+@pytest.mark.parametrize(
+    ("again", "dtype"), [(-1.0, torch.float64), *product((nan, -inf), (torch.float64, torch.float32))]
+)
+def test_a_model_that_contradicts_the_loop_is_no_convergence(
+    again: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user's own densities have the last word, also where they are no number."""
+    torch.set_default_dtype(dtype)
+    monkeypatch.setattr(em_pyro.fit.answer, "measured", lambda engine, params: again)
     fit = fitted(mixture, torch.linspace(2.0, 9.0, 20))
+    assert isfinite(fit.log_likelihood)
     assert (fit.outcome, fit.converged) == ("unconfirmed", False)
     assert said(fit, "the model itself gives")
 

@@ -10,7 +10,7 @@ from programs.loops import equal, mixture, plant, points, stored
 from programs.registry import build
 from torch import Tensor, tensor
 
-import em_pyro.fit.answer
+import em_pyro.fit.starting.ends
 from em_pyro import EM, ObjectiveError
 from em_pyro.fit.loop import State
 
@@ -57,7 +57,7 @@ def test_the_path_ascends_and_starts_at_the_start() -> None:
 def test_a_fall_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     """An M-step that overshoots falls; the fit fails, and the store is as it was."""
     plant(monkeypatch, 1.2)
-    monkeypatch.setattr(em_pyro.fit.answer, "certified", lambda problem, point: (problem, (), True))
+    monkeypatch.setattr(em_pyro.fit.starting.ends, "tried", lambda problem, point: (problem, (), True))
     mixture(points())
     before = stored()
     with pytest.raises(ObjectiveError, match="expected the objective not to fall"):
@@ -65,7 +65,7 @@ def test_a_fall_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     assert equal(stored(), before)
 
 
-def test_the_certificate_withdraws_a_wrong_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_withdraws_a_wrong_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
     """A solver 0.1 % off is found out before the first step, and torch takes over."""
     x = points()
     right = EM(mixture).fit(x)

@@ -139,6 +139,16 @@ def laplace(x: Tensor, u: World) -> None:
         pyro.sample("x", dist.Laplace(loc[z], scale[z]), obs=x)
 
 
+def chain(x: Tensor, u: World) -> None:
+    """Normals along a chain of two states."""
+    loc, scale = pyro.param("loc", u.place(0.0, 3.0)), lengths("scale", u.length(1.0, 2.0))
+    move = pyro.param("move", u.number(0.7, 0.3, 0.4, 0.6).reshape(2, 2), constraint=constraints.simplex)
+    z = pyro.sample("z_0", dist.Categorical(u.number(0.5, 0.5)))
+    for k in pyro.markov(range(len(x))):
+        z = pyro.sample(f"z_{k}", dist.Categorical(move[z])) if k else z
+        pyro.sample(f"x_{k}", dist.Normal(loc[z], scale[z]), obs=x[k])
+
+
 ROWS: Mapping[str, tuple[Model, Tensor]] = {
     "normal": (normal, data(40)),
     "diagonal": (diagonal, data(40, 2)),
@@ -149,8 +159,9 @@ ROWS: Mapping[str, tuple[Model, Tensor]] = {
     "lognormal": (lognormal, data(40, positive=True)),
     "weibull": (weibull, data(40, positive=True)),
     "laplace": (laplace, data(40)),
+    "chain": (chain, data(12)),
 }
-SHIFTED = ("normal", "diagonal", "full", "laplace")
+SHIFTED = ("normal", "diagonal", "full", "laplace", "chain")
 
 
 def path(name: str, world: World) -> tuple[dict[str, str], Tensor]:
@@ -191,3 +202,81 @@ def test_units_in_single_precision(name: str, power: int) -> None:
 def test_origin(name: str, shift: float) -> None:
     """Locations far from zero are as good as near it, to the digits that they are rounded to there."""
     assert apart(name, World(1.0, shift, DOUBLE)) < max(IDENTITY, abs(shift) * 2.0**-54)
+
+
+@pytest.mark.parametrize("power", [-200, 200])
+@pytest.mark.parametrize("name", ROWS)
+def test_a_default_fit_has_the_plan_and_the_ending_of_other_units(name: str, power: int) -> None:
+    """Its tolerance is relative to an objective that has units: nothing else differs."""
+    found = []
+    for scale in (1.0, 2.0**power):
+        model, x = ROWS[name]
+        pyro.clear_param_store()
+        fit = EM(model, starts=2).fit(x * scale, World(scale, 0.0, DOUBLE))
+        plan = {parameter: line.how for parameter, line in fit.plan.lines.items()}
+        found.append((plan, fit.outcome, fit.objective + x.numel() * log(scale)))
+    assert found[0][:2] == found[1][:2]
+    assert found[0][2] == pytest.approx(found[1][2], abs=1e-4)
+
+
+# ---- covariates ------------------------------------------------------------------------------------------------------
+
+COVARIATE = data(40).flip(0) / 4
+COUNTS = torch.poisson((0.5 + 0.3 * COVARIATE).exp(), generator=torch.Generator().manual_seed(5))
+
+
+def straight(t: Tensor, unit: float, *, apart: bool) -> None:
+    """Mix two lines; `apart`: their slopes are a parameter of their own."""
+    w = pyro.param("w", t.new_tensor([0.4, 0.6]), constraint=constraints.simplex)
+    b, scale = coefficients(t, unit, apart=apart), lengths("scale", t.new_tensor(1.0))
+    with pyro.plate("rows", len(t)):
+        z = pyro.sample("z", dist.Categorical(w))
+        pyro.sample("x", dist.Normal(b[z, 0] + b[z, 1] * t, scale), obs=data(40).to(t))
+
+
+def counted(t: Tensor, unit: float, *, apart: bool) -> None:
+    """Counts that depend on a covariate."""
+    b = coefficients(t, unit, apart=apart)[0]
+    with pyro.plate("rows", len(t)):
+        pyro.sample("x", dist.Poisson((b[0] + b[1] * t).exp()), obs=COUNTS.to(t))
+
+
+def logistic(t: Tensor, unit: float, *, apart: bool) -> None:
+    """Whether counts are odd."""
+    b = coefficients(t, unit, apart=apart)[0]
+    with pyro.plate("rows", len(t)):
+        pyro.sample("x", dist.Bernoulli(logits=b[0] + b[1] * t), obs=(COUNTS % 2).to(t))
+
+
+def logistic_by_torch(t: Tensor, unit: float, *, apart: bool) -> None:
+    """The same in a form that only torch maximises."""
+    b = coefficients(t, unit, apart=apart)[0]
+    predictor = b[0] + b[1] * t
+    with pyro.plate("rows", len(t)):
+        pyro.sample("x", dist.Bernoulli(0.02 + 0.96 * predictor.sigmoid()), obs=(COUNTS % 2).to(t))
+
+
+def coefficients(t: Tensor, unit: float, *, apart: bool) -> Tensor:
+    """Return intercepts and slopes of two components, shape `(2, 2)`."""
+    b = t.new_tensor([[0.0, 0.2 / unit], [3.0, -0.1 / unit]])
+    if not apart:
+        return pyro.param("b", b)
+    return torch.stack([pyro.param("a", b[:, 0].clone()), pyro.param("b", b[:, 1].clone())], -1)
+
+
+@pytest.mark.parametrize(
+    ("power", "apart", "dtype"),
+    [(-200, True, DOUBLE), (200, True, DOUBLE), (-30, False, DOUBLE), (30, False, DOUBLE)]
+    + [(-40, True, SINGLE), (40, True, SINGLE), (-10, False, SINGLE), (10, False, SINGLE)],
+)
+@pytest.mark.parametrize("model", [straight, counted, logistic, logistic_by_torch])
+def test_units_of_a_covariate(model: Callable[..., None], power: int, *, apart: bool, dtype: torch.dtype) -> None:
+    """The slopes have them, and nothing else changes: neither the plan nor the ending nor the maximum."""
+    found = []
+    for unit in (1.0, 2.0**power):
+        pyro.clear_param_store()
+        fit = EM(model, acceleration=None).fit((COVARIATE * unit).to(dtype), unit, apart=apart)
+        plan = {parameter: line.how for parameter, line in fit.plan.lines.items()}
+        found.append((plan, fit.outcome, fit.objective))
+    assert found[0][:2] == found[1][:2]
+    assert found[0][2] == pytest.approx(found[1][2], rel=1e-6 if dtype == DOUBLE else 1e-4)

@@ -132,8 +132,8 @@ def test_a_slightly_wrong_scale_leaves_the_path(monkeypatch: pytest.MonkeyPatch)
         return {name: 1.001 * v if name == "scale" else v for name, v in new.items()}
 
     monkeypatch.setattr(LeastSquares, "solve", wrong)
-    # The certificate of the first step would withdraw the wrong solver before it could leave the path.
-    monkeypatch.setattr("em_pyro.fit.answer.CERTIFIED", float("inf"))
+    # The trial of closed forms would withdraw the wrong solver before it could leave the path.
+    monkeypatch.setattr("em_pyro.fit.verdict.closed_forms.STATIONARY", float("inf"))
     path, by_hand = mixture_path("diagonal", gaussian_mixture.diagonal, "scale")
     with pytest.raises(AssertionError, match="largest difference"):
         follows(path[:1], by_hand, {"scale": "covariances"})

@@ -36,6 +36,9 @@ UNBOUNDED: dict[str, tuple[Callable[[], Any], Callable[[Any], Any], str]] = {
     "Laplace": (positive, lambda t: dist.Laplace(0.0, t), "scale.*tau"),
     "LogNormal": (positive, lambda t: dist.LogNormal(0.0, t), "scale.*tau"),
     "concentration": (positive, lambda t: dist.Gamma(t, t), "concentration.*tau"),
+    "Gamma, rate": (positive, lambda t: dist.Gamma(2.0, t), "rate.*tau.*to infinity"),
+    "Exponential": (positive, lambda t: dist.Exponential(t), "rate.*tau.*to infinity"),
+    "InverseGamma, rate": (positive, lambda t: dist.InverseGamma(2.0, t), "rate.*tau.*to zero"),
     "Beta": (positive, lambda t: dist.Beta(t, 2 * t), "concentration1.*tau"),
     "a prior with a heavy tail": (
         lambda: pyro.sample("tau", dist.HalfCauchy(1.0)), lambda t: dist.Normal(0.0, t), "scale.*tau",

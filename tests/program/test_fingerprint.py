@@ -1,7 +1,9 @@
 """What a model sees is looked at anew by every call: data from outside its arguments may change between them."""
 
 import importlib.util
+import os
 import sys
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,8 +19,8 @@ from oracles.tolerances import IDENTITY
 from pyro.nn import PyroModule, PyroParam
 from torch import Tensor, tensor
 
-from em_pyro import EM, DataError
-from em_pyro.program.fingerprint import fingerprint, first_change, lasting
+from em_pyro import EM, DataError, EMError
+from em_pyro.program.fingerprint import fingerprint, first_change, lasting, unread
 
 X = [0.0, 0.5, 0.2, 3.0, 3.5, 2.9, 0.1]
 SHIFT = 100.0
@@ -191,6 +193,54 @@ def test_what_cannot_be_looked_into_is_run(read: Callable[[Any], Tensor]) -> Non
     em.fit()
     held[0] = held[0] + SHIFT
     assert em.posterior().log_evidence == pytest.approx(evidence(held[0]), rel=IDENTITY)
+
+
+def _queue(_: Path) -> tuple[Any, Any]:
+    held = deque([0.0])
+    return lambda: held[0], held.appendleft
+
+
+def _environment(_: Path) -> tuple[Any, Any]:
+    os.environ["LEVEL_OF_MINE"] = "0.0"
+    return lambda: float(os.environ["LEVEL_OF_MINE"]), lambda v: os.environ.update(LEVEL_OF_MINE=str(v))
+
+
+def _file(path: Path) -> tuple[Any, Any]:
+    file = path / "level"
+    file.write_text("0.0")
+    return lambda: float(file.read_text()), lambda v: file.write_text(str(v))
+
+
+def _computed_name(_: Path) -> tuple[Any, Any]:
+    return lambda: getattr(sys.modules[__name__], "LEV" + "EL"), lambda v: globals().update(LEVEL=v)
+
+
+def _inner_module(_: Path) -> tuple[Any, Any]:
+    package, inner = ModuleType("package_of_mine"), ModuleType("package_of_mine.inner")
+    package.inner, inner.level = inner, 0.0  # type: ignore[attr-defined]
+    return lambda: package.inner.level, lambda v: setattr(inner, "level", v)
+
+
+@pytest.mark.parametrize("place", [_queue, _environment, _file, _computed_name, _inner_module])
+def test_a_step_looks_where_nothing_is_seen(place: Callable[[Path], tuple[Any, Any]], tmp_path: Path) -> None:
+    """What the model reaches and cannot be read is run and compared by every step, too."""
+    read, write = place(tmp_path)
+    em, x = EM(lambda x: rates(x, read())), tensor(X)
+    em.step(x)
+    write(1.0)
+    want = evidence(x, 1.0)
+    try:
+        assert -em.step(x) == pytest.approx(want, rel=IDENTITY)
+    finally:
+        write(0.0)
+
+
+def test_a_step_runs_no_model_that_can_be_read() -> None:
+    """A model of torch, Pyro and the user's own code is run by no step but the first."""
+    assert unread(fingerprint(rates, (tensor(X),), {"level": 0.0})) == ()
+    assert unread(fingerprint(_buffer()[0], (), {})) == ()
+    held = deque([0.0])
+    assert unread(fingerprint(lambda: held, (), {})) == ("held",)
 
 
 def test_numbers_and_modules_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -212,6 +212,21 @@ def test_weights_that_are_none(name: str) -> None:
         refuse("data", rf'^Site "(z|x)": expected row weights \(poutine\.scale\).*{got}', weighted, tensor(X[:4]), w)
 
 
+@pytest.mark.parametrize("w", [-1, -1.0, 0.0, torch.nan, np.float64(-2.0)])
+def test_a_weight_that_is_a_number(w: float) -> None:
+    """Pyro refuses it before any site, in words of its own; ours say after which."""
+
+    def model(x: Tensor) -> None:
+        loc = pyro.param("loc", tensor([-1.0, 1.0]))
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5])))
+            with pyro.poutine.scale(scale=w):
+                pyro.sample("x", dist.Normal(loc[z], 1.0), obs=x)
+
+    refuse("data", rf'^The model: expected row weights.*got {w}.*after site "z"', model, tensor(X[:4]))
+    refuse("data", f"^The model: expected row weights.*got {w}", lambda x: pyro.poutine.scale(model, w)(x), tensor(X))
+
+
 @pytest.mark.parametrize("kind", ["integers", "array", "0-d", "bool"])
 def test_weights_of_other_kinds(kind: str) -> None:
     """Whole numbers, arrays and one weight for all."""

@@ -8,7 +8,7 @@ from oracles.tolerances import SOLVERS
 from programs.unrecordable import X, counts
 from torch import Tensor, tensor
 
-import em_pyro.fit.answer
+import em_pyro.fit.starting.ends
 import em_pyro.recording.record
 from em_pyro import EM
 
@@ -85,6 +85,6 @@ def test_a_branch_that_no_probe_sees_is_found_out_at_the_end() -> None:
 
 def test_a_recording_that_is_believed_blindly_ends_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fault: nothing is compared at the end."""
-    monkeypatch.setattr(em_pyro.fit.answer, "disagreements", lambda engine, params: [])
+    monkeypatch.setattr(em_pyro.fit.starting.ends, "disagreements", lambda engine, params: [])
     fit = EM(kinked).fit(tensor([48.0, 50.0, 52.0]))
     assert distance(fit.params["b"], tensor(30 + (50 - 30.9) / 2)) > 0.01

@@ -147,7 +147,7 @@ def _of_site(engine: Engine, site: str) -> Named | None:
 def _standardised(features: Tensor) -> Tensor | None:
     """Features that vary, each with mean zero and deviation one; None if none does."""
     spread = features.std(0) if len(features) > 1 else torch.zeros(features.shape[1], dtype=torch.float64)
-    moving = spread > 1e-12 * (1 + features.abs().amax(0))
+    moving = spread > 1e-12 * features.abs().amax(0)
     if not bool(moving.any()):
         return None
     return (features[:, moving] - features[:, moving].mean(0)) / spread[moving]

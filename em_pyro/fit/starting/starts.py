@@ -21,6 +21,7 @@ from ...e_step.chains.chain import Chain
 from ...e_step.engine import Engine
 from ...e_step.shares import Shares
 from ...errors import ModelError, ParameterError
+from ...families.charts import domain_of
 from ...m_step.maximise import maximise
 from ...m_step.pooling import PriorUnbounded
 from ...program.coordinates import constrained, unconstrained
@@ -34,10 +35,14 @@ from .seeding import draw_states, hidden_states
 
 CERTAIN = 0.9  # weight of the drawn state, before all share the rest
 JITTER = 0.5  # of parameters that torch maximises, in unconstrained space
+LARGE = 100.0  # size from which, or below whose inverse, real values have units
 
 
 def starting_points(
-    problem: Problem, starts: int | Mapping[str, Any] | Sequence[Mapping[str, Any]], seed: int
+    problem: Problem,
+    starts: int | Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    seed: int,
+    first: Params | None = None,
 ) -> list[dict[str, Tensor]]:
     """Return the values from which every start begins.
 
@@ -46,18 +51,20 @@ def starting_points(
         starts: how many (the first of them the user's own values), or values for some parameters by name, or a list of
             such values.
         seed: of what is drawn.
+        first: the user's own values, and of sites with a prior those of the last step or fit; None draws those.
 
     Raises:
         ParameterError: a given start does not fit.
     """
     own, full = own_values(problem), problem.of_all_rows
+    first = prior_start(full, own, seed) if first is None else first
     if isinstance(starts, int):
         names = _drawn_by_the_user(full, seed) if starts > 1 else ()
-        return [random_start(full, own, seed, i, names) if i else prior_start(full, own, seed) for i in range(starts)]
+        return [random_start(full, own, seed, i, names) if i else dict(first) for i in range(starts)]
     given = [starts] if isinstance(starts, Mapping) else list(starts)
     for values in given:  # all of them are looked at before anything is drawn
         given_start(problem.program, own, values)
-    return [given_start(problem.program, prior_start(full, own, seed), values) for values in given]
+    return [given_start(problem.program, first, values) for values in given]
 
 
 def own_values(problem: Problem) -> dict[str, Tensor]:
@@ -132,8 +139,15 @@ def random_start(problem: Problem, values: Params, seed: int, index: int, names:
         if problem.program.parameters[name].kind != "prior":
             point = unconstrained(problem.program, name, values[name])
             noise = seeded(torch.randn, point.shape, generator=generator, dtype=torch.float64).to(point)
-            jittered[name] = constrained(problem.program, name, point + JITTER * noise)
+            unit = _unit(point) if domain_of(problem.program.parameters[name].constraint) == "real" else 1.0
+            jittered[name] = constrained(problem.program, name, point + JITTER * unit * noise)
     return _from_latents(problem, jittered, generator)
+
+
+def _unit(point: Tensor) -> float:
+    """Return what real values are moved in units of: their size, where it is not that of a logit or of a weight."""
+    size = float(point.abs().nan_to_num(0.0, posinf=0.0).amax()) if point.numel() else 0.0
+    return size if size > LARGE or 0.0 < size < 1 / LARGE else 1.0
 
 
 def _drawn_by_the_user(problem: Problem, seed: int) -> tuple[str, ...]:

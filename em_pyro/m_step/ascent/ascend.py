@@ -39,7 +39,7 @@ def ascend(
     if bad or old != old:
         raise ObjectiveError(_undefined(hill, params, bad or list(climb.names)))
     scale, steep = 1.0 + abs(old), _largest(slope)
-    if steep <= hill.precision * scale:
+    if steep <= hill.precision * scale and (climb.method != NEWTON or steep == 0.0):
         return kept
     if climb.method == ADAM:
         memory = {} if carried is None else carried

@@ -12,14 +12,17 @@ from .pattern import Pattern
 STEPS = 60
 QUICK = 0.1  # of the gradient: what a step may leave for the Hessian to be kept
 SHORTEST = 1e-10
-LONGEST = 4.0  # of a step in any unconstrained coordinate
-DONE = 100.0  # units of rounding: the gradient at which to end, after at least one step
+LONGEST = 4.0  # of a step in any unconstrained coordinate, in its unit or in one
+DONE = 100.0  # units of rounding: the gradient at which to end, after at least one step, if it promises nothing
 
 
 def newton(
     hill: Hill, vector: Tensor, value: float, slope: Tensor, pattern: Pattern | None
 ) -> tuple[Tensor, float, Tensor, Pattern | None]:
-    """Climb from `vector` until the gradient is zero to rounding, or nothing ascends.
+    """Climb from `vector` until the gradient is zero to rounding and promises nothing, or nothing ascends.
+
+    A gradient has the units of its coordinates, and what a step by the Hessian promises has none: the coefficient of a
+    covariate in millionths has next to no gradient anywhere.
 
     Every eigenvalue of the Hessian counts with its absolute value, so that a direction of positive curvature is climbed
     and a saddle is left; a direction without curvature and without slope (a constant added to all logits of a simplex)
@@ -42,7 +45,8 @@ def newton(
     hessian: Tensor | None = None
     fresh = False
     for k in range(STEPS):
-        if _size(slope) <= (DONE if k else 1.0) * rounding:
+        small = _size(slope) <= (DONE if k else 1.0) * rounding
+        if small and not bool(slope.any()):
             break
         if hessian is None:
             hessian, pattern = hill.curvature(vector, pattern)
@@ -53,7 +57,9 @@ def newton(
             direction = ascent_direction(slope, hessian)
         except torch.linalg.LinAlgError:
             break
-        found = _step(hill, vector, value, slope, direction, rounding)
+        if small and float(direction @ slope) <= rounding:
+            break
+        found = _step(hill, vector, value, slope, direction, rounding, _units(hessian))
         if found is None:
             if fresh:
                 break
@@ -67,11 +73,11 @@ def newton(
 
 
 def _step(
-    hill: Hill, vector: Tensor, value: float, slope: Tensor, direction: Tensor, rounding: float
+    hill: Hill, vector: Tensor, value: float, slope: Tensor, direction: Tensor, rounding: float, units: Tensor
 ) -> tuple[Tensor, float, Tensor] | None:
     """Shorten a step until it ascends; None if it never does."""
     promised = float(direction @ slope)
-    length = min(1.0, LONGEST / max(float(direction.abs().max()), 1e-300))
+    length = min(1.0, LONGEST / max(float((direction / units).abs().max()), 1e-300))
     while length > SHORTEST:
         trial = vector + length * direction
         new, new_slope = hill.trial(trial)
@@ -83,6 +89,11 @@ def _step(
             return trial, new, new_slope
         length /= 4
     return None
+
+
+def _units(hessian: Tensor) -> Tensor:
+    """Return what `Q` changes over by about one along every coordinate, at least one."""
+    return hessian.diagonal().abs().clamp(min=1e-300).rsqrt().clamp(min=1.0)
 
 
 def _corrected(hessian: Tensor, step: Tensor, change: Tensor) -> Tensor:
