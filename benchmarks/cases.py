@@ -59,6 +59,7 @@ DIAGONAL: Mapping[str, Contender] = {
 }
 ANSWERS: Mapping[str, Contender] = {"StepMix": peers.stepmix, FLOOR: floor.answers}
 SKLEARN, STEPMIX, HMMLEARN = "scikit-learn", "StepMix", "hmmlearn"
+BY_HAND = "NumPy by hand"
 NUMPY, TUNED = "NumPy and SciPy by hand", "NumPy by hand, tuned"
 COINS: Mapping[str, Contender] = {NUMPY: floor.numpy_coins, TUNED: floor.numpy_coins_tuned, FLOOR: floor.coins}
 
@@ -155,6 +156,24 @@ CASES: Mapping[str, Case] = {
         35,
         {"em_pyro": ours.answers_zoo, **ANSWERS},
         (STEPMIX, 4.0),
+    ),
+    "words": Case(
+        "two columns of 500 categories, 20k rows, K=5",
+        lambda: problem.words(20_000, 500, 5),
+        5,
+        105,
+        {"em_pyro": ours.words, BY_HAND: floor.numpy_words},
+        (BY_HAND, 1 / 3),
+        quick=True,
+    ),
+    "topics": Case(
+        "topics (pLSA): 20k words out of 800 in 200 documents, K=6",
+        lambda: problem.topics(20_000, 200, 800, 6),
+        5,
+        105,
+        {"em_pyro": ours.topics, BY_HAND: floor.numpy_topics},
+        (BY_HAND, 1 / 3),
+        quick=True,
     ),
     "hmm_many": Case(
         "HMM, 1000 sequences of 100 steps, S=10, D=5, pyro.markov loop",

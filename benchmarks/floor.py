@@ -203,3 +203,49 @@ def _numpy_coins(problem: Problem, flips: int, normalise: Callable[[Array], tupl
         raise AssertionError
 
     return run
+
+
+def numpy_words(problem: Problem) -> Run:
+    """Categories looked up in the logarithms of the parameters, counted with `bincount`."""
+    x = problem.rows["x"].astype(int)
+
+    def run(iterations: int) -> Result:
+        weights, probs = problem.start["weights"], problem.start["probs"]
+        K, V = probs.shape[1:]
+        for step in range(iterations + 1):
+            with np.errstate(divide="ignore"):
+                logs = np.log(probs)
+            joint = np.log(weights)[:, None] + sum(logs[j][:, x[:, j]] for j in range(x.shape[1]))
+            top = joint.max(0)
+            share = np.exp(joint - top)
+            total = share.sum(0)
+            if step == iterations:
+                return Result(float((np.log(total) + top).sum()))
+            share /= total
+            count = share.sum(1)
+            found = [[np.bincount(column, share[k], V) for k in range(K)] for column in x.T]
+            weights, probs = count / len(x), np.array(found) / count[:, None]
+        raise AssertionError
+
+    return run
+
+
+def numpy_topics(problem: Problem) -> Run:
+    """Shares of documents times probabilities of words, and `bincount` over both."""
+    document, word = (problem.rows[name].astype(int) for name in ("document", "word"))
+
+    def run(iterations: int) -> Result:
+        share, probs = problem.start["share"], problem.start["probs"]
+        (documents, K), V = share.shape, probs.shape[-1]
+        for step in range(iterations + 1):
+            joint = share[document].T * probs[:, word]
+            total = joint.sum(0)
+            if step == iterations:
+                return Result(float(np.log(total).sum()))
+            joint /= total
+            share = np.stack([np.bincount(document, joint[k], documents) for k in range(K)], -1)
+            probs = np.stack([np.bincount(word, joint[k], V) for k in range(K)])
+            share, probs = share / share.sum(-1, keepdims=True), probs / probs.sum(-1, keepdims=True)
+        raise AssertionError
+
+    return run

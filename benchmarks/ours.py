@@ -121,6 +121,50 @@ def answers_zoo(problem: Problem) -> Run:
     return exact(latent_classes, torch.as_tensor(x).long(), _size(problem), start=start)
 
 
+def words(problem: Problem) -> Run:
+    """A mixture whose rows are categories out of many, one site a column."""
+    import pyro
+    import pyro.distributions as dist
+    import torch
+    from torch import Tensor
+    from torch.distributions import constraints
+
+    def columns(x: Tensor, K: int, V: int) -> None:
+        weights = pyro.param("weights", torch.full((K,), 1 / K, dtype=torch.float64), constraint=constraints.simplex)
+        flat = torch.full((x.shape[1], K, V), 1 / V, dtype=torch.float64)
+        probs = pyro.param("probs", flat, constraint=constraints.simplex)
+        with pyro.plate("rows", len(x)):
+            kind = pyro.sample("kind", dist.Categorical(weights))
+            for j in range(x.shape[1]):
+                pyro.sample(f"word_{j}", dist.Categorical(probs[j, kind]), obs=x[:, j])
+
+    V = problem.start["probs"].shape[-1]
+    return exact(columns, torch.as_tensor(problem.rows["x"]).long(), _size(problem), V, start=problem.start)
+
+
+def topics(problem: Problem) -> Run:
+    """Probabilistic latent semantic analysis: a topic a word, a row of shares a document."""
+    import pyro
+    import pyro.distributions as dist
+    import torch
+    from torch import Tensor
+    from torch.distributions import constraints
+
+    def analysis(document: Tensor, word: Tensor, sizes: tuple[int, int, int]) -> None:
+        documents, K, V = sizes
+        flat = torch.full((documents, K), 1 / K, dtype=torch.float64)
+        share = pyro.param("share", flat, constraint=constraints.simplex)
+        flat = torch.full((K, V), 1 / V, dtype=torch.float64)
+        probs = pyro.param("probs", flat, constraint=constraints.simplex)
+        with pyro.plate("rows", len(word)):
+            topic = pyro.sample("topic", dist.Categorical(share[document]))
+            pyro.sample("word", dist.Categorical(probs[topic]), obs=word)
+
+    document, word = (torch.as_tensor(problem.rows[name]).long() for name in ("document", "word"))
+    sizes = (*problem.start["share"].shape, problem.start["probs"].shape[-1])
+    return exact(analysis, document, word, sizes, start=problem.start)
+
+
 def hmm_loop(problem: Problem) -> Run:
     """`em_pyro.models.hidden_markov.gaussian`: a `pyro.markov` loop."""
     import torch

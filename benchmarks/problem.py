@@ -133,3 +133,32 @@ def symbols(n: int, T: int, S: int, C: int, *, seed: int = 0) -> Problem:
     y = (probs[state].cumsum(-1) > rng.random((n, T, 1))).argmax(-1).astype(float)
     start = {"initial": np.full(S, 1 / S), "transition": sticky, "probs": 0.7 * probs + 0.3 / C}
     return Problem({"y": y}, start)
+
+
+def words(n: int, V: int, K: int, *, columns: int = 2, seed: int = 0) -> Problem:
+    """Categories out of `V`, few of which are frequent.
+
+    Returns:
+        Rows `x` `(n, columns)`; start `weights` `(K,)`, `probs` `(columns, K, V)`.
+    """
+    rng = np.random.default_rng(seed)
+    probs = rng.dirichlet(np.full(V, 0.1), (columns, K))
+    kind = rng.integers(K, size=n)
+    x = np.stack([_drawn(rng, part[kind]) for part in probs], -1)
+    start = {"weights": np.full(K, 1 / K), "probs": rng.dirichlet(np.ones(V), (columns, K))}
+    return Problem({"x": x.astype(float)}, start)
+
+
+def topics(n: int, documents: int, V: int, K: int, *, seed: int = 0) -> Problem:
+    """Words in documents: rows `document`, `word` `(n,)`; start `share` `(documents, K)`, `probs` `(K, V)`."""
+    rng = np.random.default_rng(seed)
+    share, probs = rng.dirichlet(np.full(K, 0.3), documents), rng.dirichlet(np.full(V, 0.05), K)
+    document = np.sort(rng.integers(documents, size=n))
+    word = _drawn(rng, probs[_drawn(rng, share[document])])
+    start = {"share": rng.dirichlet(np.ones(K), documents), "probs": rng.dirichlet(np.ones(V), K)}
+    return Problem({"document": document.astype(float), "word": word.astype(float)}, start)
+
+
+def _drawn(rng: np.random.Generator, probs: Array) -> NDArray[np.intp]:
+    """A category a row of `probs`, shape `(n,)`."""
+    return np.minimum((rng.random((len(probs), 1)) > probs.cumsum(-1)).sum(-1), probs.shape[-1] - 1)

@@ -15,11 +15,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .base import Args, Role, register
-from .newton import climb
+from .newton import Near, climb
 from .rowwise import RowFamily, mean
 
 NORMAL = 1e5  # degrees of freedom at which a Student is a normal, and lgamma has digits left
-NEARER = 10  # steps of a Student's own EM before Newton
 
 
 def median(value: Tensor, weights: Tensor) -> Tensor:
@@ -96,36 +95,75 @@ class StudentT(RowFamily):
         return constant - (df + 1) / 2 * (z * z / df).log1p()
 
     def solve_rows(self, value: Tensor, weights: Tensor, args: Args, free: frozenset[str]) -> dict[str, Tensor]:
-        """A few steps of its own EM, then Newton in `(loc / old scale, log scale, log df)`; neither lets `Q` fall."""
-        df = args["df"]
-        loc, scale = self._near(value, weights, args, free)
-        found = weights.sum(-1) > 0
+        """Newton in `(loc / old scale, log scale, log df)`, and its own EM where that is too far: `Q` never falls."""
+        total = weights.sum(-1)
+        unit = args["scale"]
+        point = torch.stack([torch.zeros_like(unit), unit.log(), args["df"].log()], -1)
+        moving = torch.tensor([key in free for key in ("loc", "scale", "df")], device=unit.device)
+        upper = torch.full_like(point, torch.inf)
+        upper[..., 2] = args["df"].clamp(min=NORMAL).log()
 
-        def at(point: Tensor) -> dict[str, Tensor]:
-            return {"loc": loc + scale * point[..., 0], "scale": point[..., 1].exp(), "df": point[..., 2].exp()}
+        def near(point: Tensor) -> Near:
+            return _near(value, weights, total, args["loc"], unit, point)
 
-        def q(point: Tensor) -> Tensor:
-            columns = {key: part.unsqueeze(-1) for key, part in at(point).items()}
-            return (weights * self.log_prob(value, columns)).sum(-1)
+        found = climb(near, point, moving & (total > 0).unsqueeze(-1), upper)
+        new = {"loc": args["loc"] + unit * found[..., 0], "scale": found[..., 1].exp(), "df": found[..., 2].exp()}
+        return {key: torch.where(total > 0, new[key], args[key]) for key in free}
 
-        start = torch.stack([torch.zeros_like(loc), scale.log(), df.log()], -1)
-        moving = torch.tensor([key in free for key in ("loc", "scale", "df")], device=loc.device)
-        upper = torch.full_like(start, torch.inf)
-        upper[..., 2] = df.clamp(min=NORMAL).log()
-        new = at(climb(q, start, moving & found.unsqueeze(-1), upper))
-        return {key: torch.where(found, new[key], args[key]) for key in free}
 
-    def _near(self, value: Tensor, weights: Tensor, args: Args, free: frozenset[str]) -> tuple[Tensor, Tensor]:
-        """EM on a Student as a scale mixture of normals, which no start is too far for.
+def _near(value: Tensor, weights: Tensor, total: Tensor, loc: Tensor, unit: Tensor, point: Tensor) -> Near:
+    """A Student's `Q` near a point: with `h = 1 / (df + z^2)` all derivatives are a few sums over the rows.
 
-        References:
-            Peel & McLachlan (2000), equations 19 to 31.
-        """
-        df, loc, scale = args["df"], args["loc"], args["scale"]
-        for _ in range(NEARER):
-            z = (value - loc.unsqueeze(-1)) / scale.unsqueeze(-1)
-            u = weights * (df + 1).unsqueeze(-1) / (df.unsqueeze(-1) + z * z)
-            loc = torch.where(u.sum(-1) > 0, mean(value, u), loc) if "loc" in free else loc
-            square = mean(u / weights.clamp(min=1e-300) * (value - loc.unsqueeze(-1)).square(), weights)
-            scale = torch.where(square > 0, square.sqrt(), scale) if "scale" in free else scale
-        return loc, scale
+    Args:
+        value: rows of every cell, shape `(cells, rows)`.
+        weights: of the same shape.
+        total: what they add up to, shape `(cells,)`.
+        loc: where the first coordinate is zero.
+        unit: in which it is measured.
+        point: `(loc, log scale, log df)`, shape `(cells, 3)`.
+
+    References:
+        Peel & McLachlan (2000), equations 19 to 31, for the step of EM on a scale mixture of normals.
+    """
+    df, scale = point[..., 2].exp(), point[..., 1].exp()
+    z = (value - (loc + unit * point[..., 0]).unsqueeze(-1)) / scale.unsqueeze(-1)
+    square = z * z
+    h = (df.unsqueeze(-1) + square).reciprocal()
+    rows = weights * h
+    by_z, by_square = rows * z, rows * square
+    first = rows.sum(-1), by_z.sum(-1), by_square.sum(-1)
+    h_z, h_square = by_z * h, by_square * h
+    second = h_z.sum(-1), h_square.sum(-1), (h_square * z).sum(-1), (h_square * square).sum(-1)
+    spread = (weights * (square / df.unsqueeze(-1)).log1p()).sum(-1)
+
+    more, u = df + 1, unit / scale
+    constant = (more / 2).lgamma() - (df / 2).lgamma() - 0.5 * (math.pi * df).log()
+    q = total * (constant - point[..., 1]) - more / 2 * spread
+    rate = (more / 2).digamma() - (df / 2).digamma() - 1 / df
+    by_df = 0.5 * (total * rate - spread + more / df * first[2])
+    slope = torch.stack([more * u * first[1], more * first[2] - total, df * by_df], -1)
+
+    bend = 0.5 * (torch.polygamma(1, more / 2) - torch.polygamma(1, df / 2)) + 1 / df.square()
+    by_df_twice = 0.5 * (total * bend + first[2] / df - first[2] / df.square() - more / df * second[1])
+    entries = (
+        (0, 0, more * u.square() * (2 * second[1] - first[0])),
+        (0, 1, 2 * more * u * (second[2] - first[1])),
+        (1, 1, 2 * more * (second[3] - first[2])),
+        (0, 2, df * u * (first[1] - more * second[0])),
+        (1, 2, df * (first[2] - more * second[1])),
+        (2, 2, df.square() * by_df_twice + df * by_df),
+    )
+    hessian = slope.new_zeros((*slope.shape, 3))
+    for i, j, entry in entries:
+        hessian[..., i, j] = hessian[..., j, i] = entry
+    return Near(q, slope, hessian, lambda moving: _step_of_em(point, moving, total, more, u, *first))
+
+
+def _step_of_em(
+    point: Tensor, moving: Tensor, total: Tensor, more: Tensor, u: Tensor, one: Tensor, z: Tensor, square: Tensor
+) -> Tensor:
+    """Location and scale of one step of EM on a scale mixture of normals, which no start is too far for."""
+    ahead = torch.where(moving[..., 0] & (one > 0), z / one, 0.0)  # in units of the scale
+    spread = more * (square - 2 * ahead * z + ahead.square() * one) / total
+    wide = 0.5 * torch.where(moving[..., 1] & (spread > 0), spread, 1.0).log()
+    return point + torch.stack([ahead / u, wide, torch.zeros_like(wide)], -1)

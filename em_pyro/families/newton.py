@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,6 +12,11 @@ ITERATIONS = 100
 FLAT = 1e-10  # of the largest curvature, in coordinates of about unit curvature: below, a direction has none
 LEVEL = 1e-7  # of the largest slope: below, a direction without curvature is left alone
 STILL = 4e-16  # of the logarithm: a step below this (times its size, if above one) ends the iteration
+
+SETTLED = 1e-8  # a step of Newton after which none is left: its error is the square
+LARGE = 0.5  # a step of Newton that is not trusted at first, in coordinates of which one unit is a large step
+SAFE = 10  # steps for which that is so
+HALVINGS = 30
 
 Slope = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -140,11 +146,28 @@ def ascent_direction(slope: Tensor, hessian: Tensor, flat: float = FLAT, level: 
     return unit * (axes @ step.unsqueeze(-1)).squeeze(-1)
 
 
-def climb(objective: Callable[[Tensor], Tensor], start: Tensor, free: Tensor, upper: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Near:
+    """A function of a few coordinates in every cell, as it is near a point.
+
+    Attributes:
+        value: shape `(cells,)`.
+        slope: shape `(cells, C)`.
+        hessian: shape `(cells, C, C)`.
+        safely: from the coordinates that move to a point where the function is not lower, however far the maximum is.
+    """
+
+    value: Tensor
+    slope: Tensor
+    hessian: Tensor
+    safely: Callable[[Tensor], Tensor]
+
+
+def climb(near: Callable[[Tensor], Near], start: Tensor, free: Tensor, upper: Tensor) -> Tensor:
     """Ascend a smooth function of a few coordinates in every cell: Newton, with the curvature made negative.
 
     Args:
-        objective: from points `(cells, C)` to values `(cells,)`; each value depends on its own cell alone.
+        near: from points `(cells, C)` to what the function is there; each cell depends on its own point alone.
         start: shape `(cells, C)`, in coordinates of which one unit is a large step.
         free: which coordinates move, shape of `start`.
         upper: bounds from above, shape of `start`.
@@ -152,32 +175,35 @@ def climb(objective: Callable[[Tensor], Tensor], start: Tensor, free: Tensor, up
     References:
         Nocedal & Wright (2006), Numerical Optimization, section 3.4 (modified Hessian, backtracking).
     """
-    count = start.shape[-1]
-    point, before = start, torch.full(start.shape[:-1], torch.inf).to(start)
-    for _ in range(ITERATIONS):
-        with torch.enable_grad():
-            leaf = point.detach().requires_grad_()
-            old = objective(leaf)
-            (slope,) = torch.autograd.grad(old.sum(), leaf, create_graph=True)
-            rows = [torch.autograd.grad(slope[..., i].sum(), leaf, retain_graph=True)[0] for i in range(count)]
-        old, slope = old.detach(), slope.detach()
-        moving = free & ~((point >= upper) & (slope > 0))
-        slope = torch.where(moving, slope, 0.0)
-        both = moving.unsqueeze(-1) & moving.unsqueeze(-2)
-        hessian = torch.where(both, torch.stack(rows, -2), 0.0) - torch.diag_embed((~moving).to(slope))
-        step = ascent_direction(slope, hessian)
+    point, here, size = start, near(start), torch.full(start.shape[:-1], torch.inf).to(start)
+    for k in range(ITERATIONS):
+        step, before = _newton(here, free & ~((point >= upper) & (here.slope > 0))), size
         size = step.abs().amax(-1)
-        done = (size <= 1e-15) | ((size < 1e-7) & (size >= before))
-        if bool(done.all()):
-            break
-        step = step / size.clamp(min=1.0).unsqueeze(-1)
-        new = torch.minimum(point + step, upper)
-        near = done | (size < 1e-6)  # values cannot tell such steps apart
-        for _ in range(30):
-            worse = ~near & ~(objective(new) >= old)
+        room = torch.where(point + step > upper, (upper - point) / step, 1.0).amin(-1)  # cut, so as to ascend still
+        length = torch.minimum(room, 1 / size.clamp(min=1.0))
+        new = torch.minimum(point + step * length.unsqueeze(-1), upper)
+        if k < SAFE and bool((far := size > LARGE).any()):
+            new = torch.where(far.unsqueeze(-1), here.safely(free), new)
+        small = size < 1e-6  # values cannot tell such steps apart
+        rounding = small & (size >= before)
+        new = torch.where(rounding.unsqueeze(-1), point, new)
+        if bool((rounding | (size <= SETTLED)).all()):
+            return new
+        there = near(new)
+        for halved in range(HALVINGS):
+            worse = ~small & ~(there.value >= here.value)
             if not bool(worse.any()):
                 break
-            new = torch.where(worse.unsqueeze(-1), (point + new) / 2, new)
-        worse = ~near & ~(objective(new) >= old)
-        point, before = torch.where((done | worse).unsqueeze(-1), point, new), torch.where(worse, 0.0, size)
+            back = point if halved == HALVINGS - 1 else (point + new) / 2
+            new = torch.where(worse.unsqueeze(-1), back, new)
+            there = near(new)
+        size = torch.where((new == point).all(-1), 0.0, size)
+        point, here = new, there
     return point
+
+
+def _newton(here: Near, moving: Tensor) -> Tensor:
+    """Newton's step in the coordinates that move."""
+    both = moving.unsqueeze(-1) & moving.unsqueeze(-2)
+    hessian = torch.where(both, here.hessian, 0.0) - torch.diag_embed((~moving).to(here.slope))
+    return ascent_direction(torch.where(moving, here.slope, 0.0), hessian)

@@ -170,3 +170,12 @@ def only(batch: Batch) -> dict[str, Tensor]:
     """The one start of a batch; several have no values of one."""
     assert all(len(value) == 1 for value in batch.values())
     return {name: value.squeeze(0) for name, value in batch.items()}
+
+
+def unravel(index: Tensor, shape: Sequence[int]) -> tuple[Tensor, ...]:
+    """Positions along every dimension of flat ones: `torch.unravel_index`, which takes seconds when first called."""
+    found = []
+    for size in reversed(shape):
+        found.append(index % size)
+        index = index // size
+    return tuple(reversed(found))

@@ -13,7 +13,6 @@ from ..contraction.elimination import components
 from ..contraction.schedule import Factor
 from ..forward_backward.compiled import choose
 from ..left import Left
-from ..sites.forms import table_of
 from ..sites.site_factor import SiteFactor
 from ..sites.stack import Stack
 from ..units import Unit
@@ -151,18 +150,11 @@ def _parts(sites: Sequence[Sequence[str]], words: Sequence[Mapping[str, str]], l
                 key = (*key, t)
             groups.setdefault(key, []).append((t, factor))
     for members in groups.values():
-        every, steps = tabular([factor for _, factor in members]), tuple(t for t, _ in members)
+        every, steps = tuple(factor for _, factor in members), tuple(t for t, _ in members)
         alive = marks([left.factors[factor.name].alive for factor in every])
         same = place[every[0].name][0].same
         found.append(compiled(Stack(every, same), words[steps[0]], steps, alive))
     return found
-
-
-def tabular(every: Sequence[SiteFactor]) -> tuple[SiteFactor, ...]:
-    """The sites as tables, where all of them can be and it pays."""
-    tables = [table_of(factor) if factor.role == "observed" else None for factor in every]
-    found = [replace(f, form=table) for f, table in zip(every, tables, strict=True) if table is not None]
-    return tuple(found) if len(found) == len(every) else tuple(every)
 
 
 def with_recursion(chain: Chain, device: torch.device | None = None) -> Chain:

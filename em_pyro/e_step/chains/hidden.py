@@ -17,7 +17,7 @@ from ..sites.layout import laid_out
 from ..sites.stack import Stack
 from ..units import Unit
 from .chain import Chain
-from .find import tabular, with_recursion
+from .find import with_recursion
 from .parts import Part, Replayed, compiled, renamed
 
 
@@ -64,7 +64,7 @@ def _hidden(name: str, left: Left, *, weighted: bool) -> tuple[Chain, dict[str, 
         if key in recognition.readings:
             # nothing is folded, because a chain joins all times of a row
             factor = laid_out(recognition.readings[key], sizes, plates, None)
-            parts.append(compiled(Stack(tabular([factor]), same=True), own, at, alive))
+            parts.append(compiled(Stack((factor,), same=True), own, at, alive))
             continue
         with torch.no_grad():
             log_prob = sites[key].log_prob()

@@ -122,12 +122,17 @@ class Mixture:
             columns = features.matrix(chunk, partial(self._room, features, chunk))
             size = len(flat), columns.shape[-1]
             logits, weights = self._buffer("logits", *size), self._buffer("weights", *size)
-            torch.mm(flat, columns, out=logits)
+            torch.mm(flat[:, : features.width], columns, out=logits)
+            looked_up = features.entries(chunk)
+            for factor, at, entries in looked_up:
+                logits += factor.form.densities(flat[:, at], entries)
             self.rows.add_own(natural.rows, logits, chunk)
             shape = (starts, -1, size[1])
             evidence += posterior_weights(logits.view(shape), weights.view(shape), self._scale(chunk))
             if collect.sums:
-                found.addmm_(weights, columns.mT)
+                found[:, : features.width].addmm_(weights, columns.mT)
+                for factor, at, entries in looked_up:
+                    found[:, at] += factor.form.statistics(weights, entries, factor.data.width)
                 for name, part in self.rows.own_sums(natural.rows, weights, chunk).items():
                     own[name] = own[name] + part if name in own else part
         return Found(evidence, self._statistics(natural, found.view_as(eta), own) if collect.sums else {})
@@ -222,10 +227,10 @@ def as_mixture(
     of_rows = [unit for unit in units if any(f.role == "observed" for f in unit.factors)]
     prior = [unit for unit in units if unit not in of_rows]
     alone = all(len(unit.members) == 1 and unit.factors[0].names == (latent,) for unit in prior)
-    if len(of_rows) != 1 or not plates or not (alone and _is_plain(of_rows[0], latent, plates)):
+    if not of_rows or not plates or not (alone and all(_is_plain(unit, latent, plates) for unit in of_rows)):
         return None
-    rows = of_rows[0].factors
-    features = features_of(Bundle(rows), lean=False)
+    rows = sorted((f for unit in of_rows for f in unit.factors), key=lambda factor: not factor.form.together)
+    features = features_of(Bundle(tuple(rows)), lean=False)
     plate = max(plates, key=lambda name: plates[name])
     return Mixture(latent, features, tuple(prior), plates, factors[0].scale, plate, length)  # type: ignore[arg-type]
 
@@ -233,5 +238,6 @@ def as_mixture(
 def _is_plain(unit: Unit, latent: str, plates: Collection[str]) -> bool:
     """Whether the factors of a unit are one product of states and rows."""
     want = ((), (latent,), tuple(plates))
-    rows = all(f.form.together and (f.layout.batch, f.layout.cells, f.layout.columns) == want for f in unit.factors)
-    return unit.in_one_product and len(unit.members) == 1 and rows
+    rows = all((f.layout.batch, f.layout.cells, f.layout.columns) == want for f in unit.factors)
+    finite = all(f.family.solver != "rows" for f in unit.factors)
+    return unit.in_one_product and len(unit.members) == 1 and rows and finite

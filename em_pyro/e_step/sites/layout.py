@@ -12,7 +12,8 @@ from ...families import Family
 from ...program.named import SLICE, Named, align, broadcast, ordered, squeeze
 from ...reading.bank import RoleMap
 from ...reading.reading import Reading
-from .forms import InnerProduct, form_of
+from .forms import form_of
+from .product import InnerProduct
 from .rows import by_row
 from .site_data import Layout, SiteData, seen_entries
 from .site_factor import SiteFactor

@@ -15,7 +15,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from math import log
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +41,7 @@ class Features:
     """The features of some sites, and how they relate to all statistics.
 
     Attributes:
-        rows: whose features they are.
+        rows: whose features they are; first those that are written down, then those that are looked up.
         totals: sites of which the last statistic is left out, and what their statistics add up to.
         ones: whether a row of ones stands above them; otherwise one of the sites has one.
     """
@@ -48,6 +50,18 @@ class Features:
     totals: Mapping[str, Tensor] = field(repr=False)
     ones: bool
     cache: dict[Chunk, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def sites(self) -> tuple[SiteFactor, ...]:
+        """Whose features are written down."""
+        return tuple(factor for factor in self.rows.sites if factor.form.together)
+
+    @cached_property
+    def looked_up(self) -> tuple[tuple[SiteFactor, slice], ...]:
+        """The others, and where their natural parameters stand behind those of the features."""
+        rest = self.rows.sites[len(self.sites) :]
+        ends = accumulate((factor.data.width for factor in rest), initial=self.width)
+        return tuple((factor, slice(at, at + factor.data.width)) for factor, at in zip(rest, ends, strict=False))
 
     @property
     def lean(self) -> bool:
@@ -58,7 +72,7 @@ class Features:
     def column(self) -> int:
         """The row of ones."""
         at = 0
-        for factor in () if self.ones else self.rows.sites:
+        for factor in () if self.ones else self.sites:
             if factor.data.counting:
                 return at + factor.data.places[min(factor.data.counting)]
             at += factor.data.width
@@ -67,7 +81,7 @@ class Features:
     @cached_property
     def widths(self) -> tuple[int, ...]:
         """Number of features of every site."""
-        every = ((factor.data.width, self.totals.get(factor.name, ())) for factor in self.rows.sites)
+        every = ((factor.data.width, self.totals.get(factor.name, ())) for factor in self.sites)
         return tuple(width - len(total) for width, total in every)
 
     @cached_property
@@ -79,20 +93,22 @@ class Features:
         """Natural parameters of these features, from those of all statistics; a tensor of its own."""
         if self.lean:
             spread, least = self._spread
-            return torch.maximum(eta, least) @ spread
+            own = torch.maximum(eta[..., : len(least)], least) @ spread
+            return torch.cat((own, eta[..., len(least) :]), -1) if self.looked_up else own
         return pad(eta, (1, 0)) if self.ones else eta.clone()
 
     def statistics(self, found: Tensor) -> Tensor:
         """Expected values of all statistics, from those of these features."""
         if self.lean:
-            return found @ self._spread[0].mT
+            own = found[..., : self.width] @ self._spread[0].mT
+            return torch.cat((own, found[..., self.width :]), -1) if self.looked_up else own
         return found[..., 1:] if self.ones else found
 
     @cached_property
     def _spread(self) -> tuple[Tensor, Tensor]:
         """From these features to all statistics, (F of the sites, width); and the least natural parameter of each."""
         blocks, constants, least = [], [], []
-        for factor in self.rows.sites:
+        for factor in self.sites:
             total = self.totals.get(factor.name)
             if total is None:
                 block = torch.eye(factor.data.width, dtype=torch.float64)
@@ -126,32 +142,42 @@ class Features:
         every, complements = (torch.cat(part).unique() if part else torch.zeros(0) for part in found)
         return every, complements
 
+    @cached_property
+    def _written(self) -> Bundle:
+        """The sites whose features are written down."""
+        return Bundle(self.sites) if self.looked_up else self.rows
+
     def matrix(self, chunk: Chunk, room: Room) -> Tensor:
         """The features of a chunk, (width, columns); what is not kept is written into `room()`."""
         if not self.ones:
-            return self.rows.features(chunk, room)
+            return self._written.features(chunk, room)
         if chunk not in self.cache:
             first = self.rows.sites[0].data
             keep = first.kept(self.width)
             made = first.empty(chunk, self.width) if keep else room()
             made[0] = 1.0
-            for factor, part in zip(self.rows.sites, made[1:].split(self.widths), strict=True):
+            for factor, part in zip(self.sites, made[1:].split(self.widths), strict=True):
                 factor.data.write(chunk, part, lean=factor.name in self.totals)
             if not keep:
                 return made
             self.cache[chunk] = made
         return self.cache[chunk]
 
+    def entries(self, chunk: Chunk) -> list[tuple[SiteFactor, slice, Any]]:
+        """The sites that are looked up, where their natural parameters stand, and what the products take of them."""
+        return [(factor, at, factor.features(chunk)) for factor, at in self.looked_up]
+
 
 def features_of(rows: Bundle, *, lean: bool) -> Features:
     """The features of some rows: lean where statistics add up to known totals, if that is asked for."""
-    every = sum(factor.data.width for factor in rows.sites)
-    known = ((factor.name, factor.data.total) for factor in rows.sites if lean and _selected(factor))
+    sites = [factor for factor in rows.sites if factor.form.together]
+    every = sum(factor.data.width for factor in sites)
+    known = ((factor.name, factor.data.total) for factor in sites if lean and _selected(factor))
     totals = {name: total for name, total in known if total is not None}
     left = every - sum(len(total) for total in totals.values())
     if totals and every * (left + 1) <= WIDEST:
         return Features(rows, totals, ones=True)
-    return Features(rows, {}, ones=not any(factor.data.counting for factor in rows.sites))
+    return Features(rows, {}, ones=not any(factor.data.counting for factor in sites))
 
 
 def _chosen(atoms: Tensor, index: Tensor) -> Tensor:

@@ -68,6 +68,15 @@ class ByRow:
         """The values, by which rows are told apart; the products have no use for them."""
         return factor.data.features(WHOLE)
 
+    def row(self, factor: SiteFactor) -> int:
+        """The value."""
+        return factor.data.width
+
+    def beside(self, features: Sequence[Tensor]) -> tuple[Tensor, int]:
+        """Values beside values."""
+        made = torch.cat(tuple(features), -1)
+        return made, made.numel()
+
     def densities(self, eta: Tensor, features: Tensor) -> Tensor:
         """The natural parameters of a row are its log-densities."""
         return eta

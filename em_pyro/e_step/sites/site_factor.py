@@ -8,7 +8,7 @@ computed is a row of the table in `forms.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -47,20 +47,26 @@ class Form(Protocol):
     def natural_of(self, factor: SiteFactor, args: Params) -> tuple[Tensor, ...]:
         """Natural parameters of the family, matching its statistics one by one."""
 
-    def features(self, factor: SiteFactor, chunk: Chunk) -> Tensor:
+    def features(self, factor: SiteFactor, chunk: Chunk) -> Any:
         """What the products take of the data of a chunk."""
 
-    def densities(self, eta: Tensor, features: Tensor) -> Tensor:
+    def row(self, factor: SiteFactor) -> int:
+        """How many numbers that is a row."""
+
+    def beside(self, features: Sequence[Any]) -> tuple[Any, int]:
+        """What the products take of several sites side by side, and how many numbers it is."""
+
+    def densities(self, eta: Tensor, features: Any) -> Tensor:
         """Natural parameters (..., cells, F) and features give log-densities (..., cells, columns)."""
 
-    def statistics(self, weights: Tensor, features: Tensor, width: int) -> Tensor:
+    def statistics(self, weights: Tensor, features: Any, width: int) -> Tensor:
         """Weights (..., cells, columns) and features of so many statistics give these, (..., cells, F)."""
 
-    def log_density(self, factor: SiteFactor, natural: Natural, features: Tensor, chunk: Chunk) -> Tensor:
+    def log_density(self, factor: SiteFactor, natural: Natural, features: Any, chunk: Chunk) -> Tensor:
         """Log-densities: (starts) + names of the factor."""
 
     def weighted(
-        self, factor: SiteFactor, weights: Tensor, natural: Natural | None, features: Tensor, chunk: Chunk
+        self, factor: SiteFactor, weights: Tensor, natural: Natural | None, features: Any, chunk: Chunk
     ) -> Tensor:
         """Statistics under `weights`, (starts) + names of the factor; those of chunks add up."""
 
@@ -102,15 +108,15 @@ class SiteFactor:
         """Bind: natural parameters of every cell, and where its statistics are to be taken."""
         return self.form.natural(self, bound, about)
 
-    def log_density(self, natural: Natural, features: Tensor, chunk: Chunk = WHOLE) -> Tensor:
+    def log_density(self, natural: Natural, features: Any, chunk: Chunk = WHOLE) -> Tensor:
         """Log-density of the rows of a chunk: (starts) + `names`, without the base measure."""
         return self.form.log_density(self, natural, features, chunk)
 
-    def weighted(self, weights: Tensor, natural: Natural | None, features: Tensor, chunk: Chunk = WHOLE) -> Tensor:
+    def weighted(self, weights: Tensor, natural: Natural | None, features: Any, chunk: Chunk = WHOLE) -> Tensor:
         """Expected statistics `S = <W, T(x)>` of every cell: (starts) + batch + cells + (F,), to be added by chunk."""
         return self.form.weighted(self, weights, natural, features, chunk)
 
-    def features(self, chunk: Chunk = WHOLE) -> Tensor:
+    def features(self, chunk: Chunk = WHOLE) -> Any:
         """What the two products take of the data."""
         return self.form.features(self, chunk)
 
@@ -208,11 +214,6 @@ class SiteFactor:
         return found.expand((bound.starts, *self.cell_shape, *self.event_shape, *tail))
 
     # ---- layout, worked out once ----
-
-    @property
-    def alike(self) -> bool:
-        """Whether statistics of sites with the same cells are alike, whatever their data."""
-        return self.form.alike
 
     def stuck(self, plate: str) -> str:
         """Why rows of `plate` cannot be taken in chunks; empty if they can."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ class Stack(Unit):
     in_one_product: ClassVar[bool] = True
     sites: tuple[SiteFactor, ...]
     same: bool  # the features are the same too: the latents of a chain
-    cache: dict[Chunk, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    cache: dict[Chunk, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def first(self) -> SiteFactor:
@@ -66,15 +66,15 @@ class Stack(Unit):
         """Natural parameters of every cell."""
         return self.first.natural(bound, about)
 
-    def features(self, chunk: Chunk = WHOLE, room: Room | None = None) -> Tensor:
+    def features(self, chunk: Chunk = WHOLE, room: Room | None = None) -> Any:
         """Features of all sites, side by side; of a lone one written into `room()`, if that is given."""
         if self.same:
             return self.first.data.features(chunk, room) if room else self.first.features(chunk)
         if chunk in self.cache:
             return self.cache[chunk]
-        made = torch.cat([factor.features(chunk) for factor in self.sites], -1)
+        made, numbers = self.first.form.beside([factor.features(chunk) for factor in self.sites])
         chunks = 1 if chunk.plate is None else -(-self.first.sizes[chunk.plate] // chunk.length)
-        if made.numel() * chunks <= CACHE:
+        if numbers * chunks <= CACHE:
             self.cache[chunk] = made
             for factor in self.sites:
                 factor.data.cache.clear()
@@ -146,7 +146,7 @@ def row_width(factors: Sequence[SiteFactor], plate: str) -> int:
     if not inside:
         return 0
     cells = prod(inside[0].sizes[n] for n in inside[0].names if n != plate)
-    return sum(factor.data.width for factor in inside) + 3 * cells
+    return sum(factor.form.row(factor) for factor in inside) + 3 * cells
 
 
 def stacked(factors: Mapping[str, SiteFactor]) -> tuple[Stack, ...]:
@@ -187,6 +187,7 @@ def _signature(factor: SiteFactor) -> object:
         data.event_shape,
         data.counting,
         data.shift is None,
+        type(factor.form),
         tuple((key, _bytes(role)) for key, role in sorted(factor.roles.items())),
     )
 

@@ -113,7 +113,7 @@ def side_by_side(sites: Sequence[Site]) -> tuple[Site, ...]:
         )
         known = tuple((key, value.shape) for key, value in sorted(site.known.items()))
         alike = (id(factor.family), factor.cell_shape, factor.event_shape, factor.events, arguments, known)
-        groups.setdefault(alike if factor.alike else factor.name, []).append(site)
+        groups.setdefault(alike if factor.form.alike else factor.name, []).append(site)
     return tuple(some[0] if len(some) == 1 else _joined(some) for some in groups.values())
 
 

@@ -1,0 +1,106 @@
+"""The form of every exponential family: features of the rows times natural parameters of the cells.
+
+Other forms replace how the two products are computed, or where the features come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ...program.named import Params, align
+from ...reading.bound import Bound, finite
+from ..chunks import Chunk
+from ..sums import Sums
+from . import centring
+from .natural import Natural
+from .site_factor import SiteFactor
+
+
+@dataclass(frozen=True)
+class InnerProduct:
+    """Features of all rows times natural parameters of all cells, one matrix product for each of the two."""
+
+    together: bool = True
+    alike: ClassVar[bool] = True
+
+    def events(self, factor: SiteFactor) -> tuple[tuple[int, ...], ...]:
+        """Those of the family."""
+        return factor.data.events
+
+    def natural_of(self, factor: SiteFactor, args: Params) -> tuple[Tensor, ...]:
+        """Those of the family."""
+        return factor.family.natural(args)
+
+    def natural(self, factor: SiteFactor, bound: Bound, about: Bound | None) -> Natural:
+        """Bind by features, but for cells around their own locations."""
+        return centring.natural(factor, bound, about)
+
+    def features(self, factor: SiteFactor, chunk: Chunk) -> Any:
+        """`T(x)`, (batch) + (F, columns)."""
+        return factor.data.features(chunk)
+
+    def row(self, factor: SiteFactor) -> int:
+        """All of them."""
+        return factor.data.width
+
+    def beside(self, features: Sequence[Any]) -> tuple[Any, int]:
+        """Columns beside columns."""
+        made = torch.cat(tuple(features), -1)
+        return made, made.numel()
+
+    def densities(self, eta: Tensor, features: Any) -> Tensor:
+        """`eta @ T(x)`: (..., cells, F) and (..., F, columns) give (..., cells, columns)."""
+        return eta @ features
+
+    def statistics(self, weights: Tensor, features: Any, width: int) -> Tensor:
+        """`W @ T(x)'`: (..., cells, columns) and features of so many statistics give (..., cells, F)."""
+        return weights @ features.mT
+
+    def log_density(self, factor: SiteFactor, natural: Natural, features: Any, chunk: Chunk) -> Tensor:
+        """The products of all cells, those of cells around their own locations added."""
+        at, eta = 1 + len(factor.layout.batch), natural.eta
+        if factor.layout.cells:
+            eta = eta.flatten(at, -2) if len(factor.layout.cells) > 1 else eta
+        else:
+            eta = eta.unsqueeze(-2)
+        product = self.densities(eta, features)
+        if natural.own is not None:
+            centring.add_densities(factor, natural.own, product.view(-1, product.shape[-1]), chunk)
+        shape = len(eta), *factor.laid_out_sizes(chunk)
+        return align(product if product.shape == shape else product.reshape(shape), factor.laid_out, factor.names)
+
+    def weighted(
+        self, factor: SiteFactor, weights: Tensor, natural: Natural | None, features: Any, chunk: Chunk
+    ) -> Tensor:
+        """Statistics of all cells, (starts) + batch + cells + (F,)."""
+        layout = factor.layout
+        weights = align(weights, factor.names, factor.laid_out)
+        at = 1 + len(layout.batch)
+        kept = weights.shape[: at + len(layout.cells)]
+        flat = weights.reshape((*kept[:at], prod(kept[at:]), -1))
+        found = self.statistics(flat, features, factor.data.width)
+        if natural is not None and natural.own is not None:
+            own = centring.own_sums(factor, natural.own, flat.reshape(-1, flat.shape[-1]), chunk)
+            found.view(-1, found.shape[-1])[natural.own.which] = own
+        return found.reshape((*kept, -1))
+
+    def finish(self, factor: SiteFactor, found: Tensor, natural: Natural | None) -> Sums:
+        """Cut, and move to the location at the parameters."""
+        parts, around = centring.finish(factor, found, natural)
+        axis = None if factor.kept is None else 1 + factor.cells.index(factor.kept)
+        return Sums(factor.name, factor.family, parts, around, factor.kept, axis)
+
+    def inner(self, factor: SiteFactor, bound: Bound, sums: Sums) -> Tensor:
+        """`<eta, S>`, with the natural parameters of values less what they were summed around."""
+        natural = factor.natural_of(factor.arguments(bound, sums.around))
+        terms = [
+            torch.where(part != 0, finite(eta) * part, 0.0).reshape((len(part), -1))
+            for eta, part in zip(natural, sums.parts, strict=True)
+        ]
+        return torch.cat(terms, -1)
