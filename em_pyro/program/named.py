@@ -110,6 +110,15 @@ def broadcast(*shapes: Sequence[int]) -> tuple[int, ...]:
     return tuple(tensors[0].shape)
 
 
+def unraveled(index: Tensor, shape: Sequence[int]) -> tuple[Tensor, ...]:
+    """Return the place along every dimension of `shape` (`torch.unravel_index` imports what `broadcast` avoids)."""
+    places = list[Tensor]()
+    for size in reversed(shape):
+        index, place = index // size, index % size
+        places.append(place)
+    return tuple(reversed(places))
+
+
 @dataclass(frozen=True)
 class Unwrapped:
     """The distribution under `.to_event`, `.mask` and `.expand`."""
