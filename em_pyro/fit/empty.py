@@ -15,7 +15,7 @@ from ..e_step.expectation import Expectation
 from ..e_step.sites.site_factor import SiteFactor
 from ..e_step.sums import Sums
 from ..m_step.uses import CHART
-from ..program.named import unravel
+from ..program.named import unraveled
 from ..program.unroll import STATE
 from ..reading.predictor import Affine, Piece, adjoint
 from .problem import Problem
@@ -34,7 +34,7 @@ def emptied(problem: Problem, found: Expectation) -> str:
         small = (possible > 0) & (used <= EMPTY * possible)
         if bool(small.any()):
             shape = engine.program.parameters[name].initial.shape
-            entry = unravel(small.nonzero()[0, 0], shape if shape.numel() == size else (size,))
+            entry = unraveled(small.nonzero()[0, 0], shape if shape.numel() == size else (size,))
             return f'entry {tuple(int(i) for i in entry)} of "{name}" has no rows left'
     return ""
 

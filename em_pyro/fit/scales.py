@@ -16,7 +16,7 @@ from ..e_step.expectation import Expectation
 from ..e_step.sites.centring import scales
 from ..e_step.sites.site_factor import SiteFactor
 from ..program.masks import seen_values
-from ..program.named import Params, unravel, unwrap
+from ..program.named import Params, unraveled, unwrap
 from ..program.site import Site
 from ..reading.bound import Bound
 
@@ -207,7 +207,7 @@ def _thinned(factor: SiteFactor, stride: int) -> Tensor:
     value, seen = factor.data.value.tensor, factor.data.seen
     rows = value.shape[: len(factor.data.value.names)]
     if rows:
-        chosen = unravel(torch.arange(0, rows.numel(), stride), rows)
+        chosen = unraveled(torch.arange(0, rows.numel(), stride), rows)
         value, seen = value[chosen], None if seen is None else seen[chosen]
     value = value if seen is None else torch.where(seen, value, torch.nan)
     return value if rows else value.unsqueeze(0)

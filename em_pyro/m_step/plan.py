@@ -105,7 +105,7 @@ def choose(engine: Engine, options: Mapping[str, Choice], withdrawn: Mapping[str
     for found in engine.recognition.unbounded:
         if "fixed" not in (options.get(found.site), options.get(found.parameter)):
             raise found.refusal()
-    uses = {name: uses_of(engine, name) for name in parameters}
+    uses = uses_of(engine)
     forced = {n: c if isinstance(c, str) else "callable" for n, c in options.items() if c != "closed"}
     solvers, reasons = solved(engine, uses, forced, withdrawn)
     owner = {name: solver for solver in solvers for name in solver.parameters}

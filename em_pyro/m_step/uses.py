@@ -50,13 +50,14 @@ class Block:
         return tuple(name for name, how in self.held.items() if how != "fixed")
 
 
-def uses_of(engine: Engine, name: str) -> list[Use]:
-    """Every argument of every recognised site that the parameter enters."""
-    bank, found = engine.recognition.bank, []
+def uses_of(engine: Engine) -> dict[str, list[Use]]:
+    """Every argument of every recognised site that a parameter enters, by parameter."""
+    bank = engine.recognition.bank
+    found: dict[str, list[Use]] = {name: [] for name in engine.program.parameters}
     for factor in engine.leaders.values():
         for key, role in factor.roles.items():
-            if name in bank.parameters(role, factor.family.roles[key].domain):
-                found.append((factor, key, role))
+            for name in bank.parameters(role, factor.family.roles[key].domain):
+                found[name].append((factor, key, role))
     return found
 
 
@@ -83,7 +84,7 @@ def made_up(factors: Sequence[SiteFactor]) -> dict[str, Sums]:
 
 def segments_of(bank: Bank, factor: SiteFactor, role: str) -> Sequence[Segment]:
     """Stretches of the bank that an argument selects from."""
-    return bank.of(factor.family.roles[role].domain)
+    return bank.touched(factor.roles[role], factor.family.roles[role].domain)
 
 
 def chart_of(engine: Engine, name: str, uses: Sequence[Use]) -> Chart:

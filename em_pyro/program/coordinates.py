@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 
 import torch
 from torch import Tensor
-from torch.distributions import Transform, transform_to
+from torch.distributions import IndependentTransform, Transform, transform_to
 
 from .named import Params
 from .program import Program
@@ -55,10 +56,10 @@ class Coordinates:
         """Cut a vector `(D,)` into one tensor for each parameter; their shapes are those of the points of `near`."""
         parts, at = {}, 0
         for name in self.names:
-            shape = self._transforms[name].inverse_shape(near[name].shape)
-            size = 1
-            for side in shape:
-                size *= side
+            onto, shape = self._transforms[name], near[name].shape
+            if onto.codomain.event_dim:  # else entry by entry: for that torch imports its symbolic algebra
+                shape = onto.inverse_shape(shape)
+            size = prod(shape)
             parts[name] = vector[at : at + size].reshape(shape)
             at += size
         return parts
@@ -70,7 +71,14 @@ class Coordinates:
 
     @cached_property
     def _transforms(self) -> dict[str, Transform]:
-        return {name: transform_to(self.program.parameters[name].constraint) for name in self.names}
+        return {name: _inner(transform_to(self.program.parameters[name].constraint)) for name in self.names}
+
+
+def _inner(transform: Transform) -> Transform:
+    """Take off what only says that dimensions belong together: values are the same without."""
+    while isinstance(transform, IndependentTransform):
+        transform = transform.base_transform
+    return transform
 
 
 def joined(points: Mapping[str, Tensor]) -> Tensor:

@@ -110,6 +110,15 @@ def broadcast(*shapes: Sequence[int]) -> tuple[int, ...]:
     return tuple(tensors[0].shape)
 
 
+def unraveled(index: Tensor, shape: Sequence[int]) -> tuple[Tensor, ...]:
+    """Return the place along every dimension of `shape` (`torch.unravel_index` imports what `broadcast` avoids)."""
+    places = list[Tensor]()
+    for size in reversed(shape):
+        index, place = index // size, index % size
+        places.append(place)
+    return tuple(reversed(places))
+
+
 @dataclass(frozen=True)
 class Unwrapped:
     """The distribution under `.to_event`, `.mask` and `.expand`."""
@@ -170,12 +179,3 @@ def only(batch: Batch) -> dict[str, Tensor]:
     """The one start of a batch; several have no values of one."""
     assert all(len(value) == 1 for value in batch.values())
     return {name: value.squeeze(0) for name, value in batch.items()}
-
-
-def unravel(index: Tensor, shape: Sequence[int]) -> tuple[Tensor, ...]:
-    """Positions along every dimension of flat ones: `torch.unravel_index`, which takes seconds when first called."""
-    found = []
-    for size in reversed(shape):
-        found.append(index % size)
-        index = index // size
-    return tuple(reversed(found))

@@ -30,6 +30,7 @@ STEP = 1 / 8
 
 Sizes = Mapping[str, tuple[float, float]]
 """How far the entries of real parameters (and the real coordinates of others) are moved, at even and at odd probes."""
+Counts = dict[tuple[str, str], int]  # usable entries of arguments in the first run, by site: counted once
 
 
 def probes(
@@ -44,7 +45,7 @@ def probes(
         generator: of the moves.
     """
     sizes = _sizes(program, first)
-    found, bounded, strict = [], False, True
+    found, bounded, strict, counts = [], False, True, dict[tuple[str, str], int]()
     for k in range(count):
         for attempt in range(ATTEMPTS):
             last = attempt == ATTEMPTS - 1
@@ -57,10 +58,10 @@ def probes(
                 if last:
                     raise
                 continue
-            if not strict or not _lost(run, first):
+            if not strict or not _lost(run, first, counts):
                 break
             if not bounded and not reverse:
-                sizes, bounded = _within_reach(program, sizes, first, generator), True
+                sizes, bounded = _within_reach(program, sizes, first, counts, generator), True
             strict = not last
         found.append((values, run))
     return found
@@ -168,7 +169,9 @@ def _spread(site: Site) -> float:
     return float(spread.amin()) if spread.numel() else 0.0
 
 
-def _within_reach(program: Program, sizes: Sizes, first: Mapping[str, Site], generator: torch.Generator) -> Sizes:
+def _within_reach(
+    program: Program, sizes: Sizes, first: Mapping[str, Site], counts: Counts, generator: torch.Generator
+) -> Sizes:
     """Shrink the move of every real parameter, by itself, until no argument is lost."""
     initial = {name: parameter.initial for name, parameter in program.parameters.items()}
     found = dict(sizes)
@@ -181,7 +184,7 @@ def _within_reach(program: Program, sizes: Sizes, first: Mapping[str, Site], gen
             moved = {name: _moved(parameter, size, SPREADS[-1], generator)}
             try:
                 with torch.no_grad():
-                    fine = not _lost(program.run({**initial, **moved}), first)
+                    fine = not _lost(program.run({**initial, **moved}), first, counts)
             except (RuntimeError, ValueError):
                 fine = False
             if fine:
@@ -190,17 +193,16 @@ def _within_reach(program: Program, sizes: Sizes, first: Mapping[str, Site], gen
     return found
 
 
-def _lost(run: Mapping[str, Site], first: Mapping[str, Site]) -> bool:
+def _lost(run: Mapping[str, Site], first: Mapping[str, Site], counts: Counts) -> bool:
     """Tell whether an argument is no longer finite, or a rate or probability has become zero, where it was not."""
-    for name, site in run.items():
-        before = dict(_arguments(first[name].fn)) if name in first else {}
-        for key, tensor in _arguments(site.fn):
-            if (
-                key in before
-                and tensor.data_ptr() != before[key].data_ptr()
-                and _usable(key, tensor) < _usable(key, before[key])
-            ):
-                return True
+    for name in run.keys() & first.keys():
+        before = dict(_arguments(first[name].fn))
+        for key, tensor in _arguments(run[name].fn):
+            if key in before and tensor.data_ptr() != before[key].data_ptr():
+                if (name, key) not in counts:
+                    counts[name, key] = _usable(key, before[key])
+                if _usable(key, tensor) < counts[name, key]:
+                    return True
     return False
 
 

@@ -90,18 +90,26 @@ class Bank:
 
     def of(self, domain: str) -> tuple[Segment, ...]:
         """Segments that arguments of a domain select from."""
-        if domain in ("unit", "simplex"):
-            return self.probabilities
-        return self.matrices if domain == "scale_tril" else self.entries
+        segments: tuple[Segment, ...] = getattr(self, list_of(domain))
+        return segments
 
     def parameters(self, role: RoleMap, domain: str) -> frozenset[str]:
         """Parameters that enter an argument."""
         if role.affine is not None:
             return frozenset(name for name, _ in role.affine.entries)
-        segments = self.of(domain)
-        ends = torch.tensor([s.offset + s.size for s in segments], device=role.entries.device)
-        found = torch.bucketize(role.entries, ends, right=True).unique()
-        return frozenset(segments[k].parameter for k in found.tolist())
+        return frozenset(segment.parameter for segment in self.touched(role, domain))
+
+    def touched(self, role: RoleMap, domain: str) -> tuple[Segment, ...]:
+        """Segments that an argument selects from, in order."""
+        segments, ends = self.of(domain), self._ends[list_of(domain)]
+        found = torch.bucketize(role.entries, ends.to(role.entries.device), right=True)
+        return tuple(segments[k] for k in sorted(set(found.tolist())))
+
+    @cached_property
+    def _ends(self) -> dict[str, Tensor]:
+        """Where the segments of every list end."""
+        lists = {"entries": self.entries, "probabilities": self.probabilities, "matrices": self.matrices}
+        return {name: torch.tensor([s.offset + s.size for s in segments]) for name, segments in lists.items()}
 
     def values(self, batch: Batch) -> Tensor:
         """All plain atoms, shape `(starts, M)`."""
@@ -129,6 +137,13 @@ class Bank:
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
+def list_of(domain: str) -> str:
+    """Name the list of a bank from which arguments of a domain select."""
+    if domain in ("unit", "simplex"):
+        return "probabilities"
+    return "matrices" if domain == "scale_tril" else "entries"
+
+
 def entries_of(segments: Iterable[Segment], batch: Batch) -> Tensor:
     """All atoms of some segments, shape `(starts, M)`."""
     parts = []
@@ -143,8 +158,9 @@ def packed(segments: Sequence[Segment], used: Iterable[Tensor]) -> tuple[tuple[S
     positions = torch.cat([*used, torch.zeros(0, dtype=torch.long)])
     size = max((s.offset + s.size for s in segments), default=0)
     where, kept, offset = torch.full((size,), -1), [], 0
+    occurring = torch.zeros(size, dtype=torch.bool).index_fill_(0, positions, value=True)
     for s in segments:
-        if bool(s.holds(positions).any()):
+        if bool(occurring[s.offset : s.offset + s.size].any()):
             where[s.offset : s.offset + s.size] = torch.arange(offset, offset + s.size)
             kept.append(replace(s, offset=offset))
             offset += s.size

@@ -25,7 +25,7 @@ from ..program.program import Program
 from ..program.site import Site
 from ..program.unroll import unroll, user_site
 from .affine import affine_readings, may_be_affine
-from .bank import Bank, RoleMap, bound_once, entries_of, packed
+from .bank import Bank, RoleMap, bound_once, entries_of, list_of, packed
 from .cut import cut_off
 from .improper import refuse_missing_values, unbounded
 from .match import Atoms, atoms_of, divided, entering, match, match_matrices, narrowest, same
@@ -112,7 +112,7 @@ def _packed(bank: Bank, readings: dict[str, Reading]) -> Bank:
     used: dict[str, list[Tensor]] = {"entries": [], "probabilities": [], "matrices": []}
     for reading in readings.values():
         for key, role in reading.roles.items():
-            used[_kind(reading.family.roles[key].domain)].append(role.entries)
+            used[list_of(reading.family.roles[key].domain)].append(role.entries)
     entries, where_entry = packed(bank.entries, used["entries"])
     probabilities, where_probability = packed(bank.entries, used["probabilities"])
     matrices, where_matrix = packed(bank.matrices, used["matrices"])
@@ -121,7 +121,7 @@ def _packed(bank: Bank, readings: dict[str, Reading]) -> Bank:
     for name, reading in readings.items():
         roles = {}
         for key, role in reading.roles.items():
-            kind = _kind(reading.family.roles[key].domain)
+            kind = list_of(reading.family.roles[key].domain)
             if not role.known and role.affine is None:
                 if (id(role.index), kind) not in moved:
                     moved[id(role.index), kind] = role.moved(where[kind]).index
@@ -129,12 +129,6 @@ def _packed(bank: Bank, readings: dict[str, Reading]) -> Bank:
             roles[key] = role
         readings[name] = replace(reading, roles=roles)
     return Bank(entries, probabilities, matrices)
-
-
-def _kind(domain: str) -> str:
-    if domain in ("unit", "simplex"):
-        return "probabilities"
-    return "matrices" if domain == "scale_tril" else "entries"
 
 
 def _read(name: str, runs: Sequence[Site], atoms: Atoms) -> Reading:
@@ -228,7 +222,7 @@ def _claims(
     for name, reading in readings.items():
         args = arguments(reading.family, traced[name])
         for key, role in reading.roles.items():
-            kind = _kind(reading.family.roles[key].domain)
+            kind = list_of(reading.family.roles[key].domain)
             event = reading.event_rank + reading.family.roles[key].event_dim
             truth = squeeze(args[key], traced[name].dims, name, event)
             if role.known and not truth.tensor.requires_grad:

@@ -23,6 +23,9 @@ CALLERS: Mapping[str, str] = {
 }
 """What evaluates a unit, or runs the engine over data, and the rooms and files that may call it."""
 
+SYMBOLIC = ("broadcast_shapes", "unravel_index")
+"""Functions of torch that import its symbolic algebra, which takes longer than most fits do."""
+
 ELSEWHERE: Mapping[str, str] = {"natural": "family", "expect": "problem"}
 """On what anybody may call it: a family's own parameters, and the one door through which data are run over."""
 
@@ -50,6 +53,8 @@ def offences(module: str, text: str, known: Mapping[str, str]) -> Iterator[tuple
     for call in calls(text):
         if call.method == "__setattr__" and call.on == "object":
             yield "record", where
+        if call.method in SYMBOLIC and call.on == "torch":
+            yield "symbolic", f"{where}:{call.method}"
         if call.method in CALLERS and not own & set(CALLERS[call.method].split()):
             if call.on != ELSEWHERE.get(call.method):
                 yield "call", f"{where}:{call.method}"
@@ -102,6 +107,7 @@ KNOWN = {"Stack": "em_pyro.e_step.sites.stack", "Sum": "em_pyro.e_step.contracti
         ("fit.loop", "match unit:\n    case Stack():\n        pass", ("kind", "fit.loop:Stack")),
         ("e_step.engine", "isinstance(step, Sum)", ("kind", "e_step.engine:Sum")),
         ("fit.loop", "object.__setattr__(engine, 'kept', 1)", ("record", "fit.loop")),
+        ("fit.scales", "torch.unravel_index(rows, shape)", ("symbolic", "fit.scales:unravel_index")),
         ("fit.loop", "self.engine.expect(bound)", ("call", "fit.loop:expect")),
         ("em", "suited(here.engine, params).expect(bound)", ("call", "em:expect")),
         ("fit.loop", "unit.log_factors(natural, chunk)", ("call", "fit.loop:log_factors")),

@@ -234,3 +234,22 @@ def test_equal_values_say_so() -> None:
     fit = fitted(apart, torch.cat([torch.full((20,), 1.0), 5 + torch.linspace(0, 2, 20)]))
     assert fit.outcome == "degenerate"
     assert said(fit, "20 rows have equal values")
+
+
+@pytest.mark.parametrize("name", ["gaussian-full", "hmm-gaussian", "irt-rasch", "student"])
+def test_curvature_is_that_of_q_entry_by_entry(name: str) -> None:
+    """The Hessian of `Q`, of which all rows are taken in one pass, is what torch finds at one start."""
+    model, args = simulated(name)
+    pyro.clear_param_store()
+    problem = prepare(model, args, {}, {}, check=False)
+    values = {n: p.initial.double() for n, p in problem.program.parameters.items()}
+    ground = Ground(problem, Around(problem.program, tuple(values), values))
+    found = problem.expect(problem.bind(ground.around.batch(torch.zeros(1, ground.around.size, dtype=torch.float64))))
+
+    def q(point: Tensor) -> Tensor:
+        return problem.engine.q(ground.around.batch(point.unsqueeze(0)), found).sum()
+
+    zero = torch.zeros(ground.around.size, dtype=torch.float64)
+    information = ground.curvature_of_q(found)
+    assert information is not None
+    close(information, -torch.autograd.functional.hessian(q, zero))

@@ -99,8 +99,6 @@ class InnerProduct:
     def inner(self, factor: SiteFactor, bound: Bound, sums: Sums) -> Tensor:
         """`<eta, S>`, with the natural parameters of values less what they were summed around."""
         natural = factor.natural_of(factor.arguments(bound, sums.around))
-        terms = [
-            torch.where(part != 0, finite(eta) * part, 0.0).reshape((len(part), -1))
-            for eta, part in zip(natural, sums.parts, strict=True)
-        ]
-        return torch.cat(terms, -1)
+        terms = [torch.where(part != 0, finite(eta) * part, 0.0) for eta, part in zip(natural, sums.parts, strict=True)]
+        starts = max(len(term) for term in terms)  # of the arguments, of the sums, or of both
+        return torch.cat([term.reshape((len(term), -1)).expand(starts, -1) for term in terms], -1)

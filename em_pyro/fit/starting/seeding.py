@@ -21,7 +21,7 @@ from torch import Tensor
 from ...e_step.chains.chain import Chain
 from ...e_step.engine import Engine
 from ...program.devices import seeded
-from ...program.named import Named, align, squeeze, unravel
+from ...program.named import Named, align, squeeze, unraveled
 from ...program.unroll import TIME
 
 SEEDING_ROWS = 20_000  # rows among which k-means++ picks
@@ -64,7 +64,7 @@ def draw_states(engine: Engine, generator: torch.Generator) -> tuple[dict[str, T
         if len(sizes) > 1:
             drawn = seeded(torch.randperm, prod(sizes), generator=generator)[drawn]
         counts = [len(owned.statistics) for owned in members]
-        for k, every in enumerate(unravel(drawn, sizes)):
+        for k, every in enumerate(unraveled(drawn, sizes)):
             count = torch.bincount(every, minlength=sizes[k]).double().clamp(min=1)
             for owned, part in zip(members, every.split(counts), strict=True):
                 name = owned.latents[k]

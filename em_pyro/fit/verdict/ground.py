@@ -71,19 +71,29 @@ class Ground:
 
     def curvature_of_q(self, found: Expectation) -> Tensor | None:
         """Return the information in complete data, minus the Hessian of `Q`, `(D, D)`; None if torch has none."""
-        leaf = torch.zeros(self.around.size, dtype=torch.float64, requires_grad=True)
-        rows = []
+        units = torch.eye(self.around.size, dtype=torch.float64)
+        some = (units,) if self.problem.engine.open else self._split(units)
         try:
-            with torch.enable_grad():
-                q = self.problem.engine.q(self.around.batch(leaf.unsqueeze(0)), found).sum()
-                slope = torch.autograd.grad(q, leaf, create_graph=True)[0]
-            for one in slope.unbind() if slope.requires_grad else ():
-                row = torch.autograd.grad(one, leaf, retain_graph=True, allow_unused=True)[0]
-                rows.append(torch.zeros_like(leaf) if row is None else -row)
+            rows = torch.cat([units[:0], *(self._products(found, directions) for directions in some)])
         except RuntimeError:  # a function of the model that can be differentiated only once
             return None
-        found_all = torch.stack(rows) if rows else leaf.new_zeros((len(leaf), len(leaf)))
-        return (found_all + found_all.mT).detach() / 2
+        return -(rows + rows.mT) / 2
+
+    def _products(self, found: Expectation, directions: Tensor) -> Tensor:
+        """Return the products of the Hessian of `Q` with `directions (M, D)`.
+
+        Each has a start of its own, so that all are one pass backwards; the model itself is evaluated at one start, and
+        takes a pass for each.
+        """
+        leaf = torch.zeros_like(directions[:1] if self.problem.engine.open else directions).requires_grad_()
+        with torch.enable_grad():
+            q = self.problem.engine.q(self.around.batch(leaf), found).sum()
+            slope = torch.autograd.grad(q, leaf, create_graph=True)[0]
+        if not slope.requires_grad:
+            return torch.zeros_like(directions)
+        along = ((slope * one).sum() for one in directions.split(len(leaf)))
+        rows = (torch.autograd.grad(one, leaf, retain_graph=True, allow_unused=True)[0] for one in along)
+        return torch.cat([torch.zeros_like(leaf) if row is None else row for row in rows])
 
     def information(self, at: Tensor, basis: Tensor, stencil: Mapping[int, float]) -> Tensor:
         """Return minus the second derivative of the objective at `at (D)` along the columns of `basis (D, r)`.

@@ -136,7 +136,8 @@ class Hill:
             def product(direction: Tensor) -> Tensor:
                 if not slope.requires_grad:
                     return torch.zeros_like(vector)
-                found = torch.autograd.grad(slope, leaf, direction, retain_graph=True, allow_unused=True)[0]
+                along = (slope * direction).sum()  # as `grad_outputs`, torch would import its symbolic algebra
+                found = torch.autograd.grad(along, leaf, retain_graph=True, allow_unused=True)[0]
                 return torch.zeros_like(vector) if found is None else found
 
             hessian = None if pattern is None else folded(product, pattern, vector)
