@@ -70,7 +70,7 @@ class Counts:
         if self.pseudo is not None:
             for parts_of, pseudo in zip(pooled, self.pseudo, strict=True):
                 parts_of.append(pseudo.expand((len(old), self.size)))
-                refuse_unbounded(self.parameter, added(parts_of), pseudo)
+                refuse_unbounded(self.parameter, added(parts_of), pseudo, old.shape[1:])
         hits, misses = (shaped(added(parts_of), old) if parts_of else None for parts_of in pooled)
         return torch.zeros_like(old) if hits is None else hits, misses
 
@@ -120,7 +120,7 @@ class Rates:
             exposures.append(self.pseudo[1])
         a, b = added(hits), shaped(added(exposures), old)
         if self.pseudo is not None:
-            refuse_unbounded(self.parameter, a, self.pseudo[0])
+            refuse_unbounded(self.parameter, a, self.pseudo[0], old.shape[1:])
         solved = self.chart.inverse(shaped(a, old) / torch.where(b > 0, b, 1.0))
         return {self.parameter: torch.where(b > 0, solved, old)}
 
