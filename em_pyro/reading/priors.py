@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -52,6 +53,7 @@ class Prior:
         solvers: the closed forms that it is conjugate to, if any.
         pseudo: the two pseudo-statistics of every entry, shapes of the parameter; the second of vectors is a matrix,
             with a dimension more.
+        shapes: what computes them instead, where its arguments are selected from other parameters (`Shapes`).
     """
 
     name: str
@@ -62,11 +64,19 @@ class Prior:
     unconstrained: bool = False
     solvers: tuple[str, ...] = ()
     pseudo: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+    shapes: Any = field(default=None, repr=False)
 
     @property
     def joins(self) -> bool:
         """Whether it joins the coordinates of a vector, which then have one system of equations."""
         return self.pseudo is not None and self.pseudo[1].dim() > self.pseudo[0].dim()
+
+    def counts(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
+        """Return the pseudo-statistics of every entry, flat, shape (starts or one, entries); None if there are none."""
+        if self.shapes is not None:
+            first, second = self.shapes.pseudo(batch)
+            return first.flatten(1), second.flatten(1)
+        return None if self.pseudo is None else (self.pseudo[0].reshape(1, -1), self.pseudo[1].reshape(1, -1))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-density at constrained values, one for each start, summed over their entries."""
@@ -98,7 +108,7 @@ def _read(runs: Sequence[Site]) -> Prior:
     if pseudo is None or flat or not _whole(base):
         return prior
     first, second = (part + one * unconstrained for part, one in zip(pseudo(base), volume, strict=True))
-    counted, events = _counted(site), max(0, second.dim() - first.dim())  # of a vector the second is a matrix
+    counted, events = exponent(site), max(0, second.dim() - first.dim())  # of a vector the second is a matrix
     parts = []
     for part, more in ((first, 0), (second, events)):
         part = part.detach().double().expand((*site.value.shape, *part.shape[part.dim() - more :]))
@@ -121,7 +131,7 @@ def dropped(site: Site) -> bool:
     return any(not bool(mask.tensor.any()) for mask in masks_of(site).values())
 
 
-def _counted(site: Site) -> Tensor:
+def exponent(site: Site) -> Tensor:
     """The exponent of a prior's density, zero where a mask leaves it out, to be broadcast to its value."""
     inner, counted = unwrap(site.fn), torch.as_tensor(site.scale).detach().double()
     counted = counted.reshape(counted.shape + (1,) * (site.fn.event_dim if counted.dim() else 0))  # type: ignore[attr-defined]

@@ -31,6 +31,7 @@ from .improper import refuse_missing_values, unbounded
 from .match import Atoms, atoms_of, divided, entering, match, match_matrices, narrowest, same
 from .priors import read_priors
 from .reading import Reading, Recognition, Refusal, Unrecognised, arguments
+from .shapes import with_shapes
 
 REPLAYS = 10
 
@@ -102,7 +103,7 @@ def _recognise(
     for parameter, sites in cut_off(program, computed, reaches, list(zip(points, unrolled, strict=True))).items():
         cut[parameter] = (*cut.get(parameter, ()), *sites)
     runs = [sites for _, sites in probes]
-    outside, priors = not_fitted(traced, leaves), read_priors(runs)
+    outside, priors = not_fitted(traced, leaves), with_shapes(read_priors(runs), runs, bank)
     endless = unbounded(program, points[0], leaves, traced)
     return Recognition(layout, readings, refusals, reaches, priors, points[0], runs, points, cut, outside, endless)
 
