@@ -27,7 +27,7 @@ from ..program.unroll import unroll, user_site
 from .affine import affine_readings, may_be_affine
 from .bank import Bank, RoleMap, bound_once, entries_of, packed
 from .cut import cut_off
-from .improper import refuse_missing_values, unbounded
+from .improper import refuse_missing_values, refuse_mixed_priors, unbounded
 from .match import Atoms, atoms_of, divided, entering, match, match_matrices, narrowest, same
 from .priors import read_priors
 from .reading import Reading, Recognition, Refusal, Unrecognised, arguments
@@ -63,6 +63,7 @@ def _recognise(
     leaves: dict[str, Tensor],
     traced: dict[str, Site],
 ) -> Recognition:
+    refuse_mixed_priors(program, traced)
     refuse_missing_values(leaves, traced)
     leaf_sites = unroll(traced)
     reaches = reached(leaf_sites, leaves)
