@@ -9,6 +9,7 @@ from textwrap import fill
 from typing import Any
 
 from .cases import find
+from .published import page as published
 from .race import Row
 from .scale import slope
 from .svi import RATES, best
@@ -48,6 +49,8 @@ def report(found: dict[str, Any]) -> str:
         parts.append(_restarts(found["restarts"]))
     if found.get("svi"):
         parts.append(_svi(found["svi"]))
+    if found.get("published"):
+        parts.append(published(found["published"]))
     if found.get("scale"):
         parts.append(_scale(found["scale"]))
     if found.get("refused"):

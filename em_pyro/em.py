@@ -25,7 +25,7 @@ from .fit.starting.starts import given_start, given_value, need_parameters, own_
 from .fit.step import em_step
 from .m_step.ascent.ascend import Carried
 from .m_step.plan import Choice, Plan
-from .options import check_options, check_switches
+from .options import check_options, check_priors, check_switches, planning
 from .posterior.possible import check_possible, possible_posterior
 from .posterior.posterior import Posterior
 from .program.devices import beside
@@ -59,6 +59,10 @@ class EM:
         collapse: treat equal rows as one row with a weight, where that pays; False keeps them apart.
         acceleration: None, or "squarem" to let `fit` extrapolate its EM steps, never to where the objective is lower;
             `max_steps` and `Fit.num_steps` then count EM steps, up to three of them to a point of `Fit.path`.
+        prior_density: "constrained", the density of a prior at the user's values, or "unconstrained", that of their
+            unconstrained coordinates, which no prior of a shape below one makes infinite: a Dirichlet, Beta or Gamma
+            shape `a` then adds `a` to the counts in place of `a - 1`. Only sites with a prior are concerned.
+        continuous: {"site": "maximise"} makes a continuous latent in a data plate a parameter with an entry a row.
 
     Attributes:
         last: the last `Fit`. A fit that Ctrl-C or an error of the callback ended before its time is there as well, with
@@ -90,17 +94,21 @@ class EM:
         screen: bool = True,
         collapse: bool = True,
         acceleration: str | None = None,
+        prior_density: str = "constrained",
+        continuous: Mapping[str, str] | None = None,
     ) -> None:
         """Take the model and the options; nothing runs yet."""
         if not callable(model):
             raise ModelError(f"EM: expected a Pyro model (a callable), got {type(model).__name__}.")
         check_options(tol, max_steps, seed, starts, m_step, callback, acceleration)
+        check_priors(prior_density, continuous)
         check_switches(check=check, progress=progress, screen=screen, collapse=collapse)
         self.model = model
         self.tol, self.max_steps, self.seed = tol, int(max_steps), int(seed)
         self.starts = int(starts) if isinstance(starts, Integral) else starts
         self.m_step, self.check, self.progress, self.callback = dict(m_step or {}), check, progress, callback
         self.screen, self.collapse, self.acceleration = screen, collapse, acceleration
+        self.prior_density, self.continuous = prior_density, dict(continuous or {})
         self.last: Fit | None = None
         self._prepared: Problem | None = None
         self._sites: dict[str, Tensor] = {}  # current values of sites with a prior
@@ -256,7 +264,7 @@ class EM:
     def _prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, closely: bool = True) -> Problem:
         """Trace and plan, unless all that the model sees is as it was; `closely`: and all that it does."""
         if self._prepared is None or self._prepared.change(args, kwargs, run=closely):
-            self._prepared = prepare(self.model, args, kwargs, self.m_step, check=self.check, collapse=self.collapse)
+            self._prepared = prepare(self.model, args, kwargs, self.m_step, **planning(self))
         return self._prepared
 
     def _given(self) -> Mapping[str, Any]:

@@ -9,6 +9,11 @@ from typing import Any
 from .errors import ParameterError
 
 
+def planning(em: Any) -> dict[str, Any]:
+    """Return the options of an `EM` that say how its model is read and planned."""
+    return {name: getattr(em, name) for name in ("check", "collapse", "prior_density", "continuous")}
+
+
 def check_options(
     tol: Any, max_steps: Any, seed: Any, starts: Any, m_step: Any, callback: Any, acceleration: Any
 ) -> None:
@@ -37,6 +42,30 @@ def check_options(
         raise ParameterError(f"EM: expected callback to be callable or None, got {callback!r}.")
     if acceleration not in (None, "squarem"):
         raise ParameterError(f'EM: expected acceleration to be None or "squarem", got {acceleration!r}.')
+
+
+def check_priors(prior_density: Any, continuous: Any) -> None:
+    """Refuse what is no density of priors, and what cannot be done with continuous latents.
+
+    Raises:
+        ParameterError: naming the option and what it may be.
+    """
+    if prior_density not in ("constrained", "unconstrained"):
+        raise ParameterError(
+            f'EM: expected prior_density to be "constrained" or "unconstrained", got {prior_density!r}.'
+        )
+    if not (continuous is None or isinstance(continuous, Mapping)):
+        raise ParameterError(
+            f'EM: expected continuous to be a dict, as in {{"topics": "maximise"}}, got {continuous!r}. Name the sites.'
+        )
+    for name, choice in (continuous or {}).items():
+        if choice == "integrate":
+            raise ParameterError(
+                f'continuous["{name}"]: expected "maximise", got "integrate": exact integrals are there only for what '
+                f"em_pyro.quadrature makes discrete and for dist.GaussianHMM. Write the site so, or maximise it."
+            )
+        if choice != "maximise":
+            raise ParameterError(f'continuous["{name}"]: expected "maximise", got {choice!r}.')
 
 
 def check_switches(**switches: object) -> None:

@@ -11,7 +11,7 @@ from pyro.optim import PyroOptim
 
 from ..errors import ParameterError
 
-OURS = ("starts", "seed", "progress", "callback")  # options of EM that belong to the race
+OURS = ("starts", "seed", "prior_density", "continuous", "progress", "callback")  # options of EM for a whole race
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ def em(**options: Any) -> Contender:
     """EM with options of `em_pyro.EM`: `em()`, `em(acceleration="squarem")`, `em(tol=0)`.
 
     Raises:
-        ParameterError: an option that belongs to the race: starts, seed, progress or callback.
+        ParameterError: an option that belongs to the race: starts, seed, densities, progress or callback.
     """
     for name in OURS:
         if name in options:
-            raise ParameterError(f"em: expected options of one fit, got {name}=. Give starts and seed to compare().")
+            raise ParameterError(f"em: expected options of one fit, got {name}=. Give those of the race to compare().")
     return Contender("em", options)
 
 

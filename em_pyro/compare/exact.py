@@ -21,6 +21,7 @@ from ..fit.loop import Settings, State, run
 from ..fit.path import start as begin
 from ..fit.problem import Expect, Problem, prepare
 from ..fit.verdict.closed_forms import tried
+from ..options import planning
 from ..program.coordinates import joined
 from ..program.named import Params, batched
 from .contenders import Contender
@@ -90,7 +91,7 @@ class Ours:
     def problem(self) -> Problem:
         """The program, planned as this contender wishes; laid out when its first lane begins."""
         em, program = self.em, self.race.program
-        return prepare(em.model, program.args, program.kwargs, em.m_step, check=em.check, collapse=em.collapse)
+        return prepare(em.model, program.args, program.kwargs, em.m_step, **planning(em))
 
 
 def run_em(ours: Ours, name: str, index: int, start: dict[str, Tensor], clock: Clock) -> Lane:

@@ -13,6 +13,7 @@ from ..errors import ParameterError
 from ..fit.problem import Problem, prepare
 from ..posterior.posterior import posterior
 from ..program.named import Params
+from ..program.stated import by_row
 
 
 class HeldOut:
@@ -24,6 +25,8 @@ class HeldOut:
         Raises:
             ParameterError: a parameter has another shape there: one of a row, say.
         """
+        for name in here.program.by_row:
+            raise by_row(name)
         self.there = prepare(here.program.model, args, kwargs, {}, check=False)
         ours = {name: p.initial.shape for name, p in here.program.parameters.items()}
         for name, parameter in self.there.program.parameters.items():

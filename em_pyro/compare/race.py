@@ -12,6 +12,7 @@ from torch import Tensor
 from ..em import EM
 from ..errors import EMError, ParameterError
 from ..fit.problem import Problem, prepare
+from ..options import planning
 from ..fit.starting.starts import need_parameters, starting_points
 from .analytic import agreement
 from .arena import arena
@@ -37,6 +38,8 @@ def compare(
     budget_seconds: float = 10.0,
     max_steps: int = 1_000_000,
     seed: int = 0,
+    prior_density: str = "constrained",
+    continuous: Mapping[str, str] | None = None,
     held_out: tuple[Any, ...] | None = None,
     analytic: Callable[[Mapping[str, Tensor], int], Any] | None = None,
     echo: Callable[[str], Any] = print,
@@ -55,6 +58,8 @@ def compare(
         budget_seconds: for each contender and start; a step that is running is finished.
         max_steps: passes over the data for each contender and start.
         seed: of random starts and of guides that draw.
+        prior_density: as in `EM`: of the objective that all contenders ascend.
+        continuous: as in `EM`.
         held_out: arguments of the model with other data: adds a column of log predictive density. Full Bayesian
             contenders need it, since their objective is another.
         analytic: an independent EM, called as `analytic(start, steps)`, that returns its objectives, or a record with
@@ -68,15 +73,16 @@ def compare(
     """
     _check(contenders, held_out, budget_seconds, max_steps)
     with torch.random.fork_rng(devices=_devices()):
-        referee = EM(model, starts=starts, seed=seed)  # looks at the options
-        here = prepare(model, args, dict(kwargs or {}), {}, check=True)
+        density: dict[str, Any] = {"prior_density": prior_density, "continuous": continuous}
+        referee = EM(model, starts=starts, seed=seed, **density)  # looks at the options
+        here = prepare(model, args, dict(kwargs or {}), {}, **planning(referee))
         need_parameters(here)
         points = starting_points(here, referee.starts, referee.seed)
         echo(_bound(len(contenders), len(points), budget_seconds))
         unseen = None if held_out is None else HeldOut(here, held_out, dict(kwargs or {}))
         lanes: list[Lane] = []
         for name, who in contenders.items():
-            own = Ours(EM(model, **dict(who.options)), here) if who.kind == "em" else None
+            own = Ours(EM(model, **density, **who.options), here) if who.kind == "em" else None
             for index, start in enumerate(points):
                 clock = Clock(budget_seconds, max_steps)
                 begin = {n: v.detach().clone() for n, v in start.items()}  # optimisers write in place
@@ -86,7 +92,7 @@ def compare(
         agreed = agreement(here, points[0], analytic) if analytic is not None else ""
     dtypes = ", ".join(sorted({str(p.initial.dtype).removeprefix("torch.") for p in here.program.parameters.values()}))
     settings = budget_seconds, torch.get_num_threads(), dtypes
-    return Race(tuple(contenders), tuple(lanes), best, len(points), *settings, agreed, here.plan.seconds)
+    return Race(tuple(contenders), tuple(lanes), best, len(points), *settings, agreed, here.plan.seconds, prior_density)
 
 
 def _held_out(lane: Lane, unseen: HeldOut | None) -> Lane:

@@ -33,6 +33,7 @@ class Race:
         dtype: of the model's parameters, the same for all.
         agreement: how far an independent analytic EM is from the objective, if one was given.
         plan_seconds: planning of the referee, charged to nobody.
+        prior_density: of the objective, as in `EM`.
     """
 
     contenders: tuple[str, ...]
@@ -44,6 +45,7 @@ class Race:
     dtype: str
     agreement: str = ""
     plan_seconds: float = 0.0
+    prior_density: str = "constrained"
 
     def of(self, contender: str) -> tuple[Lane, ...]:
         """All lanes of one contender, by start."""
@@ -61,6 +63,7 @@ class Race:
         lines = [
             f"{self.starts} start{'s' * (self.starts > 1)}, {self.budget_seconds:g} s each, {threads}, {self.dtype} "
             f"parameters. The exact contenders sum in float64.",
+            *(["Priors are densities of unconstrained coordinates."] if self.prior_density != "constrained" else []),
             str(self.best),
             *([self.agreement] if self.agreement else []),
             "",

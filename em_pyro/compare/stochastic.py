@@ -18,6 +18,7 @@ from torch import Tensor
 from ..fit.problem import Problem
 from ..program.named import batched
 from ..program.store import starting_values
+from ..program.volume import UnconstrainedPriors
 from .arena import arena, plate_depth, prior_sites
 from .contenders import Contender
 from .lane import Clock, Lane, Point
@@ -60,7 +61,7 @@ def run_svi(
         guide = _guide(here, who, start)
         optim = fresh(who.options["optim"])
         elbo = TraceEnum_ELBO(max_plate_nesting=plate_depth(here))
-        stepper = SVI(config_enumerate(program.model), guide, optim, elbo)
+        stepper = SVI(_ascended(here, who), guide, optim, elbo)
         setup, before = time.perf_counter() - began, time.perf_counter()
         loss = stepper.evaluate_loss(*program.args, **program.kwargs)
         first = time.perf_counter() - before
@@ -82,6 +83,19 @@ def run_svi(
         if score is not None and not who.shares_objective:
             held_out = score(lambda: {**params, **_draw(guide, program.args, program.kwargs)})
     return Lane(name, index, tuple(points), setup, first, ending, "", params, held_out, who.shares_objective)
+
+
+def _ascended(here: Problem, who: Contender) -> Callable[..., Any]:
+    """Return the model whose loss is the objective of the race, its priors in the coordinates of that."""
+    model = config_enumerate(here.program.model)
+    if not (here.program.unconstrained and who.shares_objective):
+        return model
+
+    def unconstrained(*args: Any, **kwargs: Any) -> Any:
+        with UnconstrainedPriors():
+            return model(*args, **kwargs)
+
+    return unconstrained
 
 
 def fresh(optim: Any) -> Any:

@@ -54,6 +54,7 @@ def answer(problem: Problem, paths: Sequence[Path], *, tol: float, measure: bool
         prepared=problem,
         acceleration=best.spent,
         switches=best.switches,
+        prior_density="unconstrained" if problem.program.unconstrained else "constrained",
     )
 
 

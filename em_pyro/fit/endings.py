@@ -28,8 +28,8 @@ OUTCOMES = {
     "stopped": "The callback returned True.",
     "degenerate": "The likelihood has no maximum there: a scale collapsed, or a parameter ran off, as the notes say.",
     "empty state": "A state has lost all its rows: use fewer states or other starts.",
-    "prior unbounded": "The prior's density is unbounded at the boundary to which the update would go: use a shape of "
-    "at least 1, or other starts.",
+    "prior unbounded": "The prior's density is unbounded at the boundary to which the update would go: take "
+    'prior_density="unconstrained", a shape of at least 1, or other starts.',
     "impossible start": "Some row is impossible there, or the objective is not finite: use other starts.",
     "screened out": "Others were higher after the first steps; screen=False follows every start to its end.",
     "interrupted": "The fit was interrupted; these are the best values so far.",
@@ -89,7 +89,7 @@ def check_step(problem: Problem, move: Move, here: Batch, before: float | None) 
     objective, end = seen.objective[0], "Step from other values, or use EM.fit, which says how it ended."
     why = None if seen.stepped[0] else problem.fault(move.found, here)
     if isinstance(why, PriorUnbounded):
-        raise ObjectiveError(f"EM.step: expected an interior update, but {why}. Use a shape of at least 1.")
+        raise ObjectiveError(f"EM.step: expected an interior update, but {why}. Take that, or a shape of at least 1.")
     if why is not None:
         raise why
     if before is not None and not is_possible(objective):

@@ -231,8 +231,10 @@ def prepare(
     *,
     check: bool,
     collapse: bool = True,
+    prior_density: str = "constrained",
+    continuous: Collection[str] = (),
 ) -> Problem:
-    """Survey, check, recognise and plan.
+    """Survey, check, recognise and plan; options are those of `EM`.
 
     Raises:
         ModelError: the program is one that exact EM cannot treat, or is silently wrong.
@@ -243,7 +245,7 @@ def prepare(
     began = time.perf_counter()
     contents = contents_of(args, kwargs)
     before = fingerprint(model, args, kwargs)
-    program = survey(model, args, kwargs)
+    program = survey(model, args, kwargs, unconstrained=prior_density == "unconstrained", continuous=continuous)
     with beside(program.device):
         start = values_now(program)
         with torch.no_grad():

@@ -32,7 +32,7 @@ class Fit:
     Attributes:
         fitted: fitted constrained values by name, which nobody may write to; `params` hands out copies.
         log_likelihood: log evidence of the data at `params`, in nats.
-        objective: log evidence plus log prior.
+        objective: log evidence plus log prior, of the density that `prior_density` names.
         path: the objective at every step, the start included; up is good.
         num_steps: EM steps taken; an accelerated fit takes up to three to a point of `path`. Those of the saddle test,
             which begins when the stopping rule is met, are not counted: mostly ten, and no more than some hundreds.
@@ -45,6 +45,7 @@ class Fit:
         acceleration: cycles, extrapolations and seconds of an accelerated fit, else None.
         switches: steps that were summed a second time, around the locations that they led to: where a scale has shrunk
             or a location has moved so far, as it may with clusters far apart, that digits would have been lost.
+        prior_density: "constrained", or "unconstrained" where priors are those of their unconstrained coordinates.
     """
 
     fitted: Mapping[str, Tensor]
@@ -61,6 +62,7 @@ class Fit:
     prepared: Problem | None = field(default=None, repr=False, compare=False)
     acceleration: Accelerated | None = None
     switches: int = 0
+    prior_density: str = "constrained"
 
     @property
     def params(self) -> dict[str, Tensor]:
@@ -134,7 +136,8 @@ class Fit:
         lines = [f"{self.outcome} after {self.num_steps} steps: {OUTCOMES[self.outcome]}"]
         lines.append(f"log-likelihood {self.log_likelihood:.6f}")
         if abs(self.objective - self.log_likelihood) > 1e-12 * abs(self.objective):
-            lines[-1] += f", objective {self.objective:.6f}"
+            where = " (priors in unconstrained coordinates)" if self.prior_density == "unconstrained" else ""
+            lines[-1] += f", objective {self.objective:.6f}{where}"
         lines[-1] += f", estimated gap {self.gap:.1e} nats" if self.gap != float("inf") else ""
         for name, value in self.params.items():
             shown = "\n".join((" " * (width + 4) if k else "") + row for k, row in enumerate(_shown(value)))

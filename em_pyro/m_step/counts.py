@@ -14,6 +14,7 @@ from ..e_step.sums import Sums
 from ..families.charts import Chart, domain_of
 from ..program.named import Batch
 from .pooling import Selected, added, flat, pool, refuse_unbounded, select, shaped
+from ..reading.priors import Prior
 from .uses import Block, chart_of, segments_of
 
 
@@ -24,14 +25,13 @@ class Counts:
     how: ClassVar[str] = "closed form"
     separable: ClassVar[bool] = True
     absorbs: ClassVar[bool] = False
-    swept: ClassVar[str] = ""
 
     parameter: str
     size: int
     chart: Chart
     simplex: bool
     uses: tuple[tuple[str, Selected, bool], ...] = field(repr=False)  # site, where, has failures
-    pseudo: tuple[Tensor, Tensor] | None = field(default=None, repr=False)  # counts of the prior, flat
+    prior: Prior | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, engine: Engine, block: Block) -> Counts:
@@ -45,7 +45,12 @@ class Counts:
         chart = chart_of(engine, name, block.uses[name])
         simplex = chart.domains[domain_of(engine.program.parameters[name].constraint)] == "simplex"
         size = engine.program.parameters[name].initial.numel()
-        return cls(name, size, chart, simplex, tuple(places), pseudo_of(engine, name))
+        return cls(name, size, chart, simplex, tuple(places), engine.priors.get(name))
+
+    @property
+    def swept(self) -> str:
+        """Why the maximum is only conditional, or empty."""
+        return _meets(self.prior)
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -55,11 +60,14 @@ class Counts:
     def solve(self, sums: Mapping[str, Sums], batch: Batch) -> dict[str, Tensor]:
         """Maximise over the probabilities, and map back."""
         old = batch[self.parameter]
-        a, b = self._counts(sums, old)
+        pseudo = None if self.prior is None else self.prior.counts(batch)
+        a, b = self._counts(sums, old, pseudo)
         both = a.sum(-1, keepdim=True) if self.simplex else a if b is None else a + b
         return {self.parameter: torch.where(both > 0, self.chart.inverse(a / both), old)}
 
-    def _counts(self, sums: Mapping[str, Sums], old: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _counts(
+        self, sums: Mapping[str, Sums], old: Tensor, pseudo: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor | None]:
         """Pooled `(a, b)`, shape of the parameter; no `b` where nothing fails."""
         pooled: tuple[list[Tensor], list[Tensor]] = ([], [])
         for name, where, failures in self.uses:
@@ -67,10 +75,9 @@ class Counts:
             pooled[where.complement].append(pool(flat(parts[0]), where, self.size))
             if failures:
                 pooled[not where.complement].append(pool(flat(parts[1]), where, self.size))
-        if self.pseudo is not None:
-            for parts_of, pseudo in zip(pooled, self.pseudo, strict=True):
-                parts_of.append(pseudo.expand((len(old), self.size)))
-                refuse_unbounded(self.parameter, added(parts_of), pseudo)
+        for parts_of, of_prior in zip(pooled, pseudo or (), strict=False):
+            parts_of.append(of_prior.expand((len(old), self.size)))
+            refuse_unbounded(self.parameter, added(parts_of), of_prior, old.shape[1:])
         hits, misses = (shaped(added(parts_of), old) if parts_of else None for parts_of in pooled)
         return torch.zeros_like(old) if hits is None else hits, misses
 
@@ -82,13 +89,12 @@ class Rates:
     how: ClassVar[str] = "closed form"
     separable: ClassVar[bool] = True
     absorbs: ClassVar[bool] = False
-    swept: ClassVar[str] = ""
 
     parameter: str
     size: int
     chart: Chart
     uses: tuple[tuple[str, Selected, Tensor | None], ...] = field(repr=False)  # site, where, known factor
-    pseudo: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+    prior: Prior | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, engine: Engine, block: Block) -> Rates:
@@ -100,7 +106,12 @@ class Rates:
             for where in select(role, segments_of(engine.recognition.bank, factor, key), name):
                 places.append((factor.name, where, coefficient))
         size, chart = engine.program.parameters[name].initial.numel(), chart_of(engine, name, block.uses[name])
-        return cls(name, size, chart, tuple(places), pseudo_of(engine, name))
+        return cls(name, size, chart, tuple(places), engine.priors.get(name))
+
+    @property
+    def swept(self) -> str:
+        """Why the maximum is only conditional, or empty."""
+        return _meets(self.prior)
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -115,20 +126,19 @@ class Rates:
             events, exposure = (flat(part) for part in sums[name].parts[:2])
             hits.append(pool(events, where, self.size))
             exposures.append(pool(exposure if coefficient is None else exposure * coefficient, where, self.size))
-        if self.pseudo is not None:
-            hits.append(self.pseudo[0])
-            exposures.append(self.pseudo[1])
+        pseudo = None if self.prior is None else self.prior.counts(batch)
+        if pseudo is not None:
+            hits.append(pseudo[0])
+            exposures.append(pseudo[1])
         a, b = added(hits), shaped(added(exposures), old)
-        if self.pseudo is not None:
-            refuse_unbounded(self.parameter, a, self.pseudo[0])
+        if pseudo is not None:
+            refuse_unbounded(self.parameter, a, pseudo[0], old.shape[1:])
         solved = self.chart.inverse(shaped(a, old) / torch.where(b > 0, b, 1.0))
         return {self.parameter: torch.where(b > 0, solved, old)}
 
 
-def pseudo_of(engine: Engine, name: str) -> tuple[Tensor, Tensor] | None:
-    """Return the pseudo-statistics of the prior of a parameter, flat, if it has one."""
-    prior = engine.priors.get(name)
-    if prior is None or prior.pseudo is None:
-        return None
-    first, second = prior.pseudo
-    return first.reshape(-1), second.reshape(-1)
+def _meets(prior: Prior | None) -> str:
+    """Say that a prior changes with other parameters, so that the maximum is conditional; empty if it does not."""
+    if prior is None or prior.shapes is None:
+        return ""
+    return f"its {prior.kind} prior has parameters: conditional closed forms until Q is stationary"

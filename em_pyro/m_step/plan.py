@@ -19,7 +19,7 @@ from ..program.named import connected, listed
 from .ascent.climbs import Climb, climbs_of
 from .pooling import Refused
 from .solvers import Solver, solver_of
-from .uses import Block, Use, because, because_newton, entering, kind_of, role_of, terms_of, uses_of
+from .uses import Block, Use, because, because_newton, entering, in_coordinates, kind_of, role_of, terms_of, uses_of
 
 Choice = str | Callable[[Any, Tensor], Tensor]
 
@@ -120,6 +120,7 @@ def choose(engine: Engine, options: Mapping[str, Choice], withdrawn: Mapping[str
                     f'm_step["{name}"]: expected a closed form, but there is none: {reasons.get(name)}. '
                     f'Choose "torch" or leave it out.'
                 )
+        why += in_coordinates(engine, name) if how != "closed form" else ""
         lines[name] = Line(name, how, role, sites, why)
     climbs = climbs_of(engine, [name for name, line in lines.items() if line.how == "torch"])
     for climb in climbs:

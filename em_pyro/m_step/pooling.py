@@ -23,11 +23,17 @@ COLLAPSED, TINY = 1e-14, 1e-300  # what a singular covariance is raised by, rela
 
 
 class PriorUnbounded(Exception):
-    """The update would go to a boundary at which the prior's density has no bound; says where."""
+    """The update would go to a boundary at which the prior's density has no bound; says where, and what helps."""
 
 
-def refuse_unbounded(name: str, pooled: Tensor, pseudo: Tensor) -> None:
+def refuse_unbounded(name: str, pooled: Tensor, pseudo: Tensor, shape: Sequence[int]) -> None:
     """A shape below one pulls with a negative count; where the data do not outweigh it, no maximum is interior.
+
+    Args:
+        name: of the parameter.
+        pooled: its counts, shape `(S, entries)`.
+        pseudo: those of its prior, flat.
+        shape: of the parameter.
 
     Raises:
         PriorUnbounded: at the first such entry.
@@ -36,8 +42,11 @@ def refuse_unbounded(name: str, pooled: Tensor, pseudo: Tensor) -> None:
         return
     bad = (pooled <= 0) & (pseudo.reshape(-1) < 0)
     if bool(bad.any()):
-        entry = int(bad.reshape(-1, bad.shape[-1]).any(0).nonzero()[0])
-        raise PriorUnbounded(f'parameter "{name}", entry {entry}: the prior is unbounded where the update would go')
+        entry = torch.unravel_index(bad.reshape(-1, bad.shape[-1]).any(0).nonzero()[0, 0], tuple(shape))
+        raise PriorUnbounded(
+            f'site "{name}", entry {tuple(int(i) for i in entry)}: its prior is unbounded where the update would go, '
+            f'and has a mode in EM(prior_density="unconstrained")'
+        )
 
 
 @dataclass(frozen=True)

@@ -220,8 +220,17 @@ def because(uses: Sequence[Use], engine: Engine, name: str) -> str:
 
 
 def _beside(engine: Engine, name: str) -> str:
-    """Say what becomes of the prior of a parameter, if it has one."""
+    """Say what becomes of the prior of a parameter that has a closed form, if it has one."""
     prior = engine.priors.get(name)
     if prior is None:
         return ""
-    return f"; its {prior.kind} prior is constant" if prior.flat else f", with its {prior.kind} prior"
+    if prior.flat:
+        return f"; its {prior.kind} prior is constant"
+    return f", with its {prior.kind} prior{' in unconstrained coordinates' * prior.unconstrained}"
+
+
+def in_coordinates(engine: Engine, name: str) -> str:
+    """Say of a parameter without a closed form if its prior has the density of unconstrained coordinates."""
+    prior = engine.priors.get(name)
+    moved = prior is not None and prior.unconstrained and not prior.flat
+    return f"; its {prior.kind} prior in unconstrained coordinates" if prior is not None and moved else ""

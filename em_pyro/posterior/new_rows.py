@@ -24,7 +24,7 @@ from ..program.handlers import local, no_empty_plate
 from ..program.named import Params
 from ..program.program import Program
 from ..program.site import Site
-from ..program.stated import misfit
+from ..program.stated import by_row, misfit
 from ..program.survey import survey
 from ..reading.recognise import recognise
 from .misfits import FAULTS, behind, check_broadcast, check_columns, check_rows, check_stated, check_states, tensors
@@ -36,10 +36,12 @@ def posterior_on(program: Program, params: Params, args: tuple[Any, ...], kwargs
     """Return the posterior of other rows of a fitted program.
 
     Raises:
-        ParameterError: a parameter is new, or its fitted shape does not serve these rows.
+        ParameterError: a parameter is new, has an entry a row, or its fitted shape does not serve these rows.
         ModelError: the model does not run on them at the fitted values.
         DataError: the data cannot be used: there are no rows, or one is impossible under every state.
     """
+    for name in program.by_row:
+        raise by_row(name)
     leaves = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
     sources = _sources(program, leaves)
     there = on_new_rows(program, leaves, args, kwargs)

@@ -129,7 +129,7 @@ class Unwrapped:
 
 
 def unwrap(fn: Distribution) -> Unwrapped:
-    """Look through `Independent`, `MaskedDistribution` and `ExpandedDistribution`."""
+    """Look through `Independent`, `MaskedDistribution`, `ExpandedDistribution` and `Unconstrained`."""
     rank, mask = 0, None
     while True:
         kind = type(fn).__name__
@@ -140,7 +140,7 @@ def unwrap(fn: Distribution) -> Unwrapped:
         elif kind == "MaskedDistribution":
             own = unexpand(torch.as_tensor(fn._mask))  # type: ignore[attr-defined]
             mask = own if mask is None else mask & own
-        elif kind != "ExpandedDistribution":
+        elif kind not in ("ExpandedDistribution", "Unconstrained"):
             return Unwrapped(fn, rank, mask)
         fn = fn.base_dist  # type: ignore[attr-defined]
 

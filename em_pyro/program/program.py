@@ -24,6 +24,7 @@ from .handlers import Indices, indices_of, is_subsample, name_of, no_empty_plate
 from .named import Params
 from .same import OTHER_ARGUMENTS, SAME_ARGUMENTS, check_same, unstable
 from .site import Latent, Parameter, Run, Site
+from .volume import Unconstrained
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,10 @@ class Program:
     """What plates hand out, the same tensors in every run."""
     how: int = AS_PASSED
     """How arguments are converted: what the model runs with."""
+    unconstrained: bool = False
+    """Whether the densities of sites with a prior are those of their unconstrained coordinates."""
+    by_row: frozenset[str] = frozenset()
+    """Sites with a prior that have an entry for each row of a data plate."""
 
     @property
     def device(self) -> torch.device:
@@ -176,5 +181,6 @@ class _Replay(Messenger):
         mask = msg["mask"] if msg["mask"] is None else torch.as_tensor(msg["mask"])
         names = tuple(plates[dim] for dim in sorted(plates))
         value = as_numbers(msg["value"], msg["fn"]) if role == "observed" else msg["value"]
+        fn = Unconstrained(msg["fn"]) if role == "prior" and self.program.unconstrained else msg["fn"]
         scale = weights_of(msg["scale"])
-        self.run.sites[name] = Site(name, role, msg["fn"], value, names, dims, scale, mask)
+        self.run.sites[name] = Site(name, role, fn, value, names, dims, scale, mask)

@@ -87,6 +87,14 @@ def misfit(name: str, value: Tensor, got: str) -> ParameterError:
     )
 
 
+def by_row(name: str) -> ParameterError:
+    """Return the error of a site that was maximised with an entry for each row, and has none for others."""
+    return ParameterError(
+        f'Site "{name}": expected the rows that were fitted, got others: it has an entry for each of those. Fit these '
+        f"rows by themselves, or ask Fit.posterior."
+    )
+
+
 def _initial(init: Callable[[], Any], constraint: Any) -> Tensor:
     """Return an initial value as `pyro.param` would: it divides the rows of a simplex by their sums."""
     value, rows = torch.as_tensor(init()).detach(), constraint

@@ -6,7 +6,7 @@ not defined is refused here, with the site and the remedy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..errors import DataError, ModelError
+from ..errors import DataError, ModelError, ParameterError
 from .data.passed import converted, first_that_runs, observed
 from .handlers import (
     LABELS,
@@ -101,15 +101,26 @@ def survey(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     fitted: Mapping[str, Parameter] | None = None,
+    *,
+    unconstrained: bool = False,
+    continuous: Collection[str] = (),
 ) -> Program:
     """Run `model(*args, **kwargs)` once (twice where it has many latents) and return it as a `Program`.
 
     Parameters that are `fitted` have their values: no initialiser is run, and there are to be no others.
 
+    Args:
+        model: a Pyro model.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+        fitted: parameters at their fitted values.
+        unconstrained: whether priors have the densities of unconstrained coordinates.
+        continuous: sites with a prior that the user wants maximised, in a data plate too.
+
     Raises:
         ModelError: the model has a site that exact EM cannot treat; the message names it and the remedy.
         DataError: a plate is empty.
-        ParameterError: a parameter is not fitted, or has another shape.
+        ParameterError: a parameter is not fitted, or has another shape; or one of `continuous` is no site with a prior.
     """
     indices: Indices = {}
     how, first = first_that_runs(args, kwargs, lambda a, k: _run(model, a, k, indices, fitted, provenance=False))
@@ -118,7 +129,7 @@ def survey(
     latent = [name for name, msg in messages.items() if not msg["is_observed"] and is_discrete(msg["fn"])]
     if not any(msg["is_observed"] for msg in messages.values()):
         raise ModelError("The model: expected at least one observed site, got none. Pass the data as obs=.")
-    _refuse_local_continuous(messages, latent)
+    by_row = _local_continuous(messages, latent, continuous)
     if len(latent) > OWN_DIMENSION:
         upstream = _run(model, args, kwargs, indices, fitted, provenance=True).upstream
         upstream = {name: upstream.get(name, frozenset()) | ({name} & set(latent)) for name in messages}
@@ -148,6 +159,8 @@ def survey(
         first.registered,
         indices=indices,
         how=how,
+        unconstrained=unconstrained,
+        by_row=by_row,
     )
 
 
@@ -223,23 +236,39 @@ def _plates(msg: Any) -> tuple[str, ...]:
     return tuple(frame.name for frame in frames)
 
 
-def _refuse_local_continuous(messages: Mapping[str, Any], latent: list[str]) -> None:
-    """Refuse a continuous latent in a plate of data; elsewhere it is a parameter with a prior."""
+def _local_continuous(messages: Mapping[str, Any], latent: list[str], continuous: Collection[str]) -> frozenset[str]:
+    """Name the continuous latents in plates of data that are to be maximised, and refuse others that stand there.
+
+    Elsewhere a continuous latent is a parameter with a prior in any case.
+    """
+    priors = [name for name, msg in messages.items() if not (msg["is_observed"] or name in latent)]
+    for name in continuous:
+        if name not in priors:
+            raise ParameterError(
+                f'continuous: expected names of continuous latents, among {sorted(priors)}, got "{name}". Use the name '
+                f"given to pyro.sample."
+            )
+    by_row = set[str]()
     data = {plate for name, msg in messages.items() if msg["is_observed"] or name in latent for plate in _plates(msg)}
     for name, msg in messages.items():
         local = [plate for plate in _plates(msg) if plate in data]
-        if msg["is_observed"] or name in latent or not local:
+        if name not in priors or not local:
             continue
         if name + LABELS in messages:
             raise ModelError(
                 f'Site "{name}": expected obs_mask on a discrete site, got a continuous '
                 f"one. Missing continuous values are left out by the mask of the distribution: fn.mask(observed)."
             )
+        if name in continuous:
+            by_row.add(name)
+            continue
         raise ModelError(
             f'Site "{name}": expected a discrete latent in the data plate "{local[0]}", got a continuous one '
-            f"({type(unwrap(msg['fn']).base).__name__}). Integrate it by em_pyro.quadrature, write it as "
-            f"dist.GaussianHMM or a marginal density, or move it out of the plate to make it a parameter with a prior."
+            f"({type(unwrap(msg['fn']).base).__name__}). Integrate it by em_pyro.quadrature, or write it as "
+            f"dist.GaussianHMM or a marginal density; or make it a parameter with an entry a row and a prior: "
+            f'EM(continuous={{"{name}": "maximise"}}).'
         )
+    return frozenset(by_row)
 
 
 def _tensors_provenance(fn: Distribution) -> frozenset[str]:

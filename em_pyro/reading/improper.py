@@ -124,6 +124,24 @@ def _reaches(
     return not bool(ratio > NARROW)
 
 
+def refuse_mixed_priors(program: Program, sites: Mapping[str, Site]) -> None:
+    """Refuse priors whose law differs between states of a discrete latent: it would have to be summed inside.
+
+    Raises:
+        ModelError: naming the site and the latent.
+    """
+    for site in sites.values():
+        shape = site.fn.batch_shape if site.role == "prior" else ()  # type: ignore[attr-defined]
+        for at, size in enumerate(shape):
+            latent = site.dims.get(at - len(shape))
+            if size > 1 and latent in program.latents:
+                raise ModelError(
+                    f'Site "{site.name}": expected a prior that is the same in all states, got one that depends on the '
+                    f'discrete latent "{latent}". Integrate it by em_pyro.quadrature, or write what is observed by its '
+                    f"marginal density."
+                )
+
+
 def refuse_missing_values(leaves: Mapping[str, Tensor], traced: Mapping[str, Site]) -> None:
     """Refuse latents without a density that stand inside an observed value: they are its missing entries.
 

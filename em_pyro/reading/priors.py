@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -17,19 +18,23 @@ from torch.distributions import Distribution
 from ..program.masks import masks_of
 from ..program.named import Batch, unwrap
 from ..program.site import Site
+from ..program.volume import Unconstrained
 
 LOCATIONS = ("normal", "multivariate_normal")
 
-# distribution -> solvers whose statistics it adds to, and the pseudo-statistics from its arguments
+# distribution -> solvers whose statistics it adds to; the pseudo-statistics from its arguments; and what the volume of
+# unconstrained coordinates adds to them: `sum_k log p_k` of a simplex, `log p + log(1 - p)`, `log` of a rate
 CONJUGATE = {
-    dist.Dirichlet: (("counts",), lambda d: (d.concentration - 1, torch.zeros_like(d.concentration))),
-    dist.Beta: (("counts",), lambda d: (d.concentration1 - 1, d.concentration0 - 1)),
-    dist.Gamma: (("rates",), lambda d: (d.concentration - 1, d.rate)),
-    dist.Exponential: (("rates",), lambda d: (torch.zeros_like(d.rate), d.rate)),
-    dist.Normal: (LOCATIONS, lambda d: (d.loc / d.scale**2, d.scale**-2)),
+    dist.Dirichlet: (("counts",), lambda d: (d.concentration - 1, torch.zeros_like(d.concentration)), (1, 0)),
+    dist.Beta: (("counts",), lambda d: (d.concentration1 - 1, d.concentration0 - 1), (1, 1)),
+    dist.Uniform: (("counts",), lambda d: (torch.zeros_like(d.low), torch.zeros_like(d.low)), (1, 1)),
+    dist.Gamma: (("rates",), lambda d: (d.concentration - 1, d.rate), (1, 0)),
+    dist.Exponential: (("rates",), lambda d: (torch.zeros_like(d.rate), d.rate), (1, 0)),
+    dist.Normal: (LOCATIONS, lambda d: (d.loc / d.scale**2, d.scale**-2), (0, 0)),
     dist.MultivariateNormal: (
         LOCATIONS,
         lambda d: ((d.precision_matrix @ d.loc[..., None])[..., 0], d.precision_matrix),
+        (0, 0),
     ),
 }
 
@@ -42,31 +47,42 @@ class Prior:
         fn: the distribution, masked as the program masks it, if its arguments are known; None if they depend on
             parameters (the model is replayed).
         kind: what the distribution is called.
-        scale: exponent of the density.
+        scale: exponent of the density, perhaps another for each row.
         flat: whether the density is the same at all values: any closed form is kept.
+        unconstrained: whether it is the density of unconstrained coordinates.
         solvers: the closed forms that it is conjugate to, if any.
         pseudo: the two pseudo-statistics of every entry, shapes of the parameter; the second of vectors is a matrix,
             with a dimension more.
+        shapes: what computes them instead, where its arguments are selected from other parameters (`Shapes`).
     """
 
     name: str
     fn: Distribution | None = field(repr=False)
     kind: str
-    scale: float = 1.0
+    scale: float | Tensor = 1.0
     flat: bool = False
+    unconstrained: bool = False
     solvers: tuple[str, ...] = ()
     pseudo: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+    shapes: Any = field(default=None, repr=False)
 
     @property
     def joins(self) -> bool:
         """Whether it joins the coordinates of a vector, which then have one system of equations."""
         return self.pseudo is not None and self.pseudo[1].dim() > self.pseudo[0].dim()
 
+    def counts(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
+        """Return the pseudo-statistics of every entry, flat, shape (starts or one, entries); None if there are none."""
+        if self.shapes is not None:
+            first, second = self.shapes.pseudo(batch)
+            return first.flatten(1), second.flatten(1)
+        return None if self.pseudo is None else (self.pseudo[0].reshape(1, -1), self.pseudo[1].reshape(1, -1))
+
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log-density of constrained values (no Jacobian), one for each start, summed over their entries."""
+        """Return the log-density at constrained values, one for each start, summed over their entries."""
         assert self.fn is not None
-        log_prob = self.fn.log_prob(value)
-        return self.scale * log_prob.reshape((len(value), -1)).sum(-1)
+        log_prob = self.scale * self.fn.log_prob(value)
+        return log_prob.reshape((len(value), -1)).sum(-1)
 
 
 def read_priors(runs: Sequence[Mapping[str, Site]]) -> dict[str, Prior]:
@@ -80,23 +96,34 @@ def _read(runs: Sequence[Site]) -> Prior:
     kind, name = type(base).__name__, site.name
     if dropped(site):
         return Prior(name, _detached(site.fn).mask(False), kind, flat=True)  # type: ignore[attr-defined]  # noqa: FBT003
-    if isinstance(site.scale, Tensor) or not all(_same_arguments(site.fn, run.fn) for run in runs[1:]):
-        return Prior(name, None, kind)
-    fn, scale = _detached(site.fn), float(site.scale)
+    unconstrained = isinstance(site.fn, Unconstrained)
+    if not all(_same_scale(site, run) and _same_arguments(site.fn, run.fn) for run in runs[1:]):
+        return Prior(name, None, kind, unconstrained=unconstrained)
+    fn, scale = _detached(site.fn), site.scale.detach() if isinstance(site.scale, Tensor) else float(site.scale)
     if site.mask is not None:
         fn = fn.mask(site.mask)  # type: ignore[attr-defined]
-    if isinstance(base, dist.Uniform):  # a constant
-        return Prior(name, fn, kind, scale, flat=True)
-    solvers, pseudo = CONJUGATE.get(type(base), ((), None))
-    if pseudo is None:
-        return Prior(name, fn, kind, scale)
-    counted, first, second = scale * _counted(site), *pseudo(base)
-    events = max(0, second.dim() - first.dim())  # of a vector the second is a matrix
+    flat = isinstance(base, dist.Uniform) and not unconstrained  # a constant
+    prior = Prior(name, fn, kind, scale, flat, unconstrained)
+    solvers, pseudo, volume = CONJUGATE.get(type(base), ((), None, (0, 0)))
+    if pseudo is None or flat or not _whole(base):
+        return prior
+    first, second = (part + one * unconstrained for part, one in zip(pseudo(base), volume, strict=True))
+    counted, events = exponent(site), max(0, second.dim() - first.dim())  # of a vector the second is a matrix
     parts = []
     for part, more in ((first, 0), (second, events)):
         part = part.detach().double().expand((*site.value.shape, *part.shape[part.dim() - more :]))
         parts.append(part * counted.reshape(counted.shape + (1,) * more))
-    return Prior(name, fn, kind, scale, solvers=solvers, pseudo=(parts[0], parts[1]))
+    return replace(prior, solvers=solvers, pseudo=(parts[0], parts[1]))
+
+
+def _whole(base: Distribution) -> bool:
+    """Whether a distribution is on all values of the parameters that it is conjugate to; `Uniform` may be on a part."""
+    return not isinstance(base, dist.Uniform) or bool(((base.low == 0) & (base.high == 1)).all())
+
+
+def _same_scale(a: Site, b: Site) -> bool:
+    """Tell whether two runs of a site have the same exponent."""
+    return torch.equal(torch.as_tensor(a.scale), torch.as_tensor(b.scale))
 
 
 def dropped(site: Site) -> bool:
@@ -104,9 +131,10 @@ def dropped(site: Site) -> bool:
     return any(not bool(mask.tensor.any()) for mask in masks_of(site).values())
 
 
-def _counted(site: Site) -> Tensor:
-    """One where the density of a prior counts, zero where a mask leaves it out, to be broadcast to its value."""
-    inner, counted = unwrap(site.fn), torch.ones((), dtype=torch.float64)
+def exponent(site: Site) -> Tensor:
+    """The exponent of a prior's density, zero where a mask leaves it out, to be broadcast to its value."""
+    inner, counted = unwrap(site.fn), torch.as_tensor(site.scale).detach().double()
+    counted = counted.reshape(counted.shape + (1,) * (site.fn.event_dim if counted.dim() else 0))  # type: ignore[attr-defined]
     for mask, events in ((site.mask, site.fn.event_dim), (inner.mask, inner.base.event_dim)):  # type: ignore[attr-defined]
         if mask is not None:
             counted = counted * mask.reshape(mask.shape + (1,) * events).double()

@@ -27,10 +27,11 @@ from ..program.unroll import unroll, user_site
 from .affine import affine_readings, may_be_affine
 from .bank import Bank, RoleMap, bound_once, entries_of, list_of, packed
 from .cut import cut_off
-from .improper import refuse_missing_values, unbounded
+from .improper import refuse_missing_values, refuse_mixed_priors, unbounded
 from .match import Atoms, atoms_of, divided, entering, match, match_matrices, narrowest, same
 from .priors import read_priors
 from .reading import Reading, Recognition, Refusal, Unrecognised, arguments
+from .shapes import with_shapes
 
 REPLAYS = 10
 
@@ -62,6 +63,7 @@ def _recognise(
     leaves: dict[str, Tensor],
     traced: dict[str, Site],
 ) -> Recognition:
+    refuse_mixed_priors(program, traced)
     refuse_missing_values(leaves, traced)
     leaf_sites = unroll(traced)
     reaches = reached(leaf_sites, leaves)
@@ -102,7 +104,7 @@ def _recognise(
     for parameter, sites in cut_off(program, computed, reaches, list(zip(points, unrolled, strict=True))).items():
         cut[parameter] = (*cut.get(parameter, ()), *sites)
     runs = [sites for _, sites in probes]
-    outside, priors = not_fitted(traced, leaves), read_priors(runs)
+    outside, priors = not_fitted(traced, leaves), with_shapes(read_priors(runs), runs, bank)
     endless = unbounded(program, points[0], leaves, traced)
     return Recognition(layout, readings, refusals, reaches, priors, points[0], runs, points, cut, outside, endless)
 

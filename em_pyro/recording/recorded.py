@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..program.devices import seeded
 from ..program.handlers import quiet
-from ..program.named import Named, Params
+from ..program.named import Named, Params, squeeze
 from ..program.program import Program
 from ..program.site import Site
 from .fold import fold
@@ -94,7 +94,10 @@ def played(program: Program, sites: Sequence[str], priors: Sequence[str], params
 
 def _prior_of(site: Site) -> Tensor:
     """Return the log-density of a prior whose arguments are parameters themselves."""
-    return (site.log_prob().tensor.double() * torch.as_tensor(site.scale)).sum()
+    density, scale = site.log_prob(), site.scale
+    if isinstance(scale, Tensor):
+        scale = squeeze(scale, site.dims, site.name).align(density.names)
+    return (density.tensor.double() * scale).sum()
 
 
 def recorded(

@@ -28,7 +28,21 @@ def test_a_continuous_latent_inside_a_data_plate() -> None:
             u = pyro.sample("u", dist.Normal(loc[z], 1.0))
             pyro.sample("x", dist.Normal(u, 1.0), obs=x)
 
-    refuse("model", r'^Site "u": .*"points".*Normal.*quadrature.*out of the plate', model, tensor(X))
+    refuse("model", r'^Site "u": .*"points".*Normal.*quadrature.*"u": "maximise"', model, tensor(X))
+    maximise = {"u": "maximise"}
+    refuse("model", r'^Site "u": .*depends on the discrete latent "z"', model, tensor(X), continuous=maximise)
+
+
+def test_a_prior_that_depends_on_a_discrete_latent() -> None:
+    """Outside of the plates, too: its law would have to be summed over the states."""
+
+    def model(x: Tensor) -> None:
+        z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5])))
+        u = pyro.sample("u", dist.Normal(tensor([-1.0, 1.0])[z], 1.0))
+        with pyro.plate("points", len(x)):
+            pyro.sample("x", dist.Normal(u, 1.0), obs=x)
+
+    refuse("model", r'^Site "u": .*depends on the discrete latent "z"', model, tensor(X))
 
 
 @pytest.mark.parametrize("law", [lambda: dist.Poisson(tensor(3.0)), lambda: dist.Geometric(tensor(0.3))])

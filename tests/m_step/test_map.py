@@ -169,7 +169,7 @@ def test_priors_unbounded_at_the_boundary(name: str) -> None:
     assert not fit.converged
     assert "unbounded" in str(fit)
     assert torch.isfinite(tensor(fit.objective))
-    assert 'parameter "argument"' in " ".join(fit.notes)
+    assert 'site "argument"' in " ".join(fit.notes)
 
 
 # ---- beyond the pairs ------------------------------------------------------------------------------------------------
