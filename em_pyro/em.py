@@ -103,7 +103,7 @@ class EM:
         self.last: Fit | None = None
         self._prepared: Problem | None = None
         self._sites: dict[str, Tensor] = {}  # current values of sites with a prior
-        self._carried: Carried = {}  # what Adam remembers between calls of `step`
+        self._carried: Carried = {}  # what climbs remember between calls of `step`
         self._previous: tuple[Fingerprint, float, dict[str, Tensor]] | None = None
         self._begun = False  # whether a step or a fit has left values, from which to go on
 

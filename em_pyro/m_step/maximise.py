@@ -29,16 +29,17 @@ def maximise(
 
     Starts come first, in `found`, in `batch` and in what is returned; torch and callables take them one by one.
 
-    `carried` is what Adam remembers between the M-steps of one start; it is the only thing that is written to.
+    `carried` is what climbs remember between the M-steps of one start; it is the only thing that is written to.
     """
     new = dict(batch)
     if plan.callables:
         new |= _called(engine, plan, found, only(batch))
-    exact = all(climb.exact for climb in plan.climbs)
+    climbs = tuple(climb.whole for climb in plan.climbs) if plan.swept else plan.climbs
+    exact = all(climb.exact for climb in climbs)
     for sweep in range(SWEEPS if plan.swept and exact else 1):
         for solver in plan.solvers:
             new |= solver.solve(found.sums, new)
-        for climb in plan.climbs:
+        for climb in climbs:
             new |= batched(ascend(engine, found, only(new), climb, carried))
         if not plan.swept or _stationary(engine, plan, found, only(new)):
             break

@@ -32,7 +32,7 @@ CLIMBED = (
 def climbed(built: Built, method: str | None = None) -> tuple[Expectation, dict[str, Tensor]]:
     """An E-step, and the parameters of the first block that torch maximises, maximised."""
     climb = built.plan.climbs[0]
-    climb = climb if method is None else Climb(climb.names, method)
+    climb = climb.whole if method is None else Climb(climb.names, method)
     found = expect(built.compiled, built.here)
     return found, ascend.ascend(built.compiled, found, built.here, climb)
 

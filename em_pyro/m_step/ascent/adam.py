@@ -31,6 +31,11 @@ class Moments:
     second: Tensor = field(default_factory=lambda: torch.zeros(()), repr=False)
     rate: float = RATE
 
+    @property
+    def size(self) -> int:
+        """Number of coordinates; one before the first step."""
+        return self.first.numel()
+
 
 def adam(hill: Hill, vector: Tensor, scale: float, moments: Moments) -> tuple[Tensor, Moments]:
     """Take some steps from `vector` and go to the highest point passed; where none is higher, backtrack.

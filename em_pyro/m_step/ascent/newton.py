@@ -38,11 +38,10 @@ def newton(
 
     References: Nocedal & Wright (2006), Numerical Optimization, sections 3.4 and 6.2; Dauphin et al. (2014).
     """
-    rounding = hill.precision * (1.0 + abs(value))
     hessian: Tensor | None = None
     fresh = False
     for k in range(STEPS):
-        if _size(slope) <= (DONE if k else 1.0) * rounding:
+        if done(hill, value, slope, begun=k > 0):
             break
         if hessian is None:
             hessian, pattern = hill.curvature(vector, pattern)
@@ -53,7 +52,7 @@ def newton(
             direction = ascent_direction(slope, hessian)
         except torch.linalg.LinAlgError:
             break
-        found = _step(hill, vector, value, slope, direction, rounding)
+        found = higher(hill, (vector, value, slope), direction)
         if found is None:
             if fresh:
                 break
@@ -61,16 +60,26 @@ def newton(
             continue
         trial, new, new_slope = found
         quick = _size(new_slope) <= QUICK * _size(slope)
-        hessian = _corrected(hessian, trial - vector, new_slope - slope) if quick else None
+        hessian = corrected(hessian, trial - vector, new_slope - slope) if quick else None
         vector, value, slope, fresh = trial, new, new_slope, False
     return vector, value, slope, pattern
 
 
-def _step(
-    hill: Hill, vector: Tensor, value: float, slope: Tensor, direction: Tensor, rounding: float
-) -> tuple[Tensor, float, Tensor] | None:
-    """Shorten a step until it ascends; None if it never does."""
-    promised = float(direction @ slope)
+def done(hill: Hill, value: float, slope: Tensor, *, begun: bool) -> bool:
+    """Whether a gradient is zero to rounding: once a climb has begun, to a little more than that."""
+    return _size(slope) <= (DONE if begun else 1.0) * hill.precision * (1.0 + abs(value))
+
+
+def higher(hill: Hill, point: tuple[Tensor, float, Tensor], direction: Tensor) -> tuple[Tensor, float, Tensor] | None:
+    """Shorten a step until it ascends; None if it never does.
+
+    Args:
+        hill: what is climbed.
+        point: where the step begins, `Q` and its gradient there.
+        direction: of ascent, shape `(D,)`.
+    """
+    vector, value, slope = point
+    rounding, promised = hill.precision * (1.0 + abs(value)), float(direction @ slope)
     length = min(1.0, LONGEST / max(float(direction.abs().max()), 1e-300))
     while length > SHORTEST:
         trial = vector + length * direction
@@ -85,7 +94,7 @@ def _step(
     return None
 
 
-def _corrected(hessian: Tensor, step: Tensor, change: Tensor) -> Tensor:
+def corrected(hessian: Tensor, step: Tensor, change: Tensor) -> Tensor:
     """The symmetric rank-one update: the Hessian that explains how the gradient has changed along a step."""
     missed = change - hessian @ step
     along = missed @ step
