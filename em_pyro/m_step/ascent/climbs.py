@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ...e_step.engine import Engine
 from ...program.named import connected
@@ -42,15 +42,25 @@ class Climb:
         """What the plan says of an M-step that is not a maximum."""
         return "" if self.exact else f"{CAVEATS[self.method]}: Q rises, but is not maximised (generalised EM)"
 
-    @property
-    def whole(self) -> Climb:
-        """The same to the maximum, where there are few enough entries for that."""
-        return replace(self, exact=True) if self.method == NEWTON else self
 
+def climbs_of(engine: Engine, names: Sequence[str], alternated: Sequence[str] = ()) -> tuple[Climb, ...]:
+    """Split parameters into blocks that `Q` separates, and choose a method for each.
 
-def climbs_of(engine: Engine, names: Sequence[str]) -> tuple[Climb, ...]:
-    """Split parameters into blocks that `Q` separates, and choose a method for each."""
-    return tuple(climb_of(engine, group) for group in connected(names, _meetings(engine)))
+    Args:
+        engine: of the program.
+        names: what torch maximises.
+        alternated: parameters with a maximum under the others alone. Those that meet one of `names` are climbed with
+            it, if there are few enough: conditional maxima creep along a ridge.
+    """
+    meetings, climbs = _meetings(engine), list[Climb]()
+    for group in connected([*names, *alternated], meetings):
+        alone = [name for name in group if name in names]
+        joint = climb_of(engine, group)
+        if alone and joint.method == NEWTON:
+            climbs.append(joint)
+        elif alone:
+            climbs += [climb_of(engine, some) for some in connected(alone, meetings)]
+    return tuple(climbs)
 
 
 def climb_of(engine: Engine, names: Sequence[str]) -> Climb:

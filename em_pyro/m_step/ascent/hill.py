@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 
 import torch
@@ -17,8 +16,8 @@ from ...e_step.expectation import Expectation
 from ...program.coordinates import Coordinates, joined
 from ...program.named import Params, batched
 from .pattern import Pattern, folded, pattern_of, whole
+from .products import products
 
-SIDE_BY_SIDE = 1 << 20  # entries of factors, those of all backward passes that go together
 
 
 def gradient(
@@ -138,32 +137,19 @@ class Hill:
         with self._evaluated(vector) as (leaf, _, q):
             slope = torch.autograd.grad(q, leaf, create_graph=True)[0] if q.requires_grad else q
 
-            def products(directions: Tensor) -> Tensor:
-                if not slope.requires_grad or not len(directions):
-                    return torch.zeros_like(directions)
-                return torch.cat([self._products(slope, leaf, some) for some in directions.split(self._together)])
-
-            hessian = None if pattern is None else folded(products, pattern, vector)
+            along = partial(products, slope, leaf, entries=self._entries)
+            hessian = None if pattern is None else folded(along, pattern, vector)
             if hessian is None:
-                hessian = whole(products, vector)
+                hessian = whole(along, vector)
                 pattern = pattern_of(hessian.nan_to_num(1.0), pattern)
         assert pattern is not None
         return hessian, pattern
 
-    def _products(self, slope: Tensor, leaf: Tensor, directions: Tensor) -> Tensor:
-        """Backward passes side by side, where torch knows how to; else one by one."""
-        if len(directions) > 1:
-            with contextlib.suppress(RuntimeError, UserWarning), warnings.catch_warnings():
-                warnings.simplefilter("error")  # torch warns where it would loop
-                return _backward(slope, leaf, directions, together=True)
-        return torch.stack([_backward(slope, leaf, direction, together=False) for direction in directions])
-
     @cached_property
-    def _together(self) -> int:
-        """How many backward passes fit in memory side by side."""
+    def _entries(self) -> int:
+        """Entries of all factors."""
         engine = self.engine
-        entries = sum(prod(engine.sizes[n] for n in factor.names) for factor in engine.factors.values())
-        return max(1, SIDE_BY_SIDE // max(1, entries))
+        return sum(prod(engine.sizes[n] for n in factor.names) for factor in engine.factors.values())
 
     def _weights(self) -> dict[str, Tensor]:
         """Weights of a module that the model reads from the module itself."""
@@ -179,11 +165,3 @@ class Hill:
             values = self.coordinates.params(leaf, self.params)
             with self.engine.program.given({name: values[name] for name in weights}):
                 yield leaf, weights, self.q(values)
-
-
-def _backward(slope: Tensor, leaf: Tensor, directions: Tensor, *, together: bool) -> Tensor:
-    """A product of the Hessian with one vector, or `together` with each of several."""
-    (found,) = torch.autograd.grad(
-        slope, leaf, directions, retain_graph=True, allow_unused=True, is_grads_batched=together
-    )
-    return torch.zeros_like(directions) if found is None else found
