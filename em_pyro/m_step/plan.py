@@ -122,7 +122,8 @@ def choose(engine: Engine, options: Mapping[str, Choice], withdrawn: Mapping[str
                 )
         lines[name] = Line(name, how, role, sites, why)
     alternated = [name for name, line in lines.items() if line.how == "swept"]
-    climbs = climbs_of(engine, [name for name, line in lines.items() if line.how == "torch"], alternated)
+    torch = [name for name, line in lines.items() if line.how == "torch"]
+    climbs = climbs_of(engine, torch, alternated, [name for name in torch if name in forced])
     for climb in climbs:
         for name in climb.names if climb.caveat else ():
             lines[name] = replace(lines[name], why=_why_climbed(lines, climb, name))

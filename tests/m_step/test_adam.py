@@ -113,7 +113,7 @@ def test_a_step_too_long_is_taken_back(rate: float) -> None:
     """Steps that overshoot are halved until `Q` rises, or dropped; the next are shorter."""
     hill, scale = network_hill()
     begun = hill.value(hill.start)
-    after, moments = adam(hill, hill.start, scale, Moments(rate=rate))
+    (after, *_), moments = adam(hill, (hill.start, *hill.slope(hill.start)), scale, Moments(rate=rate))
     assert hill.value(after) > begun
     assert moments.rate < rate
     step = hill.start + rate * hill.slope(hill.start)[1].sign()  # the fault: Adam's first step, as it is
@@ -123,7 +123,8 @@ def test_a_step_too_long_is_taken_back(rate: float) -> None:
 def test_where_nothing_ascends_nothing_moves() -> None:
     """At the top Adam gives up, keeps the old values and forgets what it has learnt."""
     hill = hill_on(lambda x: -(x.square()).sum(), tensor([0.0, 0.0]))
-    after, moments = adam(hill, hill.start, 1.0, Moments(count=7, first=tensor([5.0, 5.0]), second=tensor([1.0, 1.0])))
+    known = Moments(count=7, first=tensor([5.0, 5.0]), second=tensor([1.0, 1.0]))
+    (after, *_), moments = adam(hill, (hill.start, *hill.slope(hill.start)), 1.0, known)
     assert torch.equal(after, hill.start)
     assert moments.count == 0
 

@@ -14,9 +14,9 @@ from ...program.coordinates import FAR, joined
 from ...program.named import Params
 from .adam import Moments, adam
 from .climbs import ADAM, NEWTON, SMALL, Climb
-from .hill import Hill, OnlyOnce, hill_of
+from .hill import Hill, OnlyOnce, Point, hill_of
 from .newton import newton
-from .partial import Curvature, Pairs, Point, by_curvature, by_memory
+from .partial import Curvature, Pairs, by_curvature, by_memory
 
 Memory = Moments | Curvature | Pairs
 Carried = MutableMapping[tuple[str, ...], Memory]
@@ -49,8 +49,7 @@ def ascend(
     elif climb.method == ADAM:
         moments = memory.get(climb.names)
         known = moments if isinstance(moments, Moments) and moments.size in (1, len(start)) else Moments()
-        vector, memory[climb.names] = adam(hill, start, scale, known)
-        new, slope = hill.trial(vector)
+        (vector, new, slope), memory[climb.names] = adam(hill, (start, old, slope), scale, known)
     else:
         vector, new, slope = _risen(hill, (start, old, slope), climb, memory)
     solved = {name: value.detach() for name, value in hill.values(vector).items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...e_step.engine import Engine
 from ...program.named import connected
@@ -43,7 +43,9 @@ class Climb:
         return "" if self.exact else f"{CAVEATS[self.method]}: Q rises, but is not maximised (generalised EM)"
 
 
-def climbs_of(engine: Engine, names: Sequence[str], alternated: Sequence[str] = ()) -> tuple[Climb, ...]:
+def climbs_of(
+    engine: Engine, names: Sequence[str], alternated: Sequence[str] = (), asked: Sequence[str] = ()
+) -> tuple[Climb, ...]:
     """Split parameters into blocks that `Q` separates, and choose a method for each.
 
     Args:
@@ -51,13 +53,14 @@ def climbs_of(engine: Engine, names: Sequence[str], alternated: Sequence[str] = 
         names: what torch maximises.
         alternated: parameters with a maximum under the others alone. Those that meet one of `names` are climbed with
             it, if there are few enough: conditional maxima creep along a ridge.
+        asked: those of `names` that the user wants from torch: `Q` is maximised where a block has no others.
     """
     meetings, climbs = _meetings(engine), list[Climb]()
     for group in connected([*names, *alternated], meetings):
         alone = [name for name in group if name in names]
         joint = climb_of(engine, group)
         if alone and joint.method == NEWTON:
-            climbs.append(joint)
+            climbs.append(replace(joint, exact=all(name in asked for name in alone)))
         elif alone:
             climbs += [climb_of(engine, some) for some in connected(alone, meetings)]
     return tuple(climbs)

@@ -19,7 +19,6 @@ from .pattern import Pattern, folded, pattern_of, whole
 from .products import products
 
 
-
 def gradient(
     engine: Engine, found: Expectation, params: Params, names: Sequence[str]
 ) -> tuple[float, dict[str, Tensor]]:
@@ -41,6 +40,10 @@ def hill_of(engine: Engine, found: Expectation, params: Params, names: Sequence[
     """The part of `Q` that some parameters enter, from where they are; infinite coordinates are put far out."""
     coordinates = Coordinates(engine.program, tuple(names))
     return Hill(engine, params, coordinates, coordinates.finite(params), engine.q_of(names, found, params))
+
+
+Point = tuple[Tensor, float, Tensor]
+"""A vector, `Q` there, and its gradient there."""
 
 
 class OnlyOnce(Exception):

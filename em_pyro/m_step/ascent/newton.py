@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...families.newton import ascent_direction
-from .hill import Hill
+from .hill import Hill, Point
 from .pattern import Pattern
 
 STEPS = 60
@@ -70,7 +70,7 @@ def done(hill: Hill, value: float, slope: Tensor, *, begun: bool) -> bool:
     return _size(slope) <= (DONE if begun else 1.0) * hill.precision * (1.0 + abs(value))
 
 
-def higher(hill: Hill, point: tuple[Tensor, float, Tensor], direction: Tensor) -> tuple[Tensor, float, Tensor] | None:
+def higher(hill: Hill, point: Point, direction: Tensor) -> Point | None:
     """Shorten a step until it ascends; None if it never does.
 
     Args:

@@ -19,14 +19,13 @@ import torch
 from torch import Tensor
 
 from ...families.newton import ascent_direction
-from .hill import Hill
+from .hill import Hill, Point
 from .newton import corrected, done, higher
 from .pattern import Pattern
 
-TRIALS = 4  # steps in one M-step
+TRIALS = 3  # steps in one M-step
 ENOUGH = 0.1  # of what a climb has gained: what it may leave
 POOR = 0.5  # of what it has gained: so much left, the curvature is not that of this place
-PASSES = 4  # backward passes of a Hessian, which go together, that take as long as one evaluation
 KEPT = 10  # pairs that a limited memory holds
 FIRST = 0.1  # length of the first step without any memory
 
@@ -87,10 +86,6 @@ class Pairs:
         return Pairs(torch.cat([self.steps, step[None]])[-KEPT:], torch.cat([self.changes, change[None]])[-KEPT:])
 
 
-Point = tuple[Tensor, float, Tensor]
-"""A vector, `Q` there, and its gradient there."""
-
-
 def by_curvature(
     hill: Hill, point: Point, known: Curvature | None, pattern: Pattern | None
 ) -> tuple[Point, Curvature | None, Pattern | None]:
@@ -124,7 +119,7 @@ def by_curvature(
         left = float(direction @ point[2]) / 2
         if climb.enough(left):
             break
-        dear = pattern is None or PASSES * known.age < pattern.width
+        dear = pattern is None or known.age < pattern.width
         if trial and not fresh and not dear and left > POOR * climb.gained:
             known = None
             continue

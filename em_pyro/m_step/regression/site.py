@@ -86,7 +86,6 @@ class Site:
                     curvatures.append(found)
         return cells.detach(), slopes, curvatures
 
-
     def expanded(self, theta: Tensor, sums: Sums, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """`Q` of every start and cell, its gradient and its Hessian in the first `count` coordinates."""
         leaf = theta.detach().requires_grad_()
