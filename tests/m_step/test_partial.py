@@ -16,10 +16,11 @@ from torch import Tensor, tensor
 
 from em_pyro import EM
 from em_pyro.fit.problem import prepare
-from em_pyro.m_step.ascent.ascend import ascend
+from em_pyro.m_step.ascent.ascend import Carried, ascend
 from em_pyro.m_step.ascent.climbs import LBFGS, Climb
 from em_pyro.m_step.ascent.hill import Hill
 from em_pyro.m_step.ascent.partial import TRIALS, Curvature, Pairs, by_curvature, by_memory
+from em_pyro.m_step.regression.irls import Regression
 from em_pyro.m_step.regression.site import Site
 
 LINKS = tensor([[0.8, 0.0], [0.1, 0.7], [0.5, 0.4]])
@@ -98,7 +99,8 @@ def test_a_memory_that_is_wrong_is_given_up(hessian: float) -> None:
     found = expect(here.engine, params)
     (climb,) = here.plan.climbs
     values = []
-    for memory in ({}, {climb.names: Curvature(hessian * torch.eye(7), age=100)}):
+    memories: list[Carried] = [{}, {climb.names: Curvature(hessian * torch.eye(7), age=100)}]
+    for memory in memories:
         new = ascend(here.engine, found, params, climb, memory)
         values.append(float(here.engine.q({n: v.unsqueeze(0) for n, v in {**params, **new}.items()}, found)))
     begun = float(here.engine.q({n: v.unsqueeze(0) for n, v in params.items()}, found))
@@ -162,10 +164,11 @@ def test_categories_cost_no_passes_of_their_own(monkeypatch: pytest.MonkeyPatch)
         with pyro.get_param_store().scope():
             here = prepare(model, (y,), {}, {}, check=False)
             (solver,) = here.plan.solvers
+            assert isinstance(solver, Regression)
             batch = {name: p.initial.double().unsqueeze(0) for name, p in here.program.parameters.items()}
             sums = here.engine.expect(here.engine.bind(batch)).sums
             found.append(solver.expand(solver._coordinates(batch), solver._sums(sums), batch))
+            (site,) = solver.sites
     monkeypatch.undo()
-    (site,) = solver.sites
     assert site.by_coordinates(1)
     assert all(distance(a, b) < IDENTITY for a, b in zip(*found, strict=True))
