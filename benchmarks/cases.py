@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from . import floor, ours, peers, problem
+from . import floor, ours, partial, peers, problem
 from .ours import Contender
 from .problem import Problem
 
@@ -58,6 +58,7 @@ DIAGONAL: Mapping[str, Contender] = {
     FLOOR: floor.diagonal,
 }
 ANSWERS: Mapping[str, Contender] = {"StepMix": peers.stepmix, FLOOR: floor.answers}
+SVI = "Adam on TraceEnum_ELBO"
 SKLEARN, STEPMIX, HMMLEARN = "scikit-learn", "StepMix", "hmmlearn"
 BY_HAND = "NumPy by hand"
 NUMPY, TUNED = "NumPy and SciPy by hand", "NumPy by hand, tuned"
@@ -209,6 +210,38 @@ CASES: Mapping[str, Case] = {
         {"em_pyro": ours.hmm_symbols, HMMLEARN: peers.hmmlearn_symbols},
         (HMMLEARN, 1.0),
         tolerance=None,
+    ),
+    "noisy_or": Case(
+        "noisy-or, 300 x 4, three causes, links that go to 0; a step",
+        lambda: partial.symptoms(300),
+        10,
+        40,
+        {"em_pyro": partial.by_em(partial.noisy_or), SVI: partial.by_svi(partial.noisy_or)},
+        (SVI, 0.2),
+    ),
+    "n_mixture": Case(
+        "N-mixture, 60 animals at most; a step",
+        lambda: partial.animals(12, 60),
+        10,
+        40,
+        {"em_pyro": partial.by_em(partial.n_mixture), SVI: partial.by_svi(partial.n_mixture)},
+        (SVI, 0.2),
+    ),
+    "experts": Case(
+        "experts, 500 x 2, K=3, gates linear in the covariates; a step",
+        lambda: partial.two_lines(500),
+        10,
+        40,
+        {"em_pyro": partial.by_em(partial.experts), SVI: partial.by_svi(partial.experts)},
+        (SVI, 0.2),
+    ),
+    "experts_network": Case(
+        "experts, 5,000 x 2, K=3, gates by a network of 8 hidden units; a step",
+        lambda: partial.two_lines(5_000, hidden=8),
+        10,
+        40,
+        {"em_pyro": partial.by_em(partial.experts), SVI: partial.by_svi(partial.experts)},
+        (SVI, 0.2),
     ),
 }
 

@@ -49,8 +49,10 @@ class EM:
         seed: of random starts and of the disturbances that test for a saddle.
         starts: how many starts (1: the user's own values; more: random ones too), or a dict of starting values, or a
             list of such dicts. `step`, `posterior` and `params` begin at the first of them too.
-        m_step: for a parameter by name, "torch", "closed" (an error where there is no closed form), "fixed" (kept at
-            its start) or a callable of (expected statistics, current value) that returns the new value, as below.
+        m_step: for a parameter by name, "torch" (maximised by it, unless it is one of a network), "closed" (an error
+            where there is no closed form), "fixed" (kept at its start) or a callable of (expected statistics, current
+            value) that returns the new value, as below. What has no closed form and is not named here, torch takes a
+            part of the way to the maximum in every step: `Q` rises (generalised EM).
         check: compare the enumerated program with concrete runs before the first step.
         progress: show a progress bar.
         callback: called with a `State` after every step, with its values in the param store; returning True stops.
@@ -112,7 +114,7 @@ class EM:
         self.last: Fit | None = None
         self._prepared: Problem | None = None
         self._sites: dict[str, Tensor] = {}  # current values of sites with a prior
-        self._carried: Carried = {}  # what Adam remembers between calls of `step`
+        self._carried: Carried = {}  # what climbs remember between calls of `step`
         self._previous: tuple[Fingerprint, float, dict[str, Tensor]] | None = None
         self._begun = False  # whether a step or a fit has left values, from which to go on
 

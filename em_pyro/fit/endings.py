@@ -164,5 +164,5 @@ def collapsed(problem: Problem, batch: Batch, found: Expectation | None = None) 
 def _collapsing(problem: Problem, found: Expectation, here: Batch) -> str:
     """Say which scale the closed forms of the next step make collapse, under which torch finds no slope; else empty."""
     closed = {name: line for name, line in problem.plan.lines.items() if line.how != "torch"}
-    alone = replace(problem.plan, lines=closed, swept=False, callables={}, climbs=())
+    alone = replace(problem.plan, lines=closed, swept=(), callables={}, climbs=())
     return collapsed(problem, replace(problem, plan=alone).maximise(found, here, {}))

@@ -9,11 +9,11 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..e_step.expectation import Expectation
-from ..m_step.ascent.adam import Moments
+from ..m_step.ascent.ascend import Memory
 from ..program.named import Batch, Params, batched, only
 from .acceleration.spent import Accelerated
 
-NOTHING: Mapping[tuple[str, ...], Moments] = {}
+NOTHING: Mapping[tuple[str, ...], Memory] = {}
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Move:
     Attributes:
         new: where it leads; NaN where there is no step.
         found: the E-step at the point it leads away from.
-        memory: what Adam remembers after it.
+        memory: what climbs remember after it.
         points: of a cycle: the point, and what one plain step and two lead to, in unconstrained space.
         beside: of a cycle: the plain step from the point, and the E-step there if a second one was taken.
         spent: by acceleration, this cycle included.
@@ -31,7 +31,7 @@ class Move:
 
     new: Batch = field(repr=False)
     found: Expectation
-    memory: Mapping[tuple[str, ...], Moments] = field(default_factory=dict, repr=False)
+    memory: Mapping[tuple[str, ...], Memory] = field(default_factory=dict, repr=False)
     points: tuple[Tensor, ...] = field(default=(), repr=False)
     beside: tuple[Batch, Expectation] | None = field(default=None, repr=False)
     spent: Accelerated | None = None
@@ -49,7 +49,7 @@ class Path(NamedTuple):
         calm: successive steps at which the stopping rule was met.
         saddles: how many were left.
         notes: what was found out on the way.
-        memory: what Adam remembers of the steps that led here.
+        memory: what climbs remember of the steps that led here.
         spent: by acceleration, if there is any.
         switches: steps that were taken again around the locations that they led to.
         outcome: a named ending; empty while the start is on its way.
@@ -64,7 +64,7 @@ class Path(NamedTuple):
     calm: int = 0
     saddles: int = 0
     notes: tuple[str, ...] = ()
-    memory: Mapping[tuple[str, ...], Moments] = NOTHING
+    memory: Mapping[tuple[str, ...], Memory] = NOTHING
     spent: Accelerated | None = None
     switches: int = 0
     outcome: str = ""
@@ -116,7 +116,7 @@ class Path(NamedTuple):
         """Note the estimated gap, and whether it meets the stopping rule."""
         return self._replace(gap=gap, calm=self.calm + 1 if small else 0)
 
-    def moved(self, new: Batch, memory: Mapping[tuple[str, ...], Moments]) -> Path:
+    def moved(self, new: Batch, memory: Mapping[tuple[str, ...], Memory]) -> Path:
         """Go on to `new`."""
         return self._replace(here=new, before=self.trail, objective=None, last=self.here, memory=memory)
 

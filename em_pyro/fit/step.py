@@ -24,7 +24,7 @@ def em_step(problem: Problem, batch: Batch, memory: Carried | None = None) -> tu
     Args:
         problem: the program and its plan.
         batch: parameters theta, constrained.
-        memory: what Adam remembers of the steps before, where a network is fitted: written to.
+        memory: what torch M-steps remember of those before: written to.
 
     Returns:
         The new parameters, NaN for a start from which there is no step; and what the E-step found at `batch`.

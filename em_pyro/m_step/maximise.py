@@ -29,31 +29,29 @@ def maximise(
 
     Starts come first, in `found`, in `batch` and in what is returned; torch and callables take them one by one.
 
-    `carried` is what Adam remembers between the M-steps of one start; it is the only thing that is written to.
+    `carried` is what climbs remember between the M-steps of one start; it is the only thing that is written to.
     """
     new = dict(batch)
     if plan.callables:
         new |= _called(engine, plan, found, only(batch))
-    exact = all(climb.exact for climb in plan.climbs)
-    for sweep in range(SWEEPS if plan.swept and exact else 1):
+    for sweep in range(SWEEPS if plan.swept else 1):
         for solver in plan.solvers:
             new |= solver.solve(found.sums, new)
-        for climb in plan.climbs:
-            new |= batched(ascend(engine, found, only(new), climb, carried))
         if not plan.swept or _stationary(engine, plan, found, only(new)):
             break
         if sweep >= JOINTLY:  # conditional maxima creep along a ridge; a joint ascent does not
-            together = [n for n, line in plan.lines.items() if line.how in ("swept", "torch")]
-            new |= batched(ascend(engine, found, only(new), joint_climb(engine, together)))
+            new |= batched(ascend(engine, found, only(new), joint_climb(engine, plan.swept)))
             if _stationary(engine, plan, found, only(new)):
                 break
+    for climb in plan.climbs:
+        new |= batched(ascend(engine, found, only(new), climb, carried))
     if plan.callables:
         _guard(engine, plan, found, batch, new)
     return new
 
 
 def _stationary(engine: Engine, plan: Plan, found: Expectation, params: Params) -> bool:
-    value, slopes = gradient(engine, found, params, plan.maximised)
+    value, slopes = gradient(engine, found, params, [name for solver in plan.solvers for name in solver.parameters])
     return all(float(slope.abs().max()) <= STATIONARY * (1 + abs(value)) for slope in slopes.values() if slope.numel())
 
 

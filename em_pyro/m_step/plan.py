@@ -46,7 +46,7 @@ class Plan:
 
     lines: Mapping[str, Line]
     solvers: tuple[Solver, ...] = field(repr=False)
-    swept: bool
+    swept: tuple[str, ...]  # parameters whose solvers are repeated until `Q` is stationary
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     callables: Mapping[str, Callable[[Any, Tensor], Tensor]] = field(default_factory=dict, repr=False)
@@ -122,13 +122,24 @@ def choose(engine: Engine, options: Mapping[str, Choice], withdrawn: Mapping[str
                 )
         why += in_coordinates(engine, name) if how != "closed form" else ""
         lines[name] = Line(name, how, role, sites, why)
-    climbs = climbs_of(engine, [name for name, line in lines.items() if line.how == "torch"])
+    alternated = [name for name, line in lines.items() if line.how == "swept"]
+    torch = [name for name, line in lines.items() if line.how == "torch"]
+    climbs = climbs_of(engine, torch, alternated, [name for name in torch if name in forced])
     for climb in climbs:
         for name in climb.names if climb.caveat else ():
-            lines[name] = replace(lines[name], why=f"{lines[name].why}; {climb.caveat}")
+            lines[name] = replace(lines[name], why=_why_climbed(lines, climb, name))
     calls = {name: choice for name, choice in options.items() if callable(choice)}
-    swept = any(solver.swept for solver in solvers)
+    climbed = {name for climb in climbs for name in climb.names}
+    swept = tuple(name for name in alternated if name not in climbed)
     return Plan(lines, tuple(solvers), swept, callables=calls, climbs=climbs)
+
+
+def _why_climbed(lines: Mapping[str, Line], climb: Climb, name: str) -> str:
+    """What the plan says of a parameter that is climbed, and perhaps maximised under the others first."""
+    if lines[name].how == "torch":
+        return f"{lines[name].why}; {climb.caveat}"
+    others = listed([f'"{other}"' for other in climb.names if lines[other].how == "torch"])
+    return f"maximised with {others} held, then together with it: {climb.caveat}"
 
 
 def _check(options: Mapping[str, Choice], parameters: Mapping[str, object]) -> None:

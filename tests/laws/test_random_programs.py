@@ -90,6 +90,8 @@ class Checked:
         if not after >= before - self.exact * (1 + abs(before)):
             yield f"M-step: Q fell from {before:.10g} to {after:.10g}"
         allowed = self.solved * (1 + abs(after))
+        if not all(part.exact for part in em.plan(**self.program.args).climbs):
+            return
         gain, ended = climb(lambda x: self.brute.q(self.brute.params(x), shares), self.brute.point(new), allowed)
         if ended and gain > allowed:  # where Q has no bound, a cell with one row, there is no maximum to compare with
             yield f"M-step: Q is {after:.10g}, and {gain:.3g} higher from there"

@@ -40,7 +40,7 @@ def test_the_plan_says_that_a_network_is_not_maximised() -> None:
 
 
 def test_blocks_of_many_entries_say_so() -> None:
-    """Beyond 300 entries some iterations of L-BFGS, beyond 1,000 Adam."""
+    """Up to 300 entries some steps of Newton, beyond them of L-BFGS, beyond 1,000 of Adam."""
 
     def model(x: Tensor, D: int) -> None:
         a = pyro.param("a", torch.full((D,), 0.1))
@@ -48,12 +48,12 @@ def test_blocks_of_many_entries_say_so() -> None:
             pyro.sample("x", dist.Normal((a.sin() * x[:, :1]).sum(-1), 1.0), obs=x[:, 1])
 
     x = torch.stack([tensor([0.3, -0.7, 1.1]), tensor([0.2, 0.4, -0.3])], -1)
-    for size, method, why in ((300, NEWTON, ""), (301, LBFGS, "L-BFGS"), (1001, ADAM, "Adam")):
+    for size, method in ((300, NEWTON), (301, LBFGS), (1001, ADAM)):
         pyro.clear_param_store()
         plan = EM(model, check=False).plan(x, size)
         assert plan.climbs[0].method == method
-        assert ("generalised EM" in plan["a"].why) == bool(why)
-        assert f"some steps of {why}" in plan["a"].why or not why
+        assert f"steps of {method}" in plan["a"].why
+        assert "generalised EM" in plan["a"].why
         fit = EM(model, check=False, max_steps=3, tol=0).fit(x, size)
         assert fit.path[-1] > fit.path[0]
 
@@ -113,7 +113,7 @@ def test_a_step_too_long_is_taken_back(rate: float) -> None:
     """Steps that overshoot are halved until `Q` rises, or dropped; the next are shorter."""
     hill, scale = network_hill()
     begun = hill.value(hill.start)
-    after, moments = adam(hill, hill.start, scale, Moments(rate=rate))
+    (after, *_), moments = adam(hill, (hill.start, *hill.slope(hill.start)), scale, Moments(rate=rate))
     assert hill.value(after) > begun
     assert moments.rate < rate
     step = hill.start + rate * hill.slope(hill.start)[1].sign()  # the fault: Adam's first step, as it is
@@ -123,7 +123,8 @@ def test_a_step_too_long_is_taken_back(rate: float) -> None:
 def test_where_nothing_ascends_nothing_moves() -> None:
     """At the top Adam gives up, keeps the old values and forgets what it has learnt."""
     hill = hill_on(lambda x: -(x.square()).sum(), tensor([0.0, 0.0]))
-    after, moments = adam(hill, hill.start, 1.0, Moments(count=7, first=tensor([5.0, 5.0]), second=tensor([1.0, 1.0])))
+    known = Moments(count=7, first=tensor([5.0, 5.0]), second=tensor([1.0, 1.0]))
+    (after, *_), moments = adam(hill, (hill.start, *hill.slope(hill.start)), 1.0, known)
     assert torch.equal(after, hill.start)
     assert moments.count == 0
 

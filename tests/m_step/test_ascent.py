@@ -1,5 +1,6 @@
 """Climbing `Q`: Newton and L-BFGS end at the same maximum, wherever there is one to be had."""
 
+from dataclasses import replace
 from typing import Any
 
 import pyro
@@ -32,7 +33,7 @@ CLIMBED = (
 def climbed(built: Built, method: str | None = None) -> tuple[Expectation, dict[str, Tensor]]:
     """An E-step, and the parameters of the first block that torch maximises, maximised."""
     climb = built.plan.climbs[0]
-    climb = climb if method is None else Climb(climb.names, method)
+    climb = replace(climb, exact=True) if method is None else Climb(climb.names, method)
     found = expect(built.compiled, built.here)
     return found, ascend.ascend(built.compiled, found, built.here, climb)
 

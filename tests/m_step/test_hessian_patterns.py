@@ -16,11 +16,11 @@ def separate(matrix: Tensor) -> tuple[Callable[[Tensor], Tensor], list[int]]:
     """Products with a matrix, and a count of them."""
     count = [0]
 
-    def product(v: Tensor) -> Tensor:
-        count[0] += 1
-        return matrix @ v
+    def products(vectors: Tensor) -> Tensor:
+        count[0] += len(vectors)
+        return vectors @ matrix
 
-    return product, count
+    return products, count
 
 
 def test_few_products_find_a_hessian_of_many_items() -> None:
@@ -30,10 +30,10 @@ def test_few_products_find_a_hessian_of_many_items() -> None:
     matrix = torch.block_diag(*[block + block.mT for block in blocks])
     order = torch.randperm(30, generator=generator)
     matrix = matrix[order][:, order]
-    product, count = separate(matrix)
-    pattern = pattern_of(whole(product, matrix[0]))
+    products, count = separate(matrix)
+    pattern = pattern_of(whole(products, matrix[0]))
     assert (pattern.width, count[0]) == (3, 30)
-    again = folded(product, pattern, matrix[0])
+    again = folded(products, pattern, matrix[0])
     assert again is not None
     assert distance(again, matrix) < IDENTITY
     assert count[0] == 30 + 4
@@ -44,11 +44,11 @@ def test_a_wrong_pattern_is_noticed() -> None:
     matrix = torch.eye(4, dtype=torch.float64)
     pattern = pattern_of(matrix)
     matrix[0, 3] = matrix[3, 0] = 0.5
-    product, _ = separate(matrix)
-    assert folded(product, pattern, matrix[0]) is None
+    products, _ = separate(matrix)
+    assert folded(products, pattern, matrix[0]) is None
     assert bool(pattern_of(matrix, pattern).mask[0, 3])
     blind = Pattern(pattern.mask, torch.arange(4))  # the fault: as many colours as columns, and nothing to check
-    unchecked = folded(product, blind, matrix[0])
+    unchecked = folded(products, blind, matrix[0])
     assert unchecked is not None
     assert not torch.equal(unchecked, matrix)
 

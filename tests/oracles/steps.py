@@ -8,6 +8,7 @@ from torch import Tensor
 
 from em_pyro.e_step.engine import Engine
 from em_pyro.e_step.expectation import Expectation
+from em_pyro.m_step.ascent.climbs import NEWTON
 from em_pyro.m_step.maximise import maximise as maximise_batch
 from em_pyro.m_step.plan import Plan
 from em_pyro.program.named import Named, batched, only
@@ -25,15 +26,20 @@ def q(engine: Engine, params: Params, found: Expectation) -> Tensor:
     return engine.q(batched(params), found).squeeze(0)
 
 
+def to_the_top(plan: Plan) -> Plan:
+    """Return the same plan with `Q` maximised by torch wherever it does not climb a network."""
+    return replace(plan, climbs=tuple(replace(c, exact=c.exact or c.method == NEWTON) for c in plan.climbs))
+
+
 def maximise(engine: Engine, plan: Plan, found: Expectation, params: Params) -> dict[str, Tensor]:
-    """Take the M-step of one start."""
-    return only(maximise_batch(engine, plan, found, batched(params)))
+    """Take the M-step of one start, to the maximum."""
+    return only(maximise_batch(engine, to_the_top(plan), found, batched(params)))
 
 
 def em_step(engine: Engine, plan: Plan, params: Params, carried: Any = None) -> tuple[dict[str, Tensor], Expectation]:
-    """Take one EM step of one start, without a second pass."""
+    """Take one EM step of one start, to the maximum of `Q` and without a second pass."""
     found = expect(engine, params)
-    return only(maximise_batch(engine, plan, found, batched(params), carried)), found
+    return only(maximise_batch(engine, to_the_top(plan), found, batched(params), carried)), found
 
 
 def scaled(found: Expectation, by: float, sites: Collection[str] | None = None) -> Expectation:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .hill import Hill
+from .hill import Hill, Point
 
-STEPS = 10  # in one M-step
+STEPS = 5  # in one M-step
 RATE, FASTEST = 0.01, 0.1
 FIRST, SECOND, TINY = 0.9, 0.999, 1e-8
 HALVINGS = 30
@@ -31,32 +31,36 @@ class Moments:
     second: Tensor = field(default_factory=lambda: torch.zeros(()), repr=False)
     rate: float = RATE
 
+    @property
+    def size(self) -> int:
+        """Number of coordinates; one before the first step."""
+        return self.first.numel()
 
-def adam(hill: Hill, vector: Tensor, scale: float, moments: Moments) -> tuple[Tensor, Moments]:
-    """Take some steps from `vector` and go to the highest point passed; where none is higher, backtrack.
+
+def adam(hill: Hill, point: Point, scale: float, moments: Moments) -> tuple[Point, Moments]:
+    """Take some steps from a point and go to the highest point passed; where none is higher, backtrack.
 
     Where `Q` fell at the end, the rate is halved for the next time. Where it fell at all points, the move to the last
     is halved until `Q` rises; if it never does, the moments have lost their meaning: they are dropped, and the slope at
     the outset, each entry by its recent size, is followed as far as `Q` rises.
 
     Returns:
-        The point (`vector` itself if nothing ascends), and what to remember.
+        The point reached (the same if nothing ascends), and what to remember.
 
     References: Kingma & Ba (2015), algorithm 1.
     """
-    begun, slope = hill.slope(vector)
-    start, best, at, best_value = vector, vector, vector, begun
-    steep = slope
+    start, begun, steep = point
+    best, at, slope = point, start, steep
     for _ in range(STEPS):
         moments, step = _next(moments, slope / scale)
         at = at + step
         value, slope = hill.trial(at)
         if value == -torch.inf:
             break
-        if value > best_value:
-            best, best_value = at, value
-    if best is not start:
-        rate = moments.rate * (1.1 if best is at else 0.5)
+        if value > best[1]:
+            best = at, value, slope
+    if best is not point:
+        rate = moments.rate * (1.1 if best[0] is at else 0.5)
         return best, Moments(moments.count, moments.first, moments.second, min(rate, FASTEST))
     slower = Moments(moments.count, moments.first, moments.second, moments.rate / 2)
     found = _higher(hill, start, at - start, begun)
@@ -64,7 +68,7 @@ def adam(hill: Hill, vector: Tensor, scale: float, moments: Moments) -> tuple[Te
         return found, slower
     typical = (moments.second / (1 - SECOND**moments.count)).sqrt() + TINY
     found = _higher(hill, start, moments.rate * (steep / scale) / typical, begun)
-    return (start if found is None else found), Moments(rate=max(slower.rate, 1e-6))
+    return (point if found is None else found), Moments(rate=max(slower.rate, 1e-6))
 
 
 def _next(moments: Moments, slope: Tensor) -> tuple[Moments, Tensor]:
@@ -75,12 +79,12 @@ def _next(moments: Moments, slope: Tensor) -> tuple[Moments, Tensor]:
     return Moments(count, first, second, moments.rate), step
 
 
-def _higher(hill: Hill, start: Tensor, move: Tensor, begun: float) -> Tensor | None:
+def _higher(hill: Hill, start: Tensor, move: Tensor, begun: float) -> Point | None:
     """Halve a move until `Q` is higher at its end than at its beginning; None if it never is."""
     if not bool(torch.isfinite(move).all()):
         return None
     for k in range(HALVINGS):
         trial = start + move / 2**k
         if hill.value(trial) > begun:
-            return trial
+            return trial, *hill.trial(trial)
     return None

@@ -14,11 +14,13 @@ from ...program.coordinates import FAR, joined
 from ...program.named import Params
 from .adam import Moments, adam
 from .climbs import ADAM, NEWTON, SMALL, Climb
-from .hill import Hill, OnlyOnce, hill_of
+from .hill import Hill, OnlyOnce, Point, hill_of
 from .newton import newton
+from .partial import Curvature, Pairs, by_curvature, by_memory
 
-Carried = MutableMapping[tuple[str, ...], Moments]
-"""What Adam remembers of each block from one M-step to the next: of one start, and of nothing else."""
+Memory = Moments | Curvature | Pairs
+Carried = MutableMapping[tuple[str, ...], Memory]
+"""What a climb remembers of each block from one M-step to the next: of one start, and of nothing else."""
 
 ITERATIONS, PARTIAL = 200, 20  # of L-BFGS, where `Q` is maximised and where it only has to rise
 STALLED = 1e4  # units of rounding: a gradient at which Newton has not done its work
@@ -41,17 +43,15 @@ def ascend(
     scale, steep = 1.0 + abs(old), _largest(slope)
     if steep <= hill.precision * scale and (climb.method != NEWTON or steep == 0.0):
         return kept
-    if climb.method == ADAM:
-        memory = {} if carried is None else carried
-        moments = memory.get(climb.names, Moments())
-        moments = moments if moments.first.numel() in (1, len(start)) else Moments()  # other data, other shapes
-        vector, memory[climb.names] = adam(hill, start, scale, moments)
-        new, slope = hill.trial(vector)
-    elif climb.exact:
+    memory: Carried = {} if carried is None else carried
+    if climb.exact:
         vector, new, slope = _maximum(hill, start, old, slope, climb)
+    elif climb.method == ADAM:
+        moments = memory.get(climb.names)
+        known = moments if isinstance(moments, Moments) and moments.size in (1, len(start)) else Moments()
+        (vector, new, slope), memory[climb.names] = adam(hill, (start, old, slope), scale, known)
     else:
-        vector = lbfgs(hill, start, scale, PARTIAL)
-        new, slope = hill.trial(vector)
+        vector, new, slope = _risen(hill, (start, old, slope), climb, memory)
     solved = {name: value.detach() for name, value in hill.values(vector).items()}
     if all(bool(torch.isfinite(value).all()) for value in solved.values()):
         if new > old or (new >= old - 1e-14 * scale and _largest(slope) < steep):
@@ -97,6 +97,30 @@ def _maximum(hill: Hill, vector: Tensor, value: float, slope: Tensor, climb: Cli
         if found[0] >= value:
             vector, (value, slope) = on, found
     return vector, value, slope
+
+
+def _risen(hill: Hill, point: Point, climb: Climb, memory: Carried) -> Point:
+    """Go a part of the way: by Newton where a Hessian can be had, else by L-BFGS; from afresh where both stall."""
+    known = memory.pop(climb.names, None)
+    known = known if known is not None and known.size == len(point[0]) else None  # other data, other shapes
+    found, pattern = point, climb.patterns[-1] if climb.patterns else None
+    cheap = climb.method == NEWTON and hill.smooth and not isinstance(known, Pairs)
+    if cheap:
+        try:
+            curvature = known if isinstance(known, Curvature) else None
+            found, known, pattern = by_curvature(hill, point, curvature, pattern)
+        except OnlyOnce:
+            cheap = False
+        climb.patterns[:] = [pattern] if pattern is not None else []
+    if not cheap:
+        found, known = by_memory(hill, point, known if isinstance(known, Pairs) else None)
+    if known is not None:
+        memory[climb.names] = known
+    scale = 1.0 + abs(point[1])
+    if found is point and _largest(point[2]) > STALLED * hill.precision * scale:  # a kink, a ridge that bends
+        vector = lbfgs(hill, point[0], scale, PARTIAL)
+        return vector, *hill.trial(vector)
+    return found
 
 
 def _largest(slope: Tensor) -> float:

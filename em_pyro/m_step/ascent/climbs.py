@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...e_step.engine import Engine
 from ...program.named import connected
@@ -11,8 +11,13 @@ from .pattern import Pattern
 
 NEWTON, LBFGS, ADAM = "Newton", "L-BFGS", "Adam"
 SMALL = 32  # backward passes up to which a Hessian costs less than the iterations that it saves
-MEDIUM = 300  # entries up to which `Q` is maximised
+MEDIUM = 300  # entries up to which a Hessian is computed at all
 LARGE = 1000  # entries beyond which a block is treated as a network
+CAVEATS = {
+    NEWTON: "a few steps of Newton, whose Hessian is kept from one M-step to the next",
+    LBFGS: "a few steps of L-BFGS, whose memory is kept from one M-step to the next",
+    ADAM: "some steps of Adam",
+}
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,9 @@ class Climb:
 
     Attributes:
         names: the parameters.
-        method: Newton gives way to L-BFGS where the Hessian turns out to take more than `SMALL` backward passes.
+        method: on the way to a maximum, Newton gives way to L-BFGS where the Hessian takes more than `SMALL` backward
+            passes.
+        exact: whether `Q` is maximised; it only has to rise.
         patterns: of the zeros of the Hessian, once one has been computed.
     """
 
@@ -33,12 +40,30 @@ class Climb:
     @property
     def caveat(self) -> str:
         """What the plan says of an M-step that is not a maximum."""
-        return "" if self.exact else f"some steps of {self.method}: Q rises, but is not maximised (generalised EM)"
+        return "" if self.exact else f"{CAVEATS[self.method]}: Q rises, but is not maximised (generalised EM)"
 
 
-def climbs_of(engine: Engine, names: Sequence[str]) -> tuple[Climb, ...]:
-    """Split parameters into blocks that `Q` separates, and choose a method for each."""
-    return tuple(climb_of(engine, group) for group in connected(names, _meetings(engine)))
+def climbs_of(
+    engine: Engine, names: Sequence[str], alternated: Sequence[str] = (), asked: Sequence[str] = ()
+) -> tuple[Climb, ...]:
+    """Split parameters into blocks that `Q` separates, and choose a method for each.
+
+    Args:
+        engine: of the program.
+        names: what torch maximises.
+        alternated: parameters with a maximum under the others alone. Those that meet one of `names` are climbed with
+            it, if there are few enough: conditional maxima creep along a ridge.
+        asked: those of `names` that the user wants from torch: `Q` is maximised where a block has no others.
+    """
+    meetings, climbs = _meetings(engine), list[Climb]()
+    for group in connected([*names, *alternated], meetings):
+        alone = [name for name in group if name in names]
+        joint = climb_of(engine, group)
+        if alone and joint.method == NEWTON:
+            climbs.append(replace(joint, exact=all(name in asked for name in alone)))
+        elif alone:
+            climbs += [climb_of(engine, some) for some in connected(alone, meetings)]
+    return tuple(climbs)
 
 
 def climb_of(engine: Engine, names: Sequence[str]) -> Climb:
@@ -52,7 +77,7 @@ def climb_of(engine: Engine, names: Sequence[str]) -> Climb:
     size = sum(weight.initial.numel() for weight in weights)
     if hidden or size > LARGE:
         return Climb(tuple(names), ADAM, exact=False)
-    return Climb(tuple(names), NEWTON if size <= MEDIUM else LBFGS, exact=size <= MEDIUM)
+    return Climb(tuple(names), NEWTON if size <= MEDIUM else LBFGS, exact=False)
 
 
 def joint_climb(engine: Engine, names: Sequence[str]) -> Climb:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
+from math import prod
 
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from ...e_step.expectation import Expectation
 from ...program.coordinates import Coordinates, joined
 from ...program.named import Params, batched
 from .pattern import Pattern, folded, pattern_of, whole
+from .products import products
 
 
 def gradient(
@@ -37,6 +40,10 @@ def hill_of(engine: Engine, found: Expectation, params: Params, names: Sequence[
     """The part of `Q` that some parameters enter, from where they are; infinite coordinates are put far out."""
     coordinates = Coordinates(engine.program, tuple(names))
     return Hill(engine, params, coordinates, coordinates.finite(params), engine.q_of(names, found, params))
+
+
+Point = tuple[Tensor, float, Tensor]
+"""A vector, `Q` there, and its gradient there."""
 
 
 class OnlyOnce(Exception):
@@ -133,19 +140,19 @@ class Hill:
         with self._evaluated(vector) as (leaf, _, q):
             slope = torch.autograd.grad(q, leaf, create_graph=True)[0] if q.requires_grad else q
 
-            def product(direction: Tensor) -> Tensor:
-                if not slope.requires_grad:
-                    return torch.zeros_like(vector)
-                along = (slope * direction).sum()  # as `grad_outputs`, torch would import its symbolic algebra
-                found = torch.autograd.grad(along, leaf, retain_graph=True, allow_unused=True)[0]
-                return torch.zeros_like(vector) if found is None else found
-
-            hessian = None if pattern is None else folded(product, pattern, vector)
+            along = partial(products, slope, leaf, entries=self._entries)
+            hessian = None if pattern is None else folded(along, pattern, vector)
             if hessian is None:
-                hessian = whole(product, vector)
+                hessian = whole(along, vector)
                 pattern = pattern_of(hessian.nan_to_num(1.0), pattern)
         assert pattern is not None
         return hessian, pattern
+
+    @cached_property
+    def _entries(self) -> int:
+        """Entries of all factors."""
+        engine = self.engine
+        return sum(prod(engine.sizes[n] for n in factor.names) for factor in engine.factors.values())
 
     def _weights(self) -> dict[str, Tensor]:
         """Weights of a module that the model reads from the module itself."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...families.newton import ascent_direction
-from .hill import Hill
+from .hill import Hill, Point
 from .pattern import Pattern
 
 STEPS = 60
@@ -41,11 +41,10 @@ def newton(
 
     References: Nocedal & Wright (2006), Numerical Optimization, sections 3.4 and 6.2; Dauphin et al. (2014).
     """
-    rounding = hill.precision * (1.0 + abs(value))
     hessian: Tensor | None = None
     fresh = False
     for k in range(STEPS):
-        small = _size(slope) <= (DONE if k else 1.0) * rounding
+        small = done(hill, value, slope, begun=k > 0)
         if small and not bool(slope.any()):
             break
         if hessian is None:
@@ -57,9 +56,9 @@ def newton(
             direction = ascent_direction(slope, hessian)
         except torch.linalg.LinAlgError:
             break
-        if small and float(direction @ slope) <= rounding:
+        if small and promises_nothing(hill, value, float(direction @ slope)):
             break
-        found = _step(hill, vector, value, slope, direction, rounding, _units(hessian))
+        found = higher(hill, (vector, value, slope), direction, units(hessian))
         if found is None:
             if fresh:
                 break
@@ -67,16 +66,37 @@ def newton(
             continue
         trial, new, new_slope = found
         quick = _size(new_slope) <= QUICK * _size(slope)
-        hessian = _corrected(hessian, trial - vector, new_slope - slope) if quick else None
+        hessian = corrected(hessian, trial - vector, new_slope - slope) if quick else None
         vector, value, slope, fresh = trial, new, new_slope, False
     return vector, value, slope, pattern
 
 
-def _step(
-    hill: Hill, vector: Tensor, value: float, slope: Tensor, direction: Tensor, rounding: float, units: Tensor
-) -> tuple[Tensor, float, Tensor] | None:
-    """Shorten a step until it ascends; None if it never does."""
-    promised = float(direction @ slope)
+def done(hill: Hill, value: float, slope: Tensor, *, begun: bool) -> bool:
+    """Whether a gradient is zero to rounding: once a climb has begun, to a little more than that."""
+    return _size(slope) <= (DONE if begun else 1.0) * hill.precision * (1.0 + abs(value))
+
+
+def promises_nothing(hill: Hill, value: float, gain: float) -> bool:
+    """Whether a gain is of the size of rounding. Unlike a gradient it has no unit."""
+    return gain <= hill.precision * (1.0 + abs(value))
+
+
+def units(hessian: Tensor) -> Tensor:
+    """Return what `Q` changes over by about one along every coordinate, at least one."""
+    return hessian.diagonal().abs().clamp(min=1e-300).rsqrt().clamp(min=1.0)
+
+
+def higher(hill: Hill, point: Point, direction: Tensor, units: Tensor | float = 1.0) -> Point | None:
+    """Shorten a step until it ascends; None if it never does.
+
+    Args:
+        hill: what is climbed.
+        point: where the step begins, `Q` and its gradient there.
+        direction: of ascent, shape `(D,)`.
+        units: of the coordinates, in which the longest step is said.
+    """
+    vector, value, slope = point
+    rounding, promised = hill.precision * (1.0 + abs(value)), float(direction @ slope)
     length = min(1.0, LONGEST / max(float((direction / units).abs().max()), 1e-300))
     while length > SHORTEST:
         trial = vector + length * direction
@@ -91,12 +111,7 @@ def _step(
     return None
 
 
-def _units(hessian: Tensor) -> Tensor:
-    """Return what `Q` changes over by about one along every coordinate, at least one."""
-    return hessian.diagonal().abs().clamp(min=1e-300).rsqrt().clamp(min=1.0)
-
-
-def _corrected(hessian: Tensor, step: Tensor, change: Tensor) -> Tensor:
+def corrected(hessian: Tensor, step: Tensor, change: Tensor) -> Tensor:
     """The symmetric rank-one update: the Hessian that explains how the gradient has changed along a step."""
     missed = change - hessian @ step
     along = missed @ step

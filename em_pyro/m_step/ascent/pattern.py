@@ -18,6 +18,9 @@ from torch import Tensor
 
 from ...program.devices import seeded
 
+Products = Callable[[Tensor], Tensor]
+"""Products of a Hessian with some vectors, `(V, D)` to `(V, D)`."""
+
 WRONG = 1e-8  # of a product with the Hessian, relative to its size: an entry has been missed
 
 
@@ -52,22 +55,21 @@ def pattern_of(hessian: Tensor, known: Pattern | None = None) -> Pattern:
     return Pattern(mask, colours.to(hessian.device))
 
 
-def whole(product: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
-    """A Hessian column by column, from its products with vectors."""
-    rows = [product(unit) for unit in torch.eye(len(like), dtype=like.dtype, device=like.device)]
-    return _symmetric(torch.stack(rows)) if rows else like.new_zeros((0, 0))
+def whole(products: Products, like: Tensor) -> Tensor:
+    """A Hessian by its products with all unit vectors."""
+    return _symmetric(products(torch.eye(len(like), dtype=like.dtype, device=like.device)))
 
 
-def folded(product: Callable[[Tensor], Tensor], pattern: Pattern, like: Tensor) -> Tensor | None:
+def folded(products: Products, pattern: Pattern, like: Tensor) -> Tensor | None:
     """A Hessian by one product a colour; None if a product with a random vector shows that the pattern is wrong."""
     seeds = torch.nn.functional.one_hot(pattern.colours, pattern.width).to(like).mT
-    columns = torch.stack([product(seed) for seed in seeds])[pattern.colours]  # row j: the product of j's colour
-    hessian = _symmetric(torch.where(pattern.mask, columns.mT, 0.0))
     if pattern.width == len(like):
-        return hessian
+        return _symmetric(torch.where(pattern.mask, products(seeds)[pattern.colours].mT, 0.0))
     generator = torch.Generator().manual_seed(0)
     probe = seeded(torch.rand, len(like), generator=generator, dtype=torch.float64).to(like) - 0.5
-    truth = product(probe)
+    *found, truth = products(torch.cat([seeds, probe[None]]))
+    columns = torch.stack(found)[pattern.colours]  # row j: the product of j's colour
+    hessian = _symmetric(torch.where(pattern.mask, columns.mT, 0.0))
     off = (hessian @ probe - truth).abs().max()
     return None if float(off) > WRONG * float(truth.abs().max()) else hessian
 

@@ -181,6 +181,12 @@ class Regression:
         value = theta.new_zeros((len(theta), self.apart.count))
         slope, curvature = theta.new_zeros(theta.shape), theta.new_zeros((*theta.shape, size))
         for at, (site, some) in enumerate(zip(self.sites, sums, strict=True)):
+            if site.by_coordinates(count):
+                q, first_order, second_order = site.expanded(theta, some, count)
+                value = value + self.apart.of_cells(at, q)
+                slope[:, :count] += first_order
+                curvature[:, :count, :count] += second_order
+                continue
             q, slopes, curvatures = site.slopes(theta, some)
             value = value + self.apart.of_cells(at, q)
             predictors = [p for argument in site.arguments for p in argument.predictors]

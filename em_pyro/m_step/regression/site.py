@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from ...e_step.sums import Sums
 from ...program.named import Params, batched
 from ...reading.bound import finite
 from ...reading.predictor import Piece
+from ..ascent.products import SIDE_BY_SIDE, products
 from ..pooling import Refused
 from ..uses import family_name
 from .predictors import Argument, Entry, argument_of
@@ -83,6 +85,29 @@ class Site:
                             found += [None] * leaf.shape[-1] if row is None else row.unbind(-1)
                     curvatures.append(found)
         return cells.detach(), slopes, curvatures
+
+    def expanded(self, theta: Tensor, sums: Sums, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """`Q` of every start and cell, its gradient and its Hessian in the first `count` coordinates."""
+        leaf = theta.detach().requires_grad_()
+        with torch.enable_grad():
+            etas = []
+            for argument in self.arguments:
+                eta = argument.affine.at(leaf)
+                etas.append(eta.expand((len(leaf), *self.shape, *(eta.shape[-1:] if argument.row else ()))))
+            cells = self.density(etas, sums)
+            (slope,) = torch.autograd.grad(cells.sum(), leaf, create_graph=True)
+            units = torch.eye(leaf.shape[-1]).to(leaf)[:count].unsqueeze(1).expand((count, *leaf.shape))
+            rows = products(slope, leaf, units, sum(eta.numel() for eta in etas))
+        return cells.detach(), slope.detach()[:, :count], rows[..., :count].movedim(0, 1)
+
+    def by_coordinates(self, count: int) -> bool:
+        """Whether so few coordinates move that `Q` is differentiated by them at once, and not by its predictors.
+
+        By predictors it takes a backward pass for each, and a product of designs for every pair.
+        """
+        width = sum(len(argument.predictors) for argument in self.arguments)
+        entries = count * width * prod(self.shape)
+        return count <= width or (2 * count <= width * width and entries <= SIDE_BY_SIDE)
 
 
 def site_of(engine: Engine, factor: SiteFactor, place: Mapping[Entry, int]) -> Site:
