@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .errors import ModelError
 from .families.base import summed
+from .fit.acceleration.when import wished
 from .fit.answer import answer, follow, ranked
 from .fit.endings import check_step
 from .fit.look import look
@@ -88,7 +89,7 @@ class EM:
         callback: Callable[[State], Any] | None = None,
         screen: bool = True,
         collapse: bool = True,
-        acceleration: str | None = None,
+        acceleration: str | None = "auto",
     ) -> None:
         """Take the model and the options; nothing runs yet."""
         if not callable(model):
@@ -204,7 +205,7 @@ class EM:
         bar = _bar(len(points)) if self.progress else None
         tick = bar.update if bar is not None else None
         told = None if self.callback is None else self._told(problem, self.callback)
-        settings = Settings(self.tol, self.max_steps, told, tick, self.acceleration is not None)
+        settings = Settings(self.tol, self.max_steps, told, tick, wished(problem, self.acceleration))
         paths: list[Path] = []
         with self._kept_on_error(problem):
             try:

@@ -8,6 +8,8 @@ from typing import Any
 
 from .errors import ParameterError
 
+ACCELERATIONS = ("auto", "squarem", "quasi-newton")
+
 
 def check_options(
     tol: Any, max_steps: Any, seed: Any, starts: Any, m_step: Any, callback: Any, acceleration: Any
@@ -35,8 +37,9 @@ def check_options(
         )
     if not (callback is None or callable(callback)):
         raise ParameterError(f"EM: expected callback to be callable or None, got {callback!r}.")
-    if acceleration not in (None, "squarem"):
-        raise ParameterError(f'EM: expected acceleration to be None or "squarem", got {acceleration!r}.')
+    if not (acceleration is None or isinstance(acceleration, str) and acceleration in ACCELERATIONS):
+        names = ", ".join(f'"{name}"' for name in ACCELERATIONS)
+        raise ParameterError(f"EM: expected acceleration to be None or one of {names}, got {acceleration!r}.")
 
 
 def check_switches(**switches: object) -> None:
