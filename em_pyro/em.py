@@ -57,8 +57,12 @@ class EM:
         screen: with more than five starts, compare them after twenty steps and follow the best quarter to their ends;
             False follows all.
         collapse: treat equal rows as one row with a weight, where that pays; False keeps them apart.
-        acceleration: None, or "squarem" to let `fit` extrapolate its EM steps, never to where the objective is lower;
-            `max_steps` and `Fit.num_steps` then count EM steps, up to three of them to a point of `Fit.path`.
+        acceleration: of `fit`, never to where the objective is lower. "auto": plain EM while it is fast, and once a
+            settled rate says that more than a hundred steps are left, "quasi-newton": steps by the gradient and the
+            curvature that the last moves have shown, with the EM step as preconditioner. "squarem" extrapolates EM
+            steps. None is plain EM; so is "auto" with `tol=0`, and where an M-step is a callable or some steps of Adam,
+            or the model is run in every step. `max_steps` and `Fit.num_steps` count EM steps, of which those that an
+            acceleration gives up, and up to three in a cycle of SQUAREM, lead to no point of `Fit.path`.
 
     Attributes:
         last: the last `Fit`. A fit that Ctrl-C or an error of the callback ended before its time is there as well, with

@@ -40,6 +40,12 @@ def check_options(
     if not (acceleration is None or isinstance(acceleration, str) and acceleration in ACCELERATIONS):
         names = ", ".join(f'"{name}"' for name in ACCELERATIONS)
         raise ParameterError(f"EM: expected acceleration to be None or one of {names}, got {acceleration!r}.")
+    own = [name for name, choice in (m_step or {}).items() if callable(choice)]
+    if acceleration == "quasi-newton" and own:
+        raise ParameterError(
+            f'EM: expected no M-step of your own with acceleration="quasi-newton", which moves all parameters, got '
+            f'm_step["{own[0]}"]. Choose "squarem" or None.'
+        )
 
 
 def check_switches(**switches: object) -> None:

@@ -54,7 +54,7 @@ def run(problem: Problem, path: Path, settings: Settings) -> Path:
         while True:
             path = settings.acceleration.at(path, settings.tol)
             move = _moved(problem, path, settings)
-            seen = look(problem, move.found, path.here, move.new)
+            seen = move.seen or look(problem, move.found, path.here, move.new)
             ending = lost(problem, path, move, seen)  # raises where it fell
             if ending:
                 return path.ended(*ending)

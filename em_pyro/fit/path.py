@@ -11,6 +11,7 @@ from torch import Tensor
 from ..e_step.expectation import Expectation
 from ..m_step.ascent.adam import Moments
 from ..program.named import Batch, Params, batched, only
+from .look import Look
 from .problem import Problem
 
 NOTHING: Mapping[tuple[str, ...], Moments] = {}
@@ -48,6 +49,7 @@ class Move:
         points: of a cycle: the point, and what one plain step and two lead to, in unconstrained space.
         beside: of a cycle: the plain step from the point, and the E-step there if a second one was taken.
         spent: the acceleration, this move included.
+        seen: the look at the EM step from the point, if that is not where the move leads.
     """
 
     new: Batch = field(repr=False)
@@ -56,6 +58,7 @@ class Move:
     points: tuple[Tensor, ...] = field(default=(), repr=False)
     beside: tuple[Batch, Expectation] | None = field(default=None, repr=False)
     spent: Acceleration | None = None
+    seen: Look | None = None
 
 
 class Path(NamedTuple):

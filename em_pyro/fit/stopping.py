@@ -15,11 +15,17 @@ from .problem import Problem
 
 CALM = 2  # successive steps at which the rule must be met
 SLOWEST = 0.9999
+NEAR = 1e-4
 
 
 def is_small(gap: float, objective: float, tol: float) -> bool:
     """Whether a gap in nats is below `tol`, relative to the objective."""
     return gap <= tol * (1 + abs(objective))
+
+
+def near(objective: float) -> float:
+    """Return the nats within which of its maximum an objective may be taken for a parabola: one, of many rows more."""
+    return max(1.0, NEAR * abs(objective))
 
 
 def estimated_gap(problem: Problem, path: Path, move: Move, tol: float) -> tuple[float, Acceleration | None]:

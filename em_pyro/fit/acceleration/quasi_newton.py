@@ -4,8 +4,8 @@ An E-step gives the objective, by Fisher's identity its gradient, and the EM ste
 as its preconditioner asks. So a move takes one E-step, at the point that it proposes; it is kept if the objective has
 risen there as a line search asks, and answered by the plain EM step if no shorter one has either.
 
-All maximised parameters move together as one vector in unconstrained space. Entries that run to a boundary, or are
-there, and what an M-step of the user's own returns, move as the EM step moves them.
+All parameters move together as one vector in unconstrained space. Entries that run to a boundary, or are there, move as
+the EM step moves them: a face of the constraints, on which the others go on.
 
 References:
     Jamshidian and Jennrich (1997), JRSS B 59:569-587 (QN2). Nocedal and Wright (2006), section 3.1 (the line search).
@@ -26,18 +26,18 @@ from ...errors import EMError
 from ...families.charts import domain_of
 from ...program.coordinates import joined
 from ...program.named import Batch, batched, only
-from ..look import look
+from ..look import Look, look
 from ..path import Move, Path
 from ..problem import Problem
 from ..scales import DEGENERATE
 from ..step import em_step
-from ..stopping import CALM, SLOWEST, difference, is_small
+from ..stopping import CALM, SLOWEST, difference, is_small, near
 from .points import flown
 from .secants import Secants
 
-TRIALS = 3  # lengths of one proposal that are tried before the plain step is taken
+TRIALS = 3  # proposals that are tried before the plain step is taken
 RISEN = 1e-4  # of the gain that the slope promises: what a proposal must bring (Armijo)
-SHORTER, SHORTEST = 0.5, 0.1  # of its length, the next one
+SHORTER = 0.3  # of the way from the EM step to it, the next one
 EDGE = 14.0  # of a logit or the logarithm of a probability: beyond it an entry that runs outwards is left to EM
 PLAIN = 3  # moves from a new place that are plain steps: far from a maximum EM knows better
 WORST = 1 / (1 - SLOWEST)  # of the slowest plain steps that are believed
@@ -52,8 +52,7 @@ class Reached:
         here: the point, a batch of one.
         new: where the EM step leads.
         found: the E-step.
-        objective: log evidence plus log prior.
-        sound: whether there is a step, from a finite objective.
+        seen: the look at the step.
         vector: the point in unconstrained space, shape (D,).
         step: the EM step there, zero where a coordinate is infinite, shape (D,).
         slope: the gradient there, likewise, shape (D,).
@@ -63,12 +62,21 @@ class Reached:
     here: Batch = field(repr=False)
     new: Batch = field(repr=False)
     found: Expectation = field(repr=False)
-    objective: float
-    sound: bool
+    seen: Look = field(repr=False)
     vector: Tensor = field(repr=False)
     step: Tensor = field(repr=False)
     slope: Tensor = field(repr=False)
     free: Tensor = field(repr=False)
+
+    @property
+    def objective(self) -> float:
+        """Log evidence plus log prior."""
+        return self.seen.objective[0]
+
+    @property
+    def sound(self) -> bool:
+        """Whether there is a step, from a finite objective."""
+        return self.seen.stepped[0] and isfinite(self.objective)
 
     @cached_property
     def promised(self) -> float:
@@ -142,7 +150,7 @@ class QuasiNewton:
             else:
                 new = known.ahead.here
         spent = replace(known, seconds=known.seconds + time.perf_counter() - began)
-        return Move(at.new if new is None else new, at.found, spent=spent)
+        return Move(at.new if new is None else new, at.found, spent=spent, seen=at.seen)
 
     def gap(self, problem: Problem, path: Path, move: Move, tol: float) -> tuple[float, QuasiNewton]:
         """Return `k g'r / 2`, with `g'r` what the slope promises to an EM step, and `k` by plain steps.
@@ -176,9 +184,13 @@ class QuasiNewton:
         moved = (difference(last.vector, at.vector), last.slope - at.slope, last.step - at.step)
         free = last.free & at.free
         secants = self.secants.after(*(torch.where(free, part, 0.0) for part in moved)).within(at.free)
+        newton = float(at.slope @ _direction(secants, at))
+        while len(secants) and newton < at.promised:  # never near a maximum: complete data have more information
+            secants = secants.newest(len(secants) // 2)
+            newton = float(at.slope @ _direction(secants, at))
         gain, rated = self.gain, last.new is at.here
         if at.promised > 0:
-            gain = max(gain, float(at.slope @ _direction(secants, at)) / at.promised)
+            gain = max(gain, newton / at.promised)
         if rated and last.promised > 0:
             gain = max(gain, 1 / (1 - min(at.promised / last.promised, SLOWEST)))
         gain = min(gain, WORST)
@@ -186,18 +198,22 @@ class QuasiNewton:
         return replace(self, at=at, ahead=None, secants=secants, gain=gain, rated=rated, left=left)
 
     def _searched(self, problem: Problem, at: Reached, budget: int) -> QuasiNewton:
-        """Try some lengths of the quasi-Newton step; `ahead` is where it rises enough, None if nowhere."""
-        direction = _direction(self.secants, at)
-        promised, length, trials = float(at.slope @ direction), 1.0, 0
+        """Try the way from the EM step to the quasi-Newton step; `ahead` is where it rises enough, None if nowhere.
+
+        A proposal promises no more than is `near`: farther on the objective is no parabola.
+        """
+        correction = _direction(self.secants, at) - at.step
+        more, length, trials = float(at.slope @ correction), 1.0, 0
+        if more > 0:
+            length = min(1.0, (2 * near(at.objective) - at.promised) / more)
         rounding = DIGITS * problem.slack * (1 + abs(at.objective))
-        while len(self.secants) and promised > 0 and trials < min(TRIALS, budget - 1):
+        while len(self.secants) and length > 0 and trials < min(TRIALS, budget - 1):
             trials += 1
-            ahead = _tried(problem, at, length * direction)
+            ahead = _tried(problem, at, at.step + length * correction)
             rise = -torch.inf if ahead is None else ahead.objective - at.objective
-            if ahead is not None and rise >= RISEN * length * promised - rounding:
+            if ahead is not None and rise >= RISEN * (at.promised + length * more) - rounding:
                 return replace(self, evaluations=self.evaluations + trials, kept=self.kept + 1, ahead=ahead)
-            bend = length * promised - rise  # of the parabola through both objectives and the slope
-            length *= max(SHORTEST, min(SHORTER, length * promised / (2 * bend)))
+            length *= SHORTER
         if not trials:
             return replace(self, ahead=None)
         counts = replace(self, evaluations=self.evaluations + trials, rejected=self.rejected + 1)
@@ -208,12 +224,14 @@ def reached(problem: Problem, here: Batch) -> Reached:
     """Take the EM step at a point, and its gradient."""
     new, found = em_step(problem, here, {})
     seen = look(problem, found, here, new)
-    vector, image = (problem.coordinates.vector(only(batch)) for batch in (here, new))
-    sound = seen.stepped[0] and isfinite(seen.objective[0])
-    slope = joined(problem.gradient(found, here)).nan_to_num(0.0) if sound else torch.zeros_like(vector)
+    vector = problem.coordinates.vector(only(here))
+    if not seen.stepped[0]:
+        nothing = torch.zeros_like(vector)
+        return Reached(here, new, found, seen, vector, nothing, nothing, nothing > 0)
+    image, slope = problem.coordinates.vector(only(new)), joined(problem.gradient(found, here)).nan_to_num(0.0)
     step = difference(vector, image)
     free = torch.isfinite(vector) & torch.isfinite(image) & ~_leaving(problem, here, vector, step)
-    return Reached(here, new, found, seen.objective[0], sound, vector, step, slope, free)
+    return Reached(here, new, found, seen, vector, step, slope, free)
 
 
 def _tried(problem: Problem, at: Reached, move: Tensor) -> Reached | None:
@@ -222,7 +240,7 @@ def _tried(problem: Problem, at: Reached, move: Tensor) -> Reached | None:
     vector = torch.where(torch.isfinite(at.vector) & torch.isfinite(image), at.vector + move, image)
     try:
         there = batched(flown(problem, vector, [only(at.here), only(at.new)]))
-        if any(not bool(torch.isfinite(there[name]).all()) for name in problem.coordinates.names):
+        if any(not bool((torch.isfinite(there[n]) | (there[n] == at.new[n])).all()) for n in problem.coordinates.names):
             return None
         found = reached(problem, there)
     except (EMError, ValueError, RuntimeError):  # of a distribution, or of a matrix that has lost its rank
@@ -238,10 +256,9 @@ def _direction(secants: Secants, at: Reached) -> Tensor:
 
 
 def _leaving(problem: Problem, here: Batch, vector: Tensor, step: Tensor) -> Tensor:
-    """Which coordinates are not for a quasi-Newton step: next to a boundary and on their way there, or a user's own."""
+    """Which coordinates are not for a quasi-Newton step: those next to a boundary, and on their way there."""
     domains = {n: domain_of(problem.program.parameters[n].constraint) for n in problem.coordinates.names}
     parts = problem.coordinates.cut(vector, only(here))
     low = joined({n: torch.full_like(p, domains[n] in ("unit", "simplex")) for n, p in parts.items()}) > 0
     high = joined({n: torch.full_like(p, domains[n] == "unit") for n, p in parts.items()}) > 0
-    own = joined({n: torch.full_like(p, n in problem.plan.callables) for n, p in parts.items()}) > 0
-    return own | low & (vector < -EDGE) & (step < 0) | high & (vector > EDGE) & (step > 0)
+    return low & (vector < -EDGE) & (step < 0) | high & (vector > EDGE) & (step > 0)

@@ -52,7 +52,7 @@ class Secants:
             return self
         most = max(5, min(KEPT, NUMBERS // max(1, len(move))))
         pairs = zip((self.moves, self.falls, self.shrinks), (move, fall, shrink), strict=True)
-        return Secants(*(torch.cat([old, new.unsqueeze(0)])[-most:] for old, new in pairs))
+        return Secants(*(torch.cat([old, new.unsqueeze(0)]) for old, new in pairs)).newest(most)
 
     def within(self, free: Tensor) -> Secants:
         """Leave out coordinates that others than `free` have moved, and moves that then teach nothing."""
@@ -61,6 +61,11 @@ class Secants:
         moves, falls, shrinks = (part * free for part in (self.moves, self.falls, self.shrinks))
         kept = (moves * falls).sum(-1) > CURVED * moves.norm(dim=-1) * falls.norm(dim=-1)
         return Secants(moves[kept], falls[kept], shrinks[kept])
+
+    def newest(self, many: int) -> Secants:
+        """Forget all but the last moves."""
+        first = max(0, len(self) - many)
+        return Secants(self.moves[first:], self.falls[first:], self.shrinks[first:])
 
     def direction(self, slope: Tensor, step: Tensor) -> Tensor:
         """Return `H g`, shape (D), for the gradient `g` at a point and the map's step there.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ..path import Acceleration, Path
 from ..problem import Problem
-from ..stopping import SLOWEST, aitken
+from ..stopping import SLOWEST, aitken, near
 from .accelerated import Accelerated
 from .quasi_newton import QuasiNewton
 from .squarem import Squarem
@@ -48,14 +48,16 @@ def always(trail: Sequence[float], tol: float) -> bool:
 def slow(trail: Sequence[float], tol: float) -> bool:
     """Begin when the rate has settled, and says that more than a hundred plain steps are left to the tolerance.
 
-    Gains that shrink at a rate `r` from `d` have `d r^n / (1 - r)` left after `n` steps.
+    Gains that shrink at a rate `r` from `d` have `d r^n / (1 - r)` left after `n` steps. What is left must be near: a
+    rate on a plateau says nothing of what comes after it.
     """
     if tol <= 0 or len(trail) < SEEN:
         return False
     gains = [after - before for before, after in pairwise(trail[-SEEN:])]
     rates = [later / gain if gain > 0 else 0.0 for gain, later in pairwise(gains)]
     rate, small = min(min(rates), SLOWEST), tol * (1 + abs(trail[-1]))
-    if not 0 < rate <= max(rates) < 1 or gains[-1] * rate / (1 - rate) <= small:
+    left = gains[-1] * rate / (1 - rate)
+    if not (0 < rate <= max(rates) < 1 and small < left <= near(trail[-1])):
         return False
     return log(small * (1 - rate) / gains[-1]) / log(rate) > MANY
 
