@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from . import published, restarts, scale, svi
+from . import iterations, published, restarts, scale, svi
 from .cases import CASES
 from .process import machine
 from .race import DisagreementError, Row, race
@@ -17,7 +17,7 @@ from .report import report
 
 HERE = Path(__file__).parent
 DRAWS = 5  # of the race with SVI
-OTHERS = ("svi", "restarts", "published", "scale", "float32")
+OTHERS = ("svi", "restarts", "iterations", "published", "scale", "float32")
 SINGLE = ("gmm_10k", "gmm_100k", "gmm_1m", "gmm_wide", "diag_100k", "diag_1m", "coins", "classes")
 
 
@@ -49,6 +49,8 @@ def main() -> None:
             _table(found, name, rounds, two=False, dtype="float32")
     if "restarts" in others:
         found["restarts"] = restarts.compare()
+    if "iterations" in others:
+        found["iterations"] = iterations.compare()
     if "svi" in others:
         found["svi"] = [svi.compare(10_000, 2, 3, draw=draw) for draw in range(DRAWS)]
         found["svi"].append(svi.compare(100_000, 10, 10, limit=240.0))

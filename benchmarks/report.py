@@ -9,6 +9,7 @@ from textwrap import fill
 from typing import Any
 
 from .cases import find
+from .iterations import WAYS
 from .published import page as published
 from .race import Row
 from .scale import slope
@@ -48,6 +49,8 @@ def report(found: dict[str, Any]) -> str:
             parts.append(f"## {dtype}\n\n" + _table(rows))
     if found.get("restarts"):
         parts.append(_restarts(found["restarts"]))
+    if found.get("iterations"):
+        parts.append(_iterations(found["iterations"]))
     if found.get("svi"):
         parts.append(_svi(found["svi"]))
     if found.get("published"):
@@ -100,6 +103,25 @@ def _restarts(found: dict[str, Any]) -> str:
                 f"| {who} | {part['cpu']:.0f} | {part['total'] / 1e3:.1f} | {part['memory']:.0f} "
                 f"| {part['log_likelihood']:.3f} |"
             )
+    return "\n".join(lines) + "\n"
+
+
+def _iterations(found: list[dict[str, Any]]) -> str:
+    lines = [
+        "## Accelerations: EM steps to within a millionth of a nat of the best, and CPU ms of a whole fit by default\n",
+        f"| work | {' | '.join(WAYS)} |",
+        "|---|" + "---|" * len(WAYS),
+    ]
+    for part in found:
+        if "failed" in part:
+            lines.append(f"| {part['title']} | {part['failed']} |" + " |" * (len(WAYS) - 1))
+            continue
+        cells = []
+        for way in WAYS:
+            one = part["contenders"][way]
+            steps = f"{one['short']:.2g} nats lower" if one["steps"] is None else f"{one['steps']} steps"
+            cells.append(f"{steps}, {_ms(one['milliseconds'])} ms")
+        lines.append(f"| {part['title']} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

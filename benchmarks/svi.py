@@ -65,7 +65,7 @@ def em(problem: Problem) -> dict[str, Any]:
     x, K = torch.as_tensor(problem.rows["x"]), len(problem.start["weights"])
     start = {name: torch.as_tensor(value) for name, value in problem.start.items()}
     pyro.clear_param_store()
-    driver = EM(gaussian_mixture.full, starts=start, max_steps=2000)
+    driver = EM(gaussian_mixture.full, starts=start, max_steps=2000, acceleration=None)
     converged = driver.fit(x, K)
     goal = converged.objective - NEAR * len(x)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .errors import ModelError
 from .families.base import summed
+from .fit.acceleration.when import wished
 from .fit.answer import answer
 from .fit.endings import check_step
 from .fit.look import look
@@ -59,8 +60,12 @@ class EM:
         screen: with more than five starts, compare them after twenty steps and follow the best quarter to their ends;
             False follows all.
         collapse: treat equal rows as one row with a weight, where that pays; False keeps them apart.
-        acceleration: None, or "squarem" to let `fit` extrapolate its EM steps, never to where the objective is lower;
-            `max_steps` and `Fit.num_steps` then count EM steps, up to three of them to a point of `Fit.path`.
+        acceleration: of `fit`, never to where the objective is lower. "auto": plain EM while it is fast, and once a
+            settled rate says that more than a hundred steps are left, "quasi-newton": steps by the gradient and the
+            curvature that the last moves have shown, with the EM step as preconditioner. "squarem" extrapolates EM
+            steps. None is plain EM; so is "auto" with `tol=0`, and where an M-step is a callable or some steps of Adam,
+            or the model is run in every step. `max_steps` and `Fit.num_steps` count EM steps, of which those that an
+            acceleration gives up, and up to three in a cycle of SQUAREM, lead to no point of `Fit.path`.
         prior_density: "constrained", the density of a prior at the user's values, or "unconstrained", that of their
             unconstrained coordinates, which no prior of a shape below one makes infinite: a Dirichlet, Beta or Gamma
             shape `a` then adds `a` to the counts in place of `a - 1`. Only sites with a prior are concerned.
@@ -95,7 +100,7 @@ class EM:
         callback: Callable[[State], Any] | None = None,
         screen: bool = True,
         collapse: bool = True,
-        acceleration: str | None = None,
+        acceleration: str | None = "auto",
         prior_density: str = "constrained",
         continuous: Mapping[str, str] | None = None,
     ) -> None:
@@ -218,7 +223,7 @@ class EM:
         bar = _bar(len(points)) if self.progress else None
         tick = bar.update if bar is not None else None
         told = None if self.callback is None else self._told(problem, self.callback)
-        settings = Settings(self.tol, self.max_steps, told, tick, self.acceleration is not None)
+        settings = Settings(self.tol, self.max_steps, told, tick, wished(problem, self.acceleration))
         paths: list[Path] = []
         with self._kept_on_error(problem):
             try:

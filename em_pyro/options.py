@@ -8,6 +8,8 @@ from typing import Any
 
 from .errors import ParameterError
 
+ACCELERATIONS = ("auto", "squarem", "quasi-newton")
+
 
 def planning(em: Any) -> dict[str, Any]:
     """Return the options of an `EM` that say how its model is read and planned."""
@@ -40,8 +42,15 @@ def check_options(
         )
     if not (callback is None or callable(callback)):
         raise ParameterError(f"EM: expected callback to be callable or None, got {callback!r}.")
-    if acceleration not in (None, "squarem"):
-        raise ParameterError(f'EM: expected acceleration to be None or "squarem", got {acceleration!r}.')
+    if not (acceleration is None or isinstance(acceleration, str) and acceleration in ACCELERATIONS):
+        names = ", ".join(f'"{name}"' for name in ACCELERATIONS)
+        raise ParameterError(f"EM: expected acceleration to be None or one of {names}, got {acceleration!r}.")
+    own = [name for name, choice in (m_step or {}).items() if callable(choice)]
+    if acceleration == "quasi-newton" and own:
+        raise ParameterError(
+            f'EM: expected no M-step of your own with acceleration="quasi-newton", which moves all parameters, got '
+            f'm_step["{own[0]}"]. Choose "squarem" or None.'
+        )
 
 
 def check_priors(prior_density: Any, continuous: Any) -> None:

@@ -31,7 +31,7 @@ problems = {
     "latent classes": (latent_classes.latent_classes, latent_classes.simulate()),
 }
 contenders = {
-    "EM": em(),
+    "EM": em(acceleration=None),
     "EM, SQUAREM": em(acceleration="squarem"),
     "SVI, Adam 0.01": svi(pyro.optim.Adam({"lr": 0.01})),
     "SVI, Adam 0.1": svi(pyro.optim.Adam({"lr": 0.1})),

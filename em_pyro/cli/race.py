@@ -13,7 +13,7 @@ from .problems import Problem
 def contenders() -> dict[str, Contender]:
     """Return those who run: EM, plain and accelerated, Adam at two rates, and L-BFGS."""
     return {
-        "EM": em(),
+        "EM": em(acceleration=None),
         "EM + SQUAREM": em(acceleration="squarem"),
         "SVI Adam 0.01": svi(Adam({"lr": 0.01})),
         "SVI Adam 0.1": svi(Adam({"lr": 0.1})),

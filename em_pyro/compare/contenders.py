@@ -33,7 +33,7 @@ class Contender:
 
 
 def em(**options: Any) -> Contender:
-    """EM with options of `em_pyro.EM`: `em()`, `em(acceleration="squarem")`, `em(tol=0)`.
+    """EM with options of `em_pyro.EM`: `em()`, `em(acceleration=None)`, `em(tol=0)`.
 
     Raises:
         ParameterError: an option that belongs to the race: starts, seed, densities, progress or callback.

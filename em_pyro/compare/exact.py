@@ -16,7 +16,8 @@ from ..e_step.engine import Engine
 from ..e_step.expectation import Expectation
 from ..em import EM
 from ..errors import EMError
-from ..fit.acceleration.accelerated import unflatten
+from ..fit.acceleration.points import unflatten
+from ..fit.acceleration.when import wished
 from ..fit.loop import Settings, State, run
 from ..fit.path import start as begin
 from ..fit.problem import Expect, Problem, prepare
@@ -114,7 +115,7 @@ def run_em(ours: Ours, name: str, index: int, start: dict[str, Tensor], clock: C
         steps.append(state.step)
         return bool(clock.spent())
 
-    settings = Settings(em.tol, min(em.max_steps, clock.max_steps), note, tick, em.acceleration is not None)
+    settings = Settings(em.tol, min(em.max_steps, clock.max_steps), note, tick, wished(mine, em.acceleration))
     clock.start()
     tally.e_steps = tally.gradients = 0
     done = run(mine, begin(start), settings)

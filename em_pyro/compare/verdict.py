@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import EMError
+from ..fit.acceleration.when import WISHES
 from ..fit.endings import BAD, bad_ending
 from ..fit.loop import Settings, State, run
 from ..fit.path import Path, start
@@ -95,7 +96,7 @@ def settle(here: Problem, lanes: Sequence[Lane], budget: float) -> Best:
 
     for lane in sound[:TRIED]:
         try:
-            done = run(here, start(lane.params), Settings(TOL, 100_000, over, accelerate=True))
+            done = run(here, start(lane.params), Settings(TOL, 100_000, over, acceleration=WISHES["quasi-newton"]))
         except EMError as error:
             best = best or Best(lane.best, _who(lane), 0.0, "error", torch.inf, torch.inf, (str(error),), lane.params)
             continue

@@ -52,7 +52,7 @@ def answer(problem: Problem, paths: Sequence[Path], *, tol: float, measure: bool
         plan=replace(problem.plan, solvers=(), callables={}),  # what it says, without the data that solvers hold
         notes=best.notes,
         prepared=problem,
-        acceleration=best.spent,
+        acceleration=None if best.spent is None else best.spent.summary,
         switches=best.switches,
         prior_density="unconstrained" if problem.program.unconstrained else "constrained",
     )

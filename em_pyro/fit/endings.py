@@ -24,7 +24,7 @@ Ending = tuple[str, str]
 OUTCOMES = {
     "converged": "The estimated remaining gain is below tol, and a small disturbance led nowhere higher.",
     "unconfirmed": "The steps had settled, but a closer look at the end does not confirm it: the notes say why.",
-    "step limit": "max_steps was reached before the objective settled: raise max_steps, or use acceleration.",
+    "step limit": "max_steps was reached before the objective settled: raise max_steps.",
     "stopped": "The callback returned True.",
     "degenerate": "The likelihood has no maximum there: a scale collapsed, or a parameter ran off, as the notes say.",
     "empty state": "A state has lost all its rows: use fewer states or other starts.",

@@ -9,9 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..program.named import Batch
-from .acceleration import accelerated
-from .acceleration.spent import Accelerated
-from .acceleration.squarem import Squarem
+from .acceleration.when import PLAIN, Wish
 from .endings import bad_ending, capped, degenerate, lost, stuck
 from .look import look
 from .path import Interrupted, Move, Path
@@ -40,7 +38,7 @@ class Settings:
     max_steps: int
     callback: Callable[[State], Any] | None = None
     tick: Callable[[int], Any] | None = None  # told how many steps were taken
-    accelerate: bool = False
+    acceleration: Wish = PLAIN
 
 
 def run(problem: Problem, path: Path, settings: Settings) -> Path:
@@ -51,11 +49,12 @@ def run(problem: Problem, path: Path, settings: Settings) -> Path:
         DataError: an observation is impossible under every state at the start.
         Interrupted: with the path so far.
     """
-    path = _taken_up(path, settings)
+    path = path.resumed()
     try:
         while True:
+            path = settings.acceleration.at(path, settings.tol)
             move = _moved(problem, path, settings)
-            seen = look(problem, move.found, path.here, move.new)
+            seen = move.seen or look(problem, move.found, path.here, move.new)
             ending = lost(problem, path, move, seen)  # raises where it fell
             if ending:
                 return path.ended(*ending)
@@ -80,18 +79,10 @@ def run(problem: Problem, path: Path, settings: Settings) -> Path:
         raise Interrupted(path) from None
 
 
-def _taken_up(path: Path, settings: Settings) -> Path:
-    """Begin a path, or go on with one that was stopped."""
-    path = path.resumed()
-    if settings.accelerate and path.spent is None:
-        path = path.charged(Accelerated(Squarem(evaluations=len(path.before))))
-    return path
-
-
 def _moved(problem: Problem, path: Path, settings: Settings) -> Move:
-    """Take a plain step, or a cycle of SQUAREM."""
+    """Take a plain step, or a move of the acceleration."""
     if path.spent is not None:
-        return accelerated.cycle(problem, path.here, path.spent, settings.max_steps - path.step)
+        return path.spent.move(problem, path.here, settings.max_steps - path.step)
     memory = dict(path.memory)
     new, found = em_step(problem, path.here, memory)
     return Move(new, found, memory)

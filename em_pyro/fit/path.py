@@ -4,21 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
 from ..e_step.expectation import Expectation
 from ..m_step.ascent.ascend import Memory
 from ..program.named import Batch, Params, batched, only
-from .acceleration.spent import Accelerated
+from .look import Look
+from .problem import Problem
 
 NOTHING: Mapping[tuple[str, ...], Memory] = {}
 
 
+class Acceleration(Protocol):
+    """What makes the moves of an accelerated fit in place of plain steps, and what it has spent and learnt."""
+
+    @property
+    def evaluations(self) -> int:
+        """EM steps taken, those that were given up included."""
+
+    @property
+    def summary(self) -> Acceleration:
+        """The same for a `Fit` to keep: counts, without what further moves would need."""
+
+    def move(self, problem: Problem, here: Batch, budget: int) -> Move:
+        """Move on from `here`, by at most `budget` EM steps; never to where the objective is lower.
+
+        With no budget left the move is one plain step, which is not gone to.
+        """
+
+    def gap(self, problem: Problem, path: Path, move: Move, tol: float) -> tuple[float, Acceleration]:
+        """Estimate the nats that are left to gain at `path.here`; and what is known after it."""
+
+
 @dataclass(frozen=True)
 class Move:
-    """A move away from a point: one plain step, or a cycle of SQUAREM.
+    """A move away from a point: one plain step, or what an acceleration has made of several.
 
     Attributes:
         new: where it leads; NaN where there is no step.
@@ -26,7 +48,8 @@ class Move:
         memory: what climbs remember after it.
         points: of a cycle: the point, and what one plain step and two lead to, in unconstrained space.
         beside: of a cycle: the plain step from the point, and the E-step there if a second one was taken.
-        spent: by acceleration, this cycle included.
+        spent: the acceleration, this move included.
+        seen: the look at the EM step from the point, if that is not where the move leads.
     """
 
     new: Batch = field(repr=False)
@@ -34,7 +57,8 @@ class Move:
     memory: Mapping[tuple[str, ...], Memory] = field(default_factory=dict, repr=False)
     points: tuple[Tensor, ...] = field(default=(), repr=False)
     beside: tuple[Batch, Expectation] | None = field(default=None, repr=False)
-    spent: Accelerated | None = None
+    spent: Acceleration | None = None
+    seen: Look | None = None
 
 
 class Path(NamedTuple):
@@ -50,7 +74,7 @@ class Path(NamedTuple):
         saddles: how many were left.
         notes: what was found out on the way.
         memory: what climbs remember of the steps that led here.
-        spent: by acceleration, if there is any.
+        spent: the acceleration, if there is any, and what it has spent.
         switches: steps that were taken again around the locations that they led to.
         outcome: a named ending; empty while the start is on its way.
         repeats: the earlier start that began at the same values, whose path this is; None if there is none.
@@ -65,7 +89,7 @@ class Path(NamedTuple):
     saddles: int = 0
     notes: tuple[str, ...] = ()
     memory: Mapping[tuple[str, ...], Memory] = NOTHING
-    spent: Accelerated | None = None
+    spent: Acceleration | None = None
     switches: int = 0
     outcome: str = ""
     repeats: int | None = None
@@ -108,7 +132,7 @@ class Path(NamedTuple):
         """Know the objective here, and whether the step from here had to be taken again."""
         return self._replace(objective=objective, switches=self.switches + blurred)
 
-    def charged(self, spent: Accelerated | None) -> Path:
+    def charged(self, spent: Acceleration | None) -> Path:
         """Note what acceleration has spent by now; nothing where there is none."""
         return self if spent is None else self._replace(spent=spent)
 

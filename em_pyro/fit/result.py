@@ -19,8 +19,8 @@ from ..m_step.plan import Plan
 from ..posterior.new_rows import posterior_on
 from ..posterior.posterior import Posterior, posterior
 from ..program.handlers import Substitute, alone
-from .acceleration.spent import Accelerated
 from .endings import OUTCOMES
+from .path import Acceleration
 from .problem import Problem
 from .starting.runs import Starts
 
@@ -60,7 +60,7 @@ class Fit:
     plan: Plan = field(repr=False)
     notes: tuple[str, ...] = ()
     prepared: Problem | None = field(default=None, repr=False, compare=False)
-    acceleration: Accelerated | None = None
+    acceleration: Acceleration | None = None
     switches: int = 0
     prior_density: str = "constrained"
 

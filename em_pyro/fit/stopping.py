@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -12,13 +10,12 @@ from torch import Tensor
 from ..e_step.expectation import Expectation
 from ..program.coordinates import joined
 from ..program.named import Batch, only
-from .acceleration.spent import Accelerated
-from .path import Move, Path
+from .path import Acceleration, Move, Path
 from .problem import Problem
 
 CALM = 2  # successive steps at which the rule must be met
-RECENT = 5  # cycles whose slowest rate is believed: an extrapolation hides the slow direction for a cycle or two
 SLOWEST = 0.9999
+NEAR = 1e-4
 
 
 def is_small(gap: float, objective: float, tol: float) -> bool:
@@ -26,7 +23,12 @@ def is_small(gap: float, objective: float, tol: float) -> bool:
     return gap <= tol * (1 + abs(objective))
 
 
-def estimated_gap(problem: Problem, path: Path, move: Move, tol: float) -> tuple[float, Accelerated | None]:
+def near(objective: float) -> float:
+    """Return the nats within which of its maximum an objective may be taken for a parabola: one, of many rows more."""
+    return max(1.0, NEAR * abs(objective))
+
+
+def estimated_gap(problem: Problem, path: Path, move: Move, tol: float) -> tuple[float, Acceleration | None]:
     """Estimate the nats that further plain steps would gain from `path.here`.
 
     With gradient `g` of the objective and plain step `r`, a step gains about `g'r` near the top, gains of successive
@@ -34,11 +36,11 @@ def estimated_gap(problem: Problem, path: Path, move: Move, tol: float) -> tuple
     instead, and no gradient is computed.
 
     Returns:
-        The gap; and what acceleration has spent, with the rate noted.
+        The gap; and the acceleration, which has its own way to estimate it.
     """
     if move.spent is None:
         return _of_steps(problem, path, move, tol), None
-    return _of_cycle(problem, path, move, move.spent, tol)
+    return move.spent.gap(problem, path, move, tol)
 
 
 def _of_steps(problem: Problem, path: Path, move: Move, tol: float) -> float:
@@ -48,30 +50,7 @@ def _of_steps(problem: Problem, path: Path, move: Move, tol: float) -> float:
     if not is_small(left, objective, tol):
         return left
     old, new = (joined(problem.coordinates.points(only(at))) for at in (path.here, move.new))
-    return max(left, abs(promised(problem, move.found, path.here, _difference(old, new))) / (1 - rate))
-
-
-def _of_cycle(problem: Problem, path: Path, move: Move, spent: Accelerated, tol: float) -> tuple[float, Accelerated]:
-    """By the two plain steps of a cycle: `rate = g1'r1 / g'r`, the slowest of the last few cycles.
-
-    Far from the top the gain of the first is taken, and its rate from the lengths of both.
-    """
-    moves = [_difference(*pair) for pair in pairwise(move.points)]
-    if not bool((moves[0] != 0).any()):
-        return 0.0, spent
-    if move.beside is None:
-        return float("inf"), spent
-    plain, found = move.beside
-    gain = float(found.objective - move.found.objective)
-    if not is_small(gain, path.level, tol):
-        first, second = (float(step.square().sum()) for step in moves)
-        rate = min(second / first, SLOWEST)
-        return gain * rate / (1 - rate), spent
-    first = abs(promised(problem, move.found, path.here, moves[0]))
-    second = abs(promised(problem, found, plain, moves[1]))
-    rate = min(second / first, SLOWEST) if first > 0 else 0.0
-    rates = (*spent.rates, rate)[-RECENT:]
-    return max(first, gain, 0.0) / (1 - max(rates)), replace(spent, rates=rates)
+    return max(left, abs(promised(problem, move.found, path.here, difference(old, new))) / (1 - rate))
 
 
 def promised(problem: Problem, found: Expectation, here: Batch, move: Tensor) -> float:
@@ -92,7 +71,7 @@ def aitken(path: Sequence[float]) -> tuple[float, float]:
     return max(last, 0.0) * rate / (1 - rate), rate
 
 
-def _difference(old: Tensor, new: Tensor) -> Tensor:
+def difference(old: Tensor, new: Tensor) -> Tensor:
     """What a step moved in unconstrained space; an infinite coordinate (a boundary) counts nothing."""
     move = new - old
     return torch.where(torch.isfinite(move), move, 0.0)

@@ -8,22 +8,96 @@ finds on its way.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
-import torch
 from torch import Tensor
 
 from ...e_step.expectation import Expectation
 from ...errors import EMError
-from ...program.coordinates import Coordinates
-from ...program.named import Batch, Params, batched, only
+from ...program.named import Batch, batched, only
 from ..look import look
-from ..path import Move
+from ..path import Move, Path
 from ..problem import Problem
 from ..step import em_pass
-from .spent import Accelerated
-from .squarem import extrapolate, squarem
+from ..stopping import SLOWEST, difference, is_small, promised
+from .points import flown
+from .squarem import Squarem, extrapolate, squarem
+
+RECENT = 5  # cycles whose slowest rate is believed: an extrapolation hides the slow direction for a cycle or two
+
+
+@dataclass(frozen=True)
+class Accelerated:
+    """SQUAREM on its way: what it has spent and saved.
+
+    Attributes:
+        squarem: counts, and the bound on the next extrapolation.
+        reach: how many plain steps, to first order, the same way would have taken.
+        seconds: time spent in EM steps, those that were given up included.
+        rates: by how much a plain step shrank the gain, for the last few cycles.
+    """
+
+    squarem: Squarem = Squarem()
+    reach: float = 0.0
+    seconds: float = 0.0
+    rates: tuple[float, ...] = field(default=(), repr=False)
+
+    @property
+    def evaluations(self) -> int:
+        """EM steps taken, those that were given up included."""
+        return self.squarem.evaluations
+
+    @property
+    def cycles(self) -> int:
+        """Cycles of two plain steps, an extrapolation and a step from there."""
+        return self.squarem.cycles
+
+    @property
+    def rejected(self) -> int:
+        """Extrapolations that were given up, because the objective was lower there."""
+        return self.squarem.rejected
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Cost of one EM step."""
+        return self.seconds / max(1, self.evaluations)
+
+    @property
+    def summary(self) -> Accelerated:
+        """What a `Fit` keeps: all of it."""
+        return self
+
+    def move(self, problem: Problem, here: Batch, budget: int) -> Move:
+        """Take one cycle, or one plain step where fewer than three EM steps are left in `budget`."""
+        return cycle(problem, here, self, budget)
+
+    def gap(self, problem: Problem, path: Path, move: Move, tol: float) -> tuple[float, Accelerated]:
+        """Estimate the gap by the two plain steps of a cycle: `rate = g1'r1 / g'r`, the slowest of the last few cycles.
+
+        Far from the top the gain of the first is taken, and its rate from the lengths of both.
+        """
+        moves = [difference(*pair) for pair in pairwise(move.points)]
+        if not bool((moves[0] != 0).any()):
+            return 0.0, self
+        if move.beside is None:
+            return float("inf"), self
+        plain, found = move.beside
+        gain = float(found.objective - move.found.objective)
+        if not is_small(gain, path.level, tol):
+            first, second = (float(step.square().sum()) for step in moves)
+            rate = min(second / first, SLOWEST)
+            return gain * rate / (1 - rate), self
+        first = abs(promised(problem, move.found, path.here, moves[0]))
+        second = abs(promised(problem, found, plain, moves[1]))
+        rate = min(second / first, SLOWEST) if first > 0 else 0.0
+        rates = (*self.rates, rate)[-RECENT:]
+        return max(first, gain, 0.0) / (1 - max(rates)), replace(self, rates=rates)
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        each = f"{1e3 * self.seconds_per_step:.2g} ms each"
+        return f"{self.squarem}, {each}; as far as about {self.reach:.0f} plain steps"
 
 
 class NoStep(ValueError):
@@ -42,7 +116,7 @@ def cycle(problem: Problem, here: Batch, spent: Accelerated, budget: int) -> Mov
     def step(x: Tensor) -> tuple[Tensor, float]:
         known = next((values for point, values in seen if point is x), None)
         try:
-            at = batched(_flown(problem, x, [only(v) for _, v in seen])) if known is None else known
+            at = batched(flown(problem, x, [only(v) for _, v in seen])) if known is None else known
             new, found = em_pass(problem, at, {})
         except RuntimeError as error:
             if known is None:
@@ -84,23 +158,3 @@ def cycle(problem: Problem, here: Batch, spent: Accelerated, budget: int) -> Mov
             spent, squarem=after, reach=spent.reach + moved, seconds=spent.seconds + time.perf_counter() - began
         ),
     )
-
-
-def _flown(problem: Problem, vector: Tensor, seen: Sequence[Params]) -> dict[str, Tensor]:
-    """Return the parameters at an extrapolated point; what an M-step of the user's own returned last stands."""
-    return unflatten(problem.coordinates, vector, seen) | {name: seen[-1][name] for name in problem.plan.callables}
-
-
-def unflatten(coordinates: Coordinates, vector: Tensor, seen: Sequence[Params]) -> dict[str, Tensor]:
-    """Return the parameters at a point, the others as in `seen[0]`.
-
-    Entries that no step of the cycle has moved keep their value: where a transform cannot represent a boundary (a
-    probability of zero), the way there and back would leave it.
-    """
-    first, *others = seen
-    params = coordinates.params(vector, first)
-    for name in coordinates.names if others else ():
-        if coordinates.program.parameters[name].constraint.event_dim == 0:
-            fixed = torch.stack([first[name] == other[name] for other in others]).all(0)
-            params[name] = torch.where(fixed, first[name], params[name])
-    return params

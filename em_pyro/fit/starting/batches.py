@@ -14,6 +14,7 @@ import torch
 
 from ...posterior.possible import is_possible
 from ...program.named import Batch
+from ..acceleration.when import SEEN
 from ..look import look
 from ..loop import Settings
 from ..path import Interrupted, Path
@@ -39,7 +40,7 @@ def together(problem: Problem, settings: Settings, starts: int) -> int:
     """Return how many starts may advance as one batch; one where a step is more than closed forms and Newton."""
     engine = problem.engine
     closed = all(line.how in ("closed form", "Newton", "fixed") for line in problem.plan.lines.values())
-    if not closed or engine.open or settings.callback is not None or settings.accelerate:
+    if not closed or engine.open or settings.callback is not None or settings.acceleration.due((), settings.tol):
         return 1
     widest = max((part.entries() for part in engine.parts), default=1)
     return max(1, min(starts, TOGETHER // (8 * 4 * widest)))
@@ -97,4 +98,5 @@ def _look_closer(objective: float, trail: list[float], settings: Settings, slack
     if settings.tol == 0 or len(trail) < 2:
         return False
     left, _ = aitken([*trail[-2:], objective])
-    return is_small(left, objective, NEAR * settings.tol)
+    near = is_small(left, objective, NEAR * settings.tol)
+    return near or settings.acceleration.due((*trail[1 - SEEN :], objective), settings.tol)
