@@ -192,7 +192,7 @@ def together(affine: Affine) -> list[list[int]]:
     """Sets of entries that meet in one predictor, -1 for none."""
     shape = broadcast(*(piece.index.shape[:-1] for piece in affine.pieces))
     every = torch.cat([piece.index.expand((*shape, piece.index.shape[-1])) for piece in affine.pieces], -1)
-    return every.flatten(0, -2).unique(dim=0).tolist()  # type: ignore[no-any-return]
+    return every.reshape(-1, every.shape[-1]).unique(dim=0).tolist()  # type: ignore[no-any-return]
 
 
 def equation_by_equation(affine: Affine, matrices: Tensor) -> bool:

@@ -54,3 +54,33 @@ def test_affine_in_a_positive_parameter_is_torch() -> None:
     assert how(model, real(N), -real(N))["slope"] == "torch"
     fit = EM(model).fit(real(N), -real(N))
     assert float(fit.params["slope"]) >= 0
+
+
+def summed(y: Tensor, law: Callable[[], dist.Distribution] | None, scale: float | None) -> None:
+    """A location that is a sum of parameters, with no cell to tell them apart by; one may have a prior."""
+    a = pyro.param("a", tensor(0.4))
+    b = pyro.param("b", tensor(0.6)) if law is None else pyro.sample("b", law())
+    s = positive("s", 0.5) if scale is None else scale
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Normal(a + 0.5 * b, s), obs=y)
+
+
+@pytest.mark.parametrize("scale", [None, 0.7])
+def test_a_sum_of_parameters_without_cells(scale: float | None) -> None:
+    """Its mean is that of the data."""
+    y = real(N)
+    fit = EM(summed).fit(y, None, scale)
+    same(fit.params["a"] + 0.5 * fit.params["b"], y.mean())
+
+
+@pytest.mark.parametrize("scale", [None, 0.7])
+def test_beside_what_torch_maximises_a_location_is_swept(scale: float | None) -> None:
+    """Parts of one location, one of them with a prior that is not conjugate, are alternated until `Q` is stationary."""
+    y = 3 + real(N)
+    args = (y, lambda: dist.StudentT(5.0, 0.0, 1.0), scale)
+    plan = how(summed, *args)
+    assert (plan["a"], plan["b"]) == ("swept", "torch")
+    em = EM(summed)
+    em.step(*args)
+    same(em.params["b"], tensor(0.0))
+    same(em.params["a"], y.mean())

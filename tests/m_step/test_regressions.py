@@ -197,7 +197,7 @@ def test_a_hessian_that_is_off_still_leads_to_the_maximum(monkeypatch: pytest.Mo
 
 
 def test_a_gradient_that_is_off_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Successes 0.1 % too many: the trial of closed forms withdraws the block, and the fit ends at the maximum by torch."""
+    """Successes 0.1 % too many: the trial withdraws the block, and the fit ends at the maximum by torch."""
     x, y = design(3), bits()
     truth, density = by_irls(x.numpy(), y.numpy()), Site.density
 

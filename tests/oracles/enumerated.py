@@ -14,7 +14,7 @@ import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
-from torch.distributions import transform_to
+from torch.distributions import constraints, transform_to
 
 Params = Mapping[str, Tensor]
 
@@ -177,8 +177,11 @@ class Enumerated:
 
     def point(self, params: Params) -> Tensor:
         """Return unconstrained coordinates; a boundary is far out, not at infinity."""
-        parts = [transform_to(self.domains[n]).inv(params[n].double()).reshape(-1) for n in self.domains]
-        return torch.cat(parts).clamp(-30, 30).detach()
+        parts = []
+        for name, domain in self.domains.items():
+            part = transform_to(domain).inv(params[name].double()).reshape(-1)
+            parts.append(part if domain is constraints.real else part.clamp(-30, 30))  # a separated slope is far out
+        return torch.cat(parts).detach()
 
     def params(self, point: Tensor) -> dict[str, Tensor]:
         """Return the values of parameters at unconstrained coordinates."""

@@ -128,7 +128,7 @@ class LeastSquares:
         pseudo = {n: _laid(prior) for n, prior in priors.items()}
         joined = _joined(locs, priors, vectors=kind is MatrixSite)
         all_scales = {place.parameter for site in sites for place in site.scale.places}
-        swept = _coupled(engine, block, factors) if scales else ""
+        swept = _coupled(engine, block, factors, bool(scales))
         swept = swept or why_swept(factors, locs, locations, all_scales, pseudo)
         initial = {name: engine.program.parameters[name].initial for name in charts}
         equations = Equations({n: initial[n].numel() for n in locations}, pseudo) if joined and locations else None
@@ -231,11 +231,14 @@ def _sizes(sites: Sequence[Site], initial: Mapping[str, Tensor]) -> dict[str, in
     return found
 
 
-def _coupled(engine: Engine, block: Block, factors: Sequence[SiteFactor]) -> str:
-    """Say which location of a scale something else moves: the two must be alternated."""
+def _coupled(engine: Engine, block: Block, factors: Sequence[SiteFactor], scales: bool) -> str:  # noqa: FBT001
+    """Say which location of a scale, or part of the same location, something else moves: the two must be alternated."""
     why = ""
     for factor in factors:
-        others = engine.recognition.bank.parameters(factor.roles["loc"], "real").intersection(block.moving)
+        loc = factor.roles["loc"]
+        beside = frozenset(name for name, _ in loc.affine.entries) if loc.affine is not None else frozenset[str]()
+        selected = engine.recognition.bank.parameters(loc, "real") if scales else frozenset[str]()
+        others = (selected | beside).intersection(block.moving)
         if others:
             why = f'its location "{min(others)}" is maximised otherwise: alternated until Q is stationary'
     return why

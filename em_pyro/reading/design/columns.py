@@ -9,150 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 from itertools import combinations, product
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..families import Family
-from ..families.charts import Chart
-from ..program.devices import seeded
-from ..program.named import Named, Params, squeeze, unexpand, unwrap
-from ..program.program import Program
-from ..program.site import Site
-from ..program.unroll import unroll
-from .predictor import Affine, Piece
+from ...families.charts import Chart
+from ...program.devices import seeded
+from ...program.named import Params
+from ...program.program import Program
+from ..predictor import Affine, Piece
+from .replays import Linked, Replays, finite
 
 REPLAYS, ALTERNATIVES = 512, 3
-FAR = 4.0  # units of the predictor up to which columns are evaluated: beyond, a link loses digits
-NEXT = 2.0**50  # times as far, where a step has changed nothing, and as near, where it has left the numbers
-NOISE = {torch.float64: 1e-13, torch.float32: 1e-5}
-
-
-@dataclass(frozen=True)
-class Linked:
-    """One argument of one site, through one link."""
-
-    site: str
-    role: str
-    chart: Chart
-    family: Family
-    rank: int  # events of the site
-    reference: int = field(default=0, compare=False)  # category from which the predictors of a simplex row are counted
-
-    @property
-    def unitless(self) -> bool:
-        """Whether one is one in any units of the data: of what is under a logarithm or a logit."""
-        return self.chart.name != "itself"
-
-    @property
-    def event(self) -> int:
-        """Trailing dimensions of the argument."""
-        return self.rank + self.family.roles[self.role].event_dim
-
-    def named(self, site: Site, tensor: Tensor) -> Named:
-        """Name the dimensions of an argument, or of its predictor."""
-        return squeeze(tensor, site.dims, self.site, self.event)
-
-    def argument(self, site: Site) -> Named:
-        """Return the argument as the model computed it."""
-        return self.named(site, self.family.read(unwrap(site.fn).base)[self.role].detach())
-
-    def predictor(self, site: Site) -> Named:
-        """Return what is under the link."""
-        base = unwrap(site.fn).base
-        logistic = self.chart.name in ("sigmoid", "softmax")
-        raw = _logits(base, self.family.roles[self.role].event_dim) if logistic else None
-        if raw is None:
-            raw = self.chart.inverse(self.family.read(base)[self.role])
-        raw = raw.detach().double()
-        if self.chart.name == "softmax":
-            raw = raw - raw[..., self.reference : self.reference + 1]
-        return self.named(site, raw)
-
-
-def _logits(base: Any, event_dim: int) -> Tensor | None:
-    """Return the logits, where the program gave them: no digits are lost far out."""
-    inner = getattr(base, "_categorical", base)
-    return unexpand(inner.logits, event_dim) if "logits" in vars(inner) and "probs" not in vars(inner) else None
-
-
-@dataclass(frozen=True)
-class Replays:
-    """The program with all coordinates at zero, where the columns start from."""
-
-    program: Program
-    coordinates: Mapping[str, Chart]  # from the coordinates of a parameter to its values
-    values: Params = field(repr=False)  # of the other parameters
-    links: tuple[Linked, ...]
-    base: tuple[Tensor, ...] = field(default=(), repr=False)  # predictor of every link
-
-    @cached_property
-    def zero(self) -> dict[str, Tensor]:
-        """Coordinates of every parameter."""
-        return {n: torch.zeros_like(self.program.parameters[n].initial) for n in self.coordinates}
-
-    @cached_property
-    def noise(self) -> float:
-        """Rounding of a replay."""
-        return NOISE[torch.float32 if any(z.dtype == torch.float32 for z in self.zero.values()) else torch.float64]
-
-    def run(self, direction: Params, step: float = 1.0) -> tuple[Tensor, ...]:
-        """Run the program a step away from zero coordinates, and return the predictors there."""
-        moved = {n: self.zero[n] + step * part.to(self.zero[n]) for n, part in direction.items()}
-        values = {n: self.coordinates[n].forward(point) for n, point in {**self.zero, **moved}.items()}
-        with torch.no_grad():
-            sites = unroll(self.program.run({**self.values, **values}))
-        return tuple(link.predictor(sites[link.site]).tensor for link in self.links)
-
-    def change(self, direction: Params, step: float) -> list[Tensor]:
-        """Return how fast every predictor changes over a step."""
-        return [_difference(m, b) / step for m, b in zip(self.run(direction, step), self.base, strict=True)]
-
-    def moved(self, direction: Params) -> tuple[list[Tensor], float]:
-        """Return the change over a step that keeps within the reach of every link, and that step.
-
-        It is as large as links allow, or as their bases are: a covariate may be in any unit.
-        """
-        step, change = 1.0, self.change(direction, 1.0)
-        for _ in range(8):
-            sizes = [step * float(c.abs().max()) / self._reach(k) for k, c in enumerate(change)]
-            size = max((s for s, link in zip(sizes, self.links, strict=True) if link.unitless), default=0.0)
-            if size == 0.0:
-                size = max((s for s, link in zip(sizes, self.links, strict=True) if not link.unitless), default=0.0)
-                further = NEXT if size == 0.0 else 1.0 if size >= 1 / 16 else 2.0 ** math.ceil(-math.log2(size))
-            else:
-                further = 1 / NEXT if not math.isfinite(size) else 2.0 ** math.floor(-math.log2(size))
-                further = 1.0 if 1 / 16 <= size <= 1 else further
-            if further == 1.0 or (further > 1 and not self._free(direction)):
-                break
-            try:
-                change, step = self.change(direction, step * further), step * further
-            except (RuntimeError, ValueError):
-                if further < 1:
-                    raise
-                break  # so far out there is no model
-        return change, step
-
-    def _reach(self, k: int) -> float:
-        """Return how far a predictor is moved: as far as its link has digits, or once its own size."""
-        if self.links[k].unitless:
-            return FAR
-        size = float(_finite(self.base[k]).abs().max()) if self.base[k].numel() else 0.0
-        return size if size > 0 else 1e-300
-
-    def _free(self, direction: Params) -> bool:
-        """Whether a direction may be followed far: no parameter of it enters by its logarithm."""
-        return all(self.coordinates[name].name == "itself" for name in direction)
-
-    def floor(self, change: Tensor, link: Linked, base: Tensor, step: float) -> Tensor:
-        """Return what a change may be by rounding alone; what is under a link that has no unit is rounded beside 1."""
-        size = 1 + _finite(base).abs() if link.unitless else _finite(base).abs().max()
-        return self.noise * (size / step + float(change.abs().max()))
-
 
 Slot = tuple[Tensor, Tensor]  # which flat entry of a parameter a cell takes, -1 for none; its multiplier
 
@@ -189,7 +59,7 @@ def _straight(replays: Replays) -> list[bool]:
     full, step = replays.moved(direction)
     straight = []
     for one, half, base in zip(full, replays.change(direction, step / 2), replays.base, strict=True):
-        slack = 1e4 * replays.noise * (one.abs() + _finite(base).abs() / step + float(one.abs().max()))
+        slack = 1e4 * replays.noise * (one.abs() + finite(base).abs() / step + float(one.abs().max()))
         straight.append(bool((((one - half).abs() <= slack) & torch.isfinite(one)).all()))
     return straight
 
@@ -262,15 +132,6 @@ def _hidden(replays: Replays, name: str, entries: Tensor, slots: Sequence[Slot])
     changes, step = replays.moved({name: mask.reshape(replays.zero[name].shape)})
     every = zip(changes, replays.links, replays.base, strict=True)
     return any(bool((c.abs() > replays.floor(c, link, base, step)).any()) for c, link, base in every)
-
-
-def _difference(moved: Tensor, base: Tensor) -> Tensor:
-    """Return what has changed; nothing at a structural zero, whose logit is minus infinity before and after."""
-    return torch.where(moved == base, 0.0, moved - base)
-
-
-def _finite(base: Tensor) -> Tensor:
-    return torch.where(torch.isfinite(base), base, 0.0)
 
 
 # ---- from columns to a predictor -------------------------------------------------------------------------------------

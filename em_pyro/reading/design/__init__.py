@@ -1,0 +1,1 @@
+"""Designs of predictors: their columns, and the replays that tell them."""
