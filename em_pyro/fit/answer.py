@@ -82,7 +82,7 @@ def follow(
 
 
 def certified(problem: Problem, point: Params) -> tuple[Problem, tuple[str, ...], bool]:
-    """Take one M-step from `point` and require that the gradient of `Q` is zero at every closed form.
+    """Take one M-step from `point`, torch parameters held, and require that `Q` has no slope at every closed form.
 
     Returns:
         What is left of the closed forms, why others were withdrawn, and whether this start could tell.
@@ -93,7 +93,7 @@ def certified(problem: Problem, point: Params) -> tuple[Problem, tuple[str, ...]
         check_possible(problem.engine, only(here), problem.objective(here))
         return problem, (), True
     try:
-        new, found = em_step(problem, here)
+        new, found = em_step(replace(problem, plan=problem.plan.held), here)
     except (RuntimeError, ValueError):  # of torch: a matrix of nothing but NaN, where the data are impossible
         check_possible(problem.engine, only(here), problem.objective(here))
         raise
