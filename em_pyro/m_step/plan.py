@@ -36,7 +36,7 @@ class Line:
 
     @property
     def closed_form(self) -> bool:
-        """Whether the maximum is found to rounding, by formulas or Newton's method, without an optimiser of torch."""
+        """Whether its maximum, under the others, is found to rounding without an optimiser of torch."""
         return self.how in ("closed form", "Newton", "swept")
 
 
@@ -72,6 +72,11 @@ class Plan:
     def maximised(self) -> tuple[str, ...]:
         """Parameters that move, but for those with an M-step of the user's own: what that returns stands."""
         return tuple(n for n in self.free if n not in self.callables)
+
+    @property
+    def held(self) -> Plan:
+        """The same with torch parameters held where they are."""
+        return replace(self, climbs=(), swept=tuple(n for n, line in self.lines.items() if line.how == "swept"))
 
     def __str__(self) -> str:
         """Return a table with a line for each parameter, then the notes."""
@@ -126,7 +131,7 @@ def choose(engine: Engine, options: Mapping[str, Choice], withdrawn: Mapping[str
     torch = [name for name, line in lines.items() if line.how == "torch"]
     climbs = climbs_of(engine, torch, alternated, [name for name in torch if name in forced])
     for climb in climbs:
-        for name in climb.names if climb.caveat else ():
+        for name in climb.names if not climb.exact else ():
             lines[name] = replace(lines[name], why=_why_climbed(lines, climb, name))
     calls = {name: choice for name, choice in options.items() if callable(choice)}
     climbed = {name for climb in climbs for name in climb.names}
@@ -139,7 +144,7 @@ def _why_climbed(lines: Mapping[str, Line], climb: Climb, name: str) -> str:
     if lines[name].how == "torch":
         return f"{lines[name].why}; {climb.caveat}"
     others = listed([f'"{other}"' for other in climb.names if lines[other].how == "torch"])
-    return f"maximised with {others} held, then together with it: {climb.caveat}"
+    return f"maximised with {others} held, then climbed with it: Q rises (generalised EM)"
 
 
 def _check(options: Mapping[str, Choice], parameters: Mapping[str, object]) -> None:

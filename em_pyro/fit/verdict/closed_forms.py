@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ DIGITS = 16 * torch.finfo(torch.float64).eps  # of a parameter, that a closed fo
 
 
 def tried(problem: Problem, point: Params) -> tuple[Problem, tuple[str, ...], bool]:
-    """Take one M-step from `point` and require that the gradient of `Q` is zero at every closed form.
+    """Take one M-step from `point`, torch parameters held, and require that `Q` has no slope at every closed form.
 
     Returns:
         What is left of the closed forms, why others were withdrawn, and whether this start could tell.
@@ -33,7 +34,7 @@ def tried(problem: Problem, point: Params) -> tuple[Problem, tuple[str, ...], bo
         check_possible(problem.engine, only(here), problem.objective(here))
         return problem, (), True
     try:
-        new, found = em_step(problem, here)
+        new, found = em_step(replace(problem, plan=problem.plan.held), here)
     except (RuntimeError, ValueError):  # of torch: a matrix of nothing but NaN, where the data are impossible
         check_possible(problem.engine, only(here), problem.objective(here))
         raise

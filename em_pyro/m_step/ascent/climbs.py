@@ -13,11 +13,7 @@ NEWTON, LBFGS, ADAM = "Newton", "L-BFGS", "Adam"
 SMALL = 32  # backward passes up to which a Hessian costs less than the iterations that it saves
 MEDIUM = 300  # entries up to which a Hessian is computed at all
 LARGE = 1000  # entries beyond which a block is treated as a network
-CAVEATS = {
-    NEWTON: "a few steps of Newton, whose Hessian is kept from one M-step to the next",
-    LBFGS: "a few steps of L-BFGS, whose memory is kept from one M-step to the next",
-    ADAM: "some steps of Adam",
-}
+HURRIED = {NEWTON: "few steps of Newton", LBFGS: "few steps of L-BFGS", ADAM: "some steps of Adam"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ class Climb:
     @property
     def caveat(self) -> str:
         """What the plan says of an M-step that is not a maximum."""
-        return "" if self.exact else f"{CAVEATS[self.method]}: Q rises, but is not maximised (generalised EM)"
+        return "" if self.exact else f"{HURRIED[self.method]}: Q rises, but is not maximised (generalised EM)"
 
 
 def climbs_of(
