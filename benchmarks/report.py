@@ -27,8 +27,8 @@ with ours to 1e-9 relative is left out and says so (the site form of a chain is 
 differ more). Apart: that disagreement; in the float32 table, from our float64. Wall: milliseconds on the clock with
 two threads, measured once. Memory: peak beyond the data and the imported libraries. Planning: seconds on the clock
 before the first iteration, in none of the times. By hand, coins are fitted in NumPy with SciPy's log-sum-exp, as a
-tutorial has it, and once more with the log-sum-exp written out. Where the title says "a step", a step of SVI on the same
-Pyro model stands beside one of EM, and the log evidence that must agree is that of the start.
+tutorial has it, and once more with the log-sum-exp written out. Where the title says "a step", a step of SVI on the
+same Pyro model stands beside one of EM, and the log evidence that must agree is that of the start.
 
 Make it anew by `make bench` (`python -m benchmarks --quick` for a minute's run).
 """

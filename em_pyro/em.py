@@ -8,7 +8,6 @@ from numbers import Integral
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .errors import ModelError
@@ -26,13 +25,13 @@ from .fit.starting.starts import given_start, given_value, need_parameters, own_
 from .fit.step import em_step
 from .m_step.ascent.ascend import Carried
 from .m_step.plan import Choice, Plan
-from .options import check_options, check_priors, check_switches, planning
+from .options import bar_of, check_options, check_priors, check_switches, planning
 from .posterior.possible import check_possible, possible_posterior
 from .posterior.posterior import Posterior
 from .program.devices import beside
 from .program.fingerprint import Fingerprint
 from .program.handlers import alone
-from .program.named import Params, batched, only
+from .program.named import Params, alike, batched, only
 from .program.store import kept_on_error, write
 
 
@@ -60,12 +59,11 @@ class EM:
         screen: with more than five starts, compare them after twenty steps and follow the best quarter to their ends;
             False follows all.
         collapse: treat equal rows as one row with a weight, where that pays; False keeps them apart.
-        acceleration: of `fit`, never to where the objective is lower. "auto": plain EM while it is fast, and once a
-            settled rate says that more than a hundred steps are left, "quasi-newton": steps by the gradient and the
-            curvature that the last moves have shown, with the EM step as preconditioner. "squarem" extrapolates EM
-            steps. None is plain EM; so is "auto" with `tol=0`, and where an M-step is a callable or some steps of Adam,
-            or the model is run in every step. `max_steps` and `Fit.num_steps` count EM steps, of which those that an
-            acceleration gives up, and up to three in a cycle of SQUAREM, lead to no point of `Fit.path`.
+        acceleration: of `fit`, never to where the objective is lower. "quasi-newton" goes by the gradient and the
+            curvature that the last moves have shown, with the EM step as preconditioner; "squarem" extrapolates EM
+            steps; None is plain EM. "auto" is plain EM until a settled rate says that more than a hundred steps are
+            left, then "quasi-newton"; with `tol=0`, a callable as M-step, Adam, or a model that is run in every step it
+            stays plain. `max_steps` and `Fit.num_steps` count EM steps, also those that lead to no point of `Fit.path`.
         prior_density: "constrained", the density of a prior at the user's values, or "unconstrained", that of their
             unconstrained coordinates, which no prior of a shape below one makes infinite: a Dirichlet, Beta or Gamma
             shape `a` then adds `a` to the counts in place of `a - 1`. Only sites with a prior are concerned.
@@ -210,7 +208,7 @@ class EM:
             check_possible(problem.engine, params, problem.objective(batch))
             raise
         before, objective = self._previous, look(problem, found, batch, new).objective[0]
-        known = before is not None and before[0] is problem.key and _unmoved(before[2], params)
+        known = before is not None and before[0] is problem.key and alike(before[2], params)
         check_step(problem, Move(new, found, carried), batch, before[1] if before is not None and known else None)
         self._keep(problem, only(new))
         self._carried = carried
@@ -220,7 +218,7 @@ class EM:
     def _fitted(self, problem: Problem) -> Fit:
         """Follow every start to its end; the best is left in the store."""
         points = starting_points(problem, self.starts, self.seed, self._own(problem))
-        bar = _bar(len(points)) if self.progress else None
+        bar = bar_of(len(points)) if self.progress else None
         tick = bar.update if bar is not None else None
         told = None if self.callback is None else self._told(problem, self.callback)
         settings = Settings(self.tol, self.max_steps, told, tick, wished(problem, self.acceleration))
@@ -242,12 +240,7 @@ class EM:
 
     def _told(self, problem: Problem, callback: Callable[[State], Any]) -> Callable[[State], Any]:
         """Return the user's callback, before which the values of the step are left in the store."""
-
-        def told(state: State) -> Any:
-            self._keep(problem, state.params)
-            return callback(state)
-
-        return told
+        return lambda state: (self._keep(problem, state.params), callback(state))[1]
 
     @contextlib.contextmanager
     def _kept_on_error(self, problem: Problem) -> Iterator[None]:
@@ -302,13 +295,3 @@ class EM:
 
 _SUMMED = "\n".join(f"        {name}: {text}" for name, text in sorted(summed().items()))
 EM.__doc__ = f"{(EM.__doc__ or '').rstrip()}\n\n{_SUMMED}\n    "
-
-
-def _unmoved(kept: Params, params: Params) -> bool:
-    return kept.keys() == params.keys() and all(torch.equal(kept[n], params[n]) for n in kept)
-
-
-def _bar(starts: int) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(desc=f"EM, {starts} start{'s' * (starts > 1)}", unit=" steps")

@@ -1,4 +1,4 @@
-"""Part of the way to the maximum of `Q`: a few trials in every M-step, by a curvature that is carried from one to the next.
+"""Part of the way to the maximum of `Q`: a few trials in every M-step, by a curvature carried from one to the next.
 
 An E-step at better parameters is worth more than the last digits of a maximum that it moves again: any rise of `Q` is a
 step of generalised EM, and one step of Newton keeps the rate of EM near its end. So a climb ends when what is left is
