@@ -29,7 +29,7 @@ from .options import bar_of, check_options, check_priors, check_switches, planni
 from .posterior.possible import check_possible, possible_posterior
 from .posterior.posterior import Posterior
 from .program.devices import beside
-from .program.fingerprint import Fingerprint
+from .program.changes.fingerprint import Fingerprint
 from .program.handlers import alone
 from .program.named import Params, alike, batched, only
 from .program.store import kept_on_error, write
@@ -63,18 +63,16 @@ class EM:
             curvature that the last moves have shown, with the EM step as preconditioner; "squarem" extrapolates EM
             steps; None is plain EM. "auto" is plain EM until a settled rate says that more than a hundred steps are
             left, then "quasi-newton"; with `tol=0`, a callable as M-step, Adam, or a model that is run in every step it
-            stays plain. `max_steps` and `Fit.num_steps` count EM steps, also those that lead to no point of `Fit.path`.
-        prior_density: "constrained", the density of a prior at the user's values, or "unconstrained", that of their
-            unconstrained coordinates, which no prior of a shape below one makes infinite: a Dirichlet, Beta or Gamma
-            shape `a` then adds `a` to the counts in place of `a - 1`. Only sites with a prior are concerned.
+            stays plain. `max_steps` and `Fit.num_steps` count all EM steps, also those that are not in `Fit.path`.
+        prior_density: of sites with a prior, "constrained": at the user's values, or "unconstrained": of unconstrained
+            coordinates, infinite nowhere; a Dirichlet, Beta or Gamma shape `a` then adds `a` and not `a - 1`.
         continuous: {"site": "maximise"} makes a continuous latent in a data plate a parameter with an entry a row.
 
     Attributes:
-        last: the last `Fit`. A fit that Ctrl-C or an error of the callback ended before its time is there as well, with
-            the outcome "interrupted" and the best values so far.
+        last: the last `Fit`; also one that Ctrl-C or an error of the callback ended, with the outcome "interrupted".
 
-    An M-step of your own comes before all others, which are maximised around what it returns. That stands: it is not
-    extrapolated, and no disturbance moves it. Once the others are done, `Q` must not have fallen.
+    An M-step of your own comes before all others, which are maximised around what it returns. That stands: no
+    acceleration or disturbance moves it. Once the others are done, `Q` must not have fallen.
 
     The expected statistics are a dict. For every site that a parameter enters, by name, it has a tuple of tensors:
     statistics of the data as they are, times posterior weights, summed over the rows. Dimensions are the latents and
@@ -240,7 +238,12 @@ class EM:
 
     def _told(self, problem: Problem, callback: Callable[[State], Any]) -> Callable[[State], Any]:
         """Return the user's callback, before which the values of the step are left in the store."""
-        return lambda state: (self._keep(problem, state.params), callback(state))[1]
+
+        def told(state: State) -> Any:
+            self._keep(problem, state.params)
+            return callback(state)
+
+        return told
 
     @contextlib.contextmanager
     def _kept_on_error(self, problem: Problem) -> Iterator[None]:

@@ -42,10 +42,15 @@ def check_options(
         )
     if not (callback is None or callable(callback)):
         raise ParameterError(f"EM: expected callback to be callable or None, got {callback!r}.")
+    _check_acceleration(acceleration, m_step or {})
+
+
+def _check_acceleration(acceleration: Any, m_step: Mapping[str, Any]) -> None:
+    """Refuse what is no acceleration, and one that an M-step of the user's own rules out."""
     if not (acceleration is None or isinstance(acceleration, str) and acceleration in ACCELERATIONS):
         names = ", ".join(f'"{name}"' for name in ACCELERATIONS)
         raise ParameterError(f"EM: expected acceleration to be None or one of {names}, got {acceleration!r}.")
-    own = [name for name, choice in (m_step or {}).items() if callable(choice)]
+    own = [name for name, choice in m_step.items() if callable(choice)]
     if acceleration == "quasi-newton" and own:
         raise ParameterError(
             f'EM: expected no M-step of your own with acceleration="quasi-newton", which moves all parameters, got '

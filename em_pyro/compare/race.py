@@ -46,8 +46,7 @@ def compare(
 ) -> Race:
     """Race several ways to fit one model from the same starts, and measure them against the best objective known.
 
-    The param store, modules and global generators are as they were when it returns. Warnings that a contender raises
-    are collected into its lanes.
+    It leaves the param store, modules and generators as they were, and collects a contender's warnings into its lanes.
 
     Args:
         model: a Pyro model.
@@ -58,23 +57,21 @@ def compare(
         budget_seconds: for each contender and start; a step that is running is finished.
         max_steps: passes over the data for each contender and start.
         seed: of random starts and of guides that draw.
-        prior_density: as in `EM`: of the objective that all contenders ascend.
+        prior_density: as in `EM`, of the objective that all contenders ascend.
         continuous: as in `EM`.
-        held_out: arguments of the model with other data: adds a column of log predictive density. Full Bayesian
-            contenders need it, since their objective is another.
-        analytic: an independent EM, called as `analytic(start, steps)`, that returns its objectives, or a record with
-            `log_likelihood` and perhaps `params` (as those of `em_pyro.analytic`), each of `steps + 1` entries.
+        held_out: arguments with other data: adds a column of log predictive density. Full Bayes needs it.
+        analytic: an independent EM: from `(start, steps)` to its objectives, or a record with `log_likelihood` and
+            perhaps `params` (as those of `em_pyro.analytic`), each of `steps + 1` entries.
         echo: what is done with the line that bounds the time.
 
     Raises:
         ParameterError: an option does not fit.
-        ModelError: exact EM cannot treat the model.
-        DataError: the data cannot be used.
+        EMError: exact EM cannot treat the model, or the data cannot be used.
     """
     _check(contenders, held_out, budget_seconds, max_steps)
     with torch.random.fork_rng(devices=_devices()):
         density: dict[str, Any] = {"prior_density": prior_density, "continuous": continuous}
-        referee = EM(model, starts=starts, seed=seed, **density)  # looks at the options
+        referee = EM(model, starts=starts, seed=seed, **density)
         here = prepare(model, args, dict(kwargs or {}), {}, **planning(referee))
         need_parameters(here)
         points = starting_points(here, referee.starts, referee.seed)
@@ -84,15 +81,18 @@ def compare(
         for name, who in contenders.items():
             own = Ours(EM(model, **density, **who.options), here) if who.kind == "em" else None
             for index, start in enumerate(points):
-                clock = Clock(budget_seconds, max_steps)
-                begin = {n: v.detach().clone() for n, v in start.items()}  # optimisers write in place
+                clock, begin = Clock(budget_seconds, max_steps), {n: v.detach().clone() for n, v in start.items()}
                 lanes.append(_lane(here, own, name, who, index, begin, clock, seed, unseen))
         lanes = [_held_out(lane, unseen) for lane in judged(here, lanes)]
         best = settle(here, lanes, budget_seconds)
         agreed = agreement(here, points[0], analytic) if analytic is not None else ""
-    dtypes = ", ".join(sorted({str(p.initial.dtype).removeprefix("torch.") for p in here.program.parameters.values()}))
-    settings = budget_seconds, torch.get_num_threads(), dtypes
-    return Race(tuple(contenders), tuple(lanes), best, len(points), *settings, agreed, here.plan.seconds, prior_density)
+    told = budget_seconds, torch.get_num_threads(), _dtypes(here), agreed, here.plan.seconds, prior_density
+    return Race(tuple(contenders), tuple(lanes), best, len(points), *told)
+
+
+def _dtypes(here: Problem) -> str:
+    """Those of the parameters."""
+    return ", ".join(sorted({str(p.initial.dtype).removeprefix("torch.") for p in here.program.parameters.values()}))
 
 
 def _held_out(lane: Lane, unseen: HeldOut | None) -> Lane:

@@ -24,10 +24,10 @@ from ..m_step.pooling import PriorUnbounded
 from ..program.coordinates import Coordinates
 from ..program.data.check import check_data
 from ..program.devices import beside
-from ..program.fingerprint import Fingerprint, contents_of, fingerprint, first_change, lasting, unread
+from ..program.changes.fingerprint import Fingerprint, contents_of, fingerprint, first_change, lasting, unread
 from ..program.named import Batch, Params, batched, only
 from ..program.program import Program
-from ..program.same import check_kept, check_steady, first_difference, states_of
+from ..program.changes.same import check_kept, check_steady, first_difference, states_of
 from ..program.store import check_starts, values_now
 from ..program.survey import survey
 from ..reading.bound import Bound

@@ -106,10 +106,7 @@ def choose(engine: Engine, options: Mapping[str, Choice], withdrawn: Mapping[str
         ModelError: the scale of a prior moves, so that the joint density has no bound.
     """
     parameters = engine.program.parameters
-    _check(options, parameters)
-    for found in engine.recognition.unbounded:
-        if "fixed" not in (options.get(found.site), options.get(found.parameter)):
-            raise found.refusal()
+    _check(options, engine)
     uses = uses_of(engine)
     forced = {n: c if isinstance(c, str) else "callable" for n, c in options.items() if c != "closed"}
     solvers, reasons = solved(engine, uses, forced, withdrawn)
@@ -130,9 +127,7 @@ def choose(engine: Engine, options: Mapping[str, Choice], withdrawn: Mapping[str
     alternated = [name for name, line in lines.items() if line.how == "swept"]
     torch = [name for name, line in lines.items() if line.how == "torch"]
     climbs = climbs_of(engine, torch, alternated, [name for name in torch if name in forced])
-    for climb in climbs:
-        for name in climb.names if not climb.exact else ():
-            lines[name] = replace(lines[name], why=_why_climbed(lines, climb, name))
+    lines |= {n: replace(lines[n], why=_why_climbed(lines, c, n)) for c in climbs if not c.exact for n in c.names}
     calls = {name: choice for name, choice in options.items() if callable(choice)}
     climbed = {name for climb in climbs for name in climb.names}
     swept = tuple(name for name in alternated if name not in climbed)
@@ -147,8 +142,9 @@ def _why_climbed(lines: Mapping[str, Line], climb: Climb, name: str) -> str:
     return f"maximised with {others} held, then climbed with it: Q rises (generalised EM)"
 
 
-def _check(options: Mapping[str, Choice], parameters: Mapping[str, object]) -> None:
-    """Refuse options for what is no parameter, and options that do not exist."""
+def _check(options: Mapping[str, Choice], engine: Engine) -> None:
+    """Refuse options for what is no parameter, options that do not exist, and a prior whose scale is not fixed."""
+    parameters = engine.program.parameters
     for name, choice in options.items():
         if name not in parameters:
             raise ParameterError(
@@ -159,6 +155,9 @@ def _check(options: Mapping[str, Choice], parameters: Mapping[str, object]) -> N
                 f'm_step["{name}"]: expected "torch", "closed", "fixed" or a callable, got {choice!r}. '
                 f"Choose one of them."
             )
+    for found in engine.recognition.unbounded:
+        if "fixed" not in (options.get(found.site), options.get(found.parameter)):
+            raise found.refusal()
 
 
 def _forced(how: str | None) -> tuple[str, str]:

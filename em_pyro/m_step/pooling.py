@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ..program.named import unraveled
 from ..reading.bank import RoleMap, Segment
 
 
@@ -42,7 +43,7 @@ def refuse_unbounded(name: str, pooled: Tensor, pseudo: Tensor, shape: Sequence[
         return
     bad = (pooled <= 0) & (pseudo.reshape(-1) < 0)
     if bool(bad.any()):
-        entry = torch.unravel_index(bad.reshape(-1, bad.shape[-1]).any(0).nonzero()[0, 0], tuple(shape))
+        entry = unraveled(bad.reshape(-1, bad.shape[-1]).any(0).nonzero()[0, 0], tuple(shape))
         raise PriorUnbounded(
             f'site "{name}", entry {tuple(int(i) for i in entry)}: its prior is unbounded where the update would go, '
             f'and has a mode in EM(prior_density="unconstrained")'

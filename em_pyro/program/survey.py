@@ -136,13 +136,7 @@ def survey(
     else:
         upstream = dict.fromkeys(messages, frozenset(latent))
     frames = [frame for msg in messages.values() for frame in msg["cond_indep_stack"] if frame.vectorized]
-    depth = max((-frame.dim for frame in frames), default=0)
-    colours = _colour(latent, upstream)
-    latents = {}
-    for name in latent:
-        support = states(_support(messages[name]), messages[name]["fn"].event_shape)
-        rank = len(messages[name]["fn"].batch_shape)
-        latents[name] = Latent(name, -1 - depth - colours[name], support, _plates(messages[name]), rank)
+    latents = _latents(latent, messages, upstream, max((-frame.dim for frame in frames), default=0))
     sizes = {frame.name: frame.size for frame in frames}
     for name in messages.keys() & sizes.keys():
         raise ModelError(f'Site "{name}": expected a name of its own, got that of a plate. Rename one of them.')
@@ -162,6 +156,19 @@ def survey(
         unconstrained=unconstrained,
         by_row=by_row,
     )
+
+
+def _latents(
+    names: list[str], messages: Mapping[str, Any], upstream: Mapping[str, frozenset[str]], depth: int
+) -> dict[str, Latent]:
+    """The discrete latents, each in a dimension left of the `depth` of the plates."""
+    colours = _colour(names, upstream)
+    found = {}
+    for name in names:
+        fn = messages[name]["fn"]
+        support = states(_support(messages[name]), fn.event_shape)
+        found[name] = Latent(name, -1 - depth - colours[name], support, _plates(messages[name]), len(fn.batch_shape))
+    return found
 
 
 def _run(
@@ -250,24 +257,24 @@ def _local_continuous(messages: Mapping[str, Any], latent: list[str], continuous
             )
     by_row = set[str]()
     data = {plate for name, msg in messages.items() if msg["is_observed"] or name in latent for plate in _plates(msg)}
-    for name, msg in messages.items():
+    for name in priors:
+        msg = messages[name]
         local = [plate for plate in _plates(msg) if plate in data]
-        if name not in priors or not local:
+        if not local:
             continue
         if name + LABELS in messages:
             raise ModelError(
-                f'Site "{name}": expected obs_mask on a discrete site, got a continuous '
-                f"one. Missing continuous values are left out by the mask of the distribution: fn.mask(observed)."
+                f'Site "{name}": expected obs_mask on a discrete site, got a continuous one. '
+                f"Missing continuous values are left out by the mask of the distribution: fn.mask(observed)."
             )
-        if name in continuous:
-            by_row.add(name)
-            continue
-        raise ModelError(
-            f'Site "{name}": expected a discrete latent in the data plate "{local[0]}", got a continuous one '
-            f"({type(unwrap(msg['fn']).base).__name__}). Integrate it by em_pyro.quadrature, or write it as "
-            f"dist.GaussianHMM or a marginal density; or make it a parameter with an entry a row and a prior: "
-            f'EM(continuous={{"{name}": "maximise"}}).'
-        )
+        by_row.add(name)
+        if name not in continuous:
+            raise ModelError(
+                f'Site "{name}": expected a discrete latent in the data plate "{local[0]}", got a continuous one '
+                f"({type(unwrap(msg['fn']).base).__name__}). Integrate it by em_pyro.quadrature, or write it as "
+                f"dist.GaussianHMM or a marginal density; or make it a parameter with an entry a row and a prior: "
+                f'EM(continuous={{"{name}": "maximise"}}).'
+            )
     return frozenset(by_row)
 
 
@@ -275,10 +282,7 @@ def _tensors_provenance(fn: Distribution) -> frozenset[str]:
     """Return the latents on which any tensor inside a distribution depends."""
     found: frozenset[str] = frozenset()
     for value in vars(fn).values():
-        if isinstance(value, Distribution):
-            found |= _tensors_provenance(value)
-        else:
-            found |= get_provenance(value)
+        found |= _tensors_provenance(value) if isinstance(value, Distribution) else get_provenance(value)
     return found
 
 

@@ -72,6 +72,7 @@ def test_a_signal_keeps_the_fit(options: dict[str, Any], signalled: None) -> Non
 def test_an_interrupt_of_the_last_look_keeps_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when all starts have ended and the model is run once more."""
     from em_pyro.fit import answer
+    from em_pyro.fit.starting import ends
 
     def press(*args: Any) -> None:
         raise KeyboardInterrupt
@@ -79,8 +80,8 @@ def test_an_interrupt_of_the_last_look_keeps_the_fit(monkeypatch: pytest.MonkeyP
     want = EM(mixture).fit(points())
     pyro.clear_param_store()
     em = EM(mixture)
-    for name in ("measured", "disagreements"):
-        monkeypatch.setattr(answer, name, press)
+    for module, name in ((answer, "measured"), (ends, "disagreements")):
+        monkeypatch.setattr(module, name, press)
         pyro.clear_param_store()
         with pytest.raises(KeyboardInterrupt):
             em.fit(points())

@@ -32,10 +32,10 @@ def test_a_step_that_runs_off_does_not_blame_the_start() -> None:
         with pyro.plate("row", len(x)):
             z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5])))
             pyro.sample("x", dist.Normal(4.0 * z, 1.0), obs=x)
-            pyro.factor("reward", bonus[z])
+            pyro.factor("reward", bonus[z].exp())
 
     em, x, said = EM(model), points(), ""
-    for _ in range(30):
+    for _ in range(300):
         before = stored()
         try:
             em.step(x)

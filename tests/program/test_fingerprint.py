@@ -20,7 +20,7 @@ from pyro.nn import PyroModule, PyroParam
 from torch import Tensor, tensor
 
 from em_pyro import EM, DataError
-from em_pyro.program.fingerprint import fingerprint, first_change, lasting, unread
+from em_pyro.program.changes.fingerprint import fingerprint, first_change, lasting, unread
 
 X = [0.0, 0.5, 0.2, 3.0, 3.5, 2.9, 0.1]
 SHIFT = 100.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ class Moments:
         rate: length of a step.
     """
 
+    method: ClassVar[str] = "Adam"
     count: int = 0
     first: Tensor = field(default_factory=lambda: torch.zeros(()), repr=False)
     second: Tensor = field(default_factory=lambda: torch.zeros(()), repr=False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import MutableMapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -13,7 +15,7 @@ from ...errors import ObjectiveError
 from ...program.coordinates import FAR, joined
 from ...program.named import Params
 from .adam import Moments, adam
-from .climbs import ADAM, NEWTON, SMALL, Climb
+from .climbs import ADAM, LBFGS, NEWTON, SMALL, Climb
 from .hill import Hill, OnlyOnce, Point, hill_of
 from .newton import newton
 from .partial import Curvature, Pairs, by_curvature, by_memory
@@ -36,27 +38,28 @@ def ascend(
     """
     hill = hill_of(engine, found, params, climb.names)
     start, kept = hill.start, {name: params[name] for name in climb.names}
-    old, slope = hill.slope(start)
-    bad = [name for name, part in hill.cut(slope).items() if not bool(torch.isfinite(part).all())]
-    if bad or old != old:
-        raise ObjectiveError(_undefined(hill, params, bad or list(climb.names)))
+    old, slope = _defined(hill, params)
     scale, steep = 1.0 + abs(old), _largest(slope)
     if steep <= hill.precision * scale and (climb.method != NEWTON or steep == 0.0):
         return kept
-    memory: Carried = {} if carried is None else carried
     if climb.exact:
         vector, new, slope = _maximum(hill, start, old, slope, climb)
-    elif climb.method == ADAM:
-        moments = memory.get(climb.names)
-        known = moments if isinstance(moments, Moments) and moments.size in (1, len(start)) else Moments()
-        (vector, new, slope), memory[climb.names] = adam(hill, (start, old, slope), scale, known)
     else:
-        vector, new, slope = _risen(hill, (start, old, slope), climb, memory)
+        vector, new, slope = _risen(hill, (start, old, slope), climb, {} if carried is None else carried)
     solved = {name: value.detach() for name, value in hill.values(vector).items()}
     if all(bool(torch.isfinite(value).all()) for value in solved.values()):
         if new > old or (new >= old - 1e-14 * scale and _largest(slope) < steep):
             return solved
     return kept
+
+
+def _defined(hill: Hill, params: Params) -> tuple[float, Tensor]:
+    """`Q` and its gradient at the start."""
+    old, slope = hill.slope(hill.start)
+    bad = [name for name, part in hill.cut(slope).items() if not bool(torch.isfinite(part).all())]
+    if bad or old != old:
+        raise ObjectiveError(_undefined(hill, params, bad or list(hill.cut(slope))))
+    return old, slope
 
 
 def _undefined(hill: Hill, params: Params, bad: Sequence[str]) -> str:
@@ -100,27 +103,33 @@ def _maximum(hill: Hill, vector: Tensor, value: float, slope: Tensor, climb: Cli
 
 
 def _risen(hill: Hill, point: Point, climb: Climb, memory: Carried) -> Point:
-    """Go a part of the way: by Newton where a Hessian can be had, else by L-BFGS; from afresh where both stall."""
+    """Go a part of the way, from afresh where that leads nowhere."""
     known = memory.pop(climb.names, None)
-    known = known if known is not None and known.size == len(point[0]) else None  # other data, other shapes
-    found, pattern = point, climb.patterns[-1] if climb.patterns else None
-    cheap = climb.method == NEWTON and hill.smooth and not isinstance(known, Pairs)
-    if cheap:
-        try:
-            curvature = known if isinstance(known, Curvature) else None
-            found, known, pattern = by_curvature(hill, point, curvature, pattern)
-        except OnlyOnce:
-            cheap = False
-        climb.patterns[:] = [pattern] if pattern is not None else []
-    if not cheap:
-        found, known = by_memory(hill, point, known if isinstance(known, Pairs) else None)
+    if known is not None and known.size not in (1, len(point[0])):  # other data, other shapes
+        known = None
+    found, known = _part(hill, point, climb, known)
     if known is not None:
         memory[climb.names] = known
     scale = 1.0 + abs(point[1])
-    if found is point and _largest(point[2]) > STALLED * hill.precision * scale:  # a kink, a ridge that bends
-        vector = lbfgs(hill, point[0], scale, PARTIAL)
+    if climb.method != ADAM and found is point and _largest(point[2]) > STALLED * hill.precision * scale:
+        vector = lbfgs(hill, point[0], scale, PARTIAL)  # a kink, a ridge that bends
         return vector, *hill.trial(vector)
     return found
+
+
+def _part(hill: Hill, point: Point, climb: Climb, known: Memory | None) -> tuple[Point, Memory | None]:
+    """Climb by Adam; or by Newton where a Hessian can be had, else by L-BFGS, to which one stays."""
+    of = None if known is None else known.method
+    if climb.method == ADAM:
+        return adam(hill, point, 1.0 + abs(point[1]), cast(Moments, known) if of == ADAM else Moments())
+    if climb.method == NEWTON and hill.smooth and of != LBFGS:
+        pattern = climb.patterns[-1] if climb.patterns else None
+        curvature = cast(Curvature, known) if of == NEWTON else None
+        with contextlib.suppress(OnlyOnce):
+            found, curvature, pattern = by_curvature(hill, point, curvature, pattern)
+            climb.patterns[:] = [pattern] if pattern is not None else []
+            return found, curvature
+    return by_memory(hill, point, cast(Pairs, known) if of == LBFGS else None)
 
 
 def _largest(slope: Tensor) -> float:

@@ -50,11 +50,8 @@ def newton(
         if hessian is None:
             hessian, pattern = hill.curvature(vector, pattern)
             fresh = True
-            if not bool(torch.isfinite(hessian).all()):
-                break
-        try:
-            direction = ascent_direction(slope, hessian)
-        except torch.linalg.LinAlgError:
+        direction = newton_direction(slope, hessian)
+        if direction is None:
             break
         if small and promises_nothing(hill, value, float(direction @ slope)):
             break
@@ -69,6 +66,16 @@ def newton(
         hessian = corrected(hessian, trial - vector, new_slope - slope) if quick else None
         vector, value, slope, fresh = trial, new, new_slope, False
     return vector, value, slope, pattern
+
+
+def newton_direction(slope: Tensor, hessian: Tensor) -> Tensor | None:
+    """Newton's direction of ascent; None where the Hessian has no eigenvalues that can be computed."""
+    if not bool(torch.isfinite(hessian).all()):
+        return None
+    try:
+        return ascent_direction(slope, hessian)
+    except torch.linalg.LinAlgError:
+        return None
 
 
 def done(hill: Hill, value: float, slope: Tensor, *, begun: bool) -> bool:

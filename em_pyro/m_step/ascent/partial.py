@@ -14,13 +14,13 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ...families.newton import ascent_direction
 from .hill import Hill, Point
-from .newton import corrected, done, higher, promises_nothing, units
+from .newton import corrected, done, higher, newton_direction, promises_nothing, units
 from .pattern import Pattern
 
 TRIALS = 3  # steps in one M-step
@@ -39,6 +39,7 @@ class Curvature:
         age: evaluations of `Q` since then.
     """
 
+    method: ClassVar[str] = "Newton"
     hessian: Tensor = field(repr=False)
     age: int = 0
 
@@ -57,6 +58,7 @@ class Pairs:
         changes: of the gradient, likewise.
     """
 
+    method: ClassVar[str] = "L-BFGS"
     steps: Tensor = field(repr=False)
     changes: Tensor = field(repr=False)
 
@@ -110,12 +112,9 @@ def by_curvature(
             break
         if known is None:
             hessian, pattern = hill.curvature(point[0], pattern)
-            if not bool(torch.isfinite(hessian).all()):
-                break
             known, fresh = Curvature(hessian), True
-        try:
-            direction = ascent_direction(point[2], known.hessian)
-        except torch.linalg.LinAlgError:
+        direction = newton_direction(point[2], known.hessian)
+        if direction is None:
             return point, None, pattern
         left = float(direction @ point[2]) / 2
         if climb.enough(left) or small and promises_nothing(hill, point[1], 2 * left):

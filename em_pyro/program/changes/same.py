@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..errors import ModelError
-from .handlers import refuse_part, states
-from .site import Latent, Parameter, Run, Site
+from ...errors import ModelError
+from ..handlers import refuse_part, states
+from ..site import Latent, Parameter, Run, Site
 
 SAME_ARGUMENTS = "Let no `if` or loop of the model depend on a sampled value or a parameter."
 OTHER_ARGUMENTS = "These arguments make another program: fit it by itself."

@@ -26,8 +26,8 @@ import torch
 from pyro.params.param_store import ParamStoreDict
 from torch import Tensor
 
-from ..errors import DataError
-from .named import SLICE
+from ...errors import DataError
+from ..named import SLICE
 
 Fingerprint = Mapping[str, Any]
 """What the model sees, by a name that a reader finds in the source: the identity and the contents of each thing."""

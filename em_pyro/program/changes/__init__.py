@@ -1,0 +1,1 @@
+"""Whether the model, and what it sees, are what they were."""
