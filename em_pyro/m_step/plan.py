@@ -139,7 +139,7 @@ def _why_climbed(lines: Mapping[str, Line], climb: Climb, name: str) -> str:
     if lines[name].how == "torch":
         return f"{lines[name].why}; {climb.caveat}"
     others = listed([f'"{other}"' for other in climb.names if lines[other].how == "torch"])
-    return f"maximised with {others} held, then climbed with it: Q rises (generalised EM)"
+    return f"{lines[name].why}; with {others} held, then climbed with it: Q rises (generalised EM)"
 
 
 def _check(options: Mapping[str, Choice], engine: Engine) -> None:

@@ -8,6 +8,7 @@ import warnings
 import torch
 from torch import Tensor
 
+FEW = 8  # directions that are as fast one by one, without the symbolic algebra that torch imports for a batch
 SIDE_BY_SIDE = 1 << 20  # entries of what is differentiated, those of all backward passes that go together
 
 
@@ -30,7 +31,7 @@ def products(slope: Tensor, leaf: Tensor, directions: Tensor, entries: int) -> T
 
 
 def _some(slope: Tensor, leaf: Tensor, directions: Tensor) -> Tensor:
-    if len(directions) > 1:
+    if len(directions) > FEW:
         with contextlib.suppress(RuntimeError, UserWarning), warnings.catch_warnings():
             warnings.simplefilter("error")  # torch warns where it would loop
             return _backward(slope, leaf, directions, together=True)
@@ -43,6 +44,6 @@ def _backward(slope: Tensor, leaf: Tensor, directions: Tensor, *, together: bool
         (found,) = torch.autograd.grad(
             slope, leaf, directions, retain_graph=True, allow_unused=True, is_grads_batched=True
         )
-    else:  # as `grad_outputs`, torch would import its symbolic algebra
+    else:  # a sum, since `grad_outputs` too would be looked at by the symbolic algebra
         (found,) = torch.autograd.grad((slope * directions).sum(), leaf, retain_graph=True, allow_unused=True)
     return torch.zeros_like(directions) if found is None else found
