@@ -153,17 +153,18 @@ class QuasiNewton:
         return Move(at.new if new is None else new, at.found, spent=spent, seen=at.seen)
 
     def gap(self, problem: Problem, path: Path, move: Move, tol: float) -> tuple[float, QuasiNewton]:
-        """Return `k g'r / 2`, with `g'r` what the slope promises to an EM step, and `k` by plain steps.
+        """Return `k g'r`, with `g'r` what the slope promises to an EM step, and `k` by plain steps.
 
         With `H0` and `H` the inverse information in complete and in observed data, `g'Hg / 2` is left near a maximum,
         which is at most `g'H0g / 2 = g'r / 2` times the largest ratio `k` of both: `1 / (1 - rate)` of plain steps.
         Quasi-Newton steps show ratios too, but not of directions in which none has led. So where they say that nothing
-        is left, the next moves are plain steps, and until these have a rate the slowest is taken.
+        is left, the next moves are plain steps, and until these have a rate the slowest is taken. The half is left out:
+        plain steps show their slowest direction late.
         """
         if self.rated or not is_small(self.left, path.level, tol):
             return self.left, self
         assert self.at is not None
-        return self.at.promised * WORST / 2, replace(self, plain=CALM)
+        return self.at.promised * WORST, replace(self, plain=CALM)
 
     def _arrived(self, problem: Problem, here: Batch) -> QuasiNewton:
         """Take the EM step at `here`, unless it is known, and learn from the move that led there."""
@@ -177,7 +178,7 @@ class QuasiNewton:
             return self._learnt(last, at)
         first = last is None  # else another place: beside a saddle
         known = replace(self, at=at, ahead=None, secants=Secants.none(len(at.vector)), rated=False)
-        return replace(known, plain=self.plain if first else PLAIN, left=at.promised * WORST / 2)
+        return replace(known, plain=self.plain if first else PLAIN, left=at.promised * WORST)
 
     def _learnt(self, last: Reached, at: Reached) -> QuasiNewton:
         """Remember the move from `last` to `at`, and judge what is left."""
@@ -194,7 +195,7 @@ class QuasiNewton:
         if rated and last.promised > 0:
             gain = max(gain, 1 / (1 - min(at.promised / last.promised, SLOWEST)))
         gain = min(gain, WORST)
-        left = at.promised * (gain if len(secants) else WORST) / 2
+        left = at.promised * (gain if len(secants) else WORST)
         return replace(self, at=at, ahead=None, secants=secants, gain=gain, rated=rated, left=left)
 
     def _searched(self, problem: Problem, at: Reached, budget: int) -> QuasiNewton:
