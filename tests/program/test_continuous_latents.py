@@ -89,7 +89,8 @@ def test_shapes_that_are_fitted_as_well(density: str) -> None:
         return
     swept = EM(model, starts=start, **options).fit(x)
     torch_only = EM(model, m_step={"share": "torch"}, starts=start, **options).fit(x)
-    assert swept.converged and torch_only.converged
+    assert swept.converged
+    assert torch_only.converged
     same(tensor(swept.objective), tensor(torch_only.objective), SOLVERS)
 
 
