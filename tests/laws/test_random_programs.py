@@ -18,7 +18,7 @@ from em_pyro import EM, Fit
 
 SLOW, ENDLESS, EMPTYING = 24, 47, 49
 """Programs left out: one whose M-step by torch takes seconds, one whose likelihood has no bound beside its maximum,
-and one with a state that empties: a shape of it runs to infinity under torch, and rounding decides what is seen first."""
+and one with a state that empties: a shape of it runs to infinity under torch, and rounding says which first."""
 
 SEEDS = [seed for seed in range(53) if seed not in (SLOW, ENDLESS, EMPTYING)]
 
