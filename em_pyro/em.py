@@ -28,8 +28,8 @@ from .m_step.plan import Choice, Plan
 from .options import bar_of, check_options, check_priors, check_switches, planning
 from .posterior.possible import check_possible, possible_posterior
 from .posterior.posterior import Posterior
-from .program.devices import beside
 from .program.changes.fingerprint import Fingerprint
+from .program.devices import beside
 from .program.handlers import alone
 from .program.named import Params, alike, batched, only
 from .program.store import kept_on_error, write

@@ -12,8 +12,8 @@ from torch import Tensor
 from ..em import EM
 from ..errors import EMError, ParameterError
 from ..fit.problem import Problem, prepare
-from ..options import planning
 from ..fit.starting.starts import need_parameters, starting_points
+from ..options import planning
 from .analytic import agreement
 from .arena import arena
 from .contenders import Contender

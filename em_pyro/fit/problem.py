@@ -21,13 +21,13 @@ from ..m_step.ascent.ascend import Carried
 from ..m_step.maximise import gradient, maximise
 from ..m_step.plan import Choice, Plan, choose
 from ..m_step.pooling import PriorUnbounded
+from ..program.changes.fingerprint import Fingerprint, contents_of, fingerprint, first_change, lasting, unread
+from ..program.changes.same import check_kept, check_steady, first_difference, states_of
 from ..program.coordinates import Coordinates
 from ..program.data.check import check_data
 from ..program.devices import beside
-from ..program.changes.fingerprint import Fingerprint, contents_of, fingerprint, first_change, lasting, unread
 from ..program.named import Batch, Params, batched, only
 from ..program.program import Program
-from ..program.changes.same import check_kept, check_steady, first_difference, states_of
 from ..program.store import check_starts, values_now
 from ..program.survey import survey
 from ..reading.bound import Bound

@@ -13,8 +13,8 @@ from ..e_step.engine import Engine
 from ..e_step.sums import Sums
 from ..families.charts import Chart, domain_of
 from ..program.named import Batch
-from .pooling import Selected, added, flat, pool, refuse_unbounded, select, shaped
 from ..reading.priors import Prior
+from .pooling import Selected, added, flat, pool, refuse_unbounded, select, shaped
 from .uses import Block, chart_of, segments_of
 
 

@@ -18,11 +18,11 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from ..errors import EMError, ModelError
+from .changes.same import OTHER_ARGUMENTS, SAME_ARGUMENTS, check_same, unstable
 from .data.passed import AS_PASSED, as_numbers, converted, observed, weights_of
 from .devices import visiting
 from .handlers import Indices, indices_of, is_subsample, name_of, no_empty_plate, quiet, untouched_store
 from .named import Params
-from .changes.same import OTHER_ARGUMENTS, SAME_ARGUMENTS, check_same, unstable
 from .site import Latent, Parameter, Run, Site
 from .volume import Unconstrained
 

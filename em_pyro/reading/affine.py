@@ -22,10 +22,10 @@ from ..program.program import Program
 from ..program.site import Site
 from .bank import RoleMap
 from .design.columns import columns
+from .design.replays import Linked
 from .match import Atoms, entering, match, match_matrices, narrowest
 from .predictor import Affine
 from .reading import Reading, Refusal, Unrecognised
-from .design.replays import Linked
 
 LINKS = {"real": ("itself",), "positive": ("exp", "softplus"), "unit": ("sigmoid",), "simplex": ("softmax",)}
 """Through which functions a predictor may enter an argument, by the argument's domain."""

@@ -7,8 +7,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 from oracles.m_steps import Model, check_closed, how, same, why
-from programs.probed import N, positive, real
 from oracles.tolerances import SOLVERS
+from programs.probed import N, positive, real
 from torch import Tensor, tensor
 from torch.distributions import constraints
 

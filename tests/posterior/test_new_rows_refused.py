@@ -8,11 +8,10 @@ import pyro.distributions as dist
 import pytest
 import torch
 from oracles.agreement import close
+from test_new_rows import classes, fitted
 from torch import Tensor, tensor
 
 from em_pyro import EM, DataError, ModelError, ParameterError
-
-from test_new_rows import classes, fitted
 
 X = tensor([-0.3, 0.4, 5.8, 6.3, 11.9, 12.2], dtype=torch.float64)
 
