@@ -130,6 +130,25 @@ class Family:
         """
         raise NotImplementedError
 
+    @property
+    def linear(self) -> Family | None:
+        """The family of the same values whose location is `x' b`, if sums over rows suffice for it.
+
+        Its statistics are `(1, x x', x r, r^2)` with `r` the residual of `response`; `b` is its location.
+        """
+        return None
+
+    def response(self, value: Tensor) -> Tensor:
+        """Return what of a value the location of `linear` is compared with."""
+        raise NotImplementedError
+
+    def bearing(self, role: str, statistics: tuple[Tensor, ...]) -> Tensor | None:
+        """Return the weight that bears on every entry of an argument, cells + event of the role.
+
+        None where that is the weight of the cell.
+        """
+        return None
+
     def base(self, value: Tensor, known: Args) -> Tensor | None:
         """Return the log base measure `log h(x)`, of the value's batch shape; None is zero."""
         return None
