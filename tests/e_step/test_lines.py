@@ -198,14 +198,14 @@ def test_around_other_coefficients(model: Callable[..., Any]) -> None:
 
 def test_a_lost_product_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Products of covariates with a pair too small by 1 %: no step is the same."""
-    pairs = linear._pairs
+    pairs = linear.pairs
 
     def wrong(x: Tensor) -> Tensor:
         found = pairs(x)
         found[1] *= 0.99
         return found
 
-    monkeypatch.setattr(linear, "_pairs", wrong)
+    monkeypatch.setattr(linear, "pairs", wrong)
     lines, rows = both(summed, monkeypatch)
     assert farthest(em_step(lines.compiled, lines.plan, lines.here)[0], maximise_of(rows)) > 1e-6
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from ...program.named import Named, align
 from ...reading.bank import RoleMap, gather
 from ...reading.bound import Bound
 from ...reading.affine import apart
-from ...reading.predictor import Affine
+from ...reading.predictor import Affine, pairs, squared
 from ..chunks import Chunk
 from ..sums import Sums
 from .natural import Natural
@@ -121,8 +121,8 @@ class Linear(InnerProduct):
 
     def log_density(self, factor: SiteFactor, natural: Natural, features: Rows, chunk: Chunk) -> Tensor:
         """Log-densities of all rows in all cells, events and folded plates summed."""
-        assert isinstance(natural, Lines)
-        found = _residual(natural.eta, features).div_(natural.scale).square_().mul_(-0.5).sub_(natural.scale.log())
+        scale = cast(Lines, natural).scale
+        found = _residual(natural.eta, features).div_(scale).square_().mul_(-0.5).sub_(scale.log())
         found = found.unflatten(1, (-1, len(features.y)))
         found = found.squeeze(2) if features.weight is None and len(features.y) == 1 else _weighed(found, features)
         sizes = factor.laid_out_sizes(chunk)
@@ -140,22 +140,20 @@ class Linear(InnerProduct):
         w = weights.reshape((len(weights), -1, 1, weights.shape[len(kept) :].numel(), 1))
         w = w.expand((*w.shape[:2], len(y), w.shape[3], y.shape[-1] // w.shape[3])).flatten(3)
         w = (w if features.weight is None else w * features.weight).flatten(1, 2)
-        if isinstance(natural, Lines):
-            residual = _residual(natural.centre, features)
-        else:
+        if natural is None:
             residual = y.expand((*w.shape[:1], w.shape[1] // len(y), *y.shape)).flatten(1, 2)
+        else:
+            residual = _residual(cast(Lines, natural).centre, features)
         pull = w * residual
-        found = w.sum(-1, keepdim=True), w @ _pairs(x).mT, pull @ x.mT, (pull * residual).sum(-1, keepdim=True)
+        found = w.sum(-1, keepdim=True), w @ pairs(x).mT, pull @ x.mT, (pull * residual).sum(-1, keepdim=True)
         return torch.cat(found, -1).reshape((*kept, *factor.event_shape, -1))
 
     def finish(self, factor: SiteFactor, found: Tensor, natural: Natural | None) -> Sums:
         """Cut into the statistics, around the coefficients at the parameters."""
         n, upper, first, second = found.split((1, self.pairs, self.count, 1), -1)
-        i, j = torch.triu_indices(self.count, self.count, device=found.device)
-        gram = found.new_empty((*found.shape[:-1], self.count, self.count))
-        gram[..., i, j] = gram[..., j, i] = upper
         around = torch.zeros_like(first) if natural is None else natural.wanted
-        return Sums(factor.name, factor.family, (n.squeeze(-1), gram, first, second.squeeze(-1)), around)
+        parts = n.squeeze(-1), squared(upper, self.count), first, second.squeeze(-1)
+        return Sums(factor.name, factor.family, parts, around)
 
 
 def _residual(coefficients: Tensor, rows: Rows) -> Tensor:
@@ -169,16 +167,6 @@ def _residual(coefficients: Tensor, rows: Rows) -> Tensor:
 def _weighed(found: Tensor, rows: Rows) -> Tensor:
     """Sum log-densities (starts, cells, events, rows) over the events, times the weight of each."""
     return found.sum(2) if rows.weight is None else (found * rows.weight).sum(2)
-
-
-def _pairs(x: Tensor) -> Tensor:
-    """`x_i x_j` for all `i <= j`, (J (J + 1) / 2, rows)."""
-    count, at = len(x), 0
-    found = x.new_empty((count * (count + 1) // 2, x.shape[-1]))
-    for i in range(count):
-        torch.mul(x[i], x[i:], out=found[at : at + count - i])
-        at += count - i
-    return found
 
 
 # ---- which sites have this form --------------------------------------------------------------------------------------

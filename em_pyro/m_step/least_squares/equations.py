@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...program.named import Batch
-from ...reading.predictor import Affine, adjoint, gram
+from ...reading.predictor import Affine, adjoint, gram, joined
 
 
 @dataclass(frozen=True)
@@ -60,31 +60,14 @@ class Equations:
             system = right.new_zeros((len(pull), self.count, self.count)), right
         matrix, right = system
         if len(designs) < pull.shape[-1]:
-            return self._joined(system, designs[0], pull, weight)
+            block, side = joined(designs[0], pull, weight, self.count)
+            return matrix + block, right + side
         for i, one in enumerate(designs):
             right = right + adjoint(one, pull[..., i].reshape((-1, *dims)), self.count)
             for j, other in enumerate(designs[i:], i):
                 block = gram(one, other, weight[..., i, j].reshape((-1, *dims)), self.count)
                 matrix = matrix + (block if i == j else block + block.mT)
         return matrix, right
-
-    def _joined(
-        self, system: tuple[Tensor, Tensor], design: Affine, pull: Tensor, weight: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Add the D coordinates of all cells at once; few cells have few entries."""
-        (piece,), size, starts = design.pieces, self.count + 1, len(pull)
-        index, value = (
-            part.expand((*design.offset.shape, part.shape[-1])).reshape((*pull.shape[1:], -1))
-            for part in (piece.index % size, piece.value)
-        )
-        right, slots = pull.new_zeros((starts, size)), index.shape[-1]
-        right.index_add_(1, index.reshape(-1), (pull.unsqueeze(-1) * value).reshape((starts, -1)))
-        index, value = index.flatten(1), value.flatten(1)
-        weight = weight.repeat_interleave(slots, -1).repeat_interleave(slots, -2) if slots > 1 else weight
-        block = weight * value.unsqueeze(-1) * value.unsqueeze(-2)
-        where = index.unsqueeze(-1) * size + index.unsqueeze(-2)
-        matrix = pull.new_zeros((starts, size * size)).index_add_(1, where.reshape(-1), block.reshape((starts, -1)))
-        return system[0] + matrix.view((starts, size, size))[:, :-1, :-1], system[1] + right[:, :-1]
 
     def solve(self, matrix: Tensor, right: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Solve for all parameters; where the matrix is singular, by the smallest change.
