@@ -36,13 +36,11 @@ def _log_rates(eta: Tensor, a: Tensor, b: Tensor) -> Terms:
 
 def _log_odds(eta: Tensor, a: Tensor, b: Tensor) -> Terms:
     """`a log(p) + b log(1 - p)`, with `eta` the logit of `p`."""
-    near = eta.abs().neg_().exp_()
-    less, more = near / (1 + near), 1 / (1 + near)
-    up = eta >= 0
-    p, rest = torch.where(up, more, less), torch.where(up, less, more)
-    total = (a * eta.clamp(max=0)).sub_(b * eta.clamp(min=0)).sub_((a + b) * near.log1p_())  # of one sign: none cancel
+    p, rest = eta.sigmoid(), (-eta).sigmoid()
+    larger = torch.maximum(p, rest).log_().mul_(a + b)  # what is left of each logarithm: all terms have one sign
+    total = larger.addcmul_(a, eta.clamp(max=0)).addcmul_(b, eta.clamp(min=0), value=-1)
     hit, miss = a * rest, b * p
-    return total, hit - miss, (hit * p).add_(miss * rest).neg_()
+    return total, hit - miss, (hit * p).addcmul_(miss, rest).neg_()
 
 
 TERMS: Mapping[tuple[str, str, str], Callable[[Tensor, Tensor, Tensor], Terms]] = {
