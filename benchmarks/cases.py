@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from . import floor, ours, peers, problem
+from . import by_hand, floor, ours, peers, problem
 from .ours import Contender
 from .problem import Problem
 
@@ -180,7 +180,7 @@ CASES: Mapping[str, Case] = {
         lambda: problem.regressions(100_000, 10, 3),
         5,
         35,
-        {"em_pyro": ours.linear, FLOOR: floor.lines},
+        {"em_pyro": ours.linear, FLOOR: by_hand.lines},
         (FLOOR, 1 / 1.4),
         quick=True,
     ),
@@ -189,7 +189,7 @@ CASES: Mapping[str, Case] = {
         lambda: problem.regressions(100_000, 5, 3, link="log"),
         3,
         13,
-        {"em_pyro": ours.poisson, BY_HAND: floor.numpy_poisson},
+        {"em_pyro": ours.poisson, BY_HAND: by_hand.numpy_poisson},
         (BY_HAND, 1 / 1.4),
         quick=True,
     ),
@@ -198,7 +198,7 @@ CASES: Mapping[str, Case] = {
         lambda: problem.regressions(100_000, 5, 3, link="logit"),
         3,
         13,
-        {"em_pyro": ours.logistic, BY_HAND: floor.numpy_logistic},
+        {"em_pyro": ours.logistic, BY_HAND: by_hand.numpy_logistic},
         (BY_HAND, 1 / 1.4),
         quick=True,
     ),

@@ -198,13 +198,14 @@ def summed() -> dict[str, str]:
     """Say of every registered distribution what its statistics are, and what they are where an argument is estimated.
 
     Returns:
-        By the name of the distribution; where a wider family reads it, that one's are named behind a semicolon.
+        By the name of the distribution; behind semicolons those of a wider family, and where locations are lines.
     """
     said = {}
     for distribution, family in _TABLE.items():
         wider = family.wider
         more = "" if wider is None else f"; where {_beside(wider, family)} is estimated {wider.summed}"
-        said[distribution.__name__] = family.summed + more
+        line = "" if family.linear is None else f"; where covariates differ by row {family.linear.summed}"
+        said[distribution.__name__] = family.summed + more + line
     return said
 
 

@@ -87,7 +87,7 @@ class LinearNormal(Family):
     left of the value by the coefficients around which it is summed.
     """
 
-    summed = "1, x x', x y, y^2, with x what multiplies the coefficients of the location"
+    summed = "1, x x', x y, y^2"
     solver = "normal"
     counting = frozenset({0})
     location: ClassVar[str | None] = "loc"
