@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from . import floor, ours, partial, peers, problem
+from . import by_hand, floor, ours, partial, peers, problem
 from .ours import Contender
 from .problem import Problem
 
@@ -174,6 +174,33 @@ CASES: Mapping[str, Case] = {
         105,
         {"em_pyro": ours.topics, BY_HAND: floor.numpy_topics},
         (BY_HAND, 1 / 3),
+        quick=True,
+    ),
+    "linear": Case(
+        "linear regressions, 100k x 10, K=3",
+        lambda: problem.regressions(100_000, 10, 3),
+        5,
+        35,
+        {"em_pyro": ours.linear, FLOOR: by_hand.lines},
+        (FLOOR, 1 / 1.4),
+        quick=True,
+    ),
+    "poisson": Case(
+        "Poisson regressions, 100k x 5, K=3",
+        lambda: problem.regressions(100_000, 5, 3, link="log"),
+        3,
+        13,
+        {"em_pyro": ours.poisson, BY_HAND: by_hand.numpy_poisson},
+        (BY_HAND, 1 / 1.4),
+        quick=True,
+    ),
+    "logistic": Case(
+        "logistic regressions, 100k x 5, K=3",
+        lambda: problem.regressions(100_000, 5, 3, link="logit"),
+        3,
+        13,
+        {"em_pyro": ours.logistic, BY_HAND: by_hand.numpy_logistic},
+        (BY_HAND, 1 / 1.4),
         quick=True,
     ),
     "hmm_many": Case(

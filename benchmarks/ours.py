@@ -165,6 +165,35 @@ def topics(problem: Problem) -> Run:
     return exact(analysis, document, word, sizes, start=problem.start)
 
 
+def linear(problem: Problem) -> Run:
+    """`em_pyro.models.regressions.linear`."""
+    from em_pyro.models import regressions
+
+    return _regressions(regressions.linear, problem)
+
+
+def poisson(problem: Problem) -> Run:
+    """`em_pyro.models.regressions.poisson`."""
+    from em_pyro.models import regressions
+
+    return _regressions(regressions.poisson, problem)
+
+
+def logistic(problem: Problem) -> Run:
+    """`em_pyro.models.regressions.logistic`."""
+    from em_pyro.models import regressions
+
+    return _regressions(regressions.logistic, problem)
+
+
+def _regressions(model: Callable[..., Any], problem: Problem) -> Run:
+    """Fit a mixture of regressions."""
+    import torch
+
+    x, y = (torch.as_tensor(problem.rows[name]) for name in ("x", "y"))
+    return exact(model, x, y, _size(problem), start=problem.start)
+
+
 def hmm_loop(problem: Problem) -> Run:
     """`em_pyro.models.hidden_markov.gaussian`: a `pyro.markov` loop."""
     import torch

@@ -159,6 +159,24 @@ def topics(n: int, documents: int, V: int, K: int, *, seed: int = 0) -> Problem:
     return Problem({"document": document.astype(float), "word": word.astype(float)}, start)
 
 
+def regressions(n: int, D: int, K: int, *, link: str = "identity", seed: int = 0) -> Problem:
+    """Mixed regressions with an intercept: an "identity" link with noise, counts by a "log", answers by a "logit".
+
+    Returns:
+        Rows `x` `(n, D)`, `y` `(n,)`; start `weights` `(K,)`, `coef` `(K, D)` and for the identity `scale` `(K,)`.
+    """
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, D))
+    x[:, 0] = 1.0
+    coef = (1.0 if link == "identity" else 0.4) * rng.standard_normal((K, D))
+    eta = (x * coef[rng.integers(K, size=n)]).sum(-1)
+    start = {"weights": np.full(K, 1 / K), "coef": coef + 0.1 * rng.standard_normal((K, D))}
+    if link == "identity":
+        return Problem({"x": x, "y": eta + 0.5 * rng.standard_normal(n)}, start | {"scale": np.ones(K)})
+    y = rng.poisson(np.exp(eta)) if link == "log" else rng.random(n) < 1 / (1 + np.exp(-eta))
+    return Problem({"x": x, "y": y.astype(float)}, start)
+
+
 def _drawn(rng: np.random.Generator, probs: Array) -> NDArray[np.intp]:
     """A category a row of `probs`, shape `(n,)`."""
     return np.minimum((rng.random((len(probs), 1)) > probs.cumsum(-1)).sum(-1), probs.shape[-1] - 1)

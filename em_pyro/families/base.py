@@ -130,6 +130,25 @@ class Family:
         """
         raise NotImplementedError
 
+    @property
+    def linear(self) -> Family | None:
+        """The family of the same values whose location is `x' b`, if sums over rows suffice for it.
+
+        Its statistics are `(1, x x', x r, r^2)` with `r` the residual of `response`; `b` is its location.
+        """
+        return None
+
+    def response(self, value: Tensor) -> Tensor:
+        """Return what of a value the location of `linear` is compared with."""
+        raise NotImplementedError
+
+    def bearing(self, role: str, statistics: tuple[Tensor, ...]) -> Tensor | None:
+        """Return the weight that bears on every entry of an argument, cells + event of the role.
+
+        None where that is the weight of the cell.
+        """
+        return None
+
     def base(self, value: Tensor, known: Args) -> Tensor | None:
         """Return the log base measure `log h(x)`, of the value's batch shape; None is zero."""
         return None
@@ -179,13 +198,14 @@ def summed() -> dict[str, str]:
     """Say of every registered distribution what its statistics are, and what they are where an argument is estimated.
 
     Returns:
-        By the name of the distribution; where a wider family reads it, that one's are named behind a semicolon.
+        By the name of the distribution; behind semicolons those of a wider family, and where locations are lines.
     """
     said = {}
     for distribution, family in _TABLE.items():
         wider = family.wider
         more = "" if wider is None else f"; where {_beside(wider, family)} is estimated {wider.summed}"
-        said[distribution.__name__] = family.summed + more
+        line = "" if family.linear is None else f"; where covariates differ by row {family.linear.summed}"
+        said[distribution.__name__] = family.summed + more + line
     return said
 
 

@@ -24,11 +24,19 @@ class Normal(Family):
     location: ClassVar[str | None] = "loc"
     roles = {"loc": Role("real", multiples=True), "scale": Role("positive", multiples=True)}
 
+    @property
+    def linear(self) -> Family | None:
+        return LINEAR
+
+    def response(self, value: Tensor) -> Tensor:
+        return value
+
     def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
-        return torch.ones_like(value), value, value * value
+        x = self.response(value)
+        return torch.ones_like(x), x, x * x
 
     def columns(self, value: Tensor, known: Args, out: Tensor) -> bool:
-        flat = value.reshape(len(value), -1)
+        flat = self.response(value).reshape(len(value), -1)
         if len(out) != 1 + 2 * flat.shape[1]:
             return False
         out[0] = 1
@@ -65,11 +73,39 @@ class LogNormal(Normal):
         inner = distribution.base_dist  # type: ignore[attr-defined]
         return {role: unexpand(getattr(inner, role)) for role in self.roles}
 
-    def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
-        return super().statistics(value.log(), known)
-
-    def columns(self, value: Tensor, known: Args, out: Tensor) -> bool:
-        return super().columns(value.log(), known, out)
+    def response(self, value: Tensor) -> Tensor:
+        return value.log()
 
     def base(self, value: Tensor, known: Args) -> Tensor | None:
         return -value.log() - 0.5 * math.log(2 * math.pi)
+
+
+class LinearNormal(Family):
+    """The Normal whose location is `x' loc`: with a residual `r`, linear in `(1, x x', x r, r^2)`.
+
+    Its location is a vector of coefficients, so that statistics move with it as those of a Normal do: `r` is what is
+    left of the value by the coefficients around which it is summed.
+    """
+
+    summed = "1, x x', x y, y^2"
+    solver = "normal"
+    counting = frozenset({0})
+    location: ClassVar[str | None] = "loc"
+    roles = {"loc": Role("real", event_dim=1), "scale": Role("positive", multiples=True)}
+
+    def natural(self, args: Args) -> tuple[Tensor, ...]:
+        loc, precision = args["loc"], args["scale"] ** -2
+        linear = precision.unsqueeze(-1) * loc
+        return -args["scale"].log(), -0.5 * loc.unsqueeze(-1) * linear.unsqueeze(-2), linear, -0.5 * precision
+
+    def shifted(self, statistics: tuple[Tensor, ...], by: Tensor) -> tuple[Tensor, ...]:
+        n, gram, first, second = statistics
+        moved = first - (gram @ by.unsqueeze(-1)).squeeze(-1)
+        return n, gram, moved, second - (by * (first + moved)).sum(-1)
+
+    def bearing(self, role: str, statistics: tuple[Tensor, ...]) -> Tensor | None:
+        return statistics[1].diagonal(dim1=-2, dim2=-1) if role == "loc" else None
+
+
+LINEAR = LinearNormal()
+"""What a Normal, or the Normal of a logarithm, is where its location is affine in parameters."""

@@ -54,7 +54,9 @@ def _entries(engine: Engine, factor: SiteFactor, sums: Sums) -> Iterator[tuple[t
     for key, role in factor.roles.items():
         if role.affine is not None:
             affine = role.affine.changed(_used)
-            both, at = _both(affine, weight, latent, len(affine.entries)), 0
+            bears = factor.family.bearing(key, sums.parts)
+            both = _both(affine, weight if bears is None else bears.squeeze(0), latent, len(affine.entries))
+            at = 0
             for name, places in affine.sources:
                 size = engine.program.parameters[name].initial.numel()
                 own = both[:, at : at + len(places)]

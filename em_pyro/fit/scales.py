@@ -193,7 +193,7 @@ def pooled_scale(members: Sequence[SiteFactor]) -> Tensor:
     many = sum(one.data.value.tensor.shape[: len(one.data.value.names)].numel() for one in members)
     parts = [_thinned(one, max(1, many // POOLED)) for one in members]
     values = (parts[0] if len(parts) == 1 else torch.cat(parts)).double()
-    family = members[0].family
+    family = members[0].data.family
     if family.location is None and "loc" in family.roles:  # the scale of a logarithm
         values = values.clamp(min=0).log()
     values = torch.where(torch.isfinite(values), values, torch.nan)

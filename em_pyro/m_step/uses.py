@@ -175,7 +175,7 @@ def _check_prior(engine: Engine, name: str, uses: Sequence[Use], kind: str, char
 
 def family_name(factor: SiteFactor) -> str:
     """Name of the family of a site factor."""
-    return type(factor.family).__name__
+    return type(factor.data.family).__name__
 
 
 def role_of(uses: Sequence[Use], engine: Engine, name: str) -> tuple[str, tuple[str, ...]]:

@@ -173,6 +173,49 @@ def _blocks(a: Tensor, b: Tensor, weight: Tensor, union: Sequence[int]) -> Tenso
     return total
 
 
+def joined(design: Affine, slope: Tensor, weight: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """`design' @ weight @ design` and `design' @ slope` of few cells, each of which has a vector of predictors.
+
+    Args:
+        design: of one piece; its offset has all dimensions of the cells, and of the J predictors.
+        slope: (starts) + cells flattened + (J,).
+        weight: (starts) + cells flattened + (J, J).
+        size: number of entries.
+    """
+    (piece,), starts, every = design.pieces, len(slope), size + 1
+    index, value = (
+        part.expand((*design.offset.shape, part.shape[-1])).reshape((*slope.shape[1:], -1))
+        for part in (piece.index % every, piece.value)
+    )
+    slots = index.shape[-1]
+    right = slope.new_zeros((starts, every))
+    right.index_add_(1, index.reshape(-1), (slope.unsqueeze(-1) * value).reshape((starts, -1)))
+    index, value = index.flatten(1), value.flatten(1)
+    weight = weight.repeat_interleave(slots, -1).repeat_interleave(slots, -2) if slots > 1 else weight
+    block = weight * value.unsqueeze(-1) * value.unsqueeze(-2)
+    where = index.unsqueeze(-1) * every + index.unsqueeze(-2)
+    matrix = slope.new_zeros((starts, every**2)).index_add_(1, where.reshape(-1), block.reshape((starts, -1)))
+    return matrix.view((starts, every, every))[:, :size, :size], right[:, :size]
+
+
+def pairs(x: Tensor) -> Tensor:
+    """`x_i x_j` for all `i <= j`, (J, rows) to (J (J + 1) / 2, rows)."""
+    count, at = len(x), 0
+    found = x.new_empty((count * (count + 1) // 2, x.shape[-1]))
+    for i in range(count):
+        torch.mul(x[i], x[i:], out=found[at : at + count - i])
+        at += count - i
+    return found
+
+
+def squared(upper: Tensor, count: int) -> Tensor:
+    """Symmetric matrices (J, J) from what is on and above their diagonals, row by row."""
+    i, j = torch.triu_indices(count, count, device=upper.device)
+    found = upper.new_empty((*upper.shape[:-1], count, count))
+    found[..., i, j] = found[..., j, i] = upper
+    return found
+
+
 # ---- which entries meet ----------------------------------------------------------------------------------------------
 
 

@@ -149,17 +149,14 @@ def test_chunks_are_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     engine: Engine = blocked.compiled
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 1 << 40)
     unblocked = lay_out(model, args, built.here, built.there)
-    by_row = name == "regression-linear"  # its covariates are arguments, and each row has its own
-    if by_row:
-        assert "differs by row" in engine.whole
-    assert len(engine.parts[0].chunks()) == (1 if by_row else 3)
+    assert len(engine.parts[0].chunks()) == 3
     assert all(len(part.chunks()) == 1 for part in unblocked.compiled.parts)
     assert same(measured(blocked), measured(unblocked))
     steps = [em_step(b.compiled, b.plan, b.here)[0] for b in (blocked, unblocked)]
     assert farthest(*steps) < (1e-6 if blocked.plan.torch else IDENTITY)  # torch stops where rounding lets it
     every = type(engine.parts[0]).chunks
     monkeypatch.setattr(type(engine.parts[0]), "chunks", lambda self, starts=1: every(self, starts)[:-1])
-    if not engine.replayed and not by_row:  # a replayed site's weights must have a row for each row
+    if not engine.replayed:  # a replayed site's weights must have a row for each row
         assert not same(measured(blocked), measured(unblocked))
 
 

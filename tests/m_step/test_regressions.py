@@ -10,7 +10,7 @@ import pytest
 import torch
 from em_pyro.models import item_response, regressions
 from oracles.agreement import close
-from oracles.engines import laid_out
+from oracles.engines import laid_out, lay_out
 from oracles.m_steps import Model, check_closed, how, same, step, why
 from oracles.steps import expect, maximise
 from oracles.tolerances import IDENTITY, SOLVERS
@@ -20,6 +20,7 @@ from torch.distributions import constraints
 
 from em_pyro import EM
 from em_pyro.m_step.maximise import maximise as maximise_batch
+from em_pyro.m_step.regression import irls, lines
 from em_pyro.m_step.regression.irls import Regression
 from em_pyro.m_step.regression.site import Site
 
@@ -124,6 +125,51 @@ def test_a_batch_of_starts_is_one_by_one(name: str) -> None:
             close(together[n][k], value, 1e-9)  # two contractions differ in their last digits, and a maximum is flat
 
 
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_sums_over_blocks_are_derivatives(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Q`, gradient and Hessian by covariates, in blocks, are those of all rows by differentiation."""
+    monkeypatch.setattr(lines, "rows_of", lambda width: 7)
+    built = laid_out(name)
+    batch = {n: torch.stack([built.here[n], built.there[n]]) for n in built.here}
+    sums = built.compiled.expect(built.compiled.bind(batch)).sums
+    for solver in (one for one in built.plan.solvers if isinstance(one, Regression)):
+        theta = solver._coordinates(batch)
+        for site, line, some in zip(solver.sites, solver.lines, solver._sums(sums), strict=True):
+            if line is not None:
+                found = line.expand(theta, some)
+                for got, want in zip(found, irls._expanded(site, theta, some), strict=True):
+                    close(got.sum_to_size(want.sum_to_size(got.shape).shape), want.sum_to_size(got.shape))
+
+
+def test_which_programs_have_derivatives_in_closed_form() -> None:
+    """Rates under a logarithm and probabilities under a logit do; two arguments, a softmax and other links do not."""
+    closed = {
+        name
+        for name in (*PROGRAMS, "regression-logistic", "regression-poisson")
+        for solver in laid_out(name).plan.solvers
+        if isinstance(solver, Regression) and any(line is not None for line in solver.lines)
+    }
+    assert {"poisson_regressions", "regression-logistic", "regression-poisson"} <= closed
+    assert not {"three_experts", "gamma_regressions"} & closed
+
+
+def test_a_predictor_that_overflows_in_a_masked_row() -> None:
+    """A rate beyond all numbers in a row without weight is no part of `Q`."""
+    x, y = torch.cat([design(), tensor([[1.0, 2e3]])]), torch.cat([counts(), tensor([0.0])])
+
+    def model(x: Tensor, y: Tensor) -> None:
+        b = pyro.param("b", tensor([0.1, 0.2]))
+        with pyro.plate("row", len(y)), pyro.poutine.mask(mask=x[:, 1] < 10):
+            pyro.sample("y", dist.Poisson((x @ b).exp()), obs=y)
+
+    built = lay_out(model, (x, y))
+    (solver,) = (one for one in built.plan.solvers if isinstance(one, Regression))
+    batch = {"b": tensor([[0.1, 1.0]])}
+    sums = built.compiled.expect(built.compiled.bind({"b": tensor([[0.1, 0.2]])})).sums
+    assert all(bool(torch.isfinite(part).all()) for part in solver.expand(batch["b"], [sums["y"]], batch))
+    close(step(model, x, y).params["b"], step(model, x[:-1], y[:-1]).params["b"])
+
+
 # ---- options, and what is solved with what ---------------------------------------------------------------------------
 
 
@@ -199,12 +245,13 @@ def test_a_hessian_that_is_off_still_leads_to_the_maximum(monkeypatch: pytest.Mo
 def test_a_gradient_that_is_off_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Successes 0.1 % too many: the trial withdraws the block, and the fit ends at the maximum by torch."""
     x, y = design(3), bits()
-    truth, density = by_irls(x.numpy(), y.numpy()), Site.density
+    truth, counted = by_irls(x.numpy(), y.numpy()), Site.counted
 
-    def wrong(self: Any, etas: Any, sums: Any) -> Any:
-        return density(self, etas, replace(sums, parts=(1.001 * sums.parts[0], *sums.parts[1:])))
+    def wrong(self: Any, found: Any) -> Any:
+        sums = counted(self, found)
+        return replace(sums, parts=(1.001 * sums.parts[0], *sums.parts[1:]))
 
-    monkeypatch.setattr(Site, "density", wrong)
+    monkeypatch.setattr(Site, "counted", wrong)
     assert step(logistic, x, y).slope > IDENTITY
     fit = fitted(logistic, x, y)
     assert any("withdrawn" in note for note in fit.notes)

@@ -239,5 +239,5 @@ def _is_plain(unit: Unit, latent: str, plates: Collection[str]) -> bool:
     """Whether the factors of a unit are one product of states and rows."""
     want = ((), (latent,), tuple(plates))
     rows = all((f.layout.batch, f.layout.cells, f.layout.columns) == want for f in unit.factors)
-    finite = all(f.family.solver != "rows" for f in unit.factors)
-    return unit.in_one_product and len(unit.members) == 1 and rows and finite
+    products = all(f.form.in_product for f in unit.factors)
+    return unit.in_one_product and len(unit.members) == 1 and rows and products

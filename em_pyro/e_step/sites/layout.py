@@ -13,6 +13,7 @@ from ...program.named import SLICE, Named, align, broadcast, ordered, squeeze
 from ...reading.bank import RoleMap
 from ...reading.reading import Reading
 from .forms import form_of
+from .linear import linear_of
 from .product import InnerProduct
 from .rows import by_row
 from .site_data import Layout, SiteData, seen_entries
@@ -68,7 +69,9 @@ def laid_out(
         site.name, family, site.role, frozenset(site.plates), roles, cells, cell_shape, data, InnerProduct(),
         reading.parameters,
     )  # fmt: skip
-    return by_row(factor, plate) if family.solver == "rows" else replace(factor, form=form_of(factor))
+    if family.solver == "rows":
+        return by_row(factor, plate)
+    return linear_of(factor) or replace(factor, form=form_of(factor))
 
 
 def _layout(cells: tuple[str, ...], columns: tuple[str, ...], folded: tuple[str, ...]) -> Layout:

@@ -28,6 +28,7 @@ class InnerProduct:
 
     together: bool = True
     alike: ClassVar[bool] = True
+    in_product: ClassVar[bool] = True
 
     def events(self, factor: SiteFactor) -> tuple[tuple[int, ...], ...]:
         """Those of the family."""
@@ -98,7 +99,7 @@ class InnerProduct:
 
     def inner(self, factor: SiteFactor, bound: Bound, sums: Sums) -> Tensor:
         """`<eta, S>`, with the natural parameters of values less what they were summed around."""
-        natural = factor.natural_of(factor.arguments(bound, sums.around))
+        natural = self.natural_of(factor, factor.arguments(bound, sums.around))
         terms = [torch.where(part != 0, finite(eta) * part, 0.0) for eta, part in zip(natural, sums.parts, strict=True)]
         starts = max(len(term) for term in terms)  # of the arguments, of the sums, or of both
         return torch.cat([term.reshape((len(term), -1)).expand(starts, -1) for term in terms], -1)

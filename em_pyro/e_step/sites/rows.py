@@ -40,6 +40,7 @@ class ByRow:
     together: bool = False
 
     alike: ClassVar[bool] = False
+    in_product: ClassVar[bool] = False
 
     # ---- as every form ----
 

@@ -41,6 +41,10 @@ class Form(Protocol):
     def alike(self) -> bool:
         """Whether statistics of sites with the same cells are alike, whatever their data."""
 
+    @property
+    def in_product(self) -> bool:
+        """Whether it is a product of natural parameters and features, which a mixture may take into its own."""
+
     def events(self, factor: SiteFactor) -> tuple[tuple[int, ...], ...]:
         """What a cell holds of every statistic."""
 
@@ -225,10 +229,6 @@ class SiteFactor:
     def events(self) -> tuple[tuple[int, ...], ...]:
         """What a cell holds of every statistic."""
         return self.form.events(self)
-
-    def natural_of(self, args: Params) -> tuple[Tensor, ...]:
-        """Natural parameters of the family, matching its statistics one by one, from arguments of all cells."""
-        return self.form.natural_of(self, args)
 
     @property
     def sizes(self) -> Mapping[str, int]:

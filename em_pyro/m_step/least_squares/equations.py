@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...program.named import Batch
-from ...reading.predictor import Affine, adjoint, gram
+from ...reading.predictor import Affine, adjoint, gram, joined
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Equations:
 
         Args:
             system: matrix (S, count, count) and right side (S, count); None for the first site.
-            designs: one for each of the D coordinates of a value.
+            designs: one for each of the D coordinates of a value, or one for all of them together.
             pull: precision times weighted rest, shape (S, cells, D).
             weight: precision times weight, shape (S, cells, D, D).
         """
@@ -59,6 +59,9 @@ class Equations:
             right = pull.new_zeros((len(pull), self.count))
             system = right.new_zeros((len(pull), self.count, self.count)), right
         matrix, right = system
+        if len(designs) < pull.shape[-1]:
+            block, side = joined(designs[0], pull, weight, self.count)
+            return matrix + block, right + side
         for i, one in enumerate(designs):
             right = right + adjoint(one, pull[..., i].reshape((-1, *dims)), self.count)
             for j, other in enumerate(designs[i:], i):

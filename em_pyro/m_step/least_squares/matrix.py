@@ -50,7 +50,7 @@ class MatrixSite:
 
     def plain(self, moments: Moments) -> tuple[Tensor, Tensor]:
         """Sum of the values, and weight, of every cell: the equations of locations where precisions cancel."""
-        n, first, _, around = moments
+        n, first, _, around, _ = moments
         each = n.unsqueeze(-1)
         return first if around is None else torch.addcmul(first, each, around), each
 
@@ -62,7 +62,7 @@ class MatrixSite:
 
     def pulled(self, moments: Moments, rest: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Precision times what of the values is not in `rest`, (S, cells, D), and times weight, (S, cells, D, D)."""
-        n, first, _, around = moments
+        n, first, _, around, _ = moments
         each = n.unsqueeze(-1)
         total = first + each * (-rest if around is None else around - rest)
         precision = self.scale.at(batch, torch.cholesky_inverse)
@@ -82,7 +82,7 @@ class MatrixSite:
 
         `sum w (x - m)(x - m)'` is `second - m v' - v m'` with `v = first - n m / 2`.
         """
-        n, first, second, around = moments
+        n, first, second, around, _ = moments
         m = self.loc.at(batch) if around is None else self.loc.at(batch) - around
         cross = m.unsqueeze(-1) * torch.addcmul(first, n.unsqueeze(-1), m, value=-0.5).unsqueeze(-2)
         return second - cross - cross.mT

@@ -21,13 +21,14 @@ class Moments(NamedTuple):
     """Weight, sum and products of values less `around` in every flat cell.
 
     Of numbers all have shape (S, cells); of vectors `n` has, `first` and `around` are (S, cells, D), and `second` is
-    (S, cells, D, D).
+    (S, cells, D, D). Of lines `first` and `around` are (S, cells, J), and `gram` is (S, cells, J, J).
     """
 
     n: Tensor
     first: Tensor
     second: Tensor
     around: Tensor | None
+    gram: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class ScalarSite:
 
     def plain(self, moments: Moments) -> tuple[Tensor, Tensor]:
         """Sum of the values, and weight, of every cell: the equations of locations where precisions cancel."""
-        n, first, _, around = moments
+        n, first, _, around, _ = moments
         return self._multiplied(first if around is None else torch.addcmul(first, n, around), n)
 
     def weighted(self, moments: Moments, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -69,7 +70,7 @@ class ScalarSite:
 
     def pulled(self, moments: Moments, rest: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Precision times what of the values is not in `rest`, (S, cells, 1), and times weight, (S, cells, 1, 1)."""
-        n, first, _, around = moments
+        n, first, _, around, _ = moments
         tau = self.scale.at(batch) ** -2
         total = first + n * (-rest if around is None else around - rest)
         return (tau * total).unsqueeze(-1), (tau * n)[..., None, None]
@@ -86,7 +87,7 @@ class ScalarSite:
 
     def scatter(self, moments: Moments, batch: Batch) -> Tensor:
         """Squares around the current locations, in units of the known factors of the scale: (S, cells)."""
-        n, first, second, around = moments
+        n, first, second, around, _ = moments
         m = self.loc.at(batch) if around is None else self.loc.at(batch) - around
         found = second - 2 * m * first + m * m * n
         return found if self.scale.coefficient is None else found / self.scale.coefficient**2

@@ -29,6 +29,7 @@ from ..pooling import Refused, added, pool
 from ..uses import Block, chart_of, terms_of
 from .arguments import Argument, Selection
 from .equations import Equations
+from .lines import LineSite
 from .matrix import MatrixSite
 from .scalar import Moments, ScalarSite
 from .sharing import differ, why_swept
@@ -83,6 +84,12 @@ SITES: Mapping[str, type[Site]] = {"normal": ScalarSite, "multivariate_normal": 
 """What a site of each kind of block is."""
 
 
+def _site(engine: Engine, kind: type[Site], factor: SiteFactor) -> Site:
+    """Read one site: a line where its location has entries that its values lack."""
+    line = factor.family.roles["loc"].event_dim > factor.family.event_dim
+    return (LineSite if line else kind).of(engine, factor)
+
+
 @dataclass(frozen=True)
 class LeastSquares:
     """Locations and scales of the Normal sites of a block.
@@ -119,7 +126,7 @@ class LeastSquares:
         """Collect the sites of a block."""
         kind, factors = SITES[block.kind], terms_of(engine, block.names)
         roles = _roles(block)
-        sites = tuple(kind.of(engine, factor) for factor in factors)
+        sites = tuple(_site(engine, kind, factor) for factor in factors)
         charts = {name: chart_of(engine, name, block.uses[name]) for name in block.solved}
         locations = {name: chart for name, chart in charts.items() if roles[name] == "loc"}
         scales = {name: chart for name, chart in charts.items() if roles[name] == kind.scale_role}

@@ -29,6 +29,7 @@ from ...reading.priors import Prior
 from ..pooling import Refused
 from ..uses import Block, entering, made_up, terms_of
 from .apart import Apart, apart
+from .lines import Lines, lines_of
 from .predictors import Entry
 from .site import Site, side_by_side, site_of
 
@@ -55,6 +56,7 @@ class Regression:
         domains: of all of them; it says what their coordinates are.
         sizes: entries of those that move.
         sites: that they enter.
+        lines: of those whose derivatives are sums over rows; None for the others.
         priors: of those that move.
         apart: sets of coordinates that are climbed side by side.
         swept: why the maximum is only conditional, or empty.
@@ -69,6 +71,7 @@ class Regression:
     domains: Mapping[str, str] = field(repr=False)
     sizes: Mapping[str, int] = field(repr=False)
     sites: tuple[Site, ...] = field(repr=False)
+    lines: tuple[Lines | None, ...] = field(repr=False)
     priors: Mapping[str, Prior] = field(repr=False)
     apart: Apart = field(repr=False)
     swept: str
@@ -94,7 +97,8 @@ class Regression:
         )
         sizes = {name: initial[name].numel() for name in moving}
         sets = apart(sites, tuple(sizes.values()), [k for k, name in enumerate(moving) if name in priors])
-        solver = cls(moving, held, domains, sizes, sites, priors, sets, why)
+        lines = tuple(lines_of(site) for site in sites)
+        solver = cls(moving, held, domains, sizes, sites, lines, priors, sets, why)
         batch = {name: value.double().unsqueeze(0) for name, value in initial.items()}
         try:
             solver.expand(solver._coordinates(batch), solver._sums(made_up(factors)), batch)
@@ -177,26 +181,18 @@ class Regression:
 
     def expand(self, theta: Tensor, sums: Sequence[Sums], batch: Batch) -> Expansion:
         """Expand `Q` to second order in the coordinates that move, for every start."""
-        size, count = theta.shape[-1], self.count
+        count = self.count
         value = theta.new_zeros((len(theta), self.apart.count))
-        slope, curvature = theta.new_zeros(theta.shape), theta.new_zeros((*theta.shape, size))
-        for at, (site, some) in enumerate(zip(self.sites, sums, strict=True)):
-            if site.by_coordinates(count):
-                q, first_order, second_order = site.expanded(theta, some, count)
-                value = value + self.apart.of_cells(at, q)
-                slope[:, :count] += first_order
-                curvature[:, :count, :count] += second_order
-                continue
-            q, slopes, curvatures = site.slopes(theta, some)
+        slope, curvature = theta.new_zeros(theta.shape), theta.new_zeros((*theta.shape, theta.shape[-1]))
+        for at, (site, line, some) in enumerate(zip(self.sites, self.lines, sums, strict=True)):
+            if line is None and site.by_coordinates(count):
+                q, first, second = site.expanded(theta, some, count)
+                slope[:, :count] += first
+                curvature[:, :count, :count] += second
+            else:
+                q, first, second = _expanded(site, theta, some) if line is None else line.expand(theta, some)
+                slope, curvature = slope + first, curvature + second
             value = value + self.apart.of_cells(at, q)
-            predictors = [p for argument in site.arguments for p in argument.predictors]
-            for r, first in enumerate(predictors):
-                slope = slope + adjoint(first, slopes[r], size)
-                for s, second in enumerate(predictors[r:], r):
-                    weight = curvatures[r][s]
-                    if weight is not None:
-                        block = gram(first, second, weight, size)
-                        curvature = curvature + (block if r == s else block + block.mT)
         at = 0
         for name, n in self.sizes.items():
             if name in self.priors:
@@ -219,6 +215,22 @@ def _check(engine: Engine, moving: Sequence[str], domains: Mapping[str, str]) ->
         prior = engine.priors.get(name)
         if prior is not None and (prior.fn is None or prior.kind in KINKED):
             raise Refused(f'the prior of "{name}" is not smooth, or has parameters')
+
+
+def _expanded(site: Site, theta: Tensor, sums: Sums) -> Expansion:
+    """`Q` of every start and cell of a site, its gradient and its Hessian in all coordinates."""
+    size = theta.shape[-1]
+    slope, curvature = theta.new_zeros(theta.shape), theta.new_zeros((*theta.shape, size))
+    q, slopes, curvatures = site.slopes(theta, sums)
+    predictors = [p for argument in site.arguments for p in argument.predictors]
+    for r, first in enumerate(predictors):
+        slope = slope + adjoint(first, slopes[r], size)
+        for s, second in enumerate(predictors[r:], r):
+            weight = curvatures[r][s]
+            if weight is not None:
+                block = gram(first, second, weight, size)
+                curvature = curvature + (block if r == s else block + block.mT)
+    return q, slope, curvature
 
 
 def _of_prior(prior: Prior, chart: Chart, theta: Tensor, shape: torch.Size) -> Expansion:

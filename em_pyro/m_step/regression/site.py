@@ -36,7 +36,7 @@ class Site:
             args |= argument.bound(eta)
         if sums.around is not None and factor.family.location is not None:
             args[factor.family.location] = args[factor.family.location] - sums.around
-        natural = factor.natural_of(args)
+        natural = factor.form.natural_of(factor, args)
         total = torch.zeros((), dtype=torch.float64)
         rank = 1 + len(self.shape)
         for value, statistic in zip(natural, sums.parts, strict=True):

@@ -1,0 +1,229 @@
+"""A location that is affine in parameters: the covariates lie by row, their coefficients are what a cell has.
+
+The location `x_n' b_c` differs by row, and yet sums over rows suffice: with residuals `r = y - x' b`,
+
+    log p(y_n | c) = -r^2 / (2 scale_c^2) - log(scale_c)   and   S_c = sum of W_cn (1, x x', x r, r^2).
+
+Residuals are taken at the coefficients of the step, so that no digit cancels however far the values lie from zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from ...program.named import Named, align
+from ...reading.bank import RoleMap, gather
+from ...reading.bound import Bound
+from ...reading.affine import apart
+from ...reading.predictor import Affine, pairs, squared
+from ..chunks import Chunk
+from ..sums import Sums
+from .natural import Natural
+from .product import InnerProduct
+from .site_data import Layout
+from .site_factor import SiteFactor
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a chunk, those of columns and folded plates in one dimension.
+
+    Attributes:
+        x: covariates, (J, rows).
+        y: responses, (events, rows); zero where the value is masked.
+        weight: mask and exponent, (events, rows); None is one.
+    """
+
+    x: Tensor = field(repr=False)
+    y: Tensor = field(repr=False)
+    weight: Tensor | None = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Lines(Natural):
+    """Arguments of every cell and event; `eta` are the coefficients, (starts) + (cells x events, J).
+
+    Attributes:
+        scale: (starts) + (cells x events, 1).
+        centre: the coefficients around which statistics are taken, as `eta`.
+    """
+
+    scale: Tensor = field(kw_only=True, repr=False)
+    centre: Tensor = field(kw_only=True, repr=False)
+
+
+@dataclass(frozen=True)
+class Linear(InnerProduct):
+    """Products of coefficients and covariates, not of natural parameters and features.
+
+    Attributes:
+        covariates: dimensions of the rows as far as they vary, then `(J,)`.
+    """
+
+    covariates: Named = field(kw_only=True, repr=False)
+    together: bool = False
+    in_product: ClassVar[bool] = False
+
+    @property
+    def count(self) -> int:
+        """Number of covariates."""
+        return self.covariates.tensor.shape[-1]
+
+    @property
+    def pairs(self) -> int:
+        """Number of their products."""
+        return self.count * (self.count + 1) // 2
+
+    def events(self, factor: SiteFactor) -> tuple[tuple[int, ...], ...]:
+        """What a cell holds of every statistic."""
+        return (), (self.count, self.count), (self.count,), ()
+
+    def row(self, factor: SiteFactor) -> int:
+        """Covariates, their products and the response, and a residual of every cell, in all rows of folded plates."""
+        data = factor.data
+        cells = prod(factor.cell_shape) * prod(data.event_shape)
+        return (self.pairs + self.count + prod(data.event_shape) + 3 * cells) * prod(data.sizes[n] for n in data.folded)
+
+    # ---- the rows ----
+
+    def features(self, factor: SiteFactor, chunk: Chunk) -> Rows:
+        """Covariates and responses."""
+        data = factor.data
+        value, _, weight = data.rows(chunk)
+        response = data.family.response(value).double()
+        names = (*data.layout.columns, *data.folded)
+        shape = [chunk.size(n, data.sizes[n]) for n in names]
+        x = align(chunk.cut(self.covariates), self.covariates.names, names, 1).movedim(-1, 0)
+
+        def flat(part: Tensor) -> Tensor:
+            return part.expand((*shape, *data.event_shape)).reshape((prod(shape), prod(data.event_shape))).mT
+
+        if weight is not None:
+            response, weight = torch.where(weight == 0, 0.0, response), flat(weight)
+        return Rows(x.expand((self.count, *shape)).reshape((self.count, -1)), flat(response), weight)
+
+    # ---- the two products ----
+
+    def natural(self, factor: SiteFactor, bound: Bound, about: Bound | None) -> Lines:
+        """Bind coefficients and scales."""
+        wanted = factor.locations(bound if about is None else about)
+        starts, inner = bound.starts, (*factor.cell_shape, *factor.event_shape)
+        scale = gather(factor.roles["scale"], bound.entries, bound.batch).double().expand((starts, *inner))
+        centre = wanted.reshape((starts, -1, self.count))
+        eta = centre if about is None else factor.locations(bound).reshape(centre.shape)
+        return Lines(eta, wanted, scale=scale.reshape((starts, -1, 1)), centre=centre)
+
+    def log_density(self, factor: SiteFactor, natural: Natural, features: Rows, chunk: Chunk) -> Tensor:
+        """Log-densities of all rows in all cells, events and folded plates summed."""
+        scale = cast(Lines, natural).scale
+        found = _residual(natural.eta, features).div_(scale).square_().mul_(-0.5).sub_(scale.log())
+        found = found.unflatten(1, (-1, len(features.y)))
+        found = found.squeeze(2) if features.weight is None and len(features.y) == 1 else _weighed(found, features)
+        sizes = factor.laid_out_sizes(chunk)
+        if factor.data.folded:
+            found = found.unflatten(-1, (prod(sizes[len(factor.cells) :]), -1)).sum(-1)
+        return align(found.reshape((len(found), *sizes)), factor.laid_out, factor.names)
+
+    def weighted(
+        self, factor: SiteFactor, weights: Tensor, natural: Natural | None, features: Rows, chunk: Chunk
+    ) -> Tensor:
+        """`sum W (1, x x', x r, r^2)` of every cell and event side by side; of `x x'` what is above the diagonal."""
+        x, y = features.x, features.y
+        weights = align(weights, factor.names, factor.laid_out)
+        kept = weights.shape[: 1 + len(factor.cells)]
+        w = weights.reshape((len(weights), -1, 1, weights.shape[len(kept) :].numel(), 1))
+        w = w.expand((*w.shape[:2], len(y), w.shape[3], y.shape[-1] // w.shape[3])).flatten(3)
+        w = (w if features.weight is None else w * features.weight).flatten(1, 2)
+        if natural is None:
+            residual = y.expand((*w.shape[:1], w.shape[1] // len(y), *y.shape)).flatten(1, 2)
+        else:
+            residual = _residual(cast(Lines, natural).centre, features)
+        pull = w * residual
+        found = w.sum(-1, keepdim=True), w @ pairs(x).mT, pull @ x.mT, (pull * residual).sum(-1, keepdim=True)
+        return torch.cat(found, -1).reshape((*kept, *factor.event_shape, -1))
+
+    def finish(self, factor: SiteFactor, found: Tensor, natural: Natural | None) -> Sums:
+        """Cut into the statistics, around the coefficients at the parameters."""
+        n, upper, first, second = found.split((1, self.pairs, self.count, 1), -1)
+        around = torch.zeros_like(first) if natural is None else natural.wanted
+        parts = n.squeeze(-1), squared(upper, self.count), first, second.squeeze(-1)
+        return Sums(factor.name, factor.family, parts, around)
+
+
+def _residual(coefficients: Tensor, rows: Rows) -> Tensor:
+    """What of every response the coefficients leave: (starts) + (cells x events, rows)."""
+    location = coefficients @ rows.x
+    by_event = location.unflatten(1, (-1, len(rows.y)))
+    torch.sub(rows.y, by_event, out=by_event)
+    return location
+
+
+def _weighed(found: Tensor, rows: Rows) -> Tensor:
+    """Sum log-densities (starts, cells, events, rows) over the events, times the weight of each."""
+    return found.sum(2) if rows.weight is None else (found * rows.weight).sum(2)
+
+
+# ---- which sites have this form --------------------------------------------------------------------------------------
+
+
+def linear_of(factor: SiteFactor) -> SiteFactor | None:
+    """The same site by coefficients, if its location is affine and differs by row through covariates alone."""
+    family, data = factor.family.linear, factor.data
+    present = {*data.layout.batch, *data.layout.columns, *data.folded}
+    rows = [d for d, n in enumerate(factor.cells) if n in present]
+    found = _apart(factor, rows) if family is not None and rows else None
+    if family is None or found is None:
+        return None
+    coefficients, covariates = found
+    names = tuple(factor.cells[d] for d in rows if covariates.shape[d] > 1)
+    shape = (*(data.sizes[n] for n in names), covariates.shape[-1])
+    if covariates.numel() != prod(shape):
+        return None  # they differ by event
+    cells = tuple(n for n in factor.cells if n not in present)
+    cell_shape = tuple(data.sizes[n] for n in cells)
+    columns = tuple(n for n in data.sizes if n in present and n not in data.folded)
+    affine = coefficients.changed(lambda part, _: part.squeeze(tuple(rows)))
+    loc = RoleMap(cells, torch.full((), -1).expand((*cell_shape, *data.event_shape, shape[-1])), affine=affine)
+    index, coefficient, constant = (_first(part, rows) for part in _maps(factor.roles["scale"]))
+    assert index is not None
+    return replace(
+        factor,
+        family=family,
+        roles={"loc": loc, "scale": RoleMap(cells, index, coefficient, constant)},
+        cells=cells,
+        cell_shape=cell_shape,
+        data=replace(data, layout=Layout((), cells, columns, ()), shift=None, cache={}),
+        form=Linear(covariates=Named(covariates.reshape(shape), names)),
+    )
+
+
+def _apart(factor: SiteFactor, rows: Sequence[int]) -> tuple[Affine, Tensor] | None:
+    """Coefficients and covariates of the location, if that is affine and the scale is the same in all rows."""
+    affine, scale = factor.roles["loc"].affine, factor.roles["scale"]
+    if affine is None or affine.chart.name != "itself" or affine.coordinates or scale.affine is not None:
+        return None
+    if any(_varies(part, d) for part in _maps(scale) if part is not None for d in rows):
+        return None
+    return apart(affine, rows)
+
+
+def _maps(role: RoleMap) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    return role.index, role.coefficient, role.constant
+
+
+def _varies(part: Tensor, d: int) -> bool:
+    """Whether a tensor differs along a dimension."""
+    return part.stride(d) != 0 and bool((part != part.narrow(d, 0, 1)).any())
+
+
+def _first(part: Tensor | None, dims: Sequence[int]) -> Tensor | None:
+    """What stands at the beginning of some dimensions."""
+    for d in sorted(dims, reverse=True):
+        part = None if part is None else part.select(d, 0)
+    return part

@@ -1,0 +1,83 @@
+"""Normal sites whose locations are lines: sums of products of their covariates lead to the coefficients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from ...e_step.engine import Engine
+from ...e_step.sites.site_factor import SiteFactor
+from ...e_step.sums import Sums
+from ...program.named import Batch
+from ...reading.predictor import Affine
+from ..pooling import flat
+from .arguments import Predictor, selection_of
+from .scalar import Moments, ScalarSite
+
+
+@dataclass(frozen=True)
+class Coefficients(Predictor):
+    """The coefficients of every cell, one predictor for each covariate.
+
+    Attributes:
+        affine: which entries meet in a cell, whatever covariate they multiply.
+        each: with a dimension for the covariates.
+    """
+
+    each: Affine = field(kw_only=True)
+
+    def at(self, batch: Batch) -> Tensor:
+        """Bind every cell: (S, cells, J)."""
+        found = self.each.predictor(batch)
+        return found.expand((len(found), *self.shape, *self.unit)).reshape((len(found), -1, *self.unit))
+
+    def designs(self, first: Mapping[str, int]) -> list[Affine]:
+        """One, of all coefficients together."""
+        at = torch.tensor([first[n] + i if n in first else -1 for n, i in self.each.entries])
+        return [replace(self.each.moved(at), offset=self.each.offset.new_zeros(()).expand((*self.shape, *self.unit)))]
+
+
+@dataclass(frozen=True)
+class LineSite(ScalarSite):
+    """One Normal site whose locations are `x' b`, by the sums `(n, G, b, C) = sum w (1, x x', x r, r^2)`."""
+
+    loc: Coefficients
+
+    @classmethod
+    def of(cls, engine: Engine, factor: SiteFactor) -> LineSite:
+        """Read the arguments of a site."""
+        affine = factor.roles["loc"].affine
+        assert affine is not None
+        met = affine.changed(lambda part, slots: part.flatten(-2) if slots else part[..., 0])
+        shape = (*factor.cell_shape, *factor.event_shape)
+        loc = Coefficients(met, shape, affine.offset.shape[-1:], each=affine)
+        return cls(factor.name, loc, selection_of(engine, factor, "scale"))
+
+    def moments(self, sums: Sums) -> Moments:
+        """Lay the statistics out over flat cells."""
+        n, gram, first, second = sums.parts
+        J = first.shape[-1]
+        vector = (len(first), -1, J)
+        around = None if sums.around is None else sums.around.reshape(vector)
+        return Moments(flat(n), first.reshape(vector), flat(second), around, gram.reshape((*vector, J)))
+
+    def pulled(self, moments: Moments, rest: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Precision times what of the products is not in `rest`, (S, cells, J), and times theirs, (S, cells, J, J)."""
+        tau, gram = self.scale.at(batch).unsqueeze(-1) ** -2, moments.gram
+        assert gram is not None
+        by = -rest if moments.around is None else moments.around - rest
+        return tau * (moments.first + _times(gram, by)), tau.unsqueeze(-1) * gram
+
+    def scatter(self, moments: Moments, batch: Batch) -> Tensor:
+        """Squared residuals of the current locations, in units of the known factors of the scale: (S, cells)."""
+        m = self.loc.at(batch) if moments.around is None else self.loc.at(batch) - moments.around
+        assert moments.gram is not None
+        found = moments.second - (m * (2 * moments.first - _times(moments.gram, m))).sum(-1)
+        return found if self.scale.coefficient is None else found / self.scale.coefficient**2
+
+
+def _times(gram: Tensor, vector: Tensor) -> Tensor:
+    return (gram @ vector.unsqueeze(-1)).squeeze(-1)

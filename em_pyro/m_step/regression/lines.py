@@ -1,0 +1,136 @@
+"""Predictors `x' b`, covariates by row and coefficients by cell: `Q` and its derivatives, block by block.
+
+With slopes and curvatures of a cell's log-density in its predictor, known in closed form,
+
+    dQ/db = sum of slope x   and   d2Q/db2 = sum of curvature x x',
+
+two matrix products for each block of rows, whose predictors are forgotten again.
+
+References:
+    McCullagh, P. and Nelder, J. A. (1989). Generalized Linear Models, section 2.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from ...e_step.chunks import rows_of
+from ...e_step.sums import Sums
+from ...reading.affine import apart
+from ...reading.predictor import Affine, joined, pairs, squared
+from .site import Site
+
+Terms = tuple[Tensor, Tensor, Tensor]
+"""`Q`, its slope and its curvature: of every cell and row, or summed."""
+
+
+def _log_rates(eta: Tensor, a: Tensor, b: Tensor) -> Terms:
+    """`a log(rate) - b rate`, with `eta = log(rate)`."""
+    mean = b * eta.exp()
+    return (a * eta).sub_(mean), a - mean, mean.neg_()
+
+
+def _log_odds(eta: Tensor, a: Tensor, b: Tensor) -> Terms:
+    """`a log(p) + b log(1 - p)`, with `eta` the logit of `p`."""
+    p, rest = eta.sigmoid(), (-eta).sigmoid()
+    larger = torch.maximum(p, rest).log_().mul_(a + b)  # what is left of each logarithm: all terms have one sign
+    total = larger.addcmul_(a, eta.clamp(max=0)).addcmul_(b, eta.clamp(min=0), value=-1)
+    hit, miss = a * rest, b * p
+    return total, hit - miss, (hit * p).addcmul_(miss, rest).neg_()
+
+
+TERMS: Mapping[tuple[str, str, str], Callable[[Tensor, Tensor, Tensor], Terms]] = {
+    ("rates", "positive", "exp"): _log_rates,
+    ("counts", "unit", "sigmoid"): _log_odds,
+}
+"""By what all families of a kind have in common: their solver, and the domain and link of their argument."""
+
+
+@dataclass(frozen=True)
+class Lines:
+    """One site, or several side by side, whose one predictor is a line in every cell.
+
+    Attributes:
+        coefficients: of every cell, with a dimension for the covariates; the dimensions of the rows have size one.
+        covariates: (J, rows).
+        order: dimensions of the site's cells, those of the rows last.
+        split: how many dimensions the cells have without those of the rows.
+        shape: of the site's cells.
+        terms: `Q` and its derivatives in the predictor.
+    """
+
+    coefficients: Affine = field(repr=False)
+    covariates: Tensor = field(repr=False)
+    order: tuple[int, ...]
+    split: int
+    shape: tuple[int, ...]
+    terms: Callable[[Tensor, Tensor, Tensor], Terms]
+
+    def expand(self, theta: Tensor, sums: Sums) -> Terms:
+        """Expand `Q` to second order in all coordinates.
+
+        Returns:
+            `Q` of every start and cell, those of the rows added up, (S) + cells; gradient (S, E); Hessian (S, E, E).
+        """
+        found = self._expanded(theta, sums, careful=False)
+        if not all(bool(torch.isfinite(part).all()) for part in found):  # in a row without weight it is no part of `Q`
+            found = self._expanded(theta, sums, careful=True)
+        return found
+
+    def _expanded(self, theta: Tensor, sums: Sums, *, careful: bool) -> Terms:
+        """Expand block by block; with care, predictors of rows without weight are not looked at."""
+        starts, size = theta.shape
+        J = len(self.covariates)
+        a, b = (self._laid_out(part) for part in sums.parts)
+        here = self.coefficients.at(theta)
+        whole = (*(1 if d in self.order[self.split :] else n for d, n in enumerate(self.shape)), J)
+        here = here.expand((starts, *whole)).reshape((starts, -1, J))
+        cells, rows = here.shape[1], self.covariates.shape[-1]
+        q, slope = theta.new_zeros((starts, cells)), theta.new_zeros((starts, cells, J))
+        curvature = theta.new_zeros((starts, cells, J * (J + 1) // 2))
+        step = rows_of(curvature.shape[-1] + J + 8 * starts * cells)
+        for at in range(0, rows, step):
+            x = self.covariates[:, at : at + step]
+            eta, first, second = here @ x, a[..., at : at + step], b[..., at : at + step]
+            eta = eta.masked_fill((first == 0) & (second == 0), 0.0) if careful else eta
+            some, slopes, curvatures = self.terms(eta, first, second)
+            q += some.sum(-1)
+            slope += slopes @ x.mT
+            curvature += curvatures @ pairs(x).mT
+        design = replace(self.coefficients, offset=theta.new_zeros(()).expand(whole))
+        matrix, right = joined(design, slope, squared(curvature, J), size)
+        return q.reshape((starts, *whole[:-1])), right, matrix
+
+    def _laid_out(self, part: Tensor) -> Tensor:
+        """Statistics as (S, cells, rows); a view where the rows stand last."""
+        part = part.permute((0, *(d + 1 for d in self.order)))
+        return part.flatten(1 + self.split).reshape((len(part), -1, self.covariates.shape[-1]))
+
+
+def lines_of(site: Site) -> Lines | None:
+    """A site by its coefficients, if it has one predictor whose derivatives are known, and the rest of it is known."""
+    factor = site.factors[0]
+    if len(site.arguments) != 1 or site.known or site.arguments[0].row or not factor.form.alike:
+        return None
+    (argument,) = site.arguments
+    affine = argument.affine
+    terms = TERMS.get((factor.family.solver, argument.domain, affine.chart.name))
+    varies = [any(part.shape[d] > 1 for part in _values(affine)) for d in range(affine.offset.dim())]
+    rows = [d for d, some in enumerate(varies) if some and all(p.index.shape[d] == 1 for p in affine.pieces)]
+    found = apart(affine, rows) if terms is not None and rows else None
+    if terms is None or found is None or affine.offset.dim() != len(site.shape):
+        return None
+    coefficients, covariates = found
+    order = (*(d for d in range(len(site.shape)) if d not in rows), *rows)
+    table = covariates.expand((*(n if d in rows else 1 for d, n in enumerate(site.shape)), covariates.shape[-1]))
+    table = table.movedim(-1, 0).reshape((covariates.shape[-1], -1))
+    return Lines(coefficients, table, order, len(order) - len(rows), site.shape, terms)
+
+
+def _values(affine: Affine) -> list[Tensor]:
+    """All that differs by row in a predictor; the slots of a piece are its last dimension."""
+    return [affine.offset, *(piece.value for piece in affine.pieces)]
