@@ -15,7 +15,7 @@ from ..families.charts import Chart, domain_of
 from ..program.named import Batch
 from ..reading.priors import Prior
 from .pooling import Selected, added, flat, pool, refuse_unbounded, select, shaped
-from .uses import Block, chart_of, segments_of
+from .uses import CONDITIONAL, Block, chart_of, segments_of
 
 
 @dataclass(frozen=True)
@@ -141,4 +141,4 @@ def _meets(prior: Prior | None) -> str:
     """Say that a prior changes with other parameters, so that the maximum is conditional; empty if it does not."""
     if prior is None or prior.shapes is None:
         return ""
-    return f"its {prior.kind} prior has parameters: conditional closed forms until Q is stationary"
+    return f"its {prior.kind} prior has parameters{CONDITIONAL}"

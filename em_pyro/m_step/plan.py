@@ -19,7 +19,19 @@ from ..program.named import connected, listed
 from .ascent.climbs import Climb, climbs_of
 from .pooling import Refused
 from .solvers import Solver, solver_of
-from .uses import Block, Use, because, because_newton, entering, in_coordinates, kind_of, role_of, terms_of, uses_of
+from .uses import (
+    CONDITIONAL,
+    Block,
+    Use,
+    because,
+    because_newton,
+    entering,
+    in_coordinates,
+    kind_of,
+    role_of,
+    terms_of,
+    uses_of,
+)
 
 Choice = str | Callable[[Any, Tensor], Tensor]
 
@@ -139,7 +151,7 @@ def _why_climbed(lines: Mapping[str, Line], climb: Climb, name: str) -> str:
     if lines[name].how == "torch":
         return f"{lines[name].why}; {climb.caveat}"
     others = listed([f'"{other}"' for other in climb.names if lines[other].how == "torch"])
-    return f"{lines[name].why}; with {others} held, then climbed with it: Q rises (generalised EM)"
+    return f"{lines[name].why.split(CONDITIONAL)[0]}: in closed form with {others} held, then climbed with it (Q rises)"
 
 
 def _check(options: Mapping[str, Choice], engine: Engine) -> None:

@@ -17,6 +17,8 @@ from ..reading.bank import Bank, RoleMap, Segment
 from ..reading.priors import LOCATIONS
 from .pooling import Refused, select, used_charts
 
+CONDITIONAL = ": conditional closed forms until Q is stationary"
+
 CHART = {chart.name: chart for chart in CHARTS}
 
 Use = tuple[SiteFactor, str, RoleMap]

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from ...program.named import Named, align
+from ...reading.affine import apart
 from ...reading.bank import RoleMap, gather
 from ...reading.bound import Bound
-from ...reading.affine import apart
 from ...reading.predictor import Affine, pairs, squared
 from ..chunks import Chunk
 from ..sums import Sums

@@ -10,9 +10,8 @@ from torch import Tensor
 from ...e_step.sites.site_factor import SiteFactor
 from ...program.named import unexpand
 from ...reading.predictor import Affine, equation_by_equation, meeting, together
+from ..uses import CONDITIONAL
 from .arguments import Argument
-
-CONDITIONAL = ": conditional closed forms until Q is stationary"
 
 Meetings = Mapping[tuple[str, int], set[Hashable]]
 """Parameter and entry (of vectors, row) of a location -> what of the scales it meets."""
