@@ -17,7 +17,7 @@ from torch import Tensor
 from ..families import family_of
 from ..families.charts import CHARTS, COORDINATES, domain_of
 from ..program.masks import seen
-from ..program.named import Params, batched, squeeze, unwrap
+from ..program.named import Params, batched, broadcast, squeeze, unwrap
 from ..program.program import Program
 from ..program.site import Site
 from .bank import RoleMap
@@ -237,7 +237,7 @@ def _coefficients(
     affine: Affine, offset: tuple[int, Tensor], slots: Sequence[tuple[int, Tensor, Tensor]], count: int
 ) -> Affine:
     """One predictor for each covariate, over the slots that it multiplies."""
-    cells = torch.broadcast_shapes(offset[1].shape, *(t.shape for _, i, v in slots for t in (i, v)))
+    cells = broadcast(offset[1].shape, *(t.shape for _, i, v in slots for t in (i, v)))
     each = [[(index, value) for k, index, value in slots if k == j] for j in range(count)]
     most = max(len(some) for some in each)
     index = torch.full((*cells, count, most), -1, device=affine.offset.device)
