@@ -116,13 +116,13 @@ class Mixture:
         features, eta = natural.features, natural.features.natural(natural.rows.eta)
         eta.select(-1, features.column).add_(self._prior(natural, offsets))
         flat = eta.reshape(-1, eta.shape[-1])
-        found = torch.zeros_like(flat)
+        evidence, found = eta.new_zeros(starts), torch.zeros_like(flat)
         dense, into = (
             (flat, found)
             if features.width == flat.shape[-1]
             else (flat[:, : features.width], found[:, : features.width])
         )
-        evidence, own = list[Tensor](), dict[str, Tensor]()
+        own: dict[str, Tensor] = {}
         for chunk in self.chunks(starts):
             columns = features.matrix(chunk, partial(self._room, features, chunk))
             size = len(flat), columns.shape[-1]
@@ -133,15 +133,14 @@ class Mixture:
                 logits += factor.form.densities(flat[:, at], entries)
             self.rows.add_own(natural.rows, logits, chunk)
             shape = (starts, -1, size[1])
-            evidence.append(posterior_weights(logits.view(shape), weights.view(shape), self._scale(chunk)))
+            evidence += posterior_weights(logits.view(shape), weights.view(shape), self._scale(chunk))
             if collect.sums:
                 into.addmm_(weights, columns.mT)
                 for factor, at, entries in looked_up:
                     found[:, at] += factor.form.statistics(weights, entries, factor.data.width)
                 for name, part in self.rows.own_sums(natural.rows, weights, chunk).items():
                     own[name] = own[name] + part if name in own else part
-        total = sum(evidence[1:], evidence[0])
-        return Found(total, self._statistics(natural, found.view_as(eta), own) if collect.sums else {})
+        return Found(evidence, self._statistics(natural, found.view_as(eta), own) if collect.sums else {})
 
     def _prior(self, natural: MixtureNatural, offsets: Mapping[str, Named]) -> Tensor:
         """Sum of the factors over the latent alone, (starts) + (K,)."""
