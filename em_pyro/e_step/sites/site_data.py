@@ -130,10 +130,9 @@ class SiteData:
 
     def rows(self, chunk: Chunk, shift: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
         """Value, known arguments and weight of some rows, each in dimensions (batch, columns, folded) + events."""
-        every = (*self.layout.batch, *self.layout.columns, *self.folded)
 
         def cut(part: Named, trailing: int) -> Tensor:
-            return align(chunk.cut(part), part.names, every, trailing)
+            return self._cut(chunk, part, trailing)
 
         rank = len(self.event_shape)
         value = cut(self.value, self.value.tensor.dim() - len(self.value.names))
@@ -145,6 +144,28 @@ class SiteData:
             for key, part in self.known.items()
         }  # fmt: skip
         return value, known, None if self.weight is None else cut(self.weight, rank).double()
+
+    def columns(self, chunk: Chunk) -> tuple[Tensor, Tensor | None]:
+        """Values as they are and weights, a column a row: events + event of the value + (folded, columns)."""
+        dims = (*self.layout.columns, *self.folded)
+        sizes = [chunk.size(n, self.sizes[n]) for n in dims]
+        folded = len(self.layout.columns)
+
+        def turned(part: Named, event: tuple[int, ...]) -> Tensor:
+            made = self._cut(chunk, part, part.tensor.dim() - len(part.names)).double()
+            missing = len(dims) + len(event) - made.dim()
+            made = made.reshape((*made.shape[: len(dims)], *(1,) * missing, *made.shape[len(dims) :]))
+            made = made.expand((*sizes, *event))
+            order = (*range(len(dims), made.dim()), *range(folded, len(dims)), *range(folded))
+            return made.permute(order).reshape((*event, prod(sizes[folded:]), prod(sizes[:folded])))
+
+        tail = self.value.tensor.shape[self.value.tensor.dim() - self.family.event_dim :]
+        weight = None if self.weight is None else turned(self.weight, self.event_shape)
+        return turned(self.value, (*self.event_shape, *tail)).contiguous(), weight
+
+    def _cut(self, chunk: Chunk, part: Named, trailing: int) -> Tensor:
+        """Some rows, in dimensions (batch, columns, folded) + the trailing ones."""
+        return align(chunk.cut(part), part.names, (*self.layout.batch, *self.layout.columns, *self.folded), trailing)
 
     def slices(self) -> list[Chunk]:
         """Chunks of rows over which to sum something once, so that no large temporary is made."""
