@@ -26,7 +26,7 @@ from .site_factor import SiteFactor
 EXACT = 1e-12  # relative error of a log-density up to which one centre does
 SHORT = 2.0  # what is said where it is only known that digits run short
 BLOCK = 1 << 17  # deviations that are taken together: a share of the second-level cache
-FEW = 4  # weights for each that is not zero from which it is faster to pick the rows that have one
+FEW = 2  # rows for each that has weight in a cell from which it is faster to pick these
 EPS = torch.finfo(torch.float64).eps
 FARTHEST = (EXACT / EPS) ** 0.5
 """Distance from the centre, in units of the smallest scale, up to which one centre does: about 67."""
@@ -98,7 +98,7 @@ def add_densities(factor: SiteFactor, own: Own | None, product: Tensor, chunk: C
     """Add the log-densities of the cells of `own` to their rows of `product`, (starts and cells flattened, columns)."""
     if own is None:
         return
-    values, weight = _columns(factor, chunk)
+    values, weight = factor.data.columns(chunk)
     for cells, rows in _blocks(len(own.which), values):
         deviation = _deviations(values[..., rows], own.location[cells])
         white = factor.family.whitened(deviation, own.factor[cells])
@@ -121,54 +121,62 @@ def own_sums(factor: SiteFactor, own: Own, weights: Tensor, chunk: Chunk) -> Ten
         chunk: rows.
     """
     shares = weights if own.every else weights.index_select(0, own.which)
-    values, weight = _columns(factor, chunk)
-    found = shares.new_zeros((len(shares), factor.data.width))
-
-    def add(cells: slice, values: Tensor, shares: Tensor, weight: Tensor | None) -> None:
-        deviation = _deviations(values, own.centre[cells])
-        folded = shares.unsqueeze(1).expand((len(shares), values.shape[-2], -1)).flatten(1)
-        each = folded.reshape((len(shares), *(1,) * len(factor.event_shape), -1))
-        each = each if weight is None else each * weight.flatten(-2)
-        found[cells] += _side_by_side(factor, factor.family.moments(deviation, each))
-
-    if FEW * int(shares.count_nonzero()) > shares.numel():
-        for cells, rows in _blocks(len(shares), values):
-            add(cells, values[..., rows], shares[cells, rows], None if weight is None else weight[..., rows])
-        return found
-    cell, row = shares.nonzero(as_tuple=True)
-    values, shares = _picked(values, row), shares[cell, row]
-    weight = None if weight is None else _picked(weight, row)
-    ends = torch.bincount(cell, minlength=len(found)).cumsum(0).tolist()
-    for k, (start, stop) in enumerate(zip([0, *ends], ends, strict=False)):
-        if start < stop:
-            rows = slice(start, stop)
-            part = None if weight is None else weight[..., rows]
-            add(slice(k, k + 1), values[..., rows], shares[rows].unsqueeze(0), part)
-    return found
-
-
-def _columns(factor: SiteFactor, chunk: Chunk) -> tuple[Tensor, Tensor | None]:
-    """Values and weights of a chunk, a column a row; zero where the value is not seen."""
     values, weight = factor.data.columns(chunk)
-    if weight is not None:
-        seen = weight.reshape((*factor.event_shape, *(1,) * factor.family.event_dim, *weight.shape[-2:])) != 0
-        values = torch.where(seen, values, 0.0)
-    return values, weight
+    counts = shares.count_nonzero(-1)
+    most = int(counts.amax())
+    if FEW * most > shares.shape[-1]:
+        found = shares.new_zeros((len(shares), factor.data.width))
+        for cells, rows in _blocks(len(shares), values):
+            part = None if weight is None else weight[..., rows]
+            found[cells] += _moments(factor, values[..., rows], own.centre[cells], shares[cells, rows], part)
+        return found
+    rows, shares = _of_each(shares, counts, most)
+    found = [
+        _moments(factor, _picked(values, rows[cells]), own.centre[cells], shares[cells], _picked(weight, rows[cells]))
+        for cells in _few_cells(len(shares), values[..., 0].numel() * most)
+    ]
+    return torch.cat(found)
 
 
-def _picked(part: Tensor, rows: Tensor) -> Tensor:
-    """Some of the columns; `gather` is several times faster here than `index_select`."""
-    return part.gather(-1, rows.expand((*part.shape[:-1], -1)))
+def _of_each(shares: Tensor, counts: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """The rows in which a cell has weight and their weights, both (n, most); a cell with fewer is filled up by zeros."""
+    cell, row = shares.nonzero(as_tuple=True)
+    place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    at = cell * most + place
+    rows, kept = row.new_zeros(len(shares) * most), shares.new_zeros(len(shares) * most)
+    rows[at], kept[at] = row, shares[cell, row]
+    return rows.view(-1, most), kept.view(-1, most)
+
+
+def _moments(factor: SiteFactor, values: Tensor, centre: Tensor, shares: Tensor, weight: Tensor | None) -> Tensor:
+    """Statistics (n, F) of cells around their centres, under shares (n, columns) and the weights of the rows."""
+    folded = shares.unsqueeze(1).expand((len(shares), values.shape[-2], -1)).flatten(1)
+    each = folded.reshape((len(shares), *(1,) * len(factor.event_shape), -1))
+    each = each if weight is None else each * weight.flatten(-2)
+    return _side_by_side(factor, factor.family.moments(_deviations(values, centre), each))
+
+
+def _picked(part: Tensor | None, rows: Tensor) -> Tensor | None:
+    """Of every cell its own columns, (n) + ...; `gather` is several times faster here than `index_select`."""
+    if part is None:
+        return None
+    index = rows.reshape((len(rows), *(1,) * (part.dim() - 1), -1)).expand((len(rows), *part.shape[:-1], -1))
+    return part.expand((len(rows), *part.shape)).gather(-1, index)
 
 
 def _blocks(cells: int, values: Tensor) -> Iterator[tuple[slice, slice]]:
     """Cells and columns in blocks whose deviations stay in cache."""
     entries, columns = values[..., 0].numel(), values.shape[-1]
-    together = max(1, min(cells, BLOCK // (entries * LEAST)))
-    rows = max(LEAST, BLOCK // (entries * together))
-    for first in range(0, cells, together):
+    for some in _few_cells(cells, entries * LEAST):
+        rows = max(LEAST, BLOCK // (entries * (some.stop - some.start)))
         for start in range(0, columns, rows):
-            yield slice(first, first + together), slice(start, start + rows)
+            yield some, slice(start, start + rows)
+
+
+def _few_cells(cells: int, entries: int) -> list[slice]:
+    """Cells, so few at a time that their deviations, so many entries each, stay in cache."""
+    together = max(1, min(cells, BLOCK // max(entries, 1)))
+    return [slice(first, min(first + together, cells)) for first in range(0, cells, together)]
 
 
 def _deviations(values: Tensor, location: Tensor) -> Tensor:

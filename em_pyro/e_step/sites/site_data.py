@@ -51,6 +51,7 @@ class SiteData:
     sizes: Mapping[str, int] = field(repr=False)
     agreed: Tensor | None = field(default=None, repr=False)  # the reach of all sites that share this one's centre
     cache: dict[Chunk, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    turned: dict[Chunk, tuple[Tensor, Tensor | None]] = field(default_factory=dict, repr=False, compare=False)
 
     # ---- features ----
 
@@ -145,23 +146,33 @@ class SiteData:
         }  # fmt: skip
         return value, known, None if self.weight is None else cut(self.weight, rank).double()
 
-    def columns(self, chunk: Chunk) -> tuple[Tensor, Tensor | None]:
-        """Values as they are and weights, a column a row: events + event of the value + (folded, columns)."""
-        dims = (*self.layout.columns, *self.folded)
-        sizes = [chunk.size(n, self.sizes[n]) for n in dims]
-        folded = len(self.layout.columns)
+    def columns(self, chunk: Chunk = WHOLE) -> tuple[Tensor, Tensor | None]:
+        """Values as they are and weights, a column a row: events + event of the value + (folded, columns).
 
-        def turned(part: Named, event: tuple[int, ...]) -> Tensor:
-            made = self._cut(chunk, part, part.tensor.dim() - len(part.names)).double()
-            missing = len(dims) + len(event) - made.dim()
-            made = made.reshape((*made.shape[: len(dims)], *(1,) * missing, *made.shape[len(dims) :]))
-            made = made.expand((*sizes, *event))
-            order = (*range(len(dims), made.dim()), *range(folded, len(dims)), *range(folded))
-            return made.permute(order).reshape((*event, prod(sizes[folded:]), prod(sizes[:folded])))
-
+        Where the weight is zero the value is, too; what is small enough is kept.
+        """
+        if chunk in self.turned:
+            return self.turned[chunk]
         tail = self.value.tensor.shape[self.value.tensor.dim() - self.family.event_dim :]
-        weight = None if self.weight is None else turned(self.weight, self.event_shape)
-        return turned(self.value, (*self.event_shape, *tail)).contiguous(), weight
+        value = self._turned(chunk, self.value, (*self.event_shape, *tail)).contiguous()
+        weight = None if self.weight is None else self._turned(chunk, self.weight, self.event_shape)
+        if weight is not None:
+            seen = weight.reshape((*self.event_shape, *(1,) * self.family.event_dim, *weight.shape[-2:])) != 0
+            value = torch.where(seen, value, 0.0)
+        if self.kept(value[..., 0].numel()):
+            self.turned[chunk] = value, weight
+        return value, weight
+
+    def _turned(self, chunk: Chunk, part: Named, event: tuple[int, ...]) -> Tensor:
+        """Some rows, the last dimensions (folded, columns)."""
+        dims, folded = (*self.layout.columns, *self.folded), len(self.layout.columns)
+        sizes = [chunk.size(n, self.sizes[n]) for n in dims]
+        made = self._cut(chunk, part, part.tensor.dim() - len(part.names)).double()
+        missing = len(dims) + len(event) - made.dim()
+        made = made.reshape((*made.shape[: len(dims)], *(1,) * missing, *made.shape[len(dims) :]))
+        made = made.expand((*sizes, *event))
+        order = (*range(len(dims), made.dim()), *range(folded, len(dims)), *range(folded))
+        return made.permute(order).reshape((*event, prod(sizes[folded:]), prod(sizes[:folded])))
 
     def _cut(self, chunk: Chunk, part: Named, trailing: int) -> Tensor:
         """Some rows, in dimensions (batch, columns, folded) + the trailing ones."""
