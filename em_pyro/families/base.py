@@ -124,12 +124,13 @@ class Family:
         """
         raise NotImplementedError
 
-    def whitened(self, deviation: Tensor, factor: Tensor) -> Tensor:
-        """Return the residuals, of the shape of the deviations, which it may overwrite.
+    def whitened(self, deviation: Tensor, factor: Tensor, room: Tensor) -> Tensor:
+        """Return the residuals, written over the deviations or into `room`.
 
         Args:
             deviation: cells + event + (rows,).
             factor: from `whitening`.
+            room: of the shape of the deviations.
         """
         raise NotImplementedError
 

@@ -62,8 +62,8 @@ class MultivariateNormal(Family):
         tril = args["scale_tril"]
         return _inverse(tril), -tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
-    def whitened(self, deviation: Tensor, factor: Tensor) -> Tensor:
-        return factor @ deviation
+    def whitened(self, deviation: Tensor, factor: Tensor, room: Tensor) -> Tensor:
+        return torch.matmul(factor, deviation, out=room)
 
     def moments(self, deviation: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
         weighted = deviation * weights.unsqueeze(-2)

@@ -45,7 +45,7 @@ class Normal(Family):
     def whitening(self, args: Args) -> tuple[Tensor, Tensor]:
         return args["scale"].reciprocal(), -args["scale"].log()
 
-    def whitened(self, deviation: Tensor, factor: Tensor) -> Tensor:
+    def whitened(self, deviation: Tensor, factor: Tensor, room: Tensor) -> Tensor:
         return deviation.mul_(factor.unsqueeze(-1))
 
     def moments(self, deviation: Tensor, weights: Tensor) -> tuple[Tensor, ...]:

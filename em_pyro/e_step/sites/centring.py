@@ -100,8 +100,8 @@ def add_densities(factor: SiteFactor, own: Own | None, product: Tensor, chunk: C
         return
     values, weight = factor.data.columns(chunk)
     for cells, rows in _blocks(len(own.which), values):
-        deviation = _deviations(values[..., rows], own.location[cells])
-        white = factor.family.whitened(deviation, own.factor[cells])
+        deviation = _deviations(factor, values[..., rows], own.location[cells])
+        white = factor.family.whitened(deviation, own.factor[cells], factor.data.room("white", deviation.shape))
         found = _density(white, own.log_factor[cells], values.shape[-2], None if weight is None else weight[..., rows])
         if own.every:
             product[cells, rows] += found
@@ -140,11 +140,14 @@ def own_sums(factor: SiteFactor, own: Own, weights: Tensor, chunk: Chunk) -> Ten
 
 def _of_each(shares: Tensor, counts: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """The rows in which a cell has weight and their weights, both (n, most); a cell with fewer is filled up by zeros."""
-    cell, row = shares.nonzero(as_tuple=True)
-    place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts).repeat_interleave(counts)
-    at = cell * most + place
-    rows, kept = row.new_zeros(len(shares) * most), shares.new_zeros(len(shares) * most)
-    rows[at], kept[at] = row, shares[cell, row]
+    flat = shares.reshape(-1)
+    chosen = flat.nonzero().squeeze(-1)
+    ahead = (counts.cumsum(0) - counts).repeat_interleave(counts)  # of the cells before
+    cell = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+    at = torch.arange(len(chosen), device=chosen.device).sub_(ahead).add_(cell, alpha=most)
+    rows, kept = chosen.new_zeros(len(counts) * most), flat.new_zeros(len(counts) * most)
+    rows.scatter_(0, at, chosen.sub(cell, alpha=shares.shape[-1]))
+    kept.scatter_(0, at, flat.index_select(0, chosen))
     return rows.view(-1, most), kept.view(-1, most)
 
 
@@ -153,7 +156,7 @@ def _moments(factor: SiteFactor, values: Tensor, centre: Tensor, shares: Tensor,
     folded = shares.unsqueeze(1).expand((len(shares), values.shape[-2], -1)).flatten(1)
     each = folded.reshape((len(shares), *(1,) * len(factor.event_shape), -1))
     each = each if weight is None else each * weight.flatten(-2)
-    return _side_by_side(factor, factor.family.moments(_deviations(values, centre), each))
+    return _side_by_side(factor, factor.family.moments(_deviations(factor, values, centre), each))
 
 
 def _picked(part: Tensor | None, rows: Tensor) -> Tensor | None:
@@ -179,9 +182,13 @@ def _few_cells(cells: int, entries: int) -> list[slice]:
     return [slice(first, min(first + together, cells)) for first in range(0, cells, together)]
 
 
-def _deviations(values: Tensor, location: Tensor) -> Tensor:
-    """Values less the location of each cell, folded plates among the rows: (n) + events + event + (rows,)."""
-    return (values - location.unsqueeze(-1).unsqueeze(-1)).flatten(-2)
+def _deviations(factor: SiteFactor, values: Tensor, location: Tensor) -> Tensor:
+    """Values less the location of each cell, folded plates among the rows: (n) + events + event + (rows,).
+
+    They lie in a room that is written again by the next call.
+    """
+    room = factor.data.room("deviations", (len(location), *values.shape[values.dim() - location.dim() - 1 :]))
+    return torch.sub(values, location.unsqueeze(-1).unsqueeze(-1), out=room).flatten(-2)
 
 
 def _density(white: Tensor, log_factor: Tensor, folded: int, weight: Tensor | None) -> Tensor:

@@ -6,7 +6,7 @@ lives are folded: they are events, summed in the product of features and natural
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -52,6 +52,8 @@ class SiteData:
     agreed: Tensor | None = field(default=None, repr=False)  # the reach of all sites that share this one's centre
     cache: dict[Chunk, Tensor] = field(default_factory=dict, repr=False, compare=False)
     turned: dict[Chunk, tuple[Tensor, Tensor | None]] = field(default_factory=dict, repr=False, compare=False)
+
+    rooms: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     # ---- features ----
 
@@ -162,6 +164,13 @@ class SiteData:
         if self.kept(value[..., 0].numel()):
             self.turned[chunk] = value, weight
         return value, weight
+
+    def room(self, name: str, shape: Sequence[int]) -> Tensor:
+        """Where to write what is read before it is asked for again: to allocate it anew would cost as much as it."""
+        have, size = self.rooms.get(name), prod(shape)
+        if have is None or have.numel() < size:
+            have = self.rooms[name] = torch.empty(size, dtype=torch.float64, device=self.value.tensor.device)
+        return have[:size].view(tuple(shape))
 
     def _turned(self, chunk: Chunk, part: Named, event: tuple[int, ...]) -> Tensor:
         """Some rows, the last dimensions (folded, columns)."""
