@@ -110,11 +110,39 @@ class Family:
         """
         return None
 
-    def around(self, deviation: Tensor, args: Args) -> Tensor:
-        """Return the log-density, less the base measure, of deviations from the location: no digit cancels.
+    def whitening(self, args: Args) -> tuple[Tensor, Tensor]:
+        """Return what turns deviations from the location into residuals `y` of unit variance, and its log-determinant.
 
-        Only for families with a `location`: where cells lie so far apart, or are so narrow, that natural parameters
-        would lose digits.
+        Only for families with a `location`, whose log-density, less the base measure, is `log |factor| - |y|^2 / 2`:
+        where cells lie so far apart, or are so narrow, that natural parameters would lose digits.
+
+        Args:
+            args: all but the location, cells + event of the role.
+
+        Returns:
+            The factor, cells + whatever `whitened` takes; and its log-determinant, of the cells' shape.
+        """
+        raise NotImplementedError
+
+    def whitened(self, deviation: Tensor, factor: Tensor, room: Tensor) -> Tensor:
+        """Return the residuals, written over the deviations or into `room`.
+
+        Args:
+            deviation: cells + event + (rows,).
+            factor: from `whitening`.
+            room: of the shape of the deviations.
+        """
+        raise NotImplementedError
+
+    def moments(self, deviation: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
+        """Return the `statistics` of deviations from a location, summed over rows: `sum_n w_n T(d_n)`.
+
+        Args:
+            deviation: cells + event + (rows,); it may be overwritten.
+            weights: of a shape that broadcasts to cells + (rows,).
+
+        Returns:
+            One tensor a statistic, cells + its event; a sum of weights alone is of their shape less the rows.
         """
         raise NotImplementedError
 

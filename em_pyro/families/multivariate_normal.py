@@ -58,14 +58,18 @@ class MultivariateNormal(Family):
         half = precision.flatten(-2).index_select(-1, places) * factor
         return torch.add(log_det, (loc * linear).sum(-1), alpha=0.5).neg_(), linear, half
 
-    def around(self, deviation: Tensor, args: Args) -> Tensor:
+    def whitening(self, args: Args) -> tuple[Tensor, Tensor]:
         tril = args["scale_tril"]
-        rows = deviation.unsqueeze(-1)
-        if tril.dim() == 2:  # one factor for all rows: they are the columns of one system
-            rows = deviation.reshape(-1, deviation.shape[-1]).mT
-        white = torch.linalg.solve_triangular(tril, rows, upper=False)
-        squares = white.square().sum(-2).reshape(deviation.shape[:-1])
-        return -0.5 * squares - tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return _inverse(tril), -tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+    def whitened(self, deviation: Tensor, factor: Tensor, room: Tensor) -> Tensor:
+        return torch.matmul(factor, deviation, out=room)
+
+    def moments(self, deviation: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
+        weighted = deviation * weights.unsqueeze(-2)
+        second = (weighted @ deviation.mT).flatten(-2)
+        places = _upper(deviation.shape[-2], deviation.device)[0]
+        return weights.sum(-1), weighted.sum(-1), second.index_select(-1, places)
 
     def shifted(self, statistics: tuple[Tensor, ...], by: Tensor) -> tuple[Tensor, ...]:
         n, first, second = statistics
@@ -86,9 +90,14 @@ def _precision(tril: Tensor) -> Tensor:
     """
     if not tril.requires_grad:
         return torch.cholesky_inverse(tril)
-    unit = torch.eye(tril.shape[-1], dtype=tril.dtype, device=tril.device)
-    inverse = torch.linalg.solve_triangular(tril, unit, upper=False)
+    inverse = _inverse(tril)
     return inverse.mT @ inverse
+
+
+def _inverse(tril: Tensor) -> Tensor:
+    """Return the inverse of a Cholesky factor."""
+    unit = torch.eye(tril.shape[-1], dtype=tril.dtype, device=tril.device)
+    return torch.linalg.solve_triangular(tril, unit, upper=False)
 
 
 @cache

@@ -50,8 +50,15 @@ class Normal(Family):
         linear = loc * precision
         return -0.5 * loc * linear - args["scale"].log(), linear, -0.5 * precision
 
-    def around(self, deviation: Tensor, args: Args) -> Tensor:
-        return -0.5 * (deviation / args["scale"]).square() - args["scale"].log()
+    def whitening(self, args: Args) -> tuple[Tensor, Tensor]:
+        return args["scale"].reciprocal(), -args["scale"].log()
+
+    def whitened(self, deviation: Tensor, factor: Tensor, room: Tensor) -> Tensor:
+        return deviation.mul_(factor.unsqueeze(-1))
+
+    def moments(self, deviation: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
+        weighted = deviation * weights
+        return weights.sum(-1), weighted.sum(-1), weighted.mul_(deviation).sum(-1)
 
     def shifted(self, statistics: tuple[Tensor, ...], by: Tensor) -> tuple[Tensor, ...]:
         n, first, second = statistics

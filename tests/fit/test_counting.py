@@ -200,3 +200,20 @@ def test_what_is_as_long_as_the_data_is_noticed() -> None:
     with Counting() as counted:
         EM(uses_its_indices, max_steps=3).fit(x)
     assert counted.largest >= MANY
+
+
+@pytest.mark.parametrize("kind", ["full", "diagonal"])
+def test_separated_clusters_cost_no_calls_a_cell(kind: str) -> None:
+    """Cells around their own locations: as many operations for eight clusters in six dimensions as for four in two."""
+    found = []
+    for K, D in ((4, 2), (8, 6)):
+        pyro.clear_param_store()
+        x = torch.randn(400, D, generator=torch.Generator().manual_seed(0))
+        loc = 1e3 * torch.arange(K).unsqueeze(-1).expand(K, D)
+        x = x + loc[torch.arange(400) % K]
+        problem, params = prepared(getattr(gaussian_mixture, kind), x, K)
+        here = batched({**params, "loc": loc.double()})
+        natural = problem.engine.parts[0].natural(problem.bind(em_step(problem, here)[0]), None, {})
+        assert natural.rows.each[0].own.every
+        found.append(count(problem, here).calls.total())
+    assert found[0] == found[1]

@@ -3,8 +3,8 @@
 import pyro
 import pytest
 import torch
-from oracles.engines import distance, lay_out
-from oracles.steps import em_step, q
+from oracles.engines import EVERYTHING, distance, laid_out, lay_out
+from oracles.steps import em_step, expect, q
 from oracles.tolerances import IDENTITY, SOLVERS
 from torch import Tensor
 
@@ -141,3 +141,78 @@ def test_a_ridge_keeps_its_digits() -> None:
     fit = EM(gaussian_mixture.full, starts={"loc": loc, "scale_tril": wide}, max_steps=300).fit(x, 2)
     assert fit.switches > 0
     assert min(b - a for a, b in zip(fit.path, fit.path[1:], strict=False)) > -IDENTITY * (1 + abs(fit.objective))
+
+
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_every_program_in_both_forms(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Masks, events, folded plates, loops and chains: cells around their own locations give the same evidence and Q."""
+    built = laid_out(name)
+    engine = built.compiled
+    if not any(factor.centres for factor in engine.leaders.values()):
+        pytest.skip("no site has a location, or none that may be its own centre")
+    one = expect(engine, built.here)
+    gain = float(q(engine, built.there, one) - q(engine, built.here, one))
+    monkeypatch.setattr(centring, "FARTHEST", 0.0)
+    other = expect(engine, {n: value.clone() for n, value in built.here.items()})
+    assert distance(one.log_evidence, other.log_evidence) < IDENTITY
+    assert distance(gain, float(q(engine, built.there, other) - q(engine, built.here, other))) < IDENTITY
+
+
+def mixed(kind: str) -> tuple[Tensor, dict[str, Tensor]]:
+    """Two wide clusters and a thin one, far enough apart that no row has weight in two; and arguments near."""
+    x = torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
+    x[100:200] = 1e-4 * x[100:200] + torch.tensor([9.0, 5.0])
+    x[200:] = x[200:] + 60.0
+    x[:100] -= 60.0
+    loc = torch.stack([part.mean(0) for part in x.chunk(3)])
+    scale = torch.tensor([1.5, 2e-4, 1.5])
+    if kind == "diagonal":
+        return x, {"loc": loc, "scale": scale[:, None].expand(3, 2).clone()}
+    return x, {"loc": loc, "scale_tril": scale[:, None, None] * torch.eye(2)}
+
+
+@pytest.mark.parametrize("kind", ["full", "diagonal"])
+def test_a_thin_component_among_wide_ones(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It alone is around its own location, and all three are as by the two-pass formula; with one centre it is not."""
+    x, near = mixed(kind)
+    built = lay_out(getattr(gaussian_mixture, kind), (x, 3))
+    here = {**built.here, **{n: value.double() for n, value in near.items()}}
+    wide = torch.stack([part.var(0, correction=0) for part in x.double().chunk(3)])
+
+    def variances() -> Tensor:
+        params = {n: value.clone() for n, value in here.items()}
+        new, _ = em_step(built.compiled, built.plan, params)
+        return (
+            new["scale"].square()
+            if kind == "diagonal"
+            else (new["scale_tril"] @ new["scale_tril"].mT).diagonal(0, 1, 2)
+        )
+
+    own = built.compiled.parts[0].natural(built.compiled.bind(batched(here)), None, {}).rows.each[0].own
+    assert own.which.tolist() == [1]
+    assert not own.every
+    assert float((variances() / wide - 1).abs().max()) < TWO_PASS
+    monkeypatch.setattr(centring, "FARTHEST", float("inf"))
+    assert float((variances() / wide - 1).abs().max()) > TWO_PASS
+
+
+@pytest.mark.parametrize("kind", ["full", "diagonal"])
+def test_of_several_starts_one_is_narrow(kind: str) -> None:
+    """A batch of starts, of which one has a cell around its own location, gives what each start gives alone."""
+    x, near = mixed(kind)
+    built = lay_out(getattr(gaussian_mixture, kind), (x, 3))
+    engine = built.compiled
+    thin = {**built.here, **near}
+    key, ones = ("scale", torch.ones(2)) if kind == "diagonal" else ("scale_tril", torch.eye(2))
+    broad = {**thin, "loc": near["loc"] + 0.5, key: near[key] + 3.0 * ones}
+    starts = [broad, thin, broad]
+    bound = engine.bind({n: torch.stack([start[n] for start in starts]) for n in broad})
+    own = engine.parts[0].natural(bound, None, {}).rows.each[0].own
+    assert own.which.tolist() == [4]
+    together = engine.expect(bound)
+    for k, start in enumerate(starts):
+        alone = expect(engine, start)
+        assert distance(together.log_evidence[k], alone.log_evidence[0]) < IDENTITY
+        for name, sums in alone.sums.items():
+            parts = zip(together.sums[name].parts, sums.parts, strict=True)
+            assert max(distance(whole[k], part[0]) for whole, part in parts) < IDENTITY

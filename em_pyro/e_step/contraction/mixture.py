@@ -117,17 +117,19 @@ class Mixture:
         eta.select(-1, features.column).add_(self._prior(natural, offsets))
         flat = eta.reshape(-1, eta.shape[-1])
         evidence, found = eta.new_zeros(starts), torch.zeros_like(flat)
-        dense, into = (
-            (flat, found)
-            if features.width == flat.shape[-1]
-            else (flat[:, : features.width], found[:, : features.width])
-        )
+        dense, into = flat, found
+        if features.width < flat.shape[-1]:
+            dense, into = flat[:, : features.width], found[:, : features.width]
         own: dict[str, Tensor] = {}
+        apart = self.rows.apart(natural.rows)
         for chunk in self.chunks(starts):
-            columns = features.matrix(chunk, partial(self._room, features, chunk))
-            size = len(flat), columns.shape[-1]
+            size = len(flat), prod(chunk.size(p, n) for p, n in self.plates.items())
             logits, weights = self._buffer("logits", *size), self._buffer("weights", *size)
-            torch.mm(dense, columns, out=logits)
+            if apart:
+                logits.copy_(flat[:, features.column].unsqueeze(-1))
+            else:
+                columns = features.matrix(chunk, partial(self._room, features, chunk))
+                torch.mm(dense, columns, out=logits)
             looked_up = features.entries(chunk)
             for factor, at, entries in looked_up:
                 logits += factor.form.densities(flat[:, at], entries)
@@ -135,7 +137,10 @@ class Mixture:
             shape = (starts, -1, size[1])
             evidence += posterior_weights(logits.view(shape), weights.view(shape), self._scale(chunk))
             if collect.sums:
-                into.addmm_(weights, columns.mT)
+                if apart:
+                    found[:, features.column] += weights.sum(-1)
+                else:
+                    into.addmm_(weights, columns.mT)
                 for factor, at, entries in looked_up:
                     found[:, at] += factor.form.statistics(weights, entries, factor.data.width)
                 for name, part in self.rows.own_sums(natural.rows, weights, chunk).items():

@@ -88,6 +88,10 @@ class Bundle(Unit):
             product = align(product, first.laid_out, first.names)
         return [product], features
 
+    def apart(self, natural: Side) -> bool:
+        """Whether all cells of all sites are around their own locations: no features are needed."""
+        return all(part.own is not None and part.own.every for part in natural.each)
+
     def add_own(self, natural: Side, product: Tensor, chunk: Chunk) -> None:
         """Add what cells around their own locations have to their rows of `product`, (starts and cells, columns)."""
         for factor, part in zip(self.sites, natural.each, strict=True):

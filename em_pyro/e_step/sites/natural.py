@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -13,16 +12,18 @@ class Own:
     """Cells that are computed around their own locations.
 
     Attributes:
-        which: their positions among all starts and cells, flattened.
+        which: their positions among all starts and cells, flattened, (n).
         location: where each is, (n) + events + event of the location.
-        args: the other arguments of each, (n) + events + its own.
-        centre: around what its statistics are taken, of the shape of `location`.
+        factor: what whitens deviations from there, (n) + events + its own.
+        log_factor: its log-determinant, (n) + events.
+        centre: around what their statistics are taken, of the shape of `location`.
         every: whether these are all cells.
     """
 
-    which: list[int]
+    which: Tensor = field(repr=False)
     location: Tensor = field(repr=False)
-    args: Mapping[str, Tensor] = field(repr=False)
+    factor: Tensor = field(repr=False)
+    log_factor: Tensor = field(repr=False)
     centre: Tensor = field(repr=False)
     every: bool = False
 

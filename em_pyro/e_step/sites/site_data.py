@@ -6,7 +6,7 @@ lives are folded: they are events, summed in the product of features and natural
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -51,6 +51,9 @@ class SiteData:
     sizes: Mapping[str, int] = field(repr=False)
     agreed: Tensor | None = field(default=None, repr=False)  # the reach of all sites that share this one's centre
     cache: dict[Chunk, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    turned: dict[Chunk, tuple[Tensor, Tensor | None]] = field(default_factory=dict, repr=False, compare=False)
+
+    rooms: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     # ---- features ----
 
@@ -130,10 +133,9 @@ class SiteData:
 
     def rows(self, chunk: Chunk, shift: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
         """Value, known arguments and weight of some rows, each in dimensions (batch, columns, folded) + events."""
-        every = (*self.layout.batch, *self.layout.columns, *self.folded)
 
         def cut(part: Named, trailing: int) -> Tensor:
-            return align(chunk.cut(part), part.names, every, trailing)
+            return self._cut(chunk, part, trailing)
 
         rank = len(self.event_shape)
         value = cut(self.value, self.value.tensor.dim() - len(self.value.names))
@@ -145,6 +147,45 @@ class SiteData:
             for key, part in self.known.items()
         }  # fmt: skip
         return value, known, None if self.weight is None else cut(self.weight, rank).double()
+
+    def columns(self, chunk: Chunk = WHOLE) -> tuple[Tensor, Tensor | None]:
+        """Values as they are and weights, a column a row: events + event of the value + (folded, columns).
+
+        Where the weight is zero the value is, too; what is small enough is kept.
+        """
+        if chunk in self.turned:
+            return self.turned[chunk]
+        tail = self.value.tensor.shape[self.value.tensor.dim() - self.family.event_dim :]
+        value = self._turned(chunk, self.value, (*self.event_shape, *tail)).contiguous()
+        weight = None if self.weight is None else self._turned(chunk, self.weight, self.event_shape)
+        if weight is not None:
+            seen = weight.reshape((*self.event_shape, *(1,) * self.family.event_dim, *weight.shape[-2:])) != 0
+            value = torch.where(seen, value, 0.0)
+        if self.kept(value[..., 0].numel()):
+            self.turned[chunk] = value, weight
+        return value, weight
+
+    def room(self, name: str, shape: Sequence[int]) -> Tensor:
+        """Where to write what is read before it is asked for again: to allocate it anew would cost as much as it."""
+        have, size = self.rooms.get(name), prod(shape)
+        if have is None or have.numel() < size:
+            have = self.rooms[name] = torch.empty(size, dtype=torch.float64, device=self.value.tensor.device)
+        return have[:size].view(tuple(shape))
+
+    def _turned(self, chunk: Chunk, part: Named, event: tuple[int, ...]) -> Tensor:
+        """Some rows, the last dimensions (folded, columns)."""
+        dims, folded = (*self.layout.columns, *self.folded), len(self.layout.columns)
+        sizes = [chunk.size(n, self.sizes[n]) for n in dims]
+        made = self._cut(chunk, part, part.tensor.dim() - len(part.names)).double()
+        missing = len(dims) + len(event) - made.dim()
+        made = made.reshape((*made.shape[: len(dims)], *(1,) * missing, *made.shape[len(dims) :]))
+        made = made.expand((*sizes, *event))
+        order = (*range(len(dims), made.dim()), *range(folded, len(dims)), *range(folded))
+        return made.permute(order).reshape((*event, prod(sizes[folded:]), prod(sizes[:folded])))
+
+    def _cut(self, chunk: Chunk, part: Named, trailing: int) -> Tensor:
+        """Some rows, in dimensions (batch, columns, folded) + the trailing ones."""
+        return align(chunk.cut(part), part.names, (*self.layout.batch, *self.layout.columns, *self.folded), trailing)
 
     def slices(self) -> list[Chunk]:
         """Chunks of rows over which to sum something once, so that no large temporary is made."""
