@@ -108,6 +108,22 @@ CASES: Mapping[str, Case] = {
         DIAGONAL,
         (SKLEARN, 5.0),
     ),
+    "apart_full": Case(
+        "full GMM, 50k x 10, K=10, clusters 60 standard deviations apart",
+        lambda: problem.gaussian(50_000, 10, 10, gap=60.0),
+        3,
+        23,
+        {"em_pyro": ours.full, "scikit-learn": peers.sklearn_full},
+        (SKLEARN, 2.0),
+    ),
+    "apart_diag": Case(
+        "diagonal GMM, 20k x 5, K=5, clusters 60 standard deviations apart",
+        lambda: problem.gaussian(20_000, 5, 5, diagonal=True, gap=60.0),
+        3,
+        53,
+        {"em_pyro": ours.diagonal, "scikit-learn": peers.sklearn_diagonal},
+        (SKLEARN, 2.0),
+    ),
     "tiny": Case(
         "five sequences of coins, K=2: the overhead of an iteration",
         lambda: problem.coins(5, 2),

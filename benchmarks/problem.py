@@ -44,14 +44,24 @@ def load(folder: Path, dtype: DTypeLike = np.float64) -> Problem:
     return Problem(parts["rows"], parts["start"])
 
 
-def gaussian(n: int, D: int, K: int, *, diagonal: bool = False, seed: int = 0) -> Problem:
-    """Overlapping Gaussian clusters; the start is `K` of the rows under the pooled scale.
+def gaussian(n: int, D: int, K: int, *, diagonal: bool = False, gap: float = 0.0, seed: int = 0) -> Problem:
+    """Gaussian clusters; the start is `K` of the rows under the pooled scale, or where the clusters are, if far apart.
+
+    Args:
+        n: rows.
+        D: dimensions.
+        K: clusters.
+        diagonal: whether dimensions are independent.
+        gap: between neighbours on a line, in about their standard deviations; they overlap by default.
+        seed: of the draws.
 
     Returns:
         Rows `x` `(n, D)`; start `weights` `(K,)`, `loc` `(K, D)` and `scale` `(K, D)` or `scale_tril` `(K, D, D)`.
     """
     rng = np.random.default_rng(seed)
     centre = 2.0 * rng.standard_normal((K, D))
+    if gap:
+        centre = np.tile(gap / np.sqrt(D) * np.arange(K)[:, None], (1, D))
     shape = rng.standard_normal((K, D, D)) / np.sqrt(D)
     if diagonal:
         shape = 0.0 * shape
@@ -61,8 +71,9 @@ def gaussian(n: int, D: int, K: int, *, diagonal: bool = False, seed: int = 0) -
     for k in range(K):
         mine = kind == k
         x[mine] = x[mine] @ root[k].T + centre[k]
-    spread = x[:2000].std(0)
-    start = {"weights": np.full(K, 1 / K), "loc": x[rng.choice(n, K, replace=False)].copy()}
+    spread = np.full(D, 1.5) if gap else x[:2000].std(0)
+    loc = centre + 0.3 * rng.standard_normal((K, D)) if gap else x[rng.choice(n, K, replace=False)].copy()
+    start = {"weights": np.full(K, 1 / K), "loc": loc}
     if diagonal:
         start["scale"] = np.tile(spread, (K, 1))
     else:
