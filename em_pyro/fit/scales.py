@@ -25,6 +25,8 @@ SPIKE = 1e10  # concentration at which all values are one
 BLURRED = 1e-4  # of the pooled scale: of a column that loses digits beside others
 COLLINEAR = " is nearly a combination of the columns before it (collinear columns); leave one out, or take differences"
 POOLED = 10_000  # rows that are enough to know a spread by
+CLOSE, WIDE = 0.01, 40.0  # of the gaps between neighbours; so many, times the rows, are the width of a lone cluster
+TIES = 1e-14  # of the size of values: nearer ones are equal
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Watched:
     Attributes:
         factor: of the site.
         role: "scale" or "scale_tril".
-        pooled: standard deviation of its values over all rows, by event.
+        pooled: spread of its values over all rows, by event.
     """
 
     factor: SiteFactor
@@ -124,7 +126,8 @@ class Scales:
             if scale is None or not self._varies(name):
                 continue
             value = start[name].value.double()[seen_values(start[name])]
-            unit = float(scale.min()) if start[name].role == "prior" else float(value.std(correction=0))
+            prior = start[name].role == "prior"
+            unit = float(scale.min()) if prior else float(spread(value.reshape(-1), torch.zeros((), dtype=value.dtype)))
             if unit > 0:
                 found[name] = unit
         return found
@@ -186,7 +189,7 @@ def _scale(site: Site) -> Tensor | None:
 
 
 def pooled_scale(members: Sequence[SiteFactor]) -> Tensor:
-    """Return the standard deviation over all rows of the values of `members`, by event.
+    """Return the spread over all rows of the values of `members`, by event.
 
     Of values that do not vary it is their size (or one). `members` are sites of one function: the steps of a loop.
     """
@@ -198,8 +201,27 @@ def pooled_scale(members: Sequence[SiteFactor]) -> Tensor:
         values = values.clamp(min=0).log()
     values = torch.where(torch.isfinite(values), values, torch.nan)
     size = values.nan_to_num(0.0).abs().amax(0)
+    return spread(values, torch.where(size > 0, size, 1.0))
+
+
+def spread(values: Tensor, alone: Tensor) -> Tensor:
+    """Return the standard deviation of values over the first dimension, or of a cluster where clusters are far apart.
+
+    What is between clusters says nothing of how narrow one may become. Neighbours in a cluster of `n` rows are about
+    its scale over `n` apart, so that the closest of them tell it.
+
+    Args:
+        values: nan where there is none.
+        alone: where they do not vary.
+    """
+    size = values.nan_to_num(0.0).abs().amax(0) if len(values) else torch.zeros_like(alone)
     deviation = (values - values.nanmean(0)).square().nanmean(0).nan_to_num(0.0).sqrt()
-    return torch.where(deviation > 1e-14 * size, deviation, torch.where(size > 0, size, 1.0))
+    gaps = values.sort(0).values.diff(dim=0)
+    gaps = torch.where(gaps > TIES * size, gaps, torch.nan)
+    if len(gaps):
+        within = WIDE * torch.isfinite(values).sum(0) * gaps.nanquantile(CLOSE, 0)
+        deviation = torch.fmin(deviation, within)
+    return torch.where(deviation > TIES * size, deviation, alone)
 
 
 def _thinned(factor: SiteFactor, stride: int) -> Tensor:

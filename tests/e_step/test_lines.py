@@ -9,7 +9,7 @@ import pytest
 import torch
 from oracles.engines import Built, distance, farthest, lay_out
 from oracles.steps import em_step, expect, maximise, q
-from oracles.tolerances import IDENTITY
+from oracles.tolerances import IDENTITY, SOLVERS
 from pyro.ops.indexing import Vindex
 from torch import Tensor, tensor
 from torch.distributions import constraints
@@ -281,3 +281,19 @@ def test_a_posterior_and_a_fit_far_from_zero() -> None:
     assert distance(fits[1].objective, fits[0].objective) < 1e-7  # the data themselves have ten digits there
     assert distance(fits[1].params["coef"] - tensor([[1e6, 0.0]]), fits[0].params["coef"]) < 1e-4
     assert torch.allclose(torch.as_tensor(laws[1]), torch.as_tensor(laws[0]), atol=1e-4)
+
+
+def test_a_start_far_off_keeps_its_digits() -> None:
+    """Sums around coefficients a billion scales away say nothing of the scale: a second pass does."""
+    plain, y = data()
+    x = plain * tensor([1.0, 1e9, 1e-9])
+
+    def model(x: Tensor, y: Tensor) -> None:
+        coef = pyro.param("coef", tensor([0.4, -1.3, 0.2]))
+        scale = pyro.param("scale", tensor(1e9), constraint=constraints.positive)
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Normal(x @ coef, scale), obs=y)
+
+    found = EM(model).fit(x, y).params["scale"]
+    residual = y - plain @ torch.linalg.lstsq(plain, y.unsqueeze(-1)).solution.squeeze(-1)
+    assert found == pytest.approx(float(residual.square().mean().sqrt()), rel=SOLVERS)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from em_pyro import EM
+from em_pyro.models import gaussian_mixture
 
 SIMPLEX, POSITIVE, UNIT = constraints.simplex, constraints.positive, constraints.unit_interval
 
@@ -215,3 +216,26 @@ def test_a_start_on_the_boundary_keeps_its_closed_form(edge: float) -> None:
     pyro.clear_param_store()
     fit = EM(model, m_step={"probs": "closed", "table": "closed"}, max_steps=50).fit(x, y)
     assert not any("withdrawn" in note for note in fit.notes)
+
+
+@pytest.mark.parametrize("gap", [1e6, 1e8, 1e10])
+@pytest.mark.parametrize("form", ["univariate", "full", "diagonal"])
+def test_clusters_far_apart_are_no_collapse(form: str, gap: float) -> None:
+    """A scale of one beside a spread of a billion is that of a cluster; of one whose values are equal it is none."""
+    x = torch.randn(60, 2, generator=generator(3), dtype=torch.float64)
+    x[30:] += gap
+    data = (x[:, 0], 2) if form == "univariate" else (x, 2)
+    model = getattr(gaussian_mixture, form)
+    pyro.clear_param_store()
+    fit = EM(model).fit(*data)
+    assert fit.converged, str(fit)
+    own = x.unflatten(0, (2, 30)).var(1, correction=0).sum(-1)  # of a rotation the trace
+    if form == "full":
+        scale = fit.params["scale_tril"].square().sum((-1, -2))
+    else:
+        scale = fit.params["scale"].square() if form == "univariate" else fit.params["scale"].square().sum(-1)
+        own = own if form == "diagonal" else x[:, 0].unflatten(0, (2, 30)).var(1, correction=0)
+    close(scale.sort().values, own.sort().values, 1e-5)
+    x[30:] = gap
+    pyro.clear_param_store()
+    assert EM(model).fit(*data).outcome == "degenerate"

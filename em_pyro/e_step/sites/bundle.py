@@ -142,7 +142,7 @@ class Bundle(Unit):
 
     def digits(self, bound: Bound, near: Bound) -> Tensor | None:
         """Say by how much digits run short."""
-        return worst(centring.digits(factor, bound, near) for factor in self.sites)
+        return worst(factor.form.digits(factor, bound, near) for factor in self.sites)
 
     def width(self, plate: str) -> int:
         """Features of all sites and log-densities of a row."""

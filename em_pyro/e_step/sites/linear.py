@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import prod
 from typing import ClassVar, cast
 
@@ -24,6 +25,7 @@ from ...reading.bound import Bound
 from ...reading.predictor import Affine, pairs, squared
 from ..chunks import Chunk
 from ..sums import Sums
+from .centring import FARTHEST
 from .natural import Natural
 from .product import InnerProduct
 from .site_data import Layout
@@ -89,6 +91,20 @@ class Linear(InnerProduct):
         data = factor.data
         cells = prod(factor.cell_shape) * prod(data.event_shape)
         return (self.pairs + self.count + prod(data.event_shape) + 3 * cells) * prod(data.sizes[n] for n in data.folded)
+
+    # ---- digits ----
+
+    @cached_property
+    def reach(self) -> Tensor:
+        """The largest of each covariate, (J,)."""
+        return self.covariates.tensor.abs().reshape((-1, self.count)).amax(0)
+
+    def digits(self, factor: SiteFactor, bound: Bound, near: Bound) -> Tensor | None:
+        """They run short where a location may have moved by too many of the new scales."""
+        moved = (factor.locations(near) - factor.locations(bound)).abs() @ self.reach
+        scale = gather(factor.roles["scale"], near.entries, near.batch).double().expand(moved.shape)
+        short = (moved / (FARTHEST * scale)).reshape((len(moved), -1)).amax(-1)
+        return torch.stack((short, torch.zeros_like(short)))
 
     # ---- the rows ----
 

@@ -42,6 +42,10 @@ class InnerProduct:
         """Bind by features, but for cells around their own locations."""
         return centring.natural(factor, bound, about)
 
+    def digits(self, factor: SiteFactor, bound: Bound, near: Bound) -> Tensor | None:
+        """By the centres."""
+        return centring.digits(factor, bound, near)
+
     def features(self, factor: SiteFactor, chunk: Chunk) -> Any:
         """`T(x)`, (batch) + (F, columns)."""
         return factor.data.features(chunk)

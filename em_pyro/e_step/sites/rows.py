@@ -60,6 +60,10 @@ class ByRow:
         shape = (bound.starts, *self.cell_shape, *self.data.event_shape, self.count)
         return Natural(log_prob.expand(broadcast(log_prob.shape, shape)))
 
+    def digits(self, factor: SiteFactor, bound: Bound, near: Bound) -> Tensor | None:
+        """Rows are kept as they are."""
+        return None
+
     def of_rows(self, args: Params) -> Tensor:
         """Log-densities of all rows in all cells, from arguments of the cells."""
         rows = {key: value.unsqueeze(-1) for key, value in args.items()}

@@ -37,6 +37,9 @@ class Form(Protocol):
     def natural(self, factor: SiteFactor, bound: Bound, about: Bound | None) -> Natural:
         """Bind the arguments; statistics are wanted around the locations `about`."""
 
+    def digits(self, factor: SiteFactor, bound: Bound, near: Bound) -> Tensor | None:
+        """By how much statistics taken at `bound` are short of digits `near`; as for `centring.digits`."""
+
     @property
     def alike(self) -> bool:
         """Whether statistics of sites with the same cells are alike, whatever their data."""
@@ -248,8 +251,7 @@ class SiteFactor:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Named dimensions of the factor, in their order."""
-        layout = self.data.layout
-        return ordered((*layout.batch, *layout.cells, *layout.columns), self.sizes)
+        return ordered(self.laid_out, self.sizes)
 
     @cached_property
     def laid_out(self) -> tuple[str, ...]:
@@ -293,8 +295,5 @@ class SiteFactor:
     @cached_property
     def _log_coefficients(self) -> dict[str, Tensor]:
         """Logarithms of the known factors of probabilities."""
-        return {
-            key: torch.where(role.index < 0, 0.0, role.coefficient.log())
-            for key, role in self.roles.items()
-            if role.coefficient is not None
-        }
+        known = {key: role for key, role in self.roles.items() if role.coefficient is not None}
+        return {key: torch.where(role.index < 0, 0.0, role.coefficient.log()) for key, role in known.items()}

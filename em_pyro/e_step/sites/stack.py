@@ -133,7 +133,7 @@ class Stack(Unit):
 
     def digits(self, bound: Bound, near: Bound) -> Tensor | None:
         """Say by how much digits run short."""
-        return centring.digits(self.first, bound, near)
+        return self.first.form.digits(self.first, bound, near)
 
     def width(self, plate: str) -> int:
         """Features and log-densities of a row."""
