@@ -295,5 +295,5 @@ class SiteFactor:
     @cached_property
     def _log_coefficients(self) -> dict[str, Tensor]:
         """Logarithms of the known factors of probabilities."""
-        known = {key: role for key, role in self.roles.items() if role.coefficient is not None}
-        return {key: torch.where(role.index < 0, 0.0, role.coefficient.log()) for key, role in known.items()}
+        roles = self.roles.items()
+        return {k: torch.where(r.index < 0, 0.0, c.log()) for k, r in roles if (c := r.coefficient) is not None}
