@@ -43,11 +43,16 @@ def refuse_unbounded(name: str, pooled: Tensor, pseudo: Tensor, shape: Sequence[
         return
     bad = (pooled <= 0) & (pseudo.reshape(-1) < 0)
     if bool(bad.any()):
-        entry = unraveled(bad.reshape(-1, bad.shape[-1]).any(0).nonzero()[0, 0], tuple(shape))
-        raise PriorUnbounded(
-            f'site "{name}", entry {tuple(int(i) for i in entry)}: its prior is unbounded where the update would go, '
-            f'and has a mode in EM(prior_density="unconstrained")'
-        )
+        raise unbounded_at(name, bad.reshape(-1, bad.shape[-1]).any(0).reshape(tuple(shape)))
+
+
+def unbounded_at(name: str, bad: Tensor) -> PriorUnbounded:
+    """Say it of the first of some entries of a parameter."""
+    entry = unraveled(bad.reshape(-1).nonzero()[0, 0], bad.shape)
+    return PriorUnbounded(
+        f'site "{name}", entry {tuple(int(i) for i in entry)}: its prior is unbounded where the update would go, '
+        f'and has a mode in EM(prior_density="unconstrained")'
+    )
 
 
 @dataclass(frozen=True)

@@ -306,6 +306,34 @@ def test_the_remedy_is_named_and_helps() -> None:
     assert EM(mixture(prior, law), prior_density="unconstrained").fit(data()).converged
 
 
+@pytest.mark.parametrize("law", ["sticks", "rate"])
+def test_a_prior_is_not_followed_by_torch_either(law: str) -> None:
+    """Breaks of a stick, or a rate behind a function: where only the prior pulls on at its boundary, a fit says so."""
+
+    def sticks(x: Tensor) -> None:
+        with pyro.plate("breaks", 3):
+            part = pyro.sample("part", dist.Beta(1.0, 0.2))
+        left = torch.cumprod(1 - part, -1)
+        weights = torch.cat([part[:1], part[1:] * left[:-1], left[-1:]])
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Categorical(weights))
+            pyro.sample("x", dist.Normal(tensor([0.0, 4.0, 8.0, 12.0])[z], 1.0), obs=x)
+
+    def rate(x: Tensor) -> None:
+        part = pyro.sample("part", dist.Gamma(0.3, 1.0))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", dist.Normal(torch.tanh(part) * part, 1.0), obs=x)
+
+    model, x = (sticks, 0.3 * real(30)) if law == "sticks" else (rate, 0.1 * real(30))
+    assert EM(model).plan(x)["part"].how == "torch"
+    fit = EM(model).fit(x)
+    assert fit.outcome == "prior unbounded"
+    assert 'site "part", entry' in fit.notes[-1]
+    pyro.clear_param_store()
+    other = EM(model, prior_density="unconstrained").fit(x)
+    assert other.converged, str(other)
+
+
 def test_an_unknown_density_is_refused() -> None:
     """By the names of the two that there are."""
     with pytest.raises(ParameterError, match='"constrained" or "unconstrained", got \'uniform\''):

@@ -12,8 +12,10 @@ from torch import Tensor
 from ...e_step.engine import Engine
 from ...e_step.expectation import Expectation
 from ...errors import ObjectiveError
-from ...program.coordinates import FAR, joined
+from ...families.charts import domain_of
+from ...program.coordinates import FAR, constrained, joined
 from ...program.named import Params
+from ..pooling import unbounded_at
 from .adam import Moments, adam
 from .climbs import ADAM, LBFGS, NEWTON, SMALL, Climb
 from .hill import Hill, OnlyOnce, Point, hill_of
@@ -24,6 +26,8 @@ Memory = Moments | Curvature | Pairs
 Carried = MutableMapping[tuple[str, ...], Memory]
 """What a climb remembers of each block from one M-step to the next: of one start, and of nothing else."""
 
+BOUNDED = ("unit", "simplex", "positive")
+EDGE = 16.0  # of an unconstrained coordinate: a ten-millionth from the boundary
 ITERATIONS, PARTIAL = 200, 20  # of L-BFGS, where `Q` is maximised and where it only has to rise
 STALLED = 1e4  # units of rounding: a gradient at which Newton has not done its work
 
@@ -35,10 +39,12 @@ def ascend(
 
     Raises:
         ObjectiveError: `Q` has no finite value or gradient at the current parameters.
+        PriorUnbounded: a prior pulls a parameter to a boundary at which its density has no bound.
     """
     hill = hill_of(engine, found, params, climb.names)
     start, kept = hill.start, {name: params[name] for name in climb.names}
     old, slope = _defined(hill, params)
+    _refuse_unbounded(hill, slope)
     scale, steep = 1.0 + abs(old), _largest(slope)
     if steep <= hill.precision * scale and (climb.method != NEWTON or steep == 0.0):
         return kept
@@ -76,6 +82,23 @@ def _undefined(hill: Hill, params: Params, bad: Sequence[str]) -> str:
         f'Parameter "{bad[0]}": expected a finite gradient of Q, got nan at {params[bad[0]]}. Keep its function in the '
         f"model differentiable there (xlogy, where)."
     )
+
+
+def _refuse_unbounded(hill: Hill, slope: Tensor) -> None:
+    """Refuse to follow a prior to a boundary, next to which likelihoods and bounded densities no longer change."""
+    slopes = hill.cut(slope)
+    for name, point in hill.cut(hill.start).items():
+        prior, constraint = hill.engine.priors.get(name), hill.engine.program.parameters[name].constraint
+        edge = (point.abs() > EDGE) & torch.isfinite(point)
+        if prior is None or prior.fn is None or domain_of(constraint) not in BOUNDED or not bool(edge.any()):
+            continue
+        leaf = point.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            density = prior.log_prob(constrained(hill.engine.program, name, leaf).unsqueeze(0)).sum()
+            (pull,) = torch.autograd.grad(density, leaf)
+        bad = edge & (pull * point > 0) & (slopes[name] * point.sign() > pull.abs() / 2)
+        if bool(bad.any()):
+            raise unbounded_at(name, bad)
 
 
 def _maximum(hill: Hill, vector: Tensor, value: float, slope: Tensor, climb: Climb) -> tuple[Tensor, float, Tensor]:
