@@ -118,10 +118,8 @@ def _maximum(hill: Hill, vector: Tensor, value: float, slope: Tensor, climb: Cli
         climb.patterns[:] = [pattern] if pattern is not None else []
         if _largest(slope) <= stalled or sweep:
             break
-        on = lbfgs(hill, vector, scale, ITERATIONS)  # a kink, a ridge that bends, many entries, one derivative
-        found = hill.trial(on)
-        if found[0] >= value:
-            vector, (value, slope) = on, found
+        # a kink, a ridge that bends, many entries, one derivative
+        (vector, value, slope), _ = by_memory(hill, (vector, value, slope), None, ITERATIONS)
     return vector, value, slope
 
 
@@ -135,8 +133,7 @@ def _risen(hill: Hill, point: Point, climb: Climb, memory: Carried) -> Point:
         memory[climb.names] = known
     scale = 1.0 + abs(point[1])
     if climb.method != ADAM and found is point and _largest(point[2]) > STALLED * hill.precision * scale:
-        vector = lbfgs(hill, point[0], scale, PARTIAL)  # a kink, a ridge that bends
-        return vector, *hill.trial(vector)
+        return by_memory(hill, point, None, PARTIAL)[0]  # a kink, a ridge that bends
     return found
 
 
@@ -157,19 +154,3 @@ def _part(hill: Hill, point: Point, climb: Climb, known: Memory | None) -> tuple
 
 def _largest(slope: Tensor) -> float:
     return float(slope.abs().max()) if slope.numel() else 0.0
-
-
-def lbfgs(hill: Hill, start: Tensor, scale: float, iterations: int) -> Tensor:
-    """L-BFGS with a strong Wolfe line search."""
-    flat = start.clone().requires_grad_()
-
-    def loss() -> float:
-        value, slope = hill.trial(flat.detach())
-        flat.grad = -slope / scale
-        return -value / scale
-
-    torch.optim.LBFGS(
-        [flat], max_iter=iterations, history_size=20, tolerance_grad=1e-13, tolerance_change=1e-16,
-        line_search_fn="strong_wolfe",
-    ).step(loss)  # fmt: skip
-    return flat.detach()

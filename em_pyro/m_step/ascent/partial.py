@@ -135,15 +135,21 @@ def by_curvature(
     return point, known, pattern
 
 
-def by_memory(hill: Hill, point: Point, known: Pairs | None) -> tuple[Point, Pairs]:
+def by_memory(hill: Hill, point: Point, known: Pairs | None, trials: int | None = None) -> tuple[Point, Pairs]:
     """Climb a part of the way by L-BFGS, with a memory of M-steps before where there is one.
+
+    Args:
+        hill: what is climbed.
+        point: where to begin.
+        known: what is remembered.
+        trials: steps at most, however little they gain; None is a few, while they gain.
 
     Returns:
         The point reached (the same if nothing ascends), and what to remember.
     """
     none = point[0].new_zeros((0, len(point[0])))
     known, climb = known or Pairs(none, none), _Climb(hill, point[1])
-    for trial in range(TRIALS):
+    for trial in range(trials or TRIALS):
         if done(hill, point[1], point[2], begun=trial > 0):
             break
         direction = known.direction(point[2])
@@ -157,7 +163,7 @@ def by_memory(hill: Hill, point: Point, known: Pairs | None) -> tuple[Point, Pai
         gain = found[1] - point[1]
         known = known.with_pair(found[0] - point[0], found[2] - point[2])
         point, climb = found, climb.risen(found[1], left)
-        if climb.enough(gain):
+        if trials is None and climb.enough(gain):
             break
     return point, known
 
