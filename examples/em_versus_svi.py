@@ -38,7 +38,7 @@ contenders = {
     "L-BFGS": lbfgs(),
 }
 races = {
-    name: compare(model, args=args, contenders=contenders, starts=2, budget_seconds=20, max_steps=250)
+    name: compare(model, args=args, contenders=contenders, starts=2, budget_seconds=20, max_steps=150)
     for name, (model, args) in problems.items()
 }
 for name, race in races.items():
@@ -68,7 +68,7 @@ save(figure, "em_versus_svi")
 
 # %% [markdown]
 # EM comes within a thousandth of a nat on every model, from some start at least, and in fewer passes than SVI, if SVI
-# gets there at all within 250.
+# gets there at all within 150.
 # L-BFGS may take fewer passes to the last digits than plain EM, each dearer; SQUAREM extrapolates EM's own steps.
 
 # %%
@@ -76,4 +76,4 @@ for name, race in races.items():
     exact = [point.step for point in race.reached("EM", 1e-3)]
     assert exact, name
     for contender in ("SVI, Adam 0.01", "SVI, Adam 0.1"):
-        assert min(exact) < min((point.step for point in race.reached(contender, 1e-3)), default=251), name
+        assert min(exact) < min((point.step for point in race.reached(contender, 1e-3)), default=151), name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import pyro
@@ -27,14 +27,6 @@ def fitted(model: Any, args: tuple[Any, ...], **options: Any) -> Fit:
     """Fit in a param store of its own."""
     with pyro.get_param_store().scope():
         return EM(model, check=False, **options).fit(*args)
-
-
-def steps_to(model: Any, args: tuple[Any, ...], level: float | None = None, **options: Any) -> tuple[int, Fit]:
-    """Return how many EM steps led to within 1e-6 nats of `level`, or of the end; and the fit."""
-    seen: list[State] = []
-    fit = fitted(model, args, callback=seen.append, max_steps=20_000, tol=1e-12, **options)
-    level = fit.objective if level is None else level
-    return next(state.step for state in seen if state.objective >= level - 1e-6), fit
 
 
 # ---- problems on which plain EM creeps -------------------------------------------------------------------------------
@@ -66,20 +58,24 @@ def vague_classes() -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     return latent_classes.latent_classes, (answers, 4), start
 
 
-GOALS = {"deaths": (deaths, 40), "overlapping": (overlapping, 150), "vague classes": (vague_classes, 300)}
+@cache
+def highest(problem: Any) -> Fit:
+    """Follow quasi-Newton steps to where next to nothing is left: once, for all that asks how far away it is."""
+    model, data, start = problem()
+    return fitted(model, data, starts=start, acceleration="quasi-newton", tol=1e-12, max_steps=20_000)
 
 
-@pytest.mark.parametrize("name", GOALS)
+@pytest.mark.parametrize(("problem", "most"), [(deaths, 40), (overlapping, 150), (vague_classes, 300)])
 @pytest.mark.parametrize("kind", ["quasi-newton", "auto"])
-def test_few_em_steps_to_the_maximum(name: str, kind: str) -> None:
+def test_few_em_steps_to_the_maximum(problem: Any, most: int, kind: str) -> None:
     """To within 1e-6 nats, where plain EM takes hundreds or thousands."""
-    (problem, most), args = GOALS[name], GOALS[name][0]()
-    model, data, start = args
-    steps, fit = steps_to(model, data, starts=start, acceleration=kind)
+    (model, data, start), top = problem(), highest(problem)
+    fit = top if kind == "quasi-newton" else fitted(model, data, starts=start, tol=1e-11, max_steps=20_000)
+    steps = next(step for step, objective in enumerate(fit.path) if objective >= top.objective - 1e-6)
     plain = fitted(model, data, starts=start, acceleration=None, max_steps=most, tol=0)
     assert fit.converged
     assert steps <= most
-    assert plain.objective < fit.objective - 1e-6
+    assert plain.objective < top.objective - 1e-6
     if problem is deaths:
         assert abs(fit.objective - expected("london_deaths")["golden"]["loglik"]) <= SOLVERS
 
@@ -89,11 +85,13 @@ def test_few_em_steps_to_the_maximum(name: str, kind: str) -> None:
 def test_the_gap_is_true(problem: Any, tol: float) -> None:
     """What a fit says it has left to gain is no less than a quarter of what it has: plain steps show it late."""
     model, data, start = problem()
-    fit = fitted(model, data, starts=start, acceleration="quasi-newton", tol=tol)
-    best = fitted(model, data, starts=dict(fit.params), acceleration="quasi-newton", tol=1e-14, max_steps=3000)
+    fit, top = fitted(model, data, starts=start, acceleration="quasi-newton", tol=tol), highest(problem)
+    rounding = 1e-11 * (1 + abs(fit.objective))
+    if top.objective > fit.objective + 1e-3:  # another maximum: the gap is to the one that this fit is at
+        top = fitted(model, data, starts=dict(fit.params), acceleration="quasi-newton", tol=1e-14, max_steps=3000)
     assert fit.converged
     assert fit.gap <= tol * (1 + abs(fit.objective))
-    assert best.objective - fit.objective <= 4 * fit.gap + 1e-11 * (1 + abs(fit.objective))
+    assert -rounding <= top.objective - fit.objective <= 4 * fit.gap + rounding
 
 
 @pytest.mark.parametrize("form", [gaussian_mixture.full, gaussian_mixture.diagonal])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from math import log
 
 import pyro
@@ -164,6 +165,7 @@ ROWS: Mapping[str, tuple[Model, Tensor]] = {
 SHIFTED = ("normal", "diagonal", "full", "laplace", "chain")
 
 
+@cache
 def path(name: str, world: World) -> tuple[dict[str, str], Tensor]:
     """Return the plan, and the path of the log-likelihood in the units of the data as drawn."""
     model, x = ROWS[name]
@@ -204,19 +206,23 @@ def test_origin(name: str, shift: float) -> None:
     assert apart(name, World(1.0, shift, DOUBLE)) < max(IDENTITY, abs(shift) * 2.0**-54)
 
 
+@cache
+def ended(name: str, scale: float) -> tuple[dict[str, str], str, float]:
+    """Return the plan of a default fit, its ending, and its objective in the units of the data as drawn."""
+    model, x = ROWS[name]
+    pyro.clear_param_store()
+    fit = EM(model, starts=2).fit(x * scale, World(scale, 0.0, DOUBLE))
+    plan = {parameter: line.how for parameter, line in fit.plan.lines.items()}
+    return plan, fit.outcome, fit.objective + x.numel() * log(scale)
+
+
 @pytest.mark.parametrize("power", [-200, 200])
 @pytest.mark.parametrize("name", ROWS)
 def test_a_default_fit_has_the_plan_and_the_ending_of_other_units(name: str, power: int) -> None:
     """Its tolerance is relative to an objective that has units: nothing else differs."""
-    found = []
-    for scale in (1.0, 2.0**power):
-        model, x = ROWS[name]
-        pyro.clear_param_store()
-        fit = EM(model, starts=2).fit(x * scale, World(scale, 0.0, DOUBLE))
-        plan = {parameter: line.how for parameter, line in fit.plan.lines.items()}
-        found.append((plan, fit.outcome, fit.objective + x.numel() * log(scale)))
-    assert found[0][:2] == found[1][:2]
-    assert found[0][2] == pytest.approx(found[1][2], abs=1e-4)
+    drawn, other = ended(name, 1.0), ended(name, 2.0**power)
+    assert drawn[:2] == other[:2]
+    assert drawn[2] == pytest.approx(other[2], abs=1e-4)
 
 
 # ---- covariates ------------------------------------------------------------------------------------------------------
@@ -264,6 +270,16 @@ def coefficients(t: Tensor, unit: float, *, apart: bool) -> Tensor:
     return torch.stack([pyro.param("a", b[:, 0].clone()), pyro.param("b", b[:, 1].clone())], -1)
 
 
+@cache
+def over(
+    model: Callable[..., None], unit: float, *, apart: bool, dtype: torch.dtype
+) -> tuple[dict[str, str], str, float]:
+    """Return the plan of a fit over the covariate in another unit, its ending and its objective."""
+    pyro.clear_param_store()
+    fit = EM(model, acceleration=None).fit((COVARIATE * unit).to(dtype), unit, apart=apart)
+    return {parameter: line.how for parameter, line in fit.plan.lines.items()}, fit.outcome, fit.objective
+
+
 @pytest.mark.parametrize(
     ("power", "apart", "dtype"),
     [(-200, True, DOUBLE), (200, True, DOUBLE), (-30, False, DOUBLE), (30, False, DOUBLE)]
@@ -272,11 +288,6 @@ def coefficients(t: Tensor, unit: float, *, apart: bool) -> Tensor:
 @pytest.mark.parametrize("model", [straight, counted, logistic, logistic_by_torch])
 def test_units_of_a_covariate(model: Callable[..., None], power: int, *, apart: bool, dtype: torch.dtype) -> None:
     """The slopes have them, and nothing else changes: neither the plan nor the ending nor the maximum."""
-    found = []
-    for unit in (1.0, 2.0**power):
-        pyro.clear_param_store()
-        fit = EM(model, acceleration=None).fit((COVARIATE * unit).to(dtype), unit, apart=apart)
-        plan = {parameter: line.how for parameter, line in fit.plan.lines.items()}
-        found.append((plan, fit.outcome, fit.objective))
-    assert found[0][:2] == found[1][:2]
-    assert found[0][2] == pytest.approx(found[1][2], rel=1e-6 if dtype == DOUBLE else 1e-4)
+    drawn, other = (over(model, unit, apart=apart, dtype=dtype) for unit in (1.0, 2.0**power))
+    assert drawn[:2] == other[:2]
+    assert drawn[2] == pytest.approx(other[2], rel=1e-6 if dtype == DOUBLE else 1e-4)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from em_pyro import EM
 from em_pyro.errors import ModelError
+from em_pyro.program.changes import same
 
 X = torch.tensor([0.0, 0.5, 0.2, 3.0, 3.5, 2.9, 0.1], dtype=torch.float64)
 
@@ -56,3 +57,17 @@ def test_a_parameter_by_way_of_numpy() -> None:
     """The value is another, no gradient tells: a note names the parameter."""
     fit = EM(lambda x: mixture(x, lambda loc: torch.tensor(loc.detach().numpy()).exp())).fit(X)
     assert any("no gradient reaches" in note and "loc" in note for note in fit.notes)
+
+
+def test_a_law_expanded_to_all_states_and_rows_is_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change of its last number is found, however it is laid out; what is compared is no larger than the law."""
+    law, seen, compared = torch.rand(1, 5), [], torch.equal
+    monkeypatch.setattr(same.torch, "equal", lambda a, b: seen.append(a.numel()) or compared(a, b))
+    other = law.clone()
+    other[0, -1] += 1e-3
+    shape = (2000, 300, 5)
+    assert same._equal(law.expand(shape), law.clone().expand(shape))
+    assert not same._equal(law.expand(shape), other.expand(shape))
+    assert max(seen) == 5
+    assert same._equal(law.expand(shape), law.expand(shape).contiguous())
+    assert not same._equal(law.expand(shape), other.expand(shape).contiguous())

@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 
 from ...errors import ModelError
 from ..handlers import refuse_part, states
+from ..named import unexpand
 from ..site import Latent, Parameter, Run, Site
 
 SAME_ARGUMENTS = "Let no `if` or loop of the model depend on a sampled value or a parameter."
@@ -138,6 +139,9 @@ def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         if one.shape != other.shape or one.dtype != other.dtype:
             return False
+        alone = unexpand(one), unexpand(other)  # a law that Pyro expanded to all states and rows is compared once
+        if alone[0].shape == alone[1].shape:
+            one, other = alone
         if not one.is_floating_point() or torch.equal(one, other):
             return torch.equal(one, other)
         return torch.allclose(one, other, rtol=ROUNDING * torch.finfo(one.dtype).eps, atol=0.0, equal_nan=True)
