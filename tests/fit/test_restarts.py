@@ -91,7 +91,8 @@ def test_a_batch_that_is_too_large_is_parted(rows: int, size: int) -> None:
     x = torch.randn(rows, generator=torch.Generator().manual_seed(0))
     settings = Settings(tol=0, max_steps=20)
     for model, args, expected in (
-        (regressions.linear, (torch.stack([torch.ones(rows), x], 1), x, 3), size),
+        (regressions.poisson, (torch.stack([torch.ones(rows), x], 1), x.exp().round(), 3), size),
+        (regressions.linear, (torch.stack([torch.ones(rows), x], 1), x, 3), 100),
         (gaussian_mixture.univariate, (x, 3), 100),
     ):
         pyro.clear_param_store()
