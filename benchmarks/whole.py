@@ -140,9 +140,9 @@ def ours() -> dict[str, Any]:
     """Fit by default, without the checks of the program, and once more by the same EM."""
     import pyro
     import torch
+    from em_pyro.models import gaussian_mixture
 
     from em_pyro import EM
-    from em_pyro.models import gaussian_mixture
 
     rows, loc = small()
     x = torch.as_tensor(rows)

@@ -15,10 +15,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pyro
 import torch
+from em_pyro.models.gaussian_mixture import full
 from gallery import save
 
 from em_pyro import EM
-from em_pyro.models.gaussian_mixture import full
 from em_pyro.plotting import COLOURS
 
 try:

@@ -13,12 +13,12 @@ the expectation maximization algorithm?*, Nature Biotechnology 26, 897-899.
 import matplotlib.pyplot as plt
 import pyro.distributions as dist
 import torch
+from em_pyro.models.coins import equal_coins
+from em_pyro.models.data import load
 from gallery import save
 from torch import Tensor
 
 from em_pyro import EM
-from em_pyro.models.coins import equal_coins
-from em_pyro.models.data import load
 from em_pyro.plotting import COLOURS
 
 data = load("coins")

@@ -12,10 +12,10 @@ L-BFGS, direct ascent of the same objective, runs along.
 import matplotlib.pyplot as plt
 import pyro.optim
 import torch
+from em_pyro.models import coins, gaussian_mixture, latent_classes
 from gallery import save
 
 from em_pyro.compare import compare, em, lbfgs, svi
-from em_pyro.models import coins, gaussian_mixture, latent_classes
 from em_pyro.plotting import COLOURS
 
 torch.set_default_dtype(torch.float64)

@@ -12,10 +12,10 @@ sample images that come with scikit-learn; shown reduced to a third of its size.
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from em_pyro.models.gaussian_mixture import full
 from gallery import save
 
 from em_pyro import EM
-from em_pyro.models.gaussian_mixture import full
 
 try:
     from sklearn.datasets import load_sample_image

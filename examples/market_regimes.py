@@ -15,10 +15,10 @@ Econometrica 57.
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from em_pyro.models import discrete_hmm, gaussian_mixture
 from gallery import save
 
 from em_pyro import EM
-from em_pyro.models import discrete_hmm, gaussian_mixture
 from em_pyro.plotting import COLOURS
 
 try:

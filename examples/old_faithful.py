@@ -11,11 +11,11 @@ two Gaussian clouds of any shape. **Which eruption belongs to which kind, and wh
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from em_pyro.models.data import load
+from em_pyro.models.gaussian_mixture import full
 from gallery import save
 
 from em_pyro import EM
-from em_pyro.models.data import load
-from em_pyro.models.gaussian_mixture import full
 from em_pyro.plotting import COLOURS, ellipses
 
 data = load("faithful")

@@ -12,10 +12,10 @@ physics. The bins with counts are rows, weighted by their counts. The closed for
 # %%
 import matplotlib.pyplot as plt
 import torch
+from em_pyro.models import tomography
 from gallery import save
 
 from em_pyro import EM
-from em_pyro.models import tomography
 
 torch.set_default_dtype(torch.float64)
 size, angles, steps = 32, 32, 40

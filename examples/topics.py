@@ -14,10 +14,10 @@ from collections import Counter
 
 import matplotlib.pyplot as plt
 import torch
+from em_pyro.models.topics import plsa
 from gallery import save
 
 from em_pyro import EM
-from em_pyro.models.topics import plsa
 from em_pyro.plotting import COLOURS
 
 FAMILIES = {

@@ -12,11 +12,11 @@ them as below, the same on every machine. The guesses from which EM starts are t
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from em_pyro.models.gaussian_mixture import two_groups
 from gallery import save
 from matplotlib.colors import to_rgb
 
 from em_pyro import EM
-from em_pyro.models.gaussian_mixture import two_groups
 from em_pyro.plotting import COLOURS, mixture_curves
 
 random = np.random.RandomState(110)

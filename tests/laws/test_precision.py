@@ -3,6 +3,7 @@
 import pyro
 import pytest
 import torch
+from em_pyro.models import gaussian_mixture
 from oracles.engines import EVERYTHING, distance, laid_out, lay_out
 from oracles.steps import em_step, expect, q
 from oracles.tolerances import IDENTITY, SOLVERS
@@ -13,7 +14,6 @@ from em_pyro.e_step.engine import Engine
 from em_pyro.e_step.sites import centring
 from em_pyro.e_step.sites.bundle import Bundle
 from em_pyro.e_step.sites.stack import Stack
-from em_pyro.models import gaussian_mixture
 from em_pyro.program.named import batched
 
 TWO_PASS = 1e-9

@@ -4,12 +4,11 @@ from importlib import resources
 
 import pytest
 import torch
+from em_pyro.models import poisson_mixture
+from em_pyro.models.data import load, names
 from oracles.agreement import close
 from oracles.evidence import log_evidence, start
 from programs.zoo import ZOO, simulated
-
-from em_pyro.models import poisson_mixture
-from em_pyro.models.data import load, names
 
 
 @pytest.mark.parametrize("name", ZOO)
