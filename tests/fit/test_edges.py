@@ -12,6 +12,7 @@ from torch import Tensor, tensor
 from torch.distributions import constraints
 
 from em_pyro import EM, ObjectiveError
+from em_pyro.families.rowwise import Weibull
 from em_pyro.m_step.regression.irls import Regression
 
 HALF = tensor([0.5, 0.5]).double()
@@ -154,3 +155,12 @@ def test_a_step_to_infinity_is_refused_before_it_is_kept() -> None:
     with pytest.raises(ObjectiveError, match='"?p'):
         EM(model).step(tensor([1.04]))
     assert not len(pyro.get_param_store()) or bool(pyro.param("p").isfinite())
+
+
+def test_the_shape_of_a_row_beside_hardly_any_others() -> None:
+    """The equation holds whatever the weights: `1 / k = mean(x^k log x) / mean(x^k) - mean(log x)`."""
+    y, weights = tensor([[0.7, 0.0, -1.4]]).double(), tensor([[1e-115, 1.0, 1e-27]]).double()
+    args = {"scale": torch.ones(1).double(), "concentration": torch.ones(1).double()}
+    k = Weibull().solve_rows(y.exp(), weights, args, frozenset(args))["concentration"]
+    power = (weights.log() + k.unsqueeze(-1) * y).softmax(-1)
+    close((power * y).sum(-1) - (weights * y).sum(-1), 1 / k)
