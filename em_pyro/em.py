@@ -20,7 +20,7 @@ from .fit.loop import Settings, State
 from .fit.path import Interrupted, Move, Path
 from .fit.problem import Problem, prepare
 from .fit.result import Fit
-from .fit.starting.ends import ends, ranked
+from .fit.starting.ends import ends, ranked, with_a_value
 from .fit.starting.starts import given_start, given_value, need_parameters, own_values, prior_start, starting_points
 from .fit.step import em_step
 from .m_step.ascent.ascend import Carried
@@ -208,7 +208,7 @@ class EM:
         before, objective = self._previous, look(problem, found, batch, new).objective[0]
         known = before is not None and before[0] is problem.key and alike(before[2], params)
         check_step(problem, Move(new, found, carried), batch, before[1] if before is not None and known else None)
-        self._keep(problem, only(new))
+        self._keep(problem, with_a_value(problem, only(new)))
         self._carried = carried
         self._previous = problem.key, objective, {n: v.clone() for n, v in self._current(problem).items()}
         return -objective

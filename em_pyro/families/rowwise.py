@@ -102,7 +102,8 @@ class Weibull(RowFamily):
                 slope = 1 / k + mean(ratio - power * ratio, weights)
                 return slope, -1 / k - k * mean(power * ratio.square(), weights)
 
-            k = torch.where(apart, root(gap, start, 1e-6 * start, 1e6 * start), torch.where(endless, ENDLESS, k))
+            lower = 1e-6 * start.clamp(max=1.0)  # a row of hardly any weight makes the spread that of no shape
+            k = torch.where(apart, root(gap, start, lower, 1e6 * start), torch.where(endless, ENDLESS, k))
         log_power = mean((k.unsqueeze(-1) * y).exp(), weights)
         scale = torch.where(found, (top + log_power.clamp(min=1e-300).log() / k).exp(), args["scale"])
         return {key: {"scale": scale, "concentration": k}[key] for key in free}

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import isfinite
+from typing import Any
+
+from torch import Tensor
 
 from ..e_step.expectation import Expectation
 from ..errors import ObjectiveError
+from ..families.charts import domain_of
 from ..m_step.pooling import PriorUnbounded
 from ..posterior.possible import check_possible, is_possible
 from ..program.named import Batch, only
@@ -63,19 +67,27 @@ def lost(problem: Problem, path: Path, move: Move, seen: Look) -> Ending | None:
     before = path.before[-1]
     if not isfinite(objective):
         return "degenerate", "the objective is no longer finite: one of the parameters runs to infinity"
-    if before - objective > problem.slack * (1 + abs(before)):
-        if before - objective > LOST * problem.magnitude(move.found, path.here):
-            guard(problem, before, objective, path.step)
-        near = problem.scales.collinear(problem.bind(path.here))
-        return (
-            "degenerate",
-            near or "a density has lost its digits: a parameter runs to infinity, or a scale is too small",
-        )
-    if move.beside is not None:
-        beside = float(move.beside[1].objective)
-        if isfinite(beside):
-            guard(problem, objective, beside, path.step + 1)
-    return None
+    fallen = _fallen(problem, before, path.here, move.found, path.step)
+    if fallen is None and move.beside is not None and isfinite(float(move.beside[1].objective)):
+        fallen = _fallen(problem, objective, *move.beside, path.step + 1)
+    return fallen
+
+
+def _fallen(problem: Problem, before: float, here: Batch, found: Expectation, step: int) -> Ending | None:
+    """End a path whose objective fell from `before` to that of `found` because it has lost its digits at `here`.
+
+    Raises:
+        ObjectiveError: it fell by more than the rounding of its terms, and nothing has collapsed.
+    """
+    objective = float(found.objective)
+    if before - objective <= problem.slack * (1 + abs(before)):
+        return None
+    where = collapsed(problem, here)
+    if not where:
+        if before - objective > LOST * problem.magnitude(found, here):
+            guard(problem, before, objective, step)
+        where = problem.scales.collinear(problem.bind(here))
+    return "degenerate", where or "a density has lost its digits: a parameter runs to infinity, or a scale is too small"
 
 
 def check_step(problem: Problem, move: Move, here: Batch, before: float | None) -> None:
@@ -96,12 +108,17 @@ def check_step(problem: Problem, move: Move, here: Batch, before: float | None) 
         got = f"got {objective} after {before:.6g}: a parameter runs to infinity"
         raise ObjectiveError(f"EM.step: expected a finite objective, {got}. {end}")
     check_possible(problem.engine, only(here), objective)
-    gone = [name for name, value in move.new.items() if bool(value.isnan().any())]
+    gone = [name for name, value in move.new.items() if _gone(value, problem.program.parameters[name].constraint)]
     if gone:
         where = collapsed(problem, here) or "a parameter has run to a boundary"
         raise ObjectiveError(f"EM.step: expected new values of {gone}, got none: {where}. {end}")
     if before is not None:
         guard(problem, before, objective, 1, problem.rounding)
+
+
+def _gone(value: Tensor, constraint: Any) -> bool:
+    """Whether a step has led to no value; or to infinity, where that is not the end of the real line."""
+    return bool((value.isnan() if domain_of(constraint) == "real" else ~value.isfinite()).any())
 
 
 def guard(problem: Problem, before: float, after: float, step: int, slack: float | None = None) -> None:
@@ -127,7 +144,8 @@ def stuck(problem: Problem, path: Path, move: Move, seen: Look) -> Ending | None
     why = problem.fault(move.found, path.here)
     if isinstance(why, PriorUnbounded):
         return "prior unbounded", str(why)
-    return "degenerate", "no EM step is defined: one of the parameters has run to a boundary"
+    where = problem.scales.collapsed(problem.bind(move.new))
+    return "degenerate", where or "no EM step is defined: one of the parameters has run to a boundary"
 
 
 def capped(problem: Problem, path: Path, move: Move, max_steps: int) -> Ending | None:

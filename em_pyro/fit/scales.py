@@ -72,8 +72,12 @@ class Scales:
         return tuple(f for f in factors if any(not f.roles[key].known for key in _concentrations(f)))
 
     def narrowest(self, bound: Bound) -> list[Tensor]:
-        """Return the scales of every watched site in units of its pooled one, (starts) + cells + events."""
-        return [one.roots(bound) / one.pooled for one in self.watched]
+        """Return the scales of every watched site in units of its pooled one, (starts) + cells + events.
+
+        Of a concentration, what is `DEGENERATE` where it makes a spike.
+        """
+        spikes = (f.arguments(bound)[key] for f in self._spikes for key in _concentrations(f) if not f.roles[key].known)
+        return [one.roots(bound) / one.pooled for one in self.watched] + [DEGENERATE * SPIKE / a for a in spikes]
 
     def collapsed(self, bound: Bound, found: Expectation | None = None) -> str:
         """Say which scale has shrunk to nothing beside the spread of its site, and onto what; empty if none has.
@@ -89,7 +93,7 @@ class Scales:
                 return f'site "{one.factor.name}": {one.role} collapsed at {_cell(one.factor, small)}{why}'
         for factor in self._spikes:
             for key in _concentrations(factor):
-                large = (factor.arguments(bound)[key] > SPIKE).squeeze(0)
+                large = ~(factor.arguments(bound)[key] <= SPIKE).squeeze(0)  # a step that ran off leaves nan
                 if bool(large.any()):
                     return f'site "{factor.name}": {key} runs to infinity at {_cell(factor, large)}'
         return ""

@@ -16,6 +16,7 @@ from .plan import Plan
 
 STATIONARY = 1e-10  # of the gradient of Q, relative to 1 + |Q|
 SWEEPS, JOINTLY = 100, 3
+UNSEEN, IDLE = 1e-12, 5  # a rise of Q, relative to 1 + |Q|, that is rounding; and sweeps in a row without another
 FALL = {torch.float64: 1e-10, torch.float32: 1e-6}  # of Q by rounding, relative to 1 + |Q|
 SAME = {torch.float64: 1e-12, torch.float32: 1e-6}  # of a value by rounding, relative to it
 
@@ -34,15 +35,20 @@ def maximise(
     new = dict(batch)
     if plan.callables:
         new |= _called(engine, plan, found, only(batch))
+    best, idle = -torch.inf, 0
     for sweep in range(SWEEPS if plan.swept else 1):
         for solver in plan.solvers:
             new |= solver.solve(found.sums, new)
-        if not plan.swept or _stationary(engine, plan, found, only(new)):
+        if not plan.swept:
             break
-        if sweep >= JOINTLY:  # conditional maxima creep along a ridge; a joint ascent does not
+        value, still = _stationary(engine, plan, found, only(new))
+        if sweep >= JOINTLY and not still:  # conditional maxima creep along a ridge; a joint ascent does not
             new |= batched(ascend(engine, found, only(new), joint_climb(engine, plan.swept)))
-            if _stationary(engine, plan, found, only(new)):
-                break
+            value, still = _stationary(engine, plan, found, only(new))
+        idle = 0 if value > best + UNSEEN * (1 + abs(value)) else idle + 1
+        best = max(best, value)
+        if still or idle == IDLE:
+            break
     for climb in plan.climbs:
         new |= batched(ascend(engine, found, only(new), climb, carried))
     if plan.callables:
@@ -50,9 +56,11 @@ def maximise(
     return new
 
 
-def _stationary(engine: Engine, plan: Plan, found: Expectation, params: Params) -> bool:
+def _stationary(engine: Engine, plan: Plan, found: Expectation, params: Params) -> tuple[float, bool]:
+    """`Q`, and whether its gradient is zero."""
     value, slopes = gradient(engine, found, params, [name for solver in plan.solvers for name in solver.parameters])
-    return all(float(slope.abs().max()) <= STATIONARY * (1 + abs(value)) for slope in slopes.values() if slope.numel())
+    steep = max((float(slope.abs().max()) for slope in slopes.values() if slope.numel()), default=0.0)
+    return value, steep <= STATIONARY * (1 + abs(value))
 
 
 # ---- M-steps of the user's own ---------------------------------------------------------------------------------------

@@ -159,11 +159,14 @@ def _same_arguments(a: Distribution, b: Distribution) -> bool:
 
 
 def _detached(fn: Distribution) -> Distribution:
-    """Copy a distribution whose tensors carry no gradient: it outlives the run that made it, and its graph must not."""
+    """Copy a distribution in float64, without gradients: it outlives the run that made it, and its graph must not.
+
+    In single precision the values of a density would be too rough for its own slope.
+    """
     fn = copy(fn)
     for key, value in vars(fn).items():
-        if isinstance(value, Tensor) and value.requires_grad:
-            vars(fn)[key] = value.detach()
+        if isinstance(value, Tensor) and value.is_floating_point():
+            vars(fn)[key] = value.detach().double()
         elif isinstance(value, Distribution):
             vars(fn)[key] = _detached(value)
     return fn

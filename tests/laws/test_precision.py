@@ -1,6 +1,7 @@
 """Clusters far apart, and offsets from zero: no digit is lost, whichever form the densities take."""
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from em_pyro.models import gaussian_mixture
@@ -8,12 +9,14 @@ from oracles.engines import EVERYTHING, distance, laid_out, lay_out
 from oracles.steps import em_step, expect, q
 from oracles.tolerances import IDENTITY, SOLVERS
 from torch import Tensor
+from torch.distributions import constraints
 
 from em_pyro import EM, ObjectiveError
 from em_pyro.e_step.engine import Engine
 from em_pyro.e_step.sites import centring
 from em_pyro.e_step.sites.bundle import Bundle
 from em_pyro.e_step.sites.stack import Stack
+from em_pyro.fit.problem import prepare
 from em_pyro.program.named import batched
 
 TWO_PASS = 1e-9
@@ -216,3 +219,38 @@ def test_of_several_starts_one_is_narrow(kind: str) -> None:
         for name, sums in alone.sums.items():
             parts = zip(together.sums[name].parts, sums.parts, strict=True)
             assert max(distance(whole[k], part[0]) for whole, part in parts) < IDENTITY
+
+
+def narrow(x: Tensor) -> None:
+    """Families in which a logarithm, a cosine or a ratio meets a large argument."""
+    loc = pyro.param("loc", x.new_tensor([0.5, -0.3]))
+    k = pyro.param("k", x.new_tensor([3.0, 1.0]), constraint=constraints.positive)
+    a, b, c = (pyro.param(name, x.new_tensor([3.0, 2.0]), constraint=constraints.positive) for name in "abc")
+    prior = pyro.sample("prior", dist.Gamma(x.new_tensor(3.0), x.new_tensor(2.5)))
+    with pyro.plate("row", len(x)):
+        z = pyro.sample("z", dist.Categorical(x.new_tensor([0.5, 0.5])))
+        pyro.sample("angle", dist.VonMises(loc[z], k[z]), obs=x)
+        pyro.sample("size", dist.Gamma(a[z], b[z]), obs=x)
+        pyro.sample("share", dist.Beta(c[z], c[z]), obs=x)
+        pyro.sample("wait", dist.Exponential(prior), obs=x)
+
+
+def test_single_data_have_the_densities_of_their_doubles() -> None:
+    """Nothing is computed from rows, or of a prior, before they are numbers in double precision."""
+    x = torch.tensor([0.5001, 0.4999, 0.5004, 0.2], dtype=torch.float32)
+    values = {
+        "loc": [0.5, -0.3],
+        "k": [2.5e6, 1.0],
+        "a": [1.7e6, 2.0],
+        "b": [3.4e6, 4.0],
+        "c": [9e5, 1.0],
+        "prior": 1.3,
+    }
+    found = []
+    for data in (x, x.double()):
+        pyro.clear_param_store()
+        start = {name: torch.tensor(v, dtype=torch.float32).to(data.dtype) for name, v in values.items()}
+        problem = prepare(narrow, (data,), {}, {}, check=True)
+        here = batched({name: value.double() for name, value in start.items()})
+        found.append(problem.objective(here))
+    assert distance(torch.tensor(found[0]), torch.tensor(found[1])) < IDENTITY

@@ -140,10 +140,12 @@ class SiteData:
         rank = len(self.event_shape)
         value = cut(self.value, self.value.tensor.dim() - len(self.value.names))
         shift = self.shift if shift is None else shift
-        value = value if shift is None else value.double() - shift
+        value = precise(value) if shift is None else value.double() - shift
         known = {
-            key: part.tensor if key in self.family.known_event_dim and not part.names
-            else cut(part, part.tensor.dim() - len(part.names))
+            key: precise(
+                part.tensor if key in self.family.known_event_dim and not part.names
+                else cut(part, part.tensor.dim() - len(part.names))
+            )
             for key, part in self.known.items()
         }  # fmt: skip
         return value, known, None if self.weight is None else cut(self.weight, rank).double()
@@ -277,9 +279,14 @@ class SiteData:
 
     def _of_one_row(self) -> tuple[Tensor, ...]:
         """The statistics of one row."""
-        tensor = self.value.tensor[(0,) * len(self.value.names)]
-        known = {k: p.tensor if not p.names else p.tensor[(0,) * len(p.names)] for k, p in self.known.items()}
+        tensor = precise(self.value.tensor[(0,) * len(self.value.names)])
+        known = {k: precise(p.tensor[(0,) * len(p.names)]) for k, p in self.known.items()}
         return self.family.statistics(tensor, known)
+
+
+def precise(part: Tensor) -> Tensor:
+    """Numbers in float64 before anything is computed from them: a logarithm would round to their own precision."""
+    return part.double() if part.is_floating_point() else part
 
 
 def seen_entries(value: Named, weight: Named | None, rank: int, event_dim: int) -> Tensor | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from ...e_step.confirm import disagreements, measured
 from ...errors import DataError, ObjectiveError
@@ -51,7 +52,7 @@ def ends(problem: Problem, points: Sequence[Params], settings: Settings, *, scre
         tried(problem, points[0])  # raises
     while wrong := disagreements(problem.engine, paths[best := ranked(paths)[0]].params):
         if not _finite(paths[best].params):
-            paths[best] = _brought_in(paths[best])
+            paths[best] = _ended_at(paths[best], _brought_in(paths[best].params))
             continue
         problem, note = problem.corrected(wrong)
         notes = (*notes, note)
@@ -59,7 +60,9 @@ def ends(problem: Problem, points: Sequence[Params], settings: Settings, *, scre
         again = [path.params for i, path in enumerate(paths) if i not in screened]
         rest = iter(restarts.follow(problem, again, settings, screen=False))
         paths = [screened[i] if i in screened else next(rest) for i in range(len(paths))]
-    paths[best] = _with_a_value(problem, paths[best])
+    here = paths[best].params
+    if (there := with_a_value(problem, here)) is not here:
+        paths[best] = _ended_at(paths[best], there)
     ended = iter(path._replace(notes=(*notes, *path.notes)) for path in paths)
     found: list[Path] = []
     for i in range(every):
@@ -76,15 +79,19 @@ def _finite(params: Params) -> bool:
     return all(bool(torch.isfinite(value).all()) for value in params.values())
 
 
-def _with_a_value(problem: Problem, path: Path) -> Path:
+def with_a_value(problem: Problem, params: Params) -> Params:
     """Bring in what is infinite where the model itself, which has a limit there, gives no number."""
-    if _finite(path.params):
-        return path
-    value = measured(problem.engine, path.params)
-    return path if value is None or value == value else _brought_in(path)
+    if _finite(params):
+        return params
+    value = measured(problem.engine, params)
+    return params if value is None or value == value else _brought_in(params)
 
 
-def _brought_in(path: Path) -> Path:
+def _brought_in(params: Params) -> dict[str, Tensor]:
     """Put infinite values so far out that nothing depends on it: a model may have a limit there, and no value."""
-    here = batched({name: value.nan_to_num(posinf=FAR, neginf=-FAR) for name, value in path.params.items()})
+    return {name: value.nan_to_num(posinf=FAR, neginf=-FAR) for name, value in params.items()}
+
+
+def _ended_at(path: Path, params: Params) -> Path:
+    here = batched(params)
     return path._replace(here=here, last=here)

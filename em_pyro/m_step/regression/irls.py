@@ -33,11 +33,11 @@ from .lines import Lines, lines_of
 from .predictors import Entry
 from .site import Site, side_by_side, site_of
 
-ITERATIONS, HALVINGS = 100, 50
+ITERATIONS, HALVINGS = 100, 20
 STATIONARY = 1e-10  # of the gradient, relative to 1 + |Q|
 UNSEEN = 1e-12  # of a rise of Q, relative to 1 + |Q|: below, only the gradient can tell
 SINGULAR = 1e-12  # of the curvature along a direction, relative to the largest, each entry scaled to one
-SHORT = 1e-6  # share of a step: the direction is of no use
+SHORT = 0.5**HALVINGS  # share of a step: the direction is of no use
 NEAR = 1e-3  # beside `1 + |coordinate|`: a step so short that it need not be tried
 FAR = 100.0  # beside `1 + |coordinate|`: what takes a direction of no use away from the others
 KINKED = ("Laplace", "AsymmetricLaplace")  # priors whose maximum may be a kink
@@ -140,7 +140,7 @@ class Regression:
         """Newton steps for all starts and sets of coordinates side by side, halved until `Q` does not fall.
 
         Where the direction of one set is no use (its curvature has run off to zero), the coordinates that would go
-        farthest stay, and the others of the set go on without them.
+        farthest stay, and the others of the set go on without them. Where none goes far, rounding is all that is left.
         """
         value, slope, curvature = self.expand(theta, sums, batch)
         done, before = ~torch.isfinite(value), torch.full_like(value, torch.inf)
@@ -167,9 +167,10 @@ class Regression:
             else:
                 trial = self._moved(theta, step, torch.where(worse, 0.0, share))
                 new = self.expand(trial, sums, batch)
-            hard = ~done & (share < SHORT)
+            unseen = (gain > UNSEEN * scale) & (share * gain <= UNSEEN * scale)  # what is left of a promise
+            hard = ~done & (unseen | (share <= SHORT))
             far = self.apart.each(hard) & ~lost & (step.abs() > FAR * (1 + theta[:, : self.count].abs()))
-            done, lost = done | (worse & (self.apart.added(far.to(theta)) == 0)), lost | far
+            done, lost = done | (hard & (self.apart.added(far.to(theta)) == 0)), lost | far
             theta, (value, slope, curvature) = trial, new
         return theta
 
