@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..errors import EMError
 from ..program.named import Named, Params, align, batched, ordered, squeeze
 from ..program.unroll import unroll
 from ..reading.bank import bound_once, entries_of
@@ -25,15 +26,24 @@ from .whole import compiled_factors
 
 SAME = {torch.float64: 1e-10, torch.float32: 1e-5}
 SMALLEST = 1e-6  # of the largest entry of an argument: entries that are smaller may be off by more of themselves
+NO_VALUE = (torch.linalg.LinAlgError, ValueError)  # of a law at arguments that it cannot have: a matrix without a root
 LONG = 2000  # sites up to which the model's own densities are computed
 MEASURED = 400_000  # entries of all factors up to which they are
 
 
 def disagreements(engine: Engine, params: Params) -> list[str]:
-    """Replay the user's program at `params` and list the sites at which it is not what the loop ran."""
+    """Replay the user's program at `params` and list the sites at which it is not what the loop ran.
+
+    Where it has no value it is at none of them: `measured` is nan there.
+    """
     engine = engine.full
     with torch.no_grad():
-        sites = unroll(engine.program.run(params))
+        try:
+            sites = unroll(engine.program.run(params))
+        except EMError:
+            raise
+        except NO_VALUE:
+            return []
         rounded = {n: v.to(engine.program.parameters[n].initial.dtype) for n, v in params.items()}
         bank = engine.recognition.bank
         batch = batched(rounded)
@@ -118,11 +128,16 @@ def _close(truth: Named, bound: Named, beside: float) -> bool:
 
 
 def measured(engine: Engine, params: Params) -> float | None:
-    """Log evidence by the model's own `log_prob`, where that is affordable; None elsewhere."""
+    """Log evidence by the model's own `log_prob`, where that is affordable, nan where it has none; None elsewhere."""
     engine = engine.full
     if not _affordable(engine):
         return None
     # Nothing is recognised: a DiscreteHMM is still taken apart, because its own scan loses what lies between zeros.
     recognition = replace(engine.recognition, readings={})
     whole = build(engine.program, recognition, recognition.runs[0], recognition.priors, {})
-    return float(whole.expect(whole.bind(batched(params)), collect=EVIDENCE).log_evidence)
+    try:
+        return float(whole.expect(whole.bind(batched(params)), collect=EVIDENCE).log_evidence)
+    except EMError:
+        raise
+    except NO_VALUE:
+        return math.nan

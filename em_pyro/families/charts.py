@@ -53,7 +53,9 @@ def safe_log_complement(x: Tensor) -> Tensor:
 
 
 def _cholesky(x: Tensor) -> Tensor:
-    return torch.linalg.cholesky(x)
+    """The lower root; nan where rounding has left none, which is no value of the objective, and no error."""
+    root, failed = torch.linalg.cholesky_ex(x)
+    return torch.where((failed == 0)[..., None, None], root, torch.nan)
 
 
 def _gram(x: Tensor) -> Tensor:
@@ -62,7 +64,7 @@ def _gram(x: Tensor) -> Tensor:
 
 def _precision_cholesky(x: Tensor) -> Tensor:
     """Return the Cholesky factor of the inverse, by the flipped factor of `x` (as `MultivariateNormal` does)."""
-    flipped = torch.linalg.cholesky(x.flip((-2, -1)))
+    flipped = _cholesky(x.flip((-2, -1)))
     inverse = flipped.flip((-2, -1)).mT
     eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
     return torch.linalg.solve_triangular(inverse, eye, upper=False)

@@ -18,7 +18,7 @@ from .empty import emptied
 from .look import Look, look
 from .path import Move, Path
 from .problem import Problem
-from .scales import DEGENERATE
+from .scales import DEGENERATE, TORN
 
 LOST = 1e-14  # of the absolute terms of `Q`: what a fall of the objective may be by their rounding alone
 
@@ -82,7 +82,7 @@ def _fallen(problem: Problem, before: float, here: Batch, found: Expectation, st
     objective = float(found.objective)
     if before - objective <= problem.slack * (1 + abs(before)):
         return None
-    where = collapsed(problem, here)
+    where = collapsed(problem, here) or problem.scales.collinear(problem.bind(here), TORN)
     if not where:
         if before - objective > LOST * problem.magnitude(found, here):
             guard(problem, before, objective, step)

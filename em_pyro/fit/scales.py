@@ -23,6 +23,7 @@ from ..reading.bound import Bound
 DEGENERATE = 1e-6  # of the pooled scale
 SPIKE = 1e10  # concentration at which all values are one
 BLURRED = 1e-4  # of the pooled scale: of a column that loses digits beside others
+TORN = 1e-5  # of the pooled scale: of a column in which rounding is seen, so that another step has another root
 COLLINEAR = " is nearly a combination of the columns before it (collinear columns); leave one out, or take differences"
 POOLED = 10_000  # rows that are enough to know a spread by
 CLOSE, WIDE = 0.01, 40.0  # of the gaps between neighbours; so many, times the rows, are the width of a lone cluster
@@ -98,10 +99,15 @@ class Scales:
                     return f'site "{factor.name}": {key} runs to infinity at {_cell(factor, large)}'
         return ""
 
-    def collinear(self, bound: Bound) -> str:
-        """Say which column is nearly a combination of others, so that densities lose digits; empty if none is."""
+    def collinear(self, bound: Bound, below: float = BLURRED) -> str:
+        """Say which column is nearly a combination of others, so that densities lose digits; empty if none is.
+
+        Args:
+            bound: the parameters.
+            below: of the pooled scale.
+        """
         for one in self.watched:
-            small = (one.roots(bound) < BLURRED * one.pooled).squeeze(0)
+            small = (one.roots(bound) < below * one.pooled).squeeze(0)
             if one.role == "scale_tril" and one.pooled.shape[-1] > 1 and bool(small.any()):
                 return (
                     f'site "{one.factor.name}": column {int(small.nonzero()[0][-1])} at {_cell(one.factor, small)}'

@@ -20,6 +20,7 @@ from .program import Program
 from .site import Parameter
 
 # How far inside an open interval the store keeps a value whose transform cannot represent the boundary.
+ROOTED = 100.0  # units of rounding, of the largest eigenvalue: the smallest of a matrix that surely has a root
 MARGIN = {torch.float64: 1e-300, torch.float32: 1e-37}
 
 
@@ -130,7 +131,18 @@ def _put(tensor: Tensor, value: Tensor) -> None:
 def _interior(parameter: Parameter, value: Tensor) -> Tensor:
     """Move a boundary value inside where the store would call it invalid; elsewhere it stays exact."""
     value = value.to(parameter.initial.dtype)
+    if isinstance(parameter.constraint, type(torch.distributions.constraints.positive_definite)):
+        return _rooted(value)
     bound = getattr(parameter.constraint, "lower_bound", None)
     if bound is None or type(parameter.constraint).__name__ not in ("_GreaterThan", "_GreaterThanEq"):
         return value
     return torch.maximum(value, torch.as_tensor(bound).to(value) + MARGIN.get(value.dtype, 0.0))
+
+
+def _rooted(value: Tensor) -> Tensor:
+    """Give a covariance that has collapsed the smallest root that it can have beside the others."""
+    if not bool(torch.linalg.cholesky_ex(value).info.any()):
+        return value
+    found, directions = torch.linalg.eigh(value)
+    least = ROOTED * torch.finfo(value.dtype).eps * found.abs().amax(-1, keepdim=True)
+    return (directions * torch.maximum(found, least).unsqueeze(-2)) @ directions.mT

@@ -164,3 +164,25 @@ def test_the_shape_of_a_row_beside_hardly_any_others() -> None:
     k = Weibull().solve_rows(y.exp(), weights, args, frozenset(args))["concentration"]
     power = (weights.log() + k.unsqueeze(-1) * y).softmax(-1)
     close((power * y).sum(-1) - (weights * y).sum(-1), 1 / k)
+
+
+@pytest.mark.parametrize("argument", ["covariance_matrix", "precision_matrix"])
+def test_a_matrix_that_has_lost_its_root_is_an_ending(argument: str) -> None:
+    """Rows on a line, to rounding: whatever the matrix has become, the store holds one that the model runs with."""
+    for tilt in torch.linspace(0.1, 3.0, 12):
+        t = torch.randn(40, generator=torch.Generator().manual_seed(0))
+        x = torch.stack([t, -8 * t], -1) @ torch.tensor([[tilt.cos(), tilt.sin()], [-tilt.sin(), tilt.cos()]])
+
+        def model(x: Tensor) -> None:
+            weights = pyro.param("weights", torch.tensor([0.5, 0.5]), constraint=constraints.simplex)
+            loc = pyro.param("loc", torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
+            matrix = pyro.param("matrix", torch.eye(2), constraint=constraints.positive_definite)
+            with pyro.plate("rows", len(x)):
+                z = pyro.sample("z", dist.Categorical(weights))
+                pyro.sample("x", dist.MultivariateNormal(loc[z], **{argument: matrix}), obs=x)
+
+        pyro.clear_param_store()
+        fit = EM(model).fit(x)
+        assert fit.outcome == "degenerate"
+        assert bool(torch.isfinite(pyro.param("matrix")).all())
+        assert not bool(torch.linalg.cholesky_ex(pyro.param("matrix").detach()).info)
