@@ -67,19 +67,20 @@ def lost(problem: Problem, path: Path, move: Move, seen: Look) -> Ending | None:
     before = path.before[-1]
     if not isfinite(objective):
         return "degenerate", "the objective is no longer finite: one of the parameters runs to infinity"
-    fallen = _fallen(problem, before, path.here, move.found, path.step)
-    if fallen is None and move.beside is not None and isfinite(float(move.beside[1].objective)):
-        fallen = _fallen(problem, objective, *move.beside, path.step + 1)
+    fallen = _fallen(problem, (before, objective), path.here, move.found, path.step)
+    if fallen is None and move.beside is not None:
+        beside = float(move.beside[1].objective)
+        fallen = _fallen(problem, (objective, beside), *move.beside, path.step + 1) if isfinite(beside) else None
     return fallen
 
 
-def _fallen(problem: Problem, before: float, here: Batch, found: Expectation, step: int) -> Ending | None:
-    """End a path whose objective fell from `before` to that of `found` because it has lost its digits at `here`.
+def _fallen(problem: Problem, told: tuple[float, float], here: Batch, found: Expectation, step: int) -> Ending | None:
+    """End a path whose objective fell, as told before and at `here`, because it has lost its digits there.
 
     Raises:
         ObjectiveError: it fell by more than the rounding of its terms, and nothing has collapsed.
     """
-    objective = float(found.objective)
+    before, objective = told
     if before - objective <= problem.slack * (1 + abs(before)):
         return None
     where = collapsed(problem, here) or problem.scales.collinear(problem.bind(here), TORN)
