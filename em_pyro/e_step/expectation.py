@@ -21,19 +21,19 @@ class Expectation:
         sums: expected sufficient statistics of every site, by name.
         weights: posterior weights of every replayed site that has parameters.
         plate: whose rows these are, if others may be added.
-        log_prior: of the parameters used, shape `(starts)`; added once, after the sums over all rows.
+        log_prior: of the parameters used, shape `(starts)`; added once, after the sums over all rows: None before.
     """
 
     log_evidence: Tensor
     sums: Mapping[str, Sums] = field(repr=False)
     weights: Mapping[str, Named] = field(repr=False)
     plate: str | None = None
-    log_prior: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.float64))
+    log_prior: Tensor | None = None
 
     @property
     def objective(self) -> Tensor:
         """What EM ascends: log evidence plus log prior, shape `(starts)`."""
-        return self.log_evidence + self.log_prior
+        return self.log_evidence if self.log_prior is None else self.log_evidence + self.log_prior
 
     def __add__(self, other: Expectation) -> Expectation:
         """Add what was found of other rows of the same plate, at the same parameters.

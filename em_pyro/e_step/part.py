@@ -14,7 +14,7 @@ from ..program.named import Named
 from ..reading.bound import Bound
 from .chunks import LEAST, WHOLE, Chunk, chunks_of
 from .contraction.schedule import Schedule
-from .shares import Collect, Found
+from .shares import Collect, Found, add
 from .sums import Sums
 from .units import Unit, worst
 
@@ -163,9 +163,3 @@ class Part:
         if self.plate not in names:
             return Named(torch.stack(parts).sum(0), names)
         return Named(torch.cat(parts, names.index(self.plate)), names)
-
-
-def add(total: dict[str, Tensor], more: Mapping[str, Tensor]) -> None:
-    """Add statistics to those found so far."""
-    for name, part in more.items():
-        total[name] = total[name].add_(part) if name in total else part

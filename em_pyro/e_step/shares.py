@@ -48,3 +48,9 @@ class Found:
     log_evidence: Tensor
     sums: Mapping[str, Tensor] = field(repr=False)
     weights: Mapping[str, Named] = field(default_factory=dict, repr=False)
+
+
+def add(total: dict[str, Tensor], more: Mapping[str, Tensor]) -> None:
+    """Add the statistics of a chunk to those found so far."""
+    for name, part in more.items():
+        total[name] = total[name].add_(part) if name in total else part

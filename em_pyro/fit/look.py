@@ -36,13 +36,11 @@ def look(problem: Problem, found: Expectation, batch: Batch, new: Batch) -> Look
         seen: Look = last[2]
         return seen
     bound, near, starts = problem.bind(batch), problem.bind(new), len(found.log_evidence)
-    with torch.no_grad():
-        short = problem.engine.digits(bound, near)
-        scales = [part.reshape((starts, -1)).amin(-1) for part in problem.scales.narrowest(near)]
-        # Where there are no scales, an entry of a parameter says whether there was a step.
-        others = scales or [new[name].reshape((starts, -1)).select(1, 0) for name in problem.witness]
-        rows = [found.objective, *(() if short is None else short), *others]
-        objective, *found_of = torch.stack(rows).tolist()
+    short = problem.engine.digits(bound, near)
+    scales = [part.reshape((starts, -1)).amin(-1) for part in problem.scales.narrowest(near)]
+    # Where there are no scales, an entry of a parameter says whether there was a step.
+    others = scales or [new[name].reshape((starts, -1)).select(1, 0) for name in problem.witness]
+    objective, *found_of = torch.stack([found.objective, *(() if short is None else short), *others]).tolist()
     blurred, narrow = found_of[:2] if short is not None else ([0.0] * starts, [0.0] * starts)
     numbers = list(zip(*found_of[0 if short is None else 2 :], strict=True))
     stepped = [all(value == value for value in values) for values in numbers] or [True] * starts

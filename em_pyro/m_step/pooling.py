@@ -106,7 +106,7 @@ def pool(values: Tensor, selected: Selected, size: int) -> Tensor:
         selected: which cells, and into which entries.
         size: entries of the parameter.
     """
-    cells, count = values.shape[1], len(selected.cells)
+    cells, count = values.shape[1], selected.cells.shape[0]
     if count == size == cells and selected.everything:
         return values
     chosen = values if count == cells and selected.ordered else values[:, selected.cells]

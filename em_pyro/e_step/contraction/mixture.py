@@ -19,7 +19,7 @@ from torch import Tensor
 from ...program.named import Named
 from ...reading.bound import Bound
 from ..chunks import LEAST, Chunk, chunks_of
-from ..shares import Collect, Found
+from ..shares import Collect, Found, add
 from ..sites.bundle import Bundle, Side
 from ..sites.lean import Features, features_of
 from ..sites.stack import Stack
@@ -113,15 +113,15 @@ class Mixture:
         collect: Collect,
     ) -> Found:
         """Evidence and statistics of all chunks; arguments as for `Part.expect`."""
-        features, eta = natural.features, natural.features.natural(natural.rows.eta)
-        eta.select(-1, features.column).add_(self._prior(natural, offsets))
+        features = natural.features
+        eta = features.natural(natural.rows.eta, self._prior(natural, offsets))
         flat = eta.reshape(-1, eta.shape[-1])
         evidence, found = eta.new_zeros(starts), torch.zeros_like(flat)
         dense, into = flat, found
         if features.width < flat.shape[-1]:
             dense, into = flat[:, : features.width], found[:, : features.width]
         own: dict[str, Tensor] = {}
-        apart = self.rows.apart(natural.rows)
+        owned, apart = natural.rows.owned, self.rows.apart(natural.rows)
         for chunk in self.chunks(starts):
             size = len(flat), prod(chunk.size(p, n) for p, n in self.plates.items())
             logits, weights = self._buffer("logits", *size), self._buffer("weights", *size)
@@ -130,12 +130,15 @@ class Mixture:
             else:
                 columns = features.matrix(chunk, partial(self._room, features, chunk))
                 torch.mm(dense, columns, out=logits)
-            looked_up = features.entries(chunk)
+            looked_up = features.entries(chunk) if features.looked_up else ()
             for factor, at, entries in looked_up:
                 logits += factor.form.densities(flat[:, at], entries)
-            self.rows.add_own(natural.rows, logits, chunk)
-            shape = (starts, -1, size[1])
-            evidence += posterior_weights(logits.view(shape), weights.view(shape), self._scale(chunk))
+            if owned:
+                self.rows.add_own(natural.rows, logits, chunk)
+            pair = [logits, weights]
+            if starts > 1:
+                pair = [part.view((starts, -1, size[1])) for part in pair]
+            evidence += posterior_weights(pair[0], pair[1], self._scale(chunk))
             if collect.sums:
                 if apart:
                     found[:, features.column] += weights.sum(-1)
@@ -143,8 +146,8 @@ class Mixture:
                     into.addmm_(weights, columns.mT)
                 for factor, at, entries in looked_up:
                     found[:, at] += factor.form.statistics(weights, entries, factor.data.width)
-                for name, part in self.rows.own_sums(natural.rows, weights, chunk).items():
-                    own[name] = own[name] + part if name in own else part
+                if owned:
+                    add(own, self.rows.own_sums(natural.rows, weights, chunk))
         return Found(evidence, self._statistics(natural, found.view_as(eta), own) if collect.sums else {})
 
     def _prior(self, natural: MixtureNatural, offsets: Mapping[str, Named]) -> Tensor:
@@ -162,7 +165,8 @@ class Mixture:
         for unit, part in zip(self.prior, natural.prior, strict=True):
             statistics |= unit.sums([count], part, None)
         of_rows = self.rows.cut(natural.features.statistics(found))
-        self.rows.put_own(of_rows, natural.rows, own)
+        if own:
+            self.rows.put_own(of_rows, natural.rows, own)
         return statistics | of_rows
 
     def finish(self, found: Mapping[str, Tensor], natural: MixtureNatural) -> dict[str, Sums]:

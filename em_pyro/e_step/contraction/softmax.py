@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from math import log
 
 import torch
@@ -41,10 +42,16 @@ def posterior_weights(logits: Tensor, out: Tensor, scale: Tensor | None) -> Tens
 
 def log_of_product(peak: Tensor, states: int) -> Tensor:
     """`sum log(peak)` over the last dimension, for values between `1 / states` and 1, without underflow."""
-    together = int(RANGE / log(max(states, 2)))
     rows = peak.shape[-1]
-    together = min(together, 16, rows)
-    whole = rows - rows % together
+    together, whole = _groups(rows, states)
     if whole == rows:
         return peak.view((*peak.shape[:-1], together, -1)).prod(-2).log().sum(-1)
     return log_of_product(peak[..., :whole].contiguous(), states) + peak[..., whole:].log().sum(-1)
+
+
+@cache
+def _groups(rows: int, states: int) -> tuple[int, int]:
+    """How many rows are multiplied together, and how many rows are in such groups: all, if a fair number divides."""
+    most = min(int(RANGE / log(max(states, 2))), 16, rows)
+    fair = next((n for n in range(most, most // 2, -1) if rows % n == 0), 0)
+    return (fair, rows) if fair else (most, rows - rows % most)

@@ -33,10 +33,12 @@ class Side:
     Attributes:
         eta: (starts) + cells + (F of all,).
         each: of every site.
+        owned: whether a cell of any of them is around its own location.
     """
 
     eta: Tensor = field(repr=False)
     each: tuple[Natural, ...] = field(repr=False)
+    owned: bool
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ class Bundle(Unit):
     def natural(self, bound: Bound, about: Bound | None = None, replays: Mapping[str, Named] | None = None) -> Side:
         """Natural parameters of all sites, side by side."""
         each = tuple(factor.natural(bound, about) for factor in self.sites)
-        return Side(each[0].eta if len(each) == 1 else torch.cat([part.eta for part in each], -1), each)
+        eta = each[0].eta if len(each) == 1 else torch.cat([part.eta for part in each], -1)
+        return Side(eta, each, any(part.own is not None for part in each))
 
     def features(self, chunk: Chunk = WHOLE, room: Room | None = None) -> Tensor:
         """Features of all sites, one above the other; what is not kept is written into `room()`, if that is given."""
@@ -81,7 +84,7 @@ class Bundle(Unit):
         """The sum of all log-densities; the features are remembered."""
         features, first = self.features(chunk), self.sites[0]
         product = first.log_density(Natural(natural.eta), features, chunk)
-        if any(part.own is not None for part in natural.each):
+        if natural.owned:
             product = align(product, first.names, first.laid_out).contiguous()
             columns = product.shape[1 + len(first.layout.cells) :].numel()
             self.add_own(natural, product.view(-1, columns), chunk)
@@ -90,7 +93,7 @@ class Bundle(Unit):
 
     def apart(self, natural: Side) -> bool:
         """Whether all cells of all sites are around their own locations: no features are needed."""
-        return all(part.own is not None and part.own.every for part in natural.each)
+        return natural.owned and all(part.own is not None and part.own.every for part in natural.each)
 
     def add_own(self, natural: Side, product: Tensor, chunk: Chunk) -> None:
         """Add what cells around their own locations have to their rows of `product`, (starts and cells, columns)."""
@@ -110,7 +113,7 @@ class Bundle(Unit):
         assert share is not None
         features = self.features(chunk) if memo is None else memo
         found = self.cut(first.weighted(share, None, features, chunk))
-        if natural is not None and any(part.own is not None for part in natural.each):
+        if natural is not None and natural.owned:
             flat = align(share, first.names, first.laid_out)
             flat = flat.reshape((-1, flat.shape[1 + len(first.layout.cells) :].numel()))
             self.put_own(found, natural, self.own_sums(natural, flat, chunk))

@@ -8,34 +8,39 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..chunks import WHOLE
+from ..chunks import WHOLE, Chunk
 from .lookup import sparse_of, table_of
+from .natural import Natural
 from .product import InnerProduct
 from .site_factor import Form, SiteFactor
 
 
 @dataclass(frozen=True)
 class Indicator(InnerProduct):
-    """The features are the identity: a product with a latent's own support is a copy."""
+    """The features are the identity: a product with a latent's own support is a copy, and none is made."""
 
     together: bool = False
 
-    def densities(self, eta: Tensor, features: Tensor) -> Tensor:
+    def log_density(self, factor: SiteFactor, natural: Natural, features: Any, chunk: Chunk) -> Tensor:
         """The natural parameters themselves."""
-        return eta
+        return natural.eta
 
-    def statistics(self, weights: Tensor, features: Tensor, width: int) -> Tensor:
+    def weighted(
+        self, factor: SiteFactor, weights: Tensor, natural: Natural | None, features: Any, chunk: Chunk
+    ) -> Tensor:
         """The weights themselves."""
         return weights
 
 
 def indicator_of(factor: SiteFactor) -> Indicator | None:
-    """A latent whose features are the identity."""
-    if factor.role != "latent" or factor.layout.batch or factor.layout.cells:
+    """A latent of one dimension whose features are the identity."""
+    layout = factor.layout
+    if factor.role != "latent" or layout.batch or layout.cells or len(layout.columns) != 1:
         return None
     features = factor.data.features(WHOLE)
     square = features.shape[0] == features.shape[1]

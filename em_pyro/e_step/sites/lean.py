@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from ...reading.bound import Bound
 from ..chunks import Chunk
@@ -89,13 +88,23 @@ class Features:
         """Number of features."""
         return int(self.ones) + sum(self.widths)
 
-    def natural(self, eta: Tensor) -> Tensor:
-        """Natural parameters of these features, from those of all statistics; a tensor of its own."""
+    def natural(self, eta: Tensor, prior: Tensor) -> Tensor:
+        """Natural parameters of these features, from those of all statistics.
+
+        Args:
+            eta: of all statistics, (starts, states, F).
+            prior: log-probabilities of the states, (starts, states): what the row of ones counts for.
+        """
+        if self.ones and not self.lean:
+            return torch.cat((prior.expand(eta.shape[:-1]).unsqueeze(-1), eta), -1)
         if self.lean:
             spread, least = self._spread
             own = torch.maximum(eta[..., : len(least)], least) @ spread
-            return torch.cat((own, eta[..., len(least) :]), -1) if self.looked_up else own
-        return pad(eta, (1, 0)) if self.ones else eta.clone()
+            eta = torch.cat((own, eta[..., len(least) :]), -1) if self.looked_up else own
+        else:
+            eta = eta.clone()
+        eta.select(-1, self.column).add_(prior)
+        return eta
 
     def statistics(self, found: Tensor) -> Tensor:
         """Expected values of all statistics, from those of these features."""

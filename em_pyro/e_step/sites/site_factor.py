@@ -155,7 +155,7 @@ class SiteFactor:
         """Cut statistics side by side into those of the family: (starts) + cells + events + event of the statistic."""
         before, parts = found.shape[:-1], []
         for k, (start, stop, shape, moved) in enumerate(self._cuts):
-            part = found[..., start:stop]
+            part = found if stop - start == found.shape[-1] else found[..., start:stop]
             if k in self.data.counting:
                 part = part.reshape((*before, *(1 for _ in shape))).expand((*before, *shape))
             elif len(shape) != 1:

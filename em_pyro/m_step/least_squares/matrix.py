@@ -92,16 +92,16 @@ class MatrixSite:
         """The parameter at the pooled scatter (S, matrices, D, D) over the pooled weight; without weight it stays.
 
         On a line, or on a point, a covariance has no Cholesky factor; nearly on it there is one, which the loop names a
-        collapse. Both are computed, because to look which is needed would be a synchronisation.
+        collapse. Where to look which is needed would be to wait for a device, both are computed.
         """
         rows = _each(n)
         covariance = scatter / rows
         tril, bad = torch.linalg.cholesky_ex(covariance)
-        little = covariance.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True).mul_(COLLAPSED).clamp_(min=TINY)
-        unit = identity(covariance.shape[-1], covariance.device)
-        raised, worse = torch.linalg.cholesky_ex(torch.addcmul(covariance, little.unsqueeze(-1), unit))
-        solved = chart.inverse(torch.where(_each(bad) == 0, tril, raised))
-        found = (rows > 0) & (_each(worse) == 0)
+        found = rows > 0
+        if not covariance.is_cpu or bool(bad.any()):
+            raised, worse = torch.linalg.cholesky_ex(_raised(covariance))
+            tril, found = torch.where(_each(bad) == 0, tril, raised), found & (_each(worse) == 0)
+        solved = chart.inverse(tril)
         return torch.where(found, solved, old.reshape(solved.shape)).reshape(old.shape)
 
 
@@ -140,6 +140,12 @@ def _matrices(engine: Engine, factor: SiteFactor, dim: int) -> Selection:
         raise Refused("a covariance is not selected whole from one parameter")
     where = Selected(torch.arange(len(index)), index - segment.offset)
     return Selection((dim, dim), len(index), (Place(segment.parameter, segment.chart, where),))
+
+
+def _raised(covariance: Tensor) -> Tensor:
+    """Covariances nearly on the line or the point that they are on."""
+    little = covariance.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True).mul_(COLLAPSED).clamp_(min=TINY)
+    return torch.addcmul(covariance, little.unsqueeze(-1), identity(covariance.shape[-1], covariance.device))
 
 
 def _each(number: Tensor) -> Tensor:
