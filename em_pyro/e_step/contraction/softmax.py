@@ -11,6 +11,7 @@ from torch import Tensor
 # exp is several times slower where it underflows; what is below exp(floor) is zero in any sum that it enters.
 FLOOR = {torch.float64: -700.0, torch.float32: -80.0}
 SMALLEST = {dtype: 2 * torch.tensor(floor, dtype=torch.float64).exp().item() for dtype, floor in FLOOR.items()}
+FEW = 4096  # rows up to which another call costs more than it saves
 RANGE = 500.0  # log of what a product of softmax peaks may shrink to
 
 
@@ -18,7 +19,7 @@ def posterior_weights(logits: Tensor, out: Tensor, scale: Tensor | None) -> Tens
     """Write the softmax of `logits` over its states to `out`, and return the sum of their log-sum-exps.
 
     The largest weight `p` of a row is `exp(top) / sum exp`, so that the log-sum-exp of the row is `top - log p`. All
-    `p` lie between 1/K and 1; without row weights the logarithm of a product of several is taken, which is one
+    `p` lie between 1/K and 1; of many rows without weights the logarithm of a product of several is taken, which is one
     logarithm in place of many.
 
     Args:
@@ -29,15 +30,16 @@ def posterior_weights(logits: Tensor, out: Tensor, scale: Tensor | None) -> Tens
     Returns:
         Shape `(...)`.
     """
-    top = logits.amax(-2, keepdim=True)
-    torch.maximum(logits, top + FLOOR[logits.dtype], out=logits)  # exp is many times slower where it underflows
+    top, few = logits.amax(-2), logits.shape[-1] <= FEW
+    if not few:  # exp is many times slower where it underflows
+        torch.maximum(logits, (top + FLOOR[logits.dtype]).unsqueeze(-2), out=logits)
     torch.softmax(logits, -2, out=out)
     torch.threshold_(out, SMALLEST[logits.dtype], 0.0)  # exact zeros stay zero
     peak = out.amax(-2)
     if scale is not None:
         out *= scale
-        return ((top.squeeze(-2) - peak.log()) * scale).sum(-1)
-    return top.sum((-1, -2)) - log_of_product(peak, logits.shape[-2])
+        return ((top - peak.log()) * scale).sum(-1)
+    return (top - peak.log()).sum(-1) if few else top.sum(-1) - log_of_product(peak, logits.shape[-2])
 
 
 def log_of_product(peak: Tensor, states: int) -> Tensor:
