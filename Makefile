@@ -32,7 +32,7 @@ quick: $(INSTALLED)
 
 # A full run; `$(BIN)/python -m benchmarks --quick` is for a look. A peer that cannot be installed is a row that says so.
 bench: $(INSTALLED)
-	for peer in scikit-learn hmmlearn pomegranate stepmix; do \
+	for peer in scikit-learn hmmlearn pomegranate stepmix mixle; do \
 		$(BIN)/python -m pip install -q -c constraints.txt $$peer || true; done
 	$(BIN)/python -m benchmarks
 

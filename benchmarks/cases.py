@@ -46,18 +46,21 @@ def missing(name: str) -> Contender:
     return refuse
 
 
+MIXLE = "mixle"
 FULL: Mapping[str, Contender] = {
     "em_pyro": ours.full,
     "scikit-learn": peers.sklearn_full,
     "pomegranate": peers.pomegranate,
+    MIXLE: peers.mixle_full,
     FLOOR: floor.full,
 }
 DIAGONAL: Mapping[str, Contender] = {
     "em_pyro": ours.diagonal,
     "scikit-learn": peers.sklearn_diagonal,
+    MIXLE: peers.mixle_diagonal,
     FLOOR: floor.diagonal,
 }
-ANSWERS: Mapping[str, Contender] = {"StepMix": peers.stepmix, FLOOR: floor.answers}
+ANSWERS: Mapping[str, Contender] = {"StepMix": peers.stepmix, MIXLE: peers.mixle_answers, FLOOR: floor.answers}
 SVI = "Adam on TraceEnum_ELBO"
 SKLEARN, STEPMIX, HMMLEARN = "scikit-learn", "StepMix", "hmmlearn"
 BY_HAND = "NumPy by hand"
@@ -224,7 +227,7 @@ CASES: Mapping[str, Case] = {
         lambda: problem.chains(1000, 100, 10, 5),
         2,
         12,
-        {"em_pyro": ours.hmm_loop, HMMLEARN: peers.hmmlearn},
+        {"em_pyro": ours.hmm_loop, HMMLEARN: peers.hmmlearn, MIXLE: peers.mixle_chain},
         (HMMLEARN, 3.0),
     ),
     "hmm_site": Case(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -140,5 +141,67 @@ def pomegranate(problem: Problem) -> Run:
         )
         mixture.fit(x)
         return Result(float(mixture.log_probability(x).double().sum()))
+
+    return run
+
+
+def mixle_full(problem: Problem) -> Run:
+    """`mixle`: a mixture of `MultivariateGaussianDistribution`."""
+    from mixle import stats
+
+    pairs = zip(problem.start["loc"], problem.start["scale_tril"], strict=True)
+    parts = [stats.MultivariateGaussianDistribution(m, r @ r.T) for m, r in pairs]
+    return _mixle(stats.MixtureDistribution(parts, problem.start["weights"]), problem.rows["x"])
+
+
+def mixle_diagonal(problem: Problem) -> Run:
+    """`mixle`: a mixture of `DiagonalGaussianDistribution`."""
+    from mixle import stats
+
+    scales = problem.start["scale"]
+    parts = [stats.DiagonalGaussianDistribution(m, s**2) for m, s in zip(problem.start["loc"], scales, strict=True)]
+    return _mixle(stats.MixtureDistribution(parts, problem.start["weights"]), problem.rows["x"])
+
+
+def mixle_answers(problem: Problem) -> Run:
+    """`mixle`: a mixture of `CompositeDistribution`, one `BernoulliDistribution` an item."""
+    from mixle import stats
+
+    items = [[stats.BernoulliDistribution(p) for p in row] for row in problem.start["probs"]]
+    parts = [stats.CompositeDistribution(tuple(row)) for row in items]
+    answers = [tuple(row) for row in problem.rows["x"].astype(int).tolist()]
+    return _mixle(stats.MixtureDistribution(parts, problem.start["weights"]), answers)
+
+
+def mixle_chain(problem: Problem) -> Run:
+    """`mixle`: a `HiddenMarkovModelDistribution` of `DiagonalGaussianDistribution`."""
+    from mixle import stats
+
+    start = problem.start
+    pairs = zip(start["loc"], start["scale"], strict=True)
+    parts = [stats.DiagonalGaussianDistribution(m, s**2) for m, s in pairs]
+    chain = stats.HiddenMarkovModelDistribution(
+        components=parts, weights=start["initial"], transitions=start["transition"]
+    )
+    return _mixle(chain, list(problem.rows["y"]))
+
+
+def _mixle(start: Any, rows: Any) -> Run:
+    """EM by `mixle.inference.estimation.optimize` on rows that are encoded beforehand."""
+    from mixle.inference.estimation import optimize
+
+    encoded = start.dist_to_encoder().seq_encode(rows)
+
+    def run(iterations: int) -> Result:
+        fitted = optimize(
+            None,
+            start.estimator(),
+            max_its=iterations,
+            delta=None,
+            prev_estimate=start,
+            enc_data=[(len(rows), encoded)],
+            out=None,
+        )
+        return Result(float(fitted.seq_log_density(encoded).sum()))
 
     return run
