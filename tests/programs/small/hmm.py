@@ -219,11 +219,11 @@ def loop_of_two_seasons(y: Tensor) -> None:
 
 @program(lambda: (_eight() > 1,))
 def loop_that_is_observed_twice(y: Tensor) -> None:
-    """Run two loops over the same parameters, of which one is short."""
+    """Run two loops over the same parameters, of which one is short and begins at a known state."""
     initial, transition = _initial(), _transition()
     probs = pyro.param("probs", tensor([0.3, 0.8]), constraint=constraints.unit_interval)
-    for name, steps in (("a", 8), ("b", 2)):
-        x = None
+    known = torch.tensor(1)
+    for name, steps, x in (("a", 8, None), ("b", 1, known)):
         for t in pyro.markov(range(steps)):
             x = pyro.sample(f"{name}_{t}", dist.Categorical(initial if x is None else transition[x]))
             pyro.sample(f"{name}_seen_{t}", dist.Bernoulli(probs[x]), obs=y[t].double())
