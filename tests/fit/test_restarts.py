@@ -76,10 +76,10 @@ def test_paths_and_ends_are_those_of_lone_starts(name: str) -> None:
     built = laid_out(name)
     every, problem = starts_of(built), problem_of(built)
     marched = march(problem, dict(enumerate(begin(s) for s in every)), PLAIN)
-    fitted = follow(problem, every, Settings(1e-9, 100), screen=False)
+    fitted = follow(problem, every, Settings(1e-9, 60), screen=False)
     for i, start in enumerate(every):
         (alone,) = follow(problem, [start], PLAIN, screen=False)
-        (to_end,) = follow(problem, [start], Settings(1e-9, 100), screen=False)
+        (to_end,) = follow(problem, [start], Settings(1e-9, 60), screen=False)
         assert distance(torch.tensor(marched[i].before), torch.tensor(alone.before)) < PATH
         assert distance(fitted[i].level, to_end.level) < SOLVERS
         assert fitted[i].outcome == to_end.outcome
