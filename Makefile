@@ -10,7 +10,7 @@ INSTALLED := $(ENV)/.installed
 help:
 	@echo "make demo    fit two classic data sets, compare with EM by hand, draw pictures into out/"
 	@echo "make test    lint, types and tests"
-	@echo "make quick   the tests that are neither laws, pages nor numbers, in five minutes"
+	@echo "make quick   the tests that are neither laws, pages nor numbers, in under five minutes"
 	@echo "make bench   time EM against the libraries that hand-code one model, write benchmarks/RESULTS.md"
 	@echo "make gallery draw the pictures of the examples again, into docs/pictures/"
 	@echo "make notebooks  turn the examples into executed notebooks, in notebooks/"

@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,9 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: p
 
 
 def test_demo_notices_a_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An EM by hand that is wrong by a thousandth in a late step makes the demonstration fail."""
-    right = analytic.coin_mixture
+    """An EM by hand that is wrong by a thousandth in a late step makes the demonstration, here its first part, fail."""
+    right, chapters = analytic.coin_mixture, demo.chapters
+    monkeypatch.setattr(demo, "chapters", lambda: islice(chapters(), 1))
 
     def wrong(*args: Any, **kwargs: Any) -> analytic.ParameterPath:
         path = right(*args, **kwargs)
@@ -142,11 +144,11 @@ def test_columns(tmp_path: Path, file: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["png", "pdf", "svg"])
 def test_plot(tmp_path: Path, file: Any, kind: str) -> None:
-    """A picture is drawn in each format, of coins, of a line, of a plane and of a space."""
+    """A picture is drawn in each format, in one of them of coins, of a line, of a plane and of a space."""
     target = tmp_path / f"picture.{kind}"
     space = "".join(f"{line},{i % 3}\n" for i, line in enumerate(PLANE.split()))
     commands = {"coins": COINS, "line": PLANE, "plane": PLANE, "space": space}
-    for name, text in commands.items():
+    for name, text in commands.items() if kind == "png" else [("coins", COINS)]:
         command = ["coins"] if name == "coins" else ["gaussians", "--covariance", "tied"]
         columns = ["--columns", "1"] if name == "line" else []
         assert main([*command, *columns, "--data", file(text), "--plot", str(target)]) == 0

@@ -134,7 +134,7 @@ def test_budget_ends_a_lane() -> None:
 @pytest.mark.parametrize("name", ["row_weights", "nested_counts"])
 def test_svi_cannot_weigh_rows(name: str) -> None:
     """Where SVI is not able, the race says so in Pyro's words and goes on."""
-    found = race(name, contenders={"SVI": svi(adam()), "EM": em(), "L-BFGS": lbfgs()})
+    found = race(name, contenders={"SVI": svi(adam()), "EM": em(), "L-BFGS": lbfgs()}, max_steps=5)
     lane = found.of("SVI")[0]
     assert lane.ending == "not able"
     assert "scalar poutine.scale" in lane.message

@@ -125,7 +125,7 @@ def test_what_is_done_to_values_reaches_nobody(name: str) -> None:
 def test_a_copy_answers_as_the_fit_does(how: Callable[[Any], Any], dtype: torch.dtype) -> None:
     """With its posterior, of the data and of others; a copy that goes through a file says what it lacks."""
     x = points(n=8).to(dtype)
-    fit = EM(chain).fit(x)
+    fit = EM(chain, max_steps=5).fit(x)
     other = how(fit)
     assert other.posterior.log_evidence == fit.posterior.log_evidence
     assert torch.equal(other.posterior.marginal("z_3"), fit.posterior.marginal("z_3"))

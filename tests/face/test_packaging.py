@@ -75,27 +75,29 @@ def test_licence(wheel: Path) -> None:
     assert archive.read(name) == (ROOT / "LICENSE").read_bytes()
 
 
-def test_import(elsewhere: Python) -> None:
-    """The package and its models are imported from where they were installed, not from the repository."""
-    code = "import em_pyro, em_pyro.models.coins as m, em_pyro.analytic; print(em_pyro.__file__, m.__file__, sep='\\n')"
-    package, models = (Path(line) for line in elsewhere("-c", code).split("\n")[:2])
-    assert models == package.parent / "models" / "coins.py"
-    assert ROOT not in package.parents
-    assert elsewhere("-c", "from importlib.metadata import version; print(version('em-pyro'))").strip() == "0.1.0"
-
-
-def test_data(elsewhere: Python) -> None:
-    """A data file is read through `importlib.resources`, byte by byte what the repository holds."""
-    code = """
+INSTALLED = """
+from importlib.metadata import version
 from importlib.resources import files
+import em_pyro, em_pyro.models.coins as coins, em_pyro.analytic
+print(em_pyro.__file__, coins.__file__, version("em-pyro"), sep="\\n")
 print((files("em_pyro.models.data") / "faithful.csv").read_text(encoding="utf-8"), end="")
 """
-    assert elsewhere("-c", code) == (ROOT / "models" / "data" / "faithful.csv").read_text(encoding="utf-8")
+
+
+def test_import(elsewhere: Python) -> None:
+    """The package and its models are imported from where they were installed, not from the repository.
+
+    A data file is read through `importlib.resources`, byte by byte what the repository holds.
+    """
+    package, models, version, data = elsewhere("-c", INSTALLED).split("\n", 3)
+    assert Path(models) == Path(package).parent / "models" / "coins.py"
+    assert ROOT not in Path(package).parents
+    assert version == "0.1.0"
+    assert data == (ROOT / "models" / "data" / "faithful.csv").read_text(encoding="utf-8")
 
 
 def test_command_line(elsewhere: Python) -> None:
-    """The command line prints its help, and fits the coins that come with the package."""
-    assert "examples:" in elsewhere("-m", "em_pyro", "--help")
+    """The command line fits the coins that come with the package."""
     said = elsewhere("-m", "em_pyro", "coins", "--equal-weights")
     assert "bias" in said
     assert "coins.csv" in said

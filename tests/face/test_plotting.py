@@ -2,9 +2,7 @@
 
 import math
 import re
-import sys
 from collections.abc import Iterator
-from subprocess import run
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -207,9 +205,3 @@ def test_palette() -> None:
     assert all(re.fullmatch("#[0-9A-F]{6}", colour) for colour in plotting.COLOURS)
     printed = {(0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233), (0, 0, 0)}
     assert {tuple(round(255 * part) for part in to_rgb(colour)) for colour in plotting.COLOURS} == printed
-
-
-def test_late_import() -> None:
-    """Importing the module does not import matplotlib."""
-    code = "import sys, em_pyro.plotting; sys.exit('matplotlib' in sys.modules)"
-    assert run([sys.executable, "-c", code], check=False).returncode == 0

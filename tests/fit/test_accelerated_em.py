@@ -77,7 +77,7 @@ def never_lower(plain: Fit, fast: Fit) -> None:
 def test_never_lower_on_small_programs(name: str) -> None:
     """Whatever the M-steps are, acceleration ends where plain EM ends, or higher."""
     cases = {kind: registry.build(name) for kind in KINDS}  # one each: modules keep what was fitted
-    plain, *others = (fitted(c.model, c.args, max_steps=300, acceleration=kind) for kind, c in cases.items())
+    plain, *others = (fitted(c.model, c.args, max_steps=120, acceleration=kind) for kind, c in cases.items())
     check(plain, others[0])
     for fast in others[1:]:
         never_lower(plain, fast)
@@ -88,7 +88,7 @@ def test_never_lower_on_small_programs(name: str) -> None:
 def test_never_lower_on_the_zoo(name: str) -> None:
     """The same on models from the literature."""
     model, args = zoo.simulated(name, seed=1)
-    plain, *others = (fitted(model, args, max_steps=500, acceleration=kind) for kind in KINDS)
+    plain, *others = (fitted(model, args, max_steps=150, acceleration=kind) for kind in KINDS)
     check(plain, others[0])
     for fast in others[1:]:
         never_lower(plain, fast)
@@ -99,12 +99,13 @@ def test_london_deaths() -> None:
     want = expected("london_deaths")["golden"]["loglik"]
     counts = expand(torch.tensor(load("london_deaths")["days"]))
     start = {"weights": torch.tensor([0.3, 0.7]), "rate": torch.tensor([1.0, 2.5])}
-    model, options = poisson_mixture.poisson_mixture, {"starts": start, "max_steps": 10_000, "tol": 1e-10}
-    plain, fast = (fitted(model, (counts,), **options, acceleration=a) for a in (None, "squarem"))
+    model, options = poisson_mixture.poisson_mixture, {"starts": start, "tol": 1e-10}
+    fast = fitted(model, (counts,), **options, max_steps=1000, acceleration="squarem")
+    plain = fitted(model, (counts,), **options, max_steps=10 * fast.num_steps, acceleration=None)
     check(plain, fast)
     assert fast.converged
     assert abs(fast.objective - want) <= SOLVERS
-    assert fast.num_steps < plain.num_steps / 10
+    assert not plain.converged
     assert fast.acceleration is not None
     assert fast.acceleration.reach > 5 * fast.num_steps
 
@@ -159,8 +160,8 @@ def test_every_step_is_counted() -> None:
 
 def test_saddle_is_left() -> None:
     """A start at a saddle is left as a plain fit leaves it."""
-    x = gaussian_mixture.simulate(n=100, D=0, seed=1)
-    start = {"weights": torch.tensor([0.5, 0.5]), "loc": torch.zeros(2), "scale": torch.ones(2)}
+    x = torch.linspace(-1.0, 1.0, 40) + 2.0 * (torch.arange(40) % 2)
+    start = {"weights": torch.tensor([0.5, 0.5]), "loc": torch.ones(2), "scale": torch.ones(2)}
     plain, fast = (
         fitted(gaussian_mixture.univariate, (x,), starts=start, acceleration=kind) for kind in (None, "squarem")
     )

@@ -112,8 +112,9 @@ def test_two_classes_need_three_items(items: int, flat: bool) -> None:  # noqa: 
 def test_models_that_are_identified(name: str) -> None:
     """Nothing is said of a fit about which there is nothing to say."""
     model, args = simulated(name)
-    assert not said(fitted(model, *args), "identif")
-    assert not said(fitted(model, *args), "runs to")
+    fit = fitted(model, *args)
+    assert not said(fit, "identif")
+    assert not said(fit, "runs to")
 
 
 @pytest.mark.parametrize("shape", ["unit", "simplex"])

@@ -90,7 +90,7 @@ def test_no_synchronisation_between_looks(name: str) -> None:
 @pytest.mark.laws
 @pytest.mark.parametrize("name", CASES)
 def test_one_look_an_iteration(name: str) -> None:
-    """A fit of ten more steps has no operation more that waits for the device, beyond one a step."""
+    """A fit of six more steps has no operation more that waits for the device: the one look a step is a list."""
     model, args = CASES[name]
     data = args()
 
@@ -102,7 +102,7 @@ def test_one_look_an_iteration(name: str) -> None:
             em.fit(*data)
         return counted.synchronising()
 
-    assert waits(25) - waits(15) <= 10
+    assert waits(14) <= waits(8)
 
 
 @pytest.mark.laws
@@ -180,7 +180,7 @@ def uses_its_indices(x: Tensor) -> None:
         pyro.sample("x", dist.Normal(loc[kind], 1.0), obs=x[rows, 0])
 
 
-MANY = 900_000  # rows: more than any block or slice holds
+MANY = 300_000  # rows: more than any block or slice holds
 
 
 @pytest.mark.parametrize("model", [mixture, items, tosses])
@@ -191,7 +191,7 @@ def test_nothing_as_long_as_the_data_is_made(model: Any) -> None:
     with Counting() as counted:
         fit = EM(model, max_steps=3, collapse=model is tosses).fit(args[model])
     assert counted.largest < MANY
-    assert ("11 distinct rows of 900,000" in str(fit.plan)) == (model is tosses)
+    assert (f"11 distinct rows of {MANY:,}" in str(fit.plan)) == (model is tosses)
 
 
 def test_what_is_as_long_as_the_data_is_noticed() -> None:

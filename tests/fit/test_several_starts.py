@@ -44,7 +44,7 @@ LOC = (0.0, 100.0, 195.0, 205.0)
 def test_starts_are_compared_after_as_many_steps(options: dict[str, Any]) -> None:
     """A start that leaves the batch early, for one that is narrow, takes its first steps before it is judged."""
     pyro.clear_param_store()
-    fit = EM(clusters, starts=[*BAD, GOOD], max_steps=60, **options).fit(groups(), LOC)
+    fit = EM(clusters, starts=[*BAD, GOOD], max_steps=30, **options).fit(groups(), LOC)
     assert fit.starts.best == 5
     assert all(start.num_steps >= SHORT or start.outcome == "converged" for start in fit.starts)
 

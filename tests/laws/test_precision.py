@@ -147,7 +147,7 @@ def test_a_ridge_keeps_its_digits() -> None:
 
 
 LAID_OUT = (
-    *("markov_chain", "batch_of_chains", "hmm_ragged", "loop_of_nine", "loop_ragged_and_weighted", "hmm-factorial"),
+    *("markov_chain", "batch_of_chains", "hmm_ragged", "loop_of_eight", "loop_ragged_and_weighted", "hmm-factorial"),
     *("masked_rows", "missing_cells", "padded_chains", "multivariate_mixture", "diagonal_mixture", "gaussian-tied"),
     *("three_nested_plates", "latents_at_every_level", "row_counts", "sequence_counts", "hmm-multivariate"),
 )

@@ -62,7 +62,7 @@ START = {"move": tensor([[0.7, 0.3], [0.2, 0.8]]), "p": tensor([0.3, 0.6])}
 @pytest.mark.parametrize("inner", [False, True])
 def test_a_mask_of_true_changes_nothing(mask: Any, inner: bool) -> None:  # noqa: FBT001
     """Around the statement and on the distribution: the closed form, the path and the prior's name are the same."""
-    y, masks = bits()[:10], (True, mask) if inner else (mask, None)
+    y, masks = bits()[:5], (True, mask) if inner else (mask, None)
     options: dict[str, Any] = {"starts": START, "max_steps": 4}
     assert set(how(chain, y, *masks).values()) == {"closed form"}
     assert "Dirichlet prior" in why(chain, "move", y, *masks)
@@ -74,7 +74,7 @@ def test_a_mask_of_true_changes_nothing(mask: Any, inner: bool) -> None:  # noqa
 @pytest.mark.parametrize("inner", [False, True])
 def test_a_mask_of_false_drops_the_prior(mask: Any, inner: bool) -> None:  # noqa: FBT001
     """What is left is the likelihood, and its closed form."""
-    y, masks = bits()[:10], (True, mask) if inner else (mask, None)
+    y, masks = bits()[:5], (True, mask) if inner else (mask, None)
     assert set(how(chain, y, *masks).values()) == {"closed form"}
     options: dict[str, Any] = {"starts": START, "max_steps": 4}
     got = EM(chain, **options).fit(y, *masks)

@@ -74,6 +74,8 @@ def run_all(
                 factor = node["fn"].log_prob(node["value"]).double()
                 if node["mask"] is not None and name not in names:
                     factor = torch.where(torch.as_tensor(node["mask"]), factor, 0.0)
-                scales[name] = torch.as_tensor(node["scale"]).double()
-                tables.setdefault(name, torch.zeros(len(digits), *factor.shape).double())[line] = factor
+                if name not in tables:
+                    scales[name] = torch.as_tensor(node["scale"]).double()
+                    tables[name] = torch.zeros(len(digits), *factor.shape).double()
+                tables[name][line] = factor
     return tables, scales

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from em_pyro import EM
+from em_pyro.e_step.engine import Engine
 from em_pyro.fit.problem import prepare
 from em_pyro.m_step.maximise import gradient
+from em_pyro.m_step.plan import Plan, choose
 from em_pyro.program.store import starting_values
 from oracles.steps import em_step
 from oracles.tolerances import IDENTITY, SOLVERS
@@ -29,29 +31,33 @@ class Step:
     slope: float
 
 
-def step(model: Model, *args: Any, m_step: Mapping[str, Any] | None = None, check: bool = True) -> Step:  # noqa: FBT001, FBT002
-    """Take one EM step from the model's start; the slope is relative to `1 + |Q|`, in unconstrained coordinates."""
+def step(model: Model, *args: Any, m_step: Mapping[str, Any] | None = None) -> Step:
+    """Take one EM step from the model's start, its program checked."""
     with pyro.get_param_store().scope():
-        here = prepare(model, args, {}, dict(m_step or {}), check=check)
-        start = {name: value.double() for name, value in starting_values(here.program).items()}
-        new, found = em_step(here.engine, here.plan, start)
-        value, slopes = gradient(here.engine, found, new, list(new))
-        top = max(float(slope.abs().max()) for slope in slopes.values())
-        how = {name: here.plan[name].how for name in new}
-    return Step(how, start, new, top / (1 + abs(value)))
+        here = prepare(model, args, {}, dict(m_step or {}), check=True)
+        return taken(here.engine, here.plan)
+
+
+def taken(engine: Engine, plan: Plan) -> Step:
+    """Take the step of a plan; the slope is relative to `1 + |Q|`, in unconstrained coordinates."""
+    start = {name: value.double() for name, value in starting_values(engine.program).items()}
+    new, found = em_step(engine, plan, start)
+    value, slopes = gradient(engine, found, new, list(new))
+    top = max(float(slope.abs().max()) for slope in slopes.values())
+    return Step({name: plan[name].how for name in new}, start, new, top / (1 + abs(value)))
 
 
 def how(model: Model, *args: Any) -> dict[str, str]:
     """Say how the plan maximises every parameter."""
     with pyro.get_param_store().scope():
-        plan = EM(model).plan(*args)
+        plan = EM(model, check=False).plan(*args)
         return {name: line.how for name, line in plan.lines.items()}
 
 
 def why(model: Model, name: str, *args: Any) -> str:
     """Say why the plan maximises one parameter as it does."""
     with pyro.get_param_store().scope():
-        return EM(model).plan(*args)[name].why
+        return EM(model, check=False).plan(*args)[name].why
 
 
 def check_closed(
@@ -61,10 +67,12 @@ def check_closed(
 
     `views` maps a parameter that several values describe alike (logits up to a constant) to what is compared.
     """
-    closed = step(model, *args)
+    with pyro.get_param_store().scope():
+        here = prepare(model, args, {}, {}, check=True)
+        closed = taken(here.engine, here.plan)
+        solved = taken(here.engine, choose(here.engine, dict.fromkeys(closed.params, "torch"), {}))
     assert closed.how == {name: "swept" if name in swept else "closed form" for name in closed.params}
     assert closed.slope <= IDENTITY
-    solved = step(model, *args, m_step=dict.fromkeys(closed.params, "torch"), check=False)
     assert set(solved.how.values()) == {"torch"}
     moved = False
     for name, value in closed.params.items():

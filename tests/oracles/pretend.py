@@ -5,7 +5,7 @@ every operation that would make the host wait for the device is counted.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -53,19 +53,22 @@ def sent(value: Any) -> Any:
 
 
 def _mark(found: Any) -> Any:
-    for tensor in _tensors(found):
+    for tensor in _tensors((found,)):
         tensor.__dict__["there"] = True
     return found
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for part in value:
-            yield from _tensors(part)
-    elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
+def _tensors(values: Iterable[Any]) -> list[Tensor]:
+    """Return the tensors among values and in the lists and tables among them; called for every operation of torch."""
+    found = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (tuple, list)):
+            found += _tensors(value)
+        elif isinstance(value, dict):
+            found += _tensors(value.values())
+    return found
 
 
 class SecondDevice(TorchFunctionMode):
@@ -81,10 +84,10 @@ class SecondDevice(TorchFunctionMode):
     ) -> Any:
         """Run one function of torch."""
         name, kwargs = getattr(func, "__name__", ""), dict(kwargs or {})
-        tensors = list(_tensors([args, kwargs]))
-        marked = [tensor for tensor in tensors if there(tensor)]
         if name == "__get__":
-            return self._looked_up(func, args, marked)
+            return self._looked_up(func, args)
+        tensors = _tensors((*args, *kwargs.values()))
+        marked = [tensor for tensor in tensors if there(tensor)]
         wanted: torch.device | None = None
         if kwargs.get("device") is not None:
             wanted, kwargs["device"] = torch.device(kwargs["device"]), HERE
@@ -101,8 +104,9 @@ class SecondDevice(TorchFunctionMode):
         found = func(*args, **kwargs)
         return _mark(found) if marked else found
 
-    def _looked_up(self, func: Callable[..., Any], args: tuple[Any, ...], marked: list[Tensor]) -> Any:
+    def _looked_up(self, func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         what = getattr(getattr(func, "__self__", None), "__name__", "")
+        marked = there(args[0])
         if marked and what in ("device", "is_cuda", "is_cpu"):
             return {"device": THERE, "is_cuda": True, "is_cpu": False}[what]
         return _mark(func(*args)) if marked else func(*args)

@@ -124,7 +124,7 @@ ZOO: dict[str, Case] = {
 }
 
 
-STEPS = 12
+STEPS = 8
 """Of a chain that is written as a loop: enough for the loop to be run as one unit; every step is two sites to plan."""
 
 

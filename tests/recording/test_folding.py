@@ -21,7 +21,7 @@ from em_pyro.recording.recorded import close
 @pytest.mark.parametrize("name", ["hmm-with-covariate", "hmm-categorical", "hmm-multivariate"])
 def test_sites_that_are_one_function_are_folded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer operations, the same values; where an operation cannot be mapped over a stack, they stay apart."""
-    built = lay_out(*simulated(name, T=30))
+    built = lay_out(*simulated(name, T=16))
     recording = whole_recording(built)
     monkeypatch.setattr(Template, "__call__", lambda self, *values: torch.zeros(()).mm(torch.zeros(())))
     apart = whole_recording(built)
