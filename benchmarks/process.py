@@ -74,7 +74,17 @@ def machine() -> dict[str, Any]:
         return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
 
     versions = {"python": platform.python_version()}
-    for name in ("em-pyro", "torch", "pyro-ppl", "numpy", "scikit-learn", "pomegranate", "hmmlearn", "stepmix", "mixle"):
+    for name in (
+        "em-pyro",
+        "torch",
+        "pyro-ppl",
+        "numpy",
+        "scikit-learn",
+        "pomegranate",
+        "hmmlearn",
+        "stepmix",
+        "mixle",
+    ):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Random programs against brute force: thirty of them, each checked for all that EM promises."""
+"""Random programs against brute force: fifty of them, each checked for all that EM promises."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -21,7 +21,7 @@ from em_pyro import EM, Fit
 from em_pyro.errors import ObjectiveError
 from em_pyro.fit.endings import BAD
 
-SEEDS = range(30)
+SEEDS = range(50)
 
 EXAMPLE = 40  # rows with one latent, closed forms throughout
 
