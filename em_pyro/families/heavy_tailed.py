@@ -18,6 +18,7 @@ from .base import Args, Role, register
 from .newton import Near, climb
 from .rowwise import RowFamily, mean
 
+BLOCK = 65_536  # entries of weighted rows at a time: measured, larger ones leave the cache
 NORMAL = 1e5  # degrees of freedom at which a Student is a normal, and lgamma has digits left
 
 
@@ -126,16 +127,8 @@ def _near(value: Tensor, weights: Tensor, total: Tensor, loc: Tensor, unit: Tens
         Peel & McLachlan (2000), equations 19 to 31, for the step of EM on a scale mixture of normals.
     """
     df, scale = point[..., 2].exp(), point[..., 1].exp()
-    z = (value - (loc + unit * point[..., 0]).unsqueeze(-1)) / scale.unsqueeze(-1)
-    square = z * z
-    h = (df.unsqueeze(-1) + square).reciprocal()
-    rows = weights * h
-    by_z, by_square = rows * z, rows * square
-    first = rows.sum(-1), by_z.sum(-1), by_square.sum(-1)
-    h_z, h_square = by_z * h, by_square * h
-    second = h_z.sum(-1), h_square.sum(-1), (h_square * z).sum(-1), (h_square * square).sum(-1)
-    spread = (weights * (square / df.unsqueeze(-1)).log1p()).sum(-1)
-
+    sums = _sums(value, weights, loc + unit * point[..., 0], scale, df)
+    first, second, spread = sums[:3], sums[3:7], sums[7]
     more, u = df + 1, unit / scale
     constant = (more / 2).lgamma() - (df / 2).lgamma() - 0.5 * (math.pi * df).log()
     q = total * (constant - point[..., 1]) - more / 2 * spread
@@ -157,6 +150,28 @@ def _near(value: Tensor, weights: Tensor, total: Tensor, loc: Tensor, unit: Tens
     for i, j, entry in entries:
         hessian[..., i, j] = hessian[..., j, i] = entry
     return Near(q, slope, hessian, lambda moving: _step_of_em(point, moving, total, more, u, *first))
+
+
+def _sums(value: Tensor, weights: Tensor, loc: Tensor, scale: Tensor, df: Tensor) -> tuple[Tensor, ...]:
+    """Sum `h (1, z, z^2)`, `h^2 (z, z^2, z^3, z^4)` and `log(1 + z^2 / df)` over the weighted rows, in blocks."""
+    total = torch.zeros((*df.shape, 1, 8), dtype=value.dtype, device=value.device)
+    loc, scale, df = (part.unsqueeze(-1) for part in (loc, scale, df))
+    size = max(1, BLOCK // max(1, df.numel()))
+    for x, w in zip(value.split(size, -1), weights.split(size, -1), strict=True):
+        z = (x - loc).div_(scale)
+        square = z * z
+        made = torch.empty((8, *z.shape), dtype=z.dtype, device=z.device)
+        one, by_z, by_square, twice, by_z_twice, by_cube, by_fourth, spread = made
+        torch.reciprocal(torch.add(square, df, out=one), out=one)
+        torch.mul(one, z, out=by_z)
+        torch.mul(one, square, out=by_square)
+        torch.mul(by_z, one, out=twice)
+        torch.mul(by_square, one, out=by_z_twice)
+        torch.mul(by_z_twice, z, out=by_cube)
+        torch.mul(by_z_twice, square, out=by_fourth)
+        torch.log1p(torch.div(square, df, out=spread), out=spread)
+        total += w.unsqueeze(-2) @ made.movedim(0, -1)
+    return total.squeeze(-2).unbind(-1)
 
 
 def _step_of_em(

@@ -64,22 +64,41 @@ def leave_saddle(problem: Problem, here: Batch, found: Expectation, gap: float, 
         higher, trail = _climb(problem, moved, objective, margin)
         if higher is not None:
             return higher
-        if sizes == (SMALL,) and not _stays(problem, points, units, [only(at) for at in trail]):
+        if sizes == (SMALL,) and not _stays(problem, batched(params), units, trail):
             return None
     return None
 
 
-def _stays(problem: Problem, points: Params, units: Params, trail: Sequence[Params]) -> bool:
-    """Whether some parameter stays where it was put, neither climbing nor coming back: the second half of the way."""
+def _stays(problem: Problem, here: Batch, units: Params, trail: Sequence[Batch]) -> bool:
+    """Whether some parameter stays where it was put, neither climbing nor coming back: the second half of the way.
+
+    EM may still be on its way, by no more than the tolerance: what seems to stay is looked at beside where it leads
+    without a disturbance.
+    """
     if len(trail) < STEPS:
         return False
-    for name, point in points.items():
-        passed = [unconstrained(problem.program, name, trail[k][name]) for k in (0, STEPS // 2, -1)]
-        offsets = [(at - point) / units[name] for at in passed]
-        first, middle, last = (float(torch.where(torch.isfinite(o), o, 0.0).norm()) for o in offsets)
+    staying = _staying(problem, units, trail, [here] * len(trail))
+    if not staying:
+        return False
+    calm = [here]
+    while len(calm) < len(trail):
+        calm.append(em_step(problem, calm[-1])[0])
+    return bool(_staying(problem, {name: units[name] for name in staying}, trail, calm))
+
+
+def _staying(problem: Problem, units: Params, trail: Sequence[Batch], calm: Sequence[Batch]) -> list[str]:
+    """Name the parameters that stay as far from a calm way as they were put from it."""
+    found = []
+    for name, unit in units.items():
+        offsets = []
+        for k in (0, STEPS // 2, -1):
+            at, rest = (unconstrained(problem.program, name, only(way[k])[name]) for way in (trail, calm))
+            offset = (at - rest) / unit
+            offsets.append(float(torch.where(torch.isfinite(offset), offset, 0.0).norm()))
+        first, middle, last = offsets
         if last > STAYING * middle and last > REST * first:
-            return True
-    return False
+            found.append(name)
+    return found
 
 
 def _climb(problem: Problem, moved: Batch, objective: float, margin: float) -> tuple[Batch | None, list[Batch]]:
