@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .base import Args, Role, register
-from .newton import Near, climb
+from .newton import Near, climb, differentiable
 from .rowwise import RowFamily, mean
 
 BLOCK = 65_536  # entries of weighted rows at a time: measured, larger ones leave the cache
@@ -94,6 +94,14 @@ class StudentT(RowFamily):
         df, z = args["df"], (value - args["loc"]) / args["scale"]
         constant = ((df + 1) / 2).lgamma() - (df / 2).lgamma() - 0.5 * (math.pi * df).log() - args["scale"].log()
         return constant - (df + 1) / 2 * (z * z / df).log1p()
+
+    def weighed(self, value: Tensor, weights: Tensor, args: Args) -> Tensor:
+        """By sums over the rows that hold both derivatives: no graph over the rows is made."""
+        shape = weights.shape[:-1]
+        df, loc, scale = (args[key].squeeze(-1).expand(shape) for key in ("df", "loc", "scale"))
+        origin, unit, total = loc.detach(), scale.detach(), weights.sum(-1)
+        point = torch.stack([(loc - origin) / unit, scale.log(), df.log()], -1)
+        return differentiable(point, lambda point: _near(value, weights, total, origin, unit, point))
 
     def solve_rows(self, value: Tensor, weights: Tensor, args: Args, free: frozenset[str]) -> dict[str, Tensor]:
         """Newton in `(loc / old scale, log scale, log df)`, and its own EM where that is too far: `Q` never falls."""

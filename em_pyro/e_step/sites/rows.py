@@ -125,10 +125,12 @@ class ByRow:
         return Sums(factor.name, factor.family, (part,), None, factor.kept, axis)
 
     def inner(self, factor: SiteFactor, bound: Bound, sums: Sums) -> Tensor:
-        """Log-densities times weights; the masks are in both, so they are taken out of one."""
-        log_prob = self.of_rows(factor.arguments(bound))
-        (weights,) = sums.parts
-        return torch.where(weights != 0, log_prob * weights, 0.0).flatten(1)
+        """Log-densities times weights, summed where a slope is wanted; the masks are in the weights."""
+        args, (weights,) = factor.arguments(bound), sums.parts
+        if torch.is_grad_enabled():
+            rows = {**self.known, **{key: value.unsqueeze(-1) for key, value in args.items()}}
+            return cast(RowFamily, self.data.family).weighed(self.value, weights, rows).reshape((len(weights), -1))
+        return torch.where(weights != 0, self.of_rows(args) * weights, 0.0).flatten(1)
 
     # ---- the data ----
 
