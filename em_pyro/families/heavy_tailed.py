@@ -97,9 +97,11 @@ class StudentT(RowFamily):
 
     def weighed(self, value: Tensor, weights: Tensor, args: Args) -> Tensor:
         """By sums over the rows that hold both derivatives: no graph over the rows is made."""
-        shape = weights.shape[:-1]
-        df, loc, scale = (args[key].squeeze(-1).expand(shape) for key in ("df", "loc", "scale"))
-        origin, unit, total = loc.detach(), scale.detach(), weights.sum(-1)
+        total = weights.sum(-1)
+        df, loc, scale, total = torch.broadcast_tensors(
+            *(args[key].squeeze(-1) for key in ("df", "loc", "scale")), total
+        )
+        origin, unit = loc.detach(), scale.detach()
         point = torch.stack([(loc - origin) / unit, scale.log(), df.log()], -1)
         return differentiable(point, lambda point: _near(value, weights, total, origin, unit, point))
 

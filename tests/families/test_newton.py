@@ -50,10 +50,11 @@ def test_slopes_are_those_of_the_density(point: Tensor) -> None:
         close(found.hessian[cell], hessian[cell, :, cell])
 
 
-def test_a_weighed_total_is_differentiated_twice_as_its_density() -> None:
-    """Of several starts at once, and where rows have no weight."""
+@pytest.mark.parametrize("starts", [1, 2])
+def test_a_weighed_total_is_differentiated_twice_as_its_density(starts: int) -> None:
+    """Of several starts at once, each under weights of its own or all under the same, and where rows have none."""
     value, weights = rows()
-    weights = torch.stack([weights, weights.flip(-1)])
+    weights = torch.stack([weights, weights.flip(-1)])[:starts]
     weights[0, 1, :150] = 0.0
     point = torch.stack([*POINTS.values()])
 

@@ -137,7 +137,7 @@ def test_the_cap_holds_after_a_saddle() -> None:
     assert plain.path[-1] == pytest.approx(plain.path[2], abs=1e-9)
 
 
-# ---- what is disturbed ------------------------------------------------------------------------------------------------
+# ---- what is disturbed -----------------------------------------------------------------------------------------------
 
 
 def test_a_fit_that_stops_on_its_way_is_not_disturbed_far(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,7 +129,8 @@ class ByRow:
         args, (weights,) = factor.arguments(bound), sums.parts
         if torch.is_grad_enabled():
             rows = {**self.known, **{key: value.unsqueeze(-1) for key, value in args.items()}}
-            return cast(RowFamily, self.data.family).weighed(self.value, weights, rows).reshape((len(weights), -1))
+            found = cast(RowFamily, self.data.family).weighed(self.value, weights, rows)
+            return found.reshape((max(bound.starts, len(weights)), -1))
         return torch.where(weights != 0, self.of_rows(args) * weights, 0.0).flatten(1)
 
     # ---- the data ----
