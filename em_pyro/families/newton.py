@@ -15,7 +15,7 @@ FLAT = 1e-10  # of the largest curvature, in coordinates of about unit curvature
 LEVEL = 1e-7  # of the largest slope: below, a direction without curvature is left alone
 STILL = 4e-16  # of the logarithm: a step below this (times its size, if above one) ends the iteration
 
-SETTLED = 1e-8  # a step of Newton after which none is left: its error is the square
+SETTLED = 1e-6  # a step of Newton after which none is left: its error is the square
 LARGE = 0.5  # a step of Newton that is not trusted at first, in coordinates of which one unit is a large step
 SAFE = 10  # steps for which that is so
 HALVINGS = 30
