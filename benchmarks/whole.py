@@ -1,4 +1,4 @@
-"""What a fit costs beside its steps: planning programs of many sites, and a whole fit of a small mixture."""
+"""What a fit costs beside its steps: planning programs of many sites, and whole fits of two mixtures."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ REPEATS = 5  # of which the fastest counts; the first of the process pays for wh
 NATS_A_ROW = 1e-3  # scikit-learn's tolerance
 AGREE = 1e-2  # of a nat a row: the two stop by rules of their own
 CLUSTERS, ROWS = 3, 150
+TAILS_ROWS, TAILS_TOL = 20_000, 1e-8
 
 PROGRAMS = {
     "sites": "200 Bernoulli sites, a parameter each",
@@ -26,7 +27,7 @@ def compare() -> dict[str, Any]:
     """Measure all, in processes of their own.
 
     Raises:
-        AssertionError: em_pyro and scikit-learn end at different mixtures.
+        AssertionError: em_pyro and scikit-learn end at different mixtures, or em_pyro and ECME by hand.
     """
     planned = {name: {"title": title, **call("benchmarks.whole", name)} for name, title in PROGRAMS.items()}
     fitted = {who: call("benchmarks.whole", who) for who in ("em_pyro", "scikit-learn")}
@@ -34,7 +35,12 @@ def compare() -> dict[str, Any]:
         ours, theirs = (part["log_likelihood"] for part in fitted.values())
         if abs(ours - theirs) > AGREE * ROWS:
             raise AssertionError(f"small mixture: em_pyro ends at {ours:.10g}, scikit-learn at {theirs:.10g}.")
-    return {"planned": planned, "fitted": fitted}
+    tails = {who: call("benchmarks.whole", who) for who in ("tails", "tails by hand")}
+    if not any("failed" in part for part in tails.values()):
+        ours, theirs = (part["log_likelihood"] for part in tails.values())
+        if abs(ours - theirs) > 10 * TAILS_TOL * abs(ours):
+            raise AssertionError(f"Student mixture: em_pyro ends at {ours:.10g}, ECME by hand at {theirs:.10g}.")
+    return {"planned": planned, "fitted": fitted, "tails": tails}
 
 
 # ---- planning ----
@@ -185,12 +191,59 @@ def sklearn() -> dict[str, Any]:
     return {"default": 1e3 * min(spent), "log_likelihood": float(mixture.score(x)) * len(x)}
 
 
+# ---- a mixture with heavy tails ----
+
+
+def heavy() -> tuple[Any, dict[str, Any]]:
+    """Return rows of three Student distributions, and where to start."""
+    rng = np.random.default_rng(0)
+    z = rng.integers(3, size=TAILS_ROWS)
+    x = np.array([-6.0, 0.0, 5.0])[z] + np.array([1.0, 0.7, 1.5])[z] * rng.standard_t(np.array([3.0, 5.0, 8.0])[z])
+    start = {"weights": np.full(3, 1 / 3), "df": np.full(3, 4.0), "loc": np.array([-5.0, 0.0, 4.0])}
+    return x, {**start, "scale": np.ones(3)}
+
+
+def tails() -> dict[str, Any]:
+    """Fit it by default, planning and closer look included."""
+    import pyro
+    import torch
+    from em_pyro.models import heavy_tailed
+
+    from em_pyro import EM
+
+    rows, start = heavy()
+    spent = []
+    for _ in range(REPEATS):
+        pyro.clear_param_store()
+        em = EM(heavy_tailed.student, starts={n: torch.as_tensor(v) for n, v in start.items()}, tol=TAILS_TOL)
+        began = cpu_seconds()
+        fit = em.fit(torch.as_tensor(rows), 3)
+        spent.append(cpu_seconds() - began)
+    return {"default": 1e3 * min(spent), "log_likelihood": fit.log_likelihood}
+
+
+def tails_by_hand() -> dict[str, Any]:
+    """Fit it by ECME in NumPy."""
+    from .by_hand import ecme
+
+    x, start = heavy()
+    spent = []
+    for _ in range(REPEATS):
+        began = cpu_seconds()
+        found = ecme(x, start, TAILS_TOL)
+        spent.append(cpu_seconds() - began)
+    return {"default": 1e3 * min(spent), "log_likelihood": found}
+
+
+FITS = {"em_pyro": ours, "scikit-learn": sklearn, "tails": tails, "tails by hand": tails_by_hand}
+
+
 def main() -> None:
     """Measure one of them in this process."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("which", choices=[*PROGRAMS, "em_pyro", "scikit-learn"])
+    parser.add_argument("which", choices=[*PROGRAMS, *FITS])
     which = parser.parse_args().which
-    answer(planned(which) if which in PROGRAMS else ours() if which == "em_pyro" else sklearn())
+    answer(planned(which) if which in PROGRAMS else FITS[which]())
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def univariate(x: Tensor, K: int = 2, *, tied: bool = False) -> None:
         tied: all components have one scale.
     """
     weights = _weights(x, K)
-    loc = pyro.param("loc", spread(x, K))
+    loc = pyro.param("loc", lambda: spread(x, K))
     start = _within(x, K)
     scale = pyro.param("scale", start if tied else start.repeat(K), constraint=constraints.positive)
     with pyro.plate("points", len(x)):
@@ -57,7 +57,7 @@ def two_groups(x: Tensor) -> None:
     Args:
         x: data, shape `(N,)`.
     """
-    loc = pyro.param("loc", spread(x, 2))
+    loc = pyro.param("loc", lambda: spread(x, 2))
     scale = pyro.param("scale", _within(x, 2).repeat(2), constraint=constraints.positive)
     with pyro.plate("points", len(x)):
         group = pyro.sample("group", dist.Categorical(uniform(2, x)))
@@ -138,7 +138,7 @@ def _weights(x: Tensor, K: int) -> Tensor:
 
 
 def _locations(x: Tensor, K: int) -> Tensor:
-    return pyro.param("loc", spread_rows(x, K))
+    return pyro.param("loc", lambda: spread_rows(x, K))
 
 
 def _within(x: Tensor, K: int) -> Tensor:

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .base import Args, Role, register
-from .newton import Near, climb
+from .newton import Near, climb, differentiable
 from .rowwise import RowFamily, mean
 
+BLOCK = 65_536  # entries of weighted rows at a time: measured, larger ones leave the cache
 NORMAL = 1e5  # degrees of freedom at which a Student is a normal, and lgamma has digits left
 
 
@@ -94,6 +95,16 @@ class StudentT(RowFamily):
         constant = ((df + 1) / 2).lgamma() - (df / 2).lgamma() - 0.5 * (math.pi * df).log() - args["scale"].log()
         return constant - (df + 1) / 2 * (z * z / df).log1p()
 
+    def weighed(self, value: Tensor, weights: Tensor, args: Args) -> Tensor:
+        """By sums over the rows that hold both derivatives: no graph over the rows is made."""
+        total = weights.sum(-1)
+        df, loc, scale, total = torch.broadcast_tensors(
+            *(args[key].squeeze(-1) for key in ("df", "loc", "scale")), total
+        )
+        origin, unit = loc.detach(), scale.detach()
+        point = torch.stack([(loc - origin) / unit, scale.log(), df.log()], -1)
+        return differentiable(point, lambda point: _near(value, weights, total, origin, unit, point))
+
     def solve_rows(self, value: Tensor, weights: Tensor, args: Args, free: frozenset[str]) -> dict[str, Tensor]:
         """Newton in `(loc / old scale, log scale, log df)`, and its own EM where that is too far: `Q` never falls."""
         total = weights.sum(-1)
@@ -126,16 +137,8 @@ def _near(value: Tensor, weights: Tensor, total: Tensor, loc: Tensor, unit: Tens
         Peel & McLachlan (2000), equations 19 to 31, for the step of EM on a scale mixture of normals.
     """
     df, scale = point[..., 2].exp(), point[..., 1].exp()
-    z = (value - (loc + unit * point[..., 0]).unsqueeze(-1)) / scale.unsqueeze(-1)
-    square = z * z
-    h = (df.unsqueeze(-1) + square).reciprocal()
-    rows = weights * h
-    by_z, by_square = rows * z, rows * square
-    first = rows.sum(-1), by_z.sum(-1), by_square.sum(-1)
-    h_z, h_square = by_z * h, by_square * h
-    second = h_z.sum(-1), h_square.sum(-1), (h_square * z).sum(-1), (h_square * square).sum(-1)
-    spread = (weights * (square / df.unsqueeze(-1)).log1p()).sum(-1)
-
+    sums = _sums(value, weights, loc + unit * point[..., 0], scale, df)
+    first, second, spread = sums[:3], sums[3:7], sums[7]
     more, u = df + 1, unit / scale
     constant = (more / 2).lgamma() - (df / 2).lgamma() - 0.5 * (math.pi * df).log()
     q = total * (constant - point[..., 1]) - more / 2 * spread
@@ -157,6 +160,28 @@ def _near(value: Tensor, weights: Tensor, total: Tensor, loc: Tensor, unit: Tens
     for i, j, entry in entries:
         hessian[..., i, j] = hessian[..., j, i] = entry
     return Near(q, slope, hessian, lambda moving: _step_of_em(point, moving, total, more, u, *first))
+
+
+def _sums(value: Tensor, weights: Tensor, loc: Tensor, scale: Tensor, df: Tensor) -> tuple[Tensor, ...]:
+    """Sum `h (1, z, z^2)`, `h^2 (z, z^2, z^3, z^4)` and `log(1 + z^2 / df)` over the weighted rows, in blocks."""
+    total = torch.zeros((*df.shape, 1, 8), dtype=value.dtype, device=value.device)
+    loc, scale, df = (part.unsqueeze(-1) for part in (loc, scale, df))
+    size = max(1, BLOCK // max(1, df.numel()))
+    for x, w in zip(value.split(size, -1), weights.split(size, -1), strict=True):
+        z = (x - loc).div_(scale)
+        square = z * z
+        made = torch.empty((8, *z.shape), dtype=z.dtype, device=z.device)
+        one, by_z, by_square, twice, by_z_twice, by_cube, by_fourth, spread = made
+        torch.reciprocal(torch.add(square, df, out=one), out=one)
+        torch.mul(one, z, out=by_z)
+        torch.mul(one, square, out=by_square)
+        torch.mul(by_z, one, out=twice)
+        torch.mul(by_square, one, out=by_z_twice)
+        torch.mul(by_z_twice, z, out=by_cube)
+        torch.mul(by_z_twice, square, out=by_fourth)
+        torch.log1p(torch.div(square, df, out=spread), out=spread)
+        total += w.unsqueeze(-2) @ made.movedim(0, -1)
+    return total.squeeze(-2).unbind(-1)
 
 
 def _step_of_em(

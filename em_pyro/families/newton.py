@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 ITERATIONS = 100
 FLAT = 1e-10  # of the largest curvature, in coordinates of about unit curvature: below, a direction has none
 LEVEL = 1e-7  # of the largest slope: below, a direction without curvature is left alone
 STILL = 4e-16  # of the logarithm: a step below this (times its size, if above one) ends the iteration
 
-SETTLED = 1e-8  # a step of Newton after which none is left: its error is the square
+SETTLED = 1e-6  # a step of Newton after which none is left: its error is the square
 LARGE = 0.5  # a step of Newton that is not trusted at first, in coordinates of which one unit is a large step
 SAFE = 10  # steps for which that is so
 HALVINGS = 30
@@ -207,3 +209,42 @@ def _newton(here: Near, moving: Tensor) -> Tensor:
     both = moving.unsqueeze(-1) & moving.unsqueeze(-2)
     hessian = torch.where(both, here.hessian, 0.0) - torch.diag_embed((~moving).to(here.slope))
     return ascent_direction(torch.where(moving, here.slope, 0.0), hessian)
+
+
+class _Value(torch.autograd.Function):
+    """The value at a point, `(cells,)`, whose derivatives are known."""
+
+    @staticmethod
+    def forward(ctx: Any, point: Tensor, value: Tensor, slope: Tensor, hessian: Tensor) -> Tensor:
+        """`point`: shape `(cells, C)`; the others as those of `Near`."""
+        ctx.save_for_backward(point, slope, hessian)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, along: Tensor) -> tuple[Tensor, None, None, None]:
+        """The slope, which has a derivative in its turn."""
+        return along.unsqueeze(-1) * _Slope.apply(*ctx.saved_tensors), None, None, None
+
+
+class _Slope(torch.autograd.Function):
+    """The slope at a point, `(cells, C)`."""
+
+    @staticmethod
+    def forward(ctx: Any, point: Tensor, slope: Tensor, hessian: Tensor) -> Tensor:
+        """The arguments of `_Value`."""
+        ctx.save_for_backward(hessian)
+        return slope.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, along: Tensor) -> tuple[Tensor, None, None]:
+        """The product with the Hessian."""
+        (hessian,) = ctx.saved_tensors
+        return (hessian @ along.unsqueeze(-1)).squeeze(-1), None, None
+
+
+def differentiable(point: Tensor, near: Callable[[Tensor], Near]) -> Tensor:
+    """Return the value at `point (cells, C)`, which torch differentiates twice by the slope and Hessian of `near`."""
+    with torch.no_grad():
+        here = near(point)
+    return cast(Tensor, _Value.apply(point, here.value, here.slope, here.hessian))

@@ -38,6 +38,16 @@ class RowFamily(Family):
         """
         raise NotImplementedError
 
+    def weighed(self, value: Tensor, weights: Tensor, args: Args) -> Tensor:
+        """Return `sum_r weights_r log_prob(value_r)` of every cell, differentiable twice where `log_prob` is.
+
+        Args:
+            value: rows, shape `(cells, rows)` + event, finite also where the weight is zero.
+            weights: shape `(cells, rows)`.
+            args: arguments, shape `(cells, 1)`; known ones `(cells, rows)`.
+        """
+        return torch.where(weights != 0, self.log_prob(value, args) * weights, 0.0).sum(-1)
+
     def solve_rows(self, value: Tensor, weights: Tensor, args: Args, free: frozenset[str]) -> dict[str, Tensor]:
         """Maximise `sum_r weights_r log_prob(value_r)` over the `free` roles.
 

@@ -22,7 +22,7 @@ from ..program.named import Batch, Params, batched, only
 from .look import look
 from .problem import Problem
 from .scales import DEGENERATE
-from .step import em_step
+from .step import abreast, em_step
 
 SMALL, LARGE = 1e-3, 0.3
 STEPS, CAP = 10, 200  # taken after a disturbance; and at most, while the climb gathers speed
@@ -52,58 +52,93 @@ def leave_saddle(problem: Problem, here: Batch, found: Expectation, gap: float, 
         name: seeded(torch.randn, point.shape, generator=generator, dtype=torch.float64).to(point)
         for name, point in points.items()
     }
-    for size in (SMALL, LARGE, -LARGE):
-        moved = dict(params)
+    rounds: list[tuple[float, ...]] = [(SMALL,), (LARGE, -LARGE)]
+    if abreast(problem) < len(rounds[-1]):
+        rounds[1:] = [(size,) for size in rounds[-1]]
+    for sizes in rounds:
+        moved = {name: value.expand(len(sizes), *value.shape[1:]) for name, value in batched(params).items()}
         for name, point in points.items():
-            shifted = constrained(program, name, point + size * units[name] * noise[name])
+            ends = [constrained(program, name, point + size * units[name] * noise[name]) for size in sizes]
+            shifted = torch.stack(ends)
             moved[name] = torch.where(torch.isfinite(shifted), shifted, params[name])
-        higher, trail = _climb(problem, batched(moved), objective, margin)
+        higher, trail = _climb(problem, moved, objective, margin)
         if higher is not None:
             return higher
-        if size == SMALL and not _stays(problem, points, units, [only(at) for at in trail]):
+        if sizes == (SMALL,) and not _stays(problem, batched(params), units, trail):
             return None
     return None
 
 
-def _stays(problem: Problem, points: Params, units: Params, trail: Sequence[Params]) -> bool:
-    """Whether some parameter stays where it was put, neither climbing nor coming back: the second half of the way."""
+def _stays(problem: Problem, here: Batch, units: Params, trail: Sequence[Batch]) -> bool:
+    """Whether some parameter stays where it was put, neither climbing nor coming back: the second half of the way.
+
+    EM may still be on its way, by no more than the tolerance: what seems to stay is looked at beside where it leads
+    without a disturbance.
+    """
     if len(trail) < STEPS:
         return False
-    for name, point in points.items():
-        passed = [unconstrained(problem.program, name, trail[k][name]) for k in (0, STEPS // 2, -1)]
-        offsets = [(at - point) / units[name] for at in passed]
-        first, middle, last = (float(torch.where(torch.isfinite(o), o, 0.0).norm()) for o in offsets)
+    staying = _staying(problem, units, trail, [here] * len(trail))
+    if not staying:
+        return False
+    calm = [here]
+    while len(calm) < len(trail):
+        calm.append(em_step(problem, calm[-1])[0])
+    return bool(_staying(problem, {name: units[name] for name in staying}, trail, calm))
+
+
+def _staying(problem: Problem, units: Params, trail: Sequence[Batch], calm: Sequence[Batch]) -> list[str]:
+    """Name the parameters that stay as far from a calm way as they were put from it."""
+    found = []
+    for name, unit in units.items():
+        offsets = []
+        for k in (0, STEPS // 2, -1):
+            at, rest = (unconstrained(problem.program, name, only(way[k])[name]) for way in (trail, calm))
+            offset = (at - rest) / unit
+            offsets.append(float(torch.where(torch.isfinite(offset), offset, 0.0).norm()))
+        first, middle, last = offsets
         if last > STAYING * middle and last > REST * first:
-            return True
-    return False
+            found.append(name)
+    return found
 
 
 def _climb(problem: Problem, moved: Batch, objective: float, margin: float) -> tuple[Batch | None, list[Batch]]:
-    """Step on from a disturbed point while the gains grow, or shrink so slowly that they would pass the old objective.
+    """Step on from disturbed points while the gains grow, or shrink so slowly that they would pass the old objective.
 
     Returns:
-        Where the objective has passed the old one, else None; and the points on the way.
+        Where the objective has passed the old one, of the first start where it does, else None; and the points on the
+        way.
     """
-    path, trail = list[float](), [moved]
+    here, batch, trail, higher = list(range(len(next(iter(moved.values()))))), moved, [moved], dict[int, Batch]()
+    paths = [list[float]() for _ in here]
     for step in range(CAP):
-        new, found = em_step(problem, moved)
-        seen = look(problem, found, moved, new)
-        now = seen.objective[0]
-        if not seen.stepped[0] or not math.isfinite(now) or seen.narrowest[0] < DEGENERATE:
-            return None, trail  # a collapse is higher, and no maximum
-        if now > objective + margin:
-            return moved, trail
-        path.append(now)
-        moved = new
-        trail.append(new)
-        if step < STEPS:
-            continue
-        last, before = path[-1] - path[-2], path[-2] - path[-3]
-        rounding = 1e-14 * (1 + abs(objective))
-        ratio = last / before if before > rounding and last > rounding else 0.0
-        if ratio <= 1.001 and now + last * ratio / max(1 - ratio, 1e-3) <= objective + margin:
+        new, found = em_step(problem, batch)
+        seen = look(problem, found, batch, new)
+        sound, staying = False, list[int]()
+        for row, (start, now) in enumerate(zip(here, seen.objective, strict=True)):
+            if not seen.stepped[row] or not math.isfinite(now) or seen.narrowest[row] < DEGENERATE:
+                continue  # a collapse is higher, and no maximum
+            if now > objective + margin:
+                higher[start] = {name: value[row : row + 1] for name, value in batch.items()}
+                break  # the starts after it are not asked any more
+            sound = True
+            paths[start].append(now)
+            if step < STEPS or _may_pass(paths[start], objective, margin):
+                staying.append(row)
+        if sound:
+            trail.append(new)
+        if not staying:
             break
-    return None, trail
+        batch = new if len(staying) == len(here) else {name: value[staying] for name, value in new.items()}
+        here = [here[row] for row in staying]
+    return higher[min(higher)] if higher else None, trail
+
+
+def _may_pass(path: Sequence[float], objective: float, margin: float) -> bool:
+    """Whether the gains of a path grow, or shrink so slowly that they would pass the old objective."""
+    last, before = path[-1] - path[-2], path[-2] - path[-3]
+    rounding = 1e-14 * (1 + abs(objective))
+    ratio = last / before if before > rounding and last > rounding else 0.0
+    return ratio > 1.001 or path[-1] + last * ratio / max(1 - ratio, 1e-3) > objective + margin
 
 
 def _units(

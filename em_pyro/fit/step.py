@@ -14,6 +14,8 @@ from ..program.named import Batch
 from .look import look
 from .problem import Problem
 
+TOGETHER = 1 << 23  # bytes of what a batch holds at once: beyond the cache starts are faster alone
+
 
 def em_step(problem: Problem, batch: Batch, memory: Carried | None = None) -> tuple[dict[str, Tensor], Expectation]:
     """Take one step of Expectation-Maximisation from every start of `batch` (starts are the first dimension).
@@ -57,6 +59,15 @@ def em_pass(
     found = problem.expect(bound, None if about is None else problem.bind(about))
     found = replace(found, log_prior=problem.log_prior(bound))
     return problem.maximise(found, batch, memory), found
+
+
+def abreast(problem: Problem) -> int:
+    """Return how many starts may step as one batch; one where a step is more than closed forms and Newton."""
+    engine = problem.engine
+    if engine.open or any(line.how not in ("closed form", "Newton", "fixed") for line in problem.plan.lines.values()):
+        return 1
+    widest = max((part.entries() for part in engine.parts), default=1)
+    return max(1, TOGETHER // (8 * 4 * widest))
 
 
 def _chosen(which: Sequence[bool], these: Batch, others: Batch) -> dict[str, Tensor]:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
-from pyro.ops.provenance import ProvenanceTensor, get_provenance
 from pyro.poutine import block
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
@@ -30,6 +29,7 @@ from .handlers import (
     states,
     untouched_store,
 )
+from .marks import Marked, marks_of
 from .named import unwrap
 from .program import Program
 from .site import Latent, Parameter
@@ -74,7 +74,7 @@ class _Survey(Messenger):
         else:
             value = _support(msg)[0]
             if self.provenance:
-                value = ProvenanceTensor(value, frozenset({name_of(msg)}))
+                value = Marked(value, frozenset({name_of(msg)}))
         msg["value"], msg["done"] = value, True
 
     def _pyro_post_sample(self, msg: Any) -> None:
@@ -93,7 +93,7 @@ class _Survey(Messenger):
             raise ModelError(f'Site "{name}": expected one statement of that name, got two. Give each its own name.')
         self.messages[name] = msg.copy()
         if self.provenance:
-            self.upstream[name] = _tensors_provenance(msg["fn"]) | get_provenance([msg["value"], msg["mask"]])
+            self.upstream[name] = marks_of(msg["fn"], msg["value"], msg["mask"])
 
 
 def survey(
@@ -276,14 +276,6 @@ def _local_continuous(messages: Mapping[str, Any], latent: list[str], continuous
                 f'EM(continuous={{"{name}": "maximise"}}).'
             )
     return frozenset(by_row)
-
-
-def _tensors_provenance(fn: Distribution) -> frozenset[str]:
-    """Return the latents on which any tensor inside a distribution depends."""
-    found: frozenset[str] = frozenset()
-    for value in vars(fn).values():
-        found |= _tensors_provenance(value) if isinstance(value, Distribution) else get_provenance(value)
-    return found
 
 
 def _colour(latents: list[str], upstream: Mapping[str, frozenset[str]]) -> dict[str, int]:

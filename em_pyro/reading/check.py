@@ -7,6 +7,7 @@ its latents take concrete values.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from itertools import product
 
@@ -24,6 +25,7 @@ from .side_by_side import Alike, alike, differences
 JOINT_VALUES = 64
 DRAWS = 8
 LONG = 1000  # sites beyond which two draws suffice: each has hundreds of latents in all their states
+STATES = 100  # of a latent, all rows of all draws together, that suffice
 SMALL = 1000  # rows up to which latents are also drawn independently in every row
 UNUSUAL = 7_340_033  # a seed that nobody else has
 
@@ -48,8 +50,8 @@ def check_structure(program: Program, names: Mapping[str, tuple[str, ...]], site
 def check_values(program: Program, params: Params, enumerated: Mapping[str, Site]) -> None:
     """Run the program with concrete latents and compare every argument with the enumerated one at those values.
 
-    First each joint value of the supports (at most 64 of them), the same in all rows; then, on small programs, eight
-    draws uniform over the support, independent in every row.
+    First each joint value of the supports (at most 64 of them), the same in all rows; then, on small programs, two to
+    eight draws uniform over the support, independent in every row: fewer, the more rows there are.
 
     Raises:
         ModelError: an argument differs; the message names the site and the latents' values.
@@ -71,10 +73,11 @@ def check_values(program: Program, params: Params, enumerated: Mapping[str, Site
             failure = failure or _broken(index, error)
             break
         _compare(groups, program, concrete, {n: Named(numbers[k], ()) for n, k in index.items()}, index)
-    if rows > SMALL and failure is None:
+    everywhere = not any(latent.plates for latent in program.latents.values())  # a joint value is such a draw
+    if (rows > SMALL or everywhere) and failure is None:
         return
     generator = torch.Generator().manual_seed(0)
-    for _ in range(DRAWS if len(program.upstream) <= LONG else 2):
+    for _ in range(_draws(program)):
         drawn = {}
         for name, latent in program.latents.items():
             shape = tuple(program.plates[p] for p in latent.plates)
@@ -88,6 +91,14 @@ def check_values(program: Program, params: Params, enumerated: Mapping[str, Site
             raise _broken({n: k.tolist() for n, k in drawn.items()}, error) from error
         named = {n: _named_index(program, n, k) for n, k in drawn.items()}
         _compare(groups, program, concrete, named, {n: k.tolist() for n, k in drawn.items()})
+
+
+def _draws(program: Program) -> int:
+    """How often to draw the states of all rows: every latent is then in a hundred states, each drawn by itself."""
+    if len(program.upstream) > LONG:
+        return 2
+    rows = min(math.prod(program.plates[p] for p in latent.plates) for latent in program.latents.values())
+    return min(DRAWS, max(2, -(-STATES // rows)))
 
 
 def _run(program: Program, params: Params, states: Mapping[str, Tensor]) -> dict[str, Site]:

@@ -7,8 +7,10 @@ import torch
 from oracles.agreement import close
 from torch import Tensor, tensor
 
+import em_pyro.families.heavy_tailed
 from em_pyro.families.heavy_tailed import StudentT, _near
 from em_pyro.families.newton import Near, climb
+from em_pyro.families.rowwise import RowFamily
 
 LOC, UNIT = tensor([0.0, 5.0, -50.0]).double(), tensor([1.0, 0.1, 9.0]).double()
 POINTS = {
@@ -46,6 +48,36 @@ def test_slopes_are_those_of_the_density(point: Tensor) -> None:
     hessian = torch.autograd.functional.hessian(lambda p: q(p).sum(), point)
     for cell in range(len(point)):
         close(found.hessian[cell], hessian[cell, :, cell])
+
+
+@pytest.mark.parametrize("starts", [1, 2])
+def test_a_weighed_total_is_differentiated_twice_as_its_density(starts: int) -> None:
+    """Of several starts at once, each under weights of its own or all under the same, and where rows have none."""
+    value, weights = rows()
+    weights = torch.stack([weights, weights.flip(-1)])[:starts]
+    weights[0, 1, :150] = 0.0
+    point = torch.stack([*POINTS.values()])
+
+    def derivatives(weighed: Callable[..., Tensor]) -> tuple[Tensor, ...]:
+        leaf = point.clone().requires_grad_()
+        args = {"df": leaf[..., 2:].exp(), "loc": leaf[..., :1], "scale": leaf[..., 1:2].exp()}
+        found = weighed(StudentT(), value, weights, args)
+        (slope,) = torch.autograd.grad(found.sum(), leaf, create_graph=True)
+        bends = [torch.autograd.grad(slope[..., k].sum(), leaf, retain_graph=True)[0] for k in range(3)]
+        return found.detach(), slope.detach(), torch.stack(bends)
+
+    for ours, theirs in zip(derivatives(StudentT.weighed), derivatives(RowFamily.weighed), strict=True):
+        close(ours, theirs)
+
+
+@pytest.mark.parametrize("block", [1, 100, 599])
+def test_blocks_of_rows_add_up(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many rows are summed at a time."""
+    whole = near(POINTS["near"])
+    monkeypatch.setattr(em_pyro.families.heavy_tailed, "BLOCK", block)
+    apart = near(POINTS["near"])
+    for ours, theirs in ((apart.value, whole.value), (apart.slope, whole.slope), (apart.hessian, whole.hessian)):
+        close(ours, theirs)
 
 
 @pytest.mark.parametrize("point", POINTS.values(), ids=POINTS)

@@ -135,3 +135,47 @@ def test_the_cap_holds_after_a_saddle() -> None:
     assert (plain.outcome, plain.num_steps) == ("step limit", 5)
     assert not any("left a saddle" in note for note in plain.notes)
     assert plain.path[-1] == pytest.approx(plain.path[2], abs=1e-9)
+
+
+# ---- what is disturbed -----------------------------------------------------------------------------------------------
+
+
+def test_a_fit_that_stops_on_its_way_is_not_disturbed_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a coarse tolerance EM goes on from where it is told to stop: nothing has stayed where it was put."""
+    sizes = climbs(monkeypatch)
+    fit = EM(mixture, tol=1e-5, acceleration=None).fit(points())
+    assert fit.converged
+    assert sizes == [1]
+
+
+def test_both_large_disturbances_climb_abreast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a batch where steps are closed forms; what has no batch climbs from one after the other."""
+    sizes, x = climbs(monkeypatch), tensor([-1.0, 1.0, -2.0, 2.0, 0.0, 0.3])
+    together = EM(tied, tol=1e-9).fit(x)
+    assert sizes == [1, 2, 1]  # the last at the maximum, where all comes back
+    pyro.clear_param_store()
+    monkeypatch.setattr(em_pyro.fit.saddle, "abreast", lambda problem: 1)
+    alone = EM(tied, tol=1e-9).fit(x)
+    assert sizes == [1, 2, 1, 1, 1, 1]
+    close(together.objective, alone.objective)
+
+
+def climbs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many starts climb at once, in each climb from now on."""
+    sizes, climb = list[int](), em_pyro.fit.saddle._climb
+
+    def counted(problem: Any, moved: Mapping[str, Tensor], *args: float) -> Any:
+        sizes.append(len(next(iter(moved.values()))))
+        return climb(problem, moved, *args)
+
+    monkeypatch.setattr(em_pyro.fit.saddle, "_climb", counted)
+    return sizes
+
+
+def tied(x: Tensor) -> None:
+    """A mixture of two with one scale: where they are equal, nothing moves at first."""
+    loc = pyro.param("loc", tensor([0.0, 0.0]))
+    scale = pyro.param("scale", tensor(1.0), constraint=constraints.positive)
+    with pyro.plate("row", len(x)):
+        z = pyro.sample("z", dist.Categorical(torch.ones(2) / 2))
+        pyro.sample("x", dist.Normal(loc[z], scale), obs=x)

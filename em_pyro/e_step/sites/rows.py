@@ -26,6 +26,9 @@ from .site_data import SiteData
 from .site_factor import SiteFactor
 
 
+BLOCK = 65_536  # log-densities at a time: what a formula makes on its way stays small
+
+
 @dataclass(frozen=True)
 class ByRow:
     """The form of a site that is kept row by row; its data are laid out as cells + events + (rows of a cell,).
@@ -66,8 +69,14 @@ class ByRow:
 
     def of_rows(self, args: Params) -> Tensor:
         """Log-densities of all rows in all cells, from arguments of the cells."""
-        rows = {key: value.unsqueeze(-1) for key, value in args.items()}
-        return cast(RowFamily, self.data.family).log_prob(self.value, {**self.known, **rows})
+        family, rows = cast(RowFamily, self.data.family), {key: value.unsqueeze(-1) for key, value in args.items()}
+        wide = max((part.numel() for part in rows.values()), default=1)
+        if torch.is_grad_enabled() or wide * self.count <= BLOCK:
+            return family.log_prob(self.value, {**self.known, **rows})
+        size, axis = max(1, BLOCK // wide), self.value.dim() - 1 - family.event_dim
+        names, known = tuple(self.known), (part.split(size, -1) for part in self.known.values())
+        blocks = zip(self.value.split(size, axis), *known, strict=True)
+        return torch.cat([family.log_prob(x, {**dict(zip(names, of, strict=True)), **rows}) for x, *of in blocks], -1)
 
     def features(self, factor: SiteFactor, chunk: Chunk) -> Tensor:
         """The values, by which rows are told apart; the products have no use for them."""
@@ -116,10 +125,13 @@ class ByRow:
         return Sums(factor.name, factor.family, (part,), None, factor.kept, axis)
 
     def inner(self, factor: SiteFactor, bound: Bound, sums: Sums) -> Tensor:
-        """Log-densities times weights; the masks are in both, so they are taken out of one."""
-        log_prob = self.of_rows(factor.arguments(bound))
-        (weights,) = sums.parts
-        return torch.where(weights != 0, log_prob * weights, 0.0).flatten(1)
+        """Log-densities times weights, summed where a slope is wanted; the masks are in the weights."""
+        args, (weights,) = factor.arguments(bound), sums.parts
+        if torch.is_grad_enabled():
+            rows = {**self.known, **{key: value.unsqueeze(-1) for key, value in args.items()}}
+            found = cast(RowFamily, self.data.family).weighed(self.value, weights, rows)
+            return found.reshape((max(bound.starts, len(weights)), -1))
+        return torch.where(weights != 0, self.of_rows(args) * weights, 0.0).flatten(1)
 
     # ---- the data ----
 

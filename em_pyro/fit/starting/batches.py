@@ -20,10 +20,9 @@ from ..loop import Settings
 from ..path import Interrupted, Path
 from ..problem import Problem
 from ..scales import DEGENERATE
-from ..step import em_step
+from ..step import abreast, em_step
 from ..stopping import aitken, is_small
 
-TOGETHER = 1 << 23  # bytes of what a batch holds at once: beyond the cache starts are faster alone
 NEAR = 100.0  # in units of the tolerance: a start that has no more to gain goes on alone
 
 
@@ -38,12 +37,9 @@ def advance(problem: Problem, on_way: Mapping[int, Path], settings: Settings) ->
 
 def together(problem: Problem, settings: Settings, starts: int) -> int:
     """Return how many starts may advance as one batch; one where a step is more than closed forms and Newton."""
-    engine = problem.engine
-    closed = all(line.how in ("closed form", "Newton", "fixed") for line in problem.plan.lines.values())
-    if not closed or engine.open or settings.callback is not None or settings.acceleration.due((), settings.tol):
+    if settings.callback is not None or settings.acceleration.due((), settings.tol):
         return 1
-    widest = max((part.entries() for part in engine.parts), default=1)
-    return max(1, min(starts, TOGETHER // (8 * 4 * widest)))
+    return min(starts, abreast(problem))
 
 
 def march(problem: Problem, on_way: Mapping[int, Path], settings: Settings) -> dict[int, Path]:
