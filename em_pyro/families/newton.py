@@ -116,7 +116,9 @@ def dirichlet(mean_log: Tensor, start: Tensor, free: Tensor) -> Tensor:
     return a
 
 
-def ascent_direction(slope: Tensor, hessian: Tensor, flat: float = FLAT, level: float = LEVEL) -> Tensor:
+def ascent_direction(
+    slope: Tensor, hessian: Tensor, flat: float = FLAT, level: float = LEVEL, least: float = 0.0
+) -> Tensor:
     """Newton's direction with every curvature made negative: `|H|^-1 g`, in coordinates of about unit curvature.
 
     A direction of positive curvature is climbed by it, and a saddle is left. A direction without curvature is followed
@@ -127,6 +129,7 @@ def ascent_direction(slope: Tensor, hessian: Tensor, flat: float = FLAT, level: 
         hessian: `H`, shape `(..., D, D)`.
         flat: of the largest curvature: a direction with less has none.
         level: of the largest slope: a direction without curvature whose slope is no more than this stays. One is all.
+        least: a direction that promises no more is not followed: where all of it is rounding, it has any length.
 
     References:
         Nocedal & Wright (2006), section 3.4 (modified Hessian); Dauphin et al. (2014).
@@ -142,7 +145,8 @@ def ascent_direction(slope: Tensor, hessian: Tensor, flat: float = FLAT, level: 
     size, along = curvature.abs(), (axes.mT @ (unit * slope).unsqueeze(-1)).squeeze(-1)
     none = size <= flat * size.amax(-1, keepdim=True).clamp(min=1e-300)
     still = along.abs() <= level * along.abs().amax(-1, keepdim=True)
-    step = torch.where(none & still, 0.0, along / torch.where(none, 1.0, size))
+    step = along / torch.where(none, 1.0, size)
+    step = torch.where((none & still) | ((along * step).abs() <= least), 0.0, step)
     return unit * (axes @ step.unsqueeze(-1)).squeeze(-1)
 
 

@@ -20,6 +20,7 @@ from .path import Move, Path
 from .problem import Problem
 from .scales import DEGENERATE, TORN
 
+SELDOM = 20  # steps between looks at what only a run of the model tells
 LOST = 1e-14  # of the absolute terms of `Q`: what a fall of the objective may be by their rounding alone
 
 Ending = tuple[str, str]
@@ -156,9 +157,9 @@ def capped(problem: Problem, path: Path, move: Move, max_steps: int) -> Ending |
     return bad_ending(problem, path.here, move.found) or ("step limit", "")
 
 
-def degenerate(problem: Problem, move: Move, seen: Look) -> Ending | None:
-    """End a path that leads to where a scale has collapsed."""
-    if seen.narrowest[0] < DEGENERATE or problem.engine.runs_model:
+def degenerate(problem: Problem, path: Path, move: Move, seen: Look) -> Ending | None:
+    """End a path that leads to where a scale has collapsed; those of replayed sites are looked at now and then."""
+    if seen.narrowest[0] < DEGENERATE or problem.engine.runs_model or (path.step and path.step % SELDOM == 0):
         where = collapsed(problem, move.new, move.found)
         if where or seen.narrowest[0] < DEGENERATE:
             return "degenerate", where

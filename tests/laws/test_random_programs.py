@@ -90,10 +90,10 @@ class Checked:
         law = em.posterior(**self.program.args)
         here = doubled(law.params)
         yield from differ("evidence", law.log_evidence, self.brute.evidence(here), self.exact)
-        marginals = self.brute.marginals(here)
+        marginals, exact = self.brute.marginals(here), self.exact + self.brute.rounding(here)
         if self.program.spelt:
             states = [marginals[n] for n in marginals if n.startswith("s_")]
-            yield from differ("marginals", law.marginal("x1"), torch.stack(states, -2), self.exact)
+            yield from differ("marginals", law.marginal("x1"), torch.stack(states, -2), exact)
             return
         for name, want in marginals.items():
             plain = name.removesuffix("_unobserved")
@@ -101,7 +101,7 @@ class Checked:
                 told, label = self.program.args["told"], self.program.args["label"]
                 want = torch.where(told[:, None], torch.eye(want.shape[-1])[label], want)
             got = law.marginal(plain)
-            yield from differ(f"marginal of {plain}", got, want.reshape(got.shape), self.exact)
+            yield from differ(f"marginal of {plain}", got, want.reshape(got.shape), exact)
 
     def m_step(self, em: EM) -> Iterator[str]:
         """One step: the loss before it, and a `Q` from which Newton's method climbs no further."""
@@ -153,8 +153,7 @@ class Checked:
         merged = self.short(tiled, start)
         pairs.append(("collapsed", merged, self.short(tiled, start, collapse=False)))
         if self.program.adds:
-            many = [TILES * value for value in path]
-            pairs.append(("permuted and repeated", merged, many if exact else many[:1]))
+            pairs.append(("permuted and repeated", merged, [TILES * value for value in path]))
         found = list(self._apart(pairs, 3))
         yield from self._apart(pairs, 1 + self.maxima(start)) if found else ()
 

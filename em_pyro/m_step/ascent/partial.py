@@ -113,7 +113,7 @@ def by_curvature(
         if known is None:
             hessian, pattern = hill.curvature(point[0], pattern)
             known, fresh = Curvature(hessian), True
-        direction = newton_direction(point[2], known.hessian)
+        direction = newton_direction(hill, point[1], point[2], known.hessian)
         if direction is None:
             return point, None, pattern
         left = float(direction @ point[2]) / 2

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from copy import copy
 from typing import Any
 
+import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor
@@ -103,6 +104,21 @@ def _check_values(site: Site) -> None:
     _refuse(site, ~inside & visible, f"values within {support}")
     for edge in edges:
         _refuse(site, (value == edge) & seen, f"values off {edge}, where a {type(law).__name__} has no finite density")
+
+
+def has_density_outside(site: Site) -> bool:
+    """Tell whether the density of a site is positive at a value outside its support, where nothing forbids it."""
+    base, value, seen = unwrap(site.fn).base, site.value, seen_values(site)
+    while isinstance(base, dist.TransformedDistribution) and not base.event_dim:
+        for transform in reversed(base.transforms):
+            value = transform.inv(value)
+        base = unwrap(base.base_dist).base
+    support, event = getattr(base, "support", None), getattr(base, "event_dim", 0)
+    if site.role != "observed" or support is None or isinstance(base, dist.Unit):
+        return False
+    visible = seen.flatten(seen.dim() - event).any(-1) if event else seen
+    with pyro.validation_enabled(is_validate=False):
+        return bool((~_inside(support, value) & visible & torch.isfinite(base.log_prob(value))).any())
 
 
 def _any_at(edges: tuple[float, ...], value: Tensor) -> bool:
