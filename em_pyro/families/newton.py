@@ -11,6 +11,7 @@ from torch import Tensor
 ITERATIONS = 100
 FLAT = 1e-10  # of the largest curvature, in coordinates of about unit curvature: below, a direction has none
 LEVEL = 1e-7  # of the largest slope: below, a direction without curvature is left alone
+LOST = 1e-14  # of the largest entry of a step, in coordinates of about unit curvature: rounding
 STILL = 4e-16  # of the logarithm: a step below this (times its size, if above one) ends the iteration
 
 SETTLED = 1e-8  # a step of Newton after which none is left: its error is the square
@@ -116,20 +117,18 @@ def dirichlet(mean_log: Tensor, start: Tensor, free: Tensor) -> Tensor:
     return a
 
 
-def ascent_direction(
-    slope: Tensor, hessian: Tensor, flat: float = FLAT, level: float = LEVEL, least: float = 0.0
-) -> Tensor:
+def ascent_direction(slope: Tensor, hessian: Tensor, flat: float = FLAT, level: float = LEVEL) -> Tensor:
     """Newton's direction with every curvature made negative: `|H|^-1 g`, in coordinates of about unit curvature.
 
     A direction of positive curvature is climbed by it, and a saddle is left. A direction without curvature is followed
-    as far as its slope, unless that is next to none as well (a constant added to all logits of a simplex).
+    as far as its slope, unless that is next to none as well (a constant added to all logits of a simplex). Entries that
+    are rounding beside the others stay: with next to no curvature of their own, they would go anywhere.
 
     Args:
         slope: `g`, shape `(..., D)`; an entry that is not finite is taken for zero, with its row of the Hessian.
         hessian: `H`, shape `(..., D, D)`.
         flat: of the largest curvature: a direction with less has none.
         level: of the largest slope: a direction without curvature whose slope is no more than this stays. One is all.
-        least: a direction that promises no more is not followed: where all of it is rounding, it has any length.
 
     References:
         Nocedal & Wright (2006), section 3.4 (modified Hessian); Dauphin et al. (2014).
@@ -145,9 +144,10 @@ def ascent_direction(
     size, along = curvature.abs(), (axes.mT @ (unit * slope).unsqueeze(-1)).squeeze(-1)
     none = size <= flat * size.amax(-1, keepdim=True).clamp(min=1e-300)
     still = along.abs() <= level * along.abs().amax(-1, keepdim=True)
-    step = along / torch.where(none, 1.0, size)
-    step = torch.where((none & still) | ((along * step).abs() <= least), 0.0, step)
-    return unit * (axes @ step.unsqueeze(-1)).squeeze(-1)
+    step = torch.where(none & still, 0.0, along / torch.where(none, 1.0, size))
+    step = (axes @ step.unsqueeze(-1)).squeeze(-1)
+    lost = step.abs() <= LOST * step.abs().amax(-1, keepdim=True)
+    return torch.where(lost, 0.0, unit * step)
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,12 @@ SINGLE = "the model computes in single precision"
 SINGLE_SLACK = 1e-9  # rounding of the objective, relative: above it, it is that of single precision
 PROMISED = 10.0  # times the tolerance: a gain by the slope that is none of a maximum
 ROUNDING = 1e-8  # relative to 1 + |objective|: a promise that is not put to the test
-TRIALS = (1.0, 0.1, 0.01)  # of the step that the slope promises most for
+TRIALS = tuple(0.1**k for k in range(10))  # of the step that the slope promises most for: next to no information
 EDGE = 1e-3  # a probability below it is tried at zero
 FALL = 1e-9  # relative to 1 + |objective|: what a probability may lose at its boundary
 INSIDE = 1e-7  # how far inside the slope at a boundary is taken
 LAST = 8 * torch.finfo(torch.float64).eps  # of a parameter, relative: its last digits
-NEIGHBOURS = 8  # at which it is asked what these are worth
+NEIGHBOURS, FEW = 8, 2  # at which it is asked what these are worth; where evaluations are dear
 RISING = 1e-3  # relative to 1 + |objective|: nats a unit, of a slope at a boundary that points inwards
 
 
@@ -88,7 +88,7 @@ def certify(problem: Problem, params: Params, *, settled: bool = True) -> Certif
     if information is not None and not bool(torch.isfinite(information).all()):
         information = None
     gain = _gain(ground, level, found, information)
-    noise = _noise(ground, 2 if unseen else NEIGHBOURS) if problem.slack <= SINGLE_SLACK else 0.0
+    noise = _noise(ground, unseen)
     if information is not None and not unseen and ground.around.size:
         notes += _told(ground, level, information, settled=settled)
     elif unseen and settled:
@@ -127,10 +127,10 @@ def _gain(ground: Ground, level: float, found: Expectation, information: Tensor 
     return min(promised, max(float(reached.max()), 0.0))
 
 
-def _noise(ground: Ground, many: int) -> float:
-    """Return by how much the objective differs at `many` neighbours, parameters of which the last digits differ."""
-    around = ground.around
-    if not around.size:
+def _noise(ground: Ground, unseen: str) -> float:
+    """Return by how much the objective differs at neighbours, parameters of which the last digits differ."""
+    around, many = ground.around, FEW if unseen else NEIGHBOURS
+    if not around.size or ground.problem.slack > SINGLE_SLACK:
         return 0.0
     sizes = [
         float(around.params[name][at].abs()) if around.domains[name] in ("real", *MATRICES) else 1.0

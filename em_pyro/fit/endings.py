@@ -114,6 +114,11 @@ def check_step(problem: Problem, move: Move, here: Batch, before: float | None) 
     if gone:
         where = collapsed(problem, here) or "a parameter has run to a boundary"
         raise ObjectiveError(f"EM.step: expected new values of {gone}, got none: {where}. {end}")
+    if seen.narrowest[0] < DEGENERATE and (where := collapsed(problem, move.new, move.found)):
+        after = problem.objective(move.new)
+        if not after >= objective - problem.slack * (1 + abs(objective)):
+            fall = f"expected the objective not to fall, got {after:.6g} after {objective:.6g}"
+            raise ObjectiveError(f"EM.step: {fall}: {where}. {end}")
     if before is not None:
         guard(problem, before, objective, 1, problem.rounding)
 

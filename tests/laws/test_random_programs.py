@@ -113,9 +113,15 @@ class Checked:
         if not isfinite(float(self.brute.objective(new))):
             return  # Q has no bound, and the step has left the numbers: what a fit says of that is looked at
         before, after = (float(self.brute.q(at, shares)) for at in (here, new))
+        allowed = self.solved * (1 + abs(after))
+        beside = {name: value * (1 + 4 * torch.finfo(value.dtype).eps) for name, value in new.items()}
+        if not abs(float(self.brute.q(beside, shares)) - after) <= allowed:  # Q has no bound, and no digits there
+            fit = self.em(max_steps=6, check=False).fit(**self.program.args)
+            torch.set_default_dtype(torch.float64)
+            yield from [] if fit.outcome in BAD else [f"M-step: Q has no digits, and the fit is {fit.outcome}"]
+            return
         if not after >= before - self.exact * (1 + abs(before)):
             yield f"M-step: Q fell from {before:.10g} to {after:.10g}"
-        allowed = self.solved * (1 + abs(after))
         if not all(part.exact for part in em.plan(**self.program.args).climbs):
             return
         gain, ended = climb(partial(self._q, shares=shares), self.brute.point(new), allowed)

@@ -52,7 +52,7 @@ def newton(
         if hessian is None:
             hessian, pattern = hill.curvature(vector, pattern)
             fresh = True
-        direction = newton_direction(hill, value, slope, hessian)
+        direction = newton_direction(slope, hessian)
         if direction is None:
             break
         if small and promises_nothing(hill, value, float(direction @ slope)):
@@ -70,15 +70,12 @@ def newton(
     return vector, value, slope, pattern
 
 
-def newton_direction(hill: Hill, value: float, slope: Tensor, hessian: Tensor) -> Tensor | None:
-    """Newton's direction of ascent; None where the Hessian has no eigenvalues that can be computed.
-
-    Coordinates of which next to nothing is left in `Q`, those of a state that loses its rows, shorten no step.
-    """
+def newton_direction(slope: Tensor, hessian: Tensor) -> Tensor | None:
+    """Newton's direction of ascent; None where the Hessian has no eigenvalues that can be computed."""
     if not bool(torch.isfinite(hessian).all()):
         return None
     try:
-        return ascent_direction(slope, hessian, least=hill.precision * (1.0 + abs(value)))
+        return ascent_direction(slope, hessian)
     except torch.linalg.LinAlgError:
         return None
 
@@ -101,8 +98,8 @@ def units(hessian: Tensor) -> Tensor:
 def higher(hill: Hill, point: Point, direction: Tensor, units: Tensor | float = 1.0) -> Point | None:
     """Shorten a step until it ascends; None if it never does.
 
-    Where little comes of it, coordinates that would go farthest may be why, of which next to nothing is left in `Q`: then
-    the others go without them.
+    Where little comes of it, coordinates that would go farthest may be why, of which next to nothing is left in `Q`:
+    then the others go without them.
 
     Args:
         hill: what is climbed.

@@ -106,6 +106,16 @@ def _check_values(site: Site) -> None:
         _refuse(site, (value == edge) & seen, f"values off {edge}, where a {type(law).__name__} has no finite density")
 
 
+def uncounted(sites: Mapping[str, Site]) -> str:
+    """Return the first observed site, if no entry of any is seen and no row has a weight; else nothing."""
+    observed = [site for site in sites.values() if site.role == "observed"]
+    for site in observed:
+        weights = torch.as_tensor(site.scale)
+        if isinstance(unwrap(site.fn).base, dist.Unit) or bool((weights > 0).any()) and bool(seen_values(site).any()):
+            return ""
+    return user_site(observed[0].name) if observed else ""
+
+
 def has_density_outside(site: Site) -> bool:
     """Tell whether the density of a site is positive at a value outside its support, where nothing forbids it."""
     base, value, seen = unwrap(site.fn).base, site.value, seen_values(site)
