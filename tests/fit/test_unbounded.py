@@ -81,3 +81,20 @@ def test_a_support_that_leaves_the_values_is_no_maximum(law: Any) -> None:
     assert ("support leaves out" in str(fit.notes)) == (law is not uniform)
     if law is uniform:
         close(fit.params["scale"], x.max() / 10, SOLVERS)
+
+
+def test_a_slope_along_which_there_is_next_to_no_information_is_looked_at() -> None:
+    """Lines through all angles: the step that the slope promises most for leads nowhere, and a shorter one up."""
+
+    def model(x: Tensor, u: Tensor) -> None:
+        weights = pyro.param("weights", torch.tensor([0.6, 0.4]), constraint=SIMPLEX)
+        level = pyro.param("level", torch.tensor([0.7, 0.0]))
+        slope = pyro.param("slope", torch.tensor([-0.8, 1.1]))
+        common = pyro.param("common", torch.tensor(2.0), constraint=POSITIVE)
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Categorical(weights))
+            pyro.sample("x", dist.VonMises(level[z] + slope[z] * u, torch.tensor([1.5, 1.0, 0.5]) * common), obs=x)
+
+    pyro.clear_param_store()
+    fit = EM(model).fit(torch.tensor([0.46, 0.92, -1.05]), torch.tensor([0.86, -0.49, -0.4]))
+    assert fit.outcome in ("unconfirmed", "degenerate")

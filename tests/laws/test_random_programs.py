@@ -146,11 +146,10 @@ class Checked:
             if ended and gain > allowed:  # a likelihood without bound has maxima, and higher points beside them
                 yield f"{kind}: converged at {reached:.10g} (gap {fit.gap:.1e}), and {gain:.3g} higher from there"
 
-    def rows(self, start: dict[str, Tensor], path: list[float], *, exact: bool) -> Iterator[str]:
+    def rows(self, start: dict[str, Tensor], path: list[float]) -> Iterator[str]:
         """Rows permuted, and repeated, where equal ones are merged or are not.
 
-        Values are compared as far as both are known. An M-step that is no maximum goes farther or less far where `Q` is
-        larger, and one whose `Q` has no maximum ends where rounding says.
+        Values are compared as far as both are known. An M-step whose `Q` has no maximum ends where rounding says.
         """
         args, count = self.program.args, len(next(iter(self.program.args.values())))
         order = torch.arange(count).flip(0)
@@ -187,10 +186,8 @@ class Checked:
         if not defined and fit.outcome not in BAD:
             yield f"{fit.outcome}, though the first step leads to where there is no objective"
         if self.program.rows and defined:
-            exact = all(climb.exact for climb in plan.climbs)
-            yield from self.rows(
-                start, list(fit.path[:3]) if not kind and len(fit.path) > 3 else self.short(args, start), exact=exact
-            )
+            path = list(fit.path[:3]) if not kind and len(fit.path) > 3 else self.short(args, start)
+            yield from self.rows(start, path)
 
 
 def doubled(params: Any) -> dict[str, Tensor]:
@@ -268,5 +265,5 @@ def test_lost_rows_are_noticed(where: str) -> None:
     checked = Losing(program)
     start = doubled(checked.em().posterior(**program.args).params)
     path = Checked(program).short(program.args, start)
-    assert any(line.startswith(where) for line in checked.rows(start, path, exact=True))
-    assert not list(Checked(program).rows(start, path, exact=True))
+    assert any(line.startswith(where) for line in checked.rows(start, path))
+    assert not list(Checked(program).rows(start, path))

@@ -126,6 +126,22 @@ def test_labels_of_a_partly_observed_bernoulli(dtype: torch.dtype) -> None:
     close(EM(model, max_steps=3).fit(x, label.to(dtype)).log_likelihood, want, 1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.uint8])
+def test_truth_values_along_a_chain(dtype: torch.dtype) -> None:
+    """Of a DiscreteHMM with a Bernoulli emission, which torch computes of floating point only."""
+
+    def model(x: Tensor) -> None:
+        moves = pyro.param("moves", tensor([[0.8, 0.2], [0.3, 0.7]]), constraint=constraints.simplex)
+        probs = pyro.param("probs", tensor([0.3, 0.9]), constraint=constraints.unit_interval)
+        start = tensor([0.5, 0.5]).log()
+        pyro.sample("x", dist.DiscreteHMM(start, moves.log(), dist.Bernoulli(probs), duration=len(x)), obs=x)
+
+    x = tensor([1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0])
+    want = EM(model, max_steps=3).fit(x).path
+    pyro.clear_param_store()
+    close(tensor(EM(model, max_steps=3).fit(x.to(dtype)).path), tensor(want), 1e-6)
+
+
 REFUSED: dict[str, tuple[Any, str]] = {
     "text": (np.array(["a", "b"]), "got ndarray"),
     "dates": (np.array(["2020-01-01", "2020-01-02"], dtype="datetime64[D]"), "got ndarray"),

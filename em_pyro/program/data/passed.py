@@ -129,8 +129,9 @@ def as_numbers(value: Tensor, fn: Distribution) -> Tensor:
     if value.dtype not in WIDE:
         value = value.float() if value.is_floating_point() else value.long()
     base = unwrap(fn).base
-    if value.dtype == torch.int64 and isinstance(base, CROSS_ENTROPIES):
-        return value.to(base.logits.dtype)
+    law = unwrap(getattr(base, "observation_dist", base)).base  # of a DiscreteHMM
+    if value.dtype == torch.int64 and isinstance(law, CROSS_ENTROPIES):
+        return value.to(law.logits.dtype)
     return value
 
 
