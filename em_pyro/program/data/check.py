@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ...errors import DataError, ModelError
-from ..masks import seen_values
+from ..masks import seen, seen_values
 from ..named import SLICE, unexpand, unwrap
 from ..site import Site
 from ..unroll import user_site
@@ -110,15 +110,15 @@ def uncounted(sites: Mapping[str, Site]) -> str:
     """Return the first observed site, if no entry of any is seen and no row has a weight; else nothing."""
     observed = [site for site in sites.values() if site.role == "observed"]
     for site in observed:
-        weights = torch.as_tensor(site.scale)
-        if isinstance(unwrap(site.fn).base, dist.Unit) or bool((weights > 0).any()) and bool(seen_values(site).any()):
+        weights, mask = torch.as_tensor(site.scale), seen(site)
+        if bool((weights > 0).any()) and (mask is None or bool(mask.tensor.any())):
             return ""
     return user_site(observed[0].name) if observed else ""
 
 
 def has_density_outside(site: Site) -> bool:
     """Tell whether the density of a site is positive at a value outside its support, where nothing forbids it."""
-    base, value, seen = unwrap(site.fn).base, site.value, seen_values(site)
+    base, value, visible = unwrap(site.fn).base, site.value, seen_values(site)
     while isinstance(base, dist.TransformedDistribution) and not base.event_dim:
         for transform in reversed(base.transforms):
             value = transform.inv(value)
@@ -126,7 +126,7 @@ def has_density_outside(site: Site) -> bool:
     support, event = getattr(base, "support", None), getattr(base, "event_dim", 0)
     if site.role != "observed" or support is None or isinstance(base, dist.Unit):
         return False
-    visible = seen.flatten(seen.dim() - event).any(-1) if event else seen
+    visible = visible.flatten(visible.dim() - event).any(-1) if event else visible
     with pyro.validation_enabled(is_validate=False):
         return bool((~_inside(support, value) & visible & torch.isfinite(base.log_prob(value))).any())
 
