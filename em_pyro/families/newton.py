@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 ITERATIONS = 100
 FLAT = 1e-10  # of the largest curvature, in coordinates of about unit curvature: below, a direction has none
 LEVEL = 1e-7  # of the largest slope: below, a direction without curvature is left alone
+LOST = 1e-14  # of the largest entry of a step, in coordinates of about unit curvature: rounding
 STILL = 4e-16  # of the logarithm: a step below this (times its size, if above one) ends the iteration
 
 SETTLED = 1e-6  # a step of Newton after which none is left: its error is the square
@@ -122,7 +123,8 @@ def ascent_direction(slope: Tensor, hessian: Tensor, flat: float = FLAT, level: 
     """Newton's direction with every curvature made negative: `|H|^-1 g`, in coordinates of about unit curvature.
 
     A direction of positive curvature is climbed by it, and a saddle is left. A direction without curvature is followed
-    as far as its slope, unless that is next to none as well (a constant added to all logits of a simplex).
+    as far as its slope, unless that is next to none as well (a constant added to all logits of a simplex). Entries that
+    are rounding beside the others stay: with next to no curvature of their own, they would go anywhere.
 
     Args:
         slope: `g`, shape `(..., D)`; an entry that is not finite is taken for zero, with its row of the Hessian.
@@ -145,7 +147,9 @@ def ascent_direction(slope: Tensor, hessian: Tensor, flat: float = FLAT, level: 
     none = size <= flat * size.amax(-1, keepdim=True).clamp(min=1e-300)
     still = along.abs() <= level * along.abs().amax(-1, keepdim=True)
     step = torch.where(none & still, 0.0, along / torch.where(none, 1.0, size))
-    return unit * (axes @ step.unsqueeze(-1)).squeeze(-1)
+    step = (axes @ step.unsqueeze(-1)).squeeze(-1)
+    lost = step.abs() <= LOST * step.abs().amax(-1, keepdim=True)
+    return torch.where(lost, 0.0, unit * step)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 
 from ..e_step.confirm import measured
+from ..program.data.check import has_density_outside
 from ..program.named import Params, batched
 from .certificate import certify
 from .notes import not_fitted
@@ -62,9 +63,8 @@ def confirmed(problem: Problem, path: Path, tol: float) -> Path:
     """Look closer at the end of a path: note what is found, and doubt one whose slope is not that of a maximum."""
     seen = certify(problem, path.params, settled=path.converged)
     path = path._replace(notes=(*path.notes, *seen.notes))
-    if path.converged and tol > 0 and not seen.confirms(path.level, tol):
-        return path.doubted(f"the slope is not zero: it promises {seen.gain:.3g} nats to the next step")
-    return path
+    doubt = seen.doubt(path.level, tol) if path.converged and tol > 0 else ""
+    return path.doubted(doubt) if doubt else path
 
 
 def _measured(problem: Problem, path: Path, params: Params, evidence: float) -> tuple[Path, float]:
@@ -77,9 +77,24 @@ def _measured(problem: Problem, path: Path, params: Params, evidence: float) -> 
         return path, evidence
     if math.isfinite(evidence) and not math.isfinite(again):
         return path.doubted(f"the model itself gives log-likelihood {again} at the fitted values"), evidence
+    if outside := _outside(problem, params):
+        path = path.doubted(
+            f'site "{outside}": at the fitted values its support leaves out what was observed, and its density does '
+            f"not; keep the parameter that bounds the support fixed, or give it a constraint"
+        )
     if any(p.initial.dtype != torch.float64 for p in problem.program.parameters.values()):
         return path, evidence
     if abs(again - evidence) > MEASURED_AGAIN * (1 + abs(evidence)):
         both = f"{again:.9g} at the fitted values, the loop {evidence:.9g}"
         path = path.doubted(f"the model itself gives log-likelihood {both}")
     return path, again if again == again else evidence
+
+
+def _outside(problem: Problem, params: Params) -> str:
+    """Return a site that no family recognises, whose support has moved off its values; empty if there is none."""
+    names = [name for name in problem.engine.moving if name not in problem.program.latents]
+    if not names:
+        return ""
+    with torch.no_grad():
+        sites = problem.program.run({name: value.double() for name, value in params.items()})
+    return next((name for name in names if name in sites and has_density_outside(sites[name])), "")

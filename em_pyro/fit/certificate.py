@@ -12,7 +12,7 @@ from torch import Tensor
 from ..e_step.expectation import Expectation
 from ..program.named import Params, batched
 from .problem import Problem
-from .verdict.around import Around, Entry, named, put
+from .verdict.around import MATRICES, Around, Entry, named, put
 from .verdict.ground import Ground
 from .verdict.identified import flat
 from .verdict.infinity import running
@@ -21,12 +21,15 @@ MANY = 50  # free coordinates up to which identification is looked at
 DEAR = 10_000_000  # entries of factors, all evaluations together, up to which it is
 EVALUATIONS = 5  # for every coordinate
 SINGLE = "the model computes in single precision"
+SINGLE_SLACK = 1e-9  # rounding of the objective, relative: above it, it is that of single precision
 PROMISED = 10.0  # times the tolerance: a gain by the slope that is none of a maximum
 ROUNDING = 1e-8  # relative to 1 + |objective|: a promise that is not put to the test
-TRIALS = (1.0, 0.1, 0.01)  # of the step that the slope promises most for
+TRIALS = tuple(0.1**k for k in range(10))  # of the step that the slope promises most for: next to no information
 EDGE = 1e-3  # a probability below it is tried at zero
 FALL = 1e-9  # relative to 1 + |objective|: what a probability may lose at its boundary
 INSIDE = 1e-7  # how far inside the slope at a boundary is taken
+LAST = 8 * torch.finfo(torch.float64).eps  # of a parameter, relative: its last digits
+NEIGHBOURS, FEW = 8, 2  # at which it is asked what these are worth; where evaluations are dear
 RISING = 1e-3  # relative to 1 + |objective|: nats a unit, of a slope at a boundary that points inwards
 
 
@@ -37,14 +40,24 @@ class Certificate:
     Attributes:
         gain: nats that the slope promises to a step by the information in complete data.
         notes: what is at a boundary, runs to infinity, or is not identified; or that this was not looked at.
+        noise: nats by which the last digits of the parameters move the objective.
     """
 
     gain: float
     notes: tuple[str, ...]
+    noise: float = 0.0
 
-    def confirms(self, objective: float, tol: float) -> bool:
-        """Whether the slope is that of a maximum, at a tolerance."""
-        return self.gain <= max(PROMISED * tol, ROUNDING) * (1 + abs(objective))
+    def doubt(self, objective: float, tol: float) -> str:
+        """Say why this is no maximum at a tolerance: the slope, or an objective without digits; empty if it is one."""
+        allowed = max(PROMISED * tol, ROUNDING) * (1 + abs(objective))
+        if self.gain > allowed:
+            return f"the slope is not zero: it promises {self.gain:.3g} nats to the next step"
+        if self.noise > allowed:
+            return (
+                f"the objective has lost its digits: the last ones of the parameters move it by {self.noise:.3g} nats, "
+                f"so one of them may run to infinity; give it a prior, or bounds"
+            )
+        return ""
 
 
 def certify(problem: Problem, params: Params, *, settled: bool = True) -> Certificate:
@@ -75,18 +88,19 @@ def certify(problem: Problem, params: Params, *, settled: bool = True) -> Certif
     if information is not None and not bool(torch.isfinite(information).all()):
         information = None
     gain = _gain(ground, level, found, information)
+    noise = _noise(ground, unseen)
     if information is not None and not unseen and ground.around.size:
         notes += _told(ground, level, information, settled=settled)
     elif unseen and settled:
         notes.append(f"identification was not looked at: {unseen}")
-    return Certificate(gain, tuple(notes))
+    return Certificate(gain, tuple(notes), noise)
 
 
 def _unseen(problem: Problem, around: Around) -> str:
     """Why the slope alone is looked at; empty if all is."""
     if around.size > MANY:
         return f"{around.size} free coordinates"
-    if problem.slack > 1e-9:
+    if problem.slack > SINGLE_SLACK:
         return SINGLE
     if problem.engine.runs_model and any(problem.program.parameters[n].tensor is not None for n in around.names):
         return "the weights of a module"
@@ -111,6 +125,26 @@ def _gain(ground: Ground, level: float, found: Expectation, information: Tensor 
         return promised
     reached = ground.heights(torch.tensor(TRIALS, dtype=torch.float64).unsqueeze(-1) * step) - level
     return min(promised, max(float(reached.max()), 0.0))
+
+
+def _noise(ground: Ground, unseen: str) -> float:
+    """Return by how much the objective differs at neighbours, parameters of which the last digits differ."""
+    around, many = ground.around, FEW if unseen else NEIGHBOURS
+    if not around.size or ground.problem.slack > SINGLE_SLACK:
+        return 0.0
+    sizes = [
+        float(around.params[name][at].abs()) if around.domains[name] in ("real", *MATRICES) else 1.0
+        for name, at in around.entries
+    ]
+    generator = torch.Generator().manual_seed(0)
+    nudges = (
+        LAST
+        * torch.tensor(sizes, dtype=torch.float64)
+        * torch.randn((many, around.size), generator=generator, dtype=torch.float64)
+    )
+    heights = ground.heights(torch.cat([nudges[:1] * 0, nudges]))
+    heights = heights[torch.isfinite(heights)]
+    return float(heights.max() - heights.min()) if len(heights) else 0.0
 
 
 def _newton(information: Tensor, slope: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from .path import Move, Path
 from .problem import Problem
 from .scales import DEGENERATE, TORN
 
+SELDOM = 20  # steps between looks at what only a run of the model tells
 LOST = 1e-14  # of the absolute terms of `Q`: what a fall of the objective may be by their rounding alone
 
 Ending = tuple[str, str]
@@ -113,6 +114,11 @@ def check_step(problem: Problem, move: Move, here: Batch, before: float | None) 
     if gone:
         where = collapsed(problem, here) or "a parameter has run to a boundary"
         raise ObjectiveError(f"EM.step: expected new values of {gone}, got none: {where}. {end}")
+    if seen.narrowest[0] < DEGENERATE and (where := collapsed(problem, move.new, move.found)):
+        after = problem.objective(move.new)
+        if not after >= objective - problem.slack * (1 + abs(objective)):
+            fall = f"expected the objective not to fall, got {after:.6g} after {objective:.6g}"
+            raise ObjectiveError(f"EM.step: {fall}: {where}. {end}")
     if before is not None:
         guard(problem, before, objective, 1, problem.rounding)
 
@@ -156,9 +162,9 @@ def capped(problem: Problem, path: Path, move: Move, max_steps: int) -> Ending |
     return bad_ending(problem, path.here, move.found) or ("step limit", "")
 
 
-def degenerate(problem: Problem, move: Move, seen: Look) -> Ending | None:
-    """End a path that leads to where a scale has collapsed."""
-    if seen.narrowest[0] < DEGENERATE or problem.engine.runs_model:
+def degenerate(problem: Problem, path: Path, move: Move, seen: Look) -> Ending | None:
+    """End a path that leads to where a scale has collapsed; those of replayed sites are looked at now and then."""
+    if seen.narrowest[0] < DEGENERATE or problem.engine.runs_model or (path.step and path.step % SELDOM == 0):
         where = collapsed(problem, move.new, move.found)
         if where or seen.narrowest[0] < DEGENERATE:
             return "degenerate", where

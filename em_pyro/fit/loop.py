@@ -64,7 +64,7 @@ def run(problem: Problem, path: Path, settings: Settings) -> Path:
             ending = stuck(problem, path, move, seen) or capped(problem, path, move, settings.max_steps)
             if ending:
                 return path.ended(*ending)
-            ending = degenerate(problem, move, seen)
+            ending = degenerate(problem, path, move, seen)
             if ending:
                 return path.charged(move.spent).ended(*ending)
             path, new = _settled(problem, path, move, settings.tol)

@@ -24,7 +24,7 @@ from ..m_step.pooling import PriorUnbounded
 from ..program.changes.fingerprint import Fingerprint, contents_of, fingerprint, first_change, lasting, unread
 from ..program.changes.same import check_kept, check_steady, first_difference, states_of
 from ..program.coordinates import Coordinates
-from ..program.data.check import check_data
+from ..program.data.check import check_data, uncounted
 from ..program.devices import beside
 from ..program.named import Batch, Params, batched, only
 from ..program.program import Program
@@ -68,6 +68,11 @@ class Problem:
     collapse: bool = True
     refuted: str = ""
     total: Callable[[Expect], Expect] = field(default=lambda expect: expect, repr=False)
+
+    @cached_property
+    def uncounted(self) -> str:
+        """An observed site, if nothing that is observed counts; else nothing."""
+        return uncounted(self.engine.recognition.runs[0])
 
     # ---- what a step asks; starts are the first dimension of everything ----
 

@@ -138,9 +138,7 @@ class Scales:
                 continue
             value = start[name].value.double()[seen_values(start[name])]
             prior = start[name].role == "prior"
-            unit = float(scale.min()) if prior else float(spread(value.reshape(-1), torch.zeros((), dtype=value.dtype)))
-            if unit > 0:
-                found[name] = unit
+            found[name] = float(scale.min()) if prior else float(_unit(value.reshape(-1)))
         return found
 
     def _varies(self, name: str) -> bool:
@@ -170,19 +168,23 @@ def _concentrations(factor: SiteFactor) -> list[str]:
 def _onto(one: Watched, small: Tensor, found: Expectation) -> str:
     """Say why a scale has collapsed: collinear columns, equal values, or few rows; and what helps."""
     factor, at = one.factor, small.nonzero()[0].tolist()
+    if factor.plates and factor.plates <= set(factor.cells):
+        return ", which is one of a single row, fitted exactly; give its parameters a prior, or use fewer of them"
     where = tuple(at[: len(factor.cells)])
     parts = [found.sums[factor.name].parts[k].squeeze(0) for k in sorted(factor.family.counting)]
+    tie = ", tie it between them" if math.prod(small.shape[: len(factor.cells)]) > 1 else ""
+    advice = f"; give it a prior, use fewer components{tie}, or other starts"
+    if not parts:
+        return f" onto few rows or equal values{advice}"
     rows = max(
-        (float(part[tuple(min(i, n - 1) for i, n in zip(where, part.shape, strict=False))].max()) for part in parts),
-        default=0.0,
+        float(part[tuple(min(i, n - 1) for i, n in zip(where, part.shape, strict=False))].max()) for part in parts
     )
     columns = one.pooled.shape[-1] if one.role == "scale_tril" else 1
     if columns > 1 and rows > columns + 0.5:
         return f": column {at[-1]} of {rows:.3g} rows{COLLINEAR}"
     if rows > columns + 0.5:
         return f": {rows:.3g} rows have equal values; they have no scale, unless a prior gives it one"
-    tie = ", tie it between them" if math.prod(small.shape[: len(factor.cells)]) > 1 else ""
-    return f": few rows are left ({rows:.3g}); give it a prior, use fewer components{tie}, or other starts"
+    return f": few rows are left ({rows:.3g}){advice}"
 
 
 def _cell(factor: SiteFactor, wrong: Tensor) -> str:
@@ -210,8 +212,12 @@ def pooled_scale(members: Sequence[SiteFactor]) -> Tensor:
     family = members[0].data.family
     if family.location is None and "loc" in family.roles:  # the scale of a logarithm
         values = values.clamp(min=0).log()
-    values = torch.where(torch.isfinite(values), values, torch.nan)
-    size = values.nan_to_num(0.0).abs().amax(0)
+    return _unit(torch.where(torch.isfinite(values), values, torch.nan))
+
+
+def _unit(values: Tensor) -> Tensor:
+    """Their spread; of values that do not vary their size, or one."""
+    size = values.nan_to_num(0.0).abs().amax(0) if len(values) else values.new_zeros(values.shape[1:])
     return spread(values, torch.where(size > 0, size, 1.0))
 
 

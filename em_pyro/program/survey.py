@@ -7,6 +7,7 @@ not defined is refused here, with the site and the remedy.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -123,7 +124,7 @@ def survey(
         ParameterError: a parameter is not fitted, or has another shape; or one of `continuous` is no site with a prior.
     """
     indices: Indices = {}
-    how, first = first_that_runs(args, kwargs, lambda a, k: _run(model, a, k, indices, fitted, provenance=False))
+    how, first = first_that_runs(model, args, kwargs, partial(_run, model, indices, fitted, provenance=False))
     args, kwargs = converted(args, kwargs, how)
     messages = first.messages
     latent = [name for name, msg in messages.items() if not msg["is_observed"] and is_discrete(msg["fn"])]
@@ -131,7 +132,7 @@ def survey(
         raise ModelError("The model: expected at least one observed site, got none. Pass the data as obs=.")
     by_row = _local_continuous(messages, latent, continuous)
     if len(latent) > OWN_DIMENSION:
-        upstream = _run(model, args, kwargs, indices, fitted, provenance=True).upstream
+        upstream = _run(model, indices, fitted, args, kwargs, provenance=True).upstream
         upstream = {name: upstream.get(name, frozenset()) | ({name} & set(latent)) for name in messages}
     else:
         upstream = dict.fromkeys(messages, frozenset(latent))
@@ -173,10 +174,10 @@ def _latents(
 
 def _run(
     model: Callable[..., Any],
-    args: Any,
-    kwargs: Any,
     indices: Indices,
     fitted: Mapping[str, Parameter] | None,
+    args: Any,
+    kwargs: Any,
     *,
     provenance: bool,
 ) -> _Survey:

@@ -21,7 +21,8 @@ from em_pyro import EM, Fit
 from em_pyro.errors import ObjectiveError
 from em_pyro.fit.endings import BAD
 
-SEEDS = range(50)
+RARE = (603, 5157)  # a scale that a step makes vanish, and a state of which rows leave next to nothing
+SEEDS = (*range(50), *RARE)
 
 EXAMPLE = 40  # rows with one latent, closed forms throughout
 
@@ -90,10 +91,10 @@ class Checked:
         law = em.posterior(**self.program.args)
         here = doubled(law.params)
         yield from differ("evidence", law.log_evidence, self.brute.evidence(here), self.exact)
-        marginals = self.brute.marginals(here)
+        marginals, exact = self.brute.marginals(here), self.exact + self.brute.rounding(here)
         if self.program.spelt:
             states = [marginals[n] for n in marginals if n.startswith("s_")]
-            yield from differ("marginals", law.marginal("x1"), torch.stack(states, -2), self.exact)
+            yield from differ("marginals", law.marginal("x1"), torch.stack(states, -2), exact)
             return
         for name, want in marginals.items():
             plain = name.removesuffix("_unobserved")
@@ -101,7 +102,7 @@ class Checked:
                 told, label = self.program.args["told"], self.program.args["label"]
                 want = torch.where(told[:, None], torch.eye(want.shape[-1])[label], want)
             got = law.marginal(plain)
-            yield from differ(f"marginal of {plain}", got, want.reshape(got.shape), self.exact)
+            yield from differ(f"marginal of {plain}", got, want.reshape(got.shape), exact)
 
     def m_step(self, em: EM) -> Iterator[str]:
         """One step: the loss before it, and a `Q` from which Newton's method climbs no further."""
@@ -113,9 +114,16 @@ class Checked:
         if not isfinite(float(self.brute.objective(new))):
             return  # Q has no bound, and the step has left the numbers: what a fit says of that is looked at
         before, after = (float(self.brute.q(at, shares)) for at in (here, new))
+        allowed = self.solved * (1 + abs(after))
+        beside = {name: value * (1 + 4 * torch.finfo(value.dtype).eps) for name, value in new.items()}
+        if not abs(float(self.brute.q(beside, shares)) - after) <= allowed:  # Q has no bound, and no digits there
+            with pyro.get_param_store().scope():
+                fit = self.em(max_steps=6, check=False).fit(**self.program.args)
+            torch.set_default_dtype(torch.float64)
+            yield from [] if fit.outcome in BAD else [f"M-step: Q has no digits, and the fit is {fit.outcome}"]
+            return
         if not after >= before - self.exact * (1 + abs(before)):
             yield f"M-step: Q fell from {before:.10g} to {after:.10g}"
-        allowed = self.solved * (1 + abs(after))
         if not all(part.exact for part in em.plan(**self.program.args).climbs):
             return
         gain, ended = climb(partial(self._q, shares=shares), self.brute.point(new), allowed)
@@ -140,11 +148,10 @@ class Checked:
             if ended and gain > allowed:  # a likelihood without bound has maxima, and higher points beside them
                 yield f"{kind}: converged at {reached:.10g} (gap {fit.gap:.1e}), and {gain:.3g} higher from there"
 
-    def rows(self, start: dict[str, Tensor], path: list[float], *, exact: bool) -> Iterator[str]:
+    def rows(self, start: dict[str, Tensor], path: list[float]) -> Iterator[str]:
         """Rows permuted, and repeated, where equal ones are merged or are not.
 
-        Values are compared as far as both are known. An M-step that is no maximum goes farther or less far where `Q` is
-        larger, and one whose `Q` has no maximum ends where rounding says.
+        Values are compared as far as both are known. An M-step whose `Q` has no maximum ends where rounding says.
         """
         args, count = self.program.args, len(next(iter(self.program.args.values())))
         order = torch.arange(count).flip(0)
@@ -153,8 +160,7 @@ class Checked:
         merged = self.short(tiled, start)
         pairs.append(("collapsed", merged, self.short(tiled, start, collapse=False)))
         if self.program.adds:
-            many = [TILES * value for value in path]
-            pairs.append(("permuted and repeated", merged, many if exact else many[:1]))
+            pairs.append(("permuted and repeated", merged, [TILES * value for value in path]))
         found = list(self._apart(pairs, 3))
         yield from self._apart(pairs, 1 + self.maxima(start)) if found else ()
 
@@ -182,10 +188,8 @@ class Checked:
         if not defined and fit.outcome not in BAD:
             yield f"{fit.outcome}, though the first step leads to where there is no objective"
         if self.program.rows and defined:
-            exact = all(climb.exact for climb in plan.climbs)
-            yield from self.rows(
-                start, list(fit.path[:3]) if not kind and len(fit.path) > 3 else self.short(args, start), exact=exact
-            )
+            path = list(fit.path[:3]) if not kind and len(fit.path) > 3 else self.short(args, start)
+            yield from self.rows(start, path)
 
 
 def doubled(params: Any) -> dict[str, Tensor]:
@@ -263,5 +267,5 @@ def test_lost_rows_are_noticed(where: str) -> None:
     checked = Losing(program)
     start = doubled(checked.em().posterior(**program.args).params)
     path = Checked(program).short(program.args, start)
-    assert any(line.startswith(where) for line in checked.rows(start, path, exact=True))
-    assert not list(Checked(program).rows(start, path, exact=True))
+    assert any(line.startswith(where) for line in checked.rows(start, path))
+    assert not list(Checked(program).rows(start, path))

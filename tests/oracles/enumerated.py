@@ -144,6 +144,11 @@ class Enumerated:
                 ).all(0)
         return gone
 
+    def rounding(self, params: Params) -> float:
+        """Return what the last digits of log-joints may do to marginals: a share is the exponential of a difference."""
+        total = self.log_joint(params)[0]
+        return 8 * torch.finfo(total.dtype).eps * float(total[total.isfinite()].abs().max())
+
     def marginals(self, params: Params) -> dict[str, Tensor]:
         """Return the posterior of every latent, shape (plates) + `(states,)`."""
         shares, found, entry = self.shares(params), {}, 0
@@ -207,7 +212,9 @@ def climb(height: Callable[[Tensor], Tensor], point: Tensor, tolerance: float, s
         curve = torch.autograd.functional.hessian(height, point)
         if not curve.isfinite().all():
             break
-        values, axes = torch.linalg.eigh(curve)
+        unit = curve.diagonal().abs().clamp(min=1.0).rsqrt()  # beside the location of a scale near zero others are flat
+        values, axes = torch.linalg.eigh(unit[:, None] * curve * unit)
+        axes = unit[:, None] * axes
         size = values.abs().clamp(min=1e-9 * (1 + float(values.abs().max())))
         along = (axes.T @ slope / size).clamp(-3, 3)
         if float(along @ (axes.T @ slope)) <= tolerance:

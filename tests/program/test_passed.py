@@ -16,7 +16,7 @@ from pyro import poutine
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
-from em_pyro import EM
+from em_pyro import EM, DataError
 
 X = [0.0, 0.5, 0.25, 3.0, 3.5, 2.75, 0.125]
 
@@ -132,6 +132,22 @@ def test_labels_of_a_partly_observed_bernoulli(dtype: torch.dtype) -> None:
     close(EM(model, max_steps=3).fit(x, label.to(dtype)).log_likelihood, want, 1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.uint8])
+def test_truth_values_along_a_chain(dtype: torch.dtype) -> None:
+    """Of a DiscreteHMM with a Bernoulli emission, which torch computes of floating point only."""
+
+    def model(x: Tensor) -> None:
+        moves = pyro.param("moves", tensor([[0.8, 0.2], [0.3, 0.7]]), constraint=constraints.simplex)
+        probs = pyro.param("probs", tensor([0.3, 0.9]), constraint=constraints.unit_interval)
+        start = tensor([0.5, 0.5]).log()
+        pyro.sample("x", dist.DiscreteHMM(start, moves.log(), dist.Bernoulli(probs), duration=len(x)), obs=x)
+
+    x = tensor([1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0])
+    want = EM(model, max_steps=3).fit(x).path
+    pyro.clear_param_store()
+    close(tensor(EM(model, max_steps=3).fit(x.to(dtype)).path), tensor(want), 1e-6)
+
+
 REFUSED: dict[str, tuple[Any, str]] = {
     "text": (np.array(["a", "b"]), "got ndarray"),
     "dates": (np.array(["2020-01-01", "2020-01-02"], dtype="datetime64[D]"), "got ndarray"),
@@ -146,6 +162,35 @@ def test_what_is_no_data(kind: str) -> None:
     """The site is named."""
     data, got = REFUSED[kind]
     refuse("data", rf'^Site "x": expected .*{got}', points, data)
+
+
+def by_shape(x: Any) -> None:
+    """The same by attributes that only tensors and arrays have."""
+    with pyro.plate("rows", x.shape[0]):
+        pyro.sample("x", dist.Normal(pyro.param("m", tensor(0.5)), 1.0), obs=x)
+
+
+STUMBLED = {"None": None, "text": "abc", "a ragged list": [[1.0], [2.0, 3.0]], "a number": 1.0, "0-d": tensor(1.0)}
+
+
+@pytest.mark.parametrize("kind", STUMBLED)
+def test_what_the_model_itself_stumbles_over(kind: str) -> None:
+    """The argument is named, and what the model raised: of `len` and of `shape`, in a word or by position."""
+    for model in (points, by_shape):
+        if model is by_shape or kind in ("None", "a number", "0-d"):  # others have a length
+            said = r'^Argument "x": expected .* it raised (TypeError|AttributeError|IndexError): '
+            refuse("data", said, model, STUMBLED[kind])
+    refuse("data", r'^Argument "w": .* got None', weighted, tensor(X), None)
+
+
+def test_an_error_of_the_model_that_no_argument_explains_is_its_own() -> None:
+    """A slip in the model is no bad data."""
+
+    def model(x: Tensor, settings: Any) -> None:
+        points(x.nothing_of_this_name + settings)
+
+    with pytest.raises(AttributeError, match="nothing_of_this_name"):
+        EM(model).fit(tensor(X), None)
 
 
 # ---- supports that torch states closed -------------------------------------------------------------------------------
@@ -179,7 +224,7 @@ def test_a_mixture_by_an_enumerated_mask() -> None:
         n = len(x)
         with pyro.plate("rows", n):
             z = pyro.sample("z", dist.Bernoulli(share)).bool()
-            laws = dist.Exponential(rate).expand([n]), dist.Uniform(-high, high).expand([n])
+            laws = dist.HalfNormal(rate).expand([n]), dist.Uniform(-high, high).expand([n])
             pyro.sample("x", dist.MaskedMixture(z, *laws), obs=x)
 
     x = tensor([0.2, 0.7, -1.5, 2.0, 0.1])
@@ -216,6 +261,17 @@ def test_weights_that_are_none(name: str) -> None:
     w, got = WEIGHTS[name]
     with pyro.validation_enabled(is_validate=False):
         refuse("data", rf'^Site "(z|x)": expected row weights \(poutine\.scale\).*{got}', weighted, tensor(X[:4]), w)
+
+
+@pytest.mark.parametrize("method", ["fit", "step"])
+def test_rows_of_which_none_counts(method: str) -> None:
+    """All weights zero, or all masked: there is nothing to fit to. Of one row there is."""
+    x, none = tensor(X), torch.zeros(len(X))
+    with pytest.raises(DataError, match=r'^Site "x": expected a row that counts, got none: '):
+        getattr(EM(weighted), method)(x, none)
+    with pytest.raises(DataError, match="or all is masked"):
+        getattr(EM(points), method)(x, lambda m: dist.Normal(m, 1.0).mask(none.bool()))
+    assert EM(weighted, max_steps=2).fit(x, torch.eye(len(x))[3]).num_steps == 2
 
 
 @pytest.mark.parametrize("w", [-1, -1.0, 0.0, torch.nan, np.float64(-2.0)])

@@ -20,7 +20,7 @@ from torch import Tensor
 from ...e_step.chains.chain import Chain
 from ...e_step.engine import Engine
 from ...e_step.shares import Shares
-from ...errors import ModelError, ParameterError
+from ...errors import DataError, ModelError, ParameterError
 from ...families.charts import domain_of
 from ...m_step.maximise import maximise
 from ...m_step.pooling import PriorUnbounded
@@ -74,15 +74,21 @@ def own_values(problem: Problem) -> dict[str, Tensor]:
 
 
 def need_parameters(problem: Problem) -> None:
-    """Refuse a program in which nothing is to be fitted.
+    """Refuse a program in which nothing is to be fitted, or to nothing.
 
     Raises:
         ModelError: it has no parameters.
+        DataError: no row has a weight, or all is masked.
     """
     if not problem.program.parameters:
         raise ModelError(
             "The model: expected at least one parameter to fit, got none. Declare it with pyro.param, or as a "
             "continuous pyro.sample outside the data plates."
+        )
+    if problem.uncounted:
+        raise DataError(
+            f'Site "{problem.uncounted}": expected a row that counts, got none: all weights (poutine.scale) are zero, '
+            f"or all is masked. Give some row a weight above zero."
         )
 
 

@@ -13,6 +13,8 @@ STEPS = 60
 QUICK = 0.1  # of the gradient: what a step may leave for the Hessian to be kept
 SHORTEST = 1e-10
 LONGEST = 4.0  # of a step in any unconstrained coordinate, in its unit or in one
+FAR = 100.0  # beside `1 + |coordinate|`: what is left behind where little comes of a step
+LITTLE = 0.1  # of the slope times the step; half of it is all that a quadratic function gains
 DONE = 100.0  # units of rounding: the gradient at which to end, after at least one step, if it promises nothing
 
 
@@ -96,12 +98,28 @@ def units(hessian: Tensor) -> Tensor:
 def higher(hill: Hill, point: Point, direction: Tensor, units: Tensor | float = 1.0) -> Point | None:
     """Shorten a step until it ascends; None if it never does.
 
+    Where little comes of it, coordinates that would go farthest may be why, of which next to nothing is left in `Q`:
+    then the others go without them.
+
     Args:
         hill: what is climbed.
         point: where the step begins, `Q` and its gradient there.
         direction: of ascent, shape `(D,)`.
         units: of the coordinates, in which the longest step is said.
     """
+    vector, value, slope = point
+    found = _shortened(hill, point, direction, units)
+    if found is not None and found[1] - value >= LITTLE * float(direction @ slope):
+        return found
+    far = direction.abs() > FAR * (1.0 + vector.abs())
+    near = direction.masked_fill(far, 0.0)
+    if not bool(far.any()) or float(near @ slope) <= 0.0:
+        return found
+    other = _shortened(hill, point, near, units)
+    return found if other is None or (found is not None and found[1] >= other[1]) else other
+
+
+def _shortened(hill: Hill, point: Point, direction: Tensor, units: Tensor | float) -> Point | None:
     vector, value, slope = point
     rounding, promised = hill.precision * (1.0 + abs(value)), float(direction @ slope)
     length = min(1.0, LONGEST / max(float((direction / units).abs().max()), 1e-300))

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .hill import Hill, Point
-from .newton import corrected, done, higher, newton_direction, promises_nothing, units
+from .newton import LITTLE, corrected, done, higher, newton_direction, promises_nothing, units
 from .pattern import Pattern
 
 TRIALS = 3  # steps in one M-step
@@ -47,6 +47,15 @@ class Curvature:
     def size(self) -> int:
         """Number of coordinates."""
         return len(self.hessian)
+
+    def after(self, point: Point, found: Point, promised: float) -> Curvature | None:
+        """The same once a step has shown how the gradient changes; None if little of what was promised has come.
+
+        Then it is that of other weights: a state has more rows by now than it had.
+        """
+        if found[1] - point[1] < LITTLE * promised:
+            return None
+        return Curvature(corrected(self.hessian, found[0] - point[0], found[2] - point[2]), self.age + 1)
 
 
 @dataclass(frozen=True)
@@ -129,8 +138,7 @@ def by_curvature(
                 break
             known = None
             continue
-        hessian = corrected(known.hessian, found[0] - point[0], found[2] - point[2])
-        known = Curvature(hessian, known.age + 1)
+        known = known.after(point, found, 2 * left * (not fresh))
         point, climb = found, climb.risen(found[1], left)
     return point, known, pattern
 

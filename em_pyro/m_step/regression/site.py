@@ -20,6 +20,8 @@ from ..pooling import Refused
 from ..uses import family_name
 from .predictors import Argument, Entry, argument_of
 
+ROUNDING = 1e-15  # of the terms that `Q` adds up, relative to their sizes
+
 
 @dataclass(frozen=True)
 class Site:
@@ -29,20 +31,21 @@ class Site:
     arguments: tuple[Argument, ...] = field(repr=False)
     known: Params = field(repr=False)  # other arguments, as the family expects them
 
-    def density(self, etas: Sequence[Tensor], sums: Sums) -> Tensor:
-        """`<natural, S>` of every cell, shape (S,) + cells + events."""
+    def density(self, etas: Sequence[Tensor], sums: Sums) -> tuple[Tensor, Tensor]:
+        """`<natural, S>` of every cell, and what its rounding may be, both of shape (S,) + cells + events."""
         factor, args = self.factors[0], dict(self.known)
         for argument, eta in zip(self.arguments, etas, strict=True):
             args |= argument.bound(eta)
         if sums.around is not None and factor.family.location is not None:
             args[factor.family.location] = args[factor.family.location] - sums.around
         natural = factor.form.natural_of(factor, args)
-        total = torch.zeros((), dtype=torch.float64)
+        total = rounding = torch.zeros((), dtype=torch.float64)
         rank = 1 + len(self.shape)
         for value, statistic in zip(natural, sums.parts, strict=True):
             product = torch.where(statistic != 0, finite(value) * statistic, 0.0)
-            total = total + (product.flatten(rank).sum(-1) if product.dim() > rank else product)
-        return total
+            product = product.flatten(rank).sum(-1) if product.dim() > rank else product
+            total, rounding = total + product, rounding + ROUNDING * product.detach().abs()
+        return total, rounding
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -60,14 +63,17 @@ class Site:
         return replace(each[0], parts=parts, around=torch.stack(arounds, 1) if arounds else None)
 
     def slopes(self, theta: Tensor, sums: Sums) -> tuple[Tensor, list[Tensor], list[list[Tensor | None]]]:
-        """`Q` of every start and cell, and its slopes and curvatures there in all predictors (None is zero)."""
+        """`Q` of every start and cell, and its slopes and curvatures there in all predictors (None is zero).
+
+        Rounding counts against `Q`: a climb after a scale that shrinks to nothing ends where no digit of it is left.
+        """
         leaves, count = [], sum(len(argument.predictors) for argument in self.arguments)
         for argument in self.arguments:
             eta = argument.affine.at(theta)
             events = eta.shape[-1:] if argument.row else ()
             leaves.append(eta.expand((len(theta), *self.shape, *events)).detach().contiguous().requires_grad_())
         with torch.enable_grad():
-            cells = self.density(leaves, sums)
+            cells, rounding = self.density(leaves, sums)
             grads = torch.autograd.grad(cells.sum(), leaves, create_graph=True)
             slopes, curvatures = list[Tensor](), list[list[Tensor | None]]()
             for argument, grad in zip(self.arguments, grads, strict=True):
@@ -84,21 +90,21 @@ class Site:
                         else:
                             found += [None] * leaf.shape[-1] if row is None else row.unbind(-1)
                     curvatures.append(found)
-        return cells.detach(), slopes, curvatures
+        return cells.detach() - rounding, slopes, curvatures
 
     def expanded(self, theta: Tensor, sums: Sums, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """`Q` of every start and cell, its gradient and its Hessian in the first `count` coordinates."""
+        """The same in the first `count` coordinates: `Q` of every start and cell, its gradient and its Hessian."""
         leaf = theta.detach().requires_grad_()
         with torch.enable_grad():
             etas = []
             for argument in self.arguments:
                 eta = argument.affine.at(leaf)
                 etas.append(eta.expand((len(leaf), *self.shape, *(eta.shape[-1:] if argument.row else ()))))
-            cells = self.density(etas, sums)
+            cells, rounding = self.density(etas, sums)
             (slope,) = torch.autograd.grad(cells.sum(), leaf, create_graph=True)
             units = torch.eye(leaf.shape[-1]).to(leaf)[:count].unsqueeze(1).expand((count, *leaf.shape))
             rows = products(slope, leaf, units, sum(eta.numel() for eta in etas))
-        return cells.detach(), slope.detach()[:, :count], rows[..., :count].movedim(0, 1)
+        return cells.detach() - rounding, slope.detach()[:, :count], rows[..., :count].movedim(0, 1)
 
     def by_coordinates(self, count: int) -> bool:
         """Whether so few coordinates move that `Q` is differentiated by them at once, and not by its predictors.

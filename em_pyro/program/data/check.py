@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from copy import copy
 from typing import Any
 
+import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
 from ...errors import DataError, ModelError
-from ..masks import seen_values
+from ..masks import seen, seen_values
 from ..named import SLICE, unexpand, unwrap
 from ..site import Site
 from ..unroll import user_site
@@ -103,6 +104,31 @@ def _check_values(site: Site) -> None:
     _refuse(site, ~inside & visible, f"values within {support}")
     for edge in edges:
         _refuse(site, (value == edge) & seen, f"values off {edge}, where a {type(law).__name__} has no finite density")
+
+
+def uncounted(sites: Mapping[str, Site]) -> str:
+    """Return the first observed site, if no entry of any is seen and no row has a weight; else nothing."""
+    observed = [site for site in sites.values() if site.role == "observed"]
+    for site in observed:
+        weights, mask = torch.as_tensor(site.scale), seen(site)
+        if bool((weights > 0).any()) and (mask is None or bool(mask.tensor.any())):
+            return ""
+    return user_site(observed[0].name) if observed else ""
+
+
+def has_density_outside(site: Site) -> bool:
+    """Tell whether the density of a site is positive at a value outside its support, where nothing forbids it."""
+    base, value, visible = unwrap(site.fn).base, site.value, seen_values(site)
+    while isinstance(base, dist.TransformedDistribution) and not base.event_dim:
+        for transform in reversed(base.transforms):
+            value = transform.inv(value)
+        base = unwrap(base.base_dist).base
+    support, event = getattr(base, "support", None), getattr(base, "event_dim", 0)
+    if site.role != "observed" or support is None or isinstance(base, dist.Unit):
+        return False
+    visible = visible.flatten(visible.dim() - event).any(-1) if event else visible
+    with pyro.validation_enabled(is_validate=False):
+        return bool((~_inside(support, value) & visible & torch.isfinite(base.log_prob(value))).any())
 
 
 def _any_at(edges: tuple[float, ...], value: Tensor) -> bool:

@@ -7,6 +7,7 @@ converted in any case.
 
 from __future__ import annotations
 
+import inspect
 import numbers
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -28,13 +29,17 @@ Result = TypeVar("Result")
 
 
 def first_that_runs(
-    args: tuple[Any, ...], kwargs: Mapping[str, Any], run: Callable[[tuple[Any, ...], Mapping[str, Any]], Result]
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    run: Callable[[tuple[Any, ...], Mapping[str, Any]], Result],
 ) -> tuple[int, Result]:
     """Run with the arguments as they were passed, else converted; return how they were, and what the run returned.
 
     Raises:
         EMError: that of the last run, if no run succeeds.
-        Exception: what the model itself raised in the first run, if no error is of ours.
+        DataError: the model itself stumbles over the type of an argument, in the first run.
+        Exception: what else it raised there, if no error is of ours.
     """
     errors: list[Exception] = []
     try:
@@ -43,9 +48,34 @@ def first_that_runs(
                 return how, run(*converted(args, kwargs, how))
             except Exception as error:
                 errors.append(error)
-        raise next((error for error in reversed(errors) if isinstance(error, EMError)), errors[0])
+        ours = next((error for error in reversed(errors) if isinstance(error, EMError)), None)
+        if ours is None and (said := _blamed(model, args, kwargs, errors[0])):
+            raise DataError(said) from errors[0]
+        raise ours or errors[0]
     finally:
         errors.clear()  # an error holds the frames that it passed, and these the data
+
+
+def _blamed(model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], error: Exception) -> str:
+    """Name the argument over whose type a model has stumbled, if its error says that type; else nothing."""
+    if not isinstance(error, (TypeError, AttributeError, IndexError)):
+        return ""
+    try:
+        given = inspect.signature(model).bind(*args, **kwargs).arguments
+    except (TypeError, ValueError):  # another call than the model has, which Python's own error says
+        return ""
+    for name, value in given.items():
+        flat = isinstance(value, Tensor) and not value.dim()
+        if isinstance(value, Tensor) and not flat:
+            continue
+        kind = "0-d tensor" if flat else f"'{type(value).__name__}'"
+        if kind in str(error) or (flat and isinstance(error, IndexError)):
+            got = "a tensor without dimensions" if flat else "None" if value is None else type(value).__name__
+            return (
+                f'Argument "{name}": expected what the model runs with, got {got}, on which it raised '
+                f"{type(error).__name__}: {error}. Pass a tensor, with a dimension for the rows of each plate."
+            )
+    return ""
 
 
 def converted(args: tuple[Any, ...], kwargs: Mapping[str, Any], how: int) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
@@ -99,8 +129,9 @@ def as_numbers(value: Tensor, fn: Distribution) -> Tensor:
     if value.dtype not in WIDE:
         value = value.float() if value.is_floating_point() else value.long()
     base = unwrap(fn).base
-    if value.dtype == torch.int64 and isinstance(base, CROSS_ENTROPIES):
-        return value.to(base.logits.dtype)
+    law = unwrap(getattr(base, "observation_dist", base)).base  # of a DiscreteHMM
+    if value.dtype == torch.int64 and isinstance(law, CROSS_ENTROPIES):
+        return value.to(law.logits.dtype)
     return value
 
 

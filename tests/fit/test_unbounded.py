@@ -1,0 +1,100 @@
+"""Likelihoods without bound at sites that no family recognises: what is said where torch still has a density."""
+
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from oracles.agreement import close
+from oracles.tolerances import SOLVERS
+from torch import Tensor
+from torch.distributions import constraints
+
+from em_pyro import EM
+
+SIMPLEX, POSITIVE = constraints.simplex, constraints.positive
+
+
+@pytest.mark.parametrize("law", [dist.Cauchy, dist.Gumbel])
+@pytest.mark.parametrize("states", [1, 2])
+def test_a_replayed_scale_that_collapses_onto_equal_values_is_an_ending(law: Any, states: int) -> None:
+    """The spread of equal values is none, so that it is their size beside which a scale is nothing."""
+
+    def model(x: Tensor) -> None:
+        weights = pyro.param("weights", torch.ones(states) / states, constraint=SIMPLEX)
+        loc = pyro.param("loc", 1.0 + 2 * torch.arange(states))
+        scale = pyro.param("scale", torch.ones(states), constraint=POSITIVE)
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Categorical(weights))
+            pyro.sample("x", law(loc[z], scale[z]), obs=x)
+
+    pyro.clear_param_store()
+    fit = EM(model).fit(torch.full((5,), 1.3))
+    assert fit.outcome == "degenerate"
+    assert fit.num_steps <= 40
+
+
+def test_an_objective_without_digits_is_no_maximum() -> None:
+    """Equal counts are binomial, which two shapes reach at infinity: torch's density there is nothing but rounding."""
+
+    def model(x: Tensor) -> None:
+        a, b = (pyro.param(name, torch.tensor(1.0), constraint=POSITIVE) for name in "ab")
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", dist.BetaBinomial(a, b, total_count=8), obs=x)
+
+    pyro.clear_param_store()
+    fit = EM(model).fit(torch.full((6,), 3.0))
+    assert fit.outcome == "unconfirmed"
+    assert "digits" in str(fit.notes)
+
+
+def pareto(scale: Tensor) -> dist.Distribution:
+    """Values above a parameter."""
+    return dist.Pareto(scale, 2.0)
+
+
+def shifted(scale: Tensor) -> dist.Distribution:
+    """The same of a density that is shifted: its own support is that of the base."""
+    shift = torch.distributions.transforms.AffineTransform(scale, 1.0)
+    return dist.TransformedDistribution(dist.Exponential(2.0), [shift])
+
+
+def uniform(scale: Tensor) -> dist.Distribution:
+    """Values below a parameter, the density zero above it."""
+    return dist.Uniform(0.0, 10 * scale)
+
+
+@pytest.mark.parametrize("law", [pareto, shifted, uniform])
+def test_a_support_that_leaves_the_values_is_no_maximum(law: Any) -> None:
+    """Torch has a density there, too, which rises for ever: but where it has none, the maximum is believed."""
+
+    def model(x: Tensor) -> None:
+        scale = pyro.param("scale", torch.tensor(1.0), constraint=POSITIVE)
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", law(scale), obs=x)
+
+    pyro.clear_param_store()
+    x = torch.tensor([1.3, 2.0, 1.7, 4.0, 1.1, 9.0])
+    fit = EM(model).fit(x)
+    assert fit.converged == (law is uniform)
+    assert ("support leaves out" in str(fit.notes)) == (law is not uniform)
+    if law is uniform:
+        close(fit.params["scale"], x.max() / 10, SOLVERS)
+
+
+def test_a_slope_along_which_there_is_next_to_no_information_is_looked_at() -> None:
+    """Lines through all angles: the step that the slope promises most for leads nowhere, and a shorter one up."""
+
+    def model(x: Tensor, u: Tensor) -> None:
+        weights = pyro.param("weights", torch.tensor([0.6, 0.4]), constraint=SIMPLEX)
+        level = pyro.param("level", torch.tensor([0.7, 0.0]))
+        slope = pyro.param("slope", torch.tensor([-0.8, 1.1]))
+        common = pyro.param("common", torch.tensor(2.0), constraint=POSITIVE)
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Categorical(weights))
+            pyro.sample("x", dist.VonMises(level[z] + slope[z] * u, torch.tensor([1.5, 1.0, 0.5]) * common), obs=x)
+
+    pyro.clear_param_store()
+    fit = EM(model).fit(torch.tensor([0.46, 0.92, -1.05]), torch.tensor([0.86, -0.49, -0.4]))
+    assert fit.outcome in ("unconfirmed", "degenerate")
