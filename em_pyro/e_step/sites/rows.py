@@ -25,7 +25,6 @@ from .natural import Natural
 from .site_data import SiteData
 from .site_factor import SiteFactor
 
-
 BLOCK = 65_536  # log-densities at a time: what a formula makes on its way stays small
 
 
