@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import EMError
-from ..program.named import Named, Params, align, batched, ordered, squeeze
+from ..program.named import Named, Params, align, batched, ordered, squeeze, unwrap
 from ..program.unroll import unroll
 from ..reading.bank import bound_once, entries_of
 from ..reading.reading import arguments
@@ -113,7 +113,9 @@ def _affordable(engine: Engine) -> bool:
     sites, entries, widest = engine.recognition.runs[0], 0, 0
     for name, factor in engine.factors.items():
         event = math.prod(sites[name].fn.event_shape)
-        entries += math.prod(engine.sizes[n] for n in factor.names) * event
+        # Categories are no event, and their logarithms are taken in all states of all rows.
+        categories = math.prod(getattr(unwrap(sites[name].fn).base, "param_shape", ()))
+        entries += max(categories, math.prod(engine.sizes[n] for n in factor.names) * event)
         widest = max(widest, sites[name].value.numel())
     return entries <= MEASURED and widest <= MEASURED and len(engine.factors) <= LONG
 

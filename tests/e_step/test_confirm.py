@@ -1,14 +1,16 @@
-"""The comparison with the model's own densities takes row weights as the engine does."""
+"""The comparison with the model's own densities: row weights are the engine's, and what is too large is left out."""
 
 import pyro
 import pyro.distributions as dist
 import pytest
+import torch
 from oracles.agreement import close
 from pyro import poutine
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
 from em_pyro import EM
+from em_pyro.e_step.confirm import measured
 
 X, Y = tensor([3.0, 5.0, 1.0, 5.0]).double(), tensor([0.1, 1.2, -0.7, 0.4]).double()
 WEIGHTS = tensor([0.5, 1.0, 2.0, 0.0]).double()
@@ -35,3 +37,18 @@ def test_weights_of_a_site_without_latents(seen: Tensor | None) -> None:
     assert em.plan()["rate"].how == "closed form"
     weights = WEIGHTS if seen is None else WEIGHTS * seen
     close(em.fit().params["rate"], (weights * X).sum() / weights.sum())
+
+
+@pytest.mark.parametrize(("rows", "compared"), [(20, True), (2000, False)])
+def test_categories_count(rows: int, compared: bool) -> None:  # noqa: FBT001
+    """The model takes logarithms of all categories in every state of every row: a million entries are too many."""
+
+    def words(word: Tensor) -> None:
+        probs = pyro.param("probs", torch.full((2, 300), 1 / 300).double(), constraint=constraints.simplex)
+        with pyro.plate("row", len(word)):
+            topic = pyro.sample("topic", dist.Categorical(tensor([0.4, 0.6]).double()))
+            pyro.sample("word", dist.Categorical(probs[topic]), obs=word)
+
+    em = EM(words, max_steps=1, check=False)
+    params = em.fit(torch.arange(rows) % 300).params
+    assert (measured(em._prepared.engine, params) is not None) == compared
