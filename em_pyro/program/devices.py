@@ -53,6 +53,11 @@ def visiting() -> Iterator[None]:
         _BESIDE.reset(token)
 
 
+def at_hand(tensor: Tensor) -> bool:
+    """Whether a number in it can be looked at without waiting for a device."""
+    return tensor.is_cpu
+
+
 def seeded(maker: Callable[..., Tensor], *args: Any, generator: torch.Generator, **kwargs: Any) -> Tensor:
     """Draw by `maker` (`torch.rand`, ...) where the generator is, so that a seed is a seed, and move the draw."""
     return maker(*args, generator=generator, device=generator.device, **kwargs).to(_usual())

@@ -13,6 +13,7 @@ from ...e_step.engine import Engine
 from ...e_step.sites.site_factor import SiteFactor
 from ...e_step.sums import Sums
 from ...families.charts import Chart
+from ...program.devices import at_hand
 from ...program.named import Batch
 from ..pooling import COLLAPSED, TINY, Refused, Selected
 from .arguments import Argument, Place, Predictor, Selection
@@ -98,7 +99,7 @@ class MatrixSite:
         covariance = scatter / rows
         tril, bad = torch.linalg.cholesky_ex(covariance)
         found = rows > 0
-        if not covariance.is_cpu or bool(bad.any()):
+        if not at_hand(bad) or bool(bad.any()):
             raised, worse = torch.linalg.cholesky_ex(_raised(covariance))
             tril, found = torch.where(_each(bad) == 0, tril, raised), found & (_each(worse) == 0)
         solved = chart.inverse(tril)
