@@ -13,7 +13,7 @@ from . import iterations, published, restarts, scale, svi, whole
 from .cases import CASES
 from .process import machine
 from .race import DisagreementError, Row, race
-from .report import report
+from .report import report, updated
 
 HERE = Path(__file__).parent
 DRAWS = 5  # of the race with SVI
@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=[*CASES, *OTHERS], metavar="NAME", help="some of the cases")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each contender")
     parser.add_argument("--out", type=Path, help="folder for the results; only a full run writes beside the code")
+    parser.add_argument("--update", action="store_true", help="put the cases of --only into the results there")
     parser.add_argument("--list", action="store_true", help="name the cases and stop")
     asked = parser.parse_args()
     if asked.list:
@@ -35,7 +36,7 @@ def main() -> None:
             _say(f"{name:14s} {CASES[name].title if name in CASES else ''}")
         return
     rounds = 1 if asked.quick else asked.rounds
-    folder = asked.out or (HERE if not (asked.quick or asked.only) else None)
+    folder = asked.out or (HERE if asked.update or not (asked.quick or asked.only) else None)
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"machine": machine(), "quick": asked.quick, "rows": [], "refused": []}
@@ -60,6 +61,8 @@ def main() -> None:
         found["scale"] = scale.run(folder or Path(), quick=asked.quick)
     if "whole" in others:
         found["whole"] = whole.compare()
+    if asked.update and folder:
+        found = updated(json.loads((folder / "results.json").read_text()), found, names)
     page = report(found)
     _say("\n" + page)
     if folder:

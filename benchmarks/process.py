@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -95,5 +96,6 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_gib": round(int(total[0]) / 2**20) if total else None,
         "load": [round(x, 1) for x in os.getloadavg()],
+        "date": date.today().isoformat(),
         "versions": versions,
     }

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import date
+from collections.abc import Sequence
 from math import isnan
 from statistics import median
 from textwrap import fill
 from typing import Any
 
-from .cases import find
+from .cases import CASES, find
 from .iterations import WAYS
 from .published import page as published
 from .race import Row
@@ -34,13 +34,29 @@ Make it anew by `make bench` (`python -m benchmarks --quick` for a minute's run)
 """
 
 
+def updated(before: dict[str, Any], found: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return earlier results with the cases `names` as they were found now, and when that was."""
+    replaced = {(row["case"], row["dtype"]) for row in found["rows"]}
+    rows = [row for row in before["rows"] if (row["case"], row["dtype"]) not in replaced] + found["rows"]
+    order = list(CASES)
+    rows.sort(key=lambda row: order.index(row["case"]))
+    others = {key: value for key, value in found.items() if key not in ("machine", "quick", "rows", "refused")}
+    refused = [line for line in before["refused"] if not any(name in line for name in names)] + found["refused"]
+    again = {**before.get("again", {}), **dict.fromkeys(names, found["machine"]["date"])}
+    return {**before, **others, "rows": rows, "refused": refused, "again": again}
+
+
 def report(found: dict[str, Any]) -> str:
     """Write the whole page."""
     machine = found["machine"]
     names = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     facts = {k: v for k, v in machine.items() if k not in ("versions", "load")}
     load = " ".join(str(x) for x in machine["load"])
-    parts = [HEAD.format(**facts, load=load, versions=names, date=date.today().isoformat())]
+    parts = [HEAD.format(**facts, load=load, versions=names)]
+    for when in sorted(set(found.get("again", {}).values())):
+        cases = [CASES[name].title if name in CASES else name for name, day in found["again"].items() if day == when]
+        text = f"On {when}, when the machine may have been slower or faster (compare within a case): "
+        parts.append(fill(text + "; ".join(cases) + ".", 120) + "\n")
     if found.get("note"):
         parts.append(fill(found["note"], 120) + "\n")
     for dtype in ("float64", "float32"):
