@@ -26,6 +26,8 @@ EDGES: Mapping[type, tuple[float, ...]] = {
     torch.distributions.Kumaraswamy: (0.0, 1.0),
 }
 
+HEAVIEST = 1e20  # a weight: beyond, a row that is merely unlikely counts for more than one that is impossible
+
 
 def check_data(
     sites: Mapping[str, Site], params: Mapping[str, Tensor], plates: Mapping[str, int], states: Mapping[str, int]
@@ -36,7 +38,7 @@ def check_data(
         ModelError: the batch of an observed value is not that of its plates.
         DataError: a value that is observed and not masked is not finite or outside the support of its distribution;
             there is no value, or a sequence without a step; data and parameters lie on different devices; a row's
-            weight is negative, or there is not one for every row.
+            weight is negative or beyond all measure, or there is not one for every row.
     """
     for site in sites.values():
         _check_weights(site, plates)
@@ -73,6 +75,11 @@ def _check_weights(site: Site, plates: Mapping[str, int]) -> None:
         raise DataError(
             f"{what} that are finite and not negative, got {weights[index].item()}{at}. Give a row that is not to "
             f"count the weight zero."
+        )
+    if bool((weights > HEAVIEST).any()):
+        raise DataError(
+            f"{what} up to {HEAVIEST:g}, got {float(weights.max()):g}. Divide all weights by one number: without priors "
+            f"the fitted values are the same."
         )
 
 
