@@ -14,7 +14,7 @@ from ..program.unroll import hidden_sizes, unroll
 from ..reading.priors import Prior
 from ..reading.reading import Recognition
 from .chains import find, hidden
-from .chunks import rows_of
+from .chunks import LEAST, rows_of
 from .contraction.elimination import plan_contraction
 from .contraction.mixture import as_mixture
 from .contraction.schedule import Factor
@@ -126,15 +126,12 @@ def _parts(
     units: Sequence[Unit],
     constants: Mapping[str, Named],
 ) -> tuple[tuple[Contracted, ...], str]:
-    """Split the factors into those of the largest plate, in chunks, and the others; say why rows are taken whole."""
+    """Split the factors into those of one plate, in chunks, and the others; say why rows are taken whole."""
     part = partial(_part, owners, sizes, units, constants)
     every = list(factors.values())
-    plates = {p for f in every for p in f.plates}
-    if not every or not plates:
+    if not any(f.plates for f in every):
         return ((part(every),) if every else ()), ""
-    plate = max(plates, key=lambda p: sizes[p])
-    rows = rows_of(1 + sum(unit.width(plate) for unit in units))
-    why = _stuck(every, owners, units, plate) if rows < sizes[plate] else ""
+    plate, rows, why = _chunks(every, owners, sizes, units)
     chunked = rows < sizes[plate] and not why
     inner = [f for f in every if plate in f.plates]
     apart = chunked or not any(n in owners and plate not in owners[n] for f in inner for n in f.names)
@@ -143,6 +140,25 @@ def _parts(
     outer = [f for f in every if plate not in f.plates]
     first = part(inner, plate, rows) if chunked else part(inner)
     return (first, *([part(outer)] if outer else [])), why
+
+
+def _chunks(
+    factors: Sequence[Factor], owners: Mapping[str, frozenset[str]], sizes: Mapping[str, int], units: Sequence[Unit]
+) -> tuple[str, int, str]:
+    """The largest plate whose rows can be taken in chunks, and of how many; or the largest, and why they cannot."""
+    plates = sorted({p for f in factors for p in f.plates}, key=lambda p: -sizes[p])
+    rows = {plate: _rows(factors, sizes, units, plate) for plate in plates}
+    if rows[plates[0]] >= sizes[plates[0]]:
+        return plates[0], rows[plates[0]], ""
+    why = {plate: _stuck(factors, owners, units, plate) for plate in plates if rows[plate] < sizes[plate]}
+    plate = next((plate for plate in why if not why[plate]), plates[0])
+    return plate, rows[plate], why[plate]
+
+
+def _rows(factors: Sequence[Factor], sizes: Mapping[str, int], units: Sequence[Unit], plate: str) -> int:
+    """Rows of a plate in a chunk: a row that holds many rows of another plate makes a chunk of few."""
+    inner = max((prod(sizes[p] for p in f.plates - {plate}) for f in factors if plate in f.plates), default=1)
+    return rows_of(1 + sum(unit.width(plate) for unit in units), max(1, LEAST // inner))
 
 
 def _part(

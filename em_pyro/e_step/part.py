@@ -84,13 +84,14 @@ class Part:
         """Chunks of rows, so few in each that what all starts hold of it stays in cache."""
         if self.plate is None:
             return (WHOLE,)
-        rows = self.length if starts == 1 else max(LEAST, self.length // starts)
+        rows = self.length if starts == 1 else max(min(LEAST, self.length), self.length // starts)
         return chunks_of(self.plate, self.size, rows)
 
     def entries(self) -> int:
         """Entries of its largest product, in the smallest chunk of rows."""
         names = {n: factor.sizes[n] for unit in self.units for factor in unit.every for n in factor.names}
-        return prod(min(size, LEAST) if name == self.plate else size for name, size in names.items())
+        least = min(LEAST, self.length)
+        return prod(min(size, least) if name == self.plate else size for name, size in names.items())
 
     def natural(self, bound: Bound, about: Bound | None, replays: Mapping[str, Named]) -> tuple[Any, ...]:
         """Bind the arguments of every unit."""

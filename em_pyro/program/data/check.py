@@ -78,8 +78,8 @@ def _check_weights(site: Site, plates: Mapping[str, int]) -> None:
         )
     if bool((weights > HEAVIEST).any()):
         raise DataError(
-            f"{what} up to {HEAVIEST:g}, got {float(weights.max()):g}. Divide all weights by one number: without priors "
-            f"the fitted values are the same."
+            f"{what} up to {HEAVIEST:g}, got {float(weights.max()):g}. Divide all weights by one number: without "
+            f"priors the fitted values are the same."
         )
 
 
