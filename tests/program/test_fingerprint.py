@@ -2,6 +2,7 @@
 
 import os
 import sys
+import sysconfig
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +20,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, tensor
 
 from em_pyro import EM, DataError
+from em_pyro.program.changes.fingerprint import libraries
 
 X = [0.0, 0.5, 0.2, 3.0, 3.5, 2.9, 0.1]
 SHIFT = 100.0
@@ -231,3 +233,12 @@ def test_a_step_looks_where_nothing_is_seen(place: Callable[[Path], tuple[Any, A
         assert -em.step(x) == pytest.approx(want, rel=IDENTITY)
     finally:
         write(0.0)
+
+
+def test_packages_of_another_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pyro may be installed below this environment, or stand in a clone: its own state is none of the model's."""
+    nowhere = dict.fromkeys(sysconfig.get_paths(), str(Path(os.__file__).parent))
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: nowhere)
+    for path in (sys.path, []):
+        monkeypatch.setattr(sys, "path", path)
+        assert all(str(package.__file__).startswith(libraries()) for package in (torch, pyro, np))

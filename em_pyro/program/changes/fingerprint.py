@@ -17,6 +17,7 @@ import zlib
 from argparse import Namespace
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import lru_cache, partial
+from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
@@ -43,7 +44,17 @@ CONTAINERS = (Tensor, list, tuple, set, frozenset, dict, MethodType, partial)
 LOOKED_UP = frozenset({"eval", "exec", "getattr", "globals", "input", "next", "open", "vars", "__import__"})
 """Built-in functions that lead out of what can be read."""
 UNREAD = "what cannot be read"
-LIBRARIES = tuple(sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib"))
+
+
+def libraries() -> tuple[str, ...]:
+    """Return the folders of installed code: of this environment, of those below it, and of packages in a clone."""
+    found = {sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")}
+    found |= {path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")}
+    found |= {str(Path(str(package.__file__)).parent) for package in (np, pyro, torch)}
+    return tuple(sorted(found))
+
+
+LIBRARIES = libraries()
 
 
 def fingerprint(
