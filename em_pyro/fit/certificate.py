@@ -65,8 +65,8 @@ def certify(problem: Problem, params: Params, *, settled: bool = True) -> Certif
 
     The slope is Fisher's: that of `Q` at the parameters of its E-step. Its scale is the information in complete data,
     minus the Hessian of `Q`. Above fifty coordinates, or where the evaluations would cost more than some E-steps of
-    the rows at hand, the slope alone is looked at and a note says so. What is flat is asked only where the steps have
-    `settled`: on the way to a maximum, and at a saddle, it says nothing about the model.
+    the rows at hand, the slope alone is looked at and a note says so. Whether this is a maximum, and what is flat, is
+    asked only where the steps have `settled`: on the way to one, and at a saddle, it says nothing about the model.
 
     References: Fisher (1925); Oakes (1999).
     """
@@ -87,13 +87,13 @@ def certify(problem: Problem, params: Params, *, settled: bool = True) -> Certif
     notes += _edges(ground)
     if information is not None and not bool(torch.isfinite(information).all()):
         information = None
-    gain = _gain(ground, level, found, information)
-    noise = _noise(ground, unseen)
     if information is not None and not unseen and ground.around.size:
         notes += _told(ground, level, information, settled=settled)
-    elif unseen and settled:
+    if not settled:
+        return Certificate(0.0, tuple(notes))
+    if unseen:
         notes.append(f"identification was not looked at: {unseen}")
-    return Certificate(gain, tuple(notes), noise)
+    return Certificate(_gain(ground, level, found, information), tuple(notes), _noise(ground, unseen))
 
 
 def _unseen(problem: Problem, around: Around) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from ..e_step.confirm import other_densities
 from ..e_step.engine import Engine
 from ..e_step.expectation import Expectation
 from ..e_step.make import engine_of
-from ..e_step.shares import Shares
+from ..e_step.shares import EVIDENCE, Shares
 from ..errors import EMError, ModelError, ObjectiveError
 from ..m_step.ascent.ascend import Carried
 from ..m_step.maximise import gradient, maximise
@@ -24,7 +24,7 @@ from ..m_step.pooling import PriorUnbounded
 from ..program.changes.fingerprint import Fingerprint, contents_of, fingerprint, first_change, lasting, unread
 from ..program.changes.same import check_kept, check_steady, first_difference, states_of
 from ..program.coordinates import Coordinates
-from ..program.data.check import check_data, uncounted
+from ..program.data.check import check_data
 from ..program.devices import beside
 from ..program.named import Batch, Params, batched, only
 from ..program.program import Program
@@ -69,11 +69,6 @@ class Problem:
     refuted: str = ""
     total: Callable[[Expect], Expect] = field(default=lambda expect: expect, repr=False)
 
-    @cached_property
-    def uncounted(self) -> str:
-        """An observed site, if nothing that is observed counts; else nothing."""
-        return uncounted(self.engine.recognition.runs[0])
-
     # ---- what a step asks; starts are the first dimension of everything ----
 
     def bind(self, batch: Batch) -> Bound:
@@ -83,6 +78,11 @@ class Problem:
     def expect(self, bound: Bound, about: Bound | None = None) -> Expectation:
         """Return log Z and the expected statistics of every site, around the locations at `bound` or at `about`."""
         return self.total(self.engine.expect)(bound, about)
+
+    def heights(self, batch: Batch) -> Tensor:
+        """Return log evidence plus log prior, shape (starts); no statistics are collected."""
+        bound, evidence = self.bind(batch), partial(self.engine.expect, collect=EVIDENCE)
+        return self.total(evidence)(bound, None).log_evidence + self.log_prior(bound)
 
     def given(self, bound: Bound, shares: Shares) -> Expectation:
         """Return the expected statistics under given shares of the rows, where no density weighs them."""
@@ -111,8 +111,7 @@ class Problem:
 
     def objective(self, batch: Batch) -> float:
         """Return log evidence plus log prior of one start."""
-        bound = self.bind(batch)
-        return float(self.expect(bound).log_evidence + self.log_prior(bound))
+        return float(self.heights(batch))
 
     def gradient(self, found: Expectation, batch: Batch, names: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Return the gradient of `Q` in unconstrained coordinates, by default those of all parameters that move."""

@@ -25,6 +25,7 @@ from ...families.charts import domain_of
 from ...m_step.maximise import maximise
 from ...m_step.pooling import PriorUnbounded
 from ...program.coordinates import constrained, unconstrained
+from ...program.data.check import uncounted
 from ...program.devices import seed_generators, seeded
 from ...program.named import Named, Params, align, batched, only
 from ...program.program import Program, quiet
@@ -85,9 +86,9 @@ def need_parameters(problem: Problem) -> None:
             "The model: expected at least one parameter to fit, got none. Declare it with pyro.param, or as a "
             "continuous pyro.sample outside the data plates."
         )
-    if problem.uncounted:
+    if site := uncounted(problem.engine.recognition.runs[0]):
         raise DataError(
-            f'Site "{problem.uncounted}": expected a row that counts, got none: all weights (poutine.scale) are zero, '
+            f'Site "{site}": expected a row that counts, got none: all weights (poutine.scale) are zero, '
             f"or all is masked. Give some row a weight above zero."
         )
 
