@@ -38,7 +38,7 @@ def bernoulli_mixture(x: Tensor, K: int = 2) -> None:
     weights = pyro.param("weights", uniform(K, x), constraint=constraints.simplex)
     mean = (x.sum(0) + 1) / (len(x) + 2)
     shift = torch.linspace(-1, 1, K, dtype=x.dtype, device=x.device)[:, None]
-    probs = pyro.param("probs", torch.sigmoid(mean.logit() + shift), constraint=constraints.unit_interval)
+    probs = pyro.param("probs", lambda: torch.sigmoid(mean.logit() + shift), constraint=constraints.unit_interval)
     with pyro.plate("rows", len(x)):
         component = pyro.sample("component", dist.Categorical(weights))
         pyro.sample("x", dist.Bernoulli(probs[component]).to_event(1), obs=x)

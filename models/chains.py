@@ -60,7 +60,7 @@ def initial_law(S: int, y: Tensor) -> Tensor:
 
 def transition_matrix(S: int, y: Tensor) -> Tensor:
     """Declare the param `transition`, shape `(S, S)`, starting sticky."""
-    return pyro.param("transition", sticky(S, y), constraint=constraints.simplex)
+    return pyro.param("transition", lambda: sticky(S, y), constraint=constraints.simplex)
 
 
 def sticky(S: int, y: Tensor) -> Tensor:
@@ -79,6 +79,6 @@ def stationary_law(transition: Tensor) -> Tensor:
 def normal(y: Tensor, S: int) -> tuple[Tensor, Tensor]:
     """Declare the params `loc` and `scale` of normal emissions, `(S,)` or `(S, D)`, from data `(M,)` or `(M, D)`."""
     y = real(y)
-    loc = pyro.param("loc", spread(y, S) if y.dim() == 1 else spread_rows(y, S))
+    loc = pyro.param("loc", lambda: spread(y, S) if y.dim() == 1 else spread_rows(y, S))
     start = usable(y.std(0) / S).expand(loc.shape).clone()
     return loc, pyro.param("scale", start, constraint=constraints.positive)

@@ -43,7 +43,9 @@ def coins(heads: Tensor, flips: Tensor | int, K: int = 2, weights: Tensor | None
     if weights is None:
         weights = pyro.param("weights", uniform(K, heads), constraint=constraints.simplex)
     some = some_rows(flips) if isinstance(flips, Tensor) and flips.dim() else flips
-    bias = pyro.param("bias", spread((some_rows(heads) + 1) / (some + 2), K), constraint=constraints.unit_interval)
+    bias = pyro.param(
+        "bias", lambda: spread((some_rows(heads) + 1) / (some + 2), K), constraint=constraints.unit_interval
+    )
     with pyro.plate("sequence", len(heads)):
         coin = pyro.sample("coin", dist.Categorical(weights))
         pyro.sample("heads", dist.Binomial(flips, bias[coin]), obs=heads)

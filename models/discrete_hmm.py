@@ -51,7 +51,7 @@ def gaussian(y: Tensor, lengths: Tensor | None = None, S: int = 2) -> None:
 def poisson(counts: Tensor, lengths: Tensor | None = None, S: int = 2) -> None:
     """Emit Poisson counts: `counts` is `(N, T)`, `rate` is `(S,)`; else as in `gaussian`."""
     counts = real(counts)
-    rate = pyro.param("rate", spread(counts[inside(counts, lengths)], S), constraint=constraints.positive)
+    rate = pyro.param("rate", lambda: spread(counts[inside(counts, lengths)], S), constraint=constraints.positive)
     _sequences(counts, lengths, S, dist.Poisson(rate))
 
 

@@ -51,7 +51,7 @@ def factorial(y: Tensor, A: int = 2, B: int = 2) -> None:
     step = (levels[-1] - levels[0]) / (2 * A)
     level = pyro.param("level", levels)
     shift = pyro.param("shift", step * torch.arange(1, B, dtype=y.dtype, device=y.device))
-    scale = pyro.param("scale", usable(y.std() / (A * B)), constraint=constraints.positive)
+    scale = pyro.param("scale", lambda: usable(y.std() / (A * B)), constraint=constraints.positive)
     shifts = torch.nn.functional.pad(shift, (1, 0))
     with pyro.plate("sequence", len(y)):
         a = b = torch.empty(0)

@@ -58,7 +58,7 @@ def two_groups(x: Tensor) -> None:
         x: data, shape `(N,)`.
     """
     loc = pyro.param("loc", lambda: spread(x, 2))
-    scale = pyro.param("scale", _within(x, 2).repeat(2), constraint=constraints.positive)
+    scale = pyro.param("scale", lambda: _within(x, 2).repeat(2), constraint=constraints.positive)
     with pyro.plate("points", len(x)):
         group = pyro.sample("group", dist.Categorical(uniform(2, x)))
         pyro.sample("x", dist.Normal(loc[group], scale[group]), obs=x)
@@ -94,7 +94,7 @@ def full_covariance(x: Tensor, K: int = 2) -> None:
 def tied(x: Tensor, K: int = 2) -> None:
     """Mix `K` normals that share one covariance: params and sites as in `full`, but `scale_tril` is `(D, D)`."""
     weights, loc = _weights(x, K), _locations(x, K)
-    scale_tril = pyro.param("scale_tril", torch.diag(_within(x, K)), constraint=constraints.lower_cholesky)
+    scale_tril = pyro.param("scale_tril", lambda: torch.diag(_within(x, K)), constraint=constraints.lower_cholesky)
     with pyro.plate("points", len(x)):
         component = pyro.sample("component", dist.Categorical(weights))
         pyro.sample("x", dist.MultivariateNormal(loc[component], scale_tril=scale_tril), obs=x)
@@ -103,7 +103,7 @@ def tied(x: Tensor, K: int = 2) -> None:
 def diagonal(x: Tensor, K: int = 2) -> None:
     """Mix `K` normals with independent coordinates: `scale` is `(K, D)`; else as in `full`."""
     weights, loc = _weights(x, K), _locations(x, K)
-    scale = pyro.param("scale", _within(x, K).repeat(K, 1), constraint=constraints.positive)
+    scale = pyro.param("scale", lambda: _within(x, K).repeat(K, 1), constraint=constraints.positive)
     with pyro.plate("points", len(x)):
         component = pyro.sample("component", dist.Categorical(weights))
         pyro.sample("x", dist.Normal(loc[component], scale[component]).to_event(1), obs=x)
@@ -112,7 +112,7 @@ def diagonal(x: Tensor, K: int = 2) -> None:
 def spherical(x: Tensor, K: int = 2) -> None:
     """Mix `K` round normals: `scale` is `(K,)`, the same in every direction; else as in `full`."""
     weights, loc = _weights(x, K), _locations(x, K)
-    scale = pyro.param("scale", _within(x, K).mean().repeat(K), constraint=constraints.positive)
+    scale = pyro.param("scale", lambda: _within(x, K).mean().repeat(K), constraint=constraints.positive)
     with pyro.plate("points", len(x)):
         component = pyro.sample("component", dist.Categorical(weights))
         pyro.sample("x", dist.Normal(loc[component], scale[component].unsqueeze(-1)).to_event(1), obs=x)

@@ -48,8 +48,8 @@ def laplace(x: Tensor, K: int = 2) -> None:
     """
     x = real(x)
     weights = pyro.param("weights", uniform(K, x), constraint=constraints.simplex)
-    loc = pyro.param("loc", spread(x, K))
-    scale = pyro.param("scale", usable(x.std() / K).repeat(K), constraint=constraints.positive)
+    loc = pyro.param("loc", lambda: spread(x, K))
+    scale = pyro.param("scale", lambda: usable(x.std() / K).repeat(K), constraint=constraints.positive)
     with pyro.plate("rows", len(x)):
         component = pyro.sample("component", dist.Categorical(weights))
         pyro.sample("x", dist.Laplace(loc[component], scale[component]), obs=x)
@@ -60,8 +60,8 @@ def student(x: Tensor, K: int = 2) -> None:
     x = real(x)
     weights = pyro.param("weights", uniform(K, x), constraint=constraints.simplex)
     df = pyro.param("df", torch.full_like(x[:1], 4.0).repeat(K), constraint=constraints.positive)
-    loc = pyro.param("loc", spread(x, K))
-    scale = pyro.param("scale", usable(x.std() / K).repeat(K), constraint=constraints.positive)
+    loc = pyro.param("loc", lambda: spread(x, K))
+    scale = pyro.param("scale", lambda: usable(x.std() / K).repeat(K), constraint=constraints.positive)
     with pyro.plate("rows", len(x)):
         component = pyro.sample("component", dist.Categorical(weights))
         pyro.sample("x", dist.StudentT(df[component], loc[component], scale[component]), obs=x)
@@ -78,7 +78,7 @@ def von_mises(angle: Tensor, K: int = 2) -> None:
     """
     angle = real(angle)
     weights = pyro.param("weights", uniform(K, angle), constraint=constraints.simplex)
-    loc = pyro.param("loc", spread(angle, K))
+    loc = pyro.param("loc", lambda: spread(angle, K))
     concentration = pyro.param(
         "concentration", torch.full_like(angle[:1], 2.0).repeat(K), constraint=constraints.positive
     )
@@ -100,7 +100,7 @@ def outliers(x: Tensor, low: float, high: float) -> None:
     x = real(x)
     weight = pyro.param("weight", x.new_tensor(0.1), constraint=constraints.unit_interval)
     loc = pyro.param("loc", x.median())
-    scale = pyro.param("scale", usable((x - x.median()).abs().median()), constraint=constraints.positive)
+    scale = pyro.param("scale", lambda: usable((x - x.median()).abs().median()), constraint=constraints.positive)
     noise = dist.Uniform(x.new_tensor(low), x.new_tensor(high))
     with pyro.plate("rows", len(x)):
         is_outlier = pyro.sample("is_outlier", dist.Bernoulli(weight)) == 1

@@ -49,7 +49,7 @@ def poisson(counts: Tensor, lengths: Tensor | None = None, S: int = 2, *, statio
         stationary: the first state has the stationary distribution of `transition`.
     """
     counts = real(counts)
-    rate = pyro.param("rate", spread(counts[inside(counts, lengths)], S), constraint=constraints.positive)
+    rate = pyro.param("rate", lambda: spread(counts[inside(counts, lengths)], S), constraint=constraints.positive)
 
     def emit(t: int, state: Tensor) -> None:
         pyro.sample(f"y_{t}", dist.Poisson(rate[state]), obs=counts[:, t])
@@ -81,7 +81,7 @@ def multivariate(y: Tensor, lengths: Tensor | None = None, S: int = 2, *, tied: 
     """Emit correlated normals: `y` is `(N, T, D)`, `loc` `(S, D)`, `scale_tril` `(S, D, D)` or, tied, `(D, D)`."""
     y = real(y)
     seen = y[inside(y, lengths)]
-    loc = pyro.param("loc", spread_rows(seen, S))
+    loc = pyro.param("loc", lambda: spread_rows(seen, S))
     start = torch.diag(usable(seen.std(0) / S))
     scale_tril = pyro.param(
         "scale_tril", start if tied else start.repeat(S, 1, 1), constraint=constraints.lower_cholesky

@@ -48,8 +48,8 @@ def switching(y: Tensor, S: int = 2) -> None:
     y = real(y)
     initial, transition = initial_law(S, y), transition_matrix(S, y)
     slope = pyro.param("slope", torch.linspace(0.0, 0.5, S, dtype=y.dtype, device=y.device))
-    intercept = pyro.param("intercept", spread(y.flatten(), S))
-    scale = pyro.param("scale", usable(y.std() / S).expand(S).clone(), constraint=constraints.positive)
+    intercept = pyro.param("intercept", lambda: spread(y.flatten(), S))
+    scale = pyro.param("scale", lambda: usable(y.std() / S).expand(S).clone(), constraint=constraints.positive)
     with pyro.plate("sequence", len(y)):
         state = torch.empty(0)
         for t in pyro.markov(range(1, y.shape[1])):

@@ -40,7 +40,7 @@ def poisson_mixture(counts: Tensor, K: int = 2) -> None:
     """
     counts = real(counts)
     weights = pyro.param("weights", uniform(K, counts), constraint=constraints.simplex)
-    rate = pyro.param("rate", spread(counts, K), constraint=constraints.positive)
+    rate = pyro.param("rate", lambda: spread(counts, K), constraint=constraints.positive)
     with pyro.plate("days", len(counts)):
         kind = pyro.sample("kind", dist.Categorical(weights))
         pyro.sample("count", dist.Poisson(rate[kind]), obs=counts)

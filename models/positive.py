@@ -58,7 +58,7 @@ def inverse_gamma(x: Tensor, K: int = 2) -> None:
 def log_normal(x: Tensor, K: int = 2) -> None:
     """Mix log-normals: params `weights`, `loc`, `scale`, each `(K,)`; data `x` `(N,)`, positive."""
     x = real(x)
-    loc = pyro.param("loc", spread(x.log(), K))
+    loc = pyro.param("loc", lambda: spread(x.log(), K))
     scale = _positive("scale", usable(x.log().std() / K).repeat(K))
     _mixture(x, K, lambda k: dist.LogNormal(loc[k], scale[k]))
 

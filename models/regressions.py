@@ -46,8 +46,8 @@ def linear(x: Tensor, y: Tensor, K: int = 2) -> None:
     """
     x, y = real(x), real(y)
     weights = pyro.param("weights", uniform(K, y), constraint=constraints.simplex)
-    coef = pyro.param("coef", _coefficients(x, y, K))
-    scale = pyro.param("scale", usable(_residual(x, y).std()).repeat(K), constraint=constraints.positive)
+    coef = pyro.param("coef", lambda: _coefficients(x, y, K))
+    scale = pyro.param("scale", lambda: usable(_residual(x, y).std()).repeat(K), constraint=constraints.positive)
     with pyro.plate("rows", len(y)):
         component = pyro.sample("component", dist.Categorical(weights))
         mean = (coef[component] * x).sum(-1)
@@ -66,11 +66,10 @@ def parallel(x: Tensor, y: Tensor, K: int = 2) -> None:
     """
     x, y = real(x), real(y)
     design = torch.cat([torch.ones_like(y)[:, None], x], -1)
-    start = _coefficients(design, y, K)
     weights = pyro.param("weights", uniform(K, y), constraint=constraints.simplex)
-    intercept = pyro.param("intercept", start[:, 0])
-    slope = pyro.param("slope", start[:, 1:].mean(0))
-    scale = pyro.param("scale", usable(_residual(design, y).std()), constraint=constraints.positive)
+    intercept = pyro.param("intercept", lambda: _coefficients(design, y, K)[:, 0])
+    slope = pyro.param("slope", lambda: _coefficients(design, y, K)[:, 1:].mean(0))
+    scale = pyro.param("scale", lambda: usable(_residual(design, y).std()), constraint=constraints.positive)
     with pyro.plate("rows", len(y)):
         component = pyro.sample("component", dist.Categorical(weights))
         pyro.sample("y", dist.Normal(intercept[component] + x @ slope, scale), obs=y)
@@ -80,7 +79,7 @@ def logistic(x: Tensor, y: Tensor, K: int = 2) -> None:
     """Mix `K` logistic regressions: params `weights`, `coef`; sites `component` (latent), `y`, zeros and ones."""
     x, y = real(x), real(y)
     weights = pyro.param("weights", uniform(K, y), constraint=constraints.simplex)
-    coef = pyro.param("coef", _coefficients(x, 4 * (y - 0.5), K))
+    coef = pyro.param("coef", lambda: _coefficients(x, 4 * (y - 0.5), K))
     with pyro.plate("rows", len(y)):
         component = pyro.sample("component", dist.Categorical(weights))
         pyro.sample("y", dist.Bernoulli(logits=(coef[component] * x).sum(-1)), obs=y)
@@ -99,7 +98,7 @@ def poisson(x: Tensor, y: Tensor, K: int = 2, offset: Tensor | float = 0.0) -> N
     """
     x, y = real(x), real(y)
     weights = pyro.param("weights", uniform(K, y), constraint=constraints.simplex)
-    coef = pyro.param("coef", _coefficients(x, (y + 0.5).log() - offset, K))
+    coef = pyro.param("coef", lambda: _coefficients(x, (y + 0.5).log() - offset, K))
     with pyro.plate("rows", len(y)):
         component = pyro.sample("component", dist.Categorical(weights))
         log_rate = (coef[component] * x).sum(-1) + offset
@@ -119,8 +118,8 @@ def experts(x: Tensor, y: Tensor, K: int = 2) -> None:
     """
     x, y = real(x), real(y)
     gate = pyro.param("gate", torch.zeros(count(K) - 1, x.shape[1], dtype=x.dtype, device=x.device))
-    coef = pyro.param("coef", _coefficients(x, y, K))
-    scale = pyro.param("scale", usable(_residual(x, y).std()).repeat(K), constraint=constraints.positive)
+    coef = pyro.param("coef", lambda: _coefficients(x, y, K))
+    scale = pyro.param("scale", lambda: usable(_residual(x, y).std()).repeat(K), constraint=constraints.positive)
     with pyro.plate("rows", len(y)):
         logits = torch.nn.functional.pad(x @ gate.T, (1, 0))
         expert = pyro.sample("expert", dist.Categorical(logits=logits))

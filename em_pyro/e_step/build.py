@@ -14,7 +14,7 @@ from ..program.unroll import hidden_sizes, unroll
 from ..reading.priors import Prior
 from ..reading.reading import Recognition
 from .chains import find, hidden
-from .chunks import LEAST, rows_of
+from .chunks import rows_of
 from .contraction.elimination import plan_contraction
 from .contraction.mixture import as_mixture
 from .contraction.schedule import Factor
@@ -158,7 +158,7 @@ def _chunks(
 def _rows(factors: Sequence[Factor], sizes: Mapping[str, int], units: Sequence[Unit], plate: str) -> int:
     """Rows of a plate in a chunk: a row that holds many rows of another plate makes a chunk of few."""
     inner = max((prod(sizes[p] for p in f.plates - {plate}) for f in factors if plate in f.plates), default=1)
-    return rows_of(1 + sum(unit.width(plate) for unit in units), max(1, LEAST // inner))
+    return rows_of(1 + sum(unit.width(plate) for unit in units), inner)
 
 
 def _part(

@@ -43,6 +43,6 @@ def chunks_of(plate: str, size: int, rows: int) -> tuple[Chunk, ...]:
     return tuple(Chunk(plate, start, min(rows, size - start)) for start in range(0, size, rows))
 
 
-def rows_of(width: int, least: int = LEAST) -> int:
-    """Rows in a chunk, for so many float64 numbers a row."""
-    return max(least, CHUNK_BYTES // (8 * width))
+def rows_of(width: int, inner: int = 1) -> int:
+    """Rows in a chunk, for so many float64 numbers a row, each of which holds `inner` rows of other plates."""
+    return max(1, LEAST // inner, CHUNK_BYTES // (8 * width))

@@ -119,7 +119,8 @@ class Engine:
             natural = part.natural(bound, about, replays)
             found = part.expect(natural, replays, self.offsets, bound.starts, collect)
             evidence.append(found.log_evidence)
-            sums |= part.finish(found.sums, natural)
+            if collect.sums:
+                sums |= part.finish(found.sums, natural)
             weights.update(found.weights)
         total = sum(evidence[1:], evidence[0]) if evidence else torch.zeros(bound.starts, dtype=torch.float64)
         return Expectation(total + self.base, sums, weights, self.plate)
