@@ -43,7 +43,9 @@ def updated(before: dict[str, Any], found: dict[str, Any], names: Sequence[str])
     others = {key: value for key, value in found.items() if key not in ("machine", "quick", "rows", "refused")}
     refused = [line for line in before["refused"] if not any(name in line for name in names)] + found["refused"]
     again = {**before.get("again", {}), **dict.fromkeys(names, found["machine"]["date"])}
-    return {**before, **others, "rows": rows, "refused": refused, "again": again}
+    versions = {**before["machine"]["versions"], **found["machine"]["versions"]}
+    machine = {**before["machine"], "versions": versions}
+    return {**before, **others, "machine": machine, "rows": rows, "refused": refused, "again": again}
 
 
 def report(found: dict[str, Any]) -> str:
