@@ -46,23 +46,22 @@ def missing(name: str) -> Contender:
     return refuse
 
 
-MIXLE = "mixle"
+SKLEARN, STEPMIX, HMMLEARN, MIXLE = "scikit-learn", "StepMix", "hmmlearn", "mixle"
 FULL: Mapping[str, Contender] = {
     "em_pyro": ours.full,
-    "scikit-learn": peers.sklearn_full,
+    SKLEARN: peers.sklearn_full,
     "pomegranate": peers.pomegranate,
     MIXLE: peers.mixle_full,
     FLOOR: floor.full,
 }
 DIAGONAL: Mapping[str, Contender] = {
     "em_pyro": ours.diagonal,
-    "scikit-learn": peers.sklearn_diagonal,
+    SKLEARN: peers.sklearn_diagonal,
     MIXLE: peers.mixle_diagonal,
     FLOOR: floor.diagonal,
 }
-ANSWERS: Mapping[str, Contender] = {"StepMix": peers.stepmix, MIXLE: peers.mixle_answers, FLOOR: floor.answers}
+ANSWERS: Mapping[str, Contender] = {STEPMIX: peers.stepmix, MIXLE: peers.mixle_answers, FLOOR: floor.answers}
 SVI = "Adam on TraceEnum_ELBO"
-SKLEARN, STEPMIX, HMMLEARN = "scikit-learn", "StepMix", "hmmlearn"
 BY_HAND = "NumPy by hand"
 NUMPY, TUNED = "NumPy and SciPy by hand", "NumPy by hand, tuned"
 COINS: Mapping[str, Contender] = {NUMPY: floor.numpy_coins, TUNED: floor.numpy_coins_tuned, FLOOR: floor.coins}

@@ -137,12 +137,9 @@ def _noise(ground: Ground, unseen: str) -> float:
         for name, at in around.entries
     ]
     generator = torch.Generator().manual_seed(0)
-    nudges = (
-        LAST
-        * torch.tensor(sizes, dtype=torch.float64)
-        * torch.randn((many, around.size), generator=generator, dtype=torch.float64)
-    )
-    heights = ground.heights(torch.cat([nudges[:1] * 0, nudges]))
+    nudges = torch.randn((1 + many, around.size), generator=generator, dtype=torch.float64)
+    nudges[0] = 0.0
+    heights = ground.heights(LAST * torch.tensor(sizes, dtype=torch.float64) * nudges)
     heights = heights[torch.isfinite(heights)]
     return float(heights.max() - heights.min()) if len(heights) else 0.0
 
