@@ -73,13 +73,8 @@ def check_priors(prior_density: Any, continuous: Any) -> None:
             f'EM: expected continuous to be a dict, as in {{"topics": "maximise"}}, got {continuous!r}. Name the sites.'
         )
     for name, choice in (continuous or {}).items():
-        if choice == "integrate":
-            raise ParameterError(
-                f'continuous["{name}"]: expected "maximise", got "integrate": exact integrals are there only for what '
-                f"em_pyro.quadrature makes discrete and for dist.GaussianHMM. Write the site so, or maximise it."
-            )
-        if choice != "maximise":
-            raise ParameterError(f'continuous["{name}"]: expected "maximise", got {choice!r}.')
+        if choice not in ("integrate", "maximise"):
+            raise ParameterError(f'continuous["{name}"]: expected "integrate" or "maximise", got {choice!r}.')
 
 
 def check_switches(**switches: object) -> None:

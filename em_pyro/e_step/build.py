@@ -19,6 +19,7 @@ from .contraction.elimination import plan_contraction
 from .contraction.mixture import as_mixture
 from .contraction.schedule import Factor
 from .engine import Engine
+from .gaussian import take as gaussian
 from .left import Left, alone
 from .part import Contracted, Part
 from .sites import bundle, compiled
@@ -28,6 +29,7 @@ from .units import Unit
 TAKERS: tuple[Callable[[Left], tuple[Sequence[Unit], Left]], ...] = (
     hidden.take,
     compiled.take,
+    gaussian.take,
     find.take,
     bundle.take,
     alone,

@@ -77,6 +77,8 @@ def other_densities(engine: Engine) -> list[str]:
     bound = engine.bind(batched({n: v.double() for n, v in engine.recognition.values.items()}))
     factors = compiled_factors(engine, bound)
     for name, factor in engine.sites.items():
+        if name not in factors:
+            continue
         mine = factors[name].tensor
         log_prob = sites[name].log_prob()
         truth, kept = (
@@ -132,7 +134,7 @@ def _close(truth: Named, bound: Named, beside: float) -> bool:
 def measured(engine: Engine, params: Params) -> float | None:
     """Log evidence by the model's own `log_prob`, where that is affordable, nan where it has none; None elsewhere."""
     engine = engine.full
-    if not _affordable(engine):
+    if engine.recognition.latents is not None or not _affordable(engine):
         return None
     # Nothing is recognised: a DiscreteHMM is still taken apart, because its own scan loses what lies between zeros.
     recognition = replace(engine.recognition, readings={})

@@ -13,6 +13,8 @@ def compiled_factors(engine: Engine, bound: Bound) -> dict[str, Named]:
     """Factors of the compiled sites."""
     factors = {}
     for name, factor in engine.sites.items():
+        if name in engine.recognition.integrated:
+            continue
         density = factor.log_density(factor.natural(bound), factor.features()).squeeze(0)
         base = factor.data.base()
         factors[name] = Named(density if base is None else density + base.align(factor.names), factor.names)

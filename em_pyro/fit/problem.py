@@ -32,6 +32,7 @@ from ..program.store import check_starts, values_now
 from ..program.survey import survey
 from ..reading.bound import Bound
 from ..reading.check import check_structure, check_values
+from ..reading.latents.which import to_integrate
 from ..reading.reading import Recognition, Refusal
 from ..reading.recognise import recognise
 from .notes import notes_of
@@ -236,7 +237,7 @@ def prepare(
     check: bool,
     collapse: bool = True,
     prior_density: str = "constrained",
-    continuous: Collection[str] = (),
+    continuous: Mapping[str, str] | None = None,
 ) -> Problem:
     """Survey, check, recognise and plan; options are those of `EM`.
 
@@ -249,8 +250,11 @@ def prepare(
     began = time.perf_counter()
     contents = contents_of(args, kwargs)
     before = fingerprint(model, args, kwargs)
-    program = survey(model, args, kwargs, unconstrained=prior_density == "unconstrained", continuous=continuous)
+    look = partial(survey, model, args, kwargs, unconstrained=prior_density == "unconstrained", continuous=continuous)
+    program = look()
     with beside(program.device):
+        integrated = to_integrate(program, values_now(program), continuous or {})
+        program = program if integrated == program.integrated else look(integrated=integrated)
         start = values_now(program)
         with torch.no_grad():
             sites = _first_run(program, start)

@@ -7,7 +7,7 @@ move a density out of the numbers (a coefficient of a covariate in thousands, un
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -248,8 +248,13 @@ def tensors_of(site: Site) -> list[Tensor]:
     return [site.value, *(tensor for _, tensor in _arguments(site.fn))]
 
 
-def reached(traced: Mapping[str, Site], leaves: Mapping[str, Tensor]) -> dict[str, frozenset[str]]:
-    """Return the parameters that each site depends on, by walking the graph of the gradient, each of its nodes once."""
+def reached(
+    traced: Mapping[str, Site], leaves: Mapping[str, Tensor], of: Callable[[Site], Sequence[Tensor]] | None = None
+) -> dict[str, frozenset[str]]:
+    """Return the parameters that each site depends on, by walking the graph of the gradient, each of its nodes once.
+
+    `of` says which tensors of a site are asked for; None is all.
+    """
     names = {id(leaf): name for name, leaf in leaves.items()}
     known: dict[Any, frozenset[str]] = {}  # the nodes are kept: their identity is that of the Python object
 
@@ -274,7 +279,7 @@ def reached(traced: Mapping[str, Site], leaves: Mapping[str, Tensor]) -> dict[st
     found = {}
     for name, site in traced.items():
         parts = []
-        for tensor in (unexpand(t) for t in tensors_of(site) if t.requires_grad):
+        for tensor in (unexpand(t) for t in (of or tensors_of)(site) if t.requires_grad):
             if tensor.grad_fn is None:
                 parts.append(frozenset({names[id(tensor)]}) if id(tensor) in names else frozenset())
             else:

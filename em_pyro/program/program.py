@@ -24,6 +24,7 @@ from .devices import visiting
 from .handlers import Indices, indices_of, is_subsample, name_of, no_empty_plate, quiet, untouched_store
 from .named import Params
 from .site import Latent, Parameter, Run, Site
+from .standing import standing
 from .volume import Unconstrained
 
 
@@ -51,6 +52,8 @@ class Program:
     """Whether the densities of sites with a prior are those of their unconstrained coordinates."""
     by_row: frozenset[str] = frozenset()
     """Sites with a prior that have an entry for each row of a data plate."""
+    integrated: frozenset[str] = frozenset()
+    """Continuous latents that are integrated: a run is at values that stand for them, as if these were observed."""
 
     @property
     def device(self) -> torch.device:
@@ -162,6 +165,8 @@ class _Replay(Messenger):
         elif name in latents:
             support = latents[name].support
             value = support.reshape((len(support),) + (1,) * (-latents[name].dim - 1) + support.shape[1:])
+        elif name in self.program.integrated:
+            value = standing(msg)
         elif name in self.values:
             value = self.values[name]
         else:
@@ -177,7 +182,8 @@ class _Replay(Messenger):
         plates = {frame.dim: frame.name for frame in msg["cond_indep_stack"] if frame.vectorized}
         self.run.frames.update((frame.name, frame) for frame in msg["cond_indep_stack"] if frame.vectorized)
         dims = {latents[key].dim: key for key in self.program.upstream[name]} | plates
-        role = "observed" if msg["is_observed"] else "latent" if name in latents else "prior"
+        given = msg["is_observed"] or name in self.program.integrated
+        role = "observed" if given else "latent" if name in latents else "prior"
         mask = msg["mask"] if msg["mask"] is None else torch.as_tensor(msg["mask"])
         names = tuple(plates[dim] for dim in sorted(plates))
         value = as_numbers(msg["value"], msg["fn"]) if role == "observed" else msg["value"]

@@ -34,19 +34,30 @@ from .marks import Marked, marks_of
 from .named import unwrap
 from .program import Program
 from .site import Latent, Parameter
+from .standing import standing
 from .stated import parameter_of, value_of_prior
 
 # Up to this many latents each has a tensor dimension of its own. Beyond it, a second run tracks which latents each site
 # depends on, and latents that never meet share a dimension; tensors have at most 64.
 OWN_DIMENSION = 12
 
+NORMAL = ("Normal", "MultivariateNormal")  # laws of latents that can be integrated exactly
+
 NO_WEIGHT = "Expected scale > 0 but got "  # Pyro's words of a poutine.scale that is a number
 
 
 class _Survey(Messenger):
-    def __init__(self, indices: Indices, fitted: Mapping[str, Parameter] | None, *, provenance: bool) -> None:
+    def __init__(
+        self,
+        indices: Indices,
+        fitted: Mapping[str, Parameter] | None,
+        integrated: Collection[str],
+        *,
+        provenance: bool,
+    ) -> None:
         super().__init__()
         self.indices, self.fitted, self.provenance = indices, fitted, provenance
+        self.integrated = frozenset(integrated)
         self.parameters: dict[str, Parameter] = {}
         self.messages: dict[str, Any] = {}
         self.upstream: dict[str, frozenset[str]] = {}
@@ -68,14 +79,16 @@ class _Survey(Messenger):
             msg["value"] = observed(msg["name"], msg["value"])
         if is_subsample(msg) or msg["is_observed"] or msg["done"]:
             return
-        if not is_discrete(msg["fn"]):
-            name = name_of(msg)
+        name = name_of(msg)
+        if name in self.integrated:
+            value = standing(msg)
+        elif not is_discrete(msg["fn"]):
             value = value_of_prior(name, msg["fn"], self.fitted)
             self.parameters[name] = Parameter(name, "prior", msg["fn"].support, value.clone())
         else:
             value = _support(msg)[0]
             if self.provenance:
-                value = Marked(value, frozenset({name_of(msg)}))
+                value = Marked(value, frozenset({name}))
         msg["value"], msg["done"] = value, True
 
     def _pyro_post_sample(self, msg: Any) -> None:
@@ -104,9 +117,10 @@ def survey(
     fitted: Mapping[str, Parameter] | None = None,
     *,
     unconstrained: bool = False,
-    continuous: Collection[str] = (),
+    continuous: Mapping[str, str] | None = None,
+    integrated: Collection[str] = (),
 ) -> Program:
-    """Run `model(*args, **kwargs)` once (twice where it has many latents) and return it as a `Program`.
+    """Run `model(*args, **kwargs)` once (again where latents are integrated, or many) and return it as a `Program`.
 
     Parameters that are `fitted` have their values: no initialiser is run, and there are to be no others.
 
@@ -116,7 +130,8 @@ def survey(
         kwargs: its keyword arguments.
         fitted: parameters at their fitted values.
         unconstrained: whether priors have the densities of unconstrained coordinates.
-        continuous: sites with a prior that the user wants maximised, in a data plate too.
+        continuous: what the user wants of continuous latents: "maximise", in a data plate too, or "integrate".
+        integrated: continuous latents that are integrated; normal ones in data plates are in any case.
 
     Raises:
         ModelError: the model has a site that exact EM cannot treat; the message names it and the remedy.
@@ -124,15 +139,22 @@ def survey(
         ParameterError: a parameter is not fitted, or has another shape; or one of `continuous` is no site with a prior.
     """
     indices: Indices = {}
-    how, first = first_that_runs(model, args, kwargs, partial(_run, model, indices, fitted, provenance=False))
+    chosen = dict(continuous or {})
+    integrated = {*integrated, *(name for name, choice in chosen.items() if choice == "integrate")}
+    how, first = first_that_runs(model, args, kwargs, partial(_run, model, indices, fitted, integrated))
     args, kwargs = converted(args, kwargs, how)
+    _check_chosen(first.messages, chosen)
+    integrated = frozenset(integrated) | _normal_in_data(first.messages, {*integrated, *chosen})
+    if integrated - first.integrated:
+        first = _run(model, indices, fitted, integrated, args, kwargs)
     messages = first.messages
-    latent = [name for name, msg in messages.items() if not msg["is_observed"] and is_discrete(msg["fn"])]
+    free = [name for name, msg in messages.items() if not (msg["is_observed"] or name in integrated)]
+    latent = [name for name in free if is_discrete(messages[name]["fn"])]
     if not any(msg["is_observed"] for msg in messages.values()):
         raise ModelError("The model: expected at least one observed site, got none. Pass the data as obs=.")
-    by_row = _local_continuous(messages, latent, continuous)
+    by_row = _local_continuous(messages, [name for name in free if name not in latent], chosen)
     if len(latent) > OWN_DIMENSION:
-        upstream = _run(model, indices, fitted, args, kwargs, provenance=True).upstream
+        upstream = _run(model, indices, fitted, integrated, args, kwargs, provenance=True).upstream
         upstream = {name: upstream.get(name, frozenset()) | ({name} & set(latent)) for name in messages}
     else:
         upstream = dict.fromkeys(messages, frozenset(latent))
@@ -156,6 +178,7 @@ def survey(
         how=how,
         unconstrained=unconstrained,
         by_row=by_row,
+        integrated=integrated,
     )
 
 
@@ -176,12 +199,13 @@ def _run(
     model: Callable[..., Any],
     indices: Indices,
     fitted: Mapping[str, Parameter] | None,
+    integrated: Collection[str],
     args: Any,
     kwargs: Any,
     *,
-    provenance: bool,
+    provenance: bool = False,
 ) -> _Survey:
-    handler = _Survey(indices, fitted, provenance=provenance)
+    handler = _Survey(indices, fitted, integrated, provenance=provenance)
     try:
         with quiet(), untouched_store() as registered, torch.enable_grad(), no_empty_plate(), handler:
             model(*args, **kwargs)
@@ -244,20 +268,54 @@ def _plates(msg: Any) -> tuple[str, ...]:
     return tuple(frame.name for frame in frames)
 
 
-def _local_continuous(messages: Mapping[str, Any], latent: list[str], continuous: Collection[str]) -> frozenset[str]:
+def _check_chosen(messages: Mapping[str, Any], chosen: Mapping[str, str]) -> None:
+    """Refuse choices that speak of no continuous latent, and integrals that are not normal.
+
+    Raises:
+        ParameterError: naming the latent.
+    """
+    latents = {name: msg for name, msg in messages.items() if not (msg["is_observed"] or is_discrete(msg["fn"]))}
+    for name, choice in chosen.items():
+        if name not in latents:
+            raise ParameterError(
+                f'continuous: expected names of continuous latents, among {sorted(latents)}, got "{name}". Use the '
+                f"name given to pyro.sample."
+            )
+        kind = type(unwrap(latents[name]["fn"]).base).__name__
+        if choice == "integrate" and kind not in NORMAL:
+            raise ParameterError(
+                f'continuous["{name}"]: expected "maximise", got "integrate" for a {kind}: exact integrals are there for '
+                f"Normal and MultivariateNormal latents. Integrate it by em_pyro.quadrature, or maximise it."
+            )
+
+
+def _data_plates(messages: Mapping[str, Any]) -> set[str]:
+    """Plates around what is observed, or enumerated."""
+    data = (msg for msg in messages.values() if msg["is_observed"] or is_discrete(msg["fn"]))
+    return {plate for msg in data for plate in _plates(msg)}
+
+
+def _normal_in_data(messages: Mapping[str, Any], chosen: Collection[str]) -> frozenset[str]:
+    """Name the normal latents in data plates, but for those of which is said what becomes of them."""
+    data = _data_plates(messages)
+    return frozenset(
+        name
+        for name, msg in messages.items()
+        if not (msg["is_observed"] or name in chosen or is_discrete(msg["fn"]))
+        and type(unwrap(msg["fn"]).base).__name__ in NORMAL
+        and name + LABELS not in messages
+        and data.intersection(_plates(msg))
+    )
+
+
+def _local_continuous(
+    messages: Mapping[str, Any], priors: list[str], chosen: Collection[str]
+) -> frozenset[str]:
     """Name the continuous latents in plates of data that are to be maximised, and refuse others that stand there.
 
     Elsewhere a continuous latent is a parameter with a prior in any case.
     """
-    priors = [name for name, msg in messages.items() if not (msg["is_observed"] or name in latent)]
-    for name in continuous:
-        if name not in priors:
-            raise ParameterError(
-                f'continuous: expected names of continuous latents, among {sorted(priors)}, got "{name}". Use the name '
-                f"given to pyro.sample."
-            )
-    by_row = set[str]()
-    data = {plate for name, msg in messages.items() if msg["is_observed"] or name in latent for plate in _plates(msg)}
+    by_row, data = set[str](), _data_plates(messages)
     for name in priors:
         msg = messages[name]
         local = [plate for plate in _plates(msg) if plate in data]
@@ -269,11 +327,11 @@ def _local_continuous(messages: Mapping[str, Any], latent: list[str], continuous
                 f"Missing continuous values are left out by the mask of the distribution: fn.mask(observed)."
             )
         by_row.add(name)
-        if name not in continuous:
+        if name not in chosen:
             raise ModelError(
-                f'Site "{name}": expected a discrete latent in the data plate "{local[0]}", got a continuous one '
-                f"({type(unwrap(msg['fn']).base).__name__}). Integrate it by em_pyro.quadrature, or write it as "
-                f"dist.GaussianHMM or a marginal density; or make it a parameter with an entry a row and a prior: "
+                f'Site "{name}": expected a discrete or normal latent in the data plate "{local[0]}", got '
+                f"{type(unwrap(msg['fn']).base).__name__}. Integrate it by em_pyro.quadrature, or write a marginal "
+                f"density; or make it a parameter with an entry a row and a prior: "
                 f'EM(continuous={{"{name}": "maximise"}}).'
             )
     return frozenset(by_row)

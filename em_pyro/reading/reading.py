@@ -12,6 +12,7 @@ from ..program.named import Named, Params, unwrap
 from ..program.site import Site
 from .bank import Bank, RoleMap
 from .improper import Unbounded
+from .latents.bilinear import Latents
 from .priors import Prior
 
 
@@ -52,6 +53,12 @@ class Recognition:
     """Parameters that change sites which no gradient of theirs reaches, and those sites."""
     outside: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # site -> shape of a tensor that is not fitted
     unbounded: Sequence[Unbounded] = ()  # arguments of priors that must not move
+    latents: Latents | None = None  # continuous latents that are integrated, and the sites that they enter
+
+    @property
+    def integrated(self) -> frozenset[str]:
+        """Sites that continuous latents enter: one by one they have no density."""
+        return frozenset() if self.latents is None else frozenset(self.latents.sites)
 
 
 class Unrecognised(Exception):

@@ -28,6 +28,7 @@ from .affine import affine_readings, may_be_affine
 from .bank import Bank, RoleMap, bound_once, entries_of, list_of, packed
 from .cut import cut_off
 from .improper import refuse_missing_values, refuse_mixed_priors, unbounded
+from .latents.constants import latents_of
 from .match import Atoms, atoms_of, divided, entering, match, match_matrices, narrowest, same
 from .priors import read_priors
 from .reading import Reading, Recognition, Refusal, Unrecognised, arguments
@@ -106,7 +107,8 @@ def _recognise(
     runs = [sites for _, sites in probes]
     outside, priors = not_fitted(traced, leaves), with_shapes(read_priors(runs), runs, bank)
     endless = unbounded(program, points[0], leaves, traced)
-    return Recognition(layout, readings, refusals, reaches, priors, points[0], runs, points, cut, outside, endless)
+    found = Recognition(layout, readings, refusals, reaches, priors, points[0], runs, points, cut, outside, endless)
+    return replace(found, latents=latents_of(program, found))
 
 
 def _packed(bank: Bank, readings: dict[str, Reading]) -> Bank:

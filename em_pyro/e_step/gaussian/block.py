@@ -1,0 +1,190 @@
+"""The rows of one site in components that are alike, and their residuals as affine functions of the latents.
+
+Dimensions: s starts, z states of the discrete latents, p patterns, n members, c rows of a member, e coordinates, f slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .components import Members
+from .rows import Part, Rows
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows of a site, laid out by member; every part is of size one where it does not vary.
+
+    Attributes:
+        site: number of the site.
+        joint: whether coordinates have a covariance matrix in common.
+        cells: (z, c, e); e is one if joint.
+        slots: which latents of its component a row takes, (c, f).
+        constants: covariates, then the response, where all latents are zero: (z, n, c, e) each.
+        slopes: of every slot the same, (z, p, c, e).
+        weight: one where seen, (p, c, e); None is everywhere.
+        offset: minus the logarithms of known scales, of all coordinates that are seen, (z, n).
+    """
+
+    site: int
+    joint: bool
+    cells: Tensor = field(repr=False)
+    slots: Tensor = field(repr=False)
+    constants: tuple[Part, ...] = field(repr=False)
+    slopes: tuple[tuple[Part, ...], ...] = field(repr=False)
+    weight: Tensor | None = field(repr=False)
+    offset: Tensor | None = field(repr=False)
+
+    @property
+    def count(self) -> int:
+        """Number of covariates."""
+        return len(self.constants) - 1
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """Which members have the same precision: the same seen coordinates, free latents and slopes.
+
+    Attributes:
+        of: the pattern of every member, (n,).
+        first: a member of every pattern, (p,).
+        sizes: how many members they have, (p,).
+    """
+
+    of: Tensor = field(repr=False)
+    first: Tensor = field(repr=False)
+    sizes: Tensor = field(repr=False)
+
+
+def patterns_of(members: Members, sites: Sequence[Rows], free: Tensor | None) -> Patterns:
+    """Sort the members of a kind by their precision.
+
+    Args:
+        members: of one kind.
+        sites: all.
+        free: which latent entries are not observed exactly, of all entries; None is all.
+    """
+    keys, count = [] if free is None else [free[members.entries].double()], len(members.entries)
+    for rows, mine in zip(sites, members.rows, strict=True):
+        if mine is not None:
+            parts = [part for slot in rows.slopes for part in slot if part is not None and part.shape[1] > 1]
+            keys += [part[:, mine].movedim(1, 0).reshape((count, -1)) for part in parts]
+            if rows.weight is not None:
+                keys.append(rows.weight[mine].reshape((count, -1)))
+    keys = [key for key in keys if bool((key != key[:1]).any())]
+    if not keys:
+        return Patterns(torch.zeros(count, dtype=torch.long), torch.zeros(1, dtype=torch.long), torch.tensor([count]))
+    _, of = torch.cat(keys, 1).unique(dim=0, return_inverse=True)
+    total = int(of.max()) + 1
+    first = torch.full((total,), count).scatter_reduce(0, of, torch.arange(count), "amin")
+    return Patterns(of, first, torch.bincount(of, minlength=total))
+
+
+def block_of(number: int, rows: Rows, mine: Tensor, slots: Tensor, patterns: Patterns) -> Block:
+    """Lay the rows of a site out by member."""
+
+    def by_member(part: Part) -> Part:
+        if part is None or part.shape[1] == 1:
+            return None if part is None else part.unsqueeze(2)
+        found = part[:, mine]
+        same = bool((found == found[:, :1]).all())
+        return found[:, :1] if same else found
+
+    def by_pattern(part: Part) -> Part:
+        if part is None or part.shape[1] == 1:
+            return None if part is None else part.unsqueeze(2)
+        found = part[:, mine[patterns.first]]
+        return found[:, :1] if bool((found == found[:, :1]).all()) else found
+
+    cells = rows.cells if rows.cells.shape[1] == 1 else rows.cells[:, mine[0]]
+    size = rows.layout.sizes[2]
+    cells = cells.expand((cells.shape[0], mine.shape[1], 1 if rows.joint else size))
+    weight = None if rows.weight is None else rows.weight[mine[patterns.first]]
+    if weight is not None and bool(weight.all()):
+        weight = None
+    offset = None
+    if rows.log_factors is not None:
+        seen = torch.ones(()) if rows.weight is None else rows.weight[mine]
+        logs = rows.log_factors if rows.log_factors.shape[1] == 1 else rows.log_factors[:, mine]
+        logs = logs.unsqueeze(2) if logs.dim() == 3 else logs
+        offset = -(logs * seen).expand((len(logs), *mine.shape, size)).sum((-1, -2))
+    constants = tuple(by_member(part) for part in rows.constants)
+    slopes = tuple(tuple(by_pattern(part) for part in slot) for slot in rows.slopes)
+    if weight is not None and rows.joint:
+        weight = weight[..., :1]
+    if rows.weight is not None:  # what is not seen may be anything
+        seen = rows.weight[mine].unsqueeze(0)
+        constants = tuple(None if c is None else c * seen if c.shape[1] > 1 else c for c in constants)
+    return Block(number, rows.joint, cells, slots, constants, slopes, weight, offset)
+
+
+# ---- at bound arguments ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Law:
+    """A block at bound arguments.
+
+    Attributes:
+        block: what is bound.
+        slopes: of the residuals, (s, z, p, c, e, f).
+        constants: the residuals where the latents are zero, (s, z, n, c, e).
+        roots: what whitens residuals: (s, z, c, e), or (s, z, c, e, e) if joint.
+    """
+
+    block: Block
+    slopes: Tensor = field(repr=False)
+    constants: Tensor = field(repr=False)
+    roots: Tensor = field(repr=False)
+
+    def whitened(self, part: Tensor, *, slots: bool) -> Tensor:
+        """Residuals, or their slopes, in units in which they are independent standard normal."""
+        if self.block.joint:
+            roots = self.roots.unsqueeze(2)
+            return roots @ (part if slots else part.unsqueeze(-1)) if slots else (roots @ part.unsqueeze(-1)).squeeze(-1)
+        roots = self.roots.unsqueeze(2)
+        return part * (roots.unsqueeze(-1) if slots else roots)
+
+
+def law_of(block: Block, coefficients: Tensor, roots: Tensor, one: Tensor | None) -> Law:
+    """Bind a block.
+
+    Args:
+        block: rows of a site.
+        coefficients: of every cell, (s, cells, J), or (s, cells, e, J) if joint.
+        roots: of every cell, (s, cells), or (s, cells, e, e) if joint.
+        one: what stands for one in every member, (n,); None is one.
+    """
+    if block.joint:
+        theta = coefficients[:, block.cells[..., 0]]  # (s, z, c, e, J)
+        whiten = roots[:, block.cells[..., 0]]
+    else:
+        theta, whiten = coefficients[:, block.cells], roots[:, block.cells]
+    slopes = [affine(theta, slot, 2) for slot in block.slopes]
+    constants = affine(theta, _standing(block.constants, one), 2)
+    starts, z, c, e = theta.shape[:4]
+    shape = torch.broadcast_shapes(*(part.shape for part in slopes)) if slopes else (starts, 1, 1, c, e)
+    stacked = torch.stack([part.expand(shape) for part in slopes], -1) if slopes else theta.new_zeros((*shape, 0))
+    return Law(block, stacked, constants, whiten)
+
+
+def _standing(parts: Sequence[Part], one: Tensor | None) -> list[Part]:
+    """Constants that are the same in all members, times what stands for one in each."""
+    if one is None:
+        return list(parts)
+    each = one.reshape((1, -1, 1, 1))
+    return [part if part is None or part.shape[1] > 1 else part * each for part in parts]
+
+
+def affine(theta: Tensor, parts: Sequence[Part], at: int) -> Tensor:
+    """The response less covariates times their coefficients; a dimension is put into the coefficients at `at`."""
+    total = parts[-1]
+    found = theta.new_zeros((1,) * 5) if total is None else total.unsqueeze(0)
+    for j, part in enumerate(parts[:-1]):
+        if part is not None:
+            found = found - theta[..., j].unsqueeze(at) * part
+    return found

@@ -1,0 +1,137 @@
+"""Sites that Gaussian latents enter, as the M-step sees them: cells are classes of rows, statistics are expected.
+
+A location is `x' b` with covariates that may be latent, so that sums of products of covariates and residuals suffice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ...families.charts import CHARTS
+from ...families.multivariate_lines import LINES
+from ...families.normal import LINEAR
+from ...program.named import Named
+from ...reading.bank import RoleMap
+from ...reading.bound import Bound
+from ...reading.predictor import Affine, Piece
+from ..sites.product import InnerProduct
+from ..sites.site_data import Layout, SiteData
+from ..sites.site_factor import SiteFactor
+from ..sums import Sums
+from .moments import Products
+from .rows import Rows
+
+
+@dataclass(frozen=True)
+class Expected(InnerProduct):
+    """Coefficients of covariates: `(n, sum x x', sum x r, sum r r')`.
+
+    Attributes:
+        count: covariates.
+        size: coordinates with a covariance matrix in common; 0 is a number with a scale of its own.
+    """
+
+    together: bool = False
+    in_product: ClassVar[bool] = False
+    count: int = 0
+    size: int = 0
+
+    def events(self, factor: SiteFactor) -> tuple[tuple[int, ...], ...]:
+        """What a cell holds of every statistic."""
+        J, e = self.count, self.size
+        return ((), (e, J, e, J), (e, J, e), (e, e)) if e else ((), (J, J), (J,), ())
+
+    def coefficients(self, factor: SiteFactor, bound: Bound) -> Tensor:
+        """Of every cell, (s, cells) + event."""
+        affine = factor.roles["loc"].affine
+        shape = (*factor.cell_shape, *((self.size, self.count) if self.size else (self.count,)))
+        if affine is None:
+            return torch.zeros((1, *shape), dtype=torch.float64)
+        return affine.predictor(bound.batch).reshape((bound.starts, *shape))
+
+    def centre(self, factor: SiteFactor, coefficients: Tensor) -> Tensor:
+        """Around what statistics are taken, as the family has it."""
+        return coefficients
+
+    def sums(self, factor: SiteFactor, parts: Products, at: Tensor) -> Sums:
+        """Statistics of the family, around the coefficients `at`."""
+        return Sums(factor.name, factor.family, tuple(parts), at)
+
+    def digits(self, factor: SiteFactor, bound: Bound, near: Bound) -> Tensor | None:
+        """Residuals are taken at the coefficients."""
+        return None
+
+
+@dataclass(frozen=True)
+class Plain(Expected):
+    """Locations that parameters are selected for, or that are known: the statistics are those of the site's own family."""
+
+    def events(self, factor: SiteFactor) -> tuple[tuple[int, ...], ...]:
+        """What a cell holds of every statistic."""
+        e = self.size
+        return ((), (e,), (e * (e + 1) // 2,)) if e else ((), (), ())
+
+    def centre(self, factor: SiteFactor, coefficients: Tensor) -> Tensor:
+        """The location itself."""
+        found = coefficients.sum(-1)  # of one covariate that is one, or of none
+        return found
+
+    def sums(self, factor: SiteFactor, parts: Products, at: Tensor) -> Sums:
+        """Sums of values less the location."""
+        centre = self.centre(factor, at)
+        if not self.size:
+            first = parts.first.sum(-1)
+            return Sums(factor.name, factor.family, (parts.n, first, parts.second), centre)
+        first = parts.first.sum(-2).diagonal(dim1=-2, dim2=-1)
+        i, j = torch.triu_indices(self.size, self.size)
+        return Sums(factor.name, factor.family, (parts.n, first, parts.second[..., i, j]), centre)
+
+
+def factor_of(real: SiteFactor, rows: Rows, constants: Sequence[bool]) -> SiteFactor:
+    """The site factor of a site that Gaussian latents enter.
+
+    Args:
+        real: of the program in which the latents are given.
+        rows: of the site.
+        constants: of every covariate whether it is one everywhere.
+    """
+    cells, cell = len(rows.index), f"{rows.site} (cells)"
+    size = rows.layout.sizes[2] if rows.joint else 0
+    plain = rows.count == 0 or (rows.joint and rows.count == 1 and all(constants))
+    event = (size,) if size else ()
+    family = real.data.family if plain else LINES if size else LINEAR
+    shape = (cells, *event) if plain else (cells, *event, rows.count)
+    affine = None
+    if rows.count:
+        index = rows.index if size else rows.index.unsqueeze(1)
+        index = index if size else index[:, 0]
+        index = index[..., 0] if plain else index
+        piece = Piece(index.unsqueeze(-1), torch.ones((1,) * (index.dim() + 1), dtype=torch.float64))
+        affine = Affine(rows.entries, torch.zeros(shape, dtype=torch.float64), (piece,), CHARTS[0])
+    loc = RoleMap((cell,), torch.full((), -1).expand(shape), constant=torch.zeros(shape, dtype=torch.float64), affine=affine)
+    known = rows.known if bool((rows.scale < 0).any()) else None
+    known = None if known is None else known.expand((cells, *known.shape))
+    scale = RoleMap((cell,), rows.scale, constant=known)
+    value = torch.zeros(event, dtype=torch.float64)
+    data = SiteData(
+        real.data.family, "latent", Layout((), (cell,), (), ()), (), (), Named(value, ()), {},
+        Named(torch.zeros((), dtype=torch.float64), ()), None, {**real.data.sizes, cell: cells},
+    )  # fmt: skip
+    form = (Plain if plain else Expected)(count=rows.count, size=size)
+    return replace(
+        real,
+        family=family,
+        role="latent",
+        plates=frozenset(),
+        roles={"loc": loc, "scale_tril" if size else "scale": scale},
+        cells=(cell,),
+        cell_shape=(cells,),
+        data=data,
+        form=form,
+        kept=None,
+    )

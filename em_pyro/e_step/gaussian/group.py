@@ -1,0 +1,197 @@
+"""Components that are alike: the law of their latents, log evidence, and expected products of covariates and residuals.
+
+With residuals `r = a + A z` of unit variance once whitened, a component has
+
+    J = A' A,   E z = m = -J^-1 A' a,   Cov z = J^-1,
+    log Z = -|a + A m|^2 / 2 - log det(J) / 2 + k log(2 pi) / 2 - sum of the logarithms of scales.
+
+Members that have the same `J` enter by their second moments alone, so that they are replaced by as few that have the
+same: rows of a triangular factor. References: Rubin and Thayer (1982), EM algorithms for ML factor analysis,
+Psychometrika 47; Laird and Ware (1982), Random-effects models for longitudinal data, Biometrics 38.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from .block import Block, Law, Patterns, affine, law_of
+
+Bindings = Sequence[tuple[Tensor, Tensor]]
+"""Of every site the coefficients and the roots of its cells."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Components that are alike.
+
+    Attributes:
+        blocks: rows of the sites that they have.
+        entries: latent entries of every member, (members, k), before they were replaced.
+        patterns: of the members.
+        free: which latents of every pattern are not observed exactly and have a density, (p, k).
+        given: values of those that are observed, (n, k); None is none.
+        one: what stands for one in every member, (n,); None is one.
+        counts: how many components every pattern has, (p,).
+        at: where the evidence of every member goes, among the rows of its factor; None is one number.
+    """
+
+    blocks: tuple[Block, ...]
+    entries: Tensor = field(repr=False)
+    patterns: Patterns
+    free: Tensor = field(repr=False)
+    given: Tensor | None = field(repr=False)
+    one: Tensor | None = field(repr=False)
+    counts: Tensor = field(repr=False)
+    at: Tensor | None = field(repr=False)
+
+    @property
+    def k(self) -> int:
+        """Latents of a component."""
+        return self.entries.shape[1]
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is one pattern."""
+        return len(self.counts) == 1
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The law of the latents of a group, at bound arguments.
+
+    Attributes:
+        laws: of the blocks.
+        mean: (s, z, n, k).
+        covariance: (s, z, p, k, k).
+        residuals: of every block at the mean, (s, z, n, c, e).
+        evidence: log Z of every member, (s, z, n).
+    """
+
+    laws: tuple[Law, ...]
+    mean: Tensor = field(repr=False)
+    covariance: Tensor = field(repr=False)
+    residuals: tuple[Tensor, ...] = field(repr=False)
+    evidence: Tensor = field(repr=False)
+
+
+def posterior(group: Group, bindings: Bindings) -> Posterior:
+    """Sum the latents out."""
+    laws = tuple(law_of(b, *bindings[b.site], group.one) for b in group.blocks)
+    if group.given is not None:
+        laws = tuple(_known(group, law) for law in laws)
+    white = [(law.whitened(law.slopes, slots=True), law.whitened(law.constants, slots=False)) for law in laws]
+    precision = sum(_precision(group, law.block, slopes) for law, (slopes, _) in zip(laws, white, strict=True))
+    pull = sum(_pull(group, law.block, *both) for law, both in zip(laws, white, strict=True))
+    free = group.free
+    if not bool(free.all()):
+        precision = torch.where(free.unsqueeze(-1) & free.unsqueeze(-2), precision, 0.0) + torch.diag_embed((~free).double())
+        pull = pull * free[group.patterns.of]
+    root, info = torch.linalg.cholesky_ex(precision)
+    root = torch.where((info == 0)[..., None, None], root, torch.nan)
+    log_det = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    covariance = torch.cholesky_inverse(root)
+    if not bool(free.all()):
+        covariance = torch.where(free.unsqueeze(-1) & free.unsqueeze(-2), covariance, 0.0)
+    mean = -_by_pattern(group, covariance, pull)
+    residuals = tuple(_residual(group, law, law.slopes, law.constants, mean) for law in laws)
+    constant = 0.5 * math.log(2 * math.pi) * free.sum(-1) - log_det
+    square: Tensor | float = 0.0
+    offset: Tensor | float = 0.0
+    for law, residual in zip(laws, residuals, strict=True):
+        constant = constant + _log_roots(law)
+        white_residual = law.whitened(residual, slots=False)
+        if law.block.weight is not None:
+            white_residual = white_residual * law.block.weight[group.patterns.of]
+        square = square + white_residual.square().sum((-1, -2))
+        if law.block.offset is not None:
+            offset = offset + law.block.offset
+    evidence = _of_members(group, constant) - 0.5 * square + offset
+    if group.given is not None:
+        mean = mean + group.given
+    return Posterior(laws, mean, covariance, residuals, evidence)
+
+
+def _of_members(group: Group, constant: Tensor) -> Tensor:
+    """What a component of each pattern has, (s, z, p), by member; where members stand for others, all at the first."""
+    if group.one is None:
+        return constant[..., group.patterns.of] if not group.alone else constant
+    found = constant.new_zeros((*constant.shape[:-1], len(group.patterns.of)))
+    found[..., group.patterns.first] = constant * group.counts
+    return found
+
+
+def _known(group: Group, law: Law) -> Law:
+    """Put latents that are observed into the constants."""
+    assert group.given is not None
+    return replace(law, constants=_residual(group, law, law.slopes, law.constants, group.given[None, None]))
+
+
+def _residual(group: Group, law: Law, slopes: Tensor, constants: Tensor, latents: Tensor) -> Tensor:
+    """Residuals at latents (s, z, n, k)."""
+    taken = taken_of(law.block, latents)  # (s, z, n, c, f)
+    if slopes.shape[2] > 1:
+        slopes = slopes[:, :, group.patterns.of]
+    return constants + (slopes @ taken.unsqueeze(-1)).squeeze(-1)
+
+
+def taken_of(block: Block, latents: Tensor) -> Tensor:
+    """The latents (..., k) that every row takes, (..., c, f); zero where it takes none."""
+    found = latents[..., block.slots.clamp(min=0)] if latents.shape[-1] else latents.new_zeros((*latents.shape[:-1], *block.slots.shape))
+    return found if bool((block.slots >= 0).all()) else torch.where(block.slots >= 0, found, 0.0)
+
+
+def _precision(group: Group, block: Block, slopes: Tensor) -> Tensor:
+    """What a block adds to `J`, (s, z, p, k, k)."""
+    k, (c, f) = group.k, block.slots.shape
+    if block.weight is None:
+        products = slopes.mT @ slopes  # (s, z, p, c, f, f)
+    elif slopes.shape[2] == 1:
+        each = slopes.unsqueeze(-1) * slopes.unsqueeze(-2)  # (s, z, 1, c, e, f, f)
+        products = torch.einsum("pce,szxcefg->szpcfg", block.weight.expand((-1, c, slopes.shape[4])), each)
+    else:
+        products = slopes.mT @ (slopes * block.weight.unsqueeze(-1))
+    at = _pairs(block, k)
+    found = products.new_zeros((*products.shape[:3], k * k + 1))
+    found.index_add_(-1, at, products.flatten(3))
+    return found[..., : k * k].unflatten(-1, (k, k))
+
+
+def _pairs(block: Block, k: int) -> Tensor:
+    """Where the products of the slots of every row stand in a matrix, flat; what there is none of, at its end."""
+    first, second = block.slots.unsqueeze(-1), block.slots.unsqueeze(-2)
+    return torch.where((first >= 0) & (second >= 0), first * k + second, k * k).reshape(-1)
+
+
+def _pull(group: Group, block: Block, slopes: Tensor, constants: Tensor) -> Tensor:
+    """What a block adds to `A' a`, (s, z, n, k)."""
+    if block.weight is not None:
+        constants = constants * block.weight[group.patterns.of]
+    if slopes.shape[2] > 1:
+        slopes = slopes[:, :, group.patterns.of]
+    products = (slopes.mT @ constants.unsqueeze(-1)).squeeze(-1)
+    found = products.new_zeros((*products.shape[:3], group.k + 1))
+    at = torch.where(block.slots >= 0, block.slots, group.k).reshape(-1)
+    found.index_add_(-1, at, products.flatten(3))
+    return found[..., : group.k]
+
+
+def _by_pattern(group: Group, matrices: Tensor, vectors: Tensor) -> Tensor:
+    """Matrices (s, z, p, k, k) of every pattern times vectors (s, z, n, k) of its members."""
+    if group.alone:
+        return vectors @ matrices.squeeze(2)
+    return (matrices[:, :, group.patterns.of] @ vectors.unsqueeze(-1)).squeeze(-1)
+
+
+def _log_roots(law: Law) -> Tensor:
+    """Log-densities of residuals of zero, over all that is seen, (s, z, p)."""
+    roots = law.roots.diagonal(dim1=-2, dim2=-1) if law.block.joint else law.roots
+    logs = roots.log() - 0.5 * math.log(2 * math.pi)  # (s, z, c, e)
+    weight = law.block.weight
+    if weight is None:
+        return logs.sum((-1, -2)).unsqueeze(-1)
+    return torch.einsum("szce,pce->szp", logs, weight.expand((-1, *logs.shape[-2:])))

@@ -1,0 +1,173 @@
+"""Expected products of covariates and residuals, summed over the rows of every cell.
+
+With `u = (x, r)` affine in the latents, `u = u_0 + B z`, a row has `E u u' = u(m) u(m)' + B Cov(z) B'`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .block import Block, Law, affine
+from .group import Group, Posterior, taken_of
+
+
+class Products(NamedTuple):
+    """Of every cell: weight `n`, `sum x x'`, `sum x r` and `sum r^2`; of joint coordinates with two more dimensions.
+
+    Shapes (s, cells), (s, cells, J, J), (s, cells, J), (s, cells); if joint (s, cells), (s, cells, e, J, e, J), (s,
+    cells, e, J, e), (s, cells, e, e).
+    """
+
+    n: Tensor
+    gram: Tensor
+    first: Tensor
+    second: Tensor
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How much every member counts.
+
+    Attributes:
+        members: (s, z, n).
+        patterns: members of each pattern, added up: (s, z, p).
+    """
+
+    members: Tensor = field(repr=False)
+    patterns: Tensor = field(repr=False)
+
+
+def weights_of(group: Group, share: Tensor | None) -> Weights:
+    """Count the members by a share of each, (s, z, n); None is one."""
+    if share is None:
+        return Weights(torch.ones((1, 1, 1), dtype=torch.float64), group.counts.double().reshape((1, 1, -1)))
+    total = share.new_zeros((*share.shape[:2], len(group.counts)))
+    return Weights(share, total.index_add_(-1, group.patterns.of, share))
+
+
+def products(group: Group, found: Posterior, k: int, weights: Weights, cells: int) -> Products:
+    """Sum the products of block `k` into so many cells."""
+    law, residual = found.laws[k], found.residuals[k]
+    block = law.block
+    taken = taken_of(block, found.mean)
+    covariates = [_covariate(group, block, j, taken) for j in range(block.count)]
+    x = torch.stack(torch.broadcast_tensors(*covariates), -1) if covariates else residual.new_zeros((1, 1, 1, 1, 1, 0))
+    members = weights.members[..., None, None]
+    if block.weight is not None:
+        members = members * block.weight[group.patterns.of]
+    slopes, spread = _slopes(block, law), _spread(group, block, found.covariance, weights)
+    count = weights.patterns[..., None, None]
+    count = (count if block.weight is None else count * block.weight).sum(2)
+    add = _joint if block.joint else _apart
+    return add(block, cells, count, x, residual, members, slopes, spread)
+
+
+def _covariate(group: Group, block: Block, j: int, taken: Tensor) -> Tensor:
+    """A covariate at the means, (s, z, n, c, e), thin where it does not vary."""
+    part = block.constants[j]
+    total = taken.new_zeros((1,) * 5) if part is None else part.unsqueeze(0)
+    if part is not None and group.one is not None and part.shape[1] == 1:
+        total = total * group.one.reshape((1, 1, -1, 1, 1))
+    for f, slot in enumerate(block.slopes):
+        slope = slot[j]
+        if slope is not None:
+            slope = slope[:, group.patterns.of] if slope.shape[1] > 1 else slope
+            total = total + slope * taken[..., f].unsqueeze(-1)
+    return total
+
+
+def _slopes(block: Block, law: Law) -> Tensor:
+    """Slopes of the covariates and of the residual, (s, z, p, c, e, J + 1, f)."""
+    by_slot = [
+        [law.slopes.new_zeros((1,) * 5) if s is None else s.unsqueeze(0) for s in slot[:-1]] + [law.slopes[..., f]]
+        for f, slot in enumerate(block.slopes)
+    ]
+    if not by_slot:
+        return law.slopes.unsqueeze(-2).expand((*law.slopes.shape[:-1], block.count + 1, 0))
+    shape = torch.broadcast_shapes(*(part.shape for slot in by_slot for part in slot))
+    return torch.stack([torch.stack([part.expand(shape) for part in slot], -1) for slot in by_slot], -1)
+
+
+def _spread(group: Group, block: Block, covariance: Tensor, weights: Weights) -> Tensor:
+    """Covariances of the latents that rows take, times the members of each pattern: (s, z, p, c, e, f, f).
+
+    Summed over patterns where slopes are the same in all of them.
+    """
+    f = block.slots.shape[1]
+    if not f:
+        return covariance.new_zeros((1,) * 5 + (0, 0))
+    padded = torch.nn.functional.pad(covariance, (0, 1, 0, 1))
+    at = torch.where(block.slots >= 0, block.slots, group.k)
+    taken = padded[..., at.unsqueeze(-1), at.unsqueeze(-2)]  # (s, z, p, c, f, f)
+    alike = all(s is None or s.shape[1] == 1 for slot in block.slopes for s in slot)
+    if not alike:
+        weight = weights.patterns[..., None, None]
+        weight = weight if block.weight is None else weight * block.weight
+        return taken.unsqueeze(4) * weight[..., None, None]
+    if block.weight is None:
+        return torch.einsum("szp,szpcfg->szcfg", *_alike(weights.patterns, taken)).unsqueeze(3).unsqueeze(2)
+    each = weights.patterns[..., None, None] * block.weight.expand((-1, len(block.slots), -1))
+    return torch.einsum("szpce,szpcfg->szcefg", *_alike(each, taken)).unsqueeze(2)
+
+
+def _alike(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Give both the same starts, states and patterns."""
+    shape = torch.broadcast_shapes(first.shape[:3], second.shape[:3])
+    return first.expand((*shape, *first.shape[3:])), second.expand((*shape, *second.shape[3:]))
+
+
+def _apart(
+    block: Block, cells: int, n: Tensor, x: Tensor, residual: Tensor, weight: Tensor, slopes: Tensor, spread: Tensor
+) -> Products:
+    """Coordinates each with a scale of its own."""
+    around = slopes @ spread @ slopes.mT  # (s, z, p, c, e, J + 1, J + 1)
+    around = around.sum(2)
+    J = block.count
+    pull = weight * residual
+    if x.shape[4] == 1:  # the same covariates in all coordinates
+        square = x.unsqueeze(-1) * x.unsqueeze(-2)
+        shape = torch.broadcast_shapes(weight.shape[:4], square.shape[:4])
+        w = weight.expand((*shape, weight.shape[4]))
+        gram = torch.einsum("sznce,szncij->szceij", w, square.squeeze(4).expand((*shape, J, J)))
+        shape = torch.broadcast_shapes(pull.shape[:4], x.shape[:4])
+        first = torch.einsum("sznce,sznci->szcei", pull.expand((*shape, pull.shape[4])), x.squeeze(4).expand((*shape, J)))
+    else:
+        weighted = weight.unsqueeze(-1) * x
+        gram = (weighted.unsqueeze(-1) * x.unsqueeze(-2)).sum(2)
+        first = (pull.unsqueeze(-1) * x).sum(2)
+    second = (pull * residual).sum(2)
+    parts = n, gram + around[..., :J, :J], first + around[..., :J, J], second + around[..., J, J]
+    return Products(*(_into(part, block.cells, cells) for part in parts))
+
+
+def _joint(
+    block: Block, cells: int, n: Tensor, x: Tensor, residual: Tensor, weight: Tensor, slopes: Tensor, spread: Tensor
+) -> Products:
+    """Coordinates with a covariance matrix in common."""
+    flat = slopes.flatten(4, 5)  # (s, z, p, c, e (J + 1), f)
+    size, J = slopes.shape[4], block.count
+    around = (flat @ spread.squeeze(4) @ flat.mT).sum(2)
+    every = torch.cat([x.expand((*residual.shape, J)), residual.unsqueeze(-1)], -1).flatten(4)
+    square = torch.einsum("szncu,szncv->szcuv", every * weight, every)
+    total = (square + around).unflatten(-1, (size, J + 1)).unflatten(-3, (size, J + 1))  # (..., e, J+1, e, J+1)
+    where = block.cells[..., 0]
+    parts = (
+        n.squeeze(-1),
+        total[..., :J, :, :J],
+        total[..., :J, :, J],
+        total[..., J, :, J],
+    )
+    return Products(*(_into(part, where, cells) for part in parts))
+
+
+def _into(part: Tensor, where: Tensor, cells: int) -> Tensor:
+    """Add up what belongs to a cell: of (s) + where + ... into (s, cells) + ...."""
+    shape = torch.broadcast_shapes(part.shape[1 : 1 + where.dim()], where.shape)
+    rest = part.shape[1 + where.dim() :]
+    part = part.expand((part.shape[0], *shape, *rest)).flatten(1, where.dim())
+    found = part.new_zeros((part.shape[0], cells, *rest))
+    return found.index_add_(1, where.expand(shape).reshape(-1), part)

@@ -1,0 +1,193 @@
+"""Take all sites that Gaussian latents enter out of a program, as one unit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import prod
+
+import torch
+from torch import Tensor
+
+from ...errors import ModelError
+from ...program.named import ordered
+from ...reading.latents.bilinear import Bilinear
+from ..contraction.schedule import Factor
+from ..left import Left
+from ..sites.site_factor import SiteFactor
+from ..units import Unit
+from .block import Patterns, block_of, patterns_of
+from .components import Members, members_of
+from .forms import factor_of
+from .group import Group
+from .rows import Rows, rows_of, weight_of, layout_of
+from .squeeze import squeezed
+from .unit import Gaussian
+
+LARGEST = 4096  # latents of a component: its precision matrix is a whole one
+MOST = 4096  # joint states of the discrete latents that reach a component
+
+
+def take(left: Left) -> tuple[Sequence[Unit], Left]:
+    """Take the sites out, and put in the factor of their components."""
+    latents = left.recognition.latents
+    if latents is None:
+        return (), left
+    real = {f.name: f for stack in left.stacks for f in stack.every if f.name in latents.sites}
+    exact = [name for name, made in latents.sites.items() if name not in left.recognition.readings]
+    names = {n for f in real.values() for n in f.names if n in left.owners}
+    states = {n: left.sizes[n] for n in ordered(names, left.sizes)}
+    if prod(states.values()) > MOST:
+        raise _too_many(prod(states.values()), list(states))
+    _check_weights(left, latents.sites)
+    readings = left.recognition.readings
+    rows = [rows_of(readings[n], latents.sites[n], states) for n in real]
+    given = _observed(left, [latents.sites[n] for n in exact], latents.places.count)
+    plates = {p: left.sizes[p] for p in ordered({p for n in states for p in left.owners[n]}, left.sizes)}
+    groups = tuple(_group(rows, m, given, plates) for m in members_of(rows, latents.places.count))
+    every = (*states, *plates)
+    final = ordered(every, left.sizes)
+    sites = tuple(factor_of(f, r, _ones(r)) for f, r in zip(real.values(), rows, strict=True))
+    name = next(iter(real))
+    unit = Gaussian(name, sites, tuple(rows), groups, states, plates, tuple(every.index(n) for n in final))
+    factor = Factor(name, final, frozenset(plates), None, None)
+    return (unit,), replace(left.taking([*real, *exact], factor), apart={**left.apart, name: factor})
+
+
+def _ones(rows: Rows) -> list[bool]:
+    """Of every covariate whether it is one everywhere."""
+    return [
+        part is not None and bool((part == 1).all()) and all(slot[j] is None for slot in rows.slopes)
+        for j, part in enumerate(rows.constants[:-1])
+    ]
+
+
+def _check_weights(left: Left, sites: Mapping[str, Bilinear]) -> None:
+    """Refuse row weights: a row of weight two is two rows with latents of their own, not one of half the variance."""
+    for name in sites:
+        scale = left.run[name].scale
+        if isinstance(scale, Tensor) and bool((scale != 1).any()) or not isinstance(scale, Tensor) and scale != 1:
+            raise ModelError(
+                f'Site "{name}": expected no row weights (poutine.scale) where continuous latents are integrated, got '
+                f"some. Repeat the rows, each with latents of its own."
+            )
+
+
+def _too_many(count: int, names: Sequence[str]) -> ModelError:
+    return ModelError(
+        f"The model: expected at most {MOST:,} joint states of the discrete latents that reach one set of connected "
+        f"continuous latents, got {count:,} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''}). Each has a "
+        f"law of its own. Let a latent state hold for a whole sequence, or write the switching part as dist.DiscreteHMM."
+    )
+
+
+def _observed(left: Left, exact: Sequence[Bilinear], count: int) -> tuple[Tensor, Tensor] | None:
+    """Latent entries that a Delta site observes: which are free, and the values of the others.
+
+    Raises:
+        ModelError: such a site is more than one latent in each entry.
+    """
+    if not exact:
+        return None
+    free, values = torch.ones(count, dtype=torch.bool), torch.zeros(count, dtype=torch.float64)
+    for made in exact:
+        layout = layout_of(made, {}, joint=False)
+        weight = weight_of(left.run[made.site.name], layout, joint=False)
+        sizes = layout.sizes
+        which = torch.full(sizes, -1)
+        slope, constant = torch.zeros(sizes, dtype=torch.float64), layout.flat(made.constants[-1]).expand(sizes)
+        for slot in made.slots:
+            (part,) = slot.slopes
+            assert part is not None
+            mine = layout.flat(part).expand(sizes)
+            some = (mine != 0) & (layout.flat(slot.which).expand(sizes) >= 0)
+            if bool((some & (which >= 0)).any()):
+                raise ModelError(
+                    f'Site "{made.site.name}": expected a Delta of one continuous latent in each entry, got one of '
+                    f"several. Give the sum a small noise of its own."
+                )
+            which = torch.where(some, layout.flat(slot.which).expand(sizes), which)
+            slope = torch.where(some, mine, slope)
+        seen = which >= 0
+        seen = seen if weight is None else seen & (weight.unsqueeze(0) != 0)
+        free[which[seen]] = False
+        values[which[seen]] = (-constant / torch.where(slope == 0, 1.0, slope))[seen]
+    return free, values
+
+
+def _group(
+    rows: Sequence[Rows], members: Members, given: tuple[Tensor, Tensor] | None, plates: Mapping[str, int]
+) -> Group:
+    """Lay alike components out."""
+    k = members.entries.shape[1]
+    if k > LARGEST:
+        raise ModelError(
+            f"The model: expected at most {LARGEST:,} continuous latents that hang together, got {k:,}. Their precision "
+            f"matrix would be a whole one. Fewer levels, or effects that are nested and not crossed, make it small."
+        )
+    free = None if given is None else given[0]
+    patterns = patterns_of(members, rows, free)
+    blocks = tuple(
+        block_of(s, rows[s], mine, slots, patterns)
+        for s, (mine, slots) in enumerate(zip(members.rows, members.slots, strict=True))
+        if mine is not None and slots is not None
+    )
+    live = _live(blocks, len(patterns.sizes), k)
+    if free is not None:
+        live = live & free[members.entries[patterns.first]]
+    values = None if given is None or bool(live.all()) else given[1][members.entries]
+    at = _places(rows, members, plates) if plates else None
+    group = Group(blocks, members.entries, patterns, live, values, None, patterns.sizes, at)
+    return squeezed(group) if at is None else group
+
+
+def _live(blocks: Sequence, patterns: int, k: int) -> Tensor:
+    """Which latents of every pattern have a density, or enter one: (p, k)."""
+    found = torch.zeros((patterns, k + 1), dtype=torch.bool)
+    for block in blocks:
+        at = torch.where(block.slots >= 0, block.slots, k)
+        enters = torch.stack([_enters(slot) for slot in block.slopes], -1) if block.slopes else None
+        if enters is None:
+            continue
+        if block.weight is not None:
+            enters = enters & (block.weight != 0).unsqueeze(-1)
+        enters = enters.any(2).expand((patterns, *block.slots.shape))
+        for c in range(block.slots.shape[0]):
+            found.scatter_(1, at[c].expand((patterns, -1)), enters[:, c] | found.gather(1, at[c].expand((patterns, -1))))
+    return found[:, :k]
+
+
+def _enters(slot: Sequence[Tensor | None]) -> Tensor:
+    """Where a slot has any slope in any state: (p, c, e)."""
+    total = torch.zeros((1, 1, 1), dtype=torch.bool)
+    for part in slot:
+        if part is not None:
+            total = total | (part != 0).any(0)
+    return total
+
+
+def _places(rows: Sequence[Rows], members: Members, plates: Mapping[str, int]) -> Tensor:
+    """The row of the factor that every member belongs to.
+
+    Raises:
+        ModelError: a component reaches several of them.
+    """
+    found = torch.zeros(len(members.entries), dtype=torch.long)
+    for plate, size in plates.items():
+        place = None
+        for mine, site in zip(members.rows, rows, strict=True):
+            part = None if mine is None else site.place(plate)
+            if part is not None:
+                every = part[mine]
+                if bool((every != every[:, :1]).any()) or (place is not None and bool((place != every[:, 0]).any())):
+                    place = None
+                    break
+                place = every[:, 0]
+        if place is None:
+            raise ModelError(
+                f'Plate "{plate}": expected continuous latents that hang together within one of its rows, got some '
+                f"across rows, each with a discrete state of its own. Their number of joint states has no bound. Let a "
+                f"discrete latent hold for all that hangs together."
+            )
+        found = found * size + place
+    return found

@@ -1,0 +1,193 @@
+"""All sites that the Gaussian latents enter, as one unit: one factor over the discrete latents that reach them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...program.named import Named
+from ...reading.bank import gather
+from ...reading.bound import Bound
+from ..chunks import WHOLE, Chunk
+from ..sites.site_factor import SiteFactor
+from ..sums import Sums
+from ..units import Unit
+from .group import Bindings, Group, Posterior, posterior
+from .moments import Products, products, weights_of
+from .rows import Rows
+
+
+@dataclass(frozen=True)
+class Natural:
+    """Arguments at one set of parameters.
+
+    Attributes:
+        bindings: coefficients and whitening roots of every site.
+        around: coefficients around which statistics are wanted, of every site.
+    """
+
+    bindings: Bindings
+    around: Sequence[Tensor]
+    starts: int
+
+
+@dataclass(frozen=True)
+class Gaussian(Unit):
+    """Gaussian latents, summed out.
+
+    Attributes:
+        name: of its factor.
+        sites: a site factor for each site, whose cells are classes of rows.
+        rows: of the same sites.
+        groups: components that are alike.
+        states: discrete latents over which a component is summed, and how many states each has.
+        shape: sizes of the plates of the factor.
+        order: dimensions of the factor, where states come first and then plates, in their order.
+    """
+
+    name: str
+    sites: tuple[SiteFactor, ...]
+    rows: tuple[Rows, ...] = field(repr=False)
+    groups: tuple[Group, ...] = field(repr=False)
+    states: Mapping[str, int]
+    plates: Mapping[str, int]
+    order: tuple[int, ...]
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """One factor."""
+        return (self.name,)
+
+    @property
+    def factors(self) -> tuple[SiteFactor, ...]:
+        """Of all sites."""
+        return self.sites
+
+    def natural(self, bound: Bound, about: Bound | None = None, replays: Mapping[str, Named] | None = None) -> Natural:
+        """Bind coefficients and scales."""
+        bindings = [(_coefficients(f, bound), _roots(f, bound)) for f in self.sites]
+        around = [c for c, _ in bindings] if about is None else [_coefficients(f, about) for f in self.sites]
+        return Natural(bindings, around, bound.starts)
+
+    def log_factors(self, natural: Natural, chunk: Chunk = WHOLE) -> tuple[list[Tensor], list[Posterior]]:
+        """Log evidence of the components, added up in the rows of the factor."""
+        found = [posterior(group, natural.bindings) for group in self.groups]
+        sizes = [*self.states.values(), *self.plates.values()]
+        states, rows = _count(self.states), _count(self.plates)
+        total = torch.zeros((natural.starts, states, rows), dtype=torch.float64)
+        for group, one in zip(self.groups, found, strict=True):
+            each = one.evidence.expand((natural.starts, states, one.evidence.shape[-1]))
+            if group.at is None:
+                each = each * (len(group.entries) if each.shape[-1] == 1 and group.one is None else 1)
+                total = total + each.sum(-1, keepdim=True)
+            else:
+                total = total.index_add(-1, group.at, each.expand((*each.shape[:2], len(group.at))))
+        total = total.reshape((natural.starts, *sizes))
+        return [total.permute(0, *(1 + d for d in self.order))], found
+
+    def sums(
+        self, shares: Sequence[Tensor | None], natural: Natural, memo: Sequence[Posterior], chunk: Chunk = WHOLE
+    ) -> dict[str, Tensor]:
+        """Products of every cell, side by side."""
+        share = self._by_state(shares[0])
+        total: dict[int, list[Tensor]] = {}
+        for group, found in zip(self.groups, memo, strict=True):
+            mine = None if share is None or group.at is None else share[..., group.at]
+            weights = weights_of(group, mine)
+            for k, block in enumerate(group.blocks):
+                made = products(group, found, k, weights, len(self.rows[block.site].index))
+                have = total.get(block.site)
+                total[block.site] = list(made) if have is None else [a + b for a, b in zip(have, made, strict=True)]
+        return {self.sites[s].name: _beside(parts, natural.starts) for s, parts in total.items()}
+
+    def _by_state(self, share: Tensor | None) -> Tensor | None:
+        """Weights of the factor, (s, states, rows)."""
+        if share is None or not (self.states or self.plates):
+            return None
+        back = sorted(range(len(self.order)), key=lambda d: self.order[d])
+        return share.permute(0, *(1 + d for d in back)).reshape((len(share), _count(self.states), -1))
+
+    def given(self, shares: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """There are none without parameters: the law of the latents is part of the posterior."""
+        return {}
+
+    def made_of(self, member: str) -> tuple[SiteFactor, ...]:
+        """All sites."""
+        return self.sites
+
+    def finish(self, found: Mapping[str, Tensor], natural: Natural | None) -> dict[str, Sums]:
+        """Cut into the statistics of the families."""
+        if natural is None:
+            return {}
+        sums = {}
+        for k, (factor, rows) in enumerate(zip(self.sites, self.rows, strict=True)):
+            if factor.name in found:
+                parts = _cut(found[factor.name], rows)
+                sums[factor.name] = _sums(factor, rows, parts, natural.bindings[k][0], natural.around[k])
+        return sums
+
+    def digits(self, bound: Bound, near: Bound) -> Tensor | None:
+        """Residuals are taken at the coefficients: they do not run short."""
+        return None
+
+    def width(self, plate: str) -> int:
+        """Rows are not taken in chunks."""
+        return 0
+
+    def stuck(self, plate: str) -> str:
+        """They hang together through the latents."""
+        return f"Gaussian latents are summed out by component (site \"{self.name}\")" if plate in self.plates else ""
+
+
+def _count(sizes: Mapping[str, int]) -> int:
+    found = 1
+    for size in sizes.values():
+        found *= size
+    return found
+
+
+def _coefficients(factor: SiteFactor, bound: Bound) -> Tensor:
+    """Coefficients of every cell, (s, cells, J), or (s, cells, e, J)."""
+    return factor.form.coefficients(factor, bound)
+
+
+def _roots(factor: SiteFactor, bound: Bound) -> Tensor:
+    """What whitens residuals in every cell: one over the scale, or the inverse of the factor."""
+    joint = "scale_tril" in factor.roles
+    role = factor.roles["scale_tril" if joint else "scale"]
+    scale = gather(role, bound.matrices if joint else bound.entries, bound.batch).double()
+    scale = scale if not role.known else scale.unsqueeze(0)
+    if not joint:
+        return scale.reciprocal().expand((scale.shape[0], *factor.cell_shape))
+    unit = torch.eye(scale.shape[-1], dtype=scale.dtype)
+    return torch.linalg.solve_triangular(scale, unit, upper=False)
+
+
+def _beside(parts: Sequence[Tensor], starts: int) -> Tensor:
+    """Products side by side, (s, cells, F)."""
+    flat = [part.reshape((*part.shape[:2], -1)) for part in parts]
+    return torch.cat([part.expand((starts, *part.shape[1:])) for part in flat], -1)
+
+
+def _cut(found: Tensor, rows: Rows) -> Products:
+    """Cut them again."""
+    J, e = rows.count, rows.layout.sizes[2]
+    events = ((), (e, J, e, J), (e, J, e), (e, e)) if rows.joint else ((), (J, J), (J,), ())
+    parts, at = [], 0
+    for event in events:
+        size = 1
+        for n in event:
+            size *= n
+        parts.append(found[..., at : at + size].reshape((*found.shape[:2], *event)))
+        at += size
+    return Products(*parts)
+
+
+def _sums(factor: SiteFactor, rows: Rows, parts: Products, at: Tensor, around: Tensor) -> Sums:
+    """Statistics of the family of a site, around the coefficients that are wanted."""
+    found = factor.form.sums(factor, parts, at)
+    return found if around is at else found.about(factor.form.centre(factor, around))

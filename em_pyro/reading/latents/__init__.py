@@ -1,0 +1,1 @@
+"""Continuous latents that are integrated: which they are, and how they enter."""

@@ -1,0 +1,150 @@
+"""Residuals that are affine in the latents and in the parameters: the constants of `r = y(z) - x(z)' b`.
+
+Given the latents the program is an ordinary one, and what its locations select or multiply has been read. Here the
+covariates `x` and the response `y` are found as affine functions of the latents, by replays at zero and at one: entries
+of which no cell has two move together, and are told apart by marks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ...program.named import Params
+from ...program.site import Site
+
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One latent entry a cell: which, and what multiplies it.
+
+    Attributes:
+        which: its number, -1 for none; dimensions of the cells, of size one where it does not vary.
+        slopes: of the covariates, then of the response; None where it does not enter. Dimensions as of `which`.
+    """
+
+    which: Tensor = field(repr=False)
+    slopes: tuple[Tensor | None, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Bilinear:
+    """The residual of every cell of one site; all tensors have the dimensions of its cells, of size one where they can.
+
+    Attributes:
+        site: in one run.
+        names: latents and plates, by their tensor dimension; events follow.
+        shape: of all cells, coordinates of vectors last.
+        index: of every covariate the entry that it multiplies, -1 for none.
+        entries: (parameter, flat position).
+        constants: covariates, then the response, where all latents are zero.
+        slots: the latents.
+    """
+
+    site: Site = field(repr=False)
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    index: tuple[Tensor, ...] = field(repr=False)
+    entries: tuple[tuple[str, int], ...] = field(repr=False)
+    constants: tuple[Tensor, ...] = field(repr=False)
+    slots: tuple[Slot, ...] = field(repr=False)
+
+    def residual(self, params: Params, latents: Tensor) -> Tensor:
+        """Return what it says: residuals at values of the parameters, and of all latents side by side."""
+        theta = [params[name].reshape(-1)[at].double() for name, at in self.entries]
+        table = torch.stack([*theta, torch.zeros((), dtype=torch.float64)]) if theta else torch.zeros(1).double()
+        values = list(self.constants)
+        padded = torch.cat([latents.double(), latents.new_zeros(1).double()])
+        for slot in self.slots:
+            z = padded[slot.which]
+            values = [v if s is None else v + s * z for v, s in zip(values, slot.slopes, strict=True)]
+        total = values[-1]
+        for x, index in zip(values, self.index, strict=False):
+            total = total - x * table[index]
+        return total.expand(self.shape)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the entries of every latent stand among all of them.
+
+    Attributes:
+        shapes: of the values.
+        events: how many of their last dimensions are events.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    events: Mapping[str, int]
+
+    @cached_property
+    def first(self) -> dict[str, int]:
+        """The number of the first entry of every latent."""
+        found, at = {}, 0
+        for name, shape in self.shapes.items():
+            found[name] = at
+            at += math.prod(shape)
+        return found
+
+    @property
+    def count(self) -> int:
+        """Number of entries."""
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+    def values(self, flat: Tensor) -> dict[str, Tensor]:
+        """Cut entries side by side into the values of the latents."""
+        return {n: flat[self.first[n] :][: math.prod(s)].reshape(s) for n, s in self.shapes.items()}
+
+    def frames(self, coarse: Mapping[tuple[int, ...], int]) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+        """Yield sets of entries that move together, with their kind: one coordinate of all latents of a shape.
+
+        Args:
+            coarse: of every kind, which of `CUTS` is made.
+        """
+        for kind, names in self.kinds.items():
+            events = self.events[names[0]]
+            size = math.prod(kind[len(kind) - events :])
+            ids = torch.stack([torch.arange(math.prod(kind)) + self.first[n] for n in names])
+            ids = ids.reshape((len(names), -1, size))
+            sites, rows = self.cuts(kind)[coarse[kind]]
+            for a in range(sites):
+                for b in range(rows):
+                    for part in ids[a::sites, b::rows].flatten(0, 1).unbind(-1):
+                        if len(part):
+                            yield kind, part
+
+    @cached_property
+    def kinds(self) -> dict[tuple[int, ...], list[str]]:
+        """Latents of the same shape: the steps of a loop."""
+        found: dict[tuple[int, ...], list[str]] = {}
+        for name, shape in self.shapes.items():
+            found.setdefault((*shape,), []).append(name)
+        return found
+
+    def cuts(self, kind: tuple[int, ...]) -> list[tuple[int, int]]:
+        """Into how many parts latents of a kind, and the entries of each, may be cut: coarser ones first."""
+        sites = len(self.kinds[kind])
+        rows = math.prod(kind) // math.prod(kind[len(kind) - self.events[self.kinds[kind][0]] :])
+        steps = [m for m in (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32) if m < sites]
+        wide = [m for m in (2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32) if m < rows]
+        found = [(m, 1) for m in steps] + [(sites, 1)]
+        found += [(m, k) for m in dict.fromkeys((1, sites)) for k in wide] + [(sites, rows)]
+        return list(dict.fromkeys(found))
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Continuous latents that are integrated.
+
+    Attributes:
+        places: of their entries.
+        sites: the residuals that they enter.
+    """
+
+    places: Places
+    sites: Mapping[str, Bilinear] = field(repr=False)

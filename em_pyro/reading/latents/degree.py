@@ -1,0 +1,207 @@
+"""The degree of every tensor of a run in the latents that are integrated: a proof, where probes would be evidence.
+
+A run is exact algebra in the latents as long as every operation that they pass is linear, or multiplies polynomials.
+The degree is carried through these operations. Anything else (`abs`, `clamp`, a comparison, a number read out of a
+tensor) has no degree, and is remembered by its name: the site that it reaches is refused with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ...errors import ModelError
+from ...program.masks import masks_of
+from ...program.named import Params, unwrap
+from ...program.program import Program
+from ...program.site import Site
+from ...recording.graph import leaves_of
+
+NONE = 1 << 20  # the degree of what is no polynomial
+
+LINEAR = frozenset(
+    "view _unsafe_view reshape expand permute transpose t select slice unsqueeze squeeze sum mean neg clone detach "
+    "alias _to_copy cat stack unbind split split_with_sizes diagonal cumsum flip roll index_select as_strided repeat "
+    "tril triu lift_fresh index gather movedim unfold constant_pad_nd zero mT numpy_T _reshape_alias view_as take "
+    "take_along_dim expand_as narrow contiguous diag_embed trace swapaxes positive resolve_conj resolve_neg".split()
+)
+SUMS = frozenset("add sub rsub add_ sub_".split())
+PRODUCTS = frozenset("mul mm bmm mv dot mul_ multiply".split())
+QUOTIENTS = frozenset("div div_".split())
+FUSED = frozenset("addmm baddbmm addmv addbmm".split())
+WRITES = frozenset(
+    "index_put index_put_ _index_put_impl_ copy_ copy masked_fill masked_fill_ fill_ slice_scatter select_scatter "
+    "index_copy index_copy_ scatter scatter_ masked_scatter masked_scatter_ index_add index_add_ scatter_add "
+    "scatter_add_".split()
+)
+SHAPES = frozenset(
+    "zeros_like ones_like empty_like full_like new_zeros new_ones new_empty new_full sym_size size sym_stride "
+    "sym_numel sym_storage_offset is_floating_point".split()
+)
+READS = frozenset("_local_scalar_dense equal nonzero is_nonzero item unique _unique2".split())
+
+LOCATION = {"Normal": "loc", "MultivariateNormal": "loc", "Delta": "v"}
+"""Of every law that may have latents inside, the argument in which they may be."""
+
+
+class Degrees(TorchDispatchMode):
+    """Watches a run and keeps the degree of its tensors, and what broke the first that has none."""
+
+    def __init__(self, latents: Params) -> None:
+        """Begin with the latents, each of degree one."""
+        super().__init__()
+        self.degree: dict[int, int] = {}  # by id
+        self.stored: dict[int, int] = {}  # by storage: views of it are as high
+        self.broken: dict[int, str] = {}
+        self.kept: list[Tensor] = []  # so that no id or storage is used twice
+        self.read = ""
+        for latent in latents.values():
+            self._note(latent, 1, "")
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Leave torch's compiler, which takes long to import, where it is."""
+        return False
+
+    def of(self, part: Any) -> int:
+        """Return the degree of a tensor."""
+        if not isinstance(part, Tensor):
+            return 0
+        return max(self.degree.get(id(part), 0), self.stored.get(_storage(part), 0))
+
+    def why(self, part: Tensor) -> str:
+        """Return the operation by which a tensor is no polynomial."""
+        return self.broken.get(_storage(part), "")
+
+    def _note(self, part: Tensor, degree: int, why: str) -> None:
+        self.degree[id(part)] = degree
+        storage = _storage(part)
+        self.stored[storage] = max(degree, self.stored.get(storage, 0))
+        self.kept.append(part)
+        if why:
+            self.broken.setdefault(storage, why)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        every = [leaf for leaf in leaves_of((args, *kwargs.values())) if isinstance(leaf, Tensor)]
+        degrees = [self.of(leaf) for leaf in every]
+        why = next((w for leaf in every if (w := self.why(leaf))), "")
+        found = func(*args, **kwargs)
+        name = func.__name__.split(".")[0]
+        if not any(degrees) or name in SHAPES:
+            return found
+        if name in READS:
+            self.read = self.read or name
+        degree = min(self._after(name, args, kwargs, every, degrees), NONE)
+        if any(isinstance(part, Tensor) and not part.is_floating_point() for part in leaves_of(found)):
+            degree = NONE  # a whole number of a latent
+        if degree == NONE and not why:
+            why = name
+        for part in leaves_of(found):
+            if isinstance(part, Tensor):
+                self._note(part, degree, why if degree == NONE else "")
+        return found
+
+    def _after(self, name: str, args: Any, kwargs: Any, every: list[Tensor], degrees: list[int]) -> int:
+        """Return the degree of what an operation makes of operands of these degrees."""
+        if name.rstrip("_") in LINEAR:
+            rest = () if name in ("cat", "stack") else leaves_of((*args[1:], *kwargs.values()))
+            return NONE if any(self.of(part) for part in rest) else max(degrees)
+        if name in SUMS:
+            return max(degrees)
+        if name in PRODUCTS:
+            return sum(degrees)
+        if name in FUSED:
+            return max(degrees[0], degrees[1] + degrees[2])
+        if name in QUOTIENTS:
+            return NONE if len(args) < 2 or self.of(args[1]) or kwargs.get("rounding_mode") else degrees[0]
+        if name == "pow":
+            power = args[1] if len(args) > 1 else None
+            whole = isinstance(power, (int, float)) and float(power) in (1.0, 2.0)
+            return degrees[0] * int(power) if whole else NONE
+        if name == "where":
+            return NONE if self.of(args[0]) or len(args) < 3 else max(degrees)
+        if name in WRITES:
+            places = [part for part in leaves_of(args[1:]) if isinstance(part, Tensor) and not part.is_floating_point()]
+            return NONE if any(self.of(part) for part in places) else max(degrees)
+        return NONE
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def sites_of_latents(program: Program, params: Params, latents: Params) -> frozenset[str]:
+    """Return the sites that the latents enter, each with a residual that is affine in them: proved for all values.
+
+    Args:
+        program: what is run.
+        params: values of its parameters.
+        latents: of what is integrated.
+
+    Raises:
+        ModelError: a site is not linear-Gaussian in the latents; the message names it and the operation.
+    """
+    with torch.no_grad(), Degrees(latents) as degrees:
+        sites = program.run(params, latents)
+    if degrees.read:
+        raise ModelError(
+            f"The model: expected no branch on a continuous latent, got one (a number is read out of a tensor that "
+            f"depends on {_listed(latents)}: {degrees.read}). {REMEDY}"
+        )
+    found = set[str]()
+    for name, site in sites.items():
+        with torch.no_grad(), degrees:
+            entered = name in latents or any(degrees.of(part) for _, part in _parts(site))
+        if entered:
+            _check(name, site, degrees)
+            found.add(name)
+    return frozenset(found)
+
+
+REMEDY = "Integrate the latent by em_pyro.quadrature, or write a marginal density."
+
+
+def _check(name: str, site: Site, degrees: Degrees) -> None:
+    """Refuse a site that is no Normal, MultivariateNormal or Delta whose residual alone has latents in it."""
+    base = unwrap(site.fn).base
+    kind = type(base).__name__
+    if kind not in LOCATION:
+        raise ModelError(
+            f'Site "{name}": expected Normal, MultivariateNormal or Delta where a continuous latent enters, got '
+            f"{kind}. {REMEDY}"
+        )
+    location = LOCATION[kind]
+    for what, part in _parts(site):
+        degree = degrees.of(part)
+        through = f" through {degrees.why(part)}" if degree == NONE and degrees.why(part) else ""
+        if what in ("value", location):
+            if degree > 1:
+                how = "as a product of latents" if degree < NONE else f"nonlinearly{through}"
+                raise ModelError(
+                    f'Site "{name}": expected a residual that is affine in the continuous latents, got one that they '
+                    f"enter {how}. {REMEDY}"
+                )
+        elif degree:
+            what = {"_unbroadcasted_scale_tril": "scale_tril"}.get(what, what)
+            raise ModelError(
+                f'Site "{name}": expected latents in the location alone, got one in its {what}{through}. {REMEDY}'
+            )
+
+
+def _parts(site: Site) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a site: value, arguments, masks and weight."""
+    base = unwrap(site.fn).base
+    yield "value", site.value
+    masks = {key: mask.tensor for key, mask in masks_of(site).items()}
+    for key, part in {**vars(base), **masks, "row weights": site.scale}.items():
+        if isinstance(part, Tensor):
+            yield key, part
+
+
+def _listed(latents: Mapping[str, Any]) -> str:
+    return ", ".join(f'"{name}"' for name in latents)

@@ -1,0 +1,81 @@
+"""A program replayed with its latents and the parameters of its locations moved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ...program.named import Params, squeeze, unwrap
+from ...program.program import Program
+from ...program.site import Site
+from ..reading import Reading
+from .bilinear import Places
+
+
+class Crowded(Exception):
+    """A cell has two of the entries that were moved together; says of which kind."""
+
+    def __init__(self, kind: tuple[int, ...]) -> None:
+        super().__init__()
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class Replays:
+    """The program with its latents and locations moved."""
+
+    program: Program
+    params: Params = field(repr=False)
+    places: Places
+    readings: Mapping[str, Reading] = field(repr=False)  # of the sites that the latents enter
+    deltas: frozenset[str]  # sites that are observed exactly
+
+    def run(self, latents: Tensor, moved: Params) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return value and location of every site, both in the dimensions of its cells."""
+        with torch.no_grad():
+            sites = self.program.run({**self.params, **moved}, self.places.values(latents))
+        return {name: _cells(sites[name]) for name in (*self.readings, *self.deltas)}
+
+
+def _cells(site: Site) -> tuple[Tensor, Tensor]:
+    """Lay value and location of a site out over its cells."""
+    inner = unwrap(site.fn)
+    location = inner.base.v if hasattr(inner.base, "v") else inner.base.loc
+    event = inner.event_rank + len(inner.base.event_shape)
+    names = names_of(site)
+    value, location = (squeeze(part, site.dims, site.name, event) for part in (site.value, location))
+    a, b = value.align(names).double(), location.align(names).double()
+    a, b = (trailing(part, len(names), event) for part in (a, b))
+    return torch.where(torch.isfinite(a), a, 0.0), b  # what is masked may be no number
+
+
+def names_of(site: Site) -> tuple[str, ...]:
+    """Latents and plates of a site, by their tensor dimension."""
+    return tuple(name for _, name in sorted(site.dims.items()))
+
+
+def trailing(part: Tensor, names: int, event: int) -> Tensor:
+    """Give a part all dimensions of the events."""
+    missing = names + event - part.dim()
+    return part.reshape((*part.shape[:names], *(1,) * missing, *part.shape[names:]))
+
+
+def thin(part: Tensor) -> Tensor:
+    """Keep one of what is the same along a dimension."""
+    for d in range(part.dim()):
+        if part.shape[d] > 1 and (part.stride(d) == 0 or bool((part == part.narrow(d, 0, 1)).all())):
+            part = part.narrow(d, 0, 1)
+    return part.contiguous()
+
+
+def thin_which(which: Tensor) -> Tensor:
+    """The same of latents: where there is none, any will do."""
+    for d in range(which.dim()):
+        if which.shape[d] > 1:
+            first = which.gather(d, (which >= 0).byte().argmax(d, keepdim=True))
+            if bool(((which == first) | (which < 0)).all()):
+                which = first
+    return which.contiguous()

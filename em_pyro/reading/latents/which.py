@@ -1,0 +1,86 @@
+"""Which continuous latents are integrated, and not maximised with the parameters.
+
+Normal and MultivariateNormal latents are, if
+
+1. they are in a data plate (`program/survey.py`);
+2. a parameter drives a scale of their own law, so that their joint density with it has no bound;
+3. their law, or a law that they enter, is that of a latent that is integrated;
+4. their prior is left out by `mask(False)`, and they enter the value of a site: they are its missing entries.
+
+All others are parameters with a prior. `EM(continuous={"b": "maximise"})`, or "integrate", has the last word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from ...program.named import Params, unwrap
+from ...program.probes import reached, traced_run
+from ...program.program import Program
+from ...program.site import Site
+from ...program.survey import NORMAL
+from ..improper import unbounded
+from ..priors import dropped
+
+
+def to_integrate(program: Program, values: Params, chosen: Mapping[str, str]) -> frozenset[str]:
+    """Return the latents that are integrated by rules 2 to 4, and those that are already.
+
+    Args:
+        program: in which they are still parameters with a prior.
+        values: of all parameters.
+        chosen: what the user has said of some.
+    """
+    kinds = {n: p for n, p in program.parameters.items() if p.kind == "prior" and chosen.get(n) != "maximise"}
+    if not kinds:
+        return program.integrated
+    with program.given(values):
+        leaves, traced = traced_run(program, values)
+        normal = {n for n in kinds if n in traced and type(unwrap(traced[n].fn).base).__name__ in NORMAL}
+        if not normal:
+            return program.integrated
+        found = set(program.integrated) | {bad.site for bad in unbounded(program, values, leaves, traced)} & normal
+        found |= _missing(traced, leaves, normal)
+        return frozenset(_connected(found, normal, traced, leaves) if found else found)
+
+
+def _missing(traced: Mapping[str, Site], leaves: Mapping[str, Tensor], normal: set[str]) -> set[str]:
+    """Latents without a density that enter the value of an observed site."""
+    flat = {name for name in normal if dropped(traced[name])}
+    observed = {n: site for n, site in traced.items() if site.role == "observed" and site.value.requires_grad}
+    if not flat or not observed:
+        return set()
+    inside = reached(observed, leaves, lambda site: [site.value])
+    return flat & frozenset[str]().union(*inside.values())
+
+
+def _connected(
+    found: set[str], normal: set[str], traced: Mapping[str, Site], leaves: Mapping[str, Tensor]
+) -> set[str]:
+    """Add the latents in whose laws these are, and those that are in theirs; but none that is part of a scale."""
+    scales = frozenset[str]().union(*reached(traced, leaves, _scales).values())
+    inside = reached({n: traced[n] for n in (*normal, *found) if n in traced}, leaves, _locations)
+    meets: dict[str, set[str]] = {name: set() for name in (*normal, *found)}
+    for name, entering in inside.items():
+        for other in (entering & normal) - scales - {name}:
+            meets[name].add(other)
+            meets[other].add(name)
+    every, waiting = set(found), list(found)
+    while waiting:
+        for other in meets[waiting.pop()] - every - scales:
+            every.add(other)
+            waiting.append(other)
+    return every
+
+
+def _locations(site: Site) -> list[Tensor]:
+    base = unwrap(site.fn).base
+    return [base.loc] if hasattr(base, "loc") else []
+
+
+def _scales(site: Site) -> list[Tensor]:
+    """Every argument of a distribution that is not its location."""
+    parts = vars(unwrap(site.fn).base).items()
+    return [part for key, part in parts if isinstance(part, Tensor) and key not in ("loc", "v")]
