@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ...program.named import broadcast
 from .components import Members
 from .rows import Part, Rows
 
@@ -143,11 +144,12 @@ class Law:
 
     def whitened(self, part: Tensor, *, slots: bool) -> Tensor:
         """Residuals, or their slopes, in units in which they are independent standard normal."""
-        if self.block.joint:
-            roots = self.roots.unsqueeze(2)
-            return roots @ (part if slots else part.unsqueeze(-1)) if slots else (roots @ part.unsqueeze(-1)).squeeze(-1)
         roots = self.roots.unsqueeze(2)
-        return part * (roots.unsqueeze(-1) if slots else roots)
+        if not self.block.joint:
+            return part * (roots.unsqueeze(-1) if slots else roots)
+        part = part if slots else part.unsqueeze(-1)
+        found = roots @ part.expand((*part.shape[:4], roots.shape[-1], part.shape[-1]))
+        return found if slots else found.squeeze(-1)
 
 
 def law_of(block: Block, coefficients: Tensor, roots: Tensor, one: Tensor | None) -> Law:
@@ -167,7 +169,7 @@ def law_of(block: Block, coefficients: Tensor, roots: Tensor, one: Tensor | None
     slopes = [affine(theta, slot, 2) for slot in block.slopes]
     constants = affine(theta, _standing(block.constants, one), 2)
     starts, z, c, e = theta.shape[:4]
-    shape = torch.broadcast_shapes(*(part.shape for part in slopes)) if slopes else (starts, 1, 1, c, e)
+    shape = broadcast(*(part.shape for part in slopes)) if slopes else (starts, 1, 1, c, e)
     stacked = torch.stack([part.expand(shape) for part in slopes], -1) if slopes else theta.new_zeros((*shape, 0))
     return Law(block, stacked, constants, whiten)
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...program.named import broadcast
 from .block import Block, Law, affine
 from .group import Group, Posterior, taken_of
 
@@ -88,7 +89,7 @@ def _slopes(block: Block, law: Law) -> Tensor:
     ]
     if not by_slot:
         return law.slopes.unsqueeze(-2).expand((*law.slopes.shape[:-1], block.count + 1, 0))
-    shape = torch.broadcast_shapes(*(part.shape for slot in by_slot for part in slot))
+    shape = broadcast(*(part.shape for slot in by_slot for part in slot))
     return torch.stack([torch.stack([part.expand(shape) for part in slot], -1) for slot in by_slot], -1)
 
 
@@ -116,7 +117,7 @@ def _spread(group: Group, block: Block, covariance: Tensor, weights: Weights) ->
 
 def _alike(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Give both the same starts, states and patterns."""
-    shape = torch.broadcast_shapes(first.shape[:3], second.shape[:3])
+    shape = broadcast(first.shape[:3], second.shape[:3])
     return first.expand((*shape, *first.shape[3:])), second.expand((*shape, *second.shape[3:]))
 
 
@@ -130,10 +131,10 @@ def _apart(
     pull = weight * residual
     if x.shape[4] == 1:  # the same covariates in all coordinates
         square = x.unsqueeze(-1) * x.unsqueeze(-2)
-        shape = torch.broadcast_shapes(weight.shape[:4], square.shape[:4])
+        shape = broadcast(weight.shape[:4], square.shape[:4])
         w = weight.expand((*shape, weight.shape[4]))
         gram = torch.einsum("sznce,szncij->szceij", w, square.squeeze(4).expand((*shape, J, J)))
-        shape = torch.broadcast_shapes(pull.shape[:4], x.shape[:4])
+        shape = broadcast(pull.shape[:4], x.shape[:4])
         first = torch.einsum("sznce,sznci->szcei", pull.expand((*shape, pull.shape[4])), x.squeeze(4).expand((*shape, J)))
     else:
         weighted = weight.unsqueeze(-1) * x
@@ -166,7 +167,7 @@ def _joint(
 
 def _into(part: Tensor, where: Tensor, cells: int) -> Tensor:
     """Add up what belongs to a cell: of (s) + where + ... into (s, cells) + ...."""
-    shape = torch.broadcast_shapes(part.shape[1 : 1 + where.dim()], where.shape)
+    shape = broadcast(part.shape[1 : 1 + where.dim()], where.shape)
     rest = part.shape[1 + where.dim() :]
     part = part.expand((part.shape[0], *shape, *rest)).flatten(1, where.dim())
     found = part.new_zeros((part.shape[0], cells, *rest))

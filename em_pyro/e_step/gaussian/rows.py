@@ -6,7 +6,7 @@ it does not vary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -35,6 +35,7 @@ class Layout:
         states: all discrete latents of the unit, and how many states each has.
         rows: dimensions along which cells take other latents.
         coordinates: the others that are no states.
+        several: how many rows there are of all sites that were joined with it; 0 if none was.
     """
 
     names: tuple[str, ...]
@@ -42,12 +43,13 @@ class Layout:
     states: Mapping[str, int]
     rows: tuple[int, ...]
     coordinates: tuple[int, ...]
+    several: int = 0  # rows of several sites together
 
     @property
     def sizes(self) -> tuple[int, int, int]:
         """Numbers of states, rows and coordinates."""
         rows, coordinates = (prod(self.shape[d] for d in dims) for dims in (self.rows, self.coordinates))
-        return prod(self.states.values()), rows, coordinates
+        return prod(self.states.values()), self.several or rows, coordinates
 
     @property
     def plates(self) -> tuple[tuple[str, int], ...]:
@@ -79,6 +81,13 @@ class Layout:
         cut = len(self.names)
         aligned = aligned.reshape((*shape[:cut], *(1,) * (events - own), *shape[cut:]))
         return self.flat(aligned, kept=kept)
+
+    def place(self, plate: str) -> Tensor | None:
+        """The place of every row in a plate; None if it is in all of it."""
+        for d, (name, size) in enumerate(self.plates):
+            if name == plate:
+                return torch.arange(self.sizes[1]) // prod(s for _, s in self.plates[d + 1 :]) % size
+        return None
 
     def _of(self, dims: Sequence[int]) -> tuple[int, ...]:
         return tuple(self.shape[d] for d in dims)
@@ -126,6 +135,7 @@ class Rows:
         weight: one where a coordinate of a row is seen, (rows, coordinates); None is everywhere.
         log_factors: logarithms of known factors of the scales, by which all else is divided; None is zero.
         entries: of the parameters, as (name, flat position).
+        places: by plate the place of every row in it; None if a row is in all of it.
     """
 
     site: str
@@ -141,6 +151,7 @@ class Rows:
     weight: Tensor | None = field(repr=False)
     log_factors: Tensor | None = field(repr=False)
     entries: tuple[tuple[str, int], ...] = field(repr=False)
+    places: Mapping[str, Tensor | None] = field(repr=False)
 
     @property
     def count(self) -> int:
@@ -154,22 +165,15 @@ class Rows:
             return torch.zeros(self.layout.sizes[1], dtype=torch.long)
         return self.cells.movedim(1, 0).flatten(1).unique(dim=0, return_inverse=True)[1]
 
-    def place(self, plate: str) -> Tensor | None:
-        """The place of every row in a plate; None if it is in all of it."""
-        plates = self.layout.plates
-        for d, (name, size) in enumerate(plates):
-            if name == plate:
-                return torch.arange(self.layout.sizes[1]) // prod(s for _, s in plates[d + 1 :]) % size
-        return None
 
-
-def rows_of(reading: Reading, made: Bilinear, states: Mapping[str, int]) -> Rows:
+def rows_of(reading: Reading, made: Bilinear, states: Mapping[str, int], plates: Iterable[str]) -> Rows:
     """Lay a site out.
 
     Args:
         reading: where its arguments come from.
         made: its residuals.
         states: discrete latents over which its components are summed.
+        plates: of these.
 
     Raises:
         ModelError: latents or a mask depend on a discrete latent; or known covariances differ between rows.
@@ -202,6 +206,7 @@ def rows_of(reading: Reading, made: Bilinear, states: Mapping[str, int]) -> Rows
         weight_of(reading.site, layout, joint=joint),
         log_factors,
         made.entries,
+        {name: layout.place(name) for name in plates},
     )
 
 

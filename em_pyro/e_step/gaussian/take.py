@@ -20,6 +20,7 @@ from .block import Patterns, block_of, patterns_of
 from .components import Members, members_of
 from .forms import factor_of
 from .group import Group
+from .merge import merged
 from .rows import Rows, rows_of, weight_of, layout_of
 from .squeeze import squeezed
 from .unit import Gaussian
@@ -41,15 +42,17 @@ def take(left: Left) -> tuple[Sequence[Unit], Left]:
         raise _too_many(prod(states.values()), list(states))
     _check_weights(left, latents.sites)
     readings = left.recognition.readings
-    rows = [rows_of(readings[n], latents.sites[n], states) for n in real]
-    given = _observed(left, [latents.sites[n] for n in exact], latents.places.count)
     plates = {p: left.sizes[p] for p in ordered({p for n in states for p in left.owners[n]}, left.sizes)}
+    together = merged([rows_of(readings[n], latents.sites[n], states, plates) for n in real])
+    rows = [one for one, _ in together]
+    given = _observed(left, [latents.sites[n] for n in exact], latents.places.count)
     groups = tuple(_group(rows, m, given, plates) for m in members_of(rows, latents.places.count))
     every = (*states, *plates)
     final = ordered(every, left.sizes)
-    sites = tuple(factor_of(f, r, _ones(r)) for f, r in zip(real.values(), rows, strict=True))
+    sites = tuple(factor_of(real[one.site], one, _ones(one)) for one in rows)
     name = next(iter(real))
-    unit = Gaussian(name, sites, tuple(rows), groups, states, plates, tuple(every.index(n) for n in final))
+    alike = {one.site: names for one, names in together}
+    unit = Gaussian(name, sites, alike, tuple(rows), groups, states, plates, tuple(every.index(n) for n in final))
     factor = Factor(name, final, frozenset(plates), None, None)
     return (unit,), replace(left.taking([*real, *exact], factor), apart={**left.apart, name: factor})
 
@@ -143,18 +146,17 @@ def _group(
 
 def _live(blocks: Sequence, patterns: int, k: int) -> Tensor:
     """Which latents of every pattern have a density, or enter one: (p, k)."""
-    found = torch.zeros((patterns, k + 1), dtype=torch.bool)
+    found = torch.zeros((patterns, k + 1), dtype=torch.long)
     for block in blocks:
-        at = torch.where(block.slots >= 0, block.slots, k)
-        enters = torch.stack([_enters(slot) for slot in block.slopes], -1) if block.slopes else None
-        if enters is None:
+        if not block.slopes:
             continue
+        enters = torch.stack(torch.broadcast_tensors(*(_enters(slot) for slot in block.slopes)), -1)
         if block.weight is not None:
             enters = enters & (block.weight != 0).unsqueeze(-1)
         enters = enters.any(2).expand((patterns, *block.slots.shape))
-        for c in range(block.slots.shape[0]):
-            found.scatter_(1, at[c].expand((patterns, -1)), enters[:, c] | found.gather(1, at[c].expand((patterns, -1))))
-    return found[:, :k]
+        at = torch.where(block.slots >= 0, block.slots, k)
+        found.index_add_(1, at.reshape(-1), enters.flatten(1).long())
+    return found[:, :k] > 0
 
 
 def _enters(slot: Sequence[Tensor | None]) -> Tensor:
@@ -176,7 +178,7 @@ def _places(rows: Sequence[Rows], members: Members, plates: Mapping[str, int]) -
     for plate, size in plates.items():
         place = None
         for mine, site in zip(members.rows, rows, strict=True):
-            part = None if mine is None else site.place(plate)
+            part = None if mine is None else site.places[plate]
             if part is not None:
                 every = part[mine]
                 if bool((every != every[:, :1]).any()) or (place is not None and bool((place != every[:, 0]).any())):

@@ -42,6 +42,7 @@ class Gaussian(Unit):
     Attributes:
         name: of its factor.
         sites: a site factor for each site, whose cells are classes of rows.
+        alike: for each of them, by name, all sites that are the same function.
         rows: of the same sites.
         groups: components that are alike.
         states: discrete latents over which a component is summed, and how many states each has.
@@ -51,6 +52,7 @@ class Gaussian(Unit):
 
     name: str
     sites: tuple[SiteFactor, ...]
+    alike: Mapping[str, tuple[str, ...]]
     rows: tuple[Rows, ...] = field(repr=False)
     groups: tuple[Group, ...] = field(repr=False)
     states: Mapping[str, int]
@@ -66,6 +68,11 @@ class Gaussian(Unit):
     def factors(self) -> tuple[SiteFactor, ...]:
         """Of all sites."""
         return self.sites
+
+    @property
+    def stands_for(self) -> Mapping[str, tuple[str, ...]]:
+        """For each of them, by name, all sites that are the same function."""
+        return self.alike
 
     def natural(self, bound: Bound, about: Bound | None = None, replays: Mapping[str, Named] | None = None) -> Natural:
         """Bind coefficients and scales."""

@@ -15,6 +15,7 @@ from ...program.named import Batch
 from ...reading.predictor import Affine
 from ..pooling import flat
 from .arguments import Predictor, selection_of
+from .matrix import MatrixSite, matrices
 from .scalar import Moments, ScalarSite
 
 
@@ -77,6 +78,55 @@ class LineSite(ScalarSite):
         assert moments.gram is not None
         found = moments.second - (m * (2 * moments.first - _times(moments.gram, m))).sum(-1)
         return found if self.scale.coefficient is None else found / self.scale.coefficient**2
+
+
+@dataclass(frozen=True)
+class MatrixLineSite(MatrixSite):
+    """One MultivariateNormal site whose coordinates are lines: all their coefficients side by side, (S, cells, D J)."""
+
+    loc: Coefficients
+
+    @classmethod
+    def of(cls, engine: Engine, factor: SiteFactor) -> MatrixLineSite:
+        """Read the arguments of a site."""
+        affine = factor.roles["loc"].affine
+        assert affine is not None
+        dim = affine.offset.shape[-2]
+        each = affine.changed(lambda part, slots: part.flatten(-2 - slots, -1 - slots))
+        met = each.changed(lambda part, slots: part.flatten(-2) if slots else part[..., 0])
+        loc = Coefficients(met, factor.cell_shape, each.offset.shape[-1:], each=each)
+        return cls(factor.name, loc, matrices(engine, factor, dim))
+
+    def moments(self, sums: Sums) -> Moments:
+        """Lay the statistics out over flat cells, coefficients side by side."""
+        n, gram, first, second = sums.parts
+        starts, dim, width = len(n), second.shape[-1], gram.shape[-1] * gram.shape[-2]
+        around = None if sums.around is None else sums.around.reshape((len(sums.around), -1, width))
+        gram = gram.reshape((starts, -1, width, width))
+        first, second = first.reshape((starts, -1, width, dim)), second.reshape((starts, -1, dim, dim))
+        return Moments(n.reshape((starts, -1)), first, second, around, gram)
+
+    def pulled(self, moments: Moments, rest: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Precision times what of the products is not in `rest`, (S, cells, D J), and times theirs, a matrix."""
+        precision, gram = self.scale.at(batch, torch.cholesky_inverse), moments.gram
+        assert gram is not None
+        size = gram.shape[-1] // precision.shape[-1]
+        weight = precision.repeat_interleave(size, -1).repeat_interleave(size, -2) * gram
+        own = precision.repeat_interleave(size, -2)
+        by = -rest if moments.around is None else moments.around - rest
+        return (own * moments.first).sum(-1) + _times(weight, by), weight
+
+    def scatter(self, moments: Moments, batch: Batch) -> Tensor:
+        """Products of residuals of the current locations, (S, cells, D, D)."""
+        m, gram = self.loc.at(batch), moments.gram
+        assert gram is not None
+        m = m if moments.around is None else m - moments.around
+        dim = moments.second.shape[-1]
+        m = m.unflatten(-1, (dim, -1))
+        before = torch.einsum("...ei,...eif->...ef", m, moments.first.unflatten(-2, (dim, -1)))
+        gram = gram.unflatten(-1, (dim, -1)).unflatten(-3, (dim, -1))
+        both = torch.einsum("...ei,...eifj,...fj->...ef", m, gram, m)
+        return moments.second - before - before.mT + both
 
 
 def _times(gram: Tensor, vector: Tensor) -> Tensor:

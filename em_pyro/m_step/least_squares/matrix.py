@@ -35,11 +35,11 @@ class MatrixSite:
         """Read the arguments of a site."""
         affine, dim = factor.roles["loc"].affine, factor.roles["loc"].index.shape[-1]
         if affine is None:
-            return cls(factor.name, _rows(engine, factor, dim), _matrices(engine, factor, dim))
+            return cls(factor.name, _rows(engine, factor, dim), matrices(engine, factor, dim))
         if affine.coordinates:
             raise Refused("the logarithm of a parameter is part of a mean: no least squares")
         predictor = Predictor(affine, (*factor.cell_shape, *factor.event_shape, dim), (dim,))
-        return cls(factor.name, predictor, _matrices(engine, factor, dim))
+        return cls(factor.name, predictor, matrices(engine, factor, dim))
 
     def moments(self, sums: Sums) -> Moments:
         """Lay the statistics out over flat cells, products as whole matrices."""
@@ -128,7 +128,7 @@ def _rows(engine: Engine, factor: SiteFactor, dim: int) -> Selection:
     return Selection((dim,), len(cells), (Place(name, segment.chart, where),))
 
 
-def _matrices(engine: Engine, factor: SiteFactor, dim: int) -> Selection:
+def matrices(engine: Engine, factor: SiteFactor, dim: int) -> Selection:
     """Cholesky factors that are known, or whole matrices of one parameter."""
     role, bank = factor.roles["scale_tril"], engine.recognition.bank
     if role.known:

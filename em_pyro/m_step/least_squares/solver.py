@@ -29,7 +29,7 @@ from ..pooling import Refused, added, pool
 from ..uses import Block, chart_of, terms_of
 from .arguments import Argument, Selection
 from .equations import Equations
-from .lines import LineSite
+from .lines import LineSite, MatrixLineSite
 from .matrix import MatrixSite
 from .scalar import Moments, ScalarSite
 from .sharing import differ, why_swept
@@ -83,11 +83,14 @@ class Site(Protocol):
 SITES: Mapping[str, type[Site]] = {"normal": ScalarSite, "multivariate_normal": MatrixSite}
 """What a site of each kind of block is."""
 
+LINES: Mapping[type[Site], type[Site]] = {ScalarSite: LineSite, MatrixSite: MatrixLineSite}
+"""The same where a location has covariates."""
+
 
 def _site(engine: Engine, kind: type[Site], factor: SiteFactor) -> Site:
     """Read one site: a line where its location has entries that its values lack."""
     line = factor.family.roles["loc"].event_dim > factor.family.event_dim
-    return (LineSite if line else kind).of(engine, factor)
+    return (LINES[kind] if line else kind).of(engine, factor)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ModelError
-from ...program.named import Params, unwrap
+from ...program.named import Params, broadcast, unwrap
 from ...program.program import Program
 from ...program.site import Site
 from ..reading import Reading, Recognition
@@ -131,7 +131,7 @@ def _found(replays: Replays, recognition: Recognition, coarse: Mapping[tuple[int
 
 def _shape(program: Program, site: Site, parts: tuple[Tensor, Tensor]) -> tuple[int, ...]:
     """All cells of a site: in every row of its plates, also where none differs."""
-    shape = torch.broadcast_shapes(*(part.shape for part in parts))
+    shape = broadcast(*(part.shape for part in parts))
     plates = {n: program.plates[n] for n in site.plates}
     return (*(plates.get(n, size) for n, size in zip(names_of(site), shape, strict=False)), *shape[len(site.dims) :])
 

@@ -1,0 +1,88 @@
+"""Sites that are the same function of their own latents, the steps of a loop, as one site of more rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .rows import Part, Rows
+
+
+def merged(sites: Sequence[Rows]) -> list[tuple[Rows, tuple[str, ...]]]:
+    """Join what is alike, each under the name of its first site, with the names of all."""
+    groups: dict[Any, list[Rows]] = {}
+    for rows in sites:
+        ordered = _ordered(rows)
+        groups.setdefault(_key(ordered), []).append(ordered)
+    return [(_joined(some), tuple(rows.site for rows in some)) for some in groups.values()]
+
+
+def _ordered(rows: Rows) -> Rows:
+    """Latents in a fixed order, those that come last in the program first."""
+    if rows.which.shape[1] < 2:
+        return rows
+    order = rows.which.amax(0).argsort(descending=True, stable=True)
+    return replace(rows, which=rows.which[:, order], slopes=tuple(rows.slopes[k] for k in order.tolist()))
+
+
+def _key(rows: Rows) -> Any:
+    """What sites that are joined have in common: all but latents and numbers."""
+    parts = (rows.index, rows.scale, rows.known)
+    return (
+        rows.joint,
+        rows.layout.sizes[0],
+        rows.layout.sizes[2],
+        rows.entries,
+        tuple((tuple(part.shape), tuple(part.reshape(-1).tolist())) for part in parts),
+        tuple(None if part is None else (part.shape[0], part.shape[2]) for part in rows.constants),
+        tuple(tuple(None if s is None else (s.shape[0], s.shape[2]) for s in slot) for slot in rows.slopes),
+        (rows.cells.shape[0], rows.cells.shape[2]),
+        rows.weight is None,
+        None if rows.log_factors is None else (rows.log_factors.shape[0], rows.log_factors.shape[2]),
+    )
+
+
+def _joined(some: Sequence[Rows]) -> Rows:
+    """Rows of all sites, one below the other."""
+    first = some[0]
+    if len(some) == 1:
+        return first
+    counts = [rows.layout.sizes[1] for rows in some]
+    constants = zip(*(rows.constants for rows in some), strict=True)
+    slopes = [zip(*(rows.slopes[f] for rows in some), strict=True) for f in range(first.which.shape[1])]
+    logs = _below([rows.log_factors for rows in some], counts)
+    weights = None if first.weight is None else torch.cat([r.weight for r in some if r.weight is not None])
+    cells = _below([rows.cells for rows in some], counts)
+    assert cells is not None
+    layout = replace(first.layout, several=sum(counts))
+    return replace(
+        first,
+        layout=layout,
+        which=torch.cat([rows.which for rows in some]),
+        constants=tuple(_below(parts, counts) for parts in constants),
+        slopes=tuple(tuple(_below(parts, counts) for parts in slot) for slot in slopes),
+        cells=cells,
+        weight=weights,
+        log_factors=logs,
+        places={plate: _places(some, plate) for plate in first.places},
+    )
+
+
+def _places(some: Sequence[Rows], plate: str) -> Tensor | None:
+    parts = [rows.places.get(plate) for rows in some]
+    return None if any(part is None for part in parts) else torch.cat([part for part in parts if part is not None])
+
+
+def _below(parts: Sequence[Part], counts: Sequence[int]) -> Part:
+    """Parts of all sites one below the other; one of them if they are the same in all rows."""
+    known = [part for part in parts if part is not None]
+    if not known:
+        return None
+    if all(part.shape[1] == 1 and torch.equal(part, known[0]) for part in known):
+        return known[0]
+    spread = [p.expand((p.shape[0], n, p.shape[2])) for p, n in zip(known, counts, strict=True)]
+    return torch.cat(spread, 1)
