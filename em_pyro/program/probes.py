@@ -228,8 +228,16 @@ def _arguments(fn: Distribution, prefix: str = "") -> Iterator[tuple[str, Tensor
 # ---- gradients ------------------------------------------------------------------------------------------------------
 
 
-def traced_run(program: Program, values: Params) -> tuple[dict[str, Tensor], dict[str, Site]]:
-    """Replay with a gradient: leaves are unconstrained values (a module's weights themselves)."""
+def traced_run(
+    program: Program, values: Params, latents: Params | None = None
+) -> tuple[dict[str, Tensor], dict[str, Site]]:
+    """Replay with a gradient: leaves are unconstrained values (a module's weights themselves).
+
+    Args:
+        program: what is run.
+        values: of its parameters.
+        latents: of what is integrated, in place of those that stand for it.
+    """
     leaves, constrained = {}, {}
     for name, value in values.items():
         parameter = program.parameters[name]
@@ -240,7 +248,7 @@ def traced_run(program: Program, values: Params) -> tuple[dict[str, Tensor], dic
         leaves[name] = transform.inv(value).detach().requires_grad_()
         constrained[name] = transform(leaves[name])
     with torch.enable_grad():
-        return leaves, program.run(constrained)
+        return leaves, program.run(constrained, latents)
 
 
 def tensors_of(site: Site) -> list[Tensor]:

@@ -38,12 +38,15 @@ def to_integrate(program: Program, values: Params, chosen: Mapping[str, str]) ->
         return program.integrated
     with program.given(values):
         leaves, traced = traced_run(program, values)
+        standing = {n: traced[n].value.detach().clone().requires_grad_() for n in program.integrated if n in traced}
+        if standing:
+            leaves, traced = traced_run(program, values, standing)
         normal = {n for n in kinds if n in traced and type(unwrap(traced[n].fn).base).__name__ in NORMAL}
         if not normal:
             return program.integrated
         found = set(program.integrated) | {bad.site for bad in unbounded(program, values, leaves, traced)} & normal
         found |= _missing(traced, leaves, normal)
-        return frozenset(_connected(found, normal, traced, leaves) if found else found)
+        return frozenset(_connected(found, normal, traced, {**leaves, **standing}) if found else found)
 
 
 def _missing(traced: Mapping[str, Site], leaves: Mapping[str, Tensor], normal: set[str]) -> set[str]:
@@ -64,7 +67,7 @@ def _connected(
     inside = reached({n: traced[n] for n in (*normal, *found) if n in traced}, leaves, _locations)
     meets: dict[str, set[str]] = {name: set() for name in (*normal, *found)}
     for name, entering in inside.items():
-        for other in (entering & normal) - scales - {name}:
+        for other in entering & meets.keys() - scales - {name}:
             meets[name].add(other)
             meets[other].add(name)
     every, waiting = set(found), list(found)
