@@ -62,6 +62,11 @@ class Unit(Protocol):
         return self.latents
 
     @property
+    def continuous(self) -> tuple[str, ...]:
+        """Continuous latents that are summed out inside."""
+        return ()
+
+    @property
     def notes(self) -> Mapping[str, str]:
         """What the plan says of it: a title, and how it is computed; mostly nothing."""
         return {}
