@@ -84,6 +84,10 @@ class Unit(Protocol):
         """Statistics of all rows under given weights, by site: shares that were drawn, and not weighed by densities."""
         return self.sums([shares[name] for name in self.members], None, None)
 
+    def given_at(self, shares: Mapping[str, Tensor], bound: Bound) -> dict[str, Sums]:
+        """What of statistics under given shares needs parameters all the same: nothing, but with continuous latents."""
+        return {}
+
     def made_of(self, member: str) -> tuple[SiteFactor, ...]:
         """The sites whose densities make up a member."""
         return tuple(factor for factor in self.every if factor.name == member)

@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 from ..e_step.engine import Engine
 from ..e_step.gaussian.laws import Laws
 from ..e_step.gaussian.unit import Gaussian, Natural
+from ..errors import ParameterError
 from ..program.named import Named
 from ..reading.bound import Bound
 from .joint import Joint
@@ -85,6 +86,24 @@ class Continuous:
         by_state = by_state[0]
         by_state = by_state.expand((self.laws.states, self.laws.rows))
         return by_state[:, self.laws.places[3][entries]]
+
+    def by_row(self, plate: str) -> Tensor | float:
+        """Log evidence of every row of a plate by what discrete latents do not reach: the contraction has the rest.
+
+        Raises:
+            ParameterError: continuous latents join the rows.
+        """
+        if self.unit is None or plate in self.unit.plates:
+            return 0.0
+        found = None
+        if not self.unit.states:
+            found = self.unit.evidence_by(plate, self.engine.program.plates[plate], self._natural)
+        if found is None:
+            raise ParameterError(
+                f'log_evidence_by("{plate}"): expected independent rows, but continuous latents outside the plate '
+                f"({', '.join(list(self.unit.continuous)[:3])}) join them. Ask for a plate that holds them."
+            )
+        return found
 
     def scores(self) -> dict[str, Named]:
         """Log-density of the means, by the factor of the unit: what the joint mode maximises over discrete latents."""

@@ -71,7 +71,7 @@ class Posterior:
             whole = build(self.engine.program, recognition, run, priors, {}, recognised=False)
             return replace(self, engine=whole).log_evidence_by(plate)
         with torch.no_grad():
-            return self._joint.by_row(plate)
+            return self._joint.by_row(plate) + self._continuous.by_row(plate)
 
     @there
     def marginal(self, site: str) -> Tensor | Distribution:
@@ -152,8 +152,10 @@ class Posterior:
 
     def __str__(self) -> str:
         """One line: the latents and the log evidence."""
-        latents = ", ".join(f"{n} ({latent.size} states)" for n, latent in self.engine.program.latents.items())
-        return f"Posterior of {latents or 'no latent'}; log evidence {self.log_evidence:.6f}"
+        program = self.engine.program
+        latents = [f"{n} ({latent.size} states)" for n, latent in program.latents.items()]
+        latents += [n for n in self.engine.recognition.runs[0] if n in program.integrated]
+        return f"Posterior of {', '.join(latents) or 'no latent'}; log evidence {self.log_evidence:.6f}"
 
 
 def posterior(engine: Engine, params: Mapping[str, Tensor]) -> Posterior:

@@ -17,6 +17,7 @@ from ..chunks import WHOLE, Chunk
 from ..sites.site_factor import SiteFactor
 from ..sums import Sums
 from ..units import Unit
+from .components import Members, place_of
 from .group import Bindings, Group, Posterior, posterior
 from .laws import Laws
 from .moments import Products, products, weights_of
@@ -46,7 +47,8 @@ class Gaussian(Unit):
         sites: a site factor for each site, whose cells are classes of rows.
         alike: for each of them, by name, all sites that are the same function.
         rows: of the same sites.
-        groups: components that are alike.
+        alike_members: what components there are.
+        groups: the same, laid out.
         whole: lays them out with every one of their members.
         places: of the entries of all latents.
         states: discrete latents over which a component is summed, and how many states each has.
@@ -58,6 +60,7 @@ class Gaussian(Unit):
     sites: tuple[SiteFactor, ...]
     alike: Mapping[str, tuple[str, ...]]
     rows: tuple[Rows, ...] = field(repr=False)
+    alike_members: tuple[Members, ...] = field(repr=False)
     groups: tuple[Group, ...] = field(repr=False)
     whole: Callable[[], Sequence[Group]] = field(repr=False)
     places: Places = field(repr=False)
@@ -135,8 +138,14 @@ class Gaussian(Unit):
         return share.permute(0, *(1 + d for d in back)).reshape((len(share), _count(self.states), -1))
 
     def given(self, shares: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """There are none without parameters: the law of the latents is part of the posterior."""
+        """Without parameters there are none: the law of the latents is part of the posterior."""
         return {}
+
+    def given_at(self, shares: Mapping[str, Tensor], bound: Bound) -> dict[str, Sums]:
+        """Statistics under given shares of the discrete latents, those of the continuous ones by their law."""
+        natural = self.natural(bound)
+        _, memo = self.log_factors(natural)
+        return self.finish(self.sums([shares[self.name]], natural, memo), natural)
 
     def made_of(self, member: str) -> tuple[SiteFactor, ...]:
         """All sites."""
@@ -158,6 +167,19 @@ class Gaussian(Unit):
         groups = self.whole()
         found = [posterior(group, natural.bindings) for group in groups]
         return Laws(groups, found, self.places.count, _count(self.states), _count(self.plates))
+
+    def evidence_by(self, plate: str, size: int, natural: Natural) -> Tensor | None:
+        """Log evidence of the components in every row of a plate, where no discrete latent reaches them.
+
+        None if a component does not lie in one row.
+        """
+        total = torch.zeros(size, dtype=torch.float64)
+        for members, group in zip(self.alike_members, self.whole(), strict=True):
+            place = place_of(self.rows, members, plate)
+            if place is None:
+                return None
+            total.index_add_(0, place, posterior(group, natural.bindings).evidence[0, 0].expand(len(place)))
+        return total
 
     def state(self, chosen: Mapping[str, Tensor], plates: Mapping[str, Sequence[str]]) -> Tensor:
         """The joint state of every row of the factor, (draws, rows), where discrete latents are chosen.
