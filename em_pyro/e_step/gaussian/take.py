@@ -22,6 +22,7 @@ from .components import Members, members_of, place_of
 from .forms import factor_of
 from .group import Group
 from .merge import merged
+from .precision import width_of
 from .rows import Rows, rows_of, weight_of, layout_of
 from .squeeze import squeezed
 from .unit import Gaussian
@@ -127,7 +128,8 @@ def _group(
 ) -> Group:
     """Lay alike components out."""
     k = members.entries.shape[1]
-    if k > LARGEST:
+    width = width_of([part for part in members.slots if part is not None], k)
+    if k > LARGEST and not width:
         raise ModelError(
             f"The model: expected at most {LARGEST:,} continuous latents that hang together, got {k:,}. Their precision "
             f"matrix would be a whole one. Fewer levels, or effects that are nested and not crossed, make it small."
@@ -144,7 +146,7 @@ def _group(
         live = live & free[members.entries[patterns.first]]
     values = None if given is None or bool(live.all()) else given[1][members.entries]
     at = _places(rows, members, plates) if plates else None
-    return Group(blocks, members.entries, patterns, live, values, None, patterns.sizes, at)
+    return Group(blocks, members.entries, patterns, live, values, None, patterns.sizes, width, at)
 
 
 def _squeezed(group: Group) -> Group:
