@@ -133,7 +133,7 @@ def _group(
     if k > LARGEST and not width:
         raise ModelError(
             f"The model: expected at most {LARGEST:,} continuous latents that hang together, got {k:,}, whose "
-            f"precision matrix would be a whole one. Fewer levels, or effects that are nested and not crossed, make it small."
+            f"precision matrix would be a whole one. Fewer levels, or effects that are nested, make it small."
         )
     free = None if given is None else given[0]
     patterns = patterns_of(members, rows, free)
