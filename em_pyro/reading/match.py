@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch.distributions import Distribution
 
 from ..families import Family
 from ..families.charts import CHARTS, domain_of
-from ..program.named import Named, Params, batched, squeeze, unwrap
+from ..program.named import Named, Params, squeeze, unwrap
 from ..program.program import Program
 from ..program.site import Parameter, Site
 from .bank import Bank, RoleMap, Segment, entries_of
@@ -23,12 +24,33 @@ EXACT = {torch.float64: 1e-11, torch.float32: 1e-4}  # a selection may pass thro
 
 
 @dataclass(frozen=True)
+class Tier:
+    """Atoms that are tried together, at every probe; each kind of key is put in order once."""
+
+    positions: Tensor  # in the bank, shape (M)
+    values: Tensor  # shape (probes, M)
+
+    @cached_property
+    def entries(self) -> tuple[Tensor, Tensor]:
+        """Values at the first probe, in order, and the atoms that have them."""
+        return _in_order(self.values[0])
+
+    @cached_property
+    def growth(self) -> tuple[Tensor, Tensor]:
+        """What the second probe is of the first one, which no known factor changes."""
+        return _in_order(self.values[1] / self.values[0])
+
+
+def _in_order(keys: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.where(keys.isfinite(), keys, torch.inf).sort(stable=True)
+
+
+@dataclass(frozen=True)
 class Atoms:
-    """The bank at every probe: tiers of positions to try one after the other, and the matrices."""
+    """The bank at every probe: tiers of atoms to try one after the other, and the matrices."""
 
     bank: Bank
-    values: Tensor = field(repr=False)  # (probes, M)
-    tiers: tuple[Tensor, ...] = field(repr=False)
+    tiers: tuple[Tier, ...] = field(repr=False)
     matrices: Tensor | None = field(repr=False)  # (probes, M, D, D); None where there are none, or several sizes
     rtol: float
     matched: dict[object, tuple[RoleMap, tuple[int, ...]] | None] = field(
@@ -46,7 +68,9 @@ def atoms_of(program: Program, values: Sequence[Params]) -> Atoms:
     """
     segments = _segments(program.parameters.values())
     matrices = _matrices(program.parameters.values())
-    bank = Bank(segments, (), matrices)
+    bank, used = Bank(segments, (), matrices), {s.parameter for s in (*segments, *matrices)}
+    batch = {name: torch.stack([value[name] for value in values]) for name in used}
+    entries = entries_of(segments, batch).double() if segments else torch.zeros((len(values), 0)).double()
     # Most arguments are entries of parameters as they are; those seen through a chart are looked at afterwards, and
     # one minus an entry last: of two probabilities that is the other one, too.
     tiers: tuple[list[Tensor], ...] = [], [], []
@@ -54,14 +78,12 @@ def atoms_of(program: Program, values: Sequence[Params]) -> Atoms:
         tiers[2 if segment.complement else segment.chart.name != "itself"].append(
             torch.arange(segment.offset, segment.offset + segment.size)
         )
+    positions = [torch.cat(tier) for tier in tiers if tier]
     single = any(p.initial.dtype == torch.float32 for p in program.parameters.values())
     return Atoms(
         bank,
-        torch.cat([entries_of(segments, batched(v)).double() for v in values])
-        if segments
-        else torch.zeros((len(values), 0)).double(),
-        tuple(torch.cat(tier) for tier in tiers if tier),
-        torch.cat([bank.stack(batched(v)).double() for v in values]) if matrices else None,
+        tuple(Tier(place, entries[:, place]) for place in positions),
+        bank.stack(batch).double() if matrices else None,
         EXACT[torch.float32 if single else torch.float64],
     )
 
@@ -186,9 +208,9 @@ def _match(first: Named, entries: Tensor, atoms: Atoms, *, multiples: bool) -> t
             for tier in atoms.tiers:
                 todo = some[index[some] < 0]
                 if len(todo):
-                    found, factor = _search(entries[:, todo], atoms.values[:, tier], atoms.rtol, multiples=wanted)
+                    found, factor = _search(entries[:, todo], tier, atoms.rtol, multiples=wanted)
                     hit = found >= 0
-                    index[todo[hit]] = tier[found[hit]]
+                    index[todo[hit]] = tier.positions[found[hit]]
                     coefficient[todo[hit]] = factor[hit]
         if bool((index[some] < 0).any()):
             return None
@@ -200,15 +222,12 @@ def _match(first: Named, entries: Tensor, atoms: Atoms, *, multiples: bool) -> t
     return made, tuple(first.names.index(n) for n in made.names)
 
 
-def _search(entries: Tensor, bank: Tensor, rtol: float, *, multiples: bool) -> tuple[Tensor, Tensor]:
-    """Find for every column of `entries` the column of `bank` that equals it (up to a factor) in all probes."""
-    if multiples:
-        if len(entries) < 2:
-            return torch.full((entries.shape[1],), -1), torch.ones(entries.shape[1])
-        keys, sought = bank[1] / bank[0], entries[1] / entries[0]
-    else:
-        keys, sought = bank[0], entries[0]
-    keys, order = torch.where(keys.isfinite(), keys, torch.inf).sort(stable=True)
+def _search(entries: Tensor, tier: Tier, rtol: float, *, multiples: bool) -> tuple[Tensor, Tensor]:
+    """Find for every column of `entries` the atom that equals it (up to a factor) in all probes."""
+    if multiples and len(entries) < 2:
+        return torch.full((entries.shape[1],), -1), torch.ones(entries.shape[1])
+    bank, sought = tier.values, entries[1] / entries[0] if multiples else entries[0]
+    keys, order = tier.growth if multiples else tier.entries
     sought = torch.where(sought.isfinite(), sought, torch.inf)
     slack = torch.where(sought.isfinite(), rtol * sought.abs(), 0.0)
     at = torch.searchsorted(keys, sought - slack)
