@@ -19,7 +19,7 @@ from .bank import Bank, RoleMap, Segment, entries_of
 from .reading import Unrecognised
 
 REMEMBERED = 10_000  # entries, in all replays, up to which a match is remembered by them
-FEW = 1000  # entries of an argument that are looked up first
+FEW = 1000  # entries of an argument that are looked at first
 EXACT = {torch.float64: 1e-11, torch.float32: 1e-4}  # a selection may pass through a normalisation
 
 
@@ -152,13 +152,12 @@ def narrowest(family: Family, bases: Sequence[Distribution]) -> tuple[Family, li
 
 def match(site: Site, role: str, stack: Sequence[Tensor], event_dim: int, atoms: Atoms, *, multiples: bool) -> RoleMap:
     """Map an argument entry by entry, of `multiples` also those that are a known factor times a parameter."""
-    first = squeeze(stack[0].detach(), site.dims, site.name, event_dim)
-    entries = torch.stack([s.detach().reshape(-1) for s in stack]).double()
-    key = None
-    if entries.numel() <= REMEMBERED:
-        key = entries.cpu().numpy().tobytes(), first.tensor.shape, len(first.names), stack[0].dtype, multiples
+    first, key = squeeze(stack[0].detach(), site.dims, site.name, event_dim), None
+    if len(stack) * first.tensor.numel() <= REMEMBERED:
+        bits = _entries(stack).cpu().numpy().tobytes()
+        key = bits, first.tensor.shape, len(first.names), stack[0].dtype, multiples
     if key is None or key not in atoms.matched:
-        found = _match(first, entries, atoms, multiples=multiples)
+        found = _match(first, stack, atoms, multiples=multiples)
         if key is not None:
             atoms.matched[key] = found
     else:
@@ -193,33 +192,47 @@ def divided(site: Site, values: Params) -> str:
     return ""
 
 
-def _match(first: Named, entries: Tensor, atoms: Atoms, *, multiples: bool) -> tuple[RoleMap, tuple[int, ...]] | None:
+def _match(
+    first: Named, stack: Sequence[Tensor], atoms: Atoms, *, multiples: bool
+) -> tuple[RoleMap, tuple[int, ...]] | None:
     """Return the map of an argument and which of its named dimensions it keeps; None if it is no selection."""
-    shape = first.tensor.shape
-    index = torch.full((entries.shape[1],), -1)
-    coefficient = torch.ones(entries.shape[1], dtype=torch.float64)
-    rounding = torch.where(entries[0].isfinite(), atoms.rtol * entries[0].abs(), 0.0)
-    still = (entries == entries[0]) | ((entries - entries[0]).abs() <= rounding)
-    varying = ~(still | entries.isnan()).all(0)  # a constant may move by rounding where a row is normalised
-    open_entries = varying.nonzero().squeeze(-1)
-    few = open_entries[:: max(1, len(open_entries) // FEW)]
-    for some in (few, open_entries) if len(few) < len(open_entries) else (open_entries,):  # most say no at once
-        for wanted in (False, True) if multiples else (False,):
-            for tier in atoms.tiers:
-                todo = some[index[some] < 0]
-                if len(todo):
-                    found, factor = _search(entries[:, todo], tier, atoms.rtol, multiples=wanted)
-                    hit = found >= 0
-                    index[todo[hit]] = tier.positions[found[hit]]
-                    coefficient[todo[hit]] = factor[hit]
-        if bool((index[some] < 0).any()):
-            return None
+    shape, step = first.tensor.shape, max(1, first.tensor.numel() // FEW)
+    if step > 1 and _selected(_entries(stack, step), atoms, multiples=multiples) is None:
+        return None  # most say no at once
+    found = _selected(_entries(stack), atoms, multiples=multiples)
+    if found is None:
+        return None
+    index, coefficient, varying = found
     constant = None if bool(varying.all()) else first.tensor.contiguous()
     if constant is not None and varying.any():
         constant = torch.where(varying.reshape(shape), 0.0, constant)
     coefficients = None if bool((coefficient == 1).all()) else coefficient.reshape(shape)
     made = _compressed(RoleMap(first.names, index.reshape(shape), coefficients, constant))
     return made, tuple(first.names.index(n) for n in made.names)
+
+
+def _entries(stack: Sequence[Tensor], step: int = 1) -> Tensor:
+    """Return every entry of an argument, or one of so many, at all probes: shape (probes, entries)."""
+    return torch.stack([argument.detach().reshape(-1)[::step] for argument in stack]).double()
+
+
+def _selected(entries: Tensor, atoms: Atoms, *, multiples: bool) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Find the atom and the factor of every entry, and which of them vary at all; None where one that does has none."""
+    index = torch.full((entries.shape[1],), -1)
+    coefficient = torch.ones(entries.shape[1], dtype=torch.float64)
+    rounding = torch.where(entries[0].isfinite(), atoms.rtol * entries[0].abs(), 0.0)
+    still = (entries == entries[0]) | ((entries - entries[0]).abs() <= rounding)
+    varying = ~(still | entries.isnan()).all(0)  # a constant may move by rounding where a row is normalised
+    open_entries = varying.nonzero().squeeze(-1)
+    for wanted in (False, True) if multiples else (False,):
+        for tier in atoms.tiers:
+            todo = open_entries[index[open_entries] < 0]
+            if len(todo):
+                found, factor = _search(entries[:, todo], tier, atoms.rtol, multiples=wanted)
+                hit = found >= 0
+                index[todo[hit]] = tier.positions[found[hit]]
+                coefficient[todo[hit]] = factor[hit]
+    return None if bool((index[open_entries] < 0).any()) else (index, coefficient, varying)
 
 
 def _search(entries: Tensor, tier: Tier, rtol: float, *, multiples: bool) -> tuple[Tensor, Tensor]:
