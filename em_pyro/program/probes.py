@@ -1,4 +1,4 @@
-"""Replays of a program at random valid parameter values, and what a gradient reaches.
+"""Replays of a program at random valid parameter values.
 
 A probe moves an entry in proportion to what it is measured in: a positive one by a factor, a real one by a part of the
 size of its parameter or of the spread of the data, so that a change of units is no change of the probes. What would
@@ -7,6 +7,7 @@ move a density out of the numbers (a coefficient of a covariate in thousands, un
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints, transform_to
 
 from .devices import seeded
-from .named import SLICE, Params, unexpand
+from .named import SLICE, unexpand
 from .program import Program
 from .site import Parameter, Site
 
@@ -27,6 +28,11 @@ LARGE = 100.0  # size of a real parameter from which it is no logit
 FINEST = 1e-6  # of the size of a parameter: the least that is a move
 ATTEMPTS, STEPS = 8, 12  # at a probe; and at how far a single parameter may move
 STEP = 1 / 8
+SEEN = {
+    torch.float64: 2.0**20,
+    torch.float32: 2.0**8,
+}  # times an argument's own size: how far, and how little, it moves
+LEAP, LEAPS = {torch.float64: 2.0**50, torch.float32: 2.0**20}, 24  # to where it moves at all
 
 Sizes = Mapping[str, tuple[float, float]]
 """How far the entries of real parameters (and the real coordinates of others) are moved, at even and at odd probes."""
@@ -152,8 +158,44 @@ def _sizes(program: Program, first: Mapping[str, Site]) -> Sizes:
         value = parameter.initial.detach().double().abs()
         own = float(value[torch.isfinite(value)].amax()) if bool(torch.isfinite(value).any()) else 0.0
         far = max(own, min(spread, 3 * own)) if own > LARGE else 1.0
-        sizes[name] = (max(min(own, spread), FINEST * own), far) if own > 0 else (1.0, 1.0)
+        sizes[name] = (max(min(own, spread), FINEST * own), far) if own > 0 else (_unit(program, first, name),) * 2
     return sizes
+
+
+def _unit(program: Program, first: Mapping[str, Site], name: str) -> float:
+    """Return how far a parameter that starts at zero is moved: one, unless an argument hardly tells, or nothing else.
+
+    The coefficient of a covariate that is measured in other units than one has no size of its own at zero.
+    """
+    parameter = program.parameters[name]
+    initial = {n: p.initial for n, p in program.parameters.items()}
+    if parameter.kind == "module" or not isinstance(_base(parameter.constraint), type(constraints.real)):
+        return 1.0
+    kind = torch.float64 if parameter.initial.dtype == torch.float64 else torch.float32
+    unit, leap, seen = 1.0, LEAP[kind], SEEN[kind]
+    for _ in range(LEAPS):
+        try:
+            with torch.no_grad():
+                run = program.run({**initial, name: parameter.initial + unit})
+        except (RuntimeError, ValueError):
+            return 1.0
+        share = max((_share(run[site], first[site]) for site in run.keys() & first.keys()), default=0.0)
+        if 1 / seen <= share <= seen:
+            return unit
+        unit *= leap if share == 0.0 else 2.0 ** -round(math.log2(share)) if math.isfinite(share) else 1 / leap
+    return 1.0
+
+
+def _share(site: Site, before: Site) -> float:
+    """Return by which part of its own size the argument of a site has moved that has moved most."""
+    found = [0.0]
+    for (key, tensor), (_, other) in zip(arguments_of(site.fn), arguments_of(before.fn), strict=False):
+        if tensor.shape != other.shape or torch.equal(tensor, other):
+            continue
+        size = float(other[torch.isfinite(other)].abs().amax()) if bool(torch.isfinite(other).any()) else 0.0
+        size = size or (_spread(site) if key.endswith("loc") else 0.0) or 1.0
+        found.append(float((tensor - other).abs().nan_to_num(torch.inf).amax()) / size)
+    return max(found)
 
 
 def _spread(site: Site) -> float:
@@ -196,8 +238,8 @@ def _within_reach(
 def _lost(run: Mapping[str, Site], first: Mapping[str, Site], counts: Counts) -> bool:
     """Tell whether an argument is no longer finite, or a rate or probability has become zero, where it was not."""
     for name in run.keys() & first.keys():
-        before = dict(_arguments(first[name].fn))
-        for key, tensor in _arguments(run[name].fn):
+        before = dict(arguments_of(first[name].fn))
+        for key, tensor in arguments_of(run[name].fn):
             if key in before and tensor.data_ptr() != before[key].data_ptr():
                 if (name, key) not in counts:
                     counts[name, key] = _usable(key, before[key])
@@ -213,88 +255,13 @@ def _usable(key: str, tensor: Tensor) -> int:
     return int((usable if key.endswith(("loc", "logits", "_param")) else usable & (tensor != 0)).sum())
 
 
-def _arguments(fn: Distribution, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def arguments_of(fn: Distribution, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     """Yield every floating tensor inside a distribution, by its place there."""
     for key, value in vars(fn).items():
         if isinstance(value, Distribution):
-            yield from _arguments(value, f"{prefix}{key}.")
+            yield from arguments_of(value, f"{prefix}{key}.")
             continue
         parts: Sequence[Any] = value if isinstance(value, (list, tuple)) else [value]
         for part in parts:
             if isinstance(part, Tensor) and part.is_floating_point():
                 yield f"{prefix}{key}", part
-
-
-# ---- gradients ------------------------------------------------------------------------------------------------------
-
-
-def traced_run(program: Program, values: Params) -> tuple[dict[str, Tensor], dict[str, Site]]:
-    """Replay with a gradient: leaves are unconstrained values (a module's weights themselves)."""
-    leaves, constrained = {}, {}
-    for name, value in values.items():
-        parameter = program.parameters[name]
-        if parameter.tensor is not None:
-            leaves[name], constrained[name] = parameter.tensor, value
-            continue
-        transform = transform_to(parameter.constraint)
-        leaves[name] = transform.inv(value).detach().requires_grad_()
-        constrained[name] = transform(leaves[name])
-    with torch.enable_grad():
-        return leaves, program.run(constrained)
-
-
-def tensors_of(site: Site) -> list[Tensor]:
-    """Return every floating tensor that a site's density may depend on."""
-    return [site.value, *(tensor for _, tensor in _arguments(site.fn))]
-
-
-def reached(traced: Mapping[str, Site], leaves: Mapping[str, Tensor]) -> dict[str, frozenset[str]]:
-    """Return the parameters that each site depends on, by walking the graph of the gradient, each of its nodes once."""
-    names = {id(leaf): name for name, leaf in leaves.items()}
-    known: dict[Any, frozenset[str]] = {}  # the nodes are kept: their identity is that of the Python object
-
-    def below(root: Any) -> frozenset[str]:
-        stack = [root]
-        while stack:
-            node = stack[-1]
-            if node in known:
-                stack.pop()
-                continue
-            inputs = [parent for parent, _ in node.next_functions if parent is not None]
-            waiting = [parent for parent in inputs if parent not in known]
-            if waiting:
-                stack.extend(waiting)
-                continue
-            leaf = getattr(node, "variable", None)  # of a node that accumulates a gradient
-            own = frozenset({names[id(leaf)]}) if leaf is not None and id(leaf) in names else frozenset()
-            known[node] = own.union(*(known[parent] for parent in inputs))
-            stack.pop()
-        return known[root]
-
-    found = {}
-    for name, site in traced.items():
-        parts = []
-        for tensor in (unexpand(t) for t in tensors_of(site) if t.requires_grad):
-            if tensor.grad_fn is None:
-                parts.append(frozenset({names[id(tensor)]}) if id(tensor) in names else frozenset())
-            else:
-                parts.append(below(tensor.grad_fn))
-        found[name] = frozenset[str]().union(*parts)
-    return found
-
-
-def not_fitted(traced: Mapping[str, Site], leaves: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Return the sites that depend on a tensor which takes a gradient and is no parameter, with the shape of one."""
-    own, met = {id(leaf) for leaf in leaves.values()}, set[Any]()
-    tensors = [unexpand(t) for site in traced.values() for t in tensors_of(site) if t.requires_grad]
-    stack = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
-    ends = [tensor for tensor in tensors if tensor.grad_fn is None]
-    while stack:
-        node = stack.pop()
-        ends += [node.variable] if hasattr(node, "variable") else []
-        inputs = [parent for parent, _ in node.next_functions if parent is not None and parent not in met]
-        met.update(inputs)
-        stack += inputs
-    found = {f"{k}": leaf for k, leaf in enumerate(ends) if id(leaf) not in own}
-    sites = reached(traced, found) if found else {}
-    return {name: tuple(found[min(keys)].shape) for name, keys in sites.items() if keys}

@@ -18,9 +18,10 @@ from torch.distributions import transform_to
 
 from ..families import family_for, family_of
 from ..program.devices import seeded
+from ..program.marks import not_fitted, reached, traced_run
 from ..program.masks import seen
 from ..program.named import Batch, Named, batched, squeeze, unwrap
-from ..program.probes import LONG_PROGRAM, not_fitted, probes, reached, traced_run
+from ..program.probes import LONG_PROGRAM, probes
 from ..program.program import Program
 from ..program.site import Site
 from ..program.unroll import unroll, user_site

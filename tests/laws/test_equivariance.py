@@ -290,3 +290,32 @@ def test_units_of_a_covariate(model: Callable[..., None], power: int, *, apart: 
     drawn, other = (over(model, unit, apart=apart, dtype=dtype) for unit in (1.0, 2.0**power))
     assert drawn[:2] == other[:2]
     assert drawn[2] == pytest.approx(other[2], rel=1e-6 if dtype == DOUBLE else 1e-4)
+
+
+def lines_from_nothing(t: Tensor, unit: float, law: str) -> None:
+    """A regression whose slopes start at zero, where they have no size of their own."""
+    a, b = pyro.param("a", t.new_zeros(())), pyro.param("b", t.new_zeros(()))
+    with pyro.plate("rows", len(t)):
+        if law == "Normal":
+            pyro.sample("x", dist.Normal(a + b * t, lengths("scale", t.new_ones(()))), obs=data(40).to(t))
+        elif law == "Poisson":
+            pyro.sample("x", dist.Poisson((a + b * t).exp()), obs=COUNTS.to(t))
+        else:
+            pyro.sample("x", dist.Bernoulli(logits=a + b * t), obs=(COUNTS % 2).to(t))
+
+
+@pytest.mark.parametrize(
+    ("power", "dtype"), [(-200, DOUBLE), (-60, DOUBLE), (200, DOUBLE), (-40, SINGLE), (-20, SINGLE), (30, SINGLE)]
+)
+@pytest.mark.parametrize("law", ["Normal", "Poisson", "Bernoulli"])
+def test_a_slope_that_starts_at_zero_is_seen_in_any_unit(law: str, power: int, dtype: torch.dtype) -> None:
+    """A covariate that is lost beside the intercept, or in which that is lost, is no reason to leave its slope alone."""
+    found = []
+    for unit in (1.0, 2.0**power):
+        pyro.clear_param_store()
+        fit = EM(lines_from_nothing).fit((COVARIATE * unit).to(dtype), unit, law)
+        found.append((fit.objective, [line.how for line in fit.plan.lines.values()], fit.outcome))
+        slope = float(fit.params["b"].double()) * unit
+    assert found[0][1:] == found[1][1:]
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-8 if dtype == DOUBLE else 1e-5)
+    assert abs(slope) > 0.01
