@@ -64,7 +64,7 @@ def _stated(msg: Any) -> Parameter:
             f'Parameter "{name}": expected an initial value in floating point (float32 or float64), got '
             f"{torch.as_tensor(initial).dtype}. Write it with a decimal point, or call .double()."
         )
-    if not torch.as_tensor(initial).numel() and getattr(constraint, "event_dim", 0):
+    if not torch.as_tensor(initial).numel() and getattr(constraint, "event_dim", 0) > 0:
         raise DataError(
             f'Parameter "{name}": expected an initial value with at least one entry in every row, got shape '
             f"{tuple(torch.as_tensor(initial).shape)}. Pass data, and at least one component."
