@@ -103,7 +103,7 @@ def certify(problem: Problem, params: Params, *, settled: bool = True) -> Certif
         return Certificate(0.0, tuple(notes))
     if unseen:
         notes.append(f"identification was not looked at: {unseen}")
-    higher = (0.0, "") if information is None or not problem.engine.moving else _beside(ground, level, information)
+    higher = _beside(ground, level, information)
     return Certificate(_gain(ground, level, found, information), tuple(notes), _noise(ground, unseen), higher)
 
 
@@ -155,11 +155,13 @@ def _noise(ground: Ground, unseen: str) -> float:
     return float(heights.max() - heights.min()) if len(heights) else 0.0
 
 
-def _beside(ground: Ground, level: float, information: Tensor) -> tuple[float, str]:
+def _beside(ground: Ground, level: float, information: Tensor | None) -> tuple[float, str]:
     """Return by how much the objective is higher beside, and along which entry; no maximum has such neighbours.
 
     The slope is zero on the steps of a density that is the rounding of something else, and at an inflection.
     """
+    if information is None or not ground.problem.engine.moving:  # families have their digits
+        return 0.0, ""
     size = information.diagonal().abs()
     each = torch.diag(torch.where(size > 0, size.clamp(min=1e-300).rsqrt(), 0.0))
     rises = ground.heights(torch.cat([part * far for far in BESIDE for part in (each, -each)])) - level

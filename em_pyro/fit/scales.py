@@ -91,8 +91,10 @@ class Scales:
         for one in self.watched:
             small = (one.roots(bound) < DEGENERATE * one.pooled).squeeze(0)
             if bool(small.any()):
-                why = _onto(one, small, found) if found is not None else ""
-                return f'site "{one.factor.name}": {one.role} collapsed at {_cell(one.factor, small)}{why}'
+                shared = _is_one(one.roots(bound))
+                why = _onto(one, small, found, shared=shared) if found is not None else ""
+                where = "all rows" if shared else _cell(one.factor, small)
+                return f'site "{one.factor.name}": {one.role} collapsed at {where}{why}'
         for factor in self._spikes:
             for key in _concentrations(factor):
                 large = ~(factor.arguments(bound)[key] <= SPIKE).squeeze(0)  # a step that ran off leaves nan
@@ -170,10 +172,15 @@ def _concentrations(factor: SiteFactor) -> list[str]:
     return [key for key in factor.roles if key.startswith("concentration")]
 
 
-def _onto(one: Watched, small: Tensor, found: Expectation) -> str:
+def _is_one(roots: Tensor) -> bool:
+    """Whether all cells have the same scale, however their locations differ."""
+    return roots.numel() > 1 and bool((roots == roots.flatten()[0]).all())
+
+
+def _onto(one: Watched, small: Tensor, found: Expectation, *, shared: bool) -> str:
     """Say why a scale has collapsed: collinear columns, equal values, or few rows; and what helps."""
     factor, at = one.factor, small.nonzero()[0].tolist()
-    if factor.plates and factor.plates <= set(factor.cells):
+    if factor.plates and factor.plates <= set(factor.cells) and not shared:
         return ", which is one of a single row, fitted exactly; give its parameters a prior, or use fewer of them"
     where = tuple(at[: len(factor.cells)])
     parts = [found.sums[factor.name].parts[k].squeeze(0) for k in sorted(factor.family.counting)]
@@ -181,9 +188,12 @@ def _onto(one: Watched, small: Tensor, found: Expectation) -> str:
     advice = f"; give it a prior, use fewer components{tie}, or other starts"
     if not parts:
         return f" onto few rows or equal values{advice}"
-    rows = max(
-        float(part[tuple(min(i, n - 1) for i, n in zip(where, part.shape, strict=False))].max()) for part in parts
-    )
+    if shared:
+        rows = max(float(part.sum(tuple(range(len(factor.cells)))).max()) for part in parts)
+    else:
+        rows = max(
+            float(part[tuple(min(i, n - 1) for i, n in zip(where, part.shape, strict=False))].max()) for part in parts
+        )
     columns = one.pooled.shape[-1] if one.role == "scale_tril" else 1
     if columns > 1 and rows > columns + 0.5:
         return f": column {at[-1]} of {rows:.3g} rows{COLLINEAR}"

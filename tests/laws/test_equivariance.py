@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from math import log
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -140,6 +141,14 @@ def laplace(x: Tensor, u: World) -> None:
         pyro.sample("x", dist.Laplace(loc[z], scale[z]), obs=x)
 
 
+def climbed(x: Tensor, u: World, law: Any) -> None:
+    """Mix two densities that only torch maximises."""
+    loc, scale, w = pyro.param("loc", u.place(0.0, 3.0)), lengths("scale", u.length(1.0, 2.0)), weights(u)
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Categorical(w))
+        pyro.sample("x", law(loc[z], scale[z]), obs=x)
+
+
 def chain(x: Tensor, u: World) -> None:
     """Normals along a chain of two states."""
     loc, scale = pyro.param("loc", u.place(0.0, 3.0)), lengths("scale", u.length(1.0, 2.0))
@@ -161,8 +170,12 @@ ROWS: Mapping[str, tuple[Model, Tensor]] = {
     "weibull": (weibull, data(40, positive=True)),
     "laplace": (laplace, data(40)),
     "chain": (chain, data(12)),
+    "logistic": (partial(climbed, law=dist.Logistic), data(40)),
+    "gumbel": (partial(climbed, law=dist.Gumbel), data(40)),
+    "cauchy": (partial(climbed, law=dist.Cauchy), data(40)),
 }
-SHIFTED = ("normal", "diagonal", "full", "laplace", "chain")
+CLIMBED = ("logistic", "gumbel", "cauchy")  # torch has their densities in the dtype of the program
+SHIFTED = ("normal", "diagonal", "full", "laplace", "chain", "logistic", "gumbel")
 
 
 @cache
@@ -193,7 +206,7 @@ def test_units(name: str, power: int) -> None:
 
 
 @pytest.mark.parametrize("power", [-40, 40])
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", [name for name in ROWS if name not in CLIMBED])
 def test_units_in_single_precision(name: str, power: int) -> None:
     """The same of float32, in which parameters are rounded."""
     assert apart(name, World(2.0**power, 0.0, SINGLE)) < 1e-5
@@ -309,7 +322,7 @@ def lines_from_nothing(t: Tensor, unit: float, law: str) -> None:
 )
 @pytest.mark.parametrize("law", ["Normal", "Poisson", "Bernoulli"])
 def test_a_slope_that_starts_at_zero_is_seen_in_any_unit(law: str, power: int, dtype: torch.dtype) -> None:
-    """A covariate that is lost beside the intercept, or in which that is lost, is no reason to leave its slope alone."""
+    """A covariate that is lost beside the intercept, or in which that is lost, does not hide its slope."""
     found = []
     for unit in (1.0, 2.0**power):
         pyro.clear_param_store()
