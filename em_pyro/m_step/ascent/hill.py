@@ -94,7 +94,7 @@ class Hill:
     @property
     def rows(self) -> int:
         """Rows of the data, whether equal ones are merged or not."""
-        return max(1, prod(self.engine.program.plates.values()))
+        return max(1, prod(self.engine.full.program.plates.values()))
 
     def cut(self, vector: Tensor) -> dict[str, Tensor]:
         """One tensor for each free parameter."""
