@@ -28,6 +28,11 @@ LARGE = 100.0  # size of a real parameter from which it is no logit
 FINEST = 1e-6  # of the size of a parameter: the least that is a move
 ATTEMPTS, STEPS = 8, 12  # at a probe; and at how far a single parameter may move
 STEP = 1 / 8
+SEEN = {
+    torch.float64: 2.0**20,
+    torch.float32: 2.0**8,
+}  # times an argument's own size: how far, and how little, it moves
+LEAP, LEAPS = {torch.float64: 2.0**50, torch.float32: 2.0**20}, 24  # to where it moves at all
 
 Move = Callable[[float, float, torch.Generator, bool], Tensor]
 """From a size, a spread, where noise is drawn and whether the order of real entries is turned round to a value.
@@ -177,8 +182,44 @@ def _sizes(program: Program, first: Mapping[str, Site]) -> Sizes:
         value = parameter.initial.detach().double().abs()
         own = float(value[torch.isfinite(value)].amax()) if bool(torch.isfinite(value).any()) else 0.0
         far = max(own, min(spread, 3 * own)) if own > LARGE else 1.0
-        sizes[name] = (max(min(own, spread), FINEST * own), far) if own > 0 else (1.0, 1.0)
+        sizes[name] = (max(min(own, spread), FINEST * own), far) if own > 0 else (_unit(program, first, name),) * 2
     return sizes
+
+
+def _unit(program: Program, first: Mapping[str, Site], name: str) -> float:
+    """Return how far a parameter that starts at zero is moved: one, unless an argument hardly tells, or nothing else.
+
+    The coefficient of a covariate that is measured in other units than one has no size of its own at zero.
+    """
+    parameter = program.parameters[name]
+    initial = {n: p.initial for n, p in program.parameters.items()}
+    if parameter.kind == "module" or not isinstance(_base(parameter.constraint), type(constraints.real)):
+        return 1.0
+    kind = torch.float64 if parameter.initial.dtype == torch.float64 else torch.float32
+    unit, leap, seen = 1.0, LEAP[kind], SEEN[kind]
+    for _ in range(LEAPS):
+        try:
+            with torch.no_grad():
+                run = program.run({**initial, name: parameter.initial + unit})
+        except (RuntimeError, ValueError):
+            return 1.0
+        share = max((_share(run[site], first[site]) for site in run.keys() & first.keys()), default=0.0)
+        if 1 / seen <= share <= seen:
+            return unit
+        unit *= leap if share == 0.0 else 2.0 ** -round(math.log2(share)) if math.isfinite(share) else 1 / leap
+    return 1.0
+
+
+def _share(site: Site, before: Site) -> float:
+    """Return by which part of its own size the argument of a site has moved that has moved most."""
+    found = [0.0]
+    for (key, tensor), (_, other) in zip(arguments_of(site.fn), arguments_of(before.fn), strict=False):
+        if tensor.shape != other.shape or torch.equal(tensor, other):
+            continue
+        size = float(other[torch.isfinite(other)].abs().amax()) if bool(torch.isfinite(other).any()) else 0.0
+        size = size or (_spread(site) if key.endswith("loc") else 0.0) or 1.0
+        found.append(float((tensor - other).abs().nan_to_num(torch.inf).amax()) / size)
+    return max(found)
 
 
 def _spread(site: Site) -> float:
