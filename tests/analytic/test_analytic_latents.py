@@ -52,9 +52,10 @@ class Model:
         """Log-density of latents and observations together."""
         latent, scale, location, noise = self.locate(params, z)
         law = torch.distributions.Normal
-        return law(latent, scale.expand(latent.shape)).log_prob(z).sum() + law(
-            location, noise.expand(location.shape)
-        ).log_prob(self.y).sum()
+        return (
+            law(latent, scale.expand(latent.shape)).log_prob(z).sum()
+            + law(location, noise.expand(location.shape)).log_prob(self.y).sum()
+        )
 
 
 def _factors(p: Params, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -45,7 +45,8 @@ class Weights:
 def weights_of(group: Group, share: Tensor | None) -> Weights:
     """Count the members by a share of each, (s, z, n); None is one."""
     if share is None:
-        return Weights(torch.ones((1, 1, 1), dtype=torch.float64), group.counts.double().reshape((1, 1, -1)))
+        members = torch.ones((1, 1, len(group.patterns.of)), dtype=torch.float64)  # what is the same in all counts in each
+        return Weights(members, group.counts.double().reshape((1, 1, -1)))
     total = share.new_zeros((*share.shape[:2], len(group.counts)))
     return Weights(share, total.index_add_(-1, group.patterns.of, share))
 
