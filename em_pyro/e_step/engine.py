@@ -88,9 +88,9 @@ class Engine:
         bound = Bound(batch, self.recognition.bank)
         if any(value.requires_grad for value in batch.values()):
             return bound
-        before = list(self._last.items())[-1:]
-        self._last.clear()
-        self._last.update([*before, (bound, None)])
+        if len(self._last) > 1:
+            del self._last[next(iter(self._last))]
+        self._last[bound] = None
         return bound
 
     @cached_property
@@ -111,10 +111,11 @@ class Engine:
             shares: how rows are shared out among the states.
         """
         if shares.given is not None:
-            return self._given(shares.given)
+            return self._given(shares.given, bound)
         replays = self.replays(self.moved(bound))
-        evidence = list[Tensor]()
-        sums, weights = dict[str, Sums](), dict[str, Named]()
+        evidence: list[Tensor] = []
+        sums: dict[str, Sums] = {}
+        weights: dict[str, Named] = {}
         for part in self.parts:
             natural = part.natural(bound, about, replays)
             found = part.expect(natural, replays, self.offsets, bound.starts, collect)
@@ -125,7 +126,7 @@ class Engine:
         total = sum(evidence[1:], evidence[0]) if evidence else torch.zeros(bound.starts, dtype=torch.float64)
         return Expectation(total + self.base, sums, weights, self.plate)
 
-    def _given(self, shares: Mapping[str, Tensor]) -> Expectation:
+    def _given(self, shares: Mapping[str, Tensor], bound: Bound) -> Expectation:
         """Statistics under given shares."""
         sums: dict[str, Sums] = {}
         weights = {n: Named(shares[n].squeeze(0), factor.names) for n, factor in self.replayed.items()}
@@ -134,7 +135,7 @@ class Engine:
             for name in unit.absorbed:
                 if name in found:
                     weights[name] = Named(found.pop(name).squeeze(0), self.absorbed[name])
-            sums |= unit.finish(found, None)
+            sums |= unit.finish(found, None) | unit.given_at(shares, bound)
         return Expectation(torch.zeros(1, dtype=torch.float64), sums, weights, self.plate)
 
     def log_prior(self, bound: Bound) -> Tensor:

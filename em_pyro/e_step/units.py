@@ -62,6 +62,11 @@ class Unit(Protocol):
         return self.latents
 
     @property
+    def continuous(self) -> tuple[str, ...]:
+        """Continuous latents that are summed out inside."""
+        return ()
+
+    @property
     def notes(self) -> Mapping[str, str]:
         """What the plan says of it: a title, and how it is computed; mostly nothing."""
         return {}
@@ -79,12 +84,16 @@ class Unit(Protocol):
         """Statistics of all rows under given weights, by site: shares that were drawn, and not weighed by densities."""
         return self.sums([shares[name] for name in self.members], None, None)
 
+    def given_at(self, shares: Mapping[str, Tensor], bound: Bound) -> dict[str, Sums]:
+        """What of statistics under given shares needs parameters all the same: nothing, but with continuous latents."""
+        return {}
+
     def made_of(self, member: str) -> tuple[SiteFactor, ...]:
         """The sites whose densities make up a member."""
         return tuple(factor for factor in self.every if factor.name == member)
 
     def finish(self, found: Mapping[str, Tensor], natural: Any) -> dict[str, Sums]:
-        """Statistics of the families, from what the chunks have given: once a step."""
+        """Statistics of its families, from what the chunks have given for all factors: once a step."""
 
     def digits(self, bound: Bound, near: Bound) -> Tensor | None:
         """Say by how much digits run short, shape `(2, starts)`: above one they do; None where they never do.
