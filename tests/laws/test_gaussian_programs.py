@@ -121,7 +121,10 @@ class Checked:
 
     def faults(self) -> Iterator[str]:
         """Check everything."""
-        yield from self.integrated()
+        others = list(self.integrated())
+        if others:
+            yield from others
+            return
         yield from self.evidence()
         yield from self.fisher()
         yield from self.m_step()

@@ -261,7 +261,8 @@ def effects(draft: Draft) -> dict[str, Any]:
         effect += f" + {draft.selected('real', [])} * {draft.covariate()}"
     law = _masked(draft, f"dist.Normal({centre} + {effect}, {_scale(draft, [], row=True)})", (N,))
     _in_plate(draft, "rows", "len(y)", f"pyro.sample('y', {law}, obs=y)")
-    return {"latents": tuple(latents)}
+    known = any("scale_tril=tensor" in line for line in draft.body)
+    return {"latents": tuple(latents), "continuous": {"b": "integrate"} if known else {}}
 
 
 def _inside(draft: Draft, G: int) -> dict[str, Any]:
@@ -312,7 +313,8 @@ def chain(draft: Draft) -> dict[str, Any]:
         draft.line(f"if t != {rng.randrange(1, T)}:")
         draft.indent()
     _step_seen(draft, way, D, classes, T)
-    say = {} if free or several else {f"{name}_0": "integrate" for name in names}
+    known = not free or "scale_tril=tensor" in lines[-1]
+    say = {f"{name}_0": "integrate" for name in names} if known and not several else {}
     return {"latents": tuple(f"{name}_" for name in names), "continuous": say, "rows": several}
 
 
