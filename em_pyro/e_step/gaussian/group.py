@@ -88,8 +88,8 @@ def posterior(group: Group, bindings: Bindings) -> Posterior:
     if group.given is not None:
         laws = tuple(_known(group, law) for law in laws)
     white = [(law.whitened(law.slopes, slots=True), law.whitened(law.constants, slots=False)) for law in laws]
-    flat = sum(_precision(group, law.block, slopes) for law, (slopes, _) in zip(laws, white, strict=True))
-    pull = sum(_pull(group, law.block, *both) for law, both in zip(laws, white, strict=True))
+    flat = added([_precision(group, law.block, slopes) for law, (slopes, _) in zip(laws, white, strict=True)])
+    pull = added([_pull(group, law.block, *both) for law, both in zip(laws, white, strict=True)])
     free = group.free
     if not bool(free.all()):
         pull = pull * free[group.patterns.of]
@@ -111,6 +111,14 @@ def posterior(group: Group, bindings: Bindings) -> Posterior:
     if group.given is not None:
         mean = mean + group.given
     return Posterior(laws, mean, precision, residuals, evidence)
+
+
+def added(parts: Sequence[Tensor]) -> Tensor:
+    """Add up; parts broadcast."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
 
 
 def _of_members(group: Group, constant: Tensor) -> Tensor:
@@ -138,7 +146,11 @@ def _residual(group: Group, law: Law, slopes: Tensor, constants: Tensor, latents
 
 def taken_of(block: Block, latents: Tensor) -> Tensor:
     """The latents (..., k) that every row takes, (..., c, f); zero where it takes none."""
-    found = latents[..., block.slots.clamp(min=0)] if latents.shape[-1] else latents.new_zeros((*latents.shape[:-1], *block.slots.shape))
+    found = (
+        latents[..., block.slots.clamp(min=0)]
+        if latents.shape[-1]
+        else latents.new_zeros((*latents.shape[:-1], *block.slots.shape))
+    )
     return found if bool((block.slots >= 0).all()) else torch.where(block.slots >= 0, found, 0.0)
 
 

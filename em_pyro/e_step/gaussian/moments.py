@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...program.named import broadcast
-from .block import Block, Law, affine
+from .block import Block, Law
 from .group import Group, Posterior, taken_of
 from .precision import Factored
 
@@ -136,7 +136,9 @@ def _apart(
         w = weight.expand((*shape, weight.shape[4]))
         gram = torch.einsum("sznce,szncij->szceij", w, square.squeeze(4).expand((*shape, J, J)))
         shape = broadcast(pull.shape[:4], x.shape[:4])
-        first = torch.einsum("sznce,sznci->szcei", pull.expand((*shape, pull.shape[4])), x.squeeze(4).expand((*shape, J)))
+        first = torch.einsum(
+            "sznce,sznci->szcei", pull.expand((*shape, pull.shape[4])), x.squeeze(4).expand((*shape, J))
+        )
     else:
         weighted = weight.unsqueeze(-1) * x
         gram = (weighted.unsqueeze(-1) * x.unsqueeze(-2)).sum(2)

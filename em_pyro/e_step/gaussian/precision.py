@@ -1,4 +1,4 @@
-"""The precision matrix of a component's latents, factored: whole, or as a chain of blocks where latents meet neighbours.
+"""The precision matrix of a component, factored: whole, or as a chain of blocks where latents meet neighbours alone.
 
 Batches are (s, z, p): starts, states of the discrete latents, patterns of members.
 """

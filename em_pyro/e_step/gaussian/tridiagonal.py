@@ -86,7 +86,7 @@ class Tridiagonal:
     def draw(self, noise: Tensor) -> Tensor:
         """Turn independent standard normal vectors (..., blocks, w) into ones with this precision."""
         parts = []
-        for level in self.levels:
+        for _ in self.levels:
             parts.append(noise[..., 1::2, :])
             noise = noise[..., ::2, :]
         found = _up(self.last, noise)
