@@ -16,6 +16,7 @@ from oracles.steps import em_step, expect, q
 from oracles.tolerances import IDENTITY, SOLVERS
 from programs.gaussian_programs import GaussianProgram, gaussian_program
 from torch import Tensor
+from torch.distributions import constraints
 
 from em_pyro.e_step.expectation import Expectation
 from em_pyro.fit.problem import Problem, prepare
@@ -24,6 +25,9 @@ SEEDS = range(50)
 
 EXACT = 10 * IDENTITY
 """Log evidence and its gradient: two ways to them have condition numbers of their own."""
+
+FLAT = 1e-4
+"""A scale below it has collapsed."""
 
 TIMES = 6
 """Rows repeated so often are replaced by fewer that have the same moments."""
@@ -64,6 +68,13 @@ class Checked:
     def new(self) -> dict[str, Tensor]:
         """The parameters after one step."""
         return em_step(self.problem.engine, self.problem.plan, self.start)[0]
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether the step has led to a scale of zero: few rows lie on a plane, and `Q` has no maximum."""
+        sizes = {n: v if v.dim() < 2 else v.diagonal(dim1=-2, dim2=-1) for n, v in self.new.items()}
+        positive = [n for n, domain in self.brute.domains.items() if domain is not constraints.real]
+        return any(bool((sizes[n] < FLAT).any()) for n in positive)
 
     # ---- what is checked; each yields a line for what is wrong ----
 
@@ -126,9 +137,11 @@ class Checked:
             yield from others
             return
         yield from self.evidence()
-        yield from self.fisher()
-        yield from self.m_step()
-        yield from self.rows()
+        if self.brute.domains:
+            yield from self.fisher()
+        if self.brute.domains and not self.collapsed:
+            yield from self.m_step()
+            yield from self.rows()
 
 
 def differ(what: str, got: Any, want: Any, tolerance: float = EXACT) -> Iterator[str]:

@@ -379,9 +379,11 @@ def holes(draft: Draft) -> dict[str, Any]:
     draft.line("with pyro.plate('rows', len(x)):")
     draft.indent()
     latents = _mixed(draft, probability=1.0 if mixed else 0.0)
-    mean = draft.selected("real", latents, (D,))
+    index = f"[{latents[0][0]}]" if latents else ""
+    exact = way == "latent row"
+    mean = _of_law(draft, "real", (*(2 for _ in latents), D), index) if exact else draft.selected("real", latents, (D,))
     if draft.chance(0.3):
-        mean += f" + {draft.add('u', lambda: _real(draft))}[:, None] * {draft.tied('real', (D,))}"
+        mean += f" + {draft.add('u', lambda: _real(draft))}[:, None] * {_of_law(draft, 'real', (D,))}"
     law = f"dist.MultivariateNormal({mean}, {_covariance(draft, D)})"
     rows, draft.body = draft.body, body
     fill = [
@@ -392,15 +394,14 @@ def holes(draft: Draft) -> dict[str, Any]:
         "    full[i, j] = v",
     ]
     filled = [*fill, *rows, f"{draft.pad}pyro.sample('x', {law}, obs=full)"]
-    if way == "filled in":
+    if not exact:
         draft.body = filled
         return {"latents": ("v",)}
     draft.spelt = filled
-    exact = "dist.Delta(row).mask(seen).to_event(1)"
     draft.body = [
         *rows,
         f"{draft.pad}row = pyro.sample('row', {law})",
-        f"{draft.pad}pyro.sample('x', {exact}, obs=torch.where(seen, x, 0.0))",
+        f"{draft.pad}pyro.sample('x', dist.Delta(row).mask(seen).to_event(1), obs=torch.where(seen, x, 0.0))",
     ]
     return {"latents": ("row",), "holes": ("v",), "rows": True}
 

@@ -62,7 +62,7 @@ def bilinear(program: Program, recognition: Recognition, sites: frozenset[str], 
         ModelError: a residual is not affine in the parameters, or cells have too many latents.
     """
     deltas = frozenset(n for n in sites if "v" in vars(unwrap(recognition.runs[0][n].fn).base))
-    readings = {n: recognition.readings[n] for n in sites - deltas}
+    readings = {n: recognition.readings[n] for n in recognition.runs[0] if n in sites - deltas}
     replays = Replays(program, recognition.values, places, readings, deltas)
     coarse = dict.fromkeys(places.kinds, 0)
     while True:

@@ -38,7 +38,7 @@ class Replays:
         """Return value and location of every site, both in the dimensions of its cells."""
         with torch.no_grad():
             sites = self.program.run({**self.params, **moved}, self.places.values(latents))
-        return {name: _cells(sites[name]) for name in (*self.readings, *self.deltas)}
+        return {name: _cells(sites[name]) for name in (*self.readings, *sorted(self.deltas))}
 
 
 def _cells(site: Site) -> tuple[Tensor, Tensor]:
