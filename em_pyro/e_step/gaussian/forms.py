@@ -109,7 +109,9 @@ def factor_of(real: SiteFactor, rows: Rows, constants: Sequence[bool]) -> SiteFa
     affine = _affine(rows, shape, plain=plain) if rows.count else None
     loc = RoleMap((cell,), torch.full((), -1).expand(shape), constant=nothing.expand(shape), affine=affine)
     known = rows.known.expand((cells, *rows.known.shape)) if bool((rows.scale < 0).any()) else None
-    form = (Plain if plain else Expected)(count=rows.count, size=size)
+    covariates = [part for parts in (rows.constants, *rows.slopes) for part in parts[:-1] if part is not None]
+    common = all(part.shape[2] == 1 for part in covariates)
+    form = (Plain if plain else Expected)(common=common, count=rows.count, size=size)
     return replace(
         real,
         family=family,

@@ -100,7 +100,31 @@ def _equation_by_equation(factors: Sequence[SiteFactor], locs: Sequence[Argument
     (factor,), (loc,) = factors, locs
     if loc.affine is None or factor.roles["scale_tril"].known or not any(n in locations for n, _ in loc.affine.entries):
         return True
+    if factor.family.roles["loc"].event_dim > factor.family.event_dim:
+        return factor.form.common and _lines_apart(factor)
     return equation_by_equation(loc.affine, unexpand(_scale_index(factor)))
+
+
+def _lines_apart(factor: SiteFactor) -> bool:
+    """Whether coordinates have coefficients of their own, that share cells as those of all others do, and one matrix.
+
+    References:
+        Zellner (1962), as for `equation_by_equation`.
+    """
+    affine = factor.roles["loc"].affine
+    assert affine is not None
+    (piece,) = affine.pieces
+    index = piece.index.squeeze(-1).movedim(-2, 0).flatten(1)  # coordinates, cells and covariates
+    found = [row.unique(return_inverse=True) for row in index]
+    own = sum(len(entries) for entries, _ in found) == len(index.unique())
+    same = all(torch.equal(places, found[0][1]) for _, places in found)
+    return own and same and bool((index >= 0).all()) and _one_matrix(found[0][1], _scale_index(factor), index.shape[1])
+
+
+def _one_matrix(places: Tensor, matrices: Tensor, width: int) -> bool:
+    """Whether every coefficient meets one matrix, or one that is known."""
+    each = matrices.reshape(-1).repeat_interleave(width // matrices.numel())
+    return len(torch.stack([places, each]).unique(dim=1).mT) == len(places.unique())
 
 
 def _scale_index(factor: SiteFactor) -> Tensor:

@@ -15,10 +15,9 @@ from ..handlers import name_of
 def standing(msg: Any) -> Tensor:
     """Return the values that stand for a latent, the same in every run: standard normal, of the shape of its plates.
 
-    Dimensions of enumerated latents, on which its law may depend, are of size one.
+    Enumerated latents on which its law may depend give it no dimension, so that rows can be indexed from the left.
     """
-    fn, plates = msg["fn"], {frame.dim for frame in msg["cond_indep_stack"] if frame.vectorized}
-    batch = len(fn.batch_shape)
-    shape = [size if i - batch in plates else 1 for i, size in enumerate(fn.batch_shape)]
+    fn, plates = msg["fn"], {frame.dim: frame.size for frame in msg["cond_indep_stack"] if frame.vectorized}
+    shape = [plates.get(dim, 1) for dim in range(min(plates, default=0), 0)]
     generator = torch.Generator().manual_seed(zlib.crc32(name_of(msg).encode()))
     return seeded(torch.randn, (*shape, *fn.event_shape), generator=generator, dtype=torch.get_default_dtype())

@@ -62,7 +62,7 @@ def bilinear(program: Program, recognition: Recognition, sites: frozenset[str], 
         ModelError: a residual is not affine in the parameters, or cells have too many latents.
     """
     deltas = frozenset(n for n in sites if "v" in vars(unwrap(recognition.runs[0][n].fn).base))
-    readings = {n: recognition.readings[n] for n in sites - deltas}
+    readings = {n: recognition.readings[n] for n in recognition.runs[0] if n in sites - deltas}
     replays = Replays(program, recognition.values, places, readings, deltas)
     coarse = dict.fromkeys(places.kinds, 0)
     while True:
@@ -108,7 +108,9 @@ def _found(replays: Replays, recognition: Recognition, coarse: Mapping[tuple[int
     if (1 + len(frames)) * (1 + count) + len(frames) > RUNS:
         raise _too_many(replays.places)
     moves = [_moved(replays, entries, colours, c) for c in range(-1, count)]
-    which = [_which(replays, frame, start) for frame in frames]
+    apart = {plate for latent in replays.program.latents.values() for plate in latent.plates}
+    rows = {n: [d for d, p in enumerate(names_of(recognition.runs[0][n])) if p in apart] for n in start}
+    which = [_which(replays, frame, start, rows) for frame in frames]
     base = replays.run(zero, moves[0])
     constants = _differences(replays, zero, moves, base, None, start)
     slots: dict[str, list[Slot]] = {n: [] for n in start}
@@ -158,8 +160,14 @@ def _moved(replays: Replays, entries: Sequence[tuple[str, int]], colours: Tensor
     return found
 
 
-def _which(replays: Replays, frame: Frame, start: Parts) -> dict[str, Tensor]:
+def _which(replays: Replays, frame: Frame, start: Parts, rows: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
     """Which of the entries that move together every cell takes, by site.
+
+    Args:
+        replays: the program.
+        frame: the entries.
+        start: every site where all latents are zero.
+        rows: of every site the dimensions along which there is a discrete latent for each row.
 
     Raises:
         Crowded: a cell has two of them.
@@ -184,7 +192,7 @@ def _which(replays: Replays, frame: Frame, start: Parts) -> dict[str, Tensor]:
         gap = (second - marks[nearest] * first).abs()
         if bool((gap > torch.where(idle, 4 * floor, 1e-9 * first.abs() + 4 * floor)).any()):
             raise Crowded(frame.kind)
-        found[name] = thin_which(torch.where(idle, -1, frame.ids[order[nearest]]))
+        found[name] = thin_which(torch.where(idle, -1, frame.ids[order[nearest]]), rows[name])
     return found
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution, Transform
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...errors import ModelError
@@ -43,7 +45,8 @@ SHAPES = frozenset(
     "zeros_like ones_like empty_like full_like new_zeros new_ones new_empty new_full sym_size size sym_stride "
     "sym_numel sym_storage_offset is_floating_point".split()
 )
-READS = frozenset("_local_scalar_dense equal nonzero is_nonzero item unique _unique2".split())
+READS = frozenset("nonzero unique _unique2 unique_dim unique_consecutive".split())
+LEAVES = frozenset("numpy tolist __array__ data_ptr storage untyped_storage __dlpack__ __reduce_ex__".split())
 
 LOCATION = {"Normal": "loc", "MultivariateNormal": "loc", "Delta": "v"}
 """Of every law that may have latents inside, the argument in which they may be."""
@@ -96,7 +99,7 @@ class Degrees(TorchDispatchMode):
         name = func.__name__.split(".")[0]
         if not any(degrees) or name in SHAPES:
             return found
-        if name in READS:
+        if name in READS or any(isinstance(part, (bool, int, float, complex)) for part in leaves_of(found)):
             self.read = self.read or name
         degree = min(self._after(name, args, kwargs, every, degrees), NONE)
         if any(isinstance(part, Tensor) and not part.is_floating_point() for part in leaves_of(found)):
@@ -110,6 +113,8 @@ class Degrees(TorchDispatchMode):
 
     def _after(self, name: str, args: Any, kwargs: Any, every: list[Tensor], degrees: list[int]) -> int:
         """Return the degree of what an operation makes of operands of these degrees."""
+        if name == "_to_copy" and (kwargs.get("dtype") or every[0].dtype).itemsize < every[0].dtype.itemsize:
+            return NONE  # rounded
         if name.rstrip("_") in LINEAR:
             rest = () if name in ("cat", "stack") else leaves_of((*args[1:], *kwargs.values()))
             return NONE if any(self.of(part) for part in rest) else max(degrees)
@@ -134,8 +139,23 @@ class Degrees(TorchDispatchMode):
         return name in WRITES and not any(self.of(part) for part in places)
 
 
+class Leaving(TorchFunctionMode):
+    """Watches for what takes the numbers of a tensor out of torch, where their degree is lost."""
+
+    def __init__(self, degrees: Degrees) -> None:
+        super().__init__()
+        self.degrees = degrees
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in LEAVES and args and self.degrees.of(args[0]):
+            self.degrees.read = self.degrees.read or name
+        return func(*args, **(kwargs or {}))
+
+
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    with torch._C.DisableTorchFunction():
+        return tensor.untyped_storage()._cdata
 
 
 def sites_of_latents(program: Program, params: Params, latents: Params) -> frozenset[str]:
@@ -149,7 +169,7 @@ def sites_of_latents(program: Program, params: Params, latents: Params) -> froze
     Raises:
         ModelError: a site is not linear-Gaussian in the latents; the message names it and the operation.
     """
-    with torch.no_grad(), Degrees(latents) as degrees:
+    with torch.no_grad(), Degrees(latents) as degrees, Leaving(degrees):
         sites = program.run(params, latents)
     if degrees.read:
         raise ModelError(
@@ -197,13 +217,23 @@ def _check(name: str, site: Site, degrees: Degrees) -> None:
 
 
 def _parts(site: Site) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of a site: value, arguments, masks and weight."""
-    base = unwrap(site.fn).base
+    """Yield the tensors of a site: value, arguments, those of what is inside of them, masks and weight."""
     yield "value", site.value
+    yield from _inside(unwrap(site.fn).base)
     masks = {key: mask.tensor for key, mask in masks_of(site).items()}
-    for key, part in {**vars(base), **masks, "row weights": site.scale}.items():
+    for key, part in {**masks, "row weights": site.scale}.items():
         if isinstance(part, Tensor):
             yield key, part
+
+
+def _inside(part: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a distribution or a transform, and of those of which it is made."""
+    for key, inner in vars(part).items():
+        for one in inner if isinstance(inner, (list, tuple)) else (inner,):
+            if isinstance(one, Tensor):
+                yield key, one
+            elif isinstance(one, (Distribution, Transform)):
+                yield from _inside(one)
 
 
 def _listed(latents: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -44,7 +44,7 @@ class Replays:
         """Return value and location of every site, both in the dimensions of its cells."""
         with torch.no_grad():
             sites = self.program.run({**self.params, **moved}, self.places.values(latents))
-        return {name: self._cells(sites[name]) for name in (*self.readings, *self.deltas)}
+        return {name: self._cells(sites[name]) for name in (*self.readings, *sorted(self.deltas))}
 
     def _cells(self, site: Site) -> tuple[Tensor, Tensor]:
         """Lay value and location of a site out over its cells."""
@@ -84,11 +84,11 @@ def thin(part: Tensor) -> Tensor:
     return part.contiguous()
 
 
-def thin_which(which: Tensor) -> Tensor:
-    """The same of latents: where there is none, any will do."""
+def thin_which(which: Tensor, rows: Sequence[int]) -> Tensor:
+    """The same of latents: where there is none, any will do; but not along `rows`, which would hang together by it."""
     for d in range(which.dim()):
         if which.shape[d] > 1:
             first = which.gather(d, (which >= 0).byte().argmax(d, keepdim=True))
-            if bool(((which == first) | (which < 0)).all()):
+            if bool(((which == first) | ((which < 0) & (d not in rows))).all()):
                 which = first
     return which.contiguous()

@@ -1,0 +1,166 @@
+"""No program with normal latents is answered that is not linear-Gaussian in them; each refusal names site and operation.
+
+And those that are, however they are written, are answered, with the evidence of a dense normal law.
+"""
+
+import re
+from collections.abc import Callable
+
+import pyro
+import pytest
+import torch
+from oracles.engines import distance
+from oracles.integrated import Integrated
+from oracles.refusals import refuse
+from oracles.steps import expect
+from oracles.tolerances import IDENTITY
+from programs.not_affine import (
+    AFFINE,
+    BESIDE,
+    CHOICES,
+    CURVED,
+    OTHER_LAWS,
+    PARAMETERS,
+    PRODUCTS,
+    READ,
+    WHOLE,
+    located,
+    program,
+)
+from torch import Tensor
+
+from em_pyro.errors import ModelError
+from em_pyro.fit.problem import prepare
+from em_pyro.reading.latents import degree
+
+
+def observations(seed: int = 3) -> Tensor:
+    """Six rows of two positive numbers."""
+    return 0.1 + torch.rand((6, 2), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def said(model: Callable[[Tensor], None], x: Tensor | None = None) -> str:
+    """Return what is said of a program that is refused; fail if it is answered."""
+    pyro.clear_param_store()
+    with pytest.raises(ModelError) as caught:
+        prepare(model, (observations() if x is None else x,), {}, {}, check=True)
+    message = str(caught.value)
+    assert re.search(r": expected .*, got .*\. [A-Z].*\.$", message, re.DOTALL), f"not in house form: {message}"
+    return message
+
+
+@pytest.mark.parametrize("name", CURVED)
+def test_not_polynomial(name: str) -> None:
+    """The site is named, and the operation."""
+    location, operation = CURVED[name]
+    assert re.search(rf'^Site "x": .* affine .* nonlinearly through \w*{operation}', said(located(location)))
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_of_latents(name: str) -> None:
+    """Also where they are multiplied by nothing."""
+    assert re.search(r'^Site "x": .* as a product of latents', said(located(PRODUCTS[name])))
+
+
+@pytest.mark.parametrize("name", READ)
+def test_numbers_read_out_of_latents(name: str) -> None:
+    """What became of them is not known any more: the program is refused, whatever it did with them."""
+    assert re.search(r'^The model: expected no branch .* depends on "z"', said(located(READ[name])))
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_latents_beside_the_location(name: str) -> None:
+    """In a scale, in a covariance, in a mask."""
+    law, what = BESIDE[name]
+    assert re.search(rf'^Site "x": expected latents in the location alone, got {what}', said(program(law)))
+
+
+@pytest.mark.parametrize("name", OTHER_LAWS)
+def test_other_laws(name: str) -> None:
+    """Also where the latent is inside of what the law is made of."""
+    text = said(program(OTHER_LAWS[name]), torch.ones(6, 2))
+    assert re.search(rf'^Site "x": expected Normal, MultivariateNormal or Delta .*, got {name}', text)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters_that_bend(name: str) -> None:
+    """Affine in the latents is not affine in the parameters."""
+    location, what = PARAMETERS[name]
+    assert re.search(rf'^Site "x": {what}', said(located(location)))
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole_programs(name: str) -> None:
+    """Weights, choices, switching, factors."""
+    model, pattern = WHOLE[name]
+    assert re.search(pattern, said(model), re.DOTALL)
+
+
+@pytest.mark.parametrize("name", ["clamp", "a little sine"])
+def test_every_method_refuses(name: str) -> None:
+    """At once and again, with the store and the generator as they were."""
+    refuse("model", r'^Site "x": expected a residual that is affine', located(CURVED[name][0]), observations())
+
+
+def check_answered(model: Callable[[Tensor], None], rows: int = 6) -> None:
+    """The evidence is that of a dense normal law."""
+    x = observations()[:rows]
+    problem = prepare(model, (), {"x": x}, {}, check=True)
+    brute = Integrated(model, {"x": x}, ("z",))
+    assert problem.program.integrated == {"z"}
+    got = expect(problem.engine, brute.start).objective
+    assert distance(got.squeeze(), brute.objective(brute.start)) < IDENTITY
+
+
+@pytest.mark.parametrize("name", AFFINE)
+def test_affine_programs_are_answered(name: str) -> None:
+    """However they are written."""
+    check_answered(located(AFFINE[name]))
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_choices_of_latents_are_answered(name: str) -> None:
+    """By a discrete latent of the same row."""
+    check_answered(CHOICES[name], rows=3)
+
+
+def test_a_mean_over_many_rows_is_refused() -> None:
+    """A cell that has as many latents as there are rows would make every matrix a whole one."""
+    x = observations().repeat(400, 1)
+    with pytest.raises(ModelError, match="expected cells that have few of the 4,800 continuous latent entries each"):
+        prepare(located(AFFINE["less their mean"]), (x,), {}, {}, check=True)
+
+
+# ---- the checks are checked ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("table", "planted", "model"),
+    [
+        ("LINEAR", "clamp", located(CURVED["clamp"][0])),
+        ("LINEAR", "relu", located(CURVED["relu"][0])),
+        ("SUMS", "mul", located(PRODUCTS["nothing times a square"])),
+    ],
+)
+def test_an_operation_too_many_is_noticed(
+    table: str, planted: str, model: Callable[[Tensor], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were it taken for a linear one, the program would be answered: nothing but the proof sees the difference."""
+    monkeypatch.setattr(degree, table, getattr(degree, table) | {planted})
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        said(model)
+
+
+def test_a_latent_that_leaves_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were nothing known of `numpy`, a location would be taken for data."""
+    monkeypatch.setattr(degree, "LEAVES", frozenset[str]())
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        said(located(READ["array"]))
+
+
+def test_another_evidence_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dense law of other latents has another evidence."""
+    right = Integrated.log_joint
+    monkeypatch.setattr(Integrated, "log_joint", lambda self, params, states, z: right(self, params, states, 1.001 * z))
+    with pytest.raises(AssertionError):
+        check_answered(located(AFFINE["loadings"]))
