@@ -111,7 +111,7 @@ class Engine:
             shares: how rows are shared out among the states.
         """
         if shares.given is not None:
-            return self._given(shares.given)
+            return self._given(shares.given, bound)
         replays = self.replays(self.moved(bound))
         evidence = list[Tensor]()
         sums, weights = dict[str, Sums](), dict[str, Named]()
@@ -125,7 +125,7 @@ class Engine:
         total = sum(evidence[1:], evidence[0]) if evidence else torch.zeros(bound.starts, dtype=torch.float64)
         return Expectation(total + self.base, sums, weights, self.plate)
 
-    def _given(self, shares: Mapping[str, Tensor]) -> Expectation:
+    def _given(self, shares: Mapping[str, Tensor], bound: Bound) -> Expectation:
         """Statistics under given shares."""
         sums: dict[str, Sums] = {}
         weights = {n: Named(shares[n].squeeze(0), factor.names) for n, factor in self.replayed.items()}
@@ -134,7 +134,7 @@ class Engine:
             for name in unit.absorbed:
                 if name in found:
                     weights[name] = Named(found.pop(name).squeeze(0), self.absorbed[name])
-            sums |= unit.finish(found, None)
+            sums |= unit.finish(found, None) | unit.given_at(shares, bound)
         return Expectation(torch.zeros(1, dtype=torch.float64), sums, weights, self.plate)
 
     def log_prior(self, bound: Bound) -> Tensor:

@@ -62,6 +62,11 @@ class Unit(Protocol):
         return self.latents
 
     @property
+    def continuous(self) -> tuple[str, ...]:
+        """Continuous latents that are summed out inside."""
+        return ()
+
+    @property
     def notes(self) -> Mapping[str, str]:
         """What the plan says of it: a title, and how it is computed; mostly nothing."""
         return {}
@@ -78,6 +83,10 @@ class Unit(Protocol):
     def given(self, shares: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Statistics of all rows under given weights, by site: shares that were drawn, and not weighed by densities."""
         return self.sums([shares[name] for name in self.members], None, None)
+
+    def given_at(self, shares: Mapping[str, Tensor], bound: Bound) -> dict[str, Sums]:
+        """What of statistics under given shares needs parameters all the same: nothing, but with continuous latents."""
+        return {}
 
     def made_of(self, member: str) -> tuple[SiteFactor, ...]:
         """The sites whose densities make up a member."""

@@ -11,6 +11,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from ..e_step.build import build
 from ..e_step.engine import Engine
@@ -21,6 +22,7 @@ from ..program.devices import beside, there
 from ..program.handlers import LABELS
 from ..program.named import Params, batched
 from ..reading.bound import Bound
+from .continuous import Continuous
 from .inside import Inside
 from .joint import Joint
 
@@ -50,6 +52,10 @@ class Posterior:
     def _inside(self) -> Inside:
         return Inside(self.engine, self._bound, self._joint)
 
+    @cached_property
+    def _continuous(self) -> Continuous:
+        return Continuous(self.engine, self._bound, self._joint)
+
     @there
     def log_evidence_by(self, plate: str) -> Tensor:
         """Log evidence of every row of a plate, shape `(N,)`, times the row's weight if it has one.
@@ -65,17 +71,23 @@ class Posterior:
             whole = build(self.engine.program, recognition, run, priors, {}, recognised=False)
             return replace(self, engine=whole).log_evidence_by(plate)
         with torch.no_grad():
-            return self._joint.by_row(plate)
+            return self._joint.by_row(plate) + self._continuous.by_row(plate)
 
     @there
-    def marginal(self, site: str) -> Tensor:
+    def marginal(self, site: str) -> Tensor | Distribution:
         """Posterior probabilities of one latent: the batch shape that Pyro gives its value, then `(K,)`, the support.
+
+        Of a continuous latent that is integrated its law, of that batch shape: a Normal, or a MultivariateNormal where
+        it has events, or a mixture of these over the states of the discrete latents that reach it.
 
         For a partly labelled site (`obs_mask`), labelled rows are one-hot.
         """
-        latents = self.engine.program.latents
+        latents, integrated = self.engine.program.latents, self.engine.program.integrated
+        if site in integrated:
+            with torch.no_grad():
+                return self._continuous.marginal(site)
         if site not in latents and site not in self.engine.inner:
-            raise ParameterError(f'marginal: expected one of the latent sites {sorted(latents)}, got "{site}".')
+            raise ParameterError(f'marginal: expected one of the latent sites {sorted({*latents, *integrated})}, got "{site}".')
         with torch.no_grad():
             free = site in self._joint.free
             found = self._joint.marginal(site) if free else self._inside.laws[site].clone()
@@ -98,7 +110,8 @@ class Posterior:
         """
         with torch.no_grad():
             scores, best = self._inside.modes()
-            found = self._values(self._joint.choices(scores, largest=True).best(), best)
+            chosen = self._joint.choices({**scores, **self._continuous.scores()}, largest=True).best()
+            found = self._values(chosen, best) | self._continuous.modes(chosen)
         return {name: value[0] for name, value in found.items()}
 
     @there
@@ -110,7 +123,8 @@ class Posterior:
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             inside = self._inside.draws(n, generator)
-            return self._values(self._joint.choices({}, largest=False).draws(n, generator), inside)
+            chosen = self._joint.choices({}, largest=False).draws(n, generator)
+            return self._values(chosen, inside) | self._continuous.draws(chosen, n, generator)
 
     def _values(self, around: Mapping[str, Tensor], inside: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Values of all latents at chosen indices, and of what is inside units given these: choices first."""
@@ -138,8 +152,10 @@ class Posterior:
 
     def __str__(self) -> str:
         """One line: the latents and the log evidence."""
-        latents = ", ".join(f"{n} ({latent.size} states)" for n, latent in self.engine.program.latents.items())
-        return f"Posterior of {latents or 'no latent'}; log evidence {self.log_evidence:.6f}"
+        program = self.engine.program
+        latents = [f"{n} ({latent.size} states)" for n, latent in program.latents.items()]
+        latents += [n for n in self.engine.recognition.runs[0] if n in program.integrated]
+        return f"Posterior of {', '.join(latents) or 'no latent'}; log evidence {self.log_evidence:.6f}"
 
 
 def posterior(engine: Engine, params: Mapping[str, Tensor]) -> Posterior:

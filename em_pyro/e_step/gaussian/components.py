@@ -142,3 +142,15 @@ def _members(
         rows_of.append(mine)
         slots_of.append(slots[0])
     return Members(entries, tuple(rows_of), tuple(slots_of))
+
+
+def place_of(rows: Sequence[Rows], members: Members, plate: str) -> Tensor | None:
+    """The row of a plate that every member lies in; None if there is none, or several."""
+    place: Tensor | None = None
+    for mine, site in zip(members.rows, rows, strict=True):
+        if mine is not None and plate in site.places:
+            every = site.places[plate][mine]
+            place = every[:, 0] if place is None else place
+            if bool((every != place.unsqueeze(-1)).any()):
+                return None
+    return place

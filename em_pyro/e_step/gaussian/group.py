@@ -68,6 +68,7 @@ class Posterior:
         laws: of the blocks.
         mean: (s, z, n, k).
         covariance: (s, z, p, k, k).
+        root: of `J`, the same.
         residuals: of every block at the mean, (s, z, n, c, e).
         evidence: log Z of every member, (s, z, n).
     """
@@ -75,6 +76,7 @@ class Posterior:
     laws: tuple[Law, ...]
     mean: Tensor = field(repr=False)
     covariance: Tensor = field(repr=False)
+    root: Tensor = field(repr=False)
     residuals: tuple[Tensor, ...] = field(repr=False)
     evidence: Tensor = field(repr=False)
 
@@ -113,7 +115,7 @@ def posterior(group: Group, bindings: Bindings) -> Posterior:
     evidence = _of_members(group, constant) - 0.5 * square + offset
     if group.given is not None:
         mean = mean + group.given
-    return Posterior(laws, mean, covariance, residuals, evidence)
+    return Posterior(laws, mean, covariance, root, residuals, evidence)
 
 
 def _of_members(group: Group, constant: Tensor) -> Tensor:

@@ -7,8 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
-
 from .rows import Part, Rows
 
 
@@ -41,6 +39,7 @@ def _key(rows: Rows) -> Any:
         tuple(None if part is None else (part.shape[0], part.shape[2]) for part in rows.constants),
         tuple(tuple(None if s is None else (s.shape[0], s.shape[2]) for s in slot) for slot in rows.slopes),
         (rows.cells.shape[0], rows.cells.shape[2]),
+        tuple(rows.places),
         rows.weight is None,
         None if rows.log_factors is None else (rows.log_factors.shape[0], rows.log_factors.shape[2]),
     )
@@ -68,13 +67,8 @@ def _joined(some: Sequence[Rows]) -> Rows:
         cells=cells,
         weight=weights,
         log_factors=logs,
-        places={plate: _places(some, plate) for plate in first.places},
+        places={p: torch.cat([rows.places[p] for rows in some]) for p in first.places},
     )
-
-
-def _places(some: Sequence[Rows], plate: str) -> Tensor | None:
-    parts = [rows.places.get(plate) for rows in some]
-    return None if any(part is None for part in parts) else torch.cat([part for part in parts if part is not None])
 
 
 def _below(parts: Sequence[Part], counts: Sequence[int]) -> Part:

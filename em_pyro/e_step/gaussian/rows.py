@@ -6,7 +6,7 @@ it does not vary.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -82,12 +82,10 @@ class Layout:
         aligned = aligned.reshape((*shape[:cut], *(1,) * (events - own), *shape[cut:]))
         return self.flat(aligned, kept=kept)
 
-    def place(self, plate: str) -> Tensor | None:
-        """The place of every row in a plate; None if it is in all of it."""
-        for d, (name, size) in enumerate(self.plates):
-            if name == plate:
-                return torch.arange(self.sizes[1]) // prod(s for _, s in self.plates[d + 1 :]) % size
-        return None
+    def place(self, plate: str) -> Tensor:
+        """The place of every row in a plate."""
+        d = [name for name, _ in self.plates].index(plate)
+        return torch.arange(self.sizes[1]) // prod(s for _, s in self.plates[d + 1 :]) % self.plates[d][1]
 
     def _of(self, dims: Sequence[int]) -> tuple[int, ...]:
         return tuple(self.shape[d] for d in dims)
@@ -135,7 +133,7 @@ class Rows:
         weight: one where a coordinate of a row is seen, (rows, coordinates); None is everywhere.
         log_factors: logarithms of known factors of the scales, by which all else is divided; None is zero.
         entries: of the parameters, as (name, flat position).
-        places: by plate the place of every row in it; None if a row is in all of it.
+        places: by plate the place of every row in it, where rows differ in it.
     """
 
     site: str
@@ -151,7 +149,7 @@ class Rows:
     weight: Tensor | None = field(repr=False)
     log_factors: Tensor | None = field(repr=False)
     entries: tuple[tuple[str, int], ...] = field(repr=False)
-    places: Mapping[str, Tensor | None] = field(repr=False)
+    places: Mapping[str, Tensor] = field(repr=False)
 
     @property
     def count(self) -> int:
@@ -166,14 +164,13 @@ class Rows:
         return self.cells.movedim(1, 0).flatten(1).unique(dim=0, return_inverse=True)[1]
 
 
-def rows_of(reading: Reading, made: Bilinear, states: Mapping[str, int], plates: Iterable[str]) -> Rows:
+def rows_of(reading: Reading, made: Bilinear, states: Mapping[str, int]) -> Rows:
     """Lay a site out.
 
     Args:
         reading: where its arguments come from.
         made: its residuals.
         states: discrete latents over which its components are summed.
-        plates: of these.
 
     Raises:
         ModelError: latents or a mask depend on a discrete latent; or known covariances differ between rows.
@@ -206,7 +203,7 @@ def rows_of(reading: Reading, made: Bilinear, states: Mapping[str, int], plates:
         weight_of(reading.site, layout, joint=joint),
         log_factors,
         made.entries,
-        {name: layout.place(name) for name in plates},
+        {name: layout.place(name) for name, _ in layout.plates if name},
     )
 
 

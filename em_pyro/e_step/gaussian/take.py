@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from math import prod
 
 import torch
@@ -17,7 +18,7 @@ from ..left import Left
 from ..sites.site_factor import SiteFactor
 from ..units import Unit
 from .block import Patterns, block_of, patterns_of
-from .components import Members, members_of
+from .components import Members, members_of, place_of
 from .forms import factor_of
 from .group import Group
 from .merge import merged
@@ -43,16 +44,19 @@ def take(left: Left) -> tuple[Sequence[Unit], Left]:
     _check_weights(left, latents.sites)
     readings = left.recognition.readings
     plates = {p: left.sizes[p] for p in ordered({p for n in states for p in left.owners[n]}, left.sizes)}
-    together = merged([rows_of(readings[n], latents.sites[n], states, plates) for n in real])
+    together = merged([rows_of(readings[n], latents.sites[n], states) for n in real])
     rows = [one for one, _ in together]
     given = _observed(left, [latents.sites[n] for n in exact], latents.places.count)
-    groups = tuple(_group(rows, m, given, plates) for m in members_of(rows, latents.places.count))
+    members = members_of(rows, latents.places.count)
+    groups = tuple(_squeezed(_group(rows, m, given, plates)) for m in members)
     every = (*states, *plates)
     final = ordered(every, left.sizes)
     sites = tuple(factor_of(real[one.site], one, _ones(one)) for one in rows)
     name = next(iter(real))
     alike = {one.site: names for one, names in together}
-    unit = Gaussian(name, sites, alike, tuple(rows), groups, states, plates, tuple(every.index(n) for n in final))
+    whole = partial(_whole, rows, members, given, plates)
+    order = tuple(every.index(n) for n in final)
+    unit = Gaussian(name, sites, alike, tuple(rows), tuple(members), groups, whole, latents.places, states, plates, order)
     factor = Factor(name, final, frozenset(plates), None, None)
     return (unit,), replace(left.taking([*real, *exact], factor), apart={**left.apart, name: factor})
 
@@ -140,8 +144,20 @@ def _group(
         live = live & free[members.entries[patterns.first]]
     values = None if given is None or bool(live.all()) else given[1][members.entries]
     at = _places(rows, members, plates) if plates else None
-    group = Group(blocks, members.entries, patterns, live, values, None, patterns.sizes, at)
-    return squeezed(group) if at is None else group
+    return Group(blocks, members.entries, patterns, live, values, None, patterns.sizes, at)
+
+
+def _squeezed(group: Group) -> Group:
+    return squeezed(group) if group.at is None else group
+
+
+def _whole(
+    rows: Sequence[Rows],
+    members: Sequence[Members],
+    given: tuple[Tensor, Tensor] | None,
+    plates: Mapping[str, int],
+) -> list[Group]:
+    return [_group(rows, mine, given, plates) for mine in members]
 
 
 def _live(blocks: Sequence, patterns: int, k: int) -> Tensor:
@@ -176,15 +192,7 @@ def _places(rows: Sequence[Rows], members: Members, plates: Mapping[str, int]) -
     """
     found = torch.zeros(len(members.entries), dtype=torch.long)
     for plate, size in plates.items():
-        place = None
-        for mine, site in zip(members.rows, rows, strict=True):
-            part = None if mine is None else site.places[plate]
-            if part is not None:
-                every = part[mine]
-                if bool((every != every[:, :1]).any()) or (place is not None and bool((place != every[:, 0]).any())):
-                    place = None
-                    break
-                place = every[:, 0]
+        place = place_of(rows, members, plate)
         if place is None:
             raise ModelError(
                 f'Plate "{plate}": expected continuous latents that hang together within one of its rows, got some '

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +12,14 @@ from torch import Tensor
 from ...program.named import Named
 from ...reading.bank import gather
 from ...reading.bound import Bound
+from ...reading.latents.bilinear import Places
 from ..chunks import WHOLE, Chunk
 from ..sites.site_factor import SiteFactor
 from ..sums import Sums
 from ..units import Unit
+from .components import Members, place_of
 from .group import Bindings, Group, Posterior, posterior
+from .laws import Laws
 from .moments import Products, products, weights_of
 from .rows import Rows
 
@@ -44,7 +47,10 @@ class Gaussian(Unit):
         sites: a site factor for each site, whose cells are classes of rows.
         alike: for each of them, by name, all sites that are the same function.
         rows: of the same sites.
-        groups: components that are alike.
+        alike_members: what components there are.
+        groups: the same, laid out.
+        whole: lays them out with every one of their members.
+        places: of the entries of all latents.
         states: discrete latents over which a component is summed, and how many states each has.
         shape: sizes of the plates of the factor.
         order: dimensions of the factor, where states come first and then plates, in their order.
@@ -54,7 +60,10 @@ class Gaussian(Unit):
     sites: tuple[SiteFactor, ...]
     alike: Mapping[str, tuple[str, ...]]
     rows: tuple[Rows, ...] = field(repr=False)
+    alike_members: tuple[Members, ...] = field(repr=False)
     groups: tuple[Group, ...] = field(repr=False)
+    whole: Callable[[], Sequence[Group]] = field(repr=False)
+    places: Places = field(repr=False)
     states: Mapping[str, int]
     plates: Mapping[str, int]
     order: tuple[int, ...]
@@ -70,6 +79,11 @@ class Gaussian(Unit):
         return self.sites
 
     @property
+    def continuous(self) -> tuple[str, ...]:
+        """All latents that are integrated."""
+        return tuple(self.places.shapes)
+
+    @property
     def stands_for(self) -> Mapping[str, tuple[str, ...]]:
         """For each of them, by name, all sites that are the same function."""
         return self.alike
@@ -83,7 +97,6 @@ class Gaussian(Unit):
     def log_factors(self, natural: Natural, chunk: Chunk = WHOLE) -> tuple[list[Tensor], list[Posterior]]:
         """Log evidence of the components, added up in the rows of the factor."""
         found = [posterior(group, natural.bindings) for group in self.groups]
-        sizes = [*self.states.values(), *self.plates.values()]
         states, rows = _count(self.states), _count(self.plates)
         total = torch.zeros((natural.starts, states, rows), dtype=torch.float64)
         for group, one in zip(self.groups, found, strict=True):
@@ -93,14 +106,20 @@ class Gaussian(Unit):
                 total = total + each.sum(-1, keepdim=True)
             else:
                 total = total.index_add(-1, group.at, each.expand((*each.shape[:2], len(group.at))))
-        total = total.reshape((natural.starts, *sizes))
-        return [total.permute(0, *(1 + d for d in self.order))], found
+        return [self.laid_out(total)], found
+
+    def laid_out(self, part: Tensor) -> Tensor:
+        """What lies by joint states and rows, (...) + (states, rows), in the dimensions of the factor."""
+        sizes, before = (*self.states.values(), *self.plates.values()), part.dim() - 2
+        part = part.expand((*part.shape[:before], _count(self.states), _count(self.plates)))
+        part = part.reshape((*part.shape[:before], *sizes))
+        return part.permute((*range(before), *(before + d for d in self.order)))
 
     def sums(
         self, shares: Sequence[Tensor | None], natural: Natural, memo: Sequence[Posterior], chunk: Chunk = WHOLE
     ) -> dict[str, Tensor]:
         """Products of every cell, side by side."""
-        share = self._by_state(shares[0])
+        share = self.by_state(shares[0])
         total: dict[int, list[Tensor]] = {}
         for group, found in zip(self.groups, memo, strict=True):
             mine = None if share is None or group.at is None else share[..., group.at]
@@ -111,7 +130,7 @@ class Gaussian(Unit):
                 total[block.site] = list(made) if have is None else [a + b for a, b in zip(have, made, strict=True)]
         return {self.sites[s].name: _beside(parts, natural.starts) for s, parts in total.items()}
 
-    def _by_state(self, share: Tensor | None) -> Tensor | None:
+    def by_state(self, share: Tensor | None) -> Tensor | None:
         """Weights of the factor, (s, states, rows)."""
         if share is None or not (self.states or self.plates):
             return None
@@ -119,8 +138,14 @@ class Gaussian(Unit):
         return share.permute(0, *(1 + d for d in back)).reshape((len(share), _count(self.states), -1))
 
     def given(self, shares: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """There are none without parameters: the law of the latents is part of the posterior."""
+        """Without parameters there are none: the law of the latents is part of the posterior."""
         return {}
+
+    def given_at(self, shares: Mapping[str, Tensor], bound: Bound) -> dict[str, Sums]:
+        """Statistics under given shares of the discrete latents, those of the continuous ones by their law."""
+        natural = self.natural(bound)
+        _, memo = self.log_factors(natural)
+        return self.finish(self.sums([shares[self.name]], natural, memo), natural)
 
     def made_of(self, member: str) -> tuple[SiteFactor, ...]:
         """All sites."""
@@ -136,6 +161,41 @@ class Gaussian(Unit):
                 parts = _cut(found[factor.name], rows)
                 sums[factor.name] = _sums(factor, rows, parts, natural.bindings[k][0], natural.around[k])
         return sums
+
+    def latent_laws(self, natural: Natural) -> Laws:
+        """The posterior of all latents, at the parameters of one start."""
+        groups = self.whole()
+        found = [posterior(group, natural.bindings) for group in groups]
+        return Laws(groups, found, self.places.count, _count(self.states), _count(self.plates))
+
+    def evidence_by(self, plate: str, size: int, natural: Natural) -> Tensor | None:
+        """Log evidence of the components in every row of a plate, where no discrete latent reaches them.
+
+        None if a component does not lie in one row.
+        """
+        total = torch.zeros(size, dtype=torch.float64)
+        for members, group in zip(self.alike_members, self.whole(), strict=True):
+            place = place_of(self.rows, members, plate)
+            if place is None:
+                return None
+            total.index_add_(0, place, posterior(group, natural.bindings).evidence[0, 0].expand(len(place)))
+        return total
+
+    def state(self, chosen: Mapping[str, Tensor], plates: Mapping[str, Sequence[str]]) -> Tensor:
+        """The joint state of every row of the factor, (draws, rows), where discrete latents are chosen.
+
+        Args:
+            chosen: index of the state of every latent, draws + its plates.
+            plates: of every latent.
+        """
+        total: Tensor | None = None
+        for name, size in self.states.items():
+            own = list(plates[name])
+            index = chosen[name].permute((0, *(1 + own.index(p) for p in self.plates if p in own)))
+            index = index.reshape((len(index), *(n if p in own else 1 for p, n in self.plates.items())))
+            index = index.expand((len(index), *self.plates.values())).reshape((len(index), -1))
+            total = index if total is None else total * size + index
+        return torch.zeros((1, 1), dtype=torch.long) if total is None else total
 
     def digits(self, bound: Bound, near: Bound) -> Tensor | None:
         """Residuals are taken at the coefficients: they do not run short."""

@@ -142,13 +142,22 @@ def random_start(problem: Problem, values: Params, seed: int, index: int, names:
         own = int(seeded(torch.randint, 2**62, (), generator=generator))
         return prior_start(problem, {**values, **redrawn(problem.program, names, own)}, seed, index)
     jittered = _from_priors(problem.engine, values, seed, index)
-    for name in plan.torch if _has_latents(problem.engine) else plan.free:
+    for name in _jittered(problem):
         if problem.program.parameters[name].kind != "prior":
             point = unconstrained(problem.program, name, values[name])
             noise = seeded(torch.randn, point.shape, generator=generator, dtype=torch.float64).to(point)
             unit = _unit(point) if domain_of(problem.program.parameters[name].constraint) == "real" else 1.0
             jittered[name] = constrained(problem.program, name, point + JITTER * unit * noise)
     return _from_latents(problem, jittered, generator)
+
+
+def _jittered(problem: Problem) -> tuple[str, ...]:
+    """Parameters that are moved: where states are drawn, those that do not follow from them."""
+    if not _has_latents(problem.engine):
+        return tuple(problem.plan.free)
+    latents = problem.engine.recognition.latents
+    loadings = frozenset[str]() if latents is None else latents.loadings
+    return tuple(name for name in problem.plan.free if name in problem.plan.torch or name in loadings)
 
 
 def _unit(point: Tensor) -> float:

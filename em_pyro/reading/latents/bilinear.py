@@ -148,3 +148,13 @@ class Latents:
 
     places: Places
     sites: Mapping[str, Bilinear] = field(repr=False)
+
+    @cached_property
+    def loadings(self) -> frozenset[str]:
+        """Parameters that multiply a latent: at zero there is no slope, and no way out."""
+        found = set[str]()
+        for site in self.sites.values():
+            for j, index in enumerate(site.index):
+                if any(slot.slopes[j] is not None for slot in site.slots):
+                    found |= {site.entries[int(i)][0] for i in index.unique() if i >= 0}
+        return frozenset(found)
