@@ -17,7 +17,7 @@ up to a rotation of the factors, so that `loadings @ loadings.T` is what to comp
 Closed form: `loc` and `loadings` together (least squares on the expected factors), `scale`, and the `root` of the
 covariance of the factors.
 
-Data: simulated.
+Data: `load("elnino")`, the temperature of the sea in each month of 61 years; simulated.
 
 References:
     Rubin, D. B. and Thayer, D. T. (1982). EM algorithms for ML factor analysis. Psychometrika 47, 69-76.

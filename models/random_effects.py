@@ -20,7 +20,8 @@ with others.
 Closed form: `mean` and `coef` (least squares, given the expected effects), `between`, `outer`, `within` (Normal scales),
 and `root`, the Cholesky factor of the covariance of intercepts and slopes.
 
-Data: `load("dyestuff")`, the yield of five samples from each of six batches of dye; simulated.
+Data: `load("dyestuff")`, the yield of five samples from each of six batches of dye; `load("growth")`, a distance in the
+skulls of 27 children at four ages; simulated.
 
 References:
     Laird, N. M. and Ware, J. H. (1982). Random-effects models for longitudinal data. Biometrics 38, 963-974.

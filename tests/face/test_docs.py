@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from programs.zoo import ZOO
+from programs.zoo import GAUSSIAN, ZOO
 
 ROOT = Path(__file__).parents[2]
 NEW_MODEL = (ROOT / "docs" / "new_model.md").read_text(encoding="utf-8")
@@ -30,7 +30,7 @@ def test_new_model_shows_three_cases() -> None:
     assert [plan.count("torch") for plan in plans[:4]] == [0, 1, 1, 0]
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", (*ZOO, *GAUSSIAN))
 def test_plans_of_the_zoo_are_up_to_date(name: str) -> None:
     """If not: `python docs/make_models_readme.py`."""
     entry = MODELS["entry"](name)
