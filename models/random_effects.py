@@ -56,26 +56,28 @@ def intercepts(y: Tensor, group: Tensor) -> None:
         pyro.sample("y", dist.Normal(mean + effect[group], within), obs=y)
 
 
-def slopes(y: Tensor, x: Tensor, group: Tensor) -> None:
-    """Give every group coefficients of its own, with any covariance.
+def slopes(y: Tensor, x: Tensor, group: Tensor, z: Tensor | None = None) -> None:
+    """Give every group coefficients of its own, with any covariance: Laird & Ware's model.
 
-    Params: `coef` `(P,)`, `root` `(P, P)`, the Cholesky factor of the covariance of the coefficients between groups,
-    `within` `()`. Sites: `effect` (latent, a vector of `P` a group), `y`.
+    Params: `coef` `(P,)`, in common; `root` `(Q, Q)`, the Cholesky factor of the covariance of what a group adds;
+    `within` `()`. Sites: `effect` (latent, a vector of `Q` a group), `y`.
 
     Args:
         y: response, shape `(N,)`.
-        x: design, shape `(N, P)`; an intercept is a column of ones.
+        x: design of what is common, shape `(N, P)`; an intercept is a column of ones.
         group: of every row, shape `(N,)`, integers counted from 0.
+        z: design of what differs between groups, shape `(N, Q)`; `x` if not given.
     """
     y, x = real(y), real(x)
+    z = x if z is None else real(z)
     coef = pyro.param("coef", lambda: torch.linalg.lstsq(finite(x), finite(y)).solution)
     within = pyro.param("within", lambda: usable(finite(y).std()) / 2, constraint=constraints.positive)
-    start = torch.diag(usable(finite(y).std()) / 2 / usable(finite(x).square().mean(0).sqrt()))
+    start = torch.diag(usable(finite(y).std()) / 2 / usable(finite(z).square().mean(0).sqrt()))
     root = pyro.param("root", start, constraint=constraints.lower_cholesky)
     with pyro.plate("groups", categories_of(group)):
-        effect = pyro.sample("effect", dist.MultivariateNormal(x.new_zeros(x.shape[1]), scale_tril=root))
+        effect = pyro.sample("effect", dist.MultivariateNormal(z.new_zeros(z.shape[1]), scale_tril=root))
     with pyro.plate("rows", len(y)):
-        pyro.sample("y", dist.Normal((x * (coef + effect[group])).sum(-1), within), obs=y)
+        pyro.sample("y", dist.Normal(x @ coef + (z * effect[group]).sum(-1), within), obs=y)
 
 
 def nested(y: Tensor, group: Tensor, larger: Tensor) -> None:
