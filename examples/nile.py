@@ -55,7 +55,7 @@ for ax, one, shown, title in (
     (axes[1], gaps, seen, "The same, two times twenty years hidden"),
 ):
     mean, sd = smoothed(one)
-    ax.plot(year[shown], flow[shown], "o", color="black", markersize=3, label="flow of a year")
+    ax.plot(year[shown], flow[shown], "o", color="black", markersize=3, label="flow")
     if not shown.all():
         ax.plot(year[~shown], flow[~shown], "o", color="0.7", markersize=3, label="hidden")
     ax.plot(year, mean, color=COLOURS[0], label="level")
