@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -12,8 +12,7 @@ CHUNK_BYTES = 1 << 22  # of features and log-densities together: a second-level 
 LEAST = 256  # rows: below, the calls cost more than what they compute
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(NamedTuple):
     """Rows of one plate; None is all of them."""
 
     plate: str | None

@@ -20,6 +20,7 @@ from ..reading.reading import arguments
 from ..recording.recorded import other_values
 from .build import build
 from .engine import Engine
+from .gaussian.measured import at_the_mean
 from .shares import EVIDENCE
 from .sites.site_factor import SiteFactor
 from .whole import compiled_factors
@@ -134,8 +135,10 @@ def _close(truth: Named, bound: Named, beside: float) -> bool:
 def measured(engine: Engine, params: Params) -> float | None:
     """Log evidence by the model's own `log_prob`, where that is affordable, nan where it has none; None elsewhere."""
     engine = engine.full
-    if engine.recognition.latents is not None or not _affordable(engine):
+    if not _affordable(engine):
         return None
+    if engine.recognition.latents is not None:
+        return at_the_mean(engine, params)
     # Nothing is recognised: a DiscreteHMM is still taken apart, because its own scan loses what lies between zeros.
     recognition = replace(engine.recognition, readings={})
     whole = build(engine.program, recognition, recognition.runs[0], recognition.priors, {})

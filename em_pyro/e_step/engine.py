@@ -88,9 +88,9 @@ class Engine:
         bound = Bound(batch, self.recognition.bank)
         if any(value.requires_grad for value in batch.values()):
             return bound
-        before = list(self._last.items())[-1:]
-        self._last.clear()
-        self._last.update([*before, (bound, None)])
+        if len(self._last) > 1:
+            del self._last[next(iter(self._last))]
+        self._last[bound] = None
         return bound
 
     @cached_property
@@ -113,8 +113,9 @@ class Engine:
         if shares.given is not None:
             return self._given(shares.given, bound)
         replays = self.replays(self.moved(bound))
-        evidence = list[Tensor]()
-        sums, weights = dict[str, Sums](), dict[str, Named]()
+        evidence: list[Tensor] = []
+        sums: dict[str, Sums] = {}
+        weights: dict[str, Named] = {}
         for part in self.parts:
             natural = part.natural(bound, about, replays)
             found = part.expect(natural, replays, self.offsets, bound.starts, collect)

@@ -35,6 +35,10 @@ class Expectation:
         """What EM ascends: log evidence plus log prior, shape `(starts)`."""
         return self.log_evidence if self.log_prior is None else self.log_evidence + self.log_prior
 
+    def with_prior(self, log_prior: Tensor) -> Expectation:
+        """The same with the log prior of the parameters used."""
+        return Expectation(self.log_evidence, self.sums, self.weights, self.plate, log_prior)
+
     def __add__(self, other: Expectation) -> Expectation:
         """Add what was found of other rows of the same plate, at the same parameters.
 

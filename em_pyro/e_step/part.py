@@ -142,7 +142,7 @@ class Part:
         """Statistics of the families, from those of all chunks."""
         sums: dict[str, Sums] = {}
         for unit, bound in zip(self.units, natural, strict=True):
-            sums |= unit.finish({f.name: found[f.name] for f in unit.factors if f.name in found}, bound)
+            sums |= unit.finish(found, bound)
         return sums
 
     def digits(self, bound: Bound, near: Bound) -> Tensor | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -41,13 +42,12 @@ SOFT = Shares()
 """By the posterior."""
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """What one part adds to an E-step: log evidence `(starts)`, statistics by factor, weights of replayed sites."""
 
     log_evidence: Tensor
-    sums: Mapping[str, Tensor] = field(repr=False)
-    weights: Mapping[str, Named] = field(default_factory=dict, repr=False)
+    sums: Mapping[str, Tensor]
+    weights: Mapping[str, Named] = {}
 
 
 def add(total: dict[str, Tensor], more: Mapping[str, Tensor]) -> None:

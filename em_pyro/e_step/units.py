@@ -93,7 +93,7 @@ class Unit(Protocol):
         return tuple(factor for factor in self.every if factor.name == member)
 
     def finish(self, found: Mapping[str, Tensor], natural: Any) -> dict[str, Sums]:
-        """Statistics of the families, from what the chunks have given: once a step."""
+        """Statistics of its families, from what the chunks have given for all factors: once a step."""
 
     def digits(self, bound: Bound, near: Bound) -> Tensor | None:
         """Say by how much digits run short, shape `(2, starts)`: above one they do; None where they never do.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import inf
+from typing import NamedTuple
 
 import torch
 
@@ -12,8 +12,7 @@ from ..program.named import Batch
 from .problem import Problem
 
 
-@dataclass(frozen=True)
-class Look:
+class Look(NamedTuple):
     """The numbers of a step that decide how to go on, one for each start.
 
     Attributes:
@@ -35,21 +34,20 @@ def look(problem: Problem, found: Expectation, batch: Batch, new: Batch) -> Look
     if last and last[0] is found and last[1] is new:
         seen: Look = last[2]
         return seen
-    bound, near, starts = problem.bind(batch), problem.bind(new), len(found.log_evidence)
+    bound, near = problem.bind(batch), problem.bind(new)
     short = problem.engine.digits(bound, near)
-    scales = [part.reshape((starts, -1)).amin(-1) for part in problem.scales.narrowest(near)]
+    scales = [part.reshape((near.starts, -1)).amin(-1) for part in problem.scales.narrowest(near)]
     # Where there are no scales, an entry of a parameter says whether there was a step.
-    others = scales or [new[name].reshape((starts, -1)).select(1, 0) for name in problem.witness]
-    objective, *found_of = torch.stack([found.objective, *(() if short is None else short), *others]).tolist()
-    blurred, narrow = found_of[:2] if short is not None else ([0.0] * starts, [0.0] * starts)
-    numbers = list(zip(*found_of[0 if short is None else 2 :], strict=True))
-    stepped = [all(value == value for value in values) for values in numbers] or [True] * starts
-    seen = Look(
-        objective,
-        [value > 1 and there for value, there in zip(blurred, stepped, strict=True)],
-        stepped,
-        [min(values) for values in numbers] if scales else [inf] * starts,
-    )
-    near.plain = not any(value > 1 for value in narrow)
+    others = scales or [new[name].reshape((near.starts, -1)).select(1, 0) for name in problem.witness]
+    objective, *fetched = torch.stack([found.objective, *others, *(() if short is None else short)]).tolist()
+    numbers = fetched[: len(others)]
+    stepped, blurred = [True] * near.starts, [False] * near.starts
+    for row in numbers:
+        stepped = [there and value == value for there, value in zip(stepped, row, strict=True)]
+    if short is not None:
+        blurred = [there and value > 1 for there, value in zip(stepped, fetched[-2], strict=True)]
+    near.plain = short is None or not any(value > 1 for value in fetched[-1])
+    narrowest = [min(values) for values in zip(*numbers, strict=True)] if scales else [inf] * near.starts
+    seen = Look(objective, blurred, stepped, narrowest)
     last[:] = [found, new, seen]
     return seen

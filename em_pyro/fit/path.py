@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -38,8 +37,7 @@ class Acceleration(Protocol):
         """Estimate the nats that are left to gain at `path.here`; and what is known after it."""
 
 
-@dataclass(frozen=True)
-class Move:
+class Move(NamedTuple):
     """A move away from a point: one plain step, or what an acceleration has made of several.
 
     Attributes:
@@ -52,11 +50,11 @@ class Move:
         seen: the look at the EM step from the point, if that is not where the move leads.
     """
 
-    new: Batch = field(repr=False)
+    new: Batch
     found: Expectation
-    memory: Mapping[tuple[str, ...], Memory] = field(default_factory=dict, repr=False)
-    points: tuple[Tensor, ...] = field(default=(), repr=False)
-    beside: tuple[Batch, Expectation] | None = field(default=None, repr=False)
+    memory: Mapping[tuple[str, ...], Memory] = NOTHING
+    points: tuple[Tensor, ...] = ()
+    beside: tuple[Batch, Expectation] | None = None
     spent: Acceleration | None = None
     seen: Look | None = None
 
@@ -99,7 +97,7 @@ class Path(NamedTuple):
     @property
     def trail(self) -> tuple[float, ...]:
         """The objective at every point reached, the start included."""
-        return self.before if self.objective is None else (*self.before, self.objective)
+        return self.before if self.objective is None else self.before + (self.objective,)
 
     @property
     def level(self) -> float:

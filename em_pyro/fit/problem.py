@@ -248,13 +248,11 @@ def prepare(
         PlanError: a closed form was demanded where there is none.
     """
     began = time.perf_counter()
-    contents = contents_of(args, kwargs)
-    before = fingerprint(model, args, kwargs)
+    contents, before = contents_of(args, kwargs), fingerprint(model, args, kwargs)
     look = partial(survey, model, args, kwargs, unconstrained=prior_density == "unconstrained", continuous=continuous)
-    program = look()
-    with beside(program.device):
-        integrated = to_integrate(program, values_now(program), continuous or {})
-        program = program if integrated == program.integrated else look(integrated=integrated)
+    with beside((program := look()).device):
+        if (integrated := to_integrate(program, values_now(program), continuous or {})) != program.integrated:
+            program = look(integrated=integrated)
         start = values_now(program)
         with torch.no_grad():
             sites = _first_run(program, start)

@@ -68,18 +68,19 @@ class Scales:
         return tuple(found)
 
     @cached_property
-    def _spikes(self) -> tuple[SiteFactor, ...]:
-        """Sites whose concentration may run to infinity."""
+    def _spikes(self) -> tuple[tuple[SiteFactor, str], ...]:
+        """Sites whose concentration may run to infinity, and which of their arguments it is."""
         factors = [factor for factor in self.engine.leaders.values() if factor.role == "observed"]
-        return tuple(f for f in factors if any(not f.roles[key].known for key in _concentrations(f)))
+        concentrations = [(f, key) for f in factors for key in f.roles if key.startswith("concentration")]
+        return tuple((f, key) for f, key in concentrations if not f.roles[key].known)
 
     def narrowest(self, bound: Bound) -> list[Tensor]:
         """Return the scales of every watched site in units of its pooled one, (starts) + cells + events.
 
         Of a concentration, what is `DEGENERATE` where it makes a spike.
         """
-        spikes = (f.arguments(bound)[key] for f in self._spikes for key in _concentrations(f) if not f.roles[key].known)
-        return [one.roots(bound) / one.pooled for one in self.watched] + [DEGENERATE * SPIKE / a for a in spikes]
+        roots = [one.roots(bound) / one.pooled for one in self.watched]
+        return roots + [DEGENERATE * SPIKE / factor.arguments(bound)[key] for factor, key in self._spikes]
 
     def collapsed(self, bound: Bound, found: Expectation | None = None) -> str:
         """Say which scale has shrunk to nothing beside the spread of its site, and onto what; empty if none has.
@@ -93,11 +94,10 @@ class Scales:
             if bool(small.any()):
                 why = _onto(one, small, found) if found is not None else ""
                 return f'site "{one.factor.name}": {one.role} collapsed at {_cell(one.factor, small)}{why}'
-        for factor in self._spikes:
-            for key in _concentrations(factor):
-                large = ~(factor.arguments(bound)[key] <= SPIKE).squeeze(0)  # a step that ran off leaves nan
-                if bool(large.any()):
-                    return f'site "{factor.name}": {key} runs to infinity at {_cell(factor, large)}'
+        for factor, key in self._spikes:
+            large = ~(factor.arguments(bound)[key] <= SPIKE).squeeze(0)  # a step that ran off leaves nan
+            if bool(large.any()):
+                return f'site "{factor.name}": {key} runs to infinity at {_cell(factor, large)}'
         return ""
 
     def collinear(self, bound: Bound, below: float = BLURRED) -> str:
@@ -158,11 +158,6 @@ class Scales:
                 kind = "prior" if sites[name].role == "prior" else "site"
                 return f'{kind} "{name}": its scale collapsed'
         return ""
-
-
-def _concentrations(factor: SiteFactor) -> list[str]:
-    """Arguments that make a density a spike where they are infinite."""
-    return [key for key in factor.roles if key.startswith("concentration")]
 
 
 def _onto(one: Watched, small: Tensor, found: Expectation) -> str:

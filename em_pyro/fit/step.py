@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -57,7 +56,7 @@ def em_pass(
     """
     bound = problem.bind(batch)
     found = problem.expect(bound, None if about is None else problem.bind(about))
-    found = replace(found, log_prior=problem.log_prior(bound))
+    found = found.with_prior(problem.log_prior(bound))
     return problem.maximise(found, batch, memory), found
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
 from ..e_step.build import build
 from ..e_step.engine import Engine
@@ -74,7 +74,7 @@ class Posterior:
             return self._joint.by_row(plate) + self._continuous.by_row(plate)
 
     @there
-    def marginal(self, site: str) -> Tensor | Distribution:
+    def marginal(self, site: str) -> Any:
         """Posterior probabilities of one latent: the batch shape that Pyro gives its value, then `(K,)`, the support.
 
         Of a continuous latent that is integrated its law, of that batch shape: a Normal, or a MultivariateNormal where
@@ -87,7 +87,9 @@ class Posterior:
             with torch.no_grad():
                 return self._continuous.marginal(site)
         if site not in latents and site not in self.engine.inner:
-            raise ParameterError(f'marginal: expected one of the latent sites {sorted({*latents, *integrated})}, got "{site}".')
+            raise ParameterError(
+                f'marginal: expected one of the latent sites {sorted({*latents, *integrated})}, got "{site}".'
+            )
         with torch.no_grad():
             free = site in self._joint.free
             found = self._joint.marginal(site) if free else self._inside.laws[site].clone()

@@ -7,7 +7,7 @@ move a density out of the numbers (a coefficient of a covariate in thousands, un
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -225,19 +225,10 @@ def _arguments(fn: Distribution, prefix: str = "") -> Iterator[tuple[str, Tensor
                 yield f"{prefix}{key}", part
 
 
-# ---- gradients ------------------------------------------------------------------------------------------------------
-
-
 def traced_run(
     program: Program, values: Params, latents: Params | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Site]]:
-    """Replay with a gradient: leaves are unconstrained values (a module's weights themselves).
-
-    Args:
-        program: what is run.
-        values: of its parameters.
-        latents: of what is integrated, in place of those that stand for it.
-    """
+    """Replay with a gradient, `latents` integrated: leaves are unconstrained values (a module's weights themselves)."""
     leaves, constrained = {}, {}
     for name, value in values.items():
         parameter = program.parameters[name]
@@ -256,13 +247,8 @@ def tensors_of(site: Site) -> list[Tensor]:
     return [site.value, *(tensor for _, tensor in _arguments(site.fn))]
 
 
-def reached(
-    traced: Mapping[str, Site], leaves: Mapping[str, Tensor], of: Callable[[Site], Sequence[Tensor]] | None = None
-) -> dict[str, frozenset[str]]:
-    """Return the parameters that each site depends on, by walking the graph of the gradient, each of its nodes once.
-
-    `of` says which tensors of a site are asked for; None is all.
-    """
+def reached(traced: Mapping[str, Site], leaves: Mapping[str, Tensor], of: Any = None) -> dict[str, frozenset[str]]:
+    """Return the parameters that each site (what `of` takes of it) depends on: each node of the graph is met once."""
     names = {id(leaf): name for name, leaf in leaves.items()}
     known: dict[Any, frozenset[str]] = {}  # the nodes are kept: their identity is that of the Python object
 

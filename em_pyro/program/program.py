@@ -24,7 +24,7 @@ from .devices import visiting
 from .handlers import Indices, indices_of, is_subsample, name_of, no_empty_plate, quiet, untouched_store
 from .named import Params
 from .site import Latent, Parameter, Run, Site
-from .standing import standing
+from .continuous.standing import standing
 from .volume import Unconstrained
 
 

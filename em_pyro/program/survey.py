@@ -14,12 +14,12 @@ import torch
 from pyro.poutine import block
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import Distribution
 
-from ..errors import DataError, ModelError, ParameterError
+from ..errors import DataError, ModelError
+from .continuous.local import check_chosen, is_discrete, local_continuous, normal_in_data, plates_of
+from .continuous.standing import standing
 from .data.passed import converted, first_that_runs, observed
 from .handlers import (
-    LABELS,
     Indices,
     indices_of,
     is_subsample,
@@ -34,14 +34,11 @@ from .marks import Marked, marks_of
 from .named import unwrap
 from .program import Program
 from .site import Latent, Parameter
-from .standing import standing
 from .stated import parameter_of, value_of_prior
 
 # Up to this many latents each has a tensor dimension of its own. Beyond it, a second run tracks which latents each site
 # depends on, and latents that never meet share a dimension; tensors have at most 64.
 OWN_DIMENSION = 12
-
-NORMAL = ("Normal", "MultivariateNormal")  # laws of latents that can be integrated exactly
 
 NO_WEIGHT = "Expected scale > 0 but got "  # Pyro's words of a poutine.scale that is a number
 
@@ -143,21 +140,17 @@ def survey(
     integrated = {*integrated, *(name for name, choice in chosen.items() if choice == "integrate")}
     how, first = first_that_runs(model, args, kwargs, partial(_run, model, indices, fitted, integrated))
     args, kwargs = converted(args, kwargs, how)
-    _check_chosen(first.messages, chosen)
-    integrated = frozenset(integrated) | _normal_in_data(first.messages, {*integrated, *chosen})
+    check_chosen(first.messages, chosen)
+    integrated = frozenset(integrated) | normal_in_data(first.messages, {*integrated, *chosen})
     if integrated - first.integrated:
         first = _run(model, indices, fitted, integrated, args, kwargs)
     messages = first.messages
-    free = [name for name, msg in messages.items() if not (msg["is_observed"] or name in integrated)]
-    latent = [name for name in free if is_discrete(messages[name]["fn"])]
+    latent = [n for n, msg in messages.items() if not msg["is_observed"] and is_discrete(msg["fn"])]
     if not any(msg["is_observed"] for msg in messages.values()):
         raise ModelError("The model: expected at least one observed site, got none. Pass the data as obs=.")
-    by_row = _local_continuous(messages, [name for name in free if name not in latent], chosen)
-    if len(latent) > OWN_DIMENSION:
-        upstream = _run(model, indices, fitted, integrated, args, kwargs, provenance=True).upstream
-        upstream = {name: upstream.get(name, frozenset()) | ({name} & set(latent)) for name in messages}
-    else:
-        upstream = dict.fromkeys(messages, frozenset(latent))
+    by_row = local_continuous(messages, {*latent, *integrated}, chosen)
+    again = partial(_run, model, indices, fitted, integrated, args, kwargs, provenance=True)
+    upstream = _upstream(again, latent, messages)
     frames = [frame for msg in messages.values() for frame in msg["cond_indep_stack"] if frame.vectorized]
     latents = _latents(latent, messages, upstream, max((-frame.dim for frame in frames), default=0))
     sizes = {frame.name: frame.size for frame in frames}
@@ -165,21 +158,19 @@ def survey(
         raise ModelError(f'Site "{name}": expected a name of its own, got that of a plate. Rename one of them.')
     dims = {frame.name: frame.dim for frame in frames}
     return Program(
-        model,
-        args,
-        kwargs,
-        first.parameters,
-        latents,
-        sizes,
-        dims,
-        upstream,
-        first.registered,
-        indices=indices,
-        how=how,
-        unconstrained=unconstrained,
-        by_row=by_row,
-        integrated=integrated,
-    )
+        model, args, kwargs, first.parameters, latents, sizes, dims, upstream, first.registered, indices=indices,
+        how=how, unconstrained=unconstrained, by_row=by_row, integrated=integrated,
+    )  # fmt: skip
+
+
+def _upstream(
+    again: Callable[[], _Survey], latent: list[str], messages: Mapping[str, Any]
+) -> dict[str, frozenset[str]]:
+    """Which latents every site may depend on: all, unless there are so many that a second run is to tell."""
+    if len(latent) <= OWN_DIMENSION:
+        return dict.fromkeys(messages, frozenset(latent))
+    upstream = again().upstream
+    return {name: upstream.get(name, frozenset()) | ({name} & set(latent)) for name in messages}
 
 
 def _latents(
@@ -191,7 +182,7 @@ def _latents(
     for name in names:
         fn = messages[name]["fn"]
         support = states(_support(messages[name]), fn.event_shape)
-        found[name] = Latent(name, -1 - depth - colours[name], support, _plates(messages[name]), len(fn.batch_shape))
+        found[name] = Latent(name, -1 - depth - colours[name], support, plates_of(messages[name]), len(fn.batch_shape))
     return found
 
 
@@ -232,11 +223,6 @@ def _run(
     return handler
 
 
-def is_discrete(fn: Distribution) -> bool:
-    """Tell whether a latent of this distribution is to be enumerated."""
-    return bool(fn.has_enumerate_support or fn.support.is_discrete)  # type: ignore[union-attr]
-
-
 def _support(msg: Any) -> Tensor:
     """Return all values of a discrete latent, shape `(K,) + (1,) * batch dims + event shape`."""
     fn, infer, name = msg["fn"], msg["infer"], name_of(msg)
@@ -261,80 +247,6 @@ def _support(msg: Any) -> Tensor:
     if not len(support):
         raise ModelError(f'Site "{name}": expected at least one state, got none. Give it K >= 1 of them.')
     return support
-
-
-def _plates(msg: Any) -> tuple[str, ...]:
-    frames = sorted((f for f in msg["cond_indep_stack"] if f.vectorized), key=lambda f: f.dim)
-    return tuple(frame.name for frame in frames)
-
-
-def _check_chosen(messages: Mapping[str, Any], chosen: Mapping[str, str]) -> None:
-    """Refuse choices that speak of no continuous latent, and integrals that are not normal.
-
-    Raises:
-        ParameterError: naming the latent.
-    """
-    latents = {name: msg for name, msg in messages.items() if not (msg["is_observed"] or is_discrete(msg["fn"]))}
-    for name, choice in chosen.items():
-        if name not in latents:
-            raise ParameterError(
-                f'continuous: expected names of continuous latents, among {sorted(latents)}, got "{name}". Use the '
-                f"name given to pyro.sample."
-            )
-        kind = type(unwrap(latents[name]["fn"]).base).__name__
-        if choice == "integrate" and kind not in NORMAL:
-            raise ParameterError(
-                f'continuous["{name}"]: expected "maximise", got "integrate" for a {kind}: exact integrals are there for '
-                f"Normal and MultivariateNormal latents. Integrate it by em_pyro.quadrature, or maximise it."
-            )
-
-
-def _data_plates(messages: Mapping[str, Any]) -> set[str]:
-    """Plates around what is observed, or enumerated."""
-    data = (msg for msg in messages.values() if msg["is_observed"] or is_discrete(msg["fn"]))
-    return {plate for msg in data for plate in _plates(msg)}
-
-
-def _normal_in_data(messages: Mapping[str, Any], chosen: Collection[str]) -> frozenset[str]:
-    """Name the normal latents in data plates, but for those of which is said what becomes of them."""
-    data = _data_plates(messages)
-    return frozenset(
-        name
-        for name, msg in messages.items()
-        if not (msg["is_observed"] or name in chosen or is_discrete(msg["fn"]))
-        and type(unwrap(msg["fn"]).base).__name__ in NORMAL
-        and name + LABELS not in messages
-        and data.intersection(_plates(msg))
-    )
-
-
-def _local_continuous(
-    messages: Mapping[str, Any], priors: list[str], chosen: Collection[str]
-) -> frozenset[str]:
-    """Name the continuous latents in plates of data that are to be maximised, and refuse others that stand there.
-
-    Elsewhere a continuous latent is a parameter with a prior in any case.
-    """
-    by_row, data = set[str](), _data_plates(messages)
-    for name in priors:
-        msg = messages[name]
-        local = [plate for plate in _plates(msg) if plate in data]
-        if not local:
-            continue
-        if name + LABELS in messages:
-            raise ModelError(
-                f'Site "{name}": expected obs_mask on a discrete site, got a continuous one. '
-                f"Missing continuous values are left out by the mask of the distribution: fn.mask(observed)."
-            )
-        by_row.add(name)
-        if name not in chosen:
-            raise ModelError(
-                f'Site "{name}": expected a discrete or normal latent in the data plate "{local[0]}", got '
-                f"{type(unwrap(msg['fn']).base).__name__}. Integrate it by em_pyro.quadrature, or write a marginal "
-                f"density; or make it a parameter with an entry a row and a prior: "
-                f'EM(continuous={{"{name}": "maximise"}}).'
-            )
-    return frozenset(by_row)
 
 
 def _colour(latents: list[str], upstream: Mapping[str, frozenset[str]]) -> dict[str, int]:

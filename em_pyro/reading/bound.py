@@ -34,17 +34,18 @@ class Bound:
         plain: whether the fastest forms are known to keep their digits here; None while nobody has looked. It is found
             with the other numbers of a step, so that a step waits for its device once.
         known: what `once` remembers.
+        starts: how many there are.
     """
 
     batch: Batch
     bank: Bank
     plain: bool | None = None
     known: dict[tuple[int, Any], tuple[Any, Tensor]] = field(default_factory=dict, repr=False)
+    starts: int = field(init=False)
 
-    @cached_property
-    def starts(self) -> int:
-        """How many starts there are."""
-        return len(next(iter(self.batch.values()), (0,)))
+    def __post_init__(self) -> None:
+        """Count the starts."""
+        self.starts = len(next(iter(self.batch.values()), (0,)))
 
     @cached_property
     def entries(self) -> Tensor:

@@ -67,7 +67,7 @@ def unbounded(
         leaves: their unconstrained values, from which `traced` was computed.
         traced: the sites, with their gradients.
     """
-    found = []
+    found, moved = [], dict[tuple[str, str], dict[str, Site]]()
     for site in traced.values():
         if site.role == "prior" and not dropped(site):
             for argument, tensor in _arguments(site):
@@ -77,7 +77,7 @@ def unbounded(
                 for name, slope in _slopes(tensor, leaves).items():
                     end = "lower" if bool((slope > 0).any()) == shrinking else "upper"
                     if name != site.name and not _held(program, traced, name, end):
-                        if _reaches(program, values, site.name, argument, name, end, shrinking=shrinking):
+                        if _reaches(program, values, site.name, argument, name, end, moved, shrinking=shrinking):
                             found.append(Unbounded(site.name, argument, name, shrinking))
     return tuple(found)
 
@@ -107,19 +107,29 @@ def _held(program: Program, traced: Mapping[str, Site], name: str, end: str) -> 
 
 
 def _reaches(
-    program: Program, values: Params, site: str, argument: str, name: str, end: str, *, shrinking: bool
+    program: Program,
+    values: Params,
+    site: str,
+    argument: str,
+    name: str,
+    end: str,
+    moved: dict[tuple[str, str], dict[str, Site]],
+    *,
+    shrinking: bool,
 ) -> bool:
     """Tell whether an argument goes to its end as a parameter does: its bounds, or a constant, may prevent it."""
     parameter = program.parameters[name]
     if argument in MATRICES or parameter.kind == "module":
         return True
-    transform = transform_to(parameter.constraint)
-    far = transform.inv(values[name]) + (FAR if end == "upper" else -FAR)
-    with torch.no_grad():
-        before, after = (
-            getattr(unwrap(program.run(point)[site].fn).base, argument).abs().min()
-            for point in (values, {**values, name: transform(far)})
-        )
+    if (name, end) not in moved:  # the same runs for all steps of a loop
+        transform = transform_to(parameter.constraint)
+        far = transform.inv(values[name]) + (FAR if end == "upper" else -FAR)
+        with torch.no_grad():
+            moved["", ""] = moved.get(("", "")) or program.run(values)
+            moved[name, end] = program.run({**values, name: transform(far)})
+    before, after = (
+        getattr(unwrap(run[site].fn).base, argument).abs().min() for run in (moved["", ""], moved[name, end])
+    )
     ratio = after / before if shrinking else before / after
     return not bool(ratio > NARROW)
 

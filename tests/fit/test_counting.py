@@ -1,5 +1,6 @@
 """What an iteration costs, counted and not timed: calls of the model, synchronisations and memory."""
 
+import sys
 from collections import Counter
 from typing import Any
 
@@ -105,6 +106,30 @@ def test_one_look_an_iteration(name: str, monkeypatch: pytest.MonkeyPatch) -> No
         return counted.synchronising()
 
     assert waits(14) <= waits(8)
+
+
+@pytest.mark.parametrize(("name", "operations", "calls"), [("coins", 52, 355), ("gaussian-full", 95, 485)])
+def test_a_step_of_few_rows_is_few_calls(name: str, operations: int, calls: int) -> None:
+    """A step of few rows takes as long as its calls: those of torch, and those of Python and of what is built into it.
+
+    The bounds are what was counted, and one operation or some calls more.
+    """
+    model, args = CASES[name]
+    problem, params = prepared(model, *args())
+    assert sum(count(problem, batched(params)).calls.values()) <= operations
+    begun, _ = em_step(problem, batched(params))
+    events = Counter[str]()
+
+    def noted(frame: Any, event: str, arg: Any) -> None:
+        events[event] += 1
+
+    before = sys.getprofile()
+    sys.setprofile(noted)
+    try:
+        em_step(problem, begun)
+    finally:
+        sys.setprofile(before)
+    assert 100 < events["call"] + events["c_call"] <= calls
 
 
 @pytest.mark.laws

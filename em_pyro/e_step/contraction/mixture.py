@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,8 +31,7 @@ from .softmax import posterior_weights
 FEW = 2000  # rows below which features that are left out save less than their bookkeeping costs
 
 
-@dataclass(frozen=True)
-class MixtureNatural:
+class MixtureNatural(NamedTuple):
     """Arguments bound: of the rows, of the latent's own factors, and by which features."""
 
     rows: Side
@@ -116,7 +115,8 @@ class Mixture:
         features = natural.features
         eta = features.natural(natural.rows.eta, self._prior(natural, offsets))
         flat = eta.reshape(-1, eta.shape[-1])
-        evidence, found = eta.new_zeros(starts), torch.zeros_like(flat)
+        evidence: list[Tensor] = []
+        found = torch.zeros_like(flat)
         dense, into = flat, found
         if features.width < flat.shape[-1]:
             dense, into = flat[:, : features.width], found[:, : features.width]
@@ -138,7 +138,7 @@ class Mixture:
             pair = [logits, weights]
             if starts > 1:
                 pair = [part.view((starts, -1, size[1])) for part in pair]
-            evidence += posterior_weights(pair[0], pair[1], self._scale(chunk))
+            evidence.append(posterior_weights(pair[0], pair[1], self._scale(chunk)))
             if collect.sums:
                 if apart:
                     found[:, features.column] += weights.sum(-1)
@@ -148,7 +148,8 @@ class Mixture:
                     found[:, at] += factor.form.statistics(weights, entries, factor.data.width)
                 if owned:
                     add(own, self.rows.own_sums(natural.rows, weights, chunk))
-        return Found(evidence, self._statistics(natural, found.view_as(eta), own) if collect.sums else {})
+        total = sum(evidence[1:], evidence[0]).view(starts)
+        return Found(total, self._statistics(natural, found.view_as(eta), own) if collect.sums else {})
 
     def _prior(self, natural: MixtureNatural, offsets: Mapping[str, Named]) -> Tensor:
         """Sum of the factors over the latent alone, (starts) + (K,)."""
@@ -173,8 +174,7 @@ class Mixture:
         """Statistics of the families, from those of all chunks."""
         sums: dict[str, Sums] = {}
         for unit, part in zip(self.units, (*natural.prior, natural.rows), strict=True):
-            mine = {factor.name: found[factor.name] for factor in unit.factors if factor.name in found}
-            sums |= unit.finish(mine, part)
+            sums |= unit.finish(found, part)
         return sums
 
     def digits(self, bound: Bound, near: Bound) -> Tensor | None:

@@ -30,16 +30,18 @@ def posterior_weights(logits: Tensor, out: Tensor, scale: Tensor | None) -> Tens
     Returns:
         Shape `(...)`.
     """
-    top, few = logits.amax(-2), logits.shape[-1] <= FEW
+    top, few = logits.amax(-2, keepdim=True), logits.shape[-1] <= FEW
     if not few:  # exp is many times slower where it underflows
-        torch.maximum(logits, (top + FLOOR[logits.dtype]).unsqueeze(-2), out=logits)
+        torch.maximum(logits, top + FLOOR[logits.dtype], out=logits)
     torch.softmax(logits, -2, out=out)
     torch.threshold_(out, SMALLEST[logits.dtype], 0.0)  # exact zeros stay zero
-    peak = out.amax(-2)
+    peak = out.amax(-2, keepdim=True)
     if scale is not None:
         out *= scale
-        return ((top - peak.log()) * scale).sum(-1)
-    return (top - peak.log()).sum(-1) if few else top.sum(-1) - log_of_product(peak, logits.shape[-2])
+        return ((top - peak.log()) * scale).sum((-1, -2))
+    if few:
+        return (top - peak.log()).sum((-1, -2))
+    return top.sum((-1, -2)) - log_of_product(peak.squeeze(-2), logits.shape[-2])
 
 
 def log_of_product(peak: Tensor, states: int) -> Tensor:

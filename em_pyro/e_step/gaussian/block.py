@@ -1,6 +1,7 @@
 """The rows of one site in components that are alike, and their residuals as affine functions of the latents.
 
-Dimensions: s starts, z states of the discrete latents, p patterns, n members, c rows of a member, e coordinates, f slots.
+Dimensions: s starts, z states of the discrete latents, p patterns, n members, c rows of a member, e coordinates, f
+slots.
 """
 
 from __future__ import annotations
@@ -86,41 +87,45 @@ def patterns_of(members: Members, sites: Sequence[Rows], free: Tensor | None) ->
 
 
 def block_of(number: int, rows: Rows, mine: Tensor, slots: Tensor, patterns: Patterns) -> Block:
-    """Lay the rows of a site out by member."""
+    """Lay the rows of a site out by member.
 
-    def by_member(part: Part) -> Part:
-        if part is None or part.shape[1] == 1:
-            return None if part is None else part.unsqueeze(2)
-        found = part[:, mine]
-        same = bool((found == found[:, :1]).all())
-        return found[:, :1] if same else found
-
-    def by_pattern(part: Part) -> Part:
-        if part is None or part.shape[1] == 1:
-            return None if part is None else part.unsqueeze(2)
-        found = part[:, mine[patterns.first]]
-        return found[:, :1] if bool((found == found[:, :1]).all()) else found
-
+    Args:
+        number: of the site.
+        rows: all of its rows.
+        mine: those of every member, (members, c).
+        slots: which latents of its component a row takes.
+        patterns: of the members.
+    """
+    firsts = mine[patterns.first]
     cells = rows.cells if rows.cells.shape[1] == 1 else rows.cells[:, mine[0]]
-    size = rows.layout.sizes[2]
-    cells = cells.expand((cells.shape[0], mine.shape[1], 1 if rows.joint else size))
-    weight = None if rows.weight is None else rows.weight[mine[patterns.first]]
-    if weight is not None and bool(weight.all()):
-        weight = None
-    offset = None
-    if rows.log_factors is not None:
-        seen = torch.ones(()) if rows.weight is None else rows.weight[mine]
-        logs = rows.log_factors if rows.log_factors.shape[1] == 1 else rows.log_factors[:, mine]
-        logs = logs.unsqueeze(2) if logs.dim() == 3 else logs
-        offset = -(logs * seen).expand((len(logs), *mine.shape, size)).sum((-1, -2))
-    constants = tuple(by_member(part) for part in rows.constants)
-    slopes = tuple(tuple(by_pattern(part) for part in slot) for slot in rows.slopes)
-    if weight is not None and rows.joint:
-        weight = weight[..., :1]
+    cells = cells.expand((cells.shape[0], mine.shape[1], 1 if rows.joint else rows.layout.sizes[2]))
+    constants = tuple(_laid(part, mine) for part in rows.constants)
+    slopes = tuple(tuple(_laid(part, firsts) for part in slot) for slot in rows.slopes)
+    weight = None
     if rows.weight is not None:  # what is not seen may be anything
         seen = rows.weight[mine].unsqueeze(0)
         constants = tuple(None if c is None else c * seen if c.shape[1] > 1 else c for c in constants)
-    return Block(number, rows.joint, cells, slots, constants, slopes, weight, offset)
+        weight = rows.weight[firsts][..., : 1 if rows.joint else None]
+    weight = None if weight is None or bool(weight.all()) else weight
+    return Block(number, rows.joint, cells, slots, constants, slopes, weight, _offset(rows, mine))
+
+
+def _laid(part: Part, rows: Tensor) -> Part:
+    """Rows of every member, or of one of every pattern: (z, members, c, e), of size one where all are the same."""
+    if part is None or part.shape[1] == 1:
+        return None if part is None else part.unsqueeze(2)
+    found = part[:, rows]
+    return found[:, :1] if bool((found == found[:, :1]).all()) else found
+
+
+def _offset(rows: Rows, mine: Tensor) -> Part:
+    """Minus the logarithms of known scales, of all coordinates of a member that are seen: (z, n)."""
+    if rows.log_factors is None:
+        return None
+    seen = torch.ones(()) if rows.weight is None else rows.weight[mine]
+    logs = rows.log_factors
+    logs = logs.unsqueeze(2) if logs.shape[1] == 1 else logs[:, mine]
+    return -(logs * seen).expand((len(logs), *mine.shape, rows.layout.sizes[2])).sum((-1, -2))
 
 
 # ---- at bound arguments ----------------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ class Expected(InnerProduct):
 
 @dataclass(frozen=True)
 class Plain(Expected):
-    """Locations that parameters are selected for, or that are known: the statistics are those of the site's own family."""
+    """Locations that are selected from parameters, or known: the statistics are those of the site's own family."""
 
     def events(self, factor: SiteFactor) -> tuple[tuple[int, ...], ...]:
         """What a cell holds of every statistic."""
@@ -78,8 +78,7 @@ class Plain(Expected):
 
     def centre(self, factor: SiteFactor, coefficients: Tensor) -> Tensor:
         """The location itself."""
-        found = coefficients.sum(-1)  # of one covariate that is one, or of none
-        return found
+        return coefficients.sum(-1)  # of one covariate that is one, or of none
 
     def sums(self, factor: SiteFactor, parts: Products, at: Tensor) -> Sums:
         """Sums of values less the location."""
@@ -102,36 +101,48 @@ def factor_of(real: SiteFactor, rows: Rows, constants: Sequence[bool]) -> SiteFa
     """
     cells, cell = len(rows.index), f"{rows.site} (cells)"
     size = rows.layout.sizes[2] if rows.joint else 0
-    plain = rows.count == 0 or (rows.joint and rows.count == 1 and all(constants))
     event = (size,) if size else ()
+    plain = rows.count == 0 or (rows.joint and rows.count == 1 and all(constants))
     family = real.data.family if plain else LINES if size else LINEAR
     shape = (cells, *event) if plain else (cells, *event, rows.count)
-    affine = None
-    if rows.count:
-        index = rows.index if size else rows.index.unsqueeze(1)
-        index = index if size else index[:, 0]
-        index = index[..., 0] if plain else index
-        piece = Piece(index.unsqueeze(-1), torch.ones((1,) * (index.dim() + 1), dtype=torch.float64))
-        affine = Affine(rows.entries, torch.zeros(shape, dtype=torch.float64), (piece,), CHARTS[0])
-    loc = RoleMap((cell,), torch.full((), -1).expand(shape), constant=torch.zeros(shape, dtype=torch.float64), affine=affine)
-    known = rows.known if bool((rows.scale < 0).any()) else None
-    known = None if known is None else known.expand((cells, *known.shape))
-    scale = RoleMap((cell,), rows.scale, constant=known)
-    value = torch.zeros(event, dtype=torch.float64)
-    data = SiteData(
-        real.data.family, "latent", Layout((), (cell,), (), ()), (), (), Named(value, ()), {},
-        Named(torch.zeros((), dtype=torch.float64), ()), None, {**real.data.sizes, cell: cells},
-    )  # fmt: skip
+    nothing = torch.zeros((), dtype=torch.float64)
+    affine = _affine(rows, shape, plain=plain) if rows.count else None
+    loc = RoleMap((cell,), torch.full((), -1).expand(shape), constant=nothing.expand(shape), affine=affine)
+    known = rows.known.expand((cells, *rows.known.shape)) if bool((rows.scale < 0).any()) else None
     form = (Plain if plain else Expected)(count=rows.count, size=size)
     return replace(
         real,
         family=family,
         role="latent",
         plates=frozenset(),
-        roles={"loc": loc, "scale_tril" if size else "scale": scale},
+        roles={"loc": loc, "scale_tril" if size else "scale": RoleMap((cell,), rows.scale, constant=known)},
         cells=(cell,),
         cell_shape=(cells,),
-        data=data,
+        data=_no_data(real, cell, cells, event),
         form=form,
         kept=None,
+    )
+
+
+def _affine(rows: Rows, shape: tuple[int, ...], *, plain: bool) -> Affine:
+    """Coefficients as entries of parameters, one a covariate; the location itself where that is one."""
+    index = rows.index[..., 0] if plain else rows.index
+    piece = Piece(index.unsqueeze(-1), torch.ones((1,) * (index.dim() + 1), dtype=torch.float64))
+    return Affine(rows.entries, torch.zeros(shape, dtype=torch.float64), (piece,), CHARTS[0])
+
+
+def _no_data(real: SiteFactor, cell: str, cells: int, event: tuple[int, ...]) -> SiteData:
+    """Data without a row: the unit has all rows."""
+    nothing = torch.zeros((), dtype=torch.float64)
+    return SiteData(
+        real.data.family,
+        "latent",
+        Layout((), (cell,), (), ()),
+        (),
+        (),
+        Named(nothing.expand(event), ()),
+        {},
+        Named(nothing, ()),
+        None,
+        {**real.data.sizes, cell: cells},
     )

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from .block import Block, Law, Patterns, affine, law_of
+from .block import Block, Law, Patterns, law_of
+from .precision import Factored, factor, places_of
 
 Bindings = Sequence[tuple[Tensor, Tensor]]
 """Of every site the coefficients and the roots of its cells."""
@@ -37,6 +38,7 @@ class Group:
         given: values of those that are observed, (n, k); None is none.
         one: what stands for one in every member, (n,); None is one.
         counts: how many components every pattern has, (p,).
+        width: of the blocks of its precision, where that is a chain of blocks; 0 is a whole matrix.
         at: where the evidence of every member goes, among the rows of its factor; None is one number.
     """
 
@@ -47,6 +49,7 @@ class Group:
     given: Tensor | None = field(repr=False)
     one: Tensor | None = field(repr=False)
     counts: Tensor = field(repr=False)
+    width: int
     at: Tensor | None = field(repr=False)
 
     @property
@@ -67,16 +70,14 @@ class Posterior:
     Attributes:
         laws: of the blocks.
         mean: (s, z, n, k).
-        covariance: (s, z, p, k, k).
-        root: of `J`, the same.
+        precision: of every pattern, factored.
         residuals: of every block at the mean, (s, z, n, c, e).
         evidence: log Z of every member, (s, z, n).
     """
 
     laws: tuple[Law, ...]
     mean: Tensor = field(repr=False)
-    covariance: Tensor = field(repr=False)
-    root: Tensor = field(repr=False)
+    precision: Factored = field(repr=False)
     residuals: tuple[Tensor, ...] = field(repr=False)
     evidence: Tensor = field(repr=False)
 
@@ -87,21 +88,15 @@ def posterior(group: Group, bindings: Bindings) -> Posterior:
     if group.given is not None:
         laws = tuple(_known(group, law) for law in laws)
     white = [(law.whitened(law.slopes, slots=True), law.whitened(law.constants, slots=False)) for law in laws]
-    precision = sum(_precision(group, law.block, slopes) for law, (slopes, _) in zip(laws, white, strict=True))
-    pull = sum(_pull(group, law.block, *both) for law, both in zip(laws, white, strict=True))
+    flat = added([_precision(group, law.block, slopes) for law, (slopes, _) in zip(laws, white, strict=True)])
+    pull = added([_pull(group, law.block, *both) for law, both in zip(laws, white, strict=True)])
     free = group.free
     if not bool(free.all()):
-        precision = torch.where(free.unsqueeze(-1) & free.unsqueeze(-2), precision, 0.0) + torch.diag_embed((~free).double())
         pull = pull * free[group.patterns.of]
-    root, info = torch.linalg.cholesky_ex(precision)
-    root = torch.where((info == 0)[..., None, None], root, torch.nan)
-    log_det = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    covariance = torch.cholesky_inverse(root)
-    if not bool(free.all()):
-        covariance = torch.where(free.unsqueeze(-1) & free.unsqueeze(-2), covariance, 0.0)
-    mean = -_by_pattern(group, covariance, pull)
+    precision = factor(flat, free, group.k, group.width)
+    mean = -precision.solve(pull, group.patterns.of)
     residuals = tuple(_residual(group, law, law.slopes, law.constants, mean) for law in laws)
-    constant = 0.5 * math.log(2 * math.pi) * free.sum(-1) - log_det
+    constant = 0.5 * math.log(2 * math.pi) * free.sum(-1) - precision.log_det
     square: Tensor | float = 0.0
     offset: Tensor | float = 0.0
     for law, residual in zip(laws, residuals, strict=True):
@@ -115,7 +110,15 @@ def posterior(group: Group, bindings: Bindings) -> Posterior:
     evidence = _of_members(group, constant) - 0.5 * square + offset
     if group.given is not None:
         mean = mean + group.given
-    return Posterior(laws, mean, covariance, root, residuals, evidence)
+    return Posterior(laws, mean, precision, residuals, evidence)
+
+
+def added(parts: Sequence[Tensor]) -> Tensor:
+    """Add up; parts broadcast."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
 
 
 def _of_members(group: Group, constant: Tensor) -> Tensor:
@@ -143,13 +146,17 @@ def _residual(group: Group, law: Law, slopes: Tensor, constants: Tensor, latents
 
 def taken_of(block: Block, latents: Tensor) -> Tensor:
     """The latents (..., k) that every row takes, (..., c, f); zero where it takes none."""
-    found = latents[..., block.slots.clamp(min=0)] if latents.shape[-1] else latents.new_zeros((*latents.shape[:-1], *block.slots.shape))
+    found = (
+        latents[..., block.slots.clamp(min=0)]
+        if latents.shape[-1]
+        else latents.new_zeros((*latents.shape[:-1], *block.slots.shape))
+    )
     return found if bool((block.slots >= 0).all()) else torch.where(block.slots >= 0, found, 0.0)
 
 
 def _precision(group: Group, block: Block, slopes: Tensor) -> Tensor:
-    """What a block adds to `J`, (s, z, p, k, k)."""
-    k, (c, f) = group.k, block.slots.shape
+    """What a block adds to `J`, (s, z, p, places)."""
+    c = len(block.slots)
     if block.weight is None:
         products = slopes.mT @ slopes  # (s, z, p, c, f, f)
     elif slopes.shape[2] == 1:
@@ -157,16 +164,9 @@ def _precision(group: Group, block: Block, slopes: Tensor) -> Tensor:
         products = torch.einsum("pce,szxcefg->szpcfg", block.weight.expand((-1, c, slopes.shape[4])), each)
     else:
         products = slopes.mT @ (slopes * block.weight.unsqueeze(-1))
-    at = _pairs(block, k)
-    found = products.new_zeros((*products.shape[:3], k * k + 1))
-    found.index_add_(-1, at, products.flatten(3))
-    return found[..., : k * k].unflatten(-1, (k, k))
-
-
-def _pairs(block: Block, k: int) -> Tensor:
-    """Where the products of the slots of every row stand in a matrix, flat; what there is none of, at its end."""
-    first, second = block.slots.unsqueeze(-1), block.slots.unsqueeze(-2)
-    return torch.where((first >= 0) & (second >= 0), first * k + second, k * k).reshape(-1)
+    at, places = places_of(block.slots, group.k, group.width)
+    found = products.new_zeros((*products.shape[:3], places + 1))
+    return found.index_add_(-1, at, products.flatten(3))[..., :places]
 
 
 def _pull(group: Group, block: Block, slopes: Tensor, constants: Tensor) -> Tensor:
@@ -180,13 +180,6 @@ def _pull(group: Group, block: Block, slopes: Tensor, constants: Tensor) -> Tens
     at = torch.where(block.slots >= 0, block.slots, group.k).reshape(-1)
     found.index_add_(-1, at, products.flatten(3))
     return found[..., : group.k]
-
-
-def _by_pattern(group: Group, matrices: Tensor, vectors: Tensor) -> Tensor:
-    """Matrices (s, z, p, k, k) of every pattern times vectors (s, z, n, k) of its members."""
-    if group.alone:
-        return vectors @ matrices.squeeze(2)
-    return (matrices[:, :, group.patterns.of] @ vectors.unsqueeze(-1)).squeeze(-1)
 
 
 def _log_roots(law: Law) -> Tensor:

@@ -61,7 +61,8 @@ class Laws:
             if len(mine):
                 own = entries[mine]
                 pattern, at = one.patterns.of[member[own[:, 0]]], place[own]
-                blocks = law.covariance[0][:, pattern[:, None, None], at.unsqueeze(-1), at.unsqueeze(-2)]
+                every = law.precision.covariances(*torch.broadcast_tensors(at.unsqueeze(-1), at.unsqueeze(-2)))[0]
+                blocks = every[:, pattern, torch.arange(len(own))]
                 same = (member[own] == member[own[:, :1]]) & (group[own] == g)  # entries of other components
                 blocks = blocks * (same.unsqueeze(-1) & same.unsqueeze(-2))
                 total[:, mine] = blocks.expand((self.states, *blocks.shape[1:]))
@@ -72,8 +73,7 @@ class Laws:
         """Log-density of the latents at their means, (states, rows), those of a row of the factor added up."""
         total = torch.zeros((self.states, self.rows), dtype=torch.float64)
         for one, law in zip(self.groups, self.found, strict=True):
-            logs = law.root[0].diagonal(dim1=-2, dim2=-1).log().sum(-1)
-            each = (logs - 0.5 * math.log(2 * math.pi) * one.free.sum(-1))[:, one.patterns.of]
+            each = (law.precision.log_det[0] - 0.5 * math.log(2 * math.pi) * one.free.sum(-1))[:, one.patterns.of]
             each = each.expand((self.states, each.shape[-1]))
             total = total.index_add(1, one.at, each) if one.at is not None else total + each.sum(-1, keepdim=True)
         return total
@@ -88,11 +88,8 @@ class Laws:
         total = self.at(chosen)
         for one, law in zip(self.groups, self.found, strict=True):
             n, k = one.entries.shape
-            noise = torch.randn((len(chosen), n, k, 1), generator=generator, dtype=torch.float64)
-            noise = noise * one.free[one.patterns.of].unsqueeze(-1)
-            roots = law.root[0]
+            noise = torch.randn((len(chosen), n, k), generator=generator, dtype=torch.float64)
+            noise = noise * one.free[one.patterns.of]
             state = chosen[:, one.at] if one.at is not None else chosen.new_zeros((len(chosen), n))
-            state = state if len(roots) > 1 else torch.zeros_like(state)
-            mine = roots[state, one.patterns.of.expand_as(state)] if len(roots[0]) > 1 or len(roots) > 1 else roots[:, :1]
-            total[:, one.entries] += torch.linalg.solve_triangular(mine.mT, noise, upper=True).squeeze(-1)
+            total[:, one.entries] += law.precision.draw(noise, state, one.patterns.of)
         return total

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ...program.named import broadcast
-from .block import Block, Law, affine
+from .block import Block, Law
 from .group import Group, Posterior, taken_of
+from .precision import Factored
 
 
 class Products(NamedTuple):
@@ -45,7 +46,8 @@ class Weights:
 def weights_of(group: Group, share: Tensor | None) -> Weights:
     """Count the members by a share of each, (s, z, n); None is one."""
     if share is None:
-        return Weights(torch.ones((1, 1, 1), dtype=torch.float64), group.counts.double().reshape((1, 1, -1)))
+        every = torch.ones((1, 1, len(group.patterns.of)), dtype=torch.float64)
+        return Weights(every, group.counts.double().reshape((1, 1, -1)))
     total = share.new_zeros((*share.shape[:2], len(group.counts)))
     return Weights(share, total.index_add_(-1, group.patterns.of, share))
 
@@ -60,7 +62,7 @@ def products(group: Group, found: Posterior, k: int, weights: Weights, cells: in
     members = weights.members[..., None, None]
     if block.weight is not None:
         members = members * block.weight[group.patterns.of]
-    slopes, spread = _slopes(block, law), _spread(group, block, found.covariance, weights)
+    slopes, spread = _slopes(block, law), _spread(block, found.precision, weights)
     count = weights.patterns[..., None, None]
     count = (count if block.weight is None else count * block.weight).sum(2)
     add = _joint if block.joint else _apart
@@ -93,17 +95,16 @@ def _slopes(block: Block, law: Law) -> Tensor:
     return torch.stack([torch.stack([part.expand(shape) for part in slot], -1) for slot in by_slot], -1)
 
 
-def _spread(group: Group, block: Block, covariance: Tensor, weights: Weights) -> Tensor:
+def _spread(block: Block, precision: Factored, weights: Weights) -> Tensor:
     """Covariances of the latents that rows take, times the members of each pattern: (s, z, p, c, e, f, f).
 
     Summed over patterns where slopes are the same in all of them.
     """
     f = block.slots.shape[1]
     if not f:
-        return covariance.new_zeros((1,) * 5 + (0, 0))
-    padded = torch.nn.functional.pad(covariance, (0, 1, 0, 1))
-    at = torch.where(block.slots >= 0, block.slots, group.k)
-    taken = padded[..., at.unsqueeze(-1), at.unsqueeze(-2)]  # (s, z, p, c, f, f)
+        return torch.zeros((1,) * 5 + (0, 0), dtype=torch.float64)
+    first, second = torch.broadcast_tensors(block.slots.unsqueeze(-1), block.slots.unsqueeze(-2))
+    taken = precision.covariances(first, second)  # (s, z, p, c, f, f)
     alike = all(s is None or s.shape[1] == 1 for slot in block.slopes for s in slot)
     if not alike:
         weight = weights.patterns[..., None, None]
@@ -135,7 +136,9 @@ def _apart(
         w = weight.expand((*shape, weight.shape[4]))
         gram = torch.einsum("sznce,szncij->szceij", w, square.squeeze(4).expand((*shape, J, J)))
         shape = broadcast(pull.shape[:4], x.shape[:4])
-        first = torch.einsum("sznce,sznci->szcei", pull.expand((*shape, pull.shape[4])), x.squeeze(4).expand((*shape, J)))
+        first = torch.einsum(
+            "sznce,sznci->szcei", pull.expand((*shape, pull.shape[4])), x.squeeze(4).expand((*shape, J))
+        )
     else:
         weighted = weight.unsqueeze(-1) * x
         gram = (weighted.unsqueeze(-1) * x.unsqueeze(-2)).sum(2)

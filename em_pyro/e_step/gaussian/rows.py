@@ -7,7 +7,7 @@ it does not vary.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 
@@ -247,8 +247,7 @@ def _scales(reading: Reading, layout: Layout, *, joint: bool) -> tuple[Tensor, T
             f"a parameter of its own, or times known numbers."
         )
     if joint:
-        index = Named(role.index.unsqueeze(-1), role.names)
-        return layout.named(index), _one_matrix(role, reading), None
+        return layout.named(Named(role.index.unsqueeze(-1), role.names)), _one_matrix(role, reading), None
     index = layout.named(Named(role.index, role.names))
     by = torch.ones((1, 1, 1), dtype=torch.float64)
     for part, known in ((role.coefficient, False), (role.constant, True)):
@@ -273,9 +272,7 @@ def _one_matrix(role: RoleMap, reading: Reading) -> Tensor:
     return every[0]
 
 
-def _cells(
-    index: list[Tensor], places: Tensor, layout: Layout, *, joint: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def _cells(index: list[Tensor], places: Tensor, layout: Layout, *, joint: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Number the cells: what has the same entries and the same scale."""
     shape = broadcast(places.shape, *(part.shape for part in index)) if index else tuple(places.shape)
     if joint:

@@ -15,13 +15,13 @@ from ...program.named import ordered
 from ...reading.latents.bilinear import Bilinear
 from ..contraction.schedule import Factor
 from ..left import Left
-from ..sites.site_factor import SiteFactor
 from ..units import Unit
-from .block import Patterns, block_of, patterns_of
+from .block import block_of, patterns_of
 from .components import Members, members_of, place_of
 from .forms import factor_of
 from .group import Group
 from .merge import merged
+from .precision import width_of
 from .rows import Rows, rows_of, weight_of, layout_of
 from .squeeze import squeezed
 from .unit import Gaussian
@@ -56,7 +56,9 @@ def take(left: Left) -> tuple[Sequence[Unit], Left]:
     alike = {one.site: names for one, names in together}
     whole = partial(_whole, rows, members, given, plates)
     order = tuple(every.index(n) for n in final)
-    unit = Gaussian(name, sites, alike, tuple(rows), tuple(members), groups, whole, latents.places, states, plates, order)
+    unit = Gaussian(
+        name, sites, alike, tuple(rows), tuple(members), groups, whole, latents.places, states, plates, order
+    )
     factor = Factor(name, final, frozenset(plates), None, None)
     return (unit,), replace(left.taking([*real, *exact], factor), apart={**left.apart, name: factor})
 
@@ -84,7 +86,7 @@ def _too_many(count: int, names: Sequence[str]) -> ModelError:
     return ModelError(
         f"The model: expected at most {MOST:,} joint states of the discrete latents that reach one set of connected "
         f"continuous latents, got {count:,} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''}). Each has a "
-        f"law of its own. Let a latent state hold for a whole sequence, or write the switching part as dist.DiscreteHMM."
+        f"law of its own. Let a discrete state hold for a whole sequence, or write it as dist.DiscreteHMM."
     )
 
 
@@ -127,10 +129,11 @@ def _group(
 ) -> Group:
     """Lay alike components out."""
     k = members.entries.shape[1]
-    if k > LARGEST:
+    width = width_of([part for part in members.slots if part is not None], k)
+    if k > LARGEST and not width:
         raise ModelError(
-            f"The model: expected at most {LARGEST:,} continuous latents that hang together, got {k:,}. Their precision "
-            f"matrix would be a whole one. Fewer levels, or effects that are nested and not crossed, make it small."
+            f"The model: expected at most {LARGEST:,} continuous latents that hang together, got {k:,}, whose "
+            f"precision matrix would be a whole one. Fewer levels, or effects that are nested, make it small."
         )
     free = None if given is None else given[0]
     patterns = patterns_of(members, rows, free)
@@ -144,7 +147,7 @@ def _group(
         live = live & free[members.entries[patterns.first]]
     values = None if given is None or bool(live.all()) else given[1][members.entries]
     at = _places(rows, members, plates) if plates else None
-    return Group(blocks, members.entries, patterns, live, values, None, patterns.sizes, at)
+    return Group(blocks, members.entries, patterns, live, values, None, patterns.sizes, width, at)
 
 
 def _squeezed(group: Group) -> Group:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from ..sites.site_factor import SiteFactor
 from ..sums import Sums
 from ..units import Unit
 from .components import Members, place_of
+from .forms import Expected
 from .group import Bindings, Group, Posterior, posterior
 from .laws import Laws
 from .moments import Products, products, weights_of
@@ -207,7 +208,7 @@ class Gaussian(Unit):
 
     def stuck(self, plate: str) -> str:
         """They hang together through the latents."""
-        return f"Gaussian latents are summed out by component (site \"{self.name}\")" if plate in self.plates else ""
+        return f'Gaussian latents are summed out by component (site "{self.name}")' if plate in self.plates else ""
 
 
 def _count(sizes: Mapping[str, int]) -> int:
@@ -217,9 +218,13 @@ def _count(sizes: Mapping[str, int]) -> int:
     return found
 
 
+def _form(factor: SiteFactor) -> Expected:
+    return cast(Expected, factor.form)
+
+
 def _coefficients(factor: SiteFactor, bound: Bound) -> Tensor:
     """Coefficients of every cell, (s, cells, J), or (s, cells, e, J)."""
-    return factor.form.coefficients(factor, bound)
+    return _form(factor).coefficients(factor, bound)
 
 
 def _roots(factor: SiteFactor, bound: Bound) -> Tensor:
@@ -256,5 +261,6 @@ def _cut(found: Tensor, rows: Rows) -> Products:
 
 def _sums(factor: SiteFactor, rows: Rows, parts: Products, at: Tensor, around: Tensor) -> Sums:
     """Statistics of the family of a site, around the coefficients that are wanted."""
-    found = factor.form.sums(factor, parts, at)
-    return found if around is at else found.about(factor.form.centre(factor, around))
+    form = _form(factor)
+    found = form.sums(factor, parts, at)
+    return found if around is at else found.about(form.centre(factor, around))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,8 +26,7 @@ from .site_factor import SiteFactor
 from .stack import row_width
 
 
-@dataclass(frozen=True)
-class Side:
+class Side(NamedTuple):
     """Natural parameters of several sites side by side.
 
     Attributes:
@@ -36,8 +35,8 @@ class Side:
         owned: whether a cell of any of them is around its own location.
     """
 
-    eta: Tensor = field(repr=False)
-    each: tuple[Natural, ...] = field(repr=False)
+    eta: Tensor
+    each: tuple[Natural, ...]
     owned: bool
 
 

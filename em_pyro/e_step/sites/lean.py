@@ -96,7 +96,8 @@ class Features:
             prior: log-probabilities of the states, (starts, states): what the row of ones counts for.
         """
         if self.ones and not self.lean:
-            return torch.cat((prior.expand(eta.shape[:-1]).unsqueeze(-1), eta), -1)
+            prior = prior if prior.shape == eta.shape[:-1] else prior.expand(eta.shape[:-1])
+            return torch.cat((prior.unsqueeze(-1), eta), -1)
         if self.lean:
             spread, least = self._spread
             own = torch.maximum(eta[..., : len(least)], least) @ spread

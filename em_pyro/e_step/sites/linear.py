@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from ...reading.predictor import Affine, pairs, squared
 from ..chunks import Chunk
 from ..sums import Sums
 from .centring import FARTHEST
-from .natural import Natural
+from .natural import Lines, Natural
 from .product import InnerProduct
 from .site_data import Layout
 from .site_factor import SiteFactor
@@ -45,19 +45,6 @@ class Rows:
     x: Tensor = field(repr=False)
     y: Tensor = field(repr=False)
     weight: Tensor | None = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Lines(Natural):
-    """Arguments of every cell and event; `eta` are the coefficients, (starts) + (cells x events, J).
-
-    Attributes:
-        scale: (starts) + (cells x events, 1).
-        centre: the coefficients around which statistics are taken, as `eta`.
-    """
-
-    scale: Tensor = field(kw_only=True, repr=False)
-    centre: Tensor = field(kw_only=True, repr=False)
 
 
 @dataclass(frozen=True)
@@ -126,18 +113,19 @@ class Linear(InnerProduct):
 
     # ---- the two products ----
 
-    def natural(self, factor: SiteFactor, bound: Bound, about: Bound | None) -> Lines:
+    def natural(self, factor: SiteFactor, bound: Bound, about: Bound | None) -> Natural:
         """Bind coefficients and scales."""
         wanted = factor.locations(bound if about is None else about)
         starts, inner = bound.starts, (*factor.cell_shape, *factor.event_shape)
         scale = gather(factor.roles["scale"], bound.entries, bound.batch).double().expand((starts, *inner))
         centre = wanted.reshape((starts, -1, self.count))
         eta = centre if about is None else factor.locations(bound).reshape(centre.shape)
-        return Lines(eta, wanted, scale=scale.reshape((starts, -1, 1)), centre=centre)
+        return Natural(eta, wanted, lines=Lines(scale.reshape((starts, -1, 1)), centre))
 
     def log_density(self, factor: SiteFactor, natural: Natural, features: Rows, chunk: Chunk) -> Tensor:
         """Log-densities of all rows in all cells, events and folded plates summed."""
-        scale = cast(Lines, natural).scale
+        assert natural.lines is not None
+        scale = natural.lines.scale
         found = _residual(natural.eta, features).div_(scale).square_().mul_(-0.5).sub_(scale.log())
         found = found.unflatten(1, (-1, len(features.y)))
         found = found.squeeze(2) if features.weight is None and len(features.y) == 1 else _weighed(found, features)
@@ -156,10 +144,10 @@ class Linear(InnerProduct):
         w = weights.reshape((len(weights), -1, 1, weights.shape[len(kept) :].numel(), 1))
         w = w.expand((*w.shape[:2], len(y), w.shape[3], y.shape[-1] // w.shape[3])).flatten(3)
         w = (w if features.weight is None else w * features.weight).flatten(1, 2)
-        if natural is None:
+        if natural is None or natural.lines is None:
             residual = y.expand((*w.shape[:1], w.shape[1] // len(y), *y.shape)).flatten(1, 2)
         else:
-            residual = _residual(cast(Lines, natural).centre, features)
+            residual = _residual(natural.lines.centre, features)
         pull = w * residual
         found = w.sum(-1, keepdim=True), w @ pairs(x).mT, pull @ x.mT, (pull * residual).sum(-1, keepdim=True)
         return torch.cat(found, -1).reshape((*kept, *factor.event_shape, -1))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Own:
+class Own(NamedTuple):
     """Cells that are computed around their own locations.
 
     Attributes:
@@ -20,24 +19,37 @@ class Own:
         every: whether these are all cells.
     """
 
-    which: Tensor = field(repr=False)
-    location: Tensor = field(repr=False)
-    factor: Tensor = field(repr=False)
-    log_factor: Tensor = field(repr=False)
-    centre: Tensor = field(repr=False)
+    which: Tensor
+    location: Tensor
+    factor: Tensor
+    log_factor: Tensor
+    centre: Tensor
     every: bool = False
 
 
-@dataclass(frozen=True)
-class Natural:
-    """A site's arguments, as its products take them.
+class Lines(NamedTuple):
+    """What cells have besides the coefficients of their lines.
+
+    Attributes:
+        scale: (starts) + (cells x events, 1).
+        centre: the coefficients around which statistics are taken, (starts) + (cells x events, J).
+    """
+
+    scale: Tensor
+    centre: Tensor
+
+
+class Natural(NamedTuple):
+    """A site's arguments, as its products take them: a tuple, as all that a step makes many of.
 
     Attributes:
         eta: natural parameters, (starts) + batch + cells + (F,); zero in the cells of `own`.
         wanted: around what statistics are wanted, (starts) + cells + events + event of the location; None without one.
         own: cells around their own locations; None is no cell.
+        lines: what is bound beside coefficients, where `eta` are those, (starts) + (cells x events, J).
     """
 
-    eta: Tensor = field(repr=False)
-    wanted: Tensor | None = field(default=None, repr=False)
+    eta: Tensor
+    wanted: Tensor | None = None
     own: Own | None = None
+    lines: Lines | None = None

@@ -154,25 +154,25 @@ class SiteFactor:
     def split(self, found: Tensor) -> tuple[Tensor, ...]:
         """Cut statistics side by side into those of the family: (starts) + cells + events + event of the statistic."""
         before, parts = found.shape[:-1], []
-        for k, (start, stop, shape, moved) in enumerate(self._cuts):
+        for start, stop, shape, spread, moved in self._cuts:
             part = found if stop - start == found.shape[-1] else found[..., start:stop]
-            if k in self.data.counting:
-                part = part.reshape((*before, *(1 for _ in shape))).expand((*before, *shape))
-            elif len(shape) != 1:
+            if len(shape) != 1:
                 part = part.reshape((*before, *shape))
+            if spread:
+                part = part.expand((*before, *spread))
             parts.append(align(part, *moved) if moved else part)
         return tuple(parts)
 
     @cached_property
-    def _cuts(self) -> list[tuple[int, int, tuple[int, ...], Any]]:
-        """Of every statistic: its features, their shape, and how its dimensions are moved, if they are."""
+    def _cuts(self) -> list[tuple[int, int, tuple[int, ...], tuple[int, ...], Any]]:
+        """Of every statistic: its features, their shape, what one number stands for, and how dimensions are moved."""
         layout, data, found = self.data.layout, self.data, []
         have = (*layout.batch, *layout.cells, *layout.folded)
         dims = (*(self.sizes[n] for n in layout.folded), *self.event_shape)
         for k, event in enumerate(data.events):
-            shape = dims if k in data.counting else (*dims, *event)
+            shape, spread = ((1,) * len(dims), dims) if k in data.counting else ((*dims, *event), ())
             moved = None if have == self.cells else (have, self.cells, len(self.event_shape) + len(event))
-            found.append((data.places[k], data.places[k + 1], shape, moved))
+            found.append((data.places[k], data.places[k + 1], shape, spread, moved))
         return found
 
     def inner(self, bound: Bound, sums: Sums) -> Tensor:

@@ -129,7 +129,8 @@ class Stack(Unit):
 
     def finish(self, found: Mapping[str, Tensor], natural: Natural | None) -> dict[str, Sums]:
         """Statistics of the family, from those of all chunks."""
-        return {self.first.name: self.first.finish(found[self.first.name], natural)} if found else {}
+        name = self.first.name
+        return {name: self.first.finish(found[name], natural)} if name in found else {}
 
     def digits(self, bound: Bound, near: Bound) -> Tensor | None:
         """Say by how much digits run short."""

@@ -137,7 +137,7 @@ def prior_start(problem: Problem, values: Params, seed: int, index: int = 0) -> 
 
 def random_start(problem: Problem, values: Params, seed: int, index: int, names: Sequence[str]) -> dict[str, Tensor]:
     """Make start `index` of `seed`; every second one of those that draw latents calls the initialisers of `names`."""
-    generator, plan = _generator(seed, index), problem.plan
+    generator = _generator(seed, index)
     if names and (index % 2 or not _has_latents(problem.engine)):
         own = int(seeded(torch.randint, 2**62, (), generator=generator))
         return prior_start(problem, {**values, **redrawn(problem.program, names, own)}, seed, index)

@@ -8,7 +8,7 @@ of which no cell has two move together, and are told apart by marks.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ...program.named import Params
 from ...program.site import Site
-
 
 
 @dataclass(frozen=True)

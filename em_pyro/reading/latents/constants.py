@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ...errors import ModelError
-from ...program.named import Params, broadcast, unwrap
+from ...program.named import broadcast, unwrap
 from ...program.program import Program
 from ...program.site import Site
-from ..reading import Reading, Recognition
+from ..reading import Recognition
 from .bilinear import Bilinear, Latents, Places, Slot
 from .degree import sites_of_latents
 from .entries import colours_of, entries_of
@@ -196,7 +196,9 @@ def _covariates(name: str, runs: Sequence[Parts]) -> list[Tensor]:
 
 def _slopes(name: str, runs: Sequence[Parts], bases: Sequence[Parts]) -> tuple[Tensor | None, ...]:
     """How fast they change with the latents that moved."""
-    moved = [tuple(a - b for a, b in zip(run[name], base[name], strict=True)) for run, base in zip(runs, bases, strict=True)]
+    moved = [
+        tuple(a - b for a, b in zip(run[name], base[name], strict=True)) for run, base in zip(runs, bases, strict=True)
+    ]
     value, known = moved[0]
     slopes = [thin(location - known) for _, location in moved[1:]] + [thin(value - known)]
     return tuple(slope if bool((slope != 0).any()) else None for slope in slopes)

@@ -38,6 +38,7 @@ WRITES = frozenset(
     "index_copy index_copy_ scatter scatter_ masked_scatter masked_scatter_ index_add index_add_ scatter_add "
     "scatter_add_".split()
 )
+POWERS = {1.0: 1, 2.0: 2}
 SHAPES = frozenset(
     "zeros_like ones_like empty_like full_like new_zeros new_ones new_empty new_full sym_size size sym_stride "
     "sym_numel sym_storage_offset is_floating_point".split()
@@ -86,6 +87,7 @@ class Degrees(TorchDispatchMode):
             self.broken.setdefault(storage, why)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation, and note the degree of what it makes."""
         kwargs = kwargs or {}
         every = [leaf for leaf in leaves_of((args, *kwargs.values())) if isinstance(leaf, Tensor)]
         degrees = [self.of(leaf) for leaf in every]
@@ -121,14 +123,15 @@ class Degrees(TorchDispatchMode):
             return NONE if len(args) < 2 or self.of(args[1]) or kwargs.get("rounding_mode") else degrees[0]
         if name == "pow":
             power = args[1] if len(args) > 1 else None
-            whole = isinstance(power, (int, float)) and float(power) in (1.0, 2.0)
-            return degrees[0] * int(power) if whole else NONE
+            return degrees[0] * POWERS.get(float(power), NONE) if isinstance(power, (int, float)) else NONE
+        return max(degrees) if self._chooses(name, args) else NONE
+
+    def _chooses(self, name: str, args: Any) -> bool:
+        """Whether an operation puts its operands in places that no latent chooses."""
         if name == "where":
-            return NONE if self.of(args[0]) or len(args) < 3 else max(degrees)
-        if name in WRITES:
-            places = [part for part in leaves_of(args[1:]) if isinstance(part, Tensor) and not part.is_floating_point()]
-            return NONE if any(self.of(part) for part in places) else max(degrees)
-        return NONE
+            return len(args) > 2 and not self.of(args[0])
+        places = [part for part in leaves_of(args[1:]) if isinstance(part, Tensor) and not part.is_floating_point()]
+        return name in WRITES and not any(self.of(part) for part in places)
 
 
 def _storage(tensor: Tensor) -> int:

@@ -13,6 +13,7 @@ from ..bank import Bank, RoleMap
 from ..reading import Reading
 from .replays import names_of, trailing
 
+
 def entries_of(reading: Reading, bank: Bank, shape: Sequence[int]) -> tuple[list[tuple[str, int]], Tensor]:
     """The entries of which locations are affine, and of every cell those that it has, -1 for none: cells + (slots,).
 

@@ -19,6 +19,7 @@ class Crowded(Exception):
     """A cell has two of the entries that were moved together; says of which kind."""
 
     def __init__(self, kind: tuple[int, ...]) -> None:
+        """Of which kind."""
         super().__init__()
         self.kind = kind
 
@@ -43,7 +44,8 @@ class Replays:
 def _cells(site: Site) -> tuple[Tensor, Tensor]:
     """Lay value and location of a site out over its cells."""
     inner = unwrap(site.fn)
-    location = inner.base.v if hasattr(inner.base, "v") else inner.base.loc
+    location = vars(inner.base).get("v", getattr(inner.base, "loc", None))
+    assert location is not None
     event = inner.event_rank + len(inner.base.event_shape)
     names = names_of(site)
     value, location = (squeeze(part, site.dims, site.name, event) for part in (site.value, location))

@@ -16,11 +16,11 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from ...program.continuous.local import NORMAL
 from ...program.named import Params, unwrap
 from ...program.probes import reached, traced_run
 from ...program.program import Program
 from ...program.site import Site
-from ...program.survey import NORMAL
 from ..improper import unbounded
 from ..priors import dropped
 
@@ -59,9 +59,7 @@ def _missing(traced: Mapping[str, Site], leaves: Mapping[str, Tensor], normal: s
     return flat & frozenset[str]().union(*inside.values())
 
 
-def _connected(
-    found: set[str], normal: set[str], traced: Mapping[str, Site], leaves: Mapping[str, Tensor]
-) -> set[str]:
+def _connected(found: set[str], normal: set[str], traced: Mapping[str, Site], leaves: Mapping[str, Tensor]) -> set[str]:
     """Add the latents in whose laws these are, and those that are in theirs; but none that is part of a scale."""
     scales = frozenset[str]().union(*reached(traced, leaves, _scales).values())
     inside = reached({n: traced[n] for n in (*normal, *found) if n in traced}, leaves, _locations)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .devices import seeded
-from .handlers import name_of
+from ..devices import seeded
+from ..handlers import name_of
 
 
 def standing(msg: Any) -> Tensor:

@@ -1,0 +1,1 @@
+"""Continuous latents: which a program integrates, and what stands for them while it is read."""
