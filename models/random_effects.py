@@ -27,7 +27,7 @@ References:
     Laird, N. M. and Ware, J. H. (1982). Random-effects models for longitudinal data. Biometrics 38, 963-974.
     Dempster, A. P., Rubin, D. B. and Tsutakawa, R. K. (1981). Estimation in covariance components models. JASA 76,
     341-353.
-    Bates, D., Machler, M., Bolker, B. and Walker, S. (2015). Fitting linear mixed-effects models using lme4. JSS 67(1).
+    Bates, D. M. (2010). lme4: Mixed-effects Modeling with R. Springer (draft).
 """
 
 import pyro

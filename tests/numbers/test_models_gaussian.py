@@ -260,7 +260,7 @@ def test_a_normal_with_holes_is_recovered() -> None:
 
 
 def test_batches_of_dye() -> None:
-    """Davies & Goldsmith's dyestuff: closed form, and lme4's ML fit as Bates et al. print it."""
+    """Davies & Goldsmith's dyestuff: closed form, and the deviance of lme4's ML fit (Bates 2010, section 1.3)."""
     data = load("dyestuff")
     y = torch.tensor(data["grams"])
     group = torch.tensor(np.unique(data["batch"], return_inverse=True)[1])
