@@ -76,7 +76,7 @@ for ax, k in zip(axes.flat, chosen.tolist(), strict=True):
     ax.plot(a, (common @ coef)[rows], color="0.5", linestyle="--", label="all of its sex")
     ax.plot(a, mean[rows], color=COLOURS[0], linewidth=1.8, label="both")
     ax.plot(a[known], distance[rows][known], "o", color="black", markersize=5, label="measured")
-    ax.plot(a[~known], distance[rows][~known], "o", color="black", markerfacecolor="white", markersize=5, label="hidden")
+    ax.plot(a[~known], distance[rows][~known], "o", color="black", mfc="white", markersize=5, label="hidden")
     ax.set(title=f"{'boy' if boy[rows][0] else 'girl'} {k}", xticks=(8, 10, 12, 14))
 figure.supxlabel("age (years)")
 figure.supylabel("distance (mm)")
@@ -84,8 +84,8 @@ figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center
 save(figure, "growth")
 
 # %% [markdown]
-# A line through a child's three points foretells the fourth to 1.5 mm, the line of all children to 2 mm, and both together
-# to 1.2 mm. Nine intervals in ten should hold what was hidden.
+# A line through a child's three points foretells the fourth to 1.5 mm, the line of all children to 2 mm, and both
+# together to 1.2 mm. Nine intervals in ten should hold what was hidden.
 
 # %%
 inside = ((distance - mean).abs() < 1.645 * (sd**2 + within**2).sqrt())[hidden].double().mean()

@@ -7,8 +7,8 @@ common, and both are wrong: to leave out every row that has a hole leaves five y
 means of months pretends that the holes were seen.
 
 In probabilistic principal components (Tipping & Bishop 1999) the components are normal latents, and a hole is a term of
-the likelihood that is left out. EM integrates the components exactly, each year's given the months that it has, and what
-it says of a hole is a normal law, not a number.
+the likelihood that is left out. EM integrates the components exactly, each year's given the months that it has, and
+what it says of a hole is a normal law, not a number.
 
 Data: `load("elnino")`, National Oceanic and Atmospheric Administration (public domain).
 """
@@ -39,7 +39,7 @@ print(fit)
 
 # %% [markdown]
 # The posterior of a year's components is a normal law with a covariance of its own: wider, where there are more holes.
-# What was in a hole is normal too: around `loc + loadings @ mean`, with the variance of the components and of the noise.
+# What was in a hole is normal too: around `loc + loadings @ mean`, with the variances of components and of noise.
 
 # %%
 factors = fit.posterior.marginal("factors")
@@ -75,7 +75,7 @@ for ax, year in zip(axes[0], (1983, 1998), strict=True):
 axes[0, 0].legend(frameon=False, loc="lower left", fontsize="small")
 
 left, right = axes[1]
-left.errorbar(truth[~seen], mean[~seen], half[~seen], fmt="o", color=COLOURS[0], markersize=3, elinewidth=0.8, alpha=0.7)
+left.errorbar(truth[~seen], mean[~seen], half[~seen], fmt="o", color=COLOURS[0], ms=3, elinewidth=0.8, alpha=0.7)
 left.axline((24, 24), slope=1, color="black", linewidth=1)
 left.set(title=f"All holes: {100 * inside:.0f}% of intervals hold the truth", xlabel="rubbed out (°C)")
 left.set(ylabel="filled, 90% (°C)", xlim=(18, 30), ylim=(17, 31))

@@ -59,7 +59,8 @@ for ax, one, shown, title in (
     if not shown.all():
         ax.plot(year[~shown], flow[~shown], "o", color="0.7", markersize=3, label="hidden")
     ax.plot(year, mean, color=COLOURS[0], label="level")
-    ax.fill_between(year, mean - 1.645 * sd, mean + 1.645 * sd, color=COLOURS[0], alpha=0.2, linewidth=0, label="90% of the level")
+    low, high = mean - 1.645 * sd, mean + 1.645 * sd
+    ax.fill_between(year, low, high, color=COLOURS[0], alpha=0.2, linewidth=0, label="90% of the level")
     ax.axvline(1898.5, color=COLOURS[1], linestyle="--", linewidth=1)
     ax.set(title=title, ylabel="flow ($10^8$ m³ a year)", ylim=(400, 1500))
     ax.legend(frameon=False, ncols=4, loc="upper right")
@@ -68,8 +69,8 @@ axes[1].set(xlabel="year", xlim=(1870, 1971))
 save(figure, "nile")
 
 # %% [markdown]
-# The variances are those of the textbook, 15,099 and 1,469.1, and the log-likelihood is its diffuse one. The level falls
-# most in the years around 1899. Inside a gap the band widens to the middle, and it is as narrow as before at the ends.
+# The variances are those of the textbook, 15,099 and 1,469.1, and the log-likelihood is its diffuse one. The level
+# falls most in the years around 1899. Inside a gap the band widens to the middle, and it is as narrow as before at the ends.
 
 # %%
 mean, sd = smoothed(fit)

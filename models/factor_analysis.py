@@ -11,8 +11,9 @@ Given the factors `z`, standard normal, the measurements are independent: `x = l
 one size for all it is probabilistic principal components. In a confirmatory analysis each measurement belongs to one
 factor that is known, and the factors are correlated.
 
-Measurements may be missing (at random): the factors are then inferred from those that were made. Loadings are determined
-up to a rotation of the factors, so that `loadings @ loadings.T` is what to compare, except in a confirmatory analysis.
+Measurements may be missing (at random): the factors are then inferred from those that were made. Loadings are
+determined up to a rotation of the factors, so that `loadings @ loadings.T` is what to compare, except in a
+confirmatory analysis.
 
 Closed form: `loc` and `loadings` together (least squares on the expected factors), `scale`, and the `root` of the
 covariance of the factors.

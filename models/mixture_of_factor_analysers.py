@@ -7,10 +7,10 @@
     | component ------> x <----- factors   |
     +--------------------------------------+
 
-A full covariance for every cluster has `D (D + 1) / 2` entries; here it is `loadings loadings' + scale^2`, with `k D`. The
-factors are summed out for each component, and the components as in any mixture.
+A full covariance for every cluster has `D (D + 1) / 2` entries; here it is `loadings loadings' + scale^2`, with `k D`.
+The factors are summed out for each component, and the components as in any mixture.
 
-Closed form: `weights` (Categorical probs), `loc` and `loadings` (least squares on the expected factors), `scale` (Normal).
+Closed form: `weights` (Categorical probs), `loc` and `loadings` (least squares on the expected factors), `scale`.
 
 Data: simulated.
 

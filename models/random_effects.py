@@ -17,8 +17,8 @@ is drawn towards zero, the more so the smaller `between` is beside `within`.
 Effects may be intercepts, or intercepts and slopes with any covariance; groups may be nested in larger ones, or crossed
 with others.
 
-Closed form: `mean` and `coef` (least squares, given the expected effects), `between`, `outer`, `within` (Normal scales),
-and `root`, the Cholesky factor of the covariance of intercepts and slopes.
+Closed form: `mean` and `coef` (least squares, given the expected effects), `between`, `outer`, `within` (Normal
+scales), and `root`, the Cholesky factor of the covariance of intercepts and slopes.
 
 Data: `load("dyestuff")`, the yield of five samples from each of six batches of dye; `load("growth")`, a distance in the
 skulls of 27 children at four ages; simulated.

@@ -25,7 +25,7 @@ References:
 """
 
 from contextlib import nullcontext
-from typing import cast
+from typing import Any, cast
 
 import pyro
 import pyro.distributions as dist
@@ -52,8 +52,7 @@ def local_level(y: Tensor, seen: Tensor | None = None) -> None:
     step, noise = _scale("level", y, seen, 0.5), _scale("noise", y, seen, 0.5)
     level = y.new_zeros(())
     for t in pyro.markov(range(len(y))):
-        law = dist.Normal(level, step) if t else dist.Normal(level, 1.0).mask(False)
-        level = pyro.sample(f"level_{t}", law)
+        level = pyro.sample(f"level_{t}", dist.Normal(level, step) if t else _flat(level))
         _see(t, dist.Normal(level, noise), y, seen)
 
 
@@ -66,9 +65,7 @@ def local_linear_trend(y: Tensor, seen: Tensor | None = None) -> None:
     step, bend, noise = _scale("level", y, seen, 0.5), _scale("slope", y, seen, 0.1), _scale("noise", y, seen, 0.5)
     level = slope = y.new_zeros(())
     for t in pyro.markov(range(len(y))):
-        laws = [dist.Normal(level + slope, step), dist.Normal(slope, bend)]
-        if not t:
-            laws = [dist.Normal(level, 1.0).mask(False), dist.Normal(slope, 1.0).mask(False)]
+        laws = (dist.Normal(level + slope, step), dist.Normal(slope, bend)) if t else (_flat(level), _flat(slope))
         level, slope = pyro.sample(f"level_{t}", laws[0]), pyro.sample(f"slope_{t}", laws[1])
         _see(t, dist.Normal(level, noise), y, seen)
 
@@ -100,6 +97,11 @@ def linear_dynamical_system(y: Tensor, k: int = 1, lengths: Tensor | None = None
 
 def _scale(name: str, y: Tensor, seen: Tensor | None, share: float) -> Tensor:
     return pyro.param(name, lambda: share * usable(filled(y, seen).std()), constraint=constraints.positive)
+
+
+def _flat(loc: Tensor) -> Any:
+    """Return a law without a density."""
+    return dist.Normal(loc, 1.0).mask(False)  # noqa: FBT003 - Pyro's own argument
 
 
 def _see(t: int, law: dist.Normal, y: Tensor, seen: Tensor | None) -> None:

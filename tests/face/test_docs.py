@@ -41,7 +41,7 @@ def test_new_model_shows_three_cases() -> None:
     assert [plan.count("torch") for plan in plans[:4]] == [0, 1, 1, 0]
 
 
-@pytest.mark.parametrize("name", (*ZOO, *GAUSSIAN))
+@pytest.mark.parametrize("name", [*ZOO, *GAUSSIAN])
 def test_plans_of_the_zoo_are_up_to_date(name: str) -> None:
     """If not: `python docs/make_models_readme.py`."""
     entry = MODELS["entry"](name)
