@@ -25,6 +25,7 @@ SINGLE_SLACK = 1e-9  # rounding of the objective, relative: above it, it is that
 PROMISED = 10.0  # times the tolerance: a gain by the slope that is none of a maximum
 ROUNDING = 1e-8  # relative to 1 + |objective|: a promise that is not put to the test
 TRIALS = tuple(0.1**k for k in range(10))  # of the step that the slope promises most for: next to no information
+BESIDE = tuple(0.1**k for k in range(1, 7))  # standard errors given complete data: how far neighbours are
 EDGE = 1e-3  # a probability below it is tried at zero
 FALL = 1e-9  # relative to 1 + |objective|: what a probability may lose at its boundary
 INSIDE = 1e-7  # how far inside the slope at a boundary is taken
@@ -41,11 +42,13 @@ class Certificate:
         gain: nats that the slope promises to a step by the information in complete data.
         notes: what is at a boundary, runs to infinity, or is not identified; or that this was not looked at.
         noise: nats by which the last digits of the parameters move the objective.
+        higher: nats by which it is higher a small part of a standard error away, and where.
     """
 
     gain: float
     notes: tuple[str, ...]
     noise: float = 0.0
+    higher: tuple[float, str] = (0.0, "")
 
     def doubt(self, objective: float, tol: float) -> str:
         """Say why this is no maximum at a tolerance: the slope, or an objective without digits; empty if it is one."""
@@ -56,6 +59,13 @@ class Certificate:
             return (
                 f"the objective has lost its digits: the last ones of the parameters move it by {self.noise:.3g} nats, "
                 f"so one of them may run to infinity; give it a prior, or bounds"
+            )
+        if self.higher[0] > allowed:
+            nats, where = self.higher
+            return (
+                f"the objective is {nats:.3g} nats higher a part of a standard error from here along {where}, though "
+                f"its slope is zero: take other starts, or, if a parameter runs to infinity where densities lose their "
+                f"digits, give it a prior or bounds"
             )
         return ""
 
@@ -93,7 +103,8 @@ def certify(problem: Problem, params: Params, *, settled: bool = True) -> Certif
         return Certificate(0.0, tuple(notes))
     if unseen:
         notes.append(f"identification was not looked at: {unseen}")
-    return Certificate(_gain(ground, level, found, information), tuple(notes), _noise(ground, unseen))
+    higher = _beside(ground, level, information)
+    return Certificate(_gain(ground, level, found, information), tuple(notes), _noise(ground, unseen), higher)
 
 
 def _unseen(problem: Problem, around: Around) -> str:
@@ -142,6 +153,22 @@ def _noise(ground: Ground, unseen: str) -> float:
     heights = ground.heights(LAST * torch.tensor(sizes, dtype=torch.float64) * nudges)
     heights = heights[torch.isfinite(heights)]
     return float(heights.max() - heights.min()) if len(heights) else 0.0
+
+
+def _beside(ground: Ground, level: float, information: Tensor | None) -> tuple[float, str]:
+    """Return by how much the objective is higher beside, and along which entry; no maximum has such neighbours.
+
+    The slope is zero on the steps of a density that is the rounding of something else, and at an inflection.
+    """
+    if information is None or not ground.problem.engine.moving:  # families have their digits
+        return 0.0, ""
+    size = information.diagonal().abs()
+    each = torch.diag(torch.where(size > 0, size.clamp(min=1e-300).rsqrt(), 0.0))
+    rises = ground.heights(torch.cat([part * far for far in BESIDE for part in (each, -each)])) - level
+    if not len(rises):
+        return 0.0, ""
+    most = int(rises.argmax())
+    return float(rises[most]), named([ground.around.entries[most % ground.around.size]])
 
 
 def _newton(information: Tensor, slope: Tensor) -> Tensor:

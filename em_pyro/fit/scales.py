@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
@@ -16,9 +15,10 @@ from ..e_step.expectation import Expectation
 from ..e_step.sites.centring import scales
 from ..e_step.sites.site_factor import SiteFactor
 from ..program.masks import seen_values
-from ..program.named import Params, unraveled, unwrap
+from ..program.named import Params, unraveled
 from ..program.site import Site
 from ..reading.bound import Bound
+from .verdict.narrow import lengths, width
 
 DEGENERATE = 1e-6  # of the pooled scale
 SPIKE = 1e10  # concentration at which all values are one
@@ -92,8 +92,10 @@ class Scales:
         for one in self.watched:
             small = (one.roots(bound) < DEGENERATE * one.pooled).squeeze(0)
             if bool(small.any()):
-                why = _onto(one, small, found) if found is not None else ""
-                return f'site "{one.factor.name}": {one.role} collapsed at {_cell(one.factor, small)}{why}'
+                shared = _is_one(one.roots(bound))
+                why = _onto(one, small, found, shared=shared) if found is not None else ""
+                where = "all rows" if shared else _cell(one.factor, small)
+                return f'site "{one.factor.name}": {one.role} collapsed at {where}{why}'
         for factor, key in self._spikes:
             large = ~(factor.arguments(bound)[key] <= SPIKE).squeeze(0)  # a step that ran off leaves nan
             if bool(large.any()):
@@ -133,17 +135,16 @@ class Scales:
         with torch.no_grad():
             start = engine.program.run(initial) if names else {}
         for name in names:
-            scale = _scale(start[name])
+            scale = width(start[name])
             if scale is None or not self._varies(name):
                 continue
-            value = start[name].value.double()[seen_values(start[name])]
             prior = start[name].role == "prior"
-            found[name] = float(scale.min()) if prior else float(_unit(value.reshape(-1)))
+            found[name] = float(scale.min()) if prior else float(_unit(_seen_lengths(start[name])))
         return found
 
     def _varies(self, name: str) -> bool:
         """Whether the scale of a site differs between probes."""
-        scales = [_scale(run[name]) for run in self.engine.recognition.runs]
+        scales = [width(run[name]) for run in self.engine.recognition.runs]
         return any(s is not None and scales[0] is not None and not torch.equal(s, scales[0]) for s in scales[1:])
 
     def replay_collapsed(self, params: Params) -> str:
@@ -153,17 +154,28 @@ class Scales:
         with torch.no_grad():
             sites = self.engine.program.run(params)
         for name, unit in self.replayed.items():
-            scale = _scale(sites[name])
+            scale = width(sites[name])
             if scale is not None and bool((scale < DEGENERATE * unit).any()):
                 kind = "prior" if sites[name].role == "prior" else "site"
                 return f'{kind} "{name}": its scale collapsed'
         return ""
 
 
-def _onto(one: Watched, small: Tensor, found: Expectation) -> str:
+def _seen_lengths(site: Site) -> Tensor:
+    """Return the values of a site that are seen, where its scale is a length, as one vector."""
+    values, visible = lengths(site), seen_values(site)
+    return (values[visible] if visible.shape == values.shape[: visible.dim()] else values).reshape(-1)
+
+
+def _is_one(roots: Tensor) -> bool:
+    """Whether all cells have the same scale, however their locations differ."""
+    return roots.numel() > 1 and bool((roots == roots.flatten()[0]).all())
+
+
+def _onto(one: Watched, small: Tensor, found: Expectation, *, shared: bool) -> str:
     """Say why a scale has collapsed: collinear columns, equal values, or few rows; and what helps."""
     factor, at = one.factor, small.nonzero()[0].tolist()
-    if factor.plates and factor.plates <= set(factor.cells):
+    if factor.plates and factor.plates <= set(factor.cells) and not shared:
         return ", which is one of a single row, fitted exactly; give its parameters a prior, or use fewer of them"
     where = tuple(at[: len(factor.cells)])
     parts = [found.sums[factor.name].parts[k].squeeze(0) for k in sorted(factor.family.counting)]
@@ -171,14 +183,17 @@ def _onto(one: Watched, small: Tensor, found: Expectation) -> str:
     advice = f"; give it a prior, use fewer components{tie}, or other starts"
     if not parts:
         return f" onto few rows or equal values{advice}"
-    rows = max(
-        float(part[tuple(min(i, n - 1) for i, n in zip(where, part.shape, strict=False))].max()) for part in parts
-    )
+    if shared:
+        rows = max(float(part.sum(tuple(range(len(factor.cells)))).max()) for part in parts)
+    else:
+        rows = max(
+            float(part[tuple(min(i, n - 1) for i, n in zip(where, part.shape, strict=False))].max()) for part in parts
+        )
     columns = one.pooled.shape[-1] if one.role == "scale_tril" else 1
     if columns > 1 and rows > columns + 0.5:
         return f": column {at[-1]} of {rows:.3g} rows{COLLINEAR}"
     if rows > columns + 0.5:
-        return f": {rows:.3g} rows have equal values; they have no scale, unless a prior gives it one"
+        return f": {rows:.3g} rows have equal values, or are fitted exactly; only a prior gives them a scale"
     return f": few rows are left ({rows:.3g}){advice}"
 
 
@@ -186,14 +201,6 @@ def _cell(factor: SiteFactor, wrong: Tensor) -> str:
     """The first cell with something wrong."""
     cell = tuple(int(i) for i in wrong.nonzero()[0][: len(factor.cells)])
     return ", ".join(f"{n}={i}" for n, i in zip(factor.cells, cell, strict=False)) or "all rows"
-
-
-def _scale(site: Site) -> Tensor | None:
-    """The scale of a site's distribution, or the roots of its covariance; None if it has none."""
-    base = unwrap(site.fn).base
-    root = getattr(base, "_unbroadcasted_scale_tril", None)
-    scale = getattr(base, "scale", None) if root is None else root.diagonal(dim1=-2, dim2=-1)
-    return scale.detach().double() if isinstance(scale, Tensor) and not isinstance(base, dist.LogNormal) else None
 
 
 def pooled_scale(members: Sequence[SiteFactor]) -> Tensor:

@@ -1,12 +1,22 @@
-"""Which latents a tensor was computed from: Pyro's provenance, without a walk through every tree of arguments."""
+"""What a tensor was computed from: latents, by marks that it carries; parameters, by the graph of its gradient.
+
+Marks are Pyro's provenance, without a walk through every tree of arguments.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from pyro.ops.provenance import ProvenanceTensor, extract_provenance, track_provenance
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, transform_to
+
+from .named import Params, unexpand
+from .probes import arguments_of
+from .program import Program
+from .site import Site
 
 Marks = frozenset[str]
 
@@ -57,3 +67,88 @@ def marks_of(*values: Any) -> Marks:
         else:
             _plain(value, found)
     return frozenset(found)
+
+
+def traced_run(
+    program: Program, values: Params, latents: Params | None = None
+) -> tuple[dict[str, Tensor], dict[str, Site]]:
+    """Replay with a gradient: leaves are unconstrained values (a module's weights themselves).
+
+    Args:
+        program: what is run.
+        values: of its parameters.
+        latents: of what is integrated, in place of those that stand for it.
+    """
+    leaves, constrained = {}, {}
+    for name, value in values.items():
+        parameter = program.parameters[name]
+        if parameter.tensor is not None:
+            leaves[name], constrained[name] = parameter.tensor, value
+            continue
+        transform = transform_to(parameter.constraint)
+        leaves[name] = transform.inv(value).detach().requires_grad_()
+        constrained[name] = transform(leaves[name])
+    with torch.enable_grad():
+        return leaves, program.run(constrained, latents)
+
+
+def tensors_of(site: Site) -> list[Tensor]:
+    """Return every floating tensor that a site's density may depend on."""
+    return [site.value, *(tensor for _, tensor in arguments_of(site.fn))]
+
+
+def reached(
+    traced: Mapping[str, Site], leaves: Mapping[str, Tensor], of: Callable[[Site], Sequence[Tensor]] | None = None
+) -> dict[str, frozenset[str]]:
+    """Return the parameters that each site depends on, by walking the graph of the gradient, each of its nodes once.
+
+    `of` says which tensors of a site are asked for; None is all.
+    """
+    names = {id(leaf): name for name, leaf in leaves.items()}
+    known: dict[Any, frozenset[str]] = {}  # the nodes are kept: their identity is that of the Python object
+
+    def below(root: Any) -> frozenset[str]:
+        stack = [root]
+        while stack:
+            node = stack[-1]
+            if node in known:
+                stack.pop()
+                continue
+            inputs = [parent for parent, _ in node.next_functions if parent is not None]
+            waiting = [parent for parent in inputs if parent not in known]
+            if waiting:
+                stack.extend(waiting)
+                continue
+            leaf = getattr(node, "variable", None)  # of a node that accumulates a gradient
+            own = frozenset({names[id(leaf)]}) if leaf is not None and id(leaf) in names else frozenset()
+            known[node] = own.union(*(known[parent] for parent in inputs))
+            stack.pop()
+        return known[root]
+
+    found = {}
+    for name, site in traced.items():
+        parts = []
+        for tensor in (unexpand(t) for t in (of or tensors_of)(site) if t.requires_grad):
+            if tensor.grad_fn is None:
+                parts.append(frozenset({names[id(tensor)]}) if id(tensor) in names else frozenset())
+            else:
+                parts.append(below(tensor.grad_fn))
+        found[name] = frozenset[str]().union(*parts)
+    return found
+
+
+def not_fitted(traced: Mapping[str, Site], leaves: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the sites that depend on a tensor which takes a gradient and is no parameter, with the shape of one."""
+    own, met = {id(leaf) for leaf in leaves.values()}, set[Any]()
+    tensors = [unexpand(t) for site in traced.values() for t in tensors_of(site) if t.requires_grad]
+    stack = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
+    ends = [tensor for tensor in tensors if tensor.grad_fn is None]
+    while stack:
+        node = stack.pop()
+        ends += [node.variable] if hasattr(node, "variable") else []
+        inputs = [parent for parent, _ in node.next_functions if parent is not None and parent not in met]
+        met.update(inputs)
+        stack += inputs
+    found = {f"{k}": leaf for k, leaf in enumerate(ends) if id(leaf) not in own}
+    sites = reached(traced, found) if found else {}
+    return {name: tuple(found[min(keys)].shape) for name, keys in sites.items() if keys}

@@ -55,19 +55,19 @@ def squeeze(tensor: Tensor, dims: Mapping[int, str], site: str, event_dim: int =
     Raises:
         ModelError: a batch dimension of size above one belongs to no plate and no latent.
     """
-    batch = tensor.dim() - event_dim
-    keep = [i for i in range(batch) if tensor.shape[i] > 1]
+    shape = tensor.shape
+    batch = len(shape) - event_dim
+    keep = [i for i in range(batch) if shape[i] > 1]
     for i in keep:
         if i - batch not in dims:
             raise ModelError(
                 f'Site "{site}": expected every batch dimension to belong to a plate, got batch shape '
-                f"{tuple(tensor.shape[:batch])} with nothing declared for dimension {i - batch}. Enclose it in "
-                f'pyro.plate("data", {tensor.shape[i]}) or call .to_event(1).'
+                f"{tuple(shape[:batch])} with nothing declared for dimension {i - batch}. Enclose it in "
+                f'pyro.plate("data", {shape[i]}) or call .to_event(1).'
             )
-    drop = [i for i in range(batch) if tensor.shape[i] == 1]
-    if drop:
-        tensor = tensor.squeeze(tuple(drop))
-    return Named(tensor, tuple(dims[i - batch] for i in keep))
+    if len(keep) < batch:
+        tensor = tensor.squeeze([i for i in range(batch) if shape[i] == 1])
+    return Named(tensor, tuple([dims[i - batch] for i in keep]))
 
 
 def unexpand(tensor: Tensor, event_dim: int = 0) -> Tensor:
@@ -75,11 +75,13 @@ def unexpand(tensor: Tensor, event_dim: int = 0) -> Tensor:
 
     The result is a view of what was expanded, so that a gradient never passes through a tensor of the expanded size.
     """
-    shape, strides = list(tensor.shape), tensor.stride()
-    for i in range(tensor.dim() - event_dim):
-        if strides[i] == 0 and shape[i] > 1:
-            shape[i] = 1
-    if shape == list(tensor.shape):
+    strides = tensor.stride()
+    if 0 not in strides:
+        return tensor
+    whole = list(tensor.shape)
+    last = len(whole) - event_dim
+    shape = [1 if i < last and strides[i] == 0 and size > 1 else size for i, size in enumerate(whole)]
+    if shape == whole:
         return tensor
     base = tensor._base
     if base is None or base.dtype != tensor.dtype:

@@ -1,4 +1,4 @@
-"""Replays of a program at random valid parameter values, and what a gradient reaches.
+"""Replays of a program at random valid parameter values.
 
 A probe moves an entry in proportion to what it is measured in: a positive one by a factor, a real one by a part of the
 size of its parameter or of the spread of the data, so that a change of units is no change of the probes. What would
@@ -7,7 +7,8 @@ move a density out of the numbers (a coefficient of a covariate in thousands, un
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints, transform_to
 
 from .devices import seeded
-from .named import SLICE, Params, unexpand
+from .named import SLICE, unexpand
 from .program import Program
 from .site import Parameter, Site
 
@@ -27,10 +28,37 @@ LARGE = 100.0  # size of a real parameter from which it is no logit
 FINEST = 1e-6  # of the size of a parameter: the least that is a move
 ATTEMPTS, STEPS = 8, 12  # at a probe; and at how far a single parameter may move
 STEP = 1 / 8
+SEEN = {
+    torch.float64: 2.0**20,
+    torch.float32: 2.0**8,
+}  # times an argument's own size: how far, and how little, it moves
+LEAP, LEAPS = {torch.float64: 2.0**50, torch.float32: 2.0**20}, 24  # to where it moves at all
 
+Move = Callable[[float, float, torch.Generator, bool], Tensor]
+"""From a size, a spread, where noise is drawn and whether the order of real entries is turned round to a value.
+
+What sorts them, or takes the largest, is found out so."""
 Sizes = Mapping[str, tuple[float, float]]
 """How far the entries of real parameters (and the real coordinates of others) are moved, at even and at odd probes."""
-Counts = dict[tuple[str, str], int]  # usable entries of arguments in the first run, by site: counted once
+
+
+class _First:
+    """The program at its initial values, and how many entries of its arguments are usable there: counted once each."""
+
+    def __init__(self, sites: Mapping[str, Site]) -> None:
+        self.sites, self.counts = sites, dict[tuple[str, str], int]()
+        self.arguments = {name: dict(arguments_of(site.fn)) for name, site in sites.items()}
+
+    def lost(self, run: Mapping[str, Site]) -> bool:
+        """Tell whether an argument is no longer finite, or a rate or probability has become zero, where it was not."""
+        for name, before in self.arguments.items():
+            for key, tensor in arguments_of(run[name].fn) if name in run else ():
+                if key in before and tensor.data_ptr() != before[key].data_ptr():
+                    if (name, key) not in self.counts:
+                        self.counts[name, key] = _usable(key, before[key])
+                    if _usable(key, tensor) < self.counts[name, key]:
+                        return True
+        return False
 
 
 def probes(
@@ -44,13 +72,15 @@ def probes(
         first: the program at its initial values: a probe loses no entry of an argument that is finite there.
         generator: of the moves.
     """
-    sizes = _sizes(program, first)
-    found, bounded, strict, counts = [], False, True, dict[tuple[str, str], int]()
+    sizes, before = _sizes(program, first), _First(first)
+    moves = {name: _move_of(parameter) for name, parameter in program.parameters.items()}
+    found, bounded, strict = [], False, True
     for k in range(count):
         for attempt in range(ATTEMPTS):
             last = attempt == ATTEMPTS - 1
             reverse = k % 2 == 1 and attempt == 0
-            values = _draw(program, sizes, k, SPREADS[k % 3] * 0.5**attempt, generator, reverse=reverse)
+            spread, unit = SPREADS[k % 3] * 0.5**attempt, k % 2
+            values = {n: move(sizes[n][unit], spread, generator, reverse) for n, move in moves.items()}
             try:
                 with torch.no_grad():
                     run = program.run(values)
@@ -58,66 +88,66 @@ def probes(
                 if last:
                     raise
                 continue
-            if not strict or not _lost(run, first, counts):
+            if not strict or not before.lost(run):
                 break
             if not bounded and not reverse:
-                sizes, bounded = _within_reach(program, sizes, first, counts, generator), True
+                sizes, bounded = _within_reach(program, moves, sizes, before, generator), True
             strict = not last
         found.append((values, run))
     return found
 
 
-def _draw(
-    program: Program, sizes: Sizes, k: int, spread: float, generator: torch.Generator, *, reverse: bool
-) -> dict[str, Tensor]:
-    """Return random valid values of all parameters for probe `k`, `spread` times their units from the initial ones.
-
-    `reverse` turns the order of real entries round first: what sorts them, or takes the largest, is found out.
-    """
-    return {n: _moved(p, sizes[n][k % 2], spread, generator, reverse=reverse) for n, p in program.parameters.items()}
-
-
-def _moved(
-    parameter: Parameter, size: float, spread: float, generator: torch.Generator, *, reverse: bool = False
-) -> Tensor:
-    """Return one parameter at a random point: positive entries times a factor, real ones plus a part of `size`."""
+def _move_of(parameter: Parameter) -> Move:
+    """Return how a parameter is moved: positive entries by a factor, real ones by a part of a size."""
     value, constraint = parameter.initial, _base(parameter.constraint)
     if not value.is_floating_point():
-        return value
-
-    def noise(shape: torch.Size) -> Tensor:
-        return spread * seeded(torch.randn, shape, generator=generator, dtype=torch.float64).to(value.device)
-
+        return lambda size, spread, generator, reverse: value
     start = value.double()
+    centre, moved = _moving(start, parameter.constraint, constraint)
+    real = isinstance(constraint, type(constraints.real)) and centre.dim()
+
+    def move(size: float, spread: float, generator: torch.Generator, reverse: bool) -> Tensor:  # noqa: FBT001
+        noise = seeded(torch.randn, centre.shape, generator=generator, dtype=torch.float64).to(value.device)
+        return moved(centre.flip(0) if reverse and real else centre, spread * noise, size).to(value.dtype)
+
+    return move
+
+
+def _moving(start: Tensor, whole: Any, constraint: Any) -> tuple[Tensor, Callable[[Tensor, Tensor, float], Tensor]]:
+    """Return what is moved, and a function of it, of the noise and of a size."""
+    finite = torch.isfinite(start)
     if isinstance(constraint, type(constraints.real)):
-        start = start.flip(0) if reverse and start.dim() else start
-        moved = torch.where(torch.isfinite(start), start, 0.0) + size * noise(start.shape)
-    elif _positive(constraint):
-        moved = torch.where(torch.isfinite(start) & (start > 0), start, 1.0) * noise(start.shape).exp()
-    elif isinstance(constraint, type(constraints.lower_cholesky)):
-        moved = _scaled(start, noise(start.shape))
-    elif isinstance(constraint, type(constraints.positive_definite)):
-        factor = _scaled(torch.linalg.cholesky(start), noise(start.shape))
-        moved = factor @ factor.mT
-    else:
-        transform = transform_to(parameter.constraint)
-        centre = transform.inv(start)
-        centre = torch.where(torch.isfinite(centre), centre, 0.0)
-        centre = centre.clamp(-INSIDE, INSIDE) if _bounded(constraint) else centre
-        moves = noise(centre.shape)
-        if isinstance(constraint, type(pyro_constraints.ordered_vector)):
-            moves[..., 0] *= size
-        moved = transform(centre + moves)
-    return moved.to(value.dtype)
+        return torch.where(finite, start, 0.0), lambda centre, noise, size: centre + size * noise
+    if _positive(constraint):
+        return torch.where(finite & (start > 0), start, 1.0), lambda centre, noise, size: centre * noise.exp()
+    if isinstance(constraint, type(constraints.lower_cholesky)):
+        return start, _scaling(start)
+    if isinstance(constraint, type(constraints.positive_definite)):
+        factor = torch.linalg.cholesky(start)
+        scaled = _scaling(factor)
+        return factor, lambda centre, noise, size: (moved := scaled(centre, noise, size)) @ moved.mT
+    transform = transform_to(whole)
+    centre = transform.inv(start)
+    centre = torch.where(torch.isfinite(centre), centre, 0.0)
+    centre = centre.clamp(-INSIDE, INSIDE) if _bounded(constraint) else centre
+    if isinstance(constraint, type(pyro_constraints.ordered_vector)):
+        first = torch.arange(centre.shape[-1], device=centre.device) == 0
+        return centre, lambda centre, noise, size: transform(centre + torch.where(first, size * noise, noise))
+    return centre, lambda centre, noise, size: transform(centre + noise)
 
 
-def _scaled(factor: Tensor, noise: Tensor) -> Tensor:
-    """Return a Cholesky factor with other scales, and with other correlations."""
+def _scaling(factor: Tensor) -> Callable[[Tensor, Tensor, float], Tensor]:
+    """Give a Cholesky factor other scales, and other correlations."""
     size = factor.square().sum(-1, keepdim=True).sqrt()
     size = torch.where(size > 0, size, 1.0)
     diagonal = factor.diagonal(dim1=-2, dim2=-1)
-    diagonal = torch.where(diagonal > 0, diagonal, size.squeeze(-1)) * noise.diagonal(dim1=-2, dim2=-1).exp()
-    return torch.tril(factor + size * noise, -1) + torch.diag_embed(diagonal)
+    diagonal = torch.where(diagonal > 0, diagonal, size.squeeze(-1))
+
+    def scaled(centre: Tensor, noise: Tensor, _: float) -> Tensor:
+        moved = torch.tril(centre + size * noise, -1)
+        return moved + torch.diag_embed(diagonal * noise.diagonal(dim1=-2, dim2=-1).exp())
+
+    return scaled
 
 
 def _base(constraint: Any) -> Any:
@@ -152,8 +182,44 @@ def _sizes(program: Program, first: Mapping[str, Site]) -> Sizes:
         value = parameter.initial.detach().double().abs()
         own = float(value[torch.isfinite(value)].amax()) if bool(torch.isfinite(value).any()) else 0.0
         far = max(own, min(spread, 3 * own)) if own > LARGE else 1.0
-        sizes[name] = (max(min(own, spread), FINEST * own), far) if own > 0 else (1.0, 1.0)
+        sizes[name] = (max(min(own, spread), FINEST * own), far) if own > 0 else (_unit(program, first, name),) * 2
     return sizes
+
+
+def _unit(program: Program, first: Mapping[str, Site], name: str) -> float:
+    """Return how far a parameter that starts at zero is moved: one, unless an argument hardly tells, or nothing else.
+
+    The coefficient of a covariate that is measured in other units than one has no size of its own at zero.
+    """
+    parameter = program.parameters[name]
+    initial = {n: p.initial for n, p in program.parameters.items()}
+    if parameter.kind == "module" or not isinstance(_base(parameter.constraint), type(constraints.real)):
+        return 1.0
+    kind = torch.float64 if parameter.initial.dtype == torch.float64 else torch.float32
+    unit, leap, seen = 1.0, LEAP[kind], SEEN[kind]
+    for _ in range(LEAPS):
+        try:
+            with torch.no_grad():
+                run = program.run({**initial, name: parameter.initial + unit})
+        except (RuntimeError, ValueError):
+            return 1.0
+        share = max((_share(run[site], first[site]) for site in run.keys() & first.keys()), default=0.0)
+        if 1 / seen <= share <= seen:
+            return unit
+        unit *= leap if share == 0.0 else 2.0 ** -round(math.log2(share)) if math.isfinite(share) else 1 / leap
+    return 1.0
+
+
+def _share(site: Site, before: Site) -> float:
+    """Return by which part of its own size the argument of a site has moved that has moved most."""
+    found = [0.0]
+    for (key, tensor), (_, other) in zip(arguments_of(site.fn), arguments_of(before.fn), strict=False):
+        if tensor.shape != other.shape or torch.equal(tensor, other):
+            continue
+        size = float(other[torch.isfinite(other)].abs().amax()) if bool(torch.isfinite(other).any()) else 0.0
+        size = size or (_spread(site) if key.endswith("loc") else 0.0) or 1.0
+        found.append(float((tensor - other).abs().nan_to_num(torch.inf).amax()) / size)
+    return max(found)
 
 
 def _spread(site: Site) -> float:
@@ -170,7 +236,7 @@ def _spread(site: Site) -> float:
 
 
 def _within_reach(
-    program: Program, sizes: Sizes, first: Mapping[str, Site], counts: Counts, generator: torch.Generator
+    program: Program, moves: Mapping[str, Move], sizes: Sizes, first: _First, generator: torch.Generator
 ) -> Sizes:
     """Shrink the move of every real parameter, by itself, until no argument is lost."""
     initial = {name: parameter.initial for name, parameter in program.parameters.items()}
@@ -181,10 +247,10 @@ def _within_reach(
         largest = max(sizes[name])
         for step in range(STEPS):
             size = largest * STEP**step
-            moved = {name: _moved(parameter, size, SPREADS[-1], generator)}
+            moved = {name: moves[name](size, SPREADS[-1], generator, False)}  # noqa: FBT003
             try:
                 with torch.no_grad():
-                    fine = not _lost(program.run({**initial, **moved}), first, counts)
+                    fine = not first.lost(program.run({**initial, **moved}))
             except (RuntimeError, ValueError):
                 fine = False
             if fine:
@@ -193,107 +259,22 @@ def _within_reach(
     return found
 
 
-def _lost(run: Mapping[str, Site], first: Mapping[str, Site], counts: Counts) -> bool:
-    """Tell whether an argument is no longer finite, or a rate or probability has become zero, where it was not."""
-    for name in run.keys() & first.keys():
-        before = dict(_arguments(first[name].fn))
-        for key, tensor in _arguments(run[name].fn):
-            if key in before and tensor.data_ptr() != before[key].data_ptr():
-                if (name, key) not in counts:
-                    counts[name, key] = _usable(key, before[key])
-                if _usable(key, tensor) < counts[name, key]:
-                    return True
-    return False
-
-
 def _usable(key: str, tensor: Tensor) -> int:
     """Count the entries that are finite, and not zero where only a real argument may be."""
-    tensor = unexpand(tensor)
+    tensor, real = unexpand(tensor).detach(), key.endswith(("loc", "logits", "_param"))
+    if math.isfinite(float(tensor.sum())):  # then so is every entry
+        return tensor.numel() if real else int(torch.count_nonzero(tensor))
     usable = torch.isfinite(tensor)
-    return int((usable if key.endswith(("loc", "logits", "_param")) else usable & (tensor != 0)).sum())
+    return int(torch.count_nonzero(usable if real else usable & (tensor != 0)))
 
 
-def _arguments(fn: Distribution, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def arguments_of(fn: Distribution, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     """Yield every floating tensor inside a distribution, by its place there."""
     for key, value in vars(fn).items():
         if isinstance(value, Distribution):
-            yield from _arguments(value, f"{prefix}{key}.")
+            yield from arguments_of(value, f"{prefix}{key}.")
             continue
         parts: Sequence[Any] = value if isinstance(value, (list, tuple)) else [value]
         for part in parts:
             if isinstance(part, Tensor) and part.is_floating_point():
                 yield f"{prefix}{key}", part
-
-
-def traced_run(
-    program: Program, values: Params, latents: Params | None = None
-) -> tuple[dict[str, Tensor], dict[str, Site]]:
-    """Replay with a gradient, `latents` integrated: leaves are unconstrained values (a module's weights themselves)."""
-    leaves, constrained = {}, {}
-    for name, value in values.items():
-        parameter = program.parameters[name]
-        if parameter.tensor is not None:
-            leaves[name], constrained[name] = parameter.tensor, value
-            continue
-        transform = transform_to(parameter.constraint)
-        leaves[name] = transform.inv(value).detach().requires_grad_()
-        constrained[name] = transform(leaves[name])
-    with torch.enable_grad():
-        return leaves, program.run(constrained, latents)
-
-
-def tensors_of(site: Site) -> list[Tensor]:
-    """Return every floating tensor that a site's density may depend on."""
-    return [site.value, *(tensor for _, tensor in _arguments(site.fn))]
-
-
-def reached(traced: Mapping[str, Site], leaves: Mapping[str, Tensor], of: Any = None) -> dict[str, frozenset[str]]:
-    """Return the parameters that each site (what `of` takes of it) depends on: each node of the graph is met once."""
-    names = {id(leaf): name for name, leaf in leaves.items()}
-    known: dict[Any, frozenset[str]] = {}  # the nodes are kept: their identity is that of the Python object
-
-    def below(root: Any) -> frozenset[str]:
-        stack = [root]
-        while stack:
-            node = stack[-1]
-            if node in known:
-                stack.pop()
-                continue
-            inputs = [parent for parent, _ in node.next_functions if parent is not None]
-            waiting = [parent for parent in inputs if parent not in known]
-            if waiting:
-                stack.extend(waiting)
-                continue
-            leaf = getattr(node, "variable", None)  # of a node that accumulates a gradient
-            own = frozenset({names[id(leaf)]}) if leaf is not None and id(leaf) in names else frozenset()
-            known[node] = own.union(*(known[parent] for parent in inputs))
-            stack.pop()
-        return known[root]
-
-    found = {}
-    for name, site in traced.items():
-        parts = []
-        for tensor in (unexpand(t) for t in (of or tensors_of)(site) if t.requires_grad):
-            if tensor.grad_fn is None:
-                parts.append(frozenset({names[id(tensor)]}) if id(tensor) in names else frozenset())
-            else:
-                parts.append(below(tensor.grad_fn))
-        found[name] = frozenset[str]().union(*parts)
-    return found
-
-
-def not_fitted(traced: Mapping[str, Site], leaves: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Return the sites that depend on a tensor which takes a gradient and is no parameter, with the shape of one."""
-    own, met = {id(leaf) for leaf in leaves.values()}, set[Any]()
-    tensors = [unexpand(t) for site in traced.values() for t in tensors_of(site) if t.requires_grad]
-    stack = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
-    ends = [tensor for tensor in tensors if tensor.grad_fn is None]
-    while stack:
-        node = stack.pop()
-        ends += [node.variable] if hasattr(node, "variable") else []
-        inputs = [parent for parent, _ in node.next_functions if parent is not None and parent not in met]
-        met.update(inputs)
-        stack += inputs
-    found = {f"{k}": leaf for k, leaf in enumerate(ends) if id(leaf) not in own}
-    sites = reached(traced, found) if found else {}
-    return {name: tuple(found[min(keys)].shape) for name, keys in sites.items() if keys}

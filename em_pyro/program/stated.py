@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints, transform_to
 
-from ..errors import ModelError, ParameterError
+from ..errors import DataError, ModelError, ParameterError
 from .named import unwrap
 from .site import Parameter
 
@@ -64,6 +64,11 @@ def _stated(msg: Any) -> Parameter:
             f'Parameter "{name}": expected an initial value in floating point (float32 or float64), got '
             f"{torch.as_tensor(initial).dtype}. Write it with a decimal point, or call .double()."
         )
+    if not torch.as_tensor(initial).numel() and getattr(constraint, "event_dim", 0) > 0:
+        raise DataError(
+            f'Parameter "{name}": expected an initial value with at least one entry in every row, got shape '
+            f"{tuple(torch.as_tensor(initial).shape)}. Pass data, and at least one component."
+        )
     weight = init if isinstance(init, torch.nn.Parameter) else None  # pyro.module and PyroModule discard what we return
     kind = "param" if weight is None else "module"
     return Parameter(name, kind, constraint, torch.as_tensor(initial).detach().clone(), random, weight)
@@ -100,7 +105,7 @@ def _initial(init: Callable[[], Any], constraint: Any) -> Tensor:
     value, rows = torch.as_tensor(init()).detach(), constraint
     while isinstance(rows, constraints.independent):
         rows = rows.base_constraint
-    if rows is not constraints.simplex or not value.dim() or bool(constraint.check(value).all()):
+    if rows is not constraints.simplex or not value.dim() or not value.shape[-1] or bool(constraint.check(value).all()):
         return value
     normalised: Tensor = transform_to(constraint)(transform_to(constraint).inv(value))
     return normalised if bool(constraint.check(normalised).all()) else value

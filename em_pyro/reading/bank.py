@@ -5,6 +5,7 @@ Binding the arguments of a recognised program to new parameter values is then a 
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,6 +16,8 @@ from torch import Tensor
 from ..families.charts import Chart, safe_log, safe_log_complement
 from ..program.named import Batch
 from .predictor import Affine
+
+FEW = 100  # entries of an argument up to which Python counts them faster
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,11 @@ class RoleMap:
 
     @cached_property
     def entries(self) -> Tensor:
-        """Bank positions that occur."""
-        return self.index[self.index >= 0].unique()
+        """Bank positions that occur, in order."""
+        if self.index.numel() > FEW:
+            return self.index[self.index >= 0].unique()
+        entries = {k for k in self.index.flatten().tolist() if k >= 0}
+        return torch.tensor(sorted(entries), dtype=torch.long, device=self.index.device)
 
     def moved(self, where: Tensor) -> RoleMap:
         """The same map after bank position `p` has become `where[p]`."""
@@ -101,15 +107,19 @@ class Bank:
 
     def touched(self, role: RoleMap, domain: str) -> tuple[Segment, ...]:
         """Segments that an argument selects from, in order."""
-        segments, ends = self.of(domain), self._ends[list_of(domain)]
-        found = torch.bucketize(role.entries, ends.to(role.entries.device), right=True)
-        return tuple(segments[k] for k in sorted(set(found.tolist())))
+        segments, ends, entries = self.of(domain), self._ends[list_of(domain)], role.entries.tolist()
+        found, k = list[Segment](), 0
+        while k < len(entries):  # in order: on to the first entry after a segment
+            place = bisect_right(ends, entries[k])
+            found.append(segments[place])
+            k = bisect_left(entries, ends[place], k)
+        return tuple(found)
 
     @cached_property
-    def _ends(self) -> dict[str, Tensor]:
+    def _ends(self) -> dict[str, list[int]]:
         """Where the segments of every list end."""
         lists = {"entries": self.entries, "probabilities": self.probabilities, "matrices": self.matrices}
-        return {name: torch.tensor([s.offset + s.size for s in segments]) for name, segments in lists.items()}
+        return {name: [s.offset + s.size for s in segments] for name, segments in lists.items()}
 
     def values(self, batch: Batch) -> Tensor:
         """All plain atoms, shape `(starts, M)`."""

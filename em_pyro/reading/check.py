@@ -8,8 +8,8 @@ its latents take concrete values.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from itertools import product
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice, product
 
 import torch
 from torch import Tensor
@@ -22,11 +22,16 @@ from ..program.program import Program
 from ..program.site import Site
 from .side_by_side import Alike, alike, differences
 
-JOINT_VALUES = 64
+JOINT_VALUES = 64  # of all latents, up to which every row has each of them
+COMBINATIONS = 32  # of states of more latents, drawn besides, in all rows together
 DRAWS = 8
 LONG = 1000  # sites beyond which two draws suffice: each has hundreds of latents in all their states
+MANY = 100  # latents from which each has its states, and no pairs are looked for: there are many of every kind
 STATES = 100  # of a latent, all rows of all draws together, that suffice
-SMALL = 1000  # rows up to which latents are also drawn independently in every row
+SMALL = 1000  # rows up to which latents have states of their own in every row
+ENTRIES = 300_000  # of arguments, enumerated and in all runs that are compared at once
+States = Mapping[str, Tensor]
+"""Indices into the supports of the latents, by plates; without dimensions where all rows share one."""
 UNUSUAL = 7_340_033  # a seed that nobody else has
 
 
@@ -50,133 +55,133 @@ def check_structure(program: Program, names: Mapping[str, tuple[str, ...]], site
 def check_values(program: Program, params: Params, enumerated: Mapping[str, Site]) -> None:
     """Run the program with concrete latents and compare every argument with the enumerated one at those values.
 
-    First each joint value of the supports (at most 64 of them), the same in all rows; then, on small programs, two to
-    eight draws uniform over the support, independent in every row: fewer, the more rows there are.
+    Where latents are in plates of at most a thousand rows: once with states that all rows share, then with states of
+    their own in every row. Each row goes, in an order of its own, through all joint values of the latents, if these are
+    at most 64, and otherwise through all pairs of neighbours, and states are drawn besides; in all, the fewer rows, the
+    more runs. In longer plates, and without any, all rows share the states that they go through.
 
     Raises:
         ModelError: an argument differs; the message names the site and the latents' values.
     """
     if not program.latents:
         return
-    rows = max(program.plates.values(), default=1)
+    apart = max(program.plates.values(), default=1) <= SMALL and any(v.plates for v in program.latents.values())
     with torch.no_grad():
-        groups = alike(enumerated, program)
-    numbers = torch.arange(max(latent.size for latent in program.latents.values())).unbind()
-    failure: ModelError | None = None
-    for index in _joint_values(program):
-        states = {n: _shared(program, n, k) for n, k in index.items()}
-        try:
-            concrete = _run(program, params, states)
-        except ModelError:
-            raise
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            failure = failure or _broken(index, error)
-            break
-        _compare(groups, program, concrete, {n: Named(numbers[k], ()) for n, k in index.items()}, index)
-    everywhere = not any(latent.plates for latent in program.latents.values())  # a joint value is such a draw
-    if (rows > SMALL or everywhere) and failure is None:
-        return
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(_draws(program)):
-        drawn = {}
-        for name, latent in program.latents.items():
-            shape = tuple(program.plates[p] for p in latent.plates)
-            drawn[name] = seeded(torch.randint, latent.size, shape, generator=generator)
-        states = {n: _placed(program, n, k) for n, k in drawn.items()}
-        try:
-            concrete = _run(program, params, states)
-        except ModelError:
-            raise
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            raise _broken({n: k.tolist() for n, k in drawn.items()}, error) from error
-        named = {n: _named_index(program, n, k) for n, k in drawn.items()}
-        _compare(groups, program, concrete, named, {n: k.tolist() for n, k in drawn.items()})
+        compared = _Compared(alike(enumerated, program), program)
+    shared = _choices(program, apart=False)
+    runs = compared.add(params, islice(shared, 1) if apart else shared)
+    if runs is not None or apart:  # states of their own in every row tell whether the program does not run
+        failed = compared.add(params, _choices(program, apart=True))
+        if failed is not None:
+            raise _broken(*failed) from failed[1]
 
 
-def _draws(program: Program) -> int:
-    """How often to draw the states of all rows: every latent is then in a hundred states, each drawn by itself."""
-    if len(program.upstream) > LONG:
-        return 2
-    rows = min(math.prod(program.plates[p] for p in latent.plates) for latent in program.latents.values())
-    return min(DRAWS, max(2, -(-STATES // rows)))
+class _Compared:
+    """The enumerated run, with which concrete ones are compared: as many at a time as are not much larger."""
+
+    def __init__(self, groups: list[Alike], program: Program) -> None:
+        self.groups, self.program = groups, program
+        self.most = max(1, ENTRIES // max(1, sum(group.whole.tensor.numel() for group in groups)))
+
+    def add(self, params: Params, choices: Iterator[States]) -> tuple[States, Exception] | None:
+        """Compare the runs at some states of the latents; return the states at which there is no run, and why."""
+        while True:
+            runs, failed = list[tuple[States, Mapping[str, Site]]](), None
+            for states in islice(choices, self.most):
+                try:
+                    runs.append((states, _run(self.program, params, states)))
+                except ModelError:
+                    self._compare(runs)
+                    raise
+                except (RuntimeError, ValueError, IndexError, TypeError) as error:
+                    failed = states, error
+                    break
+            self._compare(runs)
+            if failed is not None or not runs:
+                return failed
+
+    def _compare(self, runs: Sequence[tuple[States, Mapping[str, Site]]]) -> None:
+        if not runs:
+            return
+        with torch.no_grad():
+            index = [{n: _named_index(self.program, n, k) for n, k in states.items()} for states, _ in runs]
+            found = list(differences(self.groups, self.program, [run for _, run in runs], index))
+        for place, name, what in sorted(found, key=lambda difference: difference[0]):
+            raise ModelError(
+                f'Site "{name}": expected {what} to be the same whether its latents are enumerated or concrete, '
+                f"got another one at {_shown(runs[place][0])}. Do not reduce over a plate, index by position, branch "
+                f"on a sampled value or draw random numbers: let every row and state be computed by broadcasting."
+            )
 
 
-def _run(program: Program, params: Params, states: Mapping[str, Tensor]) -> dict[str, Site]:
+def _choices(program: Program, *, apart: bool) -> Iterator[States]:
+    """Yield states of all latents, by plates: of their own in every row, or shared."""
+    generator, sizes = torch.Generator().manual_seed(0), {n: v.size for n, v in program.latents.items()}
+    plates = {name: latent.plates if apart else () for name, latent in program.latents.items()}
+    shapes = {name: tuple(program.plates[p] for p in of) for name, of in plates.items()}
+    rows = min(math.prod(shape) for shape in shapes.values())
+
+    def drawn() -> States:
+        return {n: seeded(torch.randint, size, shapes[n], generator=generator) for n, size in sizes.items()}
+
+    draws = (2 if len(program.upstream) > LONG else min(DRAWS, max(2, -(-STATES // rows)))) if apart else 0
+    orders = {n: torch.arange(size) for n, size in sizes.items()}
+    if apart:  # an order for every row by itself: what couples two of them meets all kinds of pairs
+        uniform = {n: seeded(torch.rand, size, *shapes[n], generator=generator) for n, size in sizes.items()}
+        orders = {n: u.argsort(0) for n, u in uniform.items()}
+    shifts = list[Sequence[int]](_shifts(list(sizes.values())))
+    for shift in shifts:
+        yield {name: orders[name][k % sizes[name]] for name, k in zip(sizes, shift, strict=True)}
+    if math.prod(sizes.values()) > JOINT_VALUES:
+        few = len(sizes) < MANY
+        draws = max(draws, (len(shifts) if apart else 0) + -(-COMBINATIONS // rows) if few else len(shifts) + 2)
+    for _ in range(len(shifts), draws):
+        yield drawn()
+
+
+def _shifts(sizes: Sequence[int]) -> Iterable[Sequence[int]]:
+    """Places in the orders of the latents' states: of all joint values, or else of all that neighbours have."""
+    if math.prod(sizes) <= JOINT_VALUES:
+        return product(*map(range, sizes))
+    largest, pairs = max(sizes), len(sizes) < MANY
+    through = (
+        [first + stride * k for k in range(len(sizes))]
+        for stride in range(largest if pairs else 1)
+        for first in range(largest)
+    )
+    return islice(through, min(JOINT_VALUES, max(largest, JOINT_VALUES // 2)))
+
+
+def _run(program: Program, params: Params, states: States) -> dict[str, Site]:
     """Run at concrete states, from another state of the generator: a model that draws random numbers is found out."""
     with torch.no_grad(), quiet():
         seed_generators(UNUSUAL)
-        return program.run(params, states)
+        return program.run(params, {name: _placed(program, name, index) for name, index in states.items()})
 
 
-def _broken(index: Mapping[str, object], error: Exception) -> ModelError:
+def _broken(states: States, error: Exception) -> ModelError:
     return ModelError(
-        f"The model: expected to run with its latents at {_shown(index)}, got {type(error).__name__}: {error}. Index "
+        f"The model: expected to run with its latents at {_shown(states)}, got {type(error).__name__}: {error}. Index "
         f"by values (table[z], Vindex), not by the position of a row or a state."
     )
 
 
-def _shown(index: Mapping[str, object]) -> str:
-    text = ", ".join(f"{name}={value}" for name, value in list(index.items())[:4])
-    return text + (", ..." if len(index) > 4 else "")
-
-
-def _joint_values(program: Program) -> Iterator[dict[str, int]]:
-    latents = program.latents
-    count = 1
-    for latent in latents.values():
-        count *= latent.size
-        if count > JOINT_VALUES:
-            break
-    if count <= JOINT_VALUES:
-        yield from (dict(zip(latents, k, strict=True)) for k in product(*(range(v.size) for v in latents.values())))
-        return
-    generator = torch.Generator().manual_seed(0)
-    largest = max(latent.size for latent in latents.values())
-    for k in range(min(largest, JOINT_VALUES // 2)):
-        yield {name: k % latent.size for name, latent in latents.items()}
-    for _ in range(JOINT_VALUES // 2 if len(latents) < SMALL // 10 else 2):
-        yield {n: int(seeded(torch.randint, v.size, (), generator=generator)) for n, v in latents.items()}
-
-
-def _shared(program: Program, name: str, k: int) -> Tensor:
-    """Return one state in all rows, in broadcast shape."""
-    latent = program.latents[name]
-    depth = -min(_dims_of_plates(program, name), default=0)
-    return latent.support[k].reshape((1,) * depth + tuple(latent.support.shape[1:]))
-
-
-def _dims_of_plates(program: Program, name: str) -> list[int]:
-    return [program.plate_dims[plate] for plate in program.latents[name].plates]
+def _shown(states: States) -> str:
+    text = ", ".join(f"{name}={index.tolist()}" for name, index in list(states.items())[:4])
+    return text + (", ..." if len(states) > 4 else "")
 
 
 def _placed(program: Program, name: str, index: Tensor) -> Tensor:
-    """Return drawn states, in the tensor dimensions of their plates."""
+    """Return states by row in the tensor dimensions of their plates; one that all rows share in those of size one."""
     latent = program.latents[name]
-    dims = _dims_of_plates(program, name)
-    depth = -min(dims, default=0)
-    shape = [1] * depth
-    for plate, dim in zip(latent.plates, dims, strict=True):
-        shape[dim] = program.plates[plate]
-    values = latent.support[index]
-    return values.reshape(tuple(shape) + tuple(latent.support.shape[1:]))
+    dims = [program.plate_dims[plate] for plate in latent.plates]
+    shape = [1] * -min(dims, default=0)
+    for dim, size in zip(dims, index.shape, strict=False):
+        shape[dim] = size
+    return latent.support[index].reshape((*shape, *latent.support.shape[1:]))
 
 
 def _named_index(program: Program, name: str, index: Tensor) -> Named:
-    plates = program.latents[name].plates
+    plates = program.latents[name].plates if index.dim() else ()
     keep = tuple(p for p in plates if program.plates[p] > 1)
     return Named(index.reshape([program.plates[p] for p in keep]), keep)
-
-
-def _compare(
-    groups: list[Alike],
-    program: Program,
-    concrete: Mapping[str, Site],
-    index: Mapping[str, Named],
-    shown: Mapping[str, object],
-) -> None:
-    for name, what in differences(groups, program, concrete, index):
-        raise ModelError(
-            f'Site "{name}": expected {what} to be the same whether its latents are enumerated or concrete, '
-            f"got another one at {_shown(shown)}. Do not reduce over a plate, index by position, branch on a "
-            f"sampled value or draw random numbers: let every row and state be computed by broadcasting."
-        )

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
+from ..program.marks import tensors_of
 from ..program.named import Params
-from ..program.probes import tensors_of
 from ..program.program import Program
 from ..program.site import Site
 from ..program.unroll import unroll

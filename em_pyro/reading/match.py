@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -11,24 +12,45 @@ from torch.distributions import Distribution
 
 from ..families import Family
 from ..families.charts import CHARTS, domain_of
-from ..program.named import Named, Params, batched, squeeze, unwrap
+from ..program.named import Named, Params, squeeze, unwrap
 from ..program.program import Program
 from ..program.site import Parameter, Site
 from .bank import Bank, RoleMap, Segment, entries_of
 from .reading import Unrecognised
 
 REMEMBERED = 10_000  # entries, in all replays, up to which a match is remembered by them
-FEW = 1000  # entries of an argument that are looked up first
+FEW = 1000  # entries of an argument that are looked at first
 EXACT = {torch.float64: 1e-11, torch.float32: 1e-4}  # a selection may pass through a normalisation
 
 
 @dataclass(frozen=True)
+class Tier:
+    """Atoms that are tried together, at every probe; each kind of key is put in order once."""
+
+    positions: Tensor  # in the bank, shape (M)
+    values: Tensor  # shape (probes, M)
+
+    @cached_property
+    def entries(self) -> tuple[Tensor, Tensor]:
+        """Values at the first probe, in order, and the atoms that have them."""
+        return _in_order(self.values[0])
+
+    @cached_property
+    def growth(self) -> tuple[Tensor, Tensor]:
+        """What the second probe is of the first one, which no known factor changes."""
+        return _in_order(self.values[1] / self.values[0])
+
+
+def _in_order(keys: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.where(keys.isfinite(), keys, torch.inf).sort(stable=True)
+
+
+@dataclass(frozen=True)
 class Atoms:
-    """The bank at every probe: tiers of positions to try one after the other, and the matrices."""
+    """The bank at every probe: tiers of atoms to try one after the other, and the matrices."""
 
     bank: Bank
-    values: Tensor = field(repr=False)  # (probes, M)
-    tiers: tuple[Tensor, ...] = field(repr=False)
+    tiers: tuple[Tier, ...] = field(repr=False)
     matrices: Tensor | None = field(repr=False)  # (probes, M, D, D); None where there are none, or several sizes
     rtol: float
     matched: dict[object, tuple[RoleMap, tuple[int, ...]] | None] = field(
@@ -46,7 +68,9 @@ def atoms_of(program: Program, values: Sequence[Params]) -> Atoms:
     """
     segments = _segments(program.parameters.values())
     matrices = _matrices(program.parameters.values())
-    bank = Bank(segments, (), matrices)
+    bank, used = Bank(segments, (), matrices), {s.parameter for s in (*segments, *matrices)}
+    batch = {name: torch.stack([value[name] for value in values]) for name in used}
+    entries = entries_of(segments, batch).double() if segments else torch.zeros((len(values), 0)).double()
     # Most arguments are entries of parameters as they are; those seen through a chart are looked at afterwards, and
     # one minus an entry last: of two probabilities that is the other one, too.
     tiers: tuple[list[Tensor], ...] = [], [], []
@@ -54,14 +78,12 @@ def atoms_of(program: Program, values: Sequence[Params]) -> Atoms:
         tiers[2 if segment.complement else segment.chart.name != "itself"].append(
             torch.arange(segment.offset, segment.offset + segment.size)
         )
+    positions = [torch.cat(tier) for tier in tiers if tier]
     single = any(p.initial.dtype == torch.float32 for p in program.parameters.values())
     return Atoms(
         bank,
-        torch.cat([entries_of(segments, batched(v)).double() for v in values])
-        if segments
-        else torch.zeros((len(values), 0)).double(),
-        tuple(torch.cat(tier) for tier in tiers if tier),
-        torch.cat([bank.stack(batched(v)).double() for v in values]) if matrices else None,
+        tuple(Tier(place, entries[:, place]) for place in positions),
+        bank.stack(batch).double() if matrices else None,
         EXACT[torch.float32 if single else torch.float64],
     )
 
@@ -130,13 +152,12 @@ def narrowest(family: Family, bases: Sequence[Distribution]) -> tuple[Family, li
 
 def match(site: Site, role: str, stack: Sequence[Tensor], event_dim: int, atoms: Atoms, *, multiples: bool) -> RoleMap:
     """Map an argument entry by entry, of `multiples` also those that are a known factor times a parameter."""
-    first = squeeze(stack[0].detach(), site.dims, site.name, event_dim)
-    entries = torch.stack([s.detach().reshape(-1) for s in stack]).double()
-    key = None
-    if entries.numel() <= REMEMBERED:
-        key = entries.cpu().numpy().tobytes(), first.tensor.shape, len(first.names), stack[0].dtype, multiples
+    first, key = squeeze(stack[0].detach(), site.dims, site.name, event_dim), None
+    if len(stack) * first.tensor.numel() <= REMEMBERED:
+        bits = _entries(stack).cpu().numpy().tobytes()
+        key = bits, first.tensor.shape, len(first.names), stack[0].dtype, multiples
     if key is None or key not in atoms.matched:
-        found = _match(first, entries, atoms, multiples=multiples)
+        found = _match(first, stack, atoms, multiples=multiples)
         if key is not None:
             atoms.matched[key] = found
     else:
@@ -171,27 +192,17 @@ def divided(site: Site, values: Params) -> str:
     return ""
 
 
-def _match(first: Named, entries: Tensor, atoms: Atoms, *, multiples: bool) -> tuple[RoleMap, tuple[int, ...]] | None:
+def _match(
+    first: Named, stack: Sequence[Tensor], atoms: Atoms, *, multiples: bool
+) -> tuple[RoleMap, tuple[int, ...]] | None:
     """Return the map of an argument and which of its named dimensions it keeps; None if it is no selection."""
-    shape = first.tensor.shape
-    index = torch.full((entries.shape[1],), -1)
-    coefficient = torch.ones(entries.shape[1], dtype=torch.float64)
-    rounding = torch.where(entries[0].isfinite(), atoms.rtol * entries[0].abs(), 0.0)
-    still = (entries == entries[0]) | ((entries - entries[0]).abs() <= rounding)
-    varying = ~(still | entries.isnan()).all(0)  # a constant may move by rounding where a row is normalised
-    open_entries = varying.nonzero().squeeze(-1)
-    few = open_entries[:: max(1, len(open_entries) // FEW)]
-    for some in (few, open_entries) if len(few) < len(open_entries) else (open_entries,):  # most say no at once
-        for wanted in (False, True) if multiples else (False,):
-            for tier in atoms.tiers:
-                todo = some[index[some] < 0]
-                if len(todo):
-                    found, factor = _search(entries[:, todo], atoms.values[:, tier], atoms.rtol, multiples=wanted)
-                    hit = found >= 0
-                    index[todo[hit]] = tier[found[hit]]
-                    coefficient[todo[hit]] = factor[hit]
-        if bool((index[some] < 0).any()):
-            return None
+    shape, step = first.tensor.shape, max(1, first.tensor.numel() // FEW)
+    if step > 1 and _selected(_entries(stack, step), atoms, multiples=multiples) is None:
+        return None  # most say no at once
+    found = _selected(_entries(stack), atoms, multiples=multiples)
+    if found is None:
+        return None
+    index, coefficient, varying = found
     constant = None if bool(varying.all()) else first.tensor.contiguous()
     if constant is not None and varying.any():
         constant = torch.where(varying.reshape(shape), 0.0, constant)
@@ -200,15 +211,36 @@ def _match(first: Named, entries: Tensor, atoms: Atoms, *, multiples: bool) -> t
     return made, tuple(first.names.index(n) for n in made.names)
 
 
-def _search(entries: Tensor, bank: Tensor, rtol: float, *, multiples: bool) -> tuple[Tensor, Tensor]:
-    """Find for every column of `entries` the column of `bank` that equals it (up to a factor) in all probes."""
-    if multiples:
-        if len(entries) < 2:
-            return torch.full((entries.shape[1],), -1), torch.ones(entries.shape[1])
-        keys, sought = bank[1] / bank[0], entries[1] / entries[0]
-    else:
-        keys, sought = bank[0], entries[0]
-    keys, order = torch.where(keys.isfinite(), keys, torch.inf).sort(stable=True)
+def _entries(stack: Sequence[Tensor], step: int = 1) -> Tensor:
+    """Return every entry of an argument, or one of so many, at all probes: shape (probes, entries)."""
+    return torch.stack([argument.detach().reshape(-1)[::step] for argument in stack]).double()
+
+
+def _selected(entries: Tensor, atoms: Atoms, *, multiples: bool) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Find the atom and the factor of every entry, and which of them vary at all; None where one that does has none."""
+    index = torch.full((entries.shape[1],), -1)
+    coefficient = torch.ones(entries.shape[1], dtype=torch.float64)
+    rounding = torch.where(entries[0].isfinite(), atoms.rtol * entries[0].abs(), 0.0)
+    still = (entries == entries[0]) | ((entries - entries[0]).abs() <= rounding)
+    varying = ~(still | entries.isnan()).all(0)  # a constant may move by rounding where a row is normalised
+    open_entries = varying.nonzero().squeeze(-1)
+    for wanted in (False, True) if multiples else (False,):
+        for tier in atoms.tiers:
+            todo = open_entries[index[open_entries] < 0]
+            if len(todo):
+                found, factor = _search(entries[:, todo], tier, atoms.rtol, multiples=wanted)
+                hit = found >= 0
+                index[todo[hit]] = tier.positions[found[hit]]
+                coefficient[todo[hit]] = factor[hit]
+    return None if bool((index[open_entries] < 0).any()) else (index, coefficient, varying)
+
+
+def _search(entries: Tensor, tier: Tier, rtol: float, *, multiples: bool) -> tuple[Tensor, Tensor]:
+    """Find for every column of `entries` the atom that equals it (up to a factor) in all probes."""
+    if multiples and len(entries) < 2:
+        return torch.full((entries.shape[1],), -1), torch.ones(entries.shape[1])
+    bank, sought = tier.values, entries[1] / entries[0] if multiples else entries[0]
+    keys, order = tier.growth if multiples else tier.entries
     sought = torch.where(sought.isfinite(), sought, torch.inf)
     slack = torch.where(sought.isfinite(), rtol * sought.abs(), 0.0)
     at = torch.searchsorted(keys, sought - slack)

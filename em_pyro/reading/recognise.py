@@ -18,9 +18,10 @@ from torch.distributions import transform_to
 
 from ..families import family_for, family_of
 from ..program.devices import seeded
+from ..program.marks import not_fitted, reached, traced_run
 from ..program.masks import seen
 from ..program.named import Batch, Named, batched, squeeze, unwrap
-from ..program.probes import LONG_PROGRAM, not_fitted, probes, reached, traced_run
+from ..program.probes import LONG_PROGRAM, probes
 from ..program.program import Program
 from ..program.site import Site
 from ..program.unroll import unroll, user_site
@@ -192,7 +193,7 @@ def _disagreeing(
     """Return the sites whose arguments have not the gradient that their maps claim, and for which parameters.
 
     An entry may have a parameter's value at every probe and yet not depend on it (it is detached), or depend on another
-    that is always equal. Two random combinations of all arguments at once tell; only where they differ are the sites
+    that is always equal. A random combination of all arguments at once tells; only where it differs are the sites
     looked at one by one, which takes a backward pass for each.
 
     Args:
@@ -208,7 +209,7 @@ def _disagreeing(
     pairs = _claims(traced, readings, bank, batch)
     generator = torch.Generator().manual_seed(1)
     every = [pair for of_site in pairs.values() for pair in of_site]
-    if not any(_apart(every, leaves, generator) for _ in range(2)):
+    if not _apart(every, leaves, generator):
         return {}
     apart = {n: _apart(own, leaves, generator) | _apart(own, leaves, generator) for n, own in pairs.items()}
     return {name: parameters for name, parameters in apart.items() if parameters}
@@ -260,17 +261,16 @@ def _apart(pairs: Sequence[Pair], leaves: Mapping[str, Tensor], generator: torch
     if not difference.requires_grad:
         return frozenset()
     targets = list(leaves.values())
+    single = torch.float32 in {leaf.dtype for leaf in targets}
+    share, rounding = (1e-3, 1e-5) if single else (1e-8, 1e-12)
     off = torch.autograd.grad(difference, targets, retain_graph=True, allow_unused=True)
+    over = {name: _largest(a) - rounding / _size(leaf) for (name, leaf), a in zip(leaves.items(), off, strict=True)}
+    if not any(not more <= 0 for more in over.values()):
+        return frozenset()  # whatever is claimed
     claimed: Sequence[Tensor | None] = [None] * len(targets)
     if size.requires_grad:
         claimed = torch.autograd.grad(size, targets, retain_graph=True, allow_unused=True)
-    single = torch.float32 in {leaf.dtype for leaf in targets}
-    share, rounding = (1e-3, 1e-5) if single else (1e-8, 1e-12)
-    return frozenset(
-        name
-        for name, a, b, leaf in zip(leaves, off, claimed, targets, strict=True)
-        if not _largest(a) <= share * _largest(b) + rounding / _size(leaf)
-    )
+    return frozenset(n for (n, more), b in zip(over.items(), claimed, strict=True) if not more <= share * _largest(b))
 
 
 def _size(tensor: Tensor) -> float:

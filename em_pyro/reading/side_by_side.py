@@ -6,7 +6,7 @@ compared in a few operations, however many steps there are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,43 +81,56 @@ def alike(enumerated: Mapping[str, Site], program: Program) -> list[Alike]:
 
 
 def differences(
-    groups: list[Alike], program: Program, concrete: Mapping[str, Site], index: Mapping[str, Named]
-) -> Iterator[tuple[str, str]]:
-    """Yield every site, and what of it, that a concrete run gave another value than the enumerated run does there.
+    groups: list[Alike],
+    program: Program,
+    runs: Sequence[Mapping[str, Site]],
+    indices: Sequence[Mapping[str, Named]],
+) -> Iterator[tuple[int, str, str]]:
+    """Yield where a concrete run gave another value than the enumerated one does there: the run, the site, and what.
 
     Args:
         groups: of the enumerated run.
         program: what was run.
-        concrete: the other run.
-        index: states of the latents in it, by plates.
+        runs: the others.
+        indices: states of the latents in each of them, by plates.
     """
-    taken = {name: parts_of(site) for name, site in concrete.items()}
-    index = {name: thinned(part, program) for name, part in index.items()}
+    taken = [{name: parts_of(site) for name, site in run.items()} for run in runs]
+    indices = [{name: thinned(part, program) for name, part in index.items()} for index in indices]
     for group in groups:
-        kept: dict[object, list[tuple[int, Named]]] = {}
-        for k, name in enumerate(group.sites):
-            if group.what not in taken[name]:
-                continue
-            part = taken[name][group.what]
-            if _shared_memory(part.tensor, group.given[k]):
-                continue
-            named = thinned(part, program)
-            chosen = tuple(index[n].names for n in group.latents[k])
-            kept.setdefault((named.names, named.tensor.shape, named.tensor.dtype, chosen), []).append((k, named))
+        kept: dict[object, list[tuple[int, int, Named]]] = {}
+        for run, parts in enumerate(taken):
+            for k, name in enumerate(group.sites):
+                part = parts[name].get(group.what)
+                if part is None or _shared_memory(part.tensor, group.given[k]):
+                    continue
+                named = thinned(part, program)
+                chosen = tuple(indices[run][n].names for n in group.latents[k])
+                kept.setdefault((named.names, named.tensor.shape, named.tensor.dtype, chosen), []).append(
+                    (run, k, named)
+                )
         for members in kept.values():
-            places = [k for k, _ in members]
-            every = len(places) == len(group.sites)
-            whole = group.whole if every else Named(group.whole.tensor[places], group.whole.names)
-            expected = Named(torch.stack([part.tensor for _, part in members]), (SITE, *members[0][1].names))
-            states = {}
-            for slot in range(len(group.latents[0])):
-                of = [index[group.latents[k][slot]] for k in places]
-                stacked = torch.stack([part.tensor for part in of]).to(whole.tensor.device)
-                states[f"[{slot}]"] = Named(stacked, (SITE, *of[0].names))
-            agree = _agree(expected, _select(whole, states, group.event), group.event)
-            for k, fine in zip(places, agree.expand(len(places)).tolist(), strict=True):
-                if not fine:
-                    yield group.sites[k], group.what
+            agree = _agreeing(group, members, indices).expand(len(members)).tolist()
+            yield from (
+                (run, group.sites[k], group.what) for (run, k, _), fine in zip(members, agree, strict=True) if not fine
+            )
+
+
+def _agreeing(
+    group: Alike, members: Sequence[tuple[int, int, Named]], indices: Sequence[Mapping[str, Named]]
+) -> Tensor:
+    """Tell of members of a group, each by its run and its place in the group, whether they are as enumerated."""
+    places, whole = [k for _, k, _ in members], group.whole
+    if len(group.sites) == 1:
+        whole = Named(whole.tensor.expand(len(places), *whole.tensor.shape[1:]), whole.names)
+    elif places != list(range(len(group.sites))):
+        whole = Named(whole.tensor[places], whole.names)
+    concrete = Named(torch.stack([part.tensor for _, _, part in members]), (SITE, *members[0][2].names))
+    states = {}
+    for slot in range(len(group.latents[0])):
+        of = [indices[run][group.latents[k][slot]] for run, k, _ in members]
+        stacked = torch.stack([part.tensor for part in of]).to(whole.tensor.device)
+        states[f"[{slot}]"] = Named(stacked, (SITE, *of[0].names))
+    return _agree(concrete, _select(whole, states, group.event), group.event)
 
 
 def _shared_memory(a: Tensor, b: Tensor) -> bool:

@@ -100,3 +100,46 @@ def test_single_precision_steps_may_go_on_for_ever() -> None:
     em = EM(model)
     losses = [em.step(x) for _ in range(150)]
     assert losses[-1] == pytest.approx(min(losses), rel=1e-6)
+
+
+def lines(x: Tensor) -> None:
+    """One line through all points."""
+    slope, scale = pyro.param("slope", tensor(0.3)), pyro.param("scale", tensor(1.0), constraint=constraints.positive)
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.Normal(slope * torch.arange(1.0, 1 + len(x)), scale), obs=x)
+
+
+def clusters(x: Tensor) -> None:
+    """Two normals, each with a scale of its own."""
+    loc = pyro.param("loc", tensor([0.0, 4.0]))
+    scale = pyro.param("scale", torch.ones(2), constraint=constraints.positive)
+    with pyro.plate("row", len(x)):
+        z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5])))
+        pyro.sample("x", dist.Normal(loc[z], scale[z]), obs=x)
+
+
+COLLAPSES = {
+    "equal values": (clusters, torch.ones(5)),
+    "a group of them": (clusters, tensor([0.0, 0.0, 0.0, 4.0, 5.0, 6.0])),
+    "points on a line": (lines, 2 * torch.arange(1.0, 6.0)),
+}
+
+
+@pytest.mark.parametrize("kind", COLLAPSES)
+def test_a_step_into_a_collapse_is_refused_by_its_name(kind: str) -> None:
+    """The scale that collapses is named, with why, and the values before it stay; a fit says the same as its ending."""
+    model, x = COLLAPSES[kind]
+    em, said = EM(model), ""
+    for _ in range(20):
+        before = stored()
+        try:
+            em.step(x)
+        except ObjectiveError as error:
+            said = str(error)
+            break
+    assert 'site "x": scale collapsed at' in said
+    assert "rows have equal values, or are fitted exactly" in said
+    assert equal(stored(), before)
+    assert all(bool(torch.isfinite(value).all()) for value in stored().values())
+    pyro.clear_param_store()
+    assert EM(model).fit(x).outcome == "degenerate"

@@ -101,7 +101,7 @@ def test_what_is_masked_does_not_widen_a_replayed_site(hole: float) -> None:
             z = pyro.sample("z", dist.Categorical(weights))
             pyro.sample("x", dist.Normal(root[z] ** 3, scale[z]).mask(seen), obs=x)
 
-    x = torch.randn(100, generator=generator()) + 6.0 * (torch.arange(100) % 2)
+    x = torch.randn(100, generator=generator()) + 2.0 + 6.0 * (torch.arange(100) % 2)
     seen = torch.rand(100, generator=generator(1)) < 0.8
     pyro.clear_param_store()
     assert EM(model).fit(torch.where(seen, x, hole), seen).converged

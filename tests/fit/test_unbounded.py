@@ -9,7 +9,7 @@ import torch
 from oracles.agreement import close
 from oracles.tolerances import SOLVERS
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import constraints, transforms
 
 from em_pyro import EM
 
@@ -47,6 +47,78 @@ def test_an_objective_without_digits_is_no_maximum() -> None:
     fit = EM(model).fit(torch.full((6,), 3.0))
     assert fit.outcome == "unconfirmed"
     assert "digits" in str(fit.notes)
+
+
+def logistic_of_logarithms(loc: Tensor, scale: Tensor) -> Any:
+    """A log-logistic density."""
+    return dist.TransformedDistribution(dist.Logistic(loc, scale), [transforms.ExpTransform()])
+
+
+def normal_of_logits(loc: Tensor, scale: Tensor) -> Any:
+    """A logit-normal density."""
+    return dist.TransformedDistribution(dist.Normal(loc, scale), [transforms.SigmoidTransform()])
+
+
+def stretched(loc: Tensor, scale: Tensor) -> Any:
+    """A density whose own scale is one."""
+    return dist.TransformedDistribution(dist.Logistic(0.0 * loc, 1.0), [transforms.AffineTransform(loc, scale)])
+
+
+def stretched_logits(loc: Tensor, scale: Tensor) -> Any:
+    """The same of logits."""
+    onto = [transforms.AffineTransform(loc, scale), transforms.SigmoidTransform()]
+    return dist.TransformedDistribution(dist.Logistic(0.0 * loc, 1.0), onto)
+
+
+@pytest.mark.parametrize("law", [logistic_of_logarithms, normal_of_logits, stretched, stretched_logits])
+@pytest.mark.parametrize("states", [1, 2])
+def test_a_scale_under_a_transform_collapses_too(law: Any, states: int) -> None:
+    """It is that of the values before what is done to them, and of what a change of units makes of it."""
+
+    def model(x: Tensor) -> None:
+        weights = pyro.param("weights", torch.ones(states) / states, constraint=SIMPLEX)
+        loc = pyro.param("loc", torch.linspace(-1.0, 0.5, states))
+        scale = pyro.param("scale", torch.ones(states), constraint=POSITIVE)
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Categorical(weights))
+            pyro.sample("x", law(loc[z], scale[z]), obs=x)
+
+    pyro.clear_param_store()
+    fit = EM(model).fit(torch.full((5,), 0.3))
+    assert fit.outcome == "degenerate"
+    assert fit.num_steps <= 40
+    pyro.clear_param_store()
+    spread = torch.tensor([0.1, 0.2, 0.35, 0.3, 0.6, 0.8])
+    assert states == 2 or EM(model).fit(spread).converged
+
+
+def test_the_steps_of_a_density_without_digits_are_no_maxima() -> None:
+    """Two shapes make a spike of equal values; torch's density there is a staircase, on which the slope is zero."""
+
+    def model(x: Tensor) -> None:
+        a = pyro.param("a", torch.tensor(0.2))
+        b = pyro.param("b", torch.tensor(1.0), constraint=POSITIVE)
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", dist.Kumaraswamy(a.exp(), b), obs=x)
+
+    pyro.clear_param_store()
+    fit = EM(model).fit(torch.full((6,), 0.3))
+    assert fit.outcome == "unconfirmed"
+    assert "higher a part of a standard error" in str(fit.notes)
+
+
+def test_an_inflection_is_no_maximum() -> None:
+    """A cube has no slope at zero, where steps stay that come near it."""
+
+    def model(x: Tensor) -> None:
+        root = pyro.param("root", torch.tensor(0.5))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", dist.Normal(root**3, 1.0), obs=x)
+
+    for loc in (-0.1, 0.0, 0.1):
+        pyro.clear_param_store()
+        fit = EM(model).fit(loc + torch.linspace(-1.0, 1.0, 9))
+        assert not fit.converged or float(fit.params["root"]) ** 3 == pytest.approx(loc, abs=1e-3)
 
 
 def pareto(scale: Tensor) -> dist.Distribution:

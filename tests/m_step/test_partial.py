@@ -99,7 +99,7 @@ def test_a_memory_that_is_wrong_is_given_up(hessian: float) -> None:
     found = expect(here.engine, params)
     (climb,) = here.plan.climbs
     values = []
-    memories: list[Carried] = [{}, {climb.names: Curvature(hessian * torch.eye(7), age=100)}]
+    memories: list[Carried] = [{}, {climb.names: Curvature(hessian * torch.eye(7), torch.ones(7), age=100)}]
     for memory in memories:
         new = ascend(here.engine, found, params, climb, memory)
         values.append(float(here.engine.q({n: v.unsqueeze(0) for n, v in {**params, **new}.items()}, found)))

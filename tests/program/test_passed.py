@@ -1,7 +1,7 @@
 """What users pass: other kinds of data are converted or refused by name, and so are starts and states."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, wraps
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from oracles.tolerances import IDENTITY
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
-from em_pyro import EM
+from em_pyro import EM, DataError
 
 X = [0.0, 0.5, 0.25, 3.0, 3.5, 2.75, 0.125]
 
@@ -179,6 +179,63 @@ def test_what_the_model_itself_stumbles_over(kind: str) -> None:
         if model is by_shape or kind in ("None", "a number", "0-d"):  # others have a length
             said = r'^Argument "x": expected .* it raised (TypeError|AttributeError|IndexError): '
             refuse("data", said, model, STUMBLED[kind])
+
+
+def sized(x: Tensor, count: Any = 2, *, width: float = 1.0) -> None:
+    """A mixture with as many components as an argument says."""
+    weights = pyro.param("weights", torch.ones(count) / count, constraint=constraints.simplex)
+    loc = pyro.param("loc", torch.arange(float(count)))
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Categorical(weights))
+        pyro.sample("x", dist.Normal(loc[z], width), obs=x)
+
+
+CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
+    "nothing": ((), {}, "missing a required argument: 'x'"),
+    "too much": ((tensor(X), 2, 3), {}, "too many positional arguments"),
+    "a name it has not": ((tensor(X),), {"counts": 3}, "unexpected keyword argument 'counts'"),
+    "twice": ((tensor(X),), {"x": tensor(X)}, "multiple values for argument 'x'"),
+}
+
+
+@pytest.mark.parametrize("kind", CALLS)
+@pytest.mark.parametrize("method", ["plan", "step", "fit", "posterior", "posterior_on"])
+def test_a_call_that_the_model_does_not_take(kind: str, method: str) -> None:
+    """What it lacks is said, and what the model takes: by a fit that has rows already, too."""
+    args, kwargs, lacking = CALLS[kind]
+    asked = EM(sized, max_steps=2).fit(tensor(X)) if method == "posterior_on" else EM(sized)
+    with pytest.raises(DataError) as caught:
+        getattr(asked, method)(*args, **kwargs)
+    assert "sized(x: " in str(caught.value)
+    assert lacking in str(caught.value)
+
+
+def test_a_wrapped_model_has_the_call_of_its_wrapper() -> None:
+    """A wrapper gives what the model below still lacks: no signature is asked before the call has failed."""
+
+    @wraps(sized)
+    def three(x: Tensor) -> None:
+        sized(x, 3)
+
+    assert EM(three, max_steps=2).fit(tensor(X)).params["loc"].shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (0, r'^Parameter "weights": expected .* at least one entry in every row, got shape \(0,\)'),
+        (-1, r'^Argument "count": expected what the model runs with, got -1,'),
+        ("2", r"""^Argument "count": expected what the model runs with, got '2',"""),
+    ],
+)
+def test_numbers_of_components_that_are_none(count: Any, said: str) -> None:
+    """None at all, fewer, and a word: the parameter is named, or the argument."""
+    refuse("data", said, sized, tensor(X), count)
+
+
+def test_a_sparse_table_is_to_be_made_dense() -> None:
+    """The site is named."""
+    refuse("data", r'^Site "x": expected a dense tensor, got torch.sparse_coo', points, tensor(X).to_sparse())
 
 
 def test_an_error_of_the_model_that_no_argument_explains_is_its_own() -> None:

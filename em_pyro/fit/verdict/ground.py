@@ -68,6 +68,7 @@ class Ground:
             slope = torch.autograd.grad(q, leaf, allow_unused=True)[0] if q.requires_grad else None
         return torch.zeros_like(points) if slope is None else slope
 
+    @torch.enable_grad()
     def curvature_of_q(self, found: Expectation) -> Tensor | None:
         """Return the information in complete data, minus the Hessian of `Q`, `(D, D)`; None if torch has none."""
         units = torch.eye(self.around.size, dtype=torch.float64)
@@ -76,7 +77,7 @@ class Ground:
             rows = torch.cat([units[:0], *(self._products(found, directions) for directions in some)])
         except RuntimeError:  # a function of the model that can be differentiated only once
             return None
-        return -(rows + rows.mT) / 2
+        return -(rows + rows.mT).detach() / 2
 
     def _products(self, found: Expectation, directions: Tensor) -> Tensor:
         """Return the products of the Hessian of `Q` with `directions (M, D)`.
@@ -87,7 +88,7 @@ class Ground:
         leaf = torch.zeros_like(directions[:1] if self.problem.engine.open else directions).requires_grad_()
         with torch.enable_grad():
             q = self.problem.engine.q(self.around.batch(leaf), found).sum()
-            slope = torch.autograd.grad(q, leaf, create_graph=True)[0]
+            slope = torch.autograd.grad(q, leaf, create_graph=True)[0] if q.requires_grad else leaf.detach()
         if not slope.requires_grad:
             return torch.zeros_like(directions)
         along = ((slope * one).sum() for one in directions.split(len(leaf)))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...e_step.engine import Engine
 from ...e_step.expectation import Expectation
+from ...families.charts import domain_of
 from ...program.coordinates import Coordinates, joined
 from ...program.named import Params, batched
 from .pattern import Pattern, folded, pattern_of, whole
@@ -79,6 +80,21 @@ class Hill:
         engine = self.engine
         single = any(engine.program.parameters[name].initial.dtype == torch.float32 for name in self.coordinates.names)
         return 1e-7 if single and (engine.moving or engine.open_priors) else 1e-13
+
+    @cached_property
+    def real(self) -> Tensor:
+        """Which coordinates have the units of the data: those of real parameters, `(D,)`."""
+        program = self.engine.program
+        parts = {
+            name: torch.full_like(part, float(domain_of(program.parameters[name].constraint) == "real"))
+            for name, part in self.cut(self.start).items()
+        }
+        return joined(parts) > 0
+
+    @property
+    def rows(self) -> int:
+        """Rows of the data, whether equal ones are merged or not."""
+        return max(1, prod(self.engine.full.program.plates.values()))
 
     def cut(self, vector: Tensor) -> dict[str, Tensor]:
         """One tensor for each free parameter."""

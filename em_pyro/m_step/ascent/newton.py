@@ -12,7 +12,7 @@ from .pattern import Pattern
 STEPS = 60
 QUICK = 0.1  # of the gradient: what a step may leave for the Hessian to be kept
 SHORTEST = 1e-10
-LONGEST = 4.0  # of a step in any unconstrained coordinate, in its unit or in one
+LONGEST = 4.0  # of a step in any unconstrained coordinate, in its unit
 FAR = 100.0  # beside `1 + |coordinate|`: what is left behind where little comes of a step
 LITTLE = 0.1  # of the slope times the step; half of it is all that a quadratic function gains
 DONE = 100.0  # units of rounding: the gradient at which to end, after at least one step, if it promises nothing
@@ -44,6 +44,7 @@ def newton(
     References: Nocedal & Wright (2006), Numerical Optimization, sections 3.4 and 6.2; Dauphin et al. (2014).
     """
     hessian: Tensor | None = None
+    least: Tensor | None = None
     fresh = False
     for k in range(STEPS):
         small = done(hill, value, slope, begun=k > 0)
@@ -57,7 +58,9 @@ def newton(
             break
         if small and promises_nothing(hill, value, float(direction @ slope)):
             break
-        found = higher(hill, (vector, value, slope), direction, units(hessian))
+        unit = units(hill, hessian, least)
+        least = unit if least is None else least
+        found = higher(hill, (vector, value, slope), direction, unit)
         if found is None:
             if fresh:
                 break
@@ -90,9 +93,21 @@ def promises_nothing(hill: Hill, value: float, gain: float) -> bool:
     return gain <= hill.precision * (1.0 + abs(value))
 
 
-def units(hessian: Tensor) -> Tensor:
-    """Return what `Q` changes over by about one along every coordinate, at least one."""
-    return hessian.diagonal().abs().clamp(min=1e-300).rsqrt().clamp(min=1.0)
+def units(hill: Hill, hessian: Tensor, least: Tensor | None = None) -> Tensor:
+    """Return what `Q` changes over by about one along every coordinate: logarithms and logits at least by one.
+
+    A real coordinate has the units of the data, in which one is nothing: it is measured by what one row tells.
+
+    Args:
+        hill: what is climbed.
+        hessian: of `Q`.
+        least: units from where the climb began; none is smaller. A coordinate that runs off under `exp` is curved ever
+            more.
+    """
+    information = hessian.diagonal().abs()
+    real = (information / hill.rows).clamp(min=1e-300).rsqrt()
+    found = torch.where(hill.real, real, information.clamp(min=1e-300).rsqrt().clamp(min=1.0))
+    return found if least is None else torch.maximum(found, least)
 
 
 def higher(hill: Hill, point: Point, direction: Tensor, units: Tensor | float = 1.0) -> Point | None:
@@ -140,7 +155,7 @@ def corrected(hessian: Tensor, step: Tensor, change: Tensor) -> Tensor:
     """The symmetric rank-one update: the Hessian that explains how the gradient has changed along a step."""
     missed = change - hessian @ step
     along = missed @ step
-    if float(along.abs()) <= 1e-8 * float(missed.norm() * step.norm()):
+    if float(along.abs()) <= 1e-8 * float(missed.abs() @ step.abs()):  # which has no unit, unlike norms
         return hessian
     return hessian + torch.outer(missed, missed) / along
 

@@ -36,12 +36,23 @@ class Curvature:
 
     Attributes:
         hessian: of `Q`, corrected since it was computed, shape `(D, D)`.
+        least: units of the coordinates where the fit began, `(D,)`.
         age: evaluations of `Q` since then.
     """
 
     method: ClassVar[str] = "Newton"
     hessian: Tensor = field(repr=False)
+    least: Tensor = field(repr=False)
     age: int = 0
+
+    @classmethod
+    def at(cls, hill: Hill, hessian: Tensor, before: Curvature | None) -> Curvature:
+        """A Hessian just computed; the first one says the units."""
+        return cls(hessian, units(hill, hessian) if before is None else before.least)
+
+    def units(self, hill: Hill) -> Tensor:
+        """Return the units of the coordinates here."""
+        return units(hill, self.hessian, self.least)
 
     @property
     def size(self) -> int:
@@ -55,7 +66,8 @@ class Curvature:
         """
         if found[1] - point[1] < LITTLE * promised:
             return None
-        return Curvature(corrected(self.hessian, found[0] - point[0], found[2] - point[2]), self.age + 1)
+        hessian = corrected(self.hessian, found[0] - point[0], found[2] - point[2])
+        return replace(self, hessian=hessian, age=self.age + 1)
 
 
 @dataclass(frozen=True)
@@ -92,7 +104,7 @@ class Pairs:
 
     def with_pair(self, step: Tensor, change: Tensor) -> Pairs:
         """The same with one more pair, unless `Q` is convex along it."""
-        if -float(step @ change) <= 1e-10 * float(step.norm() * change.norm()):
+        if -float(step @ change) <= 1e-10 * float(step.abs() @ change.abs()):
             return self
         return Pairs(torch.cat([self.steps, step[None]])[-KEPT:], torch.cat([self.changes, change[None]])[-KEPT:])
 
@@ -115,13 +127,15 @@ def by_curvature(
         OnlyOnce: torch cannot differentiate `Q` twice.
     """
     climb, fresh = _Climb(hill, point[1]), False
+    begun = known
     for trial in range(TRIALS):
         small = done(hill, point[1], point[2], begun=trial > 0)
         if small and not bool(point[2].any()):
             break
         if known is None:
             hessian, pattern = hill.curvature(point[0], pattern)
-            known, fresh = Curvature(hessian), True
+            known, fresh = Curvature.at(hill, hessian, begun), True
+            begun = known
         direction = newton_direction(point[2], known.hessian)
         if direction is None:
             return point, None, pattern
@@ -132,7 +146,7 @@ def by_curvature(
         if trial and not fresh and not dear and left > POOR * climb.gained:
             known = None
             continue
-        found = higher(hill, point, direction, units(known.hessian))
+        found = higher(hill, point, direction, known.units(hill))
         if found is None:
             if fresh:
                 break

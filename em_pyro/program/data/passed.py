@@ -25,6 +25,7 @@ AS_PASSED, ARRAYS, LISTS = 0, 1, 2
 
 WIDE = (torch.int64, torch.float32, torch.float64, torch.complex64, torch.complex128)
 CROSS_ENTROPIES = (torch.distributions.Bernoulli,)  # torch computes them of floating point only
+TENSOR = "a tensor, with a dimension for the rows of each plate"
 Result = TypeVar("Result")
 
 
@@ -38,7 +39,8 @@ def first_that_runs(
 
     Raises:
         EMError: that of the last run, if no run succeeds.
-        DataError: the model itself stumbles over the type of an argument, in the first run.
+        DataError: the call is none that the model takes; or the model itself stumbles over an argument, in the first
+            run.
         Exception: what else it raised there, if no error is of ours.
     """
     errors: list[Exception] = []
@@ -57,25 +59,51 @@ def first_that_runs(
 
 
 def _blamed(model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], error: Exception) -> str:
-    """Name the argument over whose type a model has stumbled, if its error says that type; else nothing."""
-    if not isinstance(error, (TypeError, AttributeError, IndexError)):
+    """Name the argument over which a model has stumbled, if its error says so, or what its call lacks; else nothing."""
+    try:
+        signature = inspect.signature(model)
+    except (TypeError, ValueError):  # of a builtin
         return ""
     try:
-        given = inspect.signature(model).bind(*args, **kwargs).arguments
-    except (TypeError, ValueError):  # another call than the model has, which Python's own error says
-        return ""
+        given = signature.bind(*args, **kwargs).arguments
+    except TypeError as lacking:
+        if not isinstance(error, TypeError):
+            return ""
+        return (
+            f"The model: expected a call that {_named(model)}{signature} takes, got one with {len(args)} positional "
+            f"arguments and {sorted(kwargs) or 'none'} by name: {lacking}. Pass what the model takes."
+        )
     for name, value in given.items():
-        flat = isinstance(value, Tensor) and not value.dim()
-        if isinstance(value, Tensor) and not flat:
-            continue
-        kind = "0-d tensor" if flat else f"'{type(value).__name__}'"
-        if kind in str(error) or (flat and isinstance(error, IndexError)):
-            got = "a tensor without dimensions" if flat else "None" if value is None else type(value).__name__
+        if _is_at_fault(value, error):
+            got, other = ("a tensor without dimensions", TENSOR) if isinstance(value, Tensor) else _got(value)
             return (
                 f'Argument "{name}": expected what the model runs with, got {got}, on which it raised '
-                f"{type(error).__name__}: {error}. Pass a tensor, with a dimension for the rows of each plate."
+                f"{type(error).__name__}: {error}. Pass {other}."
             )
     return ""
+
+
+def _is_at_fault(value: Any, error: Exception) -> bool:
+    """Tell whether the error of a model is about an argument of that type; or that number, if it is negative."""
+    if isinstance(value, int) and value < 0:
+        return isinstance(error, (RuntimeError, ValueError, IndexError)) and str(value) in str(error)
+    if not isinstance(error, (TypeError, AttributeError, IndexError)):
+        return False
+    if isinstance(value, Tensor):
+        return not value.dim() and ("0-d tensor" in str(error) or isinstance(error, IndexError))
+    kind = type(value).__name__
+    return f"'{kind}'" in str(error) or str(error).endswith(f"not {kind}")
+
+
+def _got(value: Any) -> tuple[str, str]:
+    """Say what an argument is, and what to pass instead."""
+    if isinstance(value, (int, str)):
+        return repr(value), "another value"
+    return "None" if value is None else type(value).__name__, TENSOR
+
+
+def _named(model: Callable[..., Any]) -> str:
+    return getattr(model, "__name__", type(model).__name__)
 
 
 def converted(args: tuple[Any, ...], kwargs: Mapping[str, Any], how: int) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
@@ -114,6 +142,8 @@ def observed(name: str, value: Any) -> Tensor:
         DataError: it is none, and no array, frame or list of numbers.
     """
     if isinstance(value, Tensor):
+        if value.layout != torch.strided:
+            raise DataError(f'Site "{name}": expected a dense tensor, got {value.layout}. Call .to_dense().')
         return value
     try:
         return tensor_of(value)

@@ -48,7 +48,7 @@ def columns(
             have += [(name, index, value) for index, value in new if bool((index >= 0).any())]
     for link, base, slots_of_link in zip(replays.links, replays.base, found, strict=True):
         if slots_of_link:
-            yield link, _assembled(link, base, slots_of_link, coordinates, replays.noise)
+            yield link, _assembled(link, base, slots_of_link, coordinates)
 
 
 def _straight(replays: Replays) -> list[bool]:
@@ -81,8 +81,8 @@ def _slots_of(replays: Replays, name: str, budget: int) -> list[list[Slot]] | No
             found = _slot(replays, name, tuple(slice(None) if i in chosen else k for i, k in enumerate(corner)))
             if found is None:
                 break
-            for have, new in zip(slots, found, strict=True):
-                have.append(new)
+            for have, (index, value) in zip(slots, found, strict=True):
+                have.append(_thinned(index, value, replays.noise))
         else:
             return slots
     raise AssertionError("single entries are slots")
@@ -123,8 +123,8 @@ def _slot(replays: Replays, name: str, where: tuple[int | slice, ...]) -> list[S
 
 def _hidden(replays: Replays, name: str, entries: Tensor, slots: Sequence[Slot]) -> bool:
     """Whether an entry that no cell seems to have moves one: it was lost beside another, by the units of covariates."""
-    used = torch.cat([index.flatten() for index, _ in slots])
-    left = entries[~torch.isin(entries, used)]
+    used = torch.stack([_used(index, replays.zero[name].numel()) for index, _ in slots]).any(0)
+    left = entries[~used[entries]]
     if not len(left):
         return False
     mask = torch.zeros(replays.zero[name].numel(), dtype=torch.float64)
@@ -142,11 +142,10 @@ def _assembled(
     base: Tensor,
     slots: Sequence[tuple[str, Tensor, Tensor]],
     coordinates: Mapping[str, Chart],
-    noise: float,
 ) -> Affine:
-    """Drop the dimensions along which slots do not vary, and put those that vary alike side by side."""
+    """Put slots that vary along the same dimensions side by side."""
     order = list(coordinates)
-    used = [(order.index(name), int(i)) for name, index, _ in slots for i in index[index >= 0].unique()]
+    used = [(order.index(name), int(i)) for name, index, _ in slots for i in _used(index).nonzero()]
     entries = sorted(set(used))
     groups: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
     for name, index, value in slots:
@@ -154,8 +153,7 @@ def _assembled(
         for k, (which, i) in enumerate(entries):
             if order[which] == name:
                 place[i] = k
-        thin, multiplier = _thinned(torch.where(index < 0, -1, place[index]), value, noise)
-        groups.setdefault(tuple(thin.shape), []).append((thin, multiplier))
+        groups.setdefault(tuple(index.shape), []).append((torch.where(index < 0, -1, place[index]), value))
     pieces = []
     for group in groups.values():
         values = torch.broadcast_tensors(*(value for _, value in group))
@@ -169,16 +167,26 @@ def _assembled(
     return Affine(names, offset.contiguous(), tuple(pieces), link.chart, curved)
 
 
+def _used(index: Tensor, size: int | None = None) -> Tensor:
+    """Tell of entries, of so many or up to the last one, whether a cell takes them."""
+    size = int(index.max()) + 1 if size is None else size
+    return torch.zeros(size + 1, dtype=torch.bool, device=index.device).index_fill_(0, index.flatten() + 1, True)[1:]  # noqa: FBT003
+
+
 def _thinned(index: Tensor, value: Tensor, noise: float) -> tuple[Tensor, Tensor]:
     """Keep one of what is the same along a dimension; an index is free where its multiplier is zero, and vice versa."""
     for d in range(index.dim()):
-        first = index.gather(d, (index >= 0).byte().argmax(d, keepdim=True))
+        first = index.amax(d, keepdim=True)  # of those that are not free, which are -1
         if bool(((index == first) | (index < 0)).all()):
             index = first
     free = (index < 0).expand(value.shape)
     slack = 10 * noise * float(value.abs().max())
     for d in range(value.dim()):
-        first = value.gather(d, (~free).byte().argmax(d, keepdim=True))
+        ends = [part.narrow(d, k, 1) for part in (value, free) for k in (0, value.shape[d] - 1)]
+        if bool((((ends[0] - ends[1]).abs() > slack) & ~ends[2] & ~ends[3]).any()):
+            continue
+        some = bool(free.any())
+        first = value.gather(d, (~free).byte().argmax(d, keepdim=True)) if some else ends[0]
         if bool((((value - first).abs() <= slack) | free).all()):
             value, free = first, free.all(d, keepdim=True)
     return index, value

@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ...program.continuous.local import NORMAL
+from ...program.marks import reached, traced_run
 from ...program.named import Params, unwrap
-from ...program.probes import reached, traced_run
 from ...program.program import Program
 from ...program.site import Site
 from ..improper import unbounded
