@@ -70,7 +70,8 @@ save(figure, "nile")
 
 # %% [markdown]
 # The variances are those of the textbook, 15,099 and 1,469.1, and the log-likelihood is its diffuse one. The level
-# falls most in the years around 1899. Inside a gap the band widens to the middle, and it is as narrow as before at the ends.
+# falls most in the years around 1899. Inside a gap the band widens to the middle, and it is as narrow as before at
+# the ends.
 
 # %%
 mean, sd = smoothed(fit)

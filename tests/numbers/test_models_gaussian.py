@@ -187,15 +187,16 @@ def test_every_m_step_is_a_closed_form(name: str) -> None:
     assert {line.how for line in plan.lines.values()} <= {"closed form", "swept"}
 
 
-FITTED = ("factors-missing", "factors-confirmatory", "effects-slopes", "missing-mixture", "linear-system")
+FITTED = ("factors-missing", "factors-confirmatory", "effects-slopes", "missing-mixture", "local-level-missing")
 
 
 @pytest.mark.parametrize("name", FITTED)
 def test_a_fit_ends_at_a_maximum(name: str) -> None:
     """The gradient of the dense log-density is zero there, by the parameters without their constraints."""
     model, args = small(name)
-    fit = EM(model, tol=1e-12, max_steps=3000).fit(*args)
+    fit = EM(model, tol=1e-11, max_steps=3000).fit(*args)
     assert fit.converged
+    assert not any("withdrawn" in note for note in fit.notes)
     free = {n: v.log() if n in ("scale", "within", "noise", "weights") else v for n, v in fit.params.items()}
     free = {n: v.clone().requires_grad_() for n, v in free.items()}
 
@@ -215,11 +216,11 @@ def test_a_fit_ends_at_a_maximum(name: str) -> None:
 
 
 def test_effects_are_recovered() -> None:
-    """Of 100 groups: scales 2 and 1 around 5, each within four of its standard errors; the start was further off."""
-    y, group = random_effects.simulate(500, 100)
+    """Of 40 groups: scales 2 and 1 around 5, each within four of its standard errors; the start was further off."""
+    y, group = random_effects.simulate(160, 40)
     first = start(random_effects.intercepts, y, group)
-    params = EM(random_effects.intercepts).fit(y, group).params
-    errors = {"mean": 2 / 100**0.5, "between": 2 / 200**0.5, "within": 1 / 800**0.5}
+    params = EM(random_effects.intercepts, tol=1e-5).fit(y, group).params
+    errors = {"mean": 2 / 40**0.5, "between": 2 / 80**0.5, "within": 1 / 240**0.5}
     truth = {"mean": 5.0, "between": 2.0, "within": 1.0}
     assert all(abs(float(params[n]) - truth[n]) < 4 * errors[n] for n in truth)
     assert any(abs(float(first[n]) - truth[n]) > 4 * errors[n] for n in truth)
@@ -239,7 +240,7 @@ def test_correlated_factors_are_recovered() -> None:
 def test_a_linear_system_is_recovered() -> None:
     """Its states are known up to a linear map: the eigenvalues of the transition are 0.8 and 0.4 i on either side."""
     y, k, lengths = state_space.simulate_system(200, 5)
-    params = EM(state_space.linear_dynamical_system).fit(y, k, lengths).params
+    params = EM(state_space.linear_dynamical_system, tol=1e-5).fit(y, k, lengths).params
     eigenvalue = torch.linalg.eigvals(params["transition"])[0]
     assert abs(float(eigenvalue.real) - 0.8) < 0.1
     assert abs(abs(float(eigenvalue.imag)) - 0.4) < 0.1
