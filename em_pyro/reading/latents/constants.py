@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from ...errors import ModelError
-from ...program.named import broadcast, unwrap
+from ...program.named import Params, broadcast, unwrap
 from ...program.program import Program
 from ...program.site import Site
 from ..reading import Recognition
@@ -109,21 +109,21 @@ def _found(replays: Replays, recognition: Recognition, coarse: Mapping[tuple[int
         raise _too_many(replays.places)
     moves = [_moved(replays, entries, colours, c) for c in range(-1, count)]
     which = [_which(replays, frame, start) for frame in frames]
-    bases = [replays.run(zero, move) for move in moves]
+    base = replays.run(zero, moves[0])
+    constants = _differences(replays, zero, moves, base, None, start)
     slots: dict[str, list[Slot]] = {n: [] for n in start}
     for frame, takes in zip(frames, which, strict=True):
-        if not takes:
-            continue
-        runs = [replays.run(frame.at(1.0), move) for move in moves]
-        for name, taken in takes.items():
-            slots[name].append(Slot(taken, _slopes(name, runs, bases)))
+        if takes:
+            slopes = _differences(replays, frame.at(1.0), moves, base, constants, takes)
+            for name, taken in takes.items():
+                some = tuple(slope if bool((slope != 0).any()) else None for slope in slopes[name])
+                slots[name].append(Slot(taken, some))
     made = {}
     for name in start:
-        constants = tuple(_covariates(name, bases))
         own = tuple(thin(_of_colour(indices[name], colours, c)) for c in range(count)) if name in indices else ()
         site = recognition.runs[0][name]
         made[name] = _pruned(
-            Bilinear(site, names_of(site), shapes[name], own, tuple(entries), constants, tuple(slots[name]))
+            Bilinear(site, names_of(site), shapes[name], own, tuple(entries), constants[name], tuple(slots[name]))
         )
     _certify(replays, made)
     return made
@@ -188,20 +188,29 @@ def _which(replays: Replays, frame: Frame, start: Parts) -> dict[str, Tensor]:
     return found
 
 
-def _covariates(name: str, runs: Sequence[Parts]) -> list[Tensor]:
-    """Covariates of every colour, then the response: at the latents of these runs."""
-    value, known = runs[0][name]
-    return [thin(run[name][1] - known) for run in runs[1:]] + [thin(value - known)]
-
-
-def _slopes(name: str, runs: Sequence[Parts], bases: Sequence[Parts]) -> tuple[Tensor | None, ...]:
-    """How fast they change with the latents that moved."""
-    moved = [
-        tuple(a - b for a, b in zip(run[name], base[name], strict=True)) for run, base in zip(runs, bases, strict=True)
-    ]
-    value, known = moved[0]
-    slopes = [thin(location - known) for _, location in moved[1:]] + [thin(value - known)]
-    return tuple(slope if bool((slope != 0).any()) else None for slope in slopes)
+def _differences(
+    replays: Replays,
+    latents: Tensor,
+    moves: Sequence[Params],
+    base: Parts,
+    less: Mapping[str, tuple[Tensor, ...]] | None,
+    names: Iterable[str],
+) -> dict[str, tuple[Tensor, ...]]:
+    """Covariates of every colour, then the response, at values of the latents: as much as they are more than `less`."""
+    known = base if less is None else replays.run(latents, moves[0])
+    found: dict[str, list[Tensor]] = {name: [] for name in names}
+    for move in moves[1:]:
+        run = replays.run(latents, move)
+        for name, have in found.items():
+            more = run[name][1] - known[name][1]
+            have.append(thin(more if less is None else more - less[name][len(have)]))
+    for name, have in found.items():
+        value, location = known[name]
+        if less is None:
+            have.append(thin(value - location))
+        else:  # each by itself, so that large ones round nothing
+            have.append(thin((value - base[name][0]) - (location - base[name][1])))
+    return {name: tuple(have) for name, have in found.items()}
 
 
 def _pruned(made: Bilinear) -> Bilinear:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -34,24 +35,34 @@ class Replays:
     readings: Mapping[str, Reading] = field(repr=False)  # of the sites that the latents enter
     deltas: frozenset[str]  # sites that are observed exactly
 
+    @cached_property
+    def _values(self) -> dict[str, tuple[Tensor | None, Tensor]]:
+        """Values that are the same tensors in every run, as they are laid out over cells."""
+        return {}
+
     def run(self, latents: Tensor, moved: Params) -> dict[str, tuple[Tensor, Tensor]]:
         """Return value and location of every site, both in the dimensions of its cells."""
         with torch.no_grad():
             sites = self.program.run({**self.params, **moved}, self.places.values(latents))
-        return {name: _cells(sites[name]) for name in (*self.readings, *self.deltas)}
+        return {name: self._cells(sites[name]) for name in (*self.readings, *self.deltas)}
+
+    def _cells(self, site: Site) -> tuple[Tensor, Tensor]:
+        """Lay value and location of a site out over its cells."""
+        inner = unwrap(site.fn)
+        location = vars(inner.base).get("v", getattr(inner.base, "loc", None))
+        assert location is not None
+        event = inner.event_rank + len(inner.base.event_shape)
+        key, (held, laid) = site.value.data_ptr(), self._values.get(site.name, (None, site.value))
+        if held is None or key != held.data_ptr() or held.shape != site.value.shape:
+            value = _laid(site, site.value, event)
+            laid = torch.where(torch.isfinite(value), value, 0.0)  # what is masked may be no number
+            self._values[site.name] = site.value, laid
+        return laid, _laid(site, location, event)
 
 
-def _cells(site: Site) -> tuple[Tensor, Tensor]:
-    """Lay value and location of a site out over its cells."""
-    inner = unwrap(site.fn)
-    location = vars(inner.base).get("v", getattr(inner.base, "loc", None))
-    assert location is not None
-    event = inner.event_rank + len(inner.base.event_shape)
+def _laid(site: Site, part: Tensor, event: int) -> Tensor:
     names = names_of(site)
-    value, location = (squeeze(part, site.dims, site.name, event) for part in (site.value, location))
-    a, b = value.align(names).double(), location.align(names).double()
-    a, b = (trailing(part, len(names), event) for part in (a, b))
-    return torch.where(torch.isfinite(a), a, 0.0), b  # what is masked may be no number
+    return trailing(squeeze(part, site.dims, site.name, event).align(names).double(), len(names), event)
 
 
 def names_of(site: Site) -> tuple[str, ...]:
