@@ -23,9 +23,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "models" / "README.md"
 sys.path.insert(0, str(ROOT / "tests"))
 
-from programs.zoo import ZOO  # noqa: E402 - found beside the tests
+from programs.zoo import GAUSSIAN, ZOO  # noqa: E402 - found beside the tests
 
 from em_pyro import EM  # noqa: E402
+
+MODELS = ZOO | GAUSSIAN
 
 HEAD = """\
 # The zoo
@@ -55,10 +57,10 @@ class Entry:
     """One model of the zoo, planned.
 
     Attributes:
-        name: its name in `ZOO`.
+        name: its name in `ZOO` or `GAUSSIAN`.
         file: where it is written.
         function: the Pyro function.
-        latents: what is enumerated, with the number of states.
+        latents: what is summed out, with the number of states, or as Gaussian.
         solved: how each parameter is maximised.
         plan: as printed, seconds left out.
     """
@@ -78,15 +80,17 @@ def entry(name: str) -> Entry:
     try:
         with pyro.get_param_store().scope():
             pyro.set_rng_seed(0)
-            model, simulate = ZOO[name]
+            model, simulate = MODELS[name]
             data = simulate()  # as long as the model makes it, loops too
             args = data if isinstance(data, tuple) else (data,)
             em = EM(model, check=False)  # which is no part of a plan
             plan = em.plan(*args)
-            latents = _together({n: latent.size for n, latent in em.posterior(*args).engine.program.latents.items()})
+            program = em.posterior(*args).engine.program
+            sizes = {n: str(latent.size) for n, latent in program.latents.items()}
+            latents = _together(sizes | dict.fromkeys(sorted(program.integrated, key=_by_step), "Gaussian"))
     finally:
         torch.set_default_dtype(before)
-    function = inspect.unwrap(ZOO[name][0])
+    function = inspect.unwrap(MODELS[name][0])
     while isinstance(function, partial):
         function = inspect.unwrap(function.func)
     printed = re.sub(r"\nplanned in .*", "", str(plan))
@@ -100,7 +104,13 @@ def entry(name: str) -> Entry:
     )
 
 
-def _together(sizes: Mapping[str, int]) -> tuple[str, ...]:
+def _by_step(name: str) -> tuple[int, str]:
+    """Sort steps of loops by their number."""
+    step = re.search(r"_(\d+)$", name)
+    return int(step[1]) if step else -1, name
+
+
+def _together(sizes: Mapping[str, str]) -> tuple[str, ...]:
     """Name each latent with its number of states, the steps of a chain once: `state_t (2)`."""
     names = [re.sub(r"_\d+$", "_t", name) if f"{name[: name.rfind('_')]}_1" in sizes else name for name in sizes]
     return tuple(dict.fromkeys(f"`{name}` ({size})" for name, size in zip(names, sizes.values(), strict=True)))
@@ -171,4 +181,4 @@ def said(name: str) -> str:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    PAGE.write_text(page([entry(name) for name in ZOO]), encoding="utf-8")
+    PAGE.write_text(page([entry(name) for name in MODELS]), encoding="utf-8")

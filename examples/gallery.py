@@ -29,6 +29,9 @@ EXAMPLES = (
     "topics",
     "anomalies",
     "tomography",
+    "holes",
+    "nile",
+    "growth",
 )
 
 DOTS_PER_INCH = 150

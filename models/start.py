@@ -130,3 +130,30 @@ def some_rows(x: Tensor) -> Tensor:
     if not x.numel():
         raise DataError(f"The model: expected at least one row of data, got shape {tuple(x.shape)}. Pass some.")
     return x[:: max(1, len(x) // ROWS)]
+
+
+def filled(x: Tensor, seen: Tensor | None = None) -> Tensor:
+    """Return some rows of data with holes, each filled with the mean of what was seen of its column.
+
+    Args:
+        x: rows first.
+        seen: of the shape of `x`, bool; all if not given.
+    """
+    x = some_rows(x)
+    known = torch.isfinite(x) if seen is None else torch.isfinite(x) & some_rows(seen)
+    mean = finite(x).where(known, 0.0).sum(0) / known.sum(0).clamp(min=1)
+    return torch.where(known, x, mean)
+
+
+def axes(x: Tensor, k: int) -> Tensor:
+    """Return the `k` leading principal axes of rows, each as long as the spread along it; shape `(D, k)`.
+
+    Beyond `D` they are shorter copies, which no two are equal.
+    """
+    centred = x - x.mean(0)
+    values, vectors = torch.linalg.eigh(centred.T @ centred / len(x))
+    lengths = usable(values.clamp(min=0).sqrt())
+    long = (vectors * lengths).flip(-1)
+    long = long * torch.where(long.sum(0) < 0, -1, 1)  # an eigenvector has no sign of its own
+    which = torch.arange(k, device=x.device)
+    return long[:, which % x.shape[1]] * 0.5 ** (which // x.shape[1])

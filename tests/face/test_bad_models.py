@@ -28,7 +28,13 @@ def test_a_continuous_latent_inside_a_data_plate() -> None:
             u = pyro.sample("u", dist.Normal(loc[z], 1.0))
             pyro.sample("x", dist.Normal(u, 1.0), obs=x)
 
-    refuse("model", r'^Site "u": .*"points".*Normal.*quadrature.*"u": "maximise"', model, tensor(X))
+    def rates(x: Tensor) -> None:
+        scale = pyro.param("scale", tensor(1.0))
+        with pyro.plate("points", len(x)):
+            u = pyro.sample("u", dist.Gamma(2.0, 1.0))
+            pyro.sample("x", dist.Normal(u, scale), obs=x)
+
+    refuse("model", r'^Site "u": .*"points".*Gamma.*quadrature.*"u": "maximise"', rates, tensor(X))
     maximise = {"u": "maximise"}
     refuse("model", r'^Site "u": .*depends on the discrete latent "z"', model, tensor(X), continuous=maximise)
 

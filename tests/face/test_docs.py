@@ -6,21 +6,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from programs.zoo import ZOO
+from programs.zoo import GAUSSIAN, ZOO
 
 ROOT = Path(__file__).parents[2]
-NEW_MODEL = (ROOT / "docs" / "new_model.md").read_text(encoding="utf-8")
+NEW_MODEL, MISSING_DATA = (
+    (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("new_model", "missing_data")
+)
 PAGES: dict[str, Any] = runpy.run_path(str(ROOT / "docs" / "pages.py"))
 MODELS: dict[str, Any] = runpy.run_path(str(ROOT / "docs" / "make_models_readme.py"))
 ZOO_PAGE = (ROOT / "models" / "README.md").read_text(encoding="utf-8")
 
 
-def test_new_model_prints_what_it_says() -> None:
+@pytest.mark.parametrize("page", [NEW_MODEL, MISSING_DATA], ids=["new_model", "missing_data"])
+def test_a_page_prints_what_it_says(page: str) -> None:
     """Every block of Python runs, in order; `python docs/pages.py` puts fresh output into the page."""
-    _, pairs = PAGES["run"](NEW_MODEL)
+    _, pairs = PAGES["run"](page)
     assert len(pairs) >= 7
     for said, printed in pairs:
         assert PAGES["masked"](printed) == PAGES["masked"](said)
+
+
+def test_missing_data_names_every_kind() -> None:
+    """Every row of the first table has a section with code."""
+    rows = re.findall(r"^\| (?!what|---)", MISSING_DATA, re.MULTILINE)
+    sections = MISSING_DATA.split("\n## ")[1:-1]  # the last are the references
+    assert len(rows) == len(sections) == 6
+    assert all("```python" in section for section in sections)
 
 
 def test_new_model_shows_three_cases() -> None:
@@ -30,7 +41,7 @@ def test_new_model_shows_three_cases() -> None:
     assert [plan.count("torch") for plan in plans[:4]] == [0, 1, 1, 0]
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", [*ZOO, *GAUSSIAN])
 def test_plans_of_the_zoo_are_up_to_date(name: str) -> None:
     """If not: `python docs/make_models_readme.py`."""
     entry = MODELS["entry"](name)

@@ -1,4 +1,4 @@
-"""Every model of the zoo, with a simulation of its arguments."""
+"""Every model of the zoo, with a simulation of its arguments; those with Gaussian latents have a table of their own."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,6 +10,7 @@ from em_pyro.models import (
     bernoulli_mixture,
     coins,
     discrete_hmm,
+    factor_analysis,
     factorial_hidden_markov,
     gaussian_mixture,
     genetic_linkage,
@@ -18,9 +19,13 @@ from em_pyro.models import (
     item_response,
     latent_classes,
     markov_switching,
+    missing_normal,
+    mixture_of_factor_analysers,
     poisson_mixture,
     positive,
+    random_effects,
     regressions,
+    state_space,
     tomography,
     topics,
     transcripts,
@@ -123,6 +128,28 @@ ZOO: dict[str, Case] = {
     "tomography": (tomography.tomography, tomography.simulate),
 }
 
+GAUSSIAN: dict[str, Case] = {
+    "factors": (factor_analysis.factor_analysis, factor_analysis.simulate),
+    "factors-missing": (factor_analysis.factor_analysis, partial(factor_analysis.simulate, missing=0.2)),
+    "factors-spherical": (factor_analysis.probabilistic_pca, factor_analysis.simulate),
+    "factors-confirmatory": (factor_analysis.confirmatory, factor_analysis.simulate_confirmatory),
+    "effects-intercepts": (random_effects.intercepts, random_effects.simulate),
+    "effects-slopes": (random_effects.slopes, random_effects.simulate_slopes),
+    "effects-nested": (random_effects.nested, random_effects.simulate_nested),
+    "effects-crossed": (random_effects.crossed, random_effects.simulate_crossed),
+    "local-level": (state_space.local_level, state_space.simulate),
+    "local-level-missing": (state_space.local_level, partial(state_space.simulate, missing=0.2)),
+    "local-trend": (state_space.local_linear_trend, state_space.simulate_trend),
+    "linear-system": (state_space.linear_dynamical_system, state_space.simulate_system),
+    "missing-normal": (missing_normal.missing_normal, missing_normal.simulate),
+    "missing-mixture": (missing_normal.mixture, partial(missing_normal.simulate, K=2)),
+    "factors-mixture": (
+        mixture_of_factor_analysers.mixture_of_factor_analysers,
+        mixture_of_factor_analysers.simulate,
+    ),
+}
+"""Models of which latents are Gaussian: they are summed out by formulas, where those of `ZOO` are enumerated."""
+
 
 STEPS = 8
 """Of a chain that is written as a loop: enough for the loop to be run as one unit; every step is two sites to plan."""
@@ -130,7 +157,7 @@ STEPS = 8
 
 def simulated(name: str, **options: Any) -> tuple[Model, tuple[Any, ...]]:
     """Return a model of the zoo and arguments that it simulated itself; loops are short unless `T` is given."""
-    model, simulate = ZOO[name]
+    model, simulate = (ZOO | GAUSSIAN)[name]
     if name.startswith("hmm-"):
         options = {"T": STEPS, **options}
     data = simulate(**options)

@@ -55,6 +55,10 @@ class Argument(Protocol):
         What is no unknown is left out.
         """
 
+    def met(self, first: Mapping[str, int]) -> list[Affine]:
+        """The same, as far as it says which unknowns meet in a cell."""
+        return self.designs(first)
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -113,6 +117,8 @@ class Selection:
         piece = Piece(index.unsqueeze(-1), value.unsqueeze(-1))
         return Affine((), torch.zeros(index.shape, dtype=torch.float64), (piece,), CHARTS[0]).by_row
 
+    met = designs
+
 
 @dataclass(frozen=True)
 class Predictor:
@@ -141,6 +147,8 @@ class Predictor:
         at = torch.tensor([first[n] + i if n in first else -1 for n, i in self.affine.entries])
         design = replace(self.affine.moved(at), offset=torch.zeros((), dtype=torch.float64).expand(self.shape))
         return design.by_row if self.unit else [design]
+
+    met = designs
 
 
 def selection_of(engine: Engine, factor: SiteFactor, key: str) -> Selection:

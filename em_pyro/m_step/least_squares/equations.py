@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from ...program.named import Batch
-from ...reading.predictor import Affine, adjoint, gram, joined
+from ...program.named import Batch, connected
+from ...reading.predictor import Affine, adjoint, gram, joined, together
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,24 @@ class Equations:
         sizes: entries of each parameter.
         pseudo: of those with a prior, precision times mean of every entry, and the precision of every entry or the
             matrix of all.
+        apart: sets of unknowns that meet no others, (sets, unknowns of each), those of a size together; none if all
+            are one set.
     """
 
     sizes: Mapping[str, int]
     pseudo: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+    apart: tuple[Tensor, ...] = field(default=(), repr=False)
+
+    def of(self, designs: Iterable[Sequence[Affine]]) -> Equations:
+        """The same, knowing which unknowns meet in the cells of these designs: a list for each site."""
+        meetings = [row for one in designs for row in _meetings(one)]
+        for name, (_, precision) in self.pseudo.items():
+            if precision.dim() == 2:
+                meetings.append(list(range(self.first[name], self.first[name] + self.sizes[name])))
+        sets = connected(range(self.count), meetings)
+        lengths = sorted({len(some) for some in sets})
+        apart = tuple(torch.tensor([some for some in sets if len(some) == length]) for length in lengths)
+        return replace(self, apart=apart if len(sets) > 1 else ())
 
     @property
     def first(self) -> dict[str, int]:
@@ -90,8 +104,28 @@ class Equations:
         finite = torch.isfinite(scaled).flatten(1).all(-1) & torch.isfinite(right).all(-1)
         scaled = torch.where(finite[:, None, None], scaled, 0.0)
         right = torch.where(finite.unsqueeze(-1), right * scale, 0.0).unsqueeze(-1)
-        driver = "gelsd" if not scaled.is_cuda else None
-        solved = torch.linalg.lstsq(scaled, right, driver=driver).solution.squeeze(-1) * scale
+        solved = self._solved(scaled, right) * scale
         solved = torch.where(finite.unsqueeze(-1), solved, old)
         parts = solved.split(list(self.sizes.values()), -1)
         return {name: part.reshape(batch[name].shape) for name, part in zip(self.sizes, parts, strict=True)}
+
+    def _solved(self, matrix: Tensor, right: Tensor) -> Tensor:
+        """Solve every set of unknowns by itself: (S, count, count) and (S, count, 1) give (S, count)."""
+        driver = "gelsd" if not matrix.is_cuda else None
+        if not self.apart:
+            return torch.linalg.lstsq(matrix, right, driver=driver).solution.squeeze(-1)
+        found = torch.empty_like(right.squeeze(-1))
+        for sets in self.apart:
+            some = matrix[:, sets.unsqueeze(-1), sets.unsqueeze(-2)]
+            found[:, sets] = torch.linalg.lstsq(some, right[:, sets], driver=driver).solution.squeeze(-1)
+        return found
+
+
+def _meetings(designs: Sequence[Affine]) -> Iterator[list[int]]:
+    """Sets of unknowns that meet in one cell of a site."""
+    if len(designs) > 1:  # of the coordinates of vectors, which their precision joins
+        pieces = [piece for design in designs for piece in design.pieces]
+        yield sorted({i for piece in pieces for i in piece.index.unique().tolist() if i >= 0})
+        return
+    for row in together(designs[0]):
+        yield [i for i in row if i >= 0]

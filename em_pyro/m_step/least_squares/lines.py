@@ -37,8 +37,16 @@ class Coefficients(Predictor):
 
     def designs(self, first: Mapping[str, int]) -> list[Affine]:
         """One, of all coefficients together."""
-        at = torch.tensor([first[n] + i if n in first else -1 for n, i in self.each.entries])
+        at = self._unknowns(first)
         return [replace(self.each.moved(at), offset=self.each.offset.new_zeros(()).expand((*self.shape, *self.unit)))]
+
+    def met(self, first: Mapping[str, int]) -> list[Affine]:
+        """All entries of a cell together."""
+        return [self.affine.moved(self._unknowns(first))]
+
+    def _unknowns(self, first: Mapping[str, int]) -> Tensor:
+        """The unknown that every entry is, -1 for none."""
+        return torch.tensor([first[n] + i if n in first else -1 for n, i in self.each.entries])
 
 
 @dataclass(frozen=True)

@@ -143,6 +143,7 @@ class LeastSquares:
         initial = {name: engine.program.parameters[name].initial for name in charts}
         equations = Equations({n: initial[n].numel() for n in locations}, pseudo) if joined and locations else None
         designs = tuple(loc.designs(equations.first) for loc in locs) if equations else ()
+        equations = equations.of(loc.met(equations.first) for loc in locs) if equations else None
         weighted = bool(pseudo) or (not joined and differ(factors, locs, locations))
         sizes = _sizes(sites, initial)
         return cls(locations, scales, sizes, sites, designs, equations, weighted, pseudo, swept)

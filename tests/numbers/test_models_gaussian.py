@@ -1,0 +1,317 @@
+"""The zoo's models with Gaussian latents: their evidence by dense covariance matrices, their maxima, published numbers.
+
+A model that is linear and Gaussian given its parameters is a multivariate normal law of all that is observed. Each is
+written down here once more, as mean and covariance of the rows that were seen, by formulas that share nothing with the
+package.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from em_pyro.models import factor_analysis, missing_normal, random_effects, state_space
+from em_pyro.models.data import load
+from oracles.agreement import close, expected, prints_as
+from oracles.evidence import start
+from oracles.tolerances import IDENTITY, SOLVERS
+from programs.zoo import GAUSSIAN, simulated
+from torch import Tensor, eye, ones
+from torch.distributions import MultivariateNormal
+
+from em_pyro import EM
+
+Params = Mapping[str, Tensor]
+
+
+def by_row(x: Tensor, loc: Tensor, covariance: Tensor, seen: Tensor | None = None) -> Tensor:
+    """Log-density of every row of `x` where it was seen, shape `(N,)`."""
+    seen = torch.ones_like(x, dtype=torch.bool) if seen is None else seen
+    rows = []
+    for row, m in zip(x, seen, strict=True):
+        law = MultivariateNormal(loc[m], covariance[m][:, m]) if m.any() else None
+        rows.append(torch.tensor(0.0) if law is None else law.log_prob(row[m]))
+    return torch.stack(rows)
+
+
+def factors(p: Params, x: Tensor, k: int, seen: Tensor | None = None) -> Tensor:
+    """Uniquenesses on the diagonal, common factors beside it."""
+    return by_row(x, p["loc"], p["loadings"] @ p["loadings"].T + p["scale"] ** 2 * eye(x.shape[1]), seen).sum()
+
+
+def confirmatory(p: Params, x: Tensor, factor: Tensor) -> Tensor:
+    """The first and the fourth measurement have a loading of one."""
+    loadings = torch.zeros(6, 2)
+    loadings[torch.arange(6), factor] = torch.cat([ones(1), p["loadings"][:2], ones(1), p["loadings"][2:]])
+    common = loadings @ p["root"] @ p["root"].T @ loadings.T
+    return by_row(x, p["loc"], common + torch.diag(p["scale"] ** 2)).sum()
+
+
+def groups(group: Tensor) -> Tensor:
+    """Membership, shape `(N, groups)`."""
+    return torch.nn.functional.one_hot(group).double()
+
+
+def effects(p: Params, y: Tensor, *parts: tuple[str, Tensor]) -> Tensor:
+    """Scales of independent effects with their designs."""
+    covariance = p["within"] ** 2 * eye(len(y)) + sum(p[name] ** 2 * Z @ Z.T for name, Z in parts)
+    return MultivariateNormal(p["mean"].expand(len(y)), covariance).log_prob(y)
+
+
+def slopes(p: Params, y: Tensor, x: Tensor, group: Tensor) -> Tensor:
+    """Rows of one group share its coefficients."""
+    covariance = x @ p["root"] @ p["root"].T @ x.T * (group[:, None] == group) + p["within"] ** 2 * eye(len(y))
+    return MultivariateNormal(x @ p["coef"], covariance).log_prob(y)
+
+
+def diffuse(y: Tensor, covariance: Tensor, flat: Tensor, seen: Tensor | None) -> Tensor:
+    """Integrate the density of `y` over coefficients of the columns of `flat`, of density one everywhere."""
+    m = torch.ones_like(y, dtype=torch.bool) if seen is None else seen
+    y, V, X = y[m], covariance[m][:, m], flat[m]
+    information = X.T @ torch.linalg.solve(V, X)
+    best = torch.linalg.solve(information, X.T @ torch.linalg.solve(V, y))
+    k = X.shape[1]
+    return MultivariateNormal(X @ best, V).log_prob(y) + 0.5 * (k * math.log(2 * math.pi) - information.logdet())
+
+
+def local_level(p: Params, y: Tensor, seen: Tensor | None = None) -> Tensor:
+    """A random walk after a level of which nothing is known."""
+    steps = torch.arange(len(y))
+    walk = torch.minimum(steps[:, None], steps).double()
+    covariance = p["level"] ** 2 * walk + p["noise"] ** 2 * eye(len(y))
+    return diffuse(y, covariance, ones(len(y), 1), seen)
+
+
+def local_trend(p: Params, y: Tensor) -> Tensor:
+    """Disturbances of slope and level, added up."""
+    T = len(y)
+    once = torch.ones(T, T).tril()[:, 1:]  # what the disturbance that leads to step s does to the walk at step t
+    twice = once.cumsum(0).roll(1, 0).index_fill(0, torch.tensor(0), 0.0)
+    covariance = p["level"] ** 2 * once @ once.T + p["slope"] ** 2 * twice @ twice.T + p["noise"] ** 2 * eye(T)
+    return diffuse(y, covariance, torch.stack([ones(T), torch.arange(T).double()], -1), None)
+
+
+def linear_system(p: Params, y: Tensor, k: int, lengths: Tensor) -> Tensor:
+    """Each sequence to its end."""
+    F, H, total = p["transition"], p["emission"], torch.tensor(0.0)
+    for series, T in zip(y, lengths.tolist(), strict=True):
+        moves = eye(T * k) - torch.kron(torch.diag(ones(T - 1), -1), F)
+        see = torch.kron(eye(T), H) @ torch.linalg.inv(moves)
+        law = MultivariateNormal(p["loc"].repeat(T), see @ see.T + torch.diag(p["noise"].repeat(T) ** 2))
+        total = total + law.log_prob(series[:T].reshape(-1))
+    return total
+
+
+def missing(p: Params, x: Tensor, seen: Tensor) -> Tensor:
+    """The entries that were seen."""
+    return by_row(x, p["loc"], p["scale_tril"] @ p["scale_tril"].T, seen).sum()
+
+
+def mixed(weights: Tensor, parts: list[Tensor]) -> Tensor:
+    """Log-densities of the rows under each component, mixed."""
+    return torch.logsumexp(weights.log()[:, None] + torch.stack(parts), 0).sum()
+
+
+def missing_mixture(p: Params, x: Tensor, seen: Tensor) -> Tensor:
+    """The entries that were seen, in each component."""
+    laws = zip(p["loc"], p["scale_tril"], strict=True)
+    return mixed(p["weights"], [by_row(x, loc, root @ root.T, seen) for loc, root in laws])
+
+
+def factors_mixture(p: Params, x: Tensor, K: int, k: int) -> Tensor:
+    """A covariance for each component."""
+    laws = zip(p["loc"], p["loadings"], strict=True)
+    return mixed(p["weights"], [by_row(x, loc, W @ W.T + torch.diag(p["scale"] ** 2)) for loc, W in laws])
+
+
+DENSE: dict[str, Callable[..., Tensor]] = {
+    "factors": factors,
+    "factors-missing": factors,
+    "factors-spherical": factors,
+    "factors-confirmatory": confirmatory,
+    "effects-intercepts": lambda p, y, group: effects(p, y, ("between", groups(group))),
+    "effects-slopes": slopes,
+    "effects-nested": lambda p, y, group, larger: effects(
+        p, y, ("between", groups(group)), ("outer", groups(larger[group]))
+    ),
+    "effects-crossed": lambda p, y, one, two: effects(p, y, ("first", groups(one)), ("second", groups(two))),
+    "local-level": local_level,
+    "local-level-missing": local_level,
+    "local-trend": local_trend,
+    "linear-system": linear_system,
+    "missing-normal": missing,
+    "missing-mixture": missing_mixture,
+    "factors-mixture": factors_mixture,
+}
+
+SIZES: dict[str, dict[str, int]] = {
+    "effects-intercepts": {"n": 40, "G": 8},
+    "effects-slopes": {"n": 40, "G": 8},
+    "effects-nested": {"n": 60, "G": 12, "larger": 4},
+    "effects-crossed": {"n": 60, "first": 6, "second": 5},
+    "local-level": {"T": 15},
+    "local-level-missing": {"T": 15},
+    "local-trend": {"T": 15},
+    "linear-system": {"T": 6},
+}
+"""Smaller than by default: a fit is a matter of a second."""
+
+
+def small(name: str) -> tuple[Any, tuple[Any, ...]]:
+    """Return a model and few data of its own."""
+    return simulated(name, **SIZES.get(name, {"n": 60}))
+
+
+@pytest.mark.parametrize("name", GAUSSIAN)
+def test_evidence_is_that_of_a_dense_normal_law(name: str) -> None:
+    """At its start and after two steps, which rise; the start is the same twice."""
+    model, args = small(name)
+    first = start(model, *args)
+    again = start(model, *args)
+    assert all(torch.equal(again[key], value) for key, value in first.items())
+    fit = EM(model, max_steps=2, acceleration=None).fit(*args)
+    dense = DENSE[name]
+    close(fit.path[0], float(dense(first, *args)))
+    close(fit.log_likelihood, float(dense(fit.params, *args)))
+    assert fit.path[0] < fit.path[1] < fit.log_likelihood + IDENTITY
+
+
+@pytest.mark.parametrize("name", GAUSSIAN)
+def test_every_m_step_is_a_closed_form(name: str) -> None:
+    """What the first lines of each file say of its parameters."""
+    model, args = small(name)
+    plan = EM(model, check=False).plan(*args)
+    assert {line.how for line in plan.lines.values()} <= {"closed form", "swept"}
+
+
+FITTED = ("factors-missing", "factors-confirmatory", "effects-slopes", "missing-mixture", "local-level-missing")
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_a_fit_ends_at_a_maximum(name: str) -> None:
+    """The gradient of the dense log-density is zero there, by the parameters without their constraints."""
+    model, args = small(name)
+    fit = EM(model, tol=1e-11, max_steps=3000).fit(*args)
+    assert fit.converged
+    assert not any("withdrawn" in note for note in fit.notes)
+    free = {n: v.log() if n in ("scale", "within", "noise", "weights") else v for n, v in fit.params.items()}
+    free = {n: v.clone().requires_grad_() for n, v in free.items()}
+
+    def density(free: Params) -> Tensor:
+        p = {n: v.exp() if n in ("scale", "within", "noise") else v for n, v in free.items()}
+        p |= {n: v.softmax(-1) for n, v in free.items() if n == "weights"}
+        p |= {n: v.tril() for n, v in free.items() if n in ("root", "scale_tril")}
+        return DENSE[name](p, *args)
+
+    gradient = torch.autograd.grad(density(free), list(free.values()))
+    size = max(float(g.abs().max()) for g in gradient)
+    rows = max(len(arg) for arg in args if isinstance(arg, Tensor))
+    assert size < 10 * SOLVERS * rows, dict(zip(free, gradient, strict=True))
+
+
+# ---- what was simulated is found again -------------------------------------------------------------------------------
+
+
+def test_effects_are_recovered() -> None:
+    """Of 40 groups: scales 2 and 1 around 5, each within four of its standard errors; the start was further off."""
+    y, group = random_effects.simulate(160, 40)
+    first = start(random_effects.intercepts, y, group)
+    params = EM(random_effects.intercepts, tol=1e-5).fit(y, group).params
+    errors = {"mean": 2 / 40**0.5, "between": 2 / 80**0.5, "within": 1 / 240**0.5}
+    truth = {"mean": 5.0, "between": 2.0, "within": 1.0}
+    assert all(abs(float(params[n]) - truth[n]) < 4 * errors[n] for n in truth)
+    assert any(abs(float(first[n]) - truth[n]) > 4 * errors[n] for n in truth)
+
+
+def test_correlated_factors_are_recovered() -> None:
+    """Of 2,000 rows: loadings 0.8 and 0.6, and a correlation of 0.6, which single items do not show."""
+    x, factor = factor_analysis.simulate_confirmatory(2000)
+    params = EM(factor_analysis.confirmatory).fit(x, factor).params
+    covariance = params["root"] @ params["root"].T
+    found = float(covariance[0, 1] / (covariance[0, 0] * covariance[1, 1]).sqrt())
+    naive = float(torch.corrcoef(x[:, [0, 3]].T)[0, 1])
+    close(params["loadings"], [0.8, 0.6, 0.8, 0.6], 0.06)
+    assert abs(found - 0.6) < 0.05 < abs(naive - 0.6)
+
+
+def test_a_linear_system_is_recovered() -> None:
+    """Its states are known up to a linear map: the eigenvalues of the transition are 0.8 and 0.4 i on either side."""
+    y, k, lengths = state_space.simulate_system(200, 5)
+    params = EM(state_space.linear_dynamical_system, tol=1e-5).fit(y, k, lengths).params
+    eigenvalue = torch.linalg.eigvals(params["transition"])[0]
+    assert abs(float(eigenvalue.real) - 0.8) < 0.1
+    assert abs(abs(float(eigenvalue.imag)) - 0.4) < 0.1
+
+
+def test_a_normal_with_holes_is_recovered() -> None:
+    """Of 2,000 rows with a third of the entries missing; filling holes with means shrinks the correlations."""
+    x, seen = missing_normal.simulate(2000, missing=1 / 3)
+    params = EM(missing_normal.missing_normal).fit(x, seen).params
+    covariance = params["scale_tril"] @ params["scale_tril"].T
+    naive = torch.cov(torch.where(seen, x, x.nanmean(0)).T)
+    truth = 0.7 + 0.3 * eye(3)
+    close(params["loc"], torch.arange(3.0), 0.1)
+    assert float((covariance - truth).abs().max()) < 0.1 < float((naive - truth).abs().max())
+
+
+# ---- published numbers -----------------------------------------------------------------------------------------------
+
+
+def test_batches_of_dye() -> None:
+    """Davies & Goldsmith's dyestuff: closed form, and the deviance of lme4's ML fit (Bates 2010, section 1.3)."""
+    data = load("dyestuff")
+    y = torch.tensor(data["grams"])
+    group = torch.tensor(np.unique(data["batch"], return_inverse=True)[1])
+    fit = EM(random_effects.intercepts, tol=1e-14).fit(y, group)
+    batches = y.double().reshape(6, 5)
+    within = ((batches - batches.mean(1, keepdim=True)) ** 2).sum() / 24
+    between = ((batches.mean(1) - batches.mean()) ** 2).sum() / 6 - within / 5
+    close(fit.params["mean"], float(batches.mean()), SOLVERS)
+    close(fit.params["within"], float(within.sqrt()), SOLVERS)
+    close(fit.params["between"], float(between.sqrt()), SOLVERS)
+    prints_as([-2 * fit.log_likelihood], "327.3271")
+
+
+def test_growth_of_children() -> None:
+    """Potthoff & Roy's children by random slopes: the means of each age as printed, the fit at its dense maximum.
+
+    All children were measured at the same ages, so that the lines in common are those of least squares.
+    """
+    data = load("growth")
+    age, y = torch.tensor(data["age"]), torch.tensor(data["distance"])
+    girls = torch.tensor(data["sex"] == "girl")
+    prints_as([y[girls & (age == a)].mean() for a in (8, 10, 12, 14)], "21.18 22.23 23.09 24.09")
+    prints_as([y[~girls & (age == a)].mean() for a in (8, 10, 12, 14)], "22.88 23.81 25.72 27.47", units=1.01)
+    x = torch.stack([torch.ones_like(y), (age - 11).double()], -1)
+    fit = EM(random_effects.slopes, tol=1e-12).fit(y, x, torch.tensor(data["child"]))
+    close(fit.params["coef"], torch.linalg.lstsq(x, y).solution, SOLVERS)
+    close(fit.log_likelihood, float(slopes(fit.params, y, x, torch.tensor(data["child"]))))
+
+
+def test_the_nile() -> None:
+    """Durbin & Koopman's variances, and their diffuse likelihood."""
+    best = expected("nile")["golden"]["diffuse"]
+    fit = EM(state_space.local_level, tol=1e-11).fit(torch.tensor(load("nile")["flow"]))
+    close(fit.log_likelihood, best["loglik"], IDENTITY)
+    close(fit.params["noise"], best["var_observation"] ** 0.5, 1e2 * SOLVERS)
+    close(fit.params["level"], best["var_level"] ** 0.5, 1e2 * SOLVERS)
+
+
+def test_two_maxima_and_a_saddle() -> None:
+    """Murray (1977) in the discussion of Dempster, Laird & Rubin: a correlation of a half, of either sign, not zero."""
+    nan = torch.nan
+    both = [[1, 1], [1, -1], [-1, 1], [-1, -1]]
+    x = torch.tensor(both + [[2, nan], [2, nan], [-2, nan], [-2, nan], [nan, 2], [nan, 2], [nan, -2], [nan, -2]])
+    for sign in (1.0, -1.0):
+        pyro.clear_param_store()
+        tilted = {"scale_tril": torch.linalg.cholesky(torch.tensor([[2.5, 0.5 * sign], [0.5 * sign, 2.5]]))}
+        fit = EM(missing_normal.missing_normal, starts=tilted, tol=1e-13).fit(x, ~x.isnan())
+        covariance = fit.params["scale_tril"] @ fit.params["scale_tril"].T
+        close(covariance, [[8 / 3, sign * 4 / 3], [sign * 4 / 3, 8 / 3]], SOLVERS)
+        close(fit.log_likelihood, -29.974286410465012, IDENTITY)
+    pyro.clear_param_store()
+    flat = EM(missing_normal.missing_normal).fit(x, ~x.isnan())  # from a correlation of zero
+    close(flat.log_likelihood, -29.974286410465012, SOLVERS)
