@@ -40,6 +40,9 @@ class RoleMap:
     """Where an argument comes from: `coefficient * bank[index]`, the constant where the index is -1, or a predictor.
 
     Dimensions: the named ones, then the events of the site, then the events of the role (a matrix is one entry).
+
+    Attributes:
+        rows: of a matrix of parameters; the bank may have larger ones.
     """
 
     names: tuple[str, ...]
@@ -47,6 +50,7 @@ class RoleMap:
     coefficient: Tensor | None = field(default=None, repr=False)
     constant: Tensor | None = field(default=None, repr=False)
     affine: Affine | None = field(default=None, repr=False)
+    rows: int | None = None
 
     @cached_property
     def known(self) -> bool:
@@ -139,12 +143,21 @@ class Bank:
         return _joined([found[key] for key in keys])
 
     def stack(self, batch: Batch) -> Tensor:
-        """All matrices as Cholesky factors, shape `(starts, M, D, D)`."""
+        """All matrices as Cholesky factors, shape `(starts, M, D, D)`: smaller ones have the identity below them."""
         if not self.matrices:
             return torch.zeros(0, dtype=torch.float64)
         parts = [s.chart.forward(batch[s.parameter]) for s in self.matrices]
         parts = [p if p.dim() == 4 else p.reshape((len(p), -1, *p.shape[-2:])) for p in parts]
+        largest = max(p.shape[-1] for p in parts)
+        parts = [p if p.shape[-1] == largest else _enlarged(p, largest) for p in parts]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def _enlarged(factor: Tensor, size: int) -> Tensor:
+    """Put the identity below factors."""
+    more = size - factor.shape[-1]
+    one = torch.nn.functional.pad(factor.new_ones(more), (size - more, 0)).diag_embed()
+    return torch.nn.functional.pad(factor, (0, more, 0, more)) + one
 
 
 def list_of(domain: str) -> str:
@@ -191,6 +204,8 @@ def gather(role: RoleMap, atoms: Tensor, batch: Batch) -> Tensor:
             bound = bound.reshape((len(atoms), *role.index.shape, *atoms.shape[2:]))
     else:
         bound = atoms[:, role.positions]
+    if role.rows is not None and role.rows < atoms.shape[-1]:
+        bound = bound[..., : role.rows, : role.rows]
     if role.coefficient is not None:
         bound = bound * role.coefficient
     return bound if role.constant is None else torch.where(role.index < 0, role.constant, bound)

@@ -178,7 +178,8 @@ def _role(role: RoleMap, distinct: Distinct) -> RoleMap:
     affine = role.affine
     if affine is not None:
         affine = affine.changed(lambda part, _: distinct.pick(part, axis))
-    return RoleMap(role.names, distinct.pick(role.index, axis), cut(role.coefficient), cut(role.constant), affine)
+    coefficient, constant = cut(role.coefficient), cut(role.constant)
+    return RoleMap(role.names, distinct.pick(role.index, axis), coefficient, constant, affine, role.rows)
 
 
 def cut_rows(part: Named, distinct: Distinct) -> Named:

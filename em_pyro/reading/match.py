@@ -51,7 +51,8 @@ class Atoms:
 
     bank: Bank
     tiers: tuple[Tier, ...] = field(repr=False)
-    matrices: Tensor | None = field(repr=False)  # (probes, M, D, D); None where there are none, or several sizes
+    matrices: Tensor | None = field(repr=False)  # (probes, M, D, D); None where there are none
+    sizes: Tensor = field(repr=False)  # rows of each of them, (M)
     rtol: float
     matched: dict[object, tuple[RoleMap, tuple[int, ...]] | None] = field(
         default_factory=dict, repr=False, compare=False
@@ -84,6 +85,7 @@ def atoms_of(program: Program, values: Sequence[Params]) -> Atoms:
         bank,
         tuple(Tier(place, entries[:, place]) for place in positions),
         bank.stack(batch).double() if matrices else None,
+        torch.tensor([program.parameters[s.parameter].initial.shape[-1] for s in matrices for _ in range(s.size)]),
         EXACT[torch.float32 if single else torch.float64],
     )
 
@@ -107,17 +109,15 @@ def _segments(parameters: Iterable[Parameter]) -> tuple[Segment, ...]:
 
 
 def _matrices(parameters: Iterable[Parameter]) -> tuple[Segment, ...]:
-    """Lay out the factors of matrices, of one size only: that of the first."""
+    """Lay out the factors of matrices."""
     found: list[Segment] = []
-    offset, size = 0, None
+    offset = 0
     for parameter in filter(_has_entries, parameters):
         domain = domain_of(parameter.constraint)
         for chart in (chart for chart in CHARTS if chart.domains.get(domain) == "scale_tril"):
-            size = size or parameter.initial.shape[-1]
-            if parameter.initial.shape[-1] == size:
-                count = parameter.initial.numel() // size**2
-                found.append(Segment(parameter.name, chart, complement=False, offset=offset, size=count))
-                offset += count
+            count = parameter.initial.numel() // parameter.initial.shape[-1] ** 2
+            found.append(Segment(parameter.name, chart, complement=False, offset=offset, size=count))
+            offset += count
     return tuple(found)
 
 
@@ -272,16 +272,16 @@ def match_matrices(site: Site, stack: Sequence[Tensor], atoms: Atoms) -> RoleMap
     shape, dim = first.tensor.shape[:-2], first.tensor.shape[-1]
     if all(same(s, stack[0]) for s in stack[1:]):
         return RoleMap(first.names, torch.full(shape, -1), None, first.tensor)
-    if atoms.matrices is None or atoms.matrices.shape[-1] != dim:
+    if atoms.matrices is None or not bool((atoms.sizes == dim).any()):
         return None
     entries = torch.stack([s.detach().reshape(-1, dim, dim) for s in stack]).double()
     distance = (entries[0, :, None, 0, 0] - atoms.matrices[0, None, :, 0, 0]).abs()
-    index = distance.argmin(1)
-    near = atoms.matrices[:, index]
+    index = torch.where(atoms.sizes == dim, distance, torch.inf).argmin(1)
+    near = atoms.matrices[:, index, :dim, :dim]
     scale = near.abs().amax((-2, -1), keepdim=True)
     if bool(((entries - near).abs() > 1e3 * atoms.rtol * scale).any()):
         return None
-    return _compressed(RoleMap(first.names, index.reshape(shape)))
+    return _compressed(RoleMap(first.names, index.reshape(shape), rows=dim))
 
 
 def _compressed(role: RoleMap) -> RoleMap:
@@ -290,5 +290,6 @@ def _compressed(role: RoleMap) -> RoleMap:
         parts = (role.index, role.coefficient, role.constant)
         if all(p is None or bool((p == p.narrow(k, 0, 1)).all()) for p in parts):
             cut = [None if p is None else p.select(k, 0) for p in parts]
-            role = RoleMap(role.names[:k] + role.names[k + 1 :], cut[0], cut[1], cut[2])  # type: ignore[arg-type]
+            names = role.names[:k] + role.names[k + 1 :]
+            role = RoleMap(names, cut[0], cut[1], cut[2], rows=role.rows)  # type: ignore[arg-type]
     return role

@@ -81,7 +81,9 @@ class Integrated:
             values[name] = z[at : at + shape.numel()].reshape(shape)
             at += shape.numel()
         with pyro.get_param_store().scope():
-            nodes = self._run(poutine.condition(poutine.substitute(self.model, data=own) if own else self.model, values))
+            nodes = self._run(
+                poutine.condition(poutine.substitute(self.model, data=own) if own else self.model, values)
+            )
         total = prior = torch.zeros(())
         for name, node in nodes.items():
             if _is_site(node):
@@ -167,5 +169,3 @@ def _integral(q: Quadratic) -> tuple[Tensor, Tensor, Tensor]:
 
 def _is_site(node: dict[str, Any]) -> bool:
     return node["type"] == "sample" and type(node["fn"]).__name__ != "_Subsample"
-
-

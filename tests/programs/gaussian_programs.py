@@ -125,7 +125,10 @@ def _masked(draft: Draft, law: str, shape: tuple[int, ...], name: str = "seen") 
 def _triangle(draft: Draft, size: int) -> list[list[float]]:
     rng = draft.rng
     return [
-        [round(rng.gauss(0, 0.4), 2) if j < i else round(rng.uniform(0.7, 1.5), 2) if j == i else 0.0 for j in range(size)]
+        [
+            round(rng.gauss(0, 0.4), 2) if j < i else round(rng.uniform(0.7, 1.5), 2) if j == i else 0.0
+            for j in range(size)
+        ]
         for i in range(size)
     ]
 
@@ -276,7 +279,9 @@ def _inside(draft: Draft, G: int) -> dict[str, Any]:
     draft.line(f"b = pyro.sample('b', dist.Normal(0.0, {_of_law(draft, 'positive', states, index)}))")
     draft.line("with pyro.plate('rows', y.shape[1], dim=-1):")
     draft.indent()
-    loc = f"{draft.selected('real', classes)} + b" + (f" * {draft.selected('real', classes)}" if draft.chance(0.4) else "")
+    loc = f"{draft.selected('real', classes)} + b" + (
+        f" * {draft.selected('real', classes)}" if draft.chance(0.4) else ""
+    )
     loc += f" + {draft.selected('real', [])} * {draft.covariate()}" if draft.chance(0.3) else ""
     law = _masked(draft, f"dist.Normal({loc}, {_scale(draft, classes)})", (G, 3))
     draft.line(f"pyro.sample('y', {law}, obs=y)")
@@ -343,7 +348,11 @@ def _steps(draft: Draft, way: str, step: str) -> tuple[list[str], list[str]]:
 def _step_seen(draft: Draft, way: str, D: int, classes: Sequence[Latent], T: int) -> None:
     """Write what is observed in a step."""
     if way == "vector":
-        H = draft.tied("real", (D, 2)) if draft.chance(0.7) else f"tensor({draft.numbers(lambda: _real(draft), (D, 2))})"
+        H = (
+            draft.tied("real", (D, 2))
+            if draft.chance(0.7)
+            else f"tensor({draft.numbers(lambda: _real(draft), (D, 2))})"
+        )
         loc = f"s @ {H}.T" + (f" + {draft.tied('real', (D,))}" if draft.chance(0.4) else "")
         law = f"dist.Normal({loc}, {_scale(draft, [], D)})"
         if draft.chance(0.4):

@@ -109,6 +109,7 @@ def factor_of(real: SiteFactor, rows: Rows, constants: Sequence[bool]) -> SiteFa
     affine = _affine(rows, shape, plain=plain) if rows.count else None
     loc = RoleMap((cell,), torch.full((), -1).expand(shape), constant=nothing.expand(shape), affine=affine)
     known = rows.known.expand((cells, *rows.known.shape)) if bool((rows.scale < 0).any()) else None
+    scale = RoleMap((cell,), rows.scale, constant=known, rows=size or None)
     covariates = [part for parts in (rows.constants, *rows.slopes) for part in parts[:-1] if part is not None]
     common = all(part.shape[2] == 1 for part in covariates)
     form = (Plain if plain else Expected)(common=common, count=rows.count, size=size)
@@ -117,7 +118,7 @@ def factor_of(real: SiteFactor, rows: Rows, constants: Sequence[bool]) -> SiteFa
         family=family,
         role="latent",
         plates=frozenset(),
-        roles={"loc": loc, "scale_tril" if size else "scale": RoleMap((cell,), rows.scale, constant=known)},
+        roles={"loc": loc, "scale_tril" if size else "scale": scale},
         cells=(cell,),
         cell_shape=(cells,),
         data=_no_data(real, cell, cells, event),

@@ -94,10 +94,19 @@ def _joined_apart(locs: Sequence[Argument], met: Meetings) -> bool:
 
 
 def _equation_by_equation(factors: Sequence[SiteFactor], locs: Sequence[Argument], locations: Collection[str]) -> bool:
-    """Whether no covariance matters to the coefficients of vectors: one site, and one design for all coordinates."""
-    if len(factors) > 1:
-        return False
-    (factor,), (loc,) = factors, locs
+    """Whether no covariance matters to the coefficients of vectors: none of two sites, one design for all coordinates."""
+    found = set[str]()
+    for factor, loc in zip(factors, locs, strict=True):
+        entries = () if loc.affine is None else loc.affine.entries
+        own = {*(place.parameter for place in loc.places), *(name for name, _ in entries)}.intersection(locations)
+        if own & found or not _by_itself(factor, loc, locations):
+            return False
+        found |= own
+    return True
+
+
+def _by_itself(factor: SiteFactor, loc: Argument, locations: Collection[str]) -> bool:
+    """The same of one site."""
     if loc.affine is None or factor.roles["scale_tril"].known or not any(n in locations for n, _ in loc.affine.entries):
         return True
     if factor.family.roles["loc"].event_dim > factor.family.event_dim:
