@@ -92,7 +92,7 @@ CURVED: Mapping[str, tuple[Location, str]] = {
     "in place": (lambda z, W: z.clone().abs_() @ W.T, "abs"),
     "data": (lambda z, W: z.data.abs() @ W.T, "abs"),
     "distances": (lambda z, W: torch.cdist(z, W), "cdist"),
-    "an inverse": (lambda z, W: torch.linalg.solve(torch.eye(2) + torch.diag_embed(z), W[0].expand(len(z), 2)), "solve"),
+    "an inverse": (lambda z, W: torch.linalg.solve(torch.diag_embed(1 + z), W[0].expand(len(z), 2)), "solve"),
 }  # fmt: skip
 """Locations that are not affine in the latents, and the operation by which they are not."""
 
