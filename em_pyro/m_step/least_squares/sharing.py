@@ -94,7 +94,7 @@ def _joined_apart(locs: Sequence[Argument], met: Meetings) -> bool:
 
 
 def _equation_by_equation(factors: Sequence[SiteFactor], locs: Sequence[Argument], locations: Collection[str]) -> bool:
-    """Whether no covariance matters to the coefficients of vectors: none of two sites, one design for all coordinates."""
+    """Whether no covariance matters to the coefficients of vectors: each in one site, one design for coordinates."""
     found = set[str]()
     for factor, loc in zip(factors, locs, strict=True):
         entries = () if loc.affine is None else loc.affine.entries
