@@ -36,7 +36,7 @@ def smoother(y: Array, first: tuple[float, float], params: Params) -> tuple[floa
     References:
         Shumway & Stoffer (1982), appendix; the covariances of neighbours are in closed form here.
     """
-    length, noise, move = len(y), params["scale"] ** 2, params["step"] ** 2
+    length, noise, move = len(y), float(params["scale"]) ** 2, float(params["step"]) ** 2
     before, prior, mean, variance = (np.empty(length) for _ in range(4))
     log_likelihood, a, P = 0.0, first[0], first[1] ** 2
     for t in range(length):
