@@ -28,7 +28,7 @@ def factor_posterior(x: Array, params: Params) -> tuple[float, Moments]:
     loadings, centred = params["loadings"], x - params["mean"]
     variance = np.broadcast_to(params["scale"] ** 2, x.shape[1:])
     scaled = loadings / variance[:, None]
-    covariance = np.linalg.inv(np.eye(loadings.shape[1]) + scaled.T @ loadings)
+    covariance = np.asarray(np.linalg.inv(np.eye(loadings.shape[1]) + scaled.T @ loadings), dtype=np.float64)
     root = np.linalg.cholesky(loadings @ loadings.T + np.diag(variance))
     white = np.linalg.solve(root, centred.T)
     log_det = 2 * np.log(np.diagonal(root)).sum()

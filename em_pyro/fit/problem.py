@@ -259,8 +259,7 @@ def prepare(
             sites = _first_run(program, start)
         check_data(sites, start, program.plates, program.states)
         check_starts(program, start)  # afterwards: a start that was computed of bad data is not to blame
-        states = states_of(sites)
-        recognition = recognise(program, sites)
+        states, recognition = states_of(sites), recognise(program, sites)
         check_steady(sites, states, recognition.runs[0], lambda: _first_run(program, start))
         check_kept(contents, contents_of(args, kwargs))
         engine, rows = engine_of(program, recognition, merge=collapse)

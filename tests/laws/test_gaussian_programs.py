@@ -30,6 +30,8 @@ EXACT = 10 * IDENTITY
 FLAT = 1e-4
 """A scale below it has collapsed."""
 
+MATRIX = constraints.positive_definite
+
 TIMES = 6
 """Rows repeated so often are replaced by fewer that have the same moments."""
 
@@ -75,11 +77,14 @@ class Checked:
         """Whether the step has led to a scale of zero: few rows lie on a plane, and `Q` has no maximum."""
         try:
             new = self.new
-        except ObjectiveError:
+            self.brute.objective(new)
+        except (ObjectiveError, torch.linalg.LinAlgError):
             return True
-        sizes = {n: v if v.dim() < 2 else v.diagonal(dim1=-2, dim2=-1) for n, v in new.items()}
-        positive = [n for n, domain in self.brute.domains.items() if domain is not constraints.real]
-        return any(bool((sizes[n] < FLAT).any()) for n in positive)
+        positive = [new[n] for n, domain in self.brute.domains.items() if domain is constraints.positive]
+        trils = [new[n] for n, domain in self.brute.domains.items() if domain is constraints.lower_cholesky]
+        trils += [torch.linalg.cholesky(new[n]) for n, domain in self.brute.domains.items() if domain is MATRIX]
+        sizes = [*positive, *(tril.diagonal(dim1=-2, dim2=-1) for tril in trils)]
+        return any(bool((size < FLAT).any()) for size in sizes)
 
     # ---- what is checked; each yields a line for what is wrong ----
 

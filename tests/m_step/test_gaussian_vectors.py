@@ -1,4 +1,4 @@
-"""Vectors around locations with latents inside: where their covariance cancels, and where both are alternated."""
+"""Vectors around locations with latents inside: where their covariance cancels, and where the two are alternated."""
 
 from collections.abc import Callable
 from typing import Any

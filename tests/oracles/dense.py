@@ -46,7 +46,7 @@ def detached(law: Law) -> Law:
 def sigma_points(mean: Tensor, covariance: Tensor) -> Tensor:
     """Return `k + 1` points whose mean and covariance (divisor `k + 1`) are these, shape `(k + 1, k)`.
 
-    The vertices of a regular simplex around zero, scaled; the mean of a quadratic over them is its expectation.
+    Vertices of a regular simplex around zero, scaled: of a quadratic function their mean is the expectation.
     """
     k = len(mean)
     ones = torch.ones((k + 1, 1))

@@ -119,7 +119,18 @@ def _masked(draft: Draft, law: str, shape: tuple[int, ...], name: str = "seen") 
     if not draft.chance(0.35):
         return law
     draft.args[name] = draft.numbers(lambda: draft.rng.random() < 0.7, shape)
+    if any("Categorical" in line for line in draft.body):
+        _seen_at_first(draft.args[name])
     return f"{law}.mask({name})"
+
+
+def _seen_at_first(mask: list[Any]) -> None:
+    """Let every row see something: discrete latents that nothing hangs on are left out of steps."""
+    for n, row in enumerate(mask[:3]):
+        if isinstance(row, list):
+            row[0] = True
+        else:
+            mask[n] = True
 
 
 def _triangle(draft: Draft, size: int) -> list[list[float]]:
@@ -366,6 +377,8 @@ def _step_seen(draft: Draft, way: str, D: int, classes: Sequence[Latent], T: int
     law = f"dist.Normal({loc}, {_scale(draft, classes)})"
     if draft.chance(0.3):
         law = f"{law}.mask({draft.add('seen', lambda: draft.rng.random() < 0.7)})"
+        if classes:
+            _seen_at_first(draft.args["seen"])
     draft.line(f"pyro.sample(f'y_{{t}}', {law}, obs=y[..., t])")
 
 

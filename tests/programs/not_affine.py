@@ -92,7 +92,7 @@ CURVED: Mapping[str, tuple[Location, str]] = {
     "in place": (lambda z, W: z.clone().abs_() @ W.T, "abs"),
     "data": (lambda z, W: z.data.abs() @ W.T, "abs"),
     "distances": (lambda z, W: torch.cdist(z, W), "cdist"),
-    "an inverse": (lambda z, W: torch.linalg.solve(torch.diag_embed(1 + z), W[0].expand(len(z), 2)), "solve"),
+    "an inverse": (lambda z, W: torch.linalg.solve(torch.eye(2) + torch.diag_embed(z), 0 * z + W[0]), "solve"),
 }  # fmt: skip
 """Locations that are not affine in the latents, and the operation by which they are not."""
 
@@ -254,7 +254,7 @@ WHOLE: Mapping[str, tuple[Callable[[Tensor], None], str]] = {
     "a choice of latents": (chosen, r'^Site "x": expected .* in all states of the discrete latent "c" alike'),
     "a switching system": (switching, r"^The model: expected at most 4,096 joint states .*, got 16,384 \(s_"),
     "pyro.factor": (factored, r'^Site "bend": expected Normal, MultivariateNormal or Delta .*, got Unit'),
-    "a latent of all rows": (joined, r'^Plate "rows": expected continuous latents that hang together within one of its'),
+    "a latent of all rows": (joined, r'^Plate "rows": expected continuous latents that hang together within'),
     "a sum without noise": (sum_seen, r'^Site "x": expected a Delta of one continuous latent in each entry'),
 }  # fmt: skip
 """Programs of their own, and what is said of them."""

@@ -1,4 +1,4 @@
-"""No program with normal latents is answered that is not linear-Gaussian in them; each refusal names site and operation.
+"""No program with normal latents is answered that is not linear in them; each refusal names the site and the operation.
 
 And those that are, however they are written, are answered, with the evidence of a dense normal law.
 """

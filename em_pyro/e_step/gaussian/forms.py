@@ -110,9 +110,7 @@ def factor_of(real: SiteFactor, rows: Rows, constants: Sequence[bool]) -> SiteFa
     loc = RoleMap((cell,), torch.full((), -1).expand(shape), constant=nothing.expand(shape), affine=affine)
     known = rows.known.expand((cells, *rows.known.shape)) if bool((rows.scale < 0).any()) else None
     scale = RoleMap((cell,), rows.scale, constant=known, rows=size or None)
-    covariates = [part for parts in (rows.constants, *rows.slopes) for part in parts[:-1] if part is not None]
-    common = all(part.shape[2] == 1 for part in covariates)
-    form = (Plain if plain else Expected)(common=common, count=rows.count, size=size)
+    form = (Plain if plain else Expected)(count=rows.count, size=size)
     return replace(
         real,
         family=family,
@@ -128,9 +126,15 @@ def factor_of(real: SiteFactor, rows: Rows, constants: Sequence[bool]) -> SiteFa
 
 
 def _affine(rows: Rows, shape: tuple[int, ...], *, plain: bool) -> Affine:
-    """Coefficients as entries of parameters, one a covariate; the location itself where that is one."""
+    """Coefficients as entries of parameters, one a covariate; the location itself where that is one.
+
+    What multiplies them is in the statistics, and is one here: for every coordinate if their covariates differ.
+    """
     index = rows.index[..., 0] if plain else rows.index
-    piece = Piece(index.unsqueeze(-1), torch.ones((1,) * (index.dim() + 1), dtype=torch.float64))
+    covariates = [part for parts in (rows.constants, *rows.slopes) for part in parts[:-1] if part is not None]
+    common = plain or all(part.shape[2] == 1 for part in covariates)
+    size = (1,) * index.dim() if common else (1, *index.shape[1:])
+    piece = Piece(index.unsqueeze(-1), torch.ones((*size, 1), dtype=torch.float64))
     return Affine(rows.entries, torch.zeros(shape, dtype=torch.float64), (piece,), CHARTS[0])
 
 

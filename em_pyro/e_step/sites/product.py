@@ -28,7 +28,6 @@ class InnerProduct:
 
     together: bool = True
     alike: ClassVar[bool] = True
-    common: bool = True
     in_product: ClassVar[bool] = True
 
     def events(self, factor: SiteFactor) -> tuple[tuple[int, ...], ...]:

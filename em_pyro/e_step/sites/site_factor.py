@@ -45,10 +45,6 @@ class Form(Protocol):
         """Whether statistics of sites with the same cells are alike, whatever their data."""
 
     @property
-    def common(self) -> bool:
-        """Whether all coordinates of a vector have the same covariates, where these are no part of the predictor."""
-
-    @property
     def in_product(self) -> bool:
         """Whether it is a product of natural parameters and features, which a mixture may take into its own."""
 

@@ -94,7 +94,7 @@ def _joined_apart(locs: Sequence[Argument], met: Meetings) -> bool:
 
 
 def _equation_by_equation(factors: Sequence[SiteFactor], locs: Sequence[Argument], locations: Collection[str]) -> bool:
-    """Whether no covariance matters to the coefficients of vectors: each at one site, with one design for all of it."""
+    """Whether no covariance matters to the coefficients of vectors: each in one site, one design for coordinates."""
     found = set[str]()
     for factor, loc in zip(factors, locs, strict=True):
         entries = () if loc.affine is None else loc.affine.entries
@@ -110,12 +110,12 @@ def _by_itself(factor: SiteFactor, loc: Argument, locations: Collection[str]) ->
     if loc.affine is None or factor.roles["scale_tril"].known or not any(n in locations for n, _ in loc.affine.entries):
         return True
     if factor.family.roles["loc"].event_dim > factor.family.event_dim:
-        return factor.form.common and _lines_apart(factor)
+        return _lines_apart(factor)
     return equation_by_equation(loc.affine, unexpand(_scale_index(factor)))
 
 
 def _lines_apart(factor: SiteFactor) -> bool:
-    """Whether coordinates have coefficients of their own, that share cells as those of all others do, and one matrix.
+    """Whether coordinates have the same covariates, coefficients of their own that meet alike, and one matrix.
 
     References:
         Zellner (1962), as for `equation_by_equation`.
@@ -127,7 +127,8 @@ def _lines_apart(factor: SiteFactor) -> bool:
     found = [row.unique(return_inverse=True) for row in index]
     own = sum(len(entries) for entries, _ in found) == len(index.unique())
     same = all(torch.equal(places, found[0][1]) for _, places in found)
-    return own and same and bool((index >= 0).all()) and _one_matrix(found[0][1], _scale_index(factor), index.shape[1])
+    common = piece.value.numel() == 1
+    return common and own and same and bool((index >= 0).all()) and _one_matrix(found[0][1], _scale_index(factor), index.shape[1])
 
 
 def _one_matrix(places: Tensor, matrices: Tensor, width: int) -> bool:

@@ -104,8 +104,8 @@ class Degrees(TorchDispatchMode):
         if name in READS or any(isinstance(part, (bool, int, float, complex)) for part in leaves_of(found)):
             self.read = self.read or name
         degree = min(self._after(name, args, kwargs, every, degrees), NONE)
-        if any(isinstance(part, Tensor) and not part.is_floating_point() for part in leaves_of(found)):
-            degree = NONE  # a whole number of a latent
+        if _rounded(found, [leaf for leaf, d in zip(every, degrees, strict=True) if d]):
+            degree = NONE
         if degree == NONE and not why:
             why = name
         for part in leaves_of(found):
@@ -115,8 +115,6 @@ class Degrees(TorchDispatchMode):
 
     def _after(self, name: str, args: Any, kwargs: Any, every: list[Tensor], degrees: list[int]) -> int:
         """Return the degree of what an operation makes of operands of these degrees."""
-        if name == "_to_copy" and (kwargs.get("dtype") or every[0].dtype).itemsize < every[0].dtype.itemsize:
-            return NONE  # rounded
         if name.rstrip("_") in LINEAR:
             rest = () if name in ("cat", "stack") else leaves_of((*args[1:], *kwargs.values()))
             return NONE if any(self.of(part) for part in rest) else max(degrees)
@@ -137,16 +135,23 @@ class Degrees(TorchDispatchMode):
         return name in WRITES and not any(self.of(part) for part in places)
 
 
+def _rounded(found: Any, latents: list[Tensor]) -> bool:
+    """Whether what an operation makes of latents is a whole number, or has fewer digits than they have."""
+    digits = max(part.element_size() for part in latents)
+    made = [part for part in leaves_of(found) if isinstance(part, Tensor)]
+    return any(not part.is_floating_point() or part.element_size() < digits for part in made)
+
+
 class Leaving(TorchFunctionMode):
     """Watches for what takes the numbers of a tensor out of torch, where their degree is lost."""
 
     def __init__(self, degrees: Degrees) -> None:
-        """Remember what is known of the degrees."""
+        """Begin with the degrees that are watched beside it."""
         super().__init__()
         self.degrees = degrees
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Note what leaves torch."""
+        """Remember the first."""
         name = getattr(func, "__name__", "")
         if name in LEAVES and args and self.degrees.of(args[0]):
             self.degrees.read = self.degrees.read or name
