@@ -46,3 +46,20 @@ def seen_by_row(engine: Engine) -> str:
     """Name a site whose statistics have an entry for every row that was merged; empty if there is none."""
     merged = [p for p in engine.program.plates if engine.program.plates[p] != engine.full.program.plates[p]]
     return next((name for name, factor in engine.leaders.items() if any(factor.stuck(p) for p in merged)), "")
+
+
+def integrated(engine: Engine) -> list[str]:
+    """Say of every continuous latent that is integrated why it is, and how: once of those of which it is the same."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for unit in engine.units:
+        for name in unit.continuous:
+            key = engine.program.integrated[name], unit.structure(name)
+            found.setdefault(key, []).append(name)
+    return [
+        f"continuous latent{'s' * (len(names) > 1)} {listed(_quoted(names))}: integrated ({why}); {how}"
+        for (why, how), names in found.items()
+    ]
+
+
+def _quoted(names: list[str]) -> list[str]:
+    return [f'"{name}"' for name in names]

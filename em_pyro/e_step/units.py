@@ -66,6 +66,10 @@ class Unit(Protocol):
         """Continuous latents that are summed out inside."""
         return ()
 
+    def structure(self, latent: str) -> str:
+        """Say how one of these hangs together with others."""
+        raise KeyError(latent)
+
     @property
     def notes(self) -> Mapping[str, str]:
         """What the plan says of it: a title, and how it is computed; mostly nothing."""

@@ -32,6 +32,7 @@ def notes_of(engine: Engine, rows: str) -> tuple[str, ...]:
         found.append(f"the model cannot be recorded as tensor operations: {engine.unrecorded}")
     found += cut_off(engine)
     found += not_fitted(engine)
+    found += notes.integrated(engine)
     found += notes.recursions(engine)
     found += [chunks] if (chunks := notes.chunks(engine)) else []
     found += notes.forms(engine)

@@ -52,8 +52,8 @@ class Program:
     """Whether the densities of sites with a prior are those of their unconstrained coordinates."""
     by_row: frozenset[str] = frozenset()
     """Sites with a prior that have an entry for each row of a data plate."""
-    integrated: frozenset[str] = frozenset()
-    """Continuous latents that are integrated: a run is at values that stand for them, as if these were observed."""
+    integrated: Mapping[str, str] = field(default_factory=dict)
+    """Continuous latents that are integrated, and why: a run is at values that stand for them, as if observed."""
 
     @property
     def device(self) -> torch.device:

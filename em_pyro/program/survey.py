@@ -115,7 +115,7 @@ def survey(
     *,
     unconstrained: bool = False,
     continuous: Mapping[str, str] | None = None,
-    integrated: Collection[str] = (),
+    integrated: Mapping[str, str] | None = None,
 ) -> Program:
     """Run `model(*args, **kwargs)` once (again where latents are integrated, or many) and return it as a `Program`.
 
@@ -128,7 +128,7 @@ def survey(
         fitted: parameters at their fitted values.
         unconstrained: whether priors have the densities of unconstrained coordinates.
         continuous: what the user wants of continuous latents: "maximise", in a data plate too, or "integrate".
-        integrated: continuous latents that are integrated; normal ones in data plates are in any case.
+        integrated: continuous latents that are integrated, and why; normal ones in data plates are in any case.
 
     Raises:
         ModelError: the model has a site that exact EM cannot treat; the message names it and the remedy.
@@ -137,12 +137,12 @@ def survey(
     """
     indices: Indices = {}
     chosen = dict(continuous or {})
-    integrated = {*integrated, *(name for name, choice in chosen.items() if choice == "integrate")}
+    integrated = dict(integrated or {}) | {n: "as you asked" for n, choice in chosen.items() if choice == "integrate"}
     how, first = first_that_runs(model, args, kwargs, partial(_run, model, indices, fitted, integrated))
     args, kwargs = converted(args, kwargs, how)
     check_chosen(first.messages, chosen)
-    integrated = frozenset(integrated) | normal_in_data(first.messages, {*integrated, *chosen})
-    if integrated - first.integrated:
+    integrated |= normal_in_data(first.messages, {*integrated, *chosen})
+    if integrated.keys() - first.integrated:
         first = _run(model, indices, fitted, integrated, args, kwargs)
     messages = first.messages
     latent = [n for n, msg in messages.items() if not msg["is_observed"] and is_discrete(msg["fn"])]

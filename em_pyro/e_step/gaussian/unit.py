@@ -84,6 +84,18 @@ class Gaussian(Unit):
         """All latents that are integrated."""
         return tuple(self.places.shapes)
 
+    def structure(self, latent: str) -> str:
+        """Say how a latent hangs together with others."""
+        entry = self.places.first[latent]
+        every = zip(self.alike_members, self.groups, strict=True)
+        own, group = next(both for both in every if bool((both[0].entries == entry).any()))
+        sets, k = own.entries.shape
+        how = f"a chain in blocks of {group.width}" if group.width else "a whole precision matrix"
+        each = f"{sets} sets of {k} that hang together" if sets > 1 else f"{k} that hang together"
+        patterns = len(group.counts)
+        alike = "" if patterns == 1 else f" of {patterns:,} kinds"
+        return f"{each}{alike}" + (f", {how}" if k > 1 else "")
+
     @property
     def stands_for(self) -> Mapping[str, tuple[str, ...]]:
         """For each of them, by name, all sites that are the same function."""

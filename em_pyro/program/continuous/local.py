@@ -52,17 +52,16 @@ def _data_plates(messages: Mapping[str, Any]) -> set[str]:
     return {plate for msg in data for plate in plates_of(msg)}
 
 
-def normal_in_data(messages: Mapping[str, Any], chosen: Collection[str]) -> frozenset[str]:
-    """Name the normal latents in data plates, but for those of which is said what becomes of them."""
-    data = _data_plates(messages)
-    return frozenset(
-        name
-        for name, msg in messages.items()
-        if not (msg["is_observed"] or name in chosen or is_discrete(msg["fn"]))
-        and type(unwrap(msg["fn"]).base).__name__ in NORMAL
-        and name + LABELS not in messages
-        and data.intersection(plates_of(msg))
-    )
+def normal_in_data(messages: Mapping[str, Any], chosen: Collection[str]) -> dict[str, str]:
+    """Name the normal latents in data plates, and these, but for those of which is said what becomes of them."""
+    data, found = _data_plates(messages), dict[str, str]()
+    for name, msg in messages.items():
+        if msg["is_observed"] or name in chosen or is_discrete(msg["fn"]) or name + LABELS in messages:
+            continue
+        inside = [plate for plate in plates_of(msg) if plate in data]
+        if inside and type(unwrap(msg["fn"]).base).__name__ in NORMAL:
+            found[name] = f'a normal latent in the data plate "{inside[0]}"'
+    return found
 
 
 def local_continuous(messages: Mapping[str, Any], summed: Collection[str], chosen: Collection[str]) -> frozenset[str]:

@@ -25,8 +25,8 @@ from ..improper import unbounded
 from ..priors import dropped
 
 
-def to_integrate(program: Program, values: Params, chosen: Mapping[str, str]) -> frozenset[str]:
-    """Return the latents that are integrated by rules 2 to 4, and those that are already.
+def to_integrate(program: Program, values: Params, chosen: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the latents that are integrated by rules 2 to 4, and those that are already, and why.
 
     Args:
         program: in which they are still parameters with a prior.
@@ -44,36 +44,42 @@ def to_integrate(program: Program, values: Params, chosen: Mapping[str, str]) ->
         normal = {n for n in kinds if n in traced and type(unwrap(traced[n].fn).base).__name__ in NORMAL}
         if not normal:
             return program.integrated
-        found = set(program.integrated) | {bad.site for bad in unbounded(program, values, leaves, traced)} & normal
-        found |= _missing(traced, leaves, normal)
-        return frozenset(_connected(found, normal, traced, {**leaves, **standing}) if found else found)
+        found = dict(program.integrated)
+        for bad in unbounded(program, values, leaves, traced):
+            if bad.site in normal:
+                found.setdefault(bad.site, f'"{bad.parameter}" is its {bad.argument}, and may go to zero')
+        for name, site in _missing(traced, leaves, normal).items():
+            found.setdefault(name, f'without a prior, inside the value of "{site}": its missing entries')
+        if found:
+            _add_connected(found, normal, traced, {**leaves, **standing})
+        return found
 
 
-def _missing(traced: Mapping[str, Site], leaves: Mapping[str, Tensor], normal: set[str]) -> set[str]:
-    """Latents without a density that enter the value of an observed site."""
+def _missing(traced: Mapping[str, Site], leaves: Mapping[str, Tensor], normal: set[str]) -> dict[str, str]:
+    """Latents without a density that enter the value of an observed site, and that site."""
     flat = {name for name in normal if dropped(traced[name])}
     observed = {n: site for n, site in traced.items() if site.role == "observed" and site.value.requires_grad}
-    if not flat or not observed:
-        return set()
-    inside = reached(observed, leaves, lambda site: [site.value])
-    return flat & frozenset[str]().union(*inside.values())
+    inside = reached(observed, leaves, lambda site: [site.value]) if flat and observed else {}
+    return {name: site for site, names in inside.items() for name in sorted(names & flat)}
 
 
-def _connected(found: set[str], normal: set[str], traced: Mapping[str, Site], leaves: Mapping[str, Tensor]) -> set[str]:
+def _add_connected(
+    found: dict[str, str], normal: set[str], traced: Mapping[str, Site], leaves: Mapping[str, Tensor]
+) -> None:
     """Add the latents in whose laws these are, and those that are in theirs; but none that is part of a scale."""
     scales = frozenset[str]().union(*reached(traced, leaves, _scales).values())
-    inside = reached({n: traced[n] for n in (*normal, *found) if n in traced}, leaves, _locations)
-    meets: dict[str, set[str]] = {name: set() for name in (*normal, *found)}
+    inside = reached({n: traced[n] for n in traced if n in normal or n in found}, leaves, _locations)
+    meets: dict[str, dict[str, str]] = {name: {} for name in (*normal, *found)}
     for name, entering in inside.items():
-        for other in entering & meets.keys() - scales - {name}:
-            meets[name].add(other)
-            meets[other].add(name)
-    every, waiting = set(found), list(found)
+        for other in sorted(entering & meets.keys() - scales - {name}):
+            meets[name][other] = f'part of the law of "{name}"'
+            meets[other][name] = f'"{other}" is part of its law'
+    waiting = list(found)
     while waiting:
-        for other in meets[waiting.pop()] - every - scales:
-            every.add(other)
-            waiting.append(other)
-    return every
+        for other, why in meets[waiting.pop()].items():
+            if other not in found and other not in scales:
+                found[other] = why
+                waiting.append(other)
 
 
 def _locations(site: Site) -> list[Tensor]:
