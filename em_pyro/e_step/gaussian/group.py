@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .block import Block, Law, Patterns, law_of
+from .orthogonal import orthogonal, strained
 from .precision import Factored, factor, places_of
 
 Bindings = Sequence[tuple[Tensor, Tensor]]
@@ -93,8 +94,11 @@ def posterior(group: Group, bindings: Bindings) -> Posterior:
     free = group.free
     if not bool(free.all()):
         pull = pull * free[group.patterns.of]
-    precision = factor(flat, free, group.k, group.width)
-    mean = -precision.solve(pull, group.patterns.of)
+    precision: Factored = factor(flat, free, group.k, group.width)
+    if strained(flat, precision, group.k, group.width):
+        precision, mean = orthogonal(group.blocks, white, free, group.patterns.of)
+    else:
+        mean = -precision.solve(pull, group.patterns.of)
     residuals = tuple(_residual(group, law, law.slopes, law.constants, mean) for law in laws)
     constant = 0.5 * math.log(2 * math.pi) * free.sum(-1) - precision.log_det
     square: Tensor | float = 0.0

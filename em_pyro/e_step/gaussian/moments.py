@@ -62,11 +62,11 @@ def products(group: Group, found: Posterior, k: int, weights: Weights, cells: in
     members = weights.members[..., None, None]
     if block.weight is not None:
         members = members * block.weight[group.patterns.of]
-    slopes, spread = _slopes(block, law), _spread(block, found.precision, weights)
     count = weights.patterns[..., None, None]
     count = (count if block.weight is None else count * block.weight).sum(2)
+    around = _around(block, _slopes(block, law), found.precision, weights)
     add = _joint if block.joint else _apart
-    return add(block, cells, count, x, residual, members, slopes, spread)
+    return add(block, cells, count, x, residual, members, around)
 
 
 def _covariate(group: Group, block: Block, j: int, taken: Tensor) -> Tensor:
@@ -93,6 +93,20 @@ def _slopes(block: Block, law: Law) -> Tensor:
         return law.slopes.unsqueeze(-2).expand((*law.slopes.shape[:-1], block.count + 1, 0))
     shape = broadcast(*(part.shape for slot in by_slot for part in slot))
     return torch.stack([torch.stack([part.expand(shape) for part in slot], -1) for slot in by_slot], -1)
+
+
+def _around(block: Block, slopes: Tensor, precision: Factored, weights: Weights) -> Tensor:
+    """`B Cov(z) B'` of every row, members added up: (s, z, c, e, J + 1, J + 1), coordinates side by side if joint."""
+    if block.joint:
+        slopes = slopes.flatten(4, 5).unsqueeze(4)
+    if precision.half is None:
+        return (slopes @ _spread(block, precision, weights) @ slopes.mT).sum(2)
+    padded = torch.nn.functional.pad(precision.half, (0, 0, 0, 1))
+    taken = padded[..., torch.where(block.slots >= 0, block.slots, padded.shape[-2] - 1), :]  # (s, z, p, c, f, k)
+    half = slopes @ taken.unsqueeze(4)
+    weight = weights.patterns[..., None, None]
+    weight = weight if block.weight is None else weight * block.weight
+    return ((half * weight[..., None, None]) @ half.mT).sum(2)
 
 
 def _spread(block: Block, precision: Factored, weights: Weights) -> Tensor:
@@ -123,11 +137,9 @@ def _alike(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _apart(
-    block: Block, cells: int, n: Tensor, x: Tensor, residual: Tensor, weight: Tensor, slopes: Tensor, spread: Tensor
+    block: Block, cells: int, n: Tensor, x: Tensor, residual: Tensor, weight: Tensor, around: Tensor
 ) -> Products:
     """Coordinates each with a scale of its own."""
-    around = slopes @ spread @ slopes.mT  # (s, z, p, c, e, J + 1, J + 1)
-    around = around.sum(2)
     J = block.count
     pull = weight * residual
     if x.shape[4] == 1:  # the same covariates in all coordinates
@@ -149,15 +161,15 @@ def _apart(
 
 
 def _joint(
-    block: Block, cells: int, n: Tensor, x: Tensor, residual: Tensor, weight: Tensor, slopes: Tensor, spread: Tensor
+    block: Block, cells: int, n: Tensor, x: Tensor, residual: Tensor, weight: Tensor, around: Tensor
 ) -> Products:
     """Coordinates with a covariance matrix in common."""
-    flat = slopes.flatten(4, 5)  # (s, z, p, c, e (J + 1), f)
-    size, J = slopes.shape[4], block.count
-    around = (flat @ spread.squeeze(4) @ flat.mT).sum(2)
+    size, J = residual.shape[4], block.count
     every = torch.cat([x.expand((*residual.shape, J)), residual.unsqueeze(-1)], -1).flatten(4)
     square = torch.einsum("szncu,szncv->szcuv", every * weight, every)
-    total = (square + around).unflatten(-1, (size, J + 1)).unflatten(-3, (size, J + 1))  # (..., e, J+1, e, J+1)
+    total = (
+        (square + around.squeeze(3)).unflatten(-1, (size, J + 1)).unflatten(-3, (size, J + 1))
+    )  # (..., e, J+1, e, J+1)
     where = block.cells[..., 0]
     parts = (
         n.squeeze(-1),

@@ -30,6 +30,10 @@ class Factored(Protocol):
     def covariances(self, first: Tensor, second: Tensor) -> Tensor:
         """Entries of `J^-1` in places (...), (s, z, p) + those; zero where a place is -1 or what is observed."""
 
+    @property
+    def half(self) -> Tensor | None:
+        """A root `H` of the covariance `H H'`, (s, z, p, k, k), where that has digits which the covariance lacks."""
+
     def draw(self, noise: Tensor, state: Tensor, of: Tensor) -> Tensor:
         """Turn standard normal vectors (d, n, k) into ones with this precision, in states (d, n) of start 0."""
 
@@ -40,6 +44,11 @@ class Whole:
 
     root: Tensor = field(repr=False)
     covariance: Tensor = field(repr=False)
+
+    @property
+    def half(self) -> Tensor | None:
+        """None is needed."""
+        return None
 
     @property
     def log_det(self) -> Tensor:
@@ -73,6 +82,11 @@ class Chain:
     width: int
     k: int
     free: Tensor = field(repr=False)
+
+    @property
+    def half(self) -> Tensor | None:
+        """None is at hand."""
+        return None
 
     @property
     def log_det(self) -> Tensor:
