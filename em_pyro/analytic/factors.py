@@ -33,7 +33,8 @@ def factor_posterior(x: Array, params: Params) -> tuple[float, Moments]:
     white = np.linalg.solve(root, centred.T)
     log_det = 2 * np.log(np.diagonal(root)).sum()
     log_likelihood = -0.5 * (len(x) * (x.shape[1] * np.log(2 * np.pi) + log_det) + (white**2).sum())
-    return float(log_likelihood), Moments(centred @ scaled @ covariance, covariance)
+    means: Array = np.asarray(centred @ scaled @ covariance, dtype=np.float64)
+    return float(log_likelihood), Moments(means, np.asarray(covariance, dtype=np.float64))
 
 
 def regression_on_factors(x: Array, posterior: Moments, *, tied: bool) -> Params:

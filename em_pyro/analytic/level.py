@@ -38,11 +38,11 @@ def smoother(y: Array, first: tuple[float, float], params: Params) -> tuple[floa
     """
     length, noise, move = len(y), float(params["scale"]) ** 2, float(params["step"]) ** 2
     before, prior, mean, variance = (np.empty(length) for _ in range(4))
-    log_likelihood, a, P = 0.0, first[0], first[1] ** 2
+    log_likelihood, a, P = 0.0, float(first[0]), float(first[1] ** 2)
     for t in range(length):
         before[t], prior[t] = a, P
         if not np.isnan(y[t]):
-            F, v = P + noise, y[t] - a
+            F, v = P + noise, float(y[t] - a)
             log_likelihood -= 0.5 * (np.log(2 * np.pi * F) + v**2 / F)
             a, P = a + P * v / F, P * noise / F
         mean[t], variance[t] = a, P

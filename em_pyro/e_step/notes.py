@@ -40,3 +40,9 @@ def chunks(engine: Engine) -> str:
         return f"rows are taken whole: {engine.whole}"
     first = max((part.chunks() for part in engine.parts), key=len, default=())
     return f'plate "{first[0].plate}" in {len(first)} chunks of {first[0].length} rows' if len(first) > 1 else ""
+
+
+def seen_by_row(engine: Engine) -> str:
+    """Name a site whose statistics have an entry for every row that was merged; empty if there is none."""
+    merged = [p for p in engine.program.plates if engine.program.plates[p] != engine.full.program.plates[p]]
+    return next((name for name, factor in engine.leaders.items() if any(factor.stuck(p) for p in merged)), "")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..e_step import notes
 from ..e_step.confirm import other_densities
 from ..e_step.engine import Engine
 from ..e_step.expectation import Expectation
@@ -272,19 +273,13 @@ def prepare(
             own = {n: sites[n].log_prob().names for n in recognition.integrated}  # their factor is one of them all
             check_structure(program, {**{n: f.names for n, f in engine.factors.items()}, **own}, sites)
             check_values(program, recognition.values, recognition.runs[0])
-        if any(callable(choice) for choice in options.values()) and (kept := _seen_by_row(engine)):
+        if any(callable(choice) for choice in options.values()) and (kept := notes.seen_by_row(engine)):
             engine, collapse = engine.full, False
             rows = f'not merged: your own M-steps are given site "{kept}" row by row'
         plan = choose(engine, options, {})
         plan = replace(plan, notes=notes_of(engine, rows), seconds=time.perf_counter() - began)
         key = lasting(before, fingerprint(model, args, kwargs, program.written))
         return Problem(program, engine, plan, options, {}, key, collapse)
-
-
-def _seen_by_row(engine: Engine) -> str:
-    """Name a site whose statistics have an entry for every row that was merged; empty if there is none."""
-    merged = [p for p in engine.program.plates if engine.program.plates[p] != engine.full.program.plates[p]]
-    return next((name for name, factor in engine.leaders.items() if any(factor.stuck(p) for p in merged)), "")
 
 
 def _first_run(program: Program, start: Params) -> Any:

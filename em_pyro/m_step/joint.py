@@ -147,7 +147,7 @@ def grouped(engine: Engine, block: Block) -> Joint:
                 known[column.role] = values if family.roles[column.role].event_dim else values.squeeze(-1)
     fixed = frozenset(key for key, (name, _) in charts.items() if name in block.held)
     _check_apart(charts, index, known, fixed)
-    ranks = tuple(len(event) for event in factors[0].events)
+    ranks = tuple(len(event) for event in factors[0].form.events(factors[0]))
     return Joint(family, charts, tuple(places), index, known, ranks, fixed, len(groups))
 
 

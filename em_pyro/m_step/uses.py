@@ -79,7 +79,7 @@ def made_up(factors: Sequence[SiteFactor]) -> dict[str, Sums]:
     one, found = torch.ones((), dtype=torch.float64), {}
     for factor in factors:
         cells = (1, *factor.cell_shape, *factor.event_shape)
-        parts = tuple(one.expand((*cells, *event)) for event in factor.events)
+        parts = tuple(one.expand((*cells, *event)) for event in factor.form.events(factor))
         found[factor.name] = Sums(factor.name, factor.family, parts)
     return found
 

@@ -72,7 +72,7 @@ def on_new_rows(program: Program, leaves: Params, args: tuple[Any, ...], kwargs:
     fitted = {n: replace(p, initial=leaves[n], random=None) for n, p in program.parameters.items() if n in leaves}
     sources = _sources(program, leaves)
     with _explained(sources, args, kwargs):
-        there = _detached(survey(program.model, args, kwargs, fitted))
+        there = _detached(survey(program.model, args, kwargs, fitted, integrated=program.integrated))
     here = _detached(replace(program, parameters=fitted))
     check_states(here, there)
     with _explained(sources, args, kwargs):

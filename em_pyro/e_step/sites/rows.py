@@ -42,6 +42,7 @@ class ByRow:
     together: bool = False
 
     alike: ClassVar[bool] = False
+    common: ClassVar[bool] = True
     in_product: ClassVar[bool] = False
 
     # ---- as every form ----

@@ -229,11 +229,6 @@ class SiteFactor:
         return f'an argument of site "{self.name}" differs by row of plate "{plate}"' if plate in self.cells else ""
 
     @property
-    def events(self) -> tuple[tuple[int, ...], ...]:
-        """What a cell holds of every statistic."""
-        return self.form.events(self)
-
-    @property
     def sizes(self) -> Mapping[str, int]:
         """Of all latents and plates."""
         return self.data.sizes

@@ -128,7 +128,13 @@ def _lines_apart(factor: SiteFactor) -> bool:
     own = sum(len(entries) for entries, _ in found) == len(index.unique())
     same = all(torch.equal(places, found[0][1]) for _, places in found)
     common = piece.value.numel() == 1
-    return common and own and same and bool((index >= 0).all()) and _one_matrix(found[0][1], _scale_index(factor), index.shape[1])
+    return (
+        common
+        and own
+        and same
+        and bool((index >= 0).all())
+        and _one_matrix(found[0][1], _scale_index(factor), index.shape[1])
+    )
 
 
 def _one_matrix(places: Tensor, matrices: Tensor, width: int) -> bool:

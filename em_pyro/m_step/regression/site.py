@@ -143,7 +143,7 @@ def side_by_side(sites: Sequence[Site]) -> tuple[Site, ...]:
             for a in site.arguments
         )
         known = tuple((key, value.shape) for key, value in sorted(site.known.items()))
-        alike = (id(factor.family), factor.cell_shape, factor.event_shape, factor.events, arguments, known)
+        alike = (id(factor.family), factor.cell_shape, factor.event_shape, factor.form.events(factor), arguments, known)
         groups.setdefault(alike if factor.form.alike else factor.name, []).append(site)
     return tuple(some[0] if len(some) == 1 else _joined(some) for some in groups.values())
 

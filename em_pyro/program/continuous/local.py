@@ -80,7 +80,8 @@ def local_continuous(messages: Mapping[str, Any], summed: Collection[str], chose
         if name + LABELS in messages:
             raise ModelError(
                 f'Site "{name}": expected obs_mask on a discrete site, got a continuous one. '
-                f"Missing continuous values are left out by the mask of the distribution: fn.mask(observed)."
+                f"A value on which nothing depends is left out by fn.mask(observed); one on which others do is a "
+                f'latent that is seen in part: {name} = pyro.sample("{name}", fn), then dist.Delta({name}).mask(seen).'
             )
         by_row.add(name)
         if name not in chosen:

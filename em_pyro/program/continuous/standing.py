@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..devices import seeded
 from ..handlers import name_of
+from ..named import unwrap
 
 
 def standing(msg: Any) -> Tensor:
@@ -20,4 +21,5 @@ def standing(msg: Any) -> Tensor:
     fn, plates = msg["fn"], {frame.dim: frame.size for frame in msg["cond_indep_stack"] if frame.vectorized}
     shape = [plates.get(dim, 1) for dim in range(min(plates, default=0), 0)]
     generator = torch.Generator().manual_seed(zlib.crc32(name_of(msg).encode()))
-    return seeded(torch.randn, (*shape, *fn.event_shape), generator=generator, dtype=torch.get_default_dtype())
+    drawn = seeded(torch.randn, (*shape, *fn.event_shape), generator=generator, dtype=torch.float64)
+    return drawn.to(vars(unwrap(fn).base)["loc"].dtype)

@@ -226,7 +226,13 @@ def _refuse(site: Site, bad: Tensor, expected: str) -> None:
         index = tuple(int(i) for i in bad.nonzero()[0])
         value = site.value[index] if len(index) == site.value.dim() else site.value
         got = f"{value.item()}" if value.numel() == 1 else f"{value.flatten()[:6].tolist()}"
+        whole = type(unwrap(site.fn).base).__name__ == "MultivariateNormal"  # its mask leaves whole rows out
+        how = (
+            "write the row as a latent that is seen in part: row = pyro.sample(..., dist.MultivariateNormal(...)), "
+            "then dist.Delta(row).mask(observed).to_event(1)"
+            if whole
+            else "leave it out by fn.mask(observed)"
+        )
         raise DataError(
-            f'Site "{user_site(site.name)}": expected {expected}, got {got} at index {index}. Remove it, or leave it '
-            f"out by fn.mask(observed)."
+            f'Site "{user_site(site.name)}": expected {expected}, got {got} at index {index}. Remove it, or {how}.'
         )

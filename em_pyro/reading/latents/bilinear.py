@@ -76,10 +76,12 @@ class Places:
     Attributes:
         shapes: of the values.
         events: how many of their last dimensions are events.
+        dtypes: of the values, as the model has them.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     events: Mapping[str, int]
+    dtypes: Mapping[str, torch.dtype]
 
     @cached_property
     def first(self) -> dict[str, int]:
@@ -97,7 +99,8 @@ class Places:
 
     def values(self, flat: Tensor) -> dict[str, Tensor]:
         """Cut entries side by side into the values of the latents."""
-        return {n: flat[self.first[n] :][: math.prod(s)].reshape(s) for n, s in self.shapes.items()}
+        cut = {n: flat[self.first[n] :][: math.prod(s)].reshape(s) for n, s in self.shapes.items()}
+        return {n: part.to(self.dtypes[n]) for n, part in cut.items()}
 
     def frames(self, coarse: Mapping[tuple[int, ...], int]) -> Iterator[tuple[tuple[int, ...], Tensor]]:
         """Yield sets of entries that move together, with their kind: one coordinate of all latents of a shape.

@@ -20,7 +20,6 @@ from .entries import colours_of, entries_of
 from .replays import Crowded, Replays, names_of, thin, thin_which
 
 RUNS = 2000  # of the model, for all constants together
-SAME = 1e-9  # relative error of a residual at a point that was not used to find it
 
 Parts = dict[str, tuple[Tensor, Tensor]]  # value and location of every site
 
@@ -36,7 +35,8 @@ def latents_of(program: Program, recognition: Recognition) -> Latents | None:
     run = recognition.runs[0]
     mine = [name for name in run if name in program.integrated]
     shapes = {name: tuple(run[name].value.shape) for name in mine}
-    places = Places(shapes, {name: run[name].fn.event_dim for name in mine})  # type: ignore[attr-defined]
+    events = {name: run[name].fn.event_dim for name in mine}  # type: ignore[attr-defined]
+    places = Places(shapes, events, {name: run[name].value.dtype for name in mine})
     values = {name: run[name].value.clone() for name in mine}
     sites = sites_of_latents(program, recognition.values, values)
     for name in sites:
@@ -87,6 +87,13 @@ class Frame:
         found = torch.zeros(self.count, dtype=torch.float64)
         found[self.ids] = torch.as_tensor(values, dtype=torch.float64)
         return found
+
+    def codes(self, *, single: bool) -> list[Tensor]:
+        """Values by which the entries are told apart: marks, or in single precision the digits of their numbers."""
+        if not single:
+            return [self.marks]
+        numbers = torch.arange(len(self.ids))
+        return [(numbers >> k & 1).double() for k in range(max(1, (len(self.ids) - 1).bit_length()))]
 
     @property
     def marks(self) -> Tensor:
@@ -172,28 +179,45 @@ def _which(replays: Replays, frame: Frame, start: Parts, rows: Mapping[str, Sequ
     Raises:
         Crowded: a cell has two of them.
     """
-    ones, marked = replays.run(frame.at(1.0), {}), replays.run(frame.at(frame.marks), {})
-    marks, order = frame.marks.sort()
+    ones, noise = replays.run(frame.at(1.0), {}), replays.noise
+    coded = [replays.run(frame.at(code), {}) for code in frame.codes(single=replays.single)]
     found: dict[str, Tensor] = {}
     for name, (value, location) in start.items():
         first = (ones[name][0] - value) - (ones[name][1] - location)
-        second = (marked[name][0] - value) - (marked[name][1] - location)
-        size = value.abs() + location.abs()
-        floor = 1e-12 * size
-        idle = first.abs() <= 1e-13 * size + 1e-300
-        if bool(idle.all()) and bool((second.abs() <= 4 * floor).all()):
+        others = [(run[name][0] - value) - (run[name][1] - location) for run in coded]
+        floor = 10 * noise * (value.abs() + location.abs())
+        idle = first.abs() <= floor / 10 + 1e-300
+        if bool(idle.all()) and all(bool((other.abs() <= 4 * floor).all()) for other in others):
             continue
-        ratio = second / torch.where(idle, 1.0, first)
-        at = torch.searchsorted(marks, ratio.contiguous()).clamp(1, max(1, len(marks) - 1))
-        if len(marks) == 1:
-            nearest = torch.zeros_like(at)
-        else:
-            nearest = torch.where(ratio - marks[at - 1] < marks[at] - ratio, at - 1, at)
-        gap = (second - marks[nearest] * first).abs()
-        if bool((gap > torch.where(idle, 4 * floor, 1e-9 * first.abs() + 4 * floor)).any()):
+        read = _binary if replays.single else _marked
+        place, gap = read(frame, torch.where(idle, 1.0, first), others)
+        slack = torch.where(idle, 4 * floor, 1e4 * noise * first.abs() + 4 * floor)
+        if bool((torch.where(idle, torch.stack([o.abs() for o in others]).amax(0), gap) > slack).any()):
             raise Crowded(frame.kind)
-        found[name] = thin_which(torch.where(idle, -1, frame.ids[order[nearest]]), rows[name])
+        found[name] = thin_which(torch.where(idle, -1, frame.ids[place]), rows[name])
     return found
+
+
+def _marked(frame: Frame, first: Tensor, others: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Which entry every cell takes, by its mark, and how far from it a cell is."""
+    (second,) = others
+    marks, order = frame.marks.sort()
+    if len(marks) == 1:
+        nearest = torch.zeros(first.shape, dtype=torch.long)
+    else:
+        ratio = second / first
+        at = torch.searchsorted(marks, ratio.contiguous()).clamp(1, len(marks) - 1)
+        nearest = torch.where(ratio - marks[at - 1] < marks[at] - ratio, at - 1, at)
+    return order[nearest], (second - marks[nearest] * first).abs()
+
+
+def _binary(frame: Frame, first: Tensor, others: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The same by the digits of its number: few digits of a float32 are enough for each."""
+    place, gap = torch.zeros(first.shape, dtype=torch.long), torch.zeros_like(first)
+    for k, other in enumerate(others):
+        digit = (other / first).round().clamp(0, 1)
+        place, gap = place + (digit.long() << k), torch.maximum(gap, (other - digit * first).abs())
+    return place.clamp(max=len(frame.ids) - 1), gap
 
 
 def _differences(
@@ -247,7 +271,7 @@ def _certify(replays: Replays, made: Mapping[str, Bilinear]) -> None:
         for name, site in made.items():
             truth = run[name][0] - run[name][1]
             mine = site.residual(replays.params, latents)
-            reach = SAME * (truth.abs() + run[name][0].abs() + run[name][1].abs() + 1e-6 * size)
+            reach = 1e4 * replays.noise * (truth.abs() + run[name][0].abs() + run[name][1].abs() + 1e-6 * size)
             if bool(((mine - truth).abs() > reach).any()):
                 raise ModelError(
                     f'Site "{name}": expected a residual that is affine in the continuous latents and in the '

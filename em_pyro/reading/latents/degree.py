@@ -7,7 +7,7 @@ tensor) has no degree, and is remembered by its name: the site that it reaches i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,10 +31,12 @@ LINEAR = frozenset(
     "tril triu lift_fresh index gather movedim unfold constant_pad_nd zero mT numpy_T _reshape_alias view_as take "
     "take_along_dim expand_as narrow contiguous diag_embed trace swapaxes positive resolve_conj resolve_neg".split()
 )
-SUMS = frozenset("add sub rsub add_ sub_".split())
-PRODUCTS = frozenset("mul mm bmm mv dot mul_ multiply".split())
+ALGEBRA: dict[str, Callable[[Sequence[int]], int]] = {
+    **dict.fromkeys("add sub rsub add_ sub_".split(), max),
+    **dict.fromkeys("mul mm bmm mv dot mul_ multiply".split(), sum),
+    **dict.fromkeys("addmm baddbmm addmv addbmm".split(), lambda degrees: max(degrees[0], degrees[1] + degrees[2])),
+}
 QUOTIENTS = frozenset("div div_".split())
-FUSED = frozenset("addmm baddbmm addmv addbmm".split())
 WRITES = frozenset(
     "index_put index_put_ _index_put_impl_ copy_ copy masked_fill masked_fill_ fill_ slice_scatter select_scatter "
     "index_copy index_copy_ scatter scatter_ masked_scatter masked_scatter_ index_add index_add_ scatter_add "
@@ -116,12 +118,8 @@ class Degrees(TorchDispatchMode):
         if name.rstrip("_") in LINEAR:
             rest = () if name in ("cat", "stack") else leaves_of((*args[1:], *kwargs.values()))
             return NONE if any(self.of(part) for part in rest) else max(degrees)
-        if name in SUMS:
-            return max(degrees)
-        if name in PRODUCTS:
-            return sum(degrees)
-        if name in FUSED:
-            return max(degrees[0], degrees[1] + degrees[2])
+        if name in ALGEBRA:
+            return ALGEBRA[name](degrees)
         if name in QUOTIENTS:
             return NONE if len(args) < 2 or self.of(args[1]) or kwargs.get("rounding_mode") else degrees[0]
         if name == "pow":

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...program.named import Params, squeeze, unwrap
 from ...program.program import Program
 from ...program.site import Site
+from ..design.replays import NOISE
 from ..reading import Reading
 from .bilinear import Places
 
@@ -34,6 +35,17 @@ class Replays:
     places: Places
     readings: Mapping[str, Reading] = field(repr=False)  # of the sites that the latents enter
     deltas: frozenset[str]  # sites that are observed exactly
+
+    @cached_property
+    def single(self) -> bool:
+        """Whether anything in it is in single precision."""
+        dtypes = {*(p.dtype for p in self.params.values()), *self.places.dtypes.values()}
+        return torch.float32 in dtypes
+
+    @property
+    def noise(self) -> float:
+        """Relative rounding of a replay."""
+        return NOISE[torch.float32 if self.single else torch.float64]
 
     @cached_property
     def _values(self) -> dict[str, tuple[Tensor | None, Tensor]]:
