@@ -144,9 +144,9 @@ def _triangle(draft: Draft, size: int) -> list[list[float]]:
     ]
 
 
-def _covariance(draft: Draft, size: int) -> str:
-    """Write the covariance of a law, as what it is free, or known."""
-    way = draft.rng.choice(["scale_tril", "scale_tril", "covariance_matrix", "known"])
+def _covariance(draft: Draft, size: int, *, free: bool = True) -> str:
+    """Write the covariance of a law, as what it is free, or known: always where few rows would let it collapse."""
+    way = draft.rng.choice(["scale_tril", "scale_tril", "covariance_matrix", "known"] if free else ["known"])
     value = _triangle(draft, size)
     if way == "known":
         return f"scale_tril=tensor({value})"
@@ -183,7 +183,7 @@ def factors(draft: Draft) -> dict[str, Any]:
     if draft.chance(0.3):
         loc += f" + {draft.add('u', lambda: _real(draft))}[:, None] * {draft.tied('real', (D,))}"
     if joint:
-        law = f"dist.MultivariateNormal({loc}, {_covariance(draft, D)})"
+        law = f"dist.MultivariateNormal({loc}, {_covariance(draft, D, free=not mixed)})"
         law = _masked(draft, law, (N,), "told")
     else:
         law = _masked(draft, f"dist.Normal({loc}, {_scale(draft, latents, D, row=True)})", (N, D)) + ".to_event(1)"

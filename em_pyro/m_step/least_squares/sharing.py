@@ -125,16 +125,10 @@ def _lines_apart(factor: SiteFactor) -> bool:
     (piece,) = affine.pieces
     index = piece.index.squeeze(-1).movedim(-2, 0).flatten(1)  # coordinates, cells and covariates
     found = [row.unique(return_inverse=True) for row in index]
-    own = sum(len(entries) for entries, _ in found) == len(index.unique())
-    same = all(torch.equal(places, found[0][1]) for _, places in found)
-    common = piece.value.numel() == 1
-    return (
-        common
-        and own
-        and same
-        and bool((index >= 0).all())
-        and _one_matrix(found[0][1], _scale_index(factor), index.shape[1])
-    )
+    places = found[0][1]
+    own = sum(len(entries) for entries, _ in found) == len(index.unique()) and bool((index >= 0).all())
+    same = piece.value.numel() == 1 and all(torch.equal(others, places) for _, others in found)
+    return own and same and _one_matrix(places, _scale_index(factor), index.shape[1])
 
 
 def _one_matrix(places: Tensor, matrices: Tensor, width: int) -> bool:
