@@ -8,6 +8,7 @@ from em_pyro.models import poisson_mixture
 from em_pyro.models.data import load, names
 from oracles.agreement import close
 from oracles.evidence import log_evidence, start
+from oracles.m_steps import same
 from programs.zoo import GAUSSIAN, ZOO, simulated
 
 ALL = (*ZOO, *GAUSSIAN)
@@ -25,7 +26,8 @@ def test_runs_on_what_it_simulates(name: str) -> None:
     close(log_evidence(model, *simulated(name)[1]), first)  # memory that lies otherwise is summed in another order
     again = start(model, *args)
     assert params
-    assert all(torch.equal(again[key], value) for key, value in params.items())
+    for key, value in params.items():
+        same(again[key], value)
     assert all(value.isfinite().all() for value in params.values())
 
 
