@@ -14,7 +14,7 @@ from torch import Tensor
 from ...program.named import broadcast
 from .block import Block, Law
 from .group import Group, Posterior, taken_of
-from .precision import Factored
+from .precision.factored import Factored
 
 
 class Products(NamedTuple):

@@ -21,7 +21,7 @@ from .components import Members, members_of, place_of
 from .forms import factor_of
 from .group import Group
 from .merge import merged
-from .precision import width_of
+from .precision.factored import width_of
 from .rows import Rows, rows_of, weight_of, layout_of
 from .squeeze import squeezed
 from .unit import Gaussian

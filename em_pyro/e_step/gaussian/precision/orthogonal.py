@@ -1,9 +1,11 @@
 """The law of latents by an orthogonal factor of their whitened rows, where the precision matrix would lose digits.
 
 A step of a chain that hardly moves ties two latents by a weight of `1 / scale^2`, beside which all else is rounded, and
-the spread of their difference is what is left of numbers that cancel. With `A = Q R` nothing is squared: `E z = -R^-1 Q'
-a`, and the spread of `b' z` is `|R^-T b|^2`. Reference: Bierman (1977), Factorization methods for discrete sequential
-estimation, chapters IV and V.
+the spread of their difference is what is left of numbers that cancel. With `A = Q R` nothing is squared:
+
+    E z = -R^-1 Q' a,   Var(b' z) = |R^-T b|^2.
+
+Reference: Bierman (1977), Factorization methods for discrete sequential estimation, chapters IV and V.
 """
 
 from __future__ import annotations
@@ -14,9 +16,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ...program.named import broadcast
-from .block import Block
-from .precision import Factored, Whole, places_of
+from ....program.named import broadcast
+from ..block import Block
+from .factored import Factored, Whole, places_of
 
 STRAINED = 1e6  # times that a latent is known less well than its own row of the precision matrix says
 WIDEST = 256  # latents up to which the rows of a component are factored
