@@ -140,3 +140,32 @@ def test_new_rows() -> None:
     new = fit.posterior_on(torch.where(seen, x, 0.0)[2:5], seen[2:5])
     same(new.marginal("row").mean, fit.posterior.marginal("row").mean[2:5])
     same(new.log_evidence_by("rows"), fit.posterior.log_evidence_by("rows")[2:5])
+
+
+SIZES = torch.tensor([1, 4, 2, 7, 3, 5, 1, 6])
+
+
+def ragged(y: Tensor, spread: Tensor) -> None:
+    """Effects of groups of unequal sizes, rows with known errors."""
+    group = torch.repeat_interleave(torch.arange(len(SIZES)), SIZES)
+    mu = pyro.param("mu", tensor(0.3))
+    tau = pyro.param("tau", tensor(0.8), constraint=constraints.positive)
+    with pyro.plate("groups", len(SIZES)):
+        b = pyro.sample("b", dist.Normal(mu, tau))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(b[group], spread), obs=y)
+
+
+def test_groups_of_unequal_sizes() -> None:
+    """Those of few rows are laid out as if they had more: evidence and laws are those of a dense normal."""
+    n, group = int(SIZES.sum()), torch.repeat_interleave(torch.arange(len(SIZES)), SIZES)
+    y, spread = values(n, seed=6), 0.5 + values(n, seed=7).abs()
+    fit = EM(ragged, tol=1e-12).fit(y, spread)
+    mu, tau = (fit.params[name].double() for name in ("mu", "tau"))
+    Z = torch.nn.functional.one_hot(group).double()
+    covariance = Z @ Z.T * tau**2 + spread.square().diag()
+    same(tensor(fit.objective), dist.MultivariateNormal(mu.expand(n), covariance).log_prob(y))
+    mean = mu + tau**2 * Z.T @ torch.linalg.solve(covariance, y - mu)
+    same(fit.posterior.marginal("b").mean, mean)
+    weight = torch.linalg.inv(covariance).sum(0)
+    same(mu, weight @ y / weight.sum(), SOLVERS)

@@ -71,12 +71,12 @@ def patterns_of(members: Members, sites: Sequence[Rows], free: Tensor | None) ->
         free: which latent entries are not observed exactly, of all entries; None is all.
     """
     keys, count = [] if free is None else [free[members.entries].double()], len(members.entries)
-    for rows, mine in zip(sites, members.rows, strict=True):
+    for rows, mine, present in zip(sites, members.rows, members.present, strict=True):
         if mine is not None:
             parts = [part for slot in rows.slopes for part in slot if part is not None and part.shape[1] > 1]
             keys += [part[:, mine].movedim(1, 0).reshape((count, -1)) for part in parts]
-            if rows.weight is not None:
-                keys.append(rows.weight[mine].reshape((count, -1)))
+            if (seen := seen_of(rows, mine, present)) is not None:
+                keys.append(seen.reshape((count, -1)))
     keys = [key for key in keys if bool((key != key[:1]).any())]
     if not keys:
         return Patterns(torch.zeros(count, dtype=torch.long), torch.zeros(1, dtype=torch.long), torch.tensor([count]))
@@ -86,7 +86,16 @@ def patterns_of(members: Members, sites: Sequence[Rows], free: Tensor | None) ->
     return Patterns(of, first, torch.bincount(of, minlength=total))
 
 
-def block_of(number: int, rows: Rows, mine: Tensor, slots: Tensor, patterns: Patterns) -> Block:
+def seen_of(rows: Rows, mine: Tensor, present: Tensor | None) -> Tensor | None:
+    """One where a coordinate of a row is there and seen, (members, c, e); None is everywhere."""
+    seen = None if rows.weight is None else rows.weight[mine]
+    if present is None:
+        return seen
+    there = present.double().unsqueeze(-1)
+    return there.expand((*mine.shape, rows.layout.sizes[2])) if seen is None else seen * there
+
+
+def block_of(number: int, rows: Rows, mine: Tensor, slots: Tensor, present: Tensor | None, patterns: Patterns) -> Block:
     """Lay the rows of a site out by member.
 
     Args:
@@ -94,6 +103,7 @@ def block_of(number: int, rows: Rows, mine: Tensor, slots: Tensor, patterns: Pat
         rows: all of its rows.
         mine: those of every member, (members, c).
         slots: which latents of its component a row takes.
+        present: which of these a member has; None is all.
         patterns: of the members.
     """
     firsts = mine[patterns.first]
@@ -101,13 +111,12 @@ def block_of(number: int, rows: Rows, mine: Tensor, slots: Tensor, patterns: Pat
     cells = cells.expand((cells.shape[0], mine.shape[1], 1 if rows.joint else rows.layout.sizes[2]))
     constants = tuple(_laid(part, mine) for part in rows.constants)
     slopes = tuple(tuple(_laid(part, firsts) for part in slot) for slot in rows.slopes)
-    weight = None
-    if rows.weight is not None:  # what is not seen may be anything
-        seen = rows.weight[mine].unsqueeze(0)
+    weight, seen = None, seen_of(rows, mine, present)
+    if seen is not None:  # what is not seen may be anything
         constants = tuple(None if c is None else c * seen if c.shape[1] > 1 else c for c in constants)
-        weight = rows.weight[firsts][..., : 1 if rows.joint else None]
+        weight = seen[patterns.first][..., : 1 if rows.joint else None]
     weight = None if weight is None or bool(weight.all()) else weight
-    return Block(number, rows.joint, cells, slots, constants, slopes, weight, _offset(rows, mine))
+    return Block(number, rows.joint, cells, slots, constants, slopes, weight, _offset(rows, mine, seen))
 
 
 def _laid(part: Part, rows: Tensor) -> Part:
@@ -118,14 +127,14 @@ def _laid(part: Part, rows: Tensor) -> Part:
     return found[:, :1] if bool((found == found[:, :1]).all()) else found
 
 
-def _offset(rows: Rows, mine: Tensor) -> Part:
+def _offset(rows: Rows, mine: Tensor, seen: Tensor | None) -> Part:
     """Minus the logarithms of known scales, of all coordinates of a member that are seen: (z, n)."""
     if rows.log_factors is None:
         return None
-    seen = torch.ones(()) if rows.weight is None else rows.weight[mine]
     logs = rows.log_factors
     logs = logs.unsqueeze(2) if logs.shape[1] == 1 else logs[:, mine]
-    return -(logs * seen).expand((len(logs), *mine.shape, rows.layout.sizes[2])).sum((-1, -2))
+    logs = logs if seen is None else logs * seen
+    return -logs.expand((len(logs), *mine.shape, rows.layout.sizes[2])).sum((-1, -2))
 
 
 # ---- at bound arguments ----------------------------------------------------------------------------------------------

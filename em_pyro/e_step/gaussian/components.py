@@ -22,11 +22,14 @@ class Members:
         entries: latent entries of every member, (members, k).
         rows: of every site its rows in every member, (members, rows); None for sites without.
         slots: of every site which of the k entries its rows take, (rows, slots), -1 for none.
+        present: of every site which of the rows a member has, (members, rows), where some have fewer than others: a row
+            stands again in the place of one that is not there. None is all.
     """
 
     entries: Tensor = field(repr=False)
     rows: tuple[Tensor | None, ...] = field(repr=False)
     slots: tuple[Tensor | None, ...] = field(repr=False)
+    present: tuple[Tensor | None, ...] = field(repr=False)
 
 
 def connected(count: int, first: Tensor, second: Tensor) -> Tensor:
@@ -64,7 +67,7 @@ def members_of(sites: Sequence[Rows], count: int) -> list[Members]:
     _, kind = np.unique(keys, return_inverse=True)
     kinds = torch.from_numpy(kind.reshape(-1))
     return [_members(sites, torch.nonzero(kinds == k)[:, 0], of_rows, sorted_rows, order, place, sizes, starts)
-            for k in range(int(kinds.max()) + 1)]  # fmt: skip
+             for k in range(int(kinds.max()) + 1)]  # fmt: skip
 
 
 def _numbered(sites: Sequence[Rows], label: Tensor) -> tuple[Tensor, list[Tensor], int]:
@@ -141,7 +144,7 @@ def _members(
         assert bool((rows.labels[mine] == rows.labels[mine[:1]]).all())
         rows_of.append(mine)
         slots_of.append(slots[0])
-    return Members(entries, tuple(rows_of), tuple(slots_of))
+    return Members(entries, tuple(rows_of), tuple(slots_of), tuple(None for _ in sites))
 
 
 def place_of(rows: Sequence[Rows], members: Members, plate: str) -> Tensor | None:

@@ -22,6 +22,7 @@ from .forms import factor_of
 from .group import Group
 from .merge import merged
 from .precision.factored import width_of
+from .ragged import joined
 from .rows import Rows, rows_of, weight_of, layout_of
 from .squeeze import squeezed
 from .unit import Gaussian
@@ -47,7 +48,7 @@ def take(left: Left) -> tuple[Sequence[Unit], Left]:
     together = merged([rows_of(readings[n], latents.sites[n], states) for n in real])
     rows = [one for one, _ in together]
     given = _observed(left, [latents.sites[n] for n in exact], latents.places.count)
-    members = members_of(rows, latents.places.count)
+    members = joined(rows, members_of(rows, latents.places.count))
     groups = tuple(_squeezed(_group(rows, m, given, plates)) for m in members)
     every = (*states, *plates)
     final = ordered(every, left.sizes)
@@ -138,8 +139,8 @@ def _group(
     free = None if given is None else given[0]
     patterns = patterns_of(members, rows, free)
     blocks = tuple(
-        block_of(s, rows[s], mine, slots, patterns)
-        for s, (mine, slots) in enumerate(zip(members.rows, members.slots, strict=True))
+        block_of(s, rows[s], mine, slots, there, patterns)
+        for s, (mine, slots, there) in enumerate(zip(members.rows, members.slots, members.present, strict=True))
         if mine is not None and slots is not None
     )
     live = _live(blocks, len(patterns.sizes), k)
