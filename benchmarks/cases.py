@@ -194,6 +194,15 @@ CASES: Mapping[str, Case] = {
         (BY_HAND, 1 / 3),
         quick=True,
     ),
+    "factors": Case(
+        "factor analysis, 100k x 50, k=5",
+        lambda: problem.factors(100_000, 50, 5),
+        5,
+        25,
+        {"em_pyro": ours.factors, SKLEARN: peers.sklearn_factors},
+        (SKLEARN, 100.0),
+        tolerance=None,
+    ),
     "linear": Case(
         "linear regressions, 100k x 10, K=3",
         lambda: problem.regressions(100_000, 10, 3),

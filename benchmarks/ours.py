@@ -165,6 +165,15 @@ def topics(problem: Problem) -> Run:
     return exact(analysis, document, word, sizes, start=problem.start)
 
 
+def factors(problem: Problem) -> Run:
+    """`em_pyro.models.factor_analysis.factor_analysis`."""
+    import torch
+    from em_pyro.models import factor_analysis
+
+    x, k = torch.as_tensor(problem.rows["x"]), problem.start["loadings"].shape[1]
+    return exact(factor_analysis.factor_analysis, x, k, start=problem.start, options={"acceleration": None})
+
+
 def linear(problem: Problem) -> Run:
     """`em_pyro.models.regressions.linear`."""
     from em_pyro.models import regressions

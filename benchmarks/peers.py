@@ -22,6 +22,26 @@ def sklearn_diagonal(problem: Problem) -> Run:
     return _sklearn(problem, "diag", problem.start["scale"] ** -2.0)
 
 
+def sklearn_factors(problem: Problem) -> Run:
+    """`sklearn.decomposition.FactorAnalysis`, whose iterations are no steps of EM."""
+    from sklearn.decomposition import FactorAnalysis
+
+    warnings.simplefilter("ignore")
+    x, start = problem.rows["x"], problem.start
+
+    def run(iterations: int) -> Result:
+        model = FactorAnalysis(
+            start["loadings"].shape[1],
+            tol=0.0,
+            max_iter=iterations,
+            noise_variance_init=start["scale"] ** 2,
+            svd_method="lapack",
+        ).fit(x)
+        return Result(float(model.score(x)) * len(x))
+
+    return run
+
+
 def _sklearn(problem: Problem, kind: str, precisions: Array) -> Run:
     from sklearn.mixture import GaussianMixture
 

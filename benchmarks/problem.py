@@ -170,6 +170,19 @@ def topics(n: int, documents: int, V: int, K: int, *, seed: int = 0) -> Problem:
     return Problem({"document": document.astype(float), "word": word.astype(float)}, start)
 
 
+def factors(n: int, D: int, k: int, *, seed: int = 0) -> Problem:
+    """Measurements that go together by factors.
+
+    Returns:
+        Rows `x` `(n, D)`; start `loc` and `scale` `(D,)`, `loadings` `(D, k)`.
+    """
+    rng = np.random.default_rng(seed)
+    loadings, scale = rng.standard_normal((D, k)), rng.uniform(0.5, 1.5, D)
+    x = rng.standard_normal((n, k)) @ loadings.T + rng.standard_normal(D) + scale * rng.standard_normal((n, D))
+    start = {"loc": x.mean(0), "loadings": loadings + 0.3 * rng.standard_normal((D, k)), "scale": np.ones(D)}
+    return Problem({"x": x}, start)
+
+
 def regressions(n: int, D: int, K: int, *, link: str = "identity", seed: int = 0) -> Problem:
     """Mixed regressions with an intercept: an "identity" link with noise, counts by a "log", answers by a "logit".
 

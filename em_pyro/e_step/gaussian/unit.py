@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import cast
 
 import torch
@@ -86,15 +87,17 @@ class Gaussian(Unit):
 
     def structure(self, latent: str) -> str:
         """Say how a latent hangs together with others."""
-        entry = self.places.first[latent]
+        first = self.places.first[latent]
+        last = first + prod(self.places.shapes[latent])
         every = zip(self.alike_members, self.groups, strict=True)
-        own, group = next(both for both in every if bool((both[0].entries == entry).any()))
-        sets, k = own.entries.shape
-        how = f"a chain in blocks of {group.width}" if group.width else "a whole precision matrix"
-        each = f"{sets} sets of {k} that hang together" if sets > 1 else f"{k} that hang together"
-        patterns = len(group.counts)
-        alike = "" if patterns == 1 else f" of {patterns:,} kinds"
-        return f"{each}{alike}" + (f", {how}" if k > 1 else "")
+        mine = [(m.entries, g) for m, g in every if bool(((m.entries >= first) & (m.entries < last)).any())]
+        sets, sizes = sum(len(entries) for entries, _ in mine), sorted({entries.shape[1] for entries, _ in mine})
+        size = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+        each = f"{sets:,} sets of {size} that hang together" if sets > 1 else f"{size} that hang together"
+        patterns = sum(len(group.counts) for _, group in mine)
+        each += f", of {patterns:,} kinds" if patterns > 1 else ""
+        widths = sorted({group.width for _, group in mine if group.width})
+        return each + (f", in a chain of blocks of {widths[0]}" if widths else "")
 
     @property
     def stands_for(self) -> Mapping[str, tuple[str, ...]]:
