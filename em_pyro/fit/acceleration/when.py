@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from math import log
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from .quasi_newton import QuasiNewton
 from .squarem import Squarem
 
 MANY = 100  # plain steps still to be taken, from which on other moves pay
+FEWER = 5  # the same where normal latents are integrated: what is left there is mostly slow
 SETTLED = 5  # successive rates that must all say so
 SEEN = SETTLED + 2  # objectives that they follow from
 
@@ -45,8 +47,8 @@ def always(trail: Sequence[float], tol: float) -> bool:
     return True
 
 
-def slow(trail: Sequence[float], tol: float) -> bool:
-    """Begin when the rate has settled, and says that more than a hundred plain steps are left to the tolerance.
+def slow(trail: Sequence[float], tol: float, many: int = MANY) -> bool:
+    """Begin when the rate has settled, and says that more than so many plain steps are left to the tolerance.
 
     Gains that shrink at a rate `r` from `d` have `d r^n / (1 - r)` left after `n` steps. What is left must be near: a
     rate on a plateau says nothing of what comes after it.
@@ -59,7 +61,7 @@ def slow(trail: Sequence[float], tol: float) -> bool:
     left = gains[-1] * rate / (1 - rate)
     if not (0 < rate <= max(rates) < 1 and small < left <= near(trail[-1])):
         return False
-    return log(small * (1 - rate) / gains[-1]) / log(rate) > MANY
+    return log(small * (1 - rate) / gains[-1]) / log(rate) > many
 
 
 def _squared(path: Path) -> Acceleration:
@@ -89,4 +91,8 @@ def wished(problem: Problem, acceleration: str | None) -> Wish:
     A callable and some steps of Adam are no maximum of `Q`: what they do next does not follow from where they are.
     """
     inexact = problem.plan.callables or not all(climb.exact for climb in problem.plan.climbs)
-    return PLAIN if acceleration == "auto" and (inexact or problem.engine.runs_model) else WISHES[acceleration]
+    if acceleration == "auto" and (inexact or problem.engine.runs_model):
+        return PLAIN
+    if acceleration == "auto" and problem.engine.recognition.latents is not None:
+        return Wish(partial(slow, many=FEWER), _quasi_newton)
+    return WISHES[acceleration]
