@@ -22,4 +22,5 @@ def standing(msg: Any) -> Tensor:
     shape = [plates.get(dim, 1) for dim in range(min(plates, default=0), 0)]
     generator = torch.Generator().manual_seed(zlib.crc32(name_of(msg).encode()))
     drawn = seeded(torch.randn, (*shape, *fn.event_shape), generator=generator, dtype=torch.float64)
-    return drawn.to(vars(unwrap(fn).base)["loc"].dtype)
+    dtypes = [part.dtype for part in vars(unwrap(fn).base).values() if isinstance(part, Tensor)]
+    return drawn.to(dtypes[0] if dtypes else torch.get_default_dtype())
