@@ -223,7 +223,7 @@ class EM:
         paths: list[Path] = []
         with self._kept_on_error(problem):
             try:
-                problem, paths = ends(problem, points, settings, screen=self.screen)
+                problem, paths = ends(problem.sooner(self.acceleration, self.tol), points, settings, screen=self.screen)
                 return self._answered(problem, paths, measure=True)
             except KeyboardInterrupt as stopped:
                 if isinstance(stopped, Interrupted):

@@ -66,6 +66,10 @@ class Unit(Protocol):
         """Continuous latents that are summed out inside."""
         return ()
 
+    def expanded(self, sums: Mapping[str, Sums]) -> tuple[Mapping[str, Sums], Mapping[str, Tensor]]:
+        """Statistics in a model with more parameters, where that is faster; and how far those of this one move then."""
+        return sums, {}
+
     def structure(self, latent: str) -> str:
         """Say how one of these hangs together with others."""
         raise KeyError(latent)

@@ -19,7 +19,7 @@ from ..e_step.make import engine_of
 from ..e_step.shares import EVIDENCE, Shares
 from ..errors import EMError, ModelError, ObjectiveError
 from ..m_step.ascent.ascend import Carried
-from ..m_step.maximise import gradient, maximise
+from ..m_step.maximise import expanded, gradient, maximise
 from ..m_step.plan import Choice, Plan, choose
 from ..m_step.pooling import PriorUnbounded
 from ..program.changes.fingerprint import Fingerprint, contents_of, fingerprint, first_change, lasting, unread
@@ -58,6 +58,7 @@ class Problem:
         key: what the model saw when it was planned.
         collapse: whether equal rows may be merged.
         refuted: why sites are no longer recorded; empty if they are.
+        expands: whether M-steps may be those of a model with more parameters, that lead as high and sooner.
         total: wraps the E-step over the rows at hand into one over more of them, or one that is counted.
     """
 
@@ -70,6 +71,7 @@ class Problem:
     collapse: bool = True
     refuted: str = ""
     total: Callable[[Expect], Expect] = field(default=lambda expect: expect, repr=False)
+    expands: bool = False
 
     # ---- what a step asks; starts are the first dimension of everything ----
 
@@ -97,9 +99,13 @@ class Problem:
     def maximise(self, found: Expectation, batch: Batch, memory: Carried) -> dict[str, Tensor]:
         """Return `argmax Q`; a start from which there is no step becomes NaN (`fault` says why)."""
         try:
-            return maximise(self.engine, self.plan, found, batch, memory)
+            return expanded(self.engine, self.plan, found, batch, memory, apart=not self.expands)
         except (PriorUnbounded, ObjectiveError):
             return {name: torch.full_like(value, torch.nan) for name, value in batch.items()}
+
+    def sooner(self, acceleration: str | None, tol: float) -> Problem:
+        """The same with M-steps that lead as high and sooner, but where plain steps are asked for."""
+        return replace(self, expands=acceleration is not None and tol > 0)
 
     def fault(self, found: Expectation, batch: Batch) -> PriorUnbounded | ObjectiveError | None:
         """Say why one start has no M-step; None if it has one."""
@@ -195,8 +201,7 @@ class Problem:
     def without(self, names: frozenset[str], sites: frozenset[str], why: str) -> Problem:
         """Withdraw the closed forms of `names`; sites in `sites` are replayed from now on."""
         recognition = self.engine.full.recognition
-        if sites:
-            recognition = _refused(recognition, sites, why)
+        recognition = _refused(recognition, sites, why) if sites else recognition
         engine, _ = engine_of(self.program, recognition, merge=self.collapse, refuted=self.refuted)
         withdrawn = {**self.withdrawn, **dict.fromkeys(names, why)}
         plan = replace(choose(engine, self.options, withdrawn), notes=self.plan.notes, seconds=self.plan.seconds)

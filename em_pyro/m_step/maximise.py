@@ -1,6 +1,7 @@
 """The M-step: closed forms where the plan has them, torch for the rest, never letting `Q` fall."""
 
 from __future__ import annotations
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -54,6 +55,34 @@ def maximise(
     if plan.callables:
         _guard(engine, plan, found, batch, new)
     return new
+
+
+def expanded(
+    engine: Engine, plan: Plan, found: Expectation, batch: Batch, carried: Carried | None, *, apart: bool
+) -> dict[str, Tensor]:
+    """Return the same of a model with more parameters, where a unit has one, in terms of those of this one.
+
+    Args:
+        engine: of the E-step.
+        plan: of the M-step.
+        found: expected statistics.
+        batch: parameters, starts first.
+        carried: what climbs remember.
+        apart: take the plain step.
+
+    References:
+        Liu, Rubin & Wu (1998), Parameter expansion to accelerate EM: the PX-EM algorithm. Biometrika 85.
+    """
+    moved: dict[str, Tensor] = {}
+    if not apart:
+        sums = dict(found.sums)
+        for unit in engine.units:
+            more, by = unit.expanded(found.sums)
+            if by.keys() <= {n for n in plan.maximised if n not in engine.priors}:
+                sums, moved = {**sums, **more}, {**moved, **by}
+        found = replace(found, sums=sums)
+    new = maximise(engine, plan, found, batch, carried)
+    return new | {name: new[name] + by.reshape(new[name].shape) for name, by in moved.items()}
 
 
 def _stationary(engine: Engine, plan: Plan, found: Expectation, params: Params) -> tuple[float, bool]:

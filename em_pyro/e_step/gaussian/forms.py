@@ -60,7 +60,7 @@ class Expected(InnerProduct):
 
     def sums(self, factor: SiteFactor, parts: Products, at: Tensor) -> Sums:
         """Statistics of the family, around the coefficients `at`."""
-        return Sums(factor.name, factor.family, tuple(parts), at)
+        return Sums(factor.name, factor.family, tuple(parts[:4]), at)
 
     def digits(self, factor: SiteFactor, bound: Bound, near: Bound) -> Tensor | None:
         """Residuals are taken at the coefficients."""
@@ -84,11 +84,9 @@ class Plain(Expected):
         """Sums of values less the location."""
         centre = self.centre(factor, at)
         if not self.size:
-            first = parts.first.sum(-1)
-            return Sums(factor.name, factor.family, (parts.n, first, parts.second), centre)
-        first = parts.first.sum(-2).diagonal(dim1=-2, dim2=-1)
+            return Sums(factor.name, factor.family, (parts.n, parts.total, parts.second), centre)
         i, j = torch.triu_indices(self.size, self.size)
-        return Sums(factor.name, factor.family, (parts.n, first, parts.second[..., i, j]), centre)
+        return Sums(factor.name, factor.family, (parts.n, parts.total, parts.second[..., i, j]), centre)
 
 
 def factor_of(real: SiteFactor, rows: Rows, constants: Sequence[bool]) -> SiteFactor:

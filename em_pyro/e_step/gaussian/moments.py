@@ -18,16 +18,17 @@ from .precision.factored import Factored
 
 
 class Products(NamedTuple):
-    """Of every cell: weight `n`, `sum x x'`, `sum x r` and `sum r^2`; of joint coordinates with two more dimensions.
+    """Of every cell: weight `n`, `sum x x'`, `sum x r`, `sum r^2`, `sum r`; of joint coordinates with more dimensions.
 
-    Shapes (s, cells), (s, cells, J, J), (s, cells, J), (s, cells); if joint (s, cells), (s, cells, e, J, e, J), (s,
-    cells, e, J, e), (s, cells, e, e).
+    Shapes (s, cells), (s, cells, J, J), (s, cells, J), (s, cells) twice; if joint (s, cells), (s, cells, e, J, e, J),
+    (s, cells, e, J, e), (s, cells, e, e), (s, cells, e).
     """
 
     n: Tensor
     gram: Tensor
     first: Tensor
     second: Tensor
+    total: Tensor
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def products(group: Group, found: Posterior, k: int, weights: Weights, cells: in
     count = (count if block.weight is None else count * block.weight).sum(2)
     around = _around(block, _slopes(block, law), found.precision, weights)
     add = _joint if block.joint else _apart
-    return add(block, cells, count, x, residual, members, around)
+    one = 1.0 if group.one is None else group.one.reshape((1, 1, -1, 1, 1))
+    return add(block, cells, count, x, residual, members, around, one)
 
 
 def _covariate(group: Group, block: Block, j: int, taken: Tensor) -> Tensor:
@@ -137,7 +139,14 @@ def _alike(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _apart(
-    block: Block, cells: int, n: Tensor, x: Tensor, residual: Tensor, weight: Tensor, around: Tensor
+    block: Block,
+    cells: int,
+    n: Tensor,
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    around: Tensor,
+    one: Tensor | float,
 ) -> Products:
     """Coordinates each with a scale of its own."""
     J = block.count
@@ -156,12 +165,25 @@ def _apart(
         gram = (weighted.unsqueeze(-1) * x.unsqueeze(-2)).sum(2)
         first = (pull.unsqueeze(-1) * x).sum(2)
     second = (pull * residual).sum(2)
-    parts = n, gram + around[..., :J, :J], first + around[..., :J, J], second + around[..., J, J]
+    parts = (
+        n,
+        gram + around[..., :J, :J],
+        first + around[..., :J, J],
+        second + around[..., J, J],
+        (pull * one).sum(2),
+    )
     return Products(*(_into(part, block.cells, cells) for part in parts))
 
 
 def _joint(
-    block: Block, cells: int, n: Tensor, x: Tensor, residual: Tensor, weight: Tensor, around: Tensor
+    block: Block,
+    cells: int,
+    n: Tensor,
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    around: Tensor,
+    one: Tensor | float,
 ) -> Products:
     """Coordinates with a covariance matrix in common."""
     size, J = residual.shape[4], block.count
@@ -176,6 +198,7 @@ def _joint(
         total[..., :J, :, :J],
         total[..., :J, :, J],
         total[..., J, :, J],
+        (weight * residual * one).sum(2),
     )
     return Products(*(_into(part, where, cells) for part in parts))
 

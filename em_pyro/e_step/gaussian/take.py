@@ -25,6 +25,7 @@ from .precision.factored import width_of
 from .ragged import joined
 from .rows import Rows, rows_of, weight_of, layout_of
 from .squeeze import squeezed
+from .translate import translations
 from .unit import Gaussian
 
 LARGEST = 4096  # latents of a component: its precision matrix is a whole one
@@ -58,8 +59,9 @@ def take(left: Left) -> tuple[Sequence[Unit], Left]:
     whole = partial(_whole, rows, members, given, plates)
     order = tuple(every.index(n) for n in final)
     unit = Gaussian(
-        name, sites, alike, tuple(rows), tuple(members), groups, whole, latents.places, states, plates, order
-    )
+        name, sites, alike, tuple(rows), tuple(members), groups, whole, latents.places, states, plates, order,
+        translations(rows, latents.places.count, latents.sizes),
+    )  # fmt: skip
     factor = Factor(name, final, frozenset(plates), None, None)
     return (unit,), replace(left.taking([*real, *exact], factor), apart={**left.apart, name: factor})
 

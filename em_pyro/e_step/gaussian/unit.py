@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import cast
 
@@ -24,6 +24,7 @@ from .group import Bindings, Group, Posterior, posterior
 from .laws import Laws
 from .moments import Products, products, weights_of
 from .rows import Rows
+from .translate import Translation
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Gaussian(Unit):
         places: of the entries of all latents.
         states: discrete latents over which a component is summed, and how many states each has.
         shape: sizes of the plates of the factor.
+        translations: of latents, that are ones of parameters.
         order: dimensions of the factor, where states come first and then plates, in their order.
     """
 
@@ -69,6 +71,7 @@ class Gaussian(Unit):
     states: Mapping[str, int]
     plates: Mapping[str, int]
     order: tuple[int, ...]
+    translations: tuple[Translation, ...] = field(default=(), repr=False)
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -103,6 +106,21 @@ class Gaussian(Unit):
     def stands_for(self) -> Mapping[str, tuple[str, ...]]:
         """For each of them, by name, all sites that are the same function."""
         return self.alike
+
+    def expanded(self, sums: Mapping[str, Sums]) -> tuple[dict[str, Sums], dict[str, Tensor]]:
+        """Give latents a mean of their own; say how far parameters move for it, (s, entries) by name."""
+        new, moved = dict(sums), dict[str, Tensor]()
+        for translation in self.translations:
+            some = new[translation.site]
+            n, first = some.parts[:2]
+            mean = (first / n if first.dim() == n.dim() else first / n.unsqueeze(-1)).squeeze(1)
+            assert some.around is not None
+            mean = mean.reshape((len(mean), -1))
+            centre = some.around + mean.reshape((len(mean), *some.around.shape[1:]))
+            new[translation.site] = replace(some.about(centre), around=some.around.expand_as(centre))
+            for name, by in translation.moves.items():
+                moved[name] = moved.get(name, 0.0) + mean @ by
+        return new, moved
 
     def natural(self, bound: Bound, about: Bound | None = None, replays: Mapping[str, Named] | None = None) -> Natural:
         """Bind coefficients and scales."""
@@ -263,7 +281,7 @@ def _beside(parts: Sequence[Tensor], starts: int) -> Tensor:
 def _cut(found: Tensor, rows: Rows) -> Products:
     """Cut them again."""
     J, e = rows.count, rows.layout.sizes[2]
-    events = ((), (e, J, e, J), (e, J, e), (e, e)) if rows.joint else ((), (J, J), (J,), ())
+    events = ((), (e, J, e, J), (e, J, e), (e, e), (e,)) if rows.joint else ((), (J, J), (J,), (), ())
     parts, at = [], 0
     for event in events:
         size = 1

@@ -34,7 +34,7 @@ def tried(problem: Problem, point: Params) -> tuple[Problem, tuple[str, ...], bo
         check_possible(problem.engine, only(here), problem.objective(here))
         return problem, (), True
     try:
-        new, found = em_step(replace(problem, plan=problem.plan.held), here)
+        new, found = em_step(replace(problem, plan=problem.plan.held, expands=False), here)
     except (RuntimeError, ValueError):  # of torch: a matrix of nothing but NaN, where the data are impossible
         check_possible(problem.engine, only(here), problem.objective(here))
         raise

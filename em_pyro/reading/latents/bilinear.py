@@ -146,10 +146,12 @@ class Latents:
     Attributes:
         places: of their entries.
         sites: the residuals that they enter.
+        sizes: entries of every parameter of the program.
     """
 
     places: Places
     sites: Mapping[str, Bilinear] = field(repr=False)
+    sizes: Mapping[str, int] = field(repr=False)
 
     @cached_property
     def loadings(self) -> frozenset[str]:

@@ -46,7 +46,8 @@ def latents_of(program: Program, recognition: Recognition) -> Latents | None:
                 f"neither: {recognition.refusals[name].why}. Write the location as sums of products of a latent and a "
                 f"parameter."
             )
-    return Latents(places, bilinear(program, recognition, sites, places))
+    sizes = {name: parameter.initial.numel() for name, parameter in program.parameters.items()}
+    return Latents(places, bilinear(program, recognition, sites, places), sizes)
 
 
 def bilinear(program: Program, recognition: Recognition, sites: frozenset[str], places: Places) -> dict[str, Bilinear]:
@@ -235,7 +236,11 @@ def _differences(
         run = replays.run(latents, move)
         for name, have in found.items():
             more = run[name][1] - known[name][1]
-            have.append(thin(more if less is None else more - less[name][len(have)]))
+            if less is not None:
+                size = run[name][1].abs() + known[name][1].abs()
+                more = more - less[name][len(have)]
+                more = torch.where(more.abs() <= replays.noise * size, 0.0, more)  # rounding is no slope
+            have.append(thin(more))
     for name, have in found.items():
         value, location = known[name]
         if less is None:

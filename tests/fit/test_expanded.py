@@ -1,0 +1,119 @@
+"""Parameter-expanded steps: what random effects take of a mean goes to the mean."""
+
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from oracles.tolerances import SOLVERS
+from torch import Tensor, tensor
+from torch.distributions import constraints
+
+from em_pyro import EM
+from em_pyro.fit.problem import prepare
+
+GROUP = torch.arange(60) // 5
+SIDE = torch.arange(60) % 4
+
+
+def normal(*shape: int, seed: int) -> Tensor:
+    """Draw standard normal numbers."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+Y = 2 * normal(12, seed=1)[GROUP] + normal(4, seed=2)[SIDE] + normal(60, seed=3)
+DAY = normal(60, seed=4)
+
+
+def positive(name: str) -> Tensor:
+    """A free positive number that begins at one."""
+    return pyro.param(name, tensor(1.0), constraint=constraints.positive)
+
+
+def intercepts(y: Tensor) -> None:
+    """One effect."""
+    mu = pyro.param("mu", tensor(0.0))
+    with pyro.plate("groups", 12):
+        b = pyro.sample("b", dist.Normal(0.0, positive("tau")))
+    with pyro.plate("rows", 60):
+        pyro.sample("y", dist.Normal(mu + b[GROUP], positive("sigma")), obs=y)
+
+
+def crossed(y: Tensor) -> None:
+    """Two effects of one mean."""
+    mu = pyro.param("mu", tensor(0.0))
+    with pyro.plate("groups", 12):
+        a = pyro.sample("a", dist.Normal(0.0, positive("tau")))
+    with pyro.plate("sides", 4):
+        b = pyro.sample("b", dist.Normal(0.0, positive("rho")))
+    with pyro.plate("rows", 60):
+        pyro.sample("y", dist.Normal(mu + a[GROUP] + b[SIDE], positive("sigma")), obs=y)
+
+
+def slopes(y: Tensor) -> None:
+    """Effects with a covariance, in an order of their own."""
+    beta = pyro.param("beta", torch.zeros(2).double())
+    tril = pyro.param("tril", torch.eye(2).double(), constraint=constraints.lower_cholesky)
+    with pyro.plate("groups", 12):
+        b = pyro.sample("b", dist.MultivariateNormal(torch.zeros(2).double(), scale_tril=tril))
+    with pyro.plate("rows", 60):
+        line = beta[1] + b[GROUP, 0] + (beta[0] + b[GROUP, 1]) * DAY
+        pyro.sample("y", dist.Normal(line, positive("sigma")), obs=y)
+
+
+MODELS = {"intercepts": intercepts, "crossed": crossed, "slopes": slopes}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("offset", [0.0, 100.0, 1e6])
+def test_wherever_the_data_lie(name: str, offset: float) -> None:
+    """The end is that of a fit that began near, and it is not far: plain EM would creep, or seem to stand still."""
+    model: Any = MODELS[name]
+    near = EM(model, tol=1e-10).fit(Y)
+    far = EM(model, tol=1e-10).fit(Y + offset)
+    assert far.converged
+    assert far.num_steps < 80
+    assert abs(far.log_likelihood - near.log_likelihood) < 1e-6 * (1 + abs(near.log_likelihood))
+    assert not any("withdrawn" in note for note in far.notes)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_step_falls_and_each_is_higher_than_the_plain_one(name: str) -> None:
+    """From the same point it gains at least as much in the expanded model: its M-step has more to choose from."""
+    problem = prepare(MODELS[name], (Y + 50,), {}, {}, check=True)
+    batch = {n: p.initial.double().unsqueeze(0) for n, p in problem.program.parameters.items()}
+    before = float(problem.heights(batch))
+    for _ in range(4):
+        found = problem.expect(problem.bind(batch))
+        plain = problem.maximise(found, batch, {})
+        batch = problem.sooner("auto", 1e-8).maximise(found, batch, {})
+        now = float(problem.heights(batch))
+        assert now > before
+        assert now >= float(problem.heights(plain)) - SOLVERS
+        before = now
+
+
+def test_plain_steps_where_they_are_asked_for() -> None:
+    """Without an acceleration, and with no tolerance, steps are those of the textbook."""
+    options: dict[str, Any] = {"starts": {"mu": tensor(0.0), "tau": tensor(1.0), "sigma": tensor(1.0)}, "max_steps": 3}
+    plain = EM(intercepts, acceleration=None, **options).fit(Y + 100)
+    other = EM(intercepts, tol=0, **options).fit(Y + 100)
+    assert plain.path == other.path
+    assert EM(intercepts, **options).fit(Y + 100).log_likelihood > plain.log_likelihood + 10
+
+
+def test_a_mean_that_has_a_prior_stays() -> None:
+    """Its density would change with it."""
+
+    def model(y: Tensor) -> None:
+        mu = pyro.sample("mu", dist.Normal(3.0, 0.1))
+        with pyro.plate("groups", 12):
+            b = pyro.sample("b", dist.Normal(0.0, positive("tau")))
+        with pyro.plate("rows", 60):
+            pyro.sample("y", dist.Normal(mu + b[GROUP], positive("sigma")), obs=y)
+
+    options: dict[str, Any] = {"continuous": {"mu": "maximise"}, "tol": 1e-11}
+    fit = EM(model, **options).fit(Y)
+    plain = EM(model, acceleration=None, max_steps=5000, **options).fit(Y)
+    assert abs(fit.objective - plain.objective) < 1e-6
