@@ -1,6 +1,7 @@
 """The M-step: closed forms where the plan has them, torch for the rest, never letting `Q` fall."""
 
 from __future__ import annotations
+
 from dataclasses import replace
 
 import torch

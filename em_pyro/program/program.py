@@ -19,12 +19,12 @@ from torch import Tensor
 
 from ..errors import EMError, ModelError
 from .changes.same import OTHER_ARGUMENTS, SAME_ARGUMENTS, check_same, unstable
+from .continuous.standing import standing
 from .data.passed import AS_PASSED, as_numbers, converted, observed, weights_of
 from .devices import visiting
 from .handlers import Indices, indices_of, is_subsample, name_of, no_empty_plate, quiet, untouched_store
 from .named import Params
 from .site import Latent, Parameter, Run, Site
-from .continuous.standing import standing
 from .volume import Unconstrained
 
 

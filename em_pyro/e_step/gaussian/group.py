@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from .block import Block, Law, Patterns, law_of
-from .precision.orthogonal import orthogonal, strained
 from .precision.factored import Factored, factor, places_of
+from .precision.orthogonal import orthogonal, strained
 
 Bindings = Sequence[tuple[Tensor, Tensor]]
 """Of every site the coefficients and the roots of its cells."""

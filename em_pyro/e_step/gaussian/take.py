@@ -23,7 +23,7 @@ from .group import Group
 from .merge import merged
 from .precision.factored import width_of
 from .ragged import joined
-from .rows import Rows, rows_of, weight_of, layout_of
+from .rows import Rows, layout_of, rows_of, weight_of
 from .squeeze import squeezed
 from .translate import translations
 from .unit import Gaussian
