@@ -17,6 +17,7 @@ from em_pyro.models import factor_analysis, missing_normal, random_effects, stat
 from em_pyro.models.data import load
 from oracles.agreement import close, expected, prints_as
 from oracles.evidence import start
+from oracles.m_steps import same
 from oracles.tolerances import IDENTITY, SOLVERS
 from programs.zoo import GAUSSIAN, simulated
 from torch import Tensor, eye, ones
@@ -171,7 +172,8 @@ def test_evidence_is_that_of_a_dense_normal_law(name: str) -> None:
     model, args = small(name)
     first = start(model, *args)
     again = start(model, *args)
-    assert all(torch.equal(again[key], value) for key, value in first.items())
+    for key, value in first.items():
+        same(again[key], value)  # memory that lies otherwise is summed in another order
     fit = EM(model, max_steps=2, acceleration=None).fit(*args)
     dense = DENSE[name]
     close(fit.path[0], float(dense(first, *args)))
