@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from oracles.m_steps import same
 from oracles.tolerances import SOLVERS
 from torch import Tensor, tensor
 from torch.distributions import constraints
@@ -99,7 +100,7 @@ def test_plain_steps_where_they_are_asked_for() -> None:
     options: dict[str, Any] = {"starts": {"mu": tensor(0.0), "tau": tensor(1.0), "sigma": tensor(1.0)}, "max_steps": 3}
     plain = EM(intercepts, acceleration=None, **options).fit(Y + 100)
     other = EM(intercepts, tol=0, **options).fit(Y + 100)
-    assert plain.path == other.path
+    same(tensor(plain.path), tensor(other.path))
     assert EM(intercepts, **options).fit(Y + 100).log_likelihood > plain.log_likelihood + 10
 
 
