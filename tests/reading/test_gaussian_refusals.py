@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from oracles.engines import distance
@@ -28,7 +29,9 @@ from programs.not_affine import (
     program,
 )
 from torch import Tensor
+from torch.distributions import constraints
 
+from em_pyro import EM
 from em_pyro.errors import ModelError
 from em_pyro.fit.problem import prepare
 from em_pyro.reading.latents import degree
@@ -162,3 +165,23 @@ def test_another_evidence_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Integrated, "log_joint", lambda self, params, states, z: right(self, params, states, 1.001 * z))
     with pytest.raises(AssertionError):
         check_answered(located(AFFINE["loadings"]))
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_a_latent_that_nothing_determines(flat: bool) -> None:  # noqa: FBT001
+    """Two without a prior of which only the sum is seen: both are named; with a prior for one of them it is a law."""
+    zero = torch.zeros((), dtype=torch.float64)
+
+    def model(x: Tensor) -> None:
+        sigma = pyro.param("sigma", zero + 1, constraint=constraints.positive)
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(zero, 1.0).mask(False))  # noqa: FBT003
+            w = pyro.sample("w", dist.Normal(zero, 1.0).mask(not flat))
+            pyro.sample("x", dist.Normal(z + w, sigma), obs=x)
+
+    x = torch.linspace(-1.0, 2.0, 9).double()
+    chosen = {"z": "integrate", "w": "integrate"}
+    if flat:
+        refuse("model", r'^Site "z": .* that neither does beside w: its law has no bound', model, x, continuous=chosen)
+    else:
+        EM(model, continuous=chosen).plan(x)

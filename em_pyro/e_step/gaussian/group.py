@@ -22,6 +22,7 @@ from torch import Tensor
 from .block import Block, Law, Patterns, law_of
 from .precision.factored import Factored, factor, places_of
 from .precision.orthogonal import orthogonal, strained
+from .precision.proper import undetermined
 
 Bindings = Sequence[tuple[Tensor, Tensor]]
 """Of every site the coefficients and the roots of its cells."""
@@ -88,7 +89,7 @@ def posterior(group: Group, bindings: Bindings) -> Posterior:
     laws = tuple(law_of(b, *bindings[b.site], group.one) for b in group.blocks)
     if group.given is not None:
         laws = tuple(_known(group, law) for law in laws)
-    white = [(law.whitened(law.slopes, slots=True), law.whitened(law.constants, slots=False)) for law in laws]
+    white = whitened(laws)
     flat = added([_precision(group, law.block, slopes) for law, (slopes, _) in zip(laws, white, strict=True)])
     pull = added([_pull(group, law.block, *both) for law, both in zip(laws, white, strict=True)])
     free = group.free
@@ -115,6 +116,18 @@ def posterior(group: Group, bindings: Bindings) -> Posterior:
     if group.given is not None:
         mean = mean + group.given
     return Posterior(laws, mean, precision, residuals, evidence)
+
+
+def whitened(laws: Sequence[Law]) -> list[tuple[Tensor, Tensor]]:
+    """Slopes and constants of every block, in units in which residuals are independent standard normal."""
+    return [(law.whitened(law.slopes, slots=True), law.whitened(law.constants, slots=False)) for law in laws]
+
+
+def undetermined_entries(group: Group, bindings: Bindings) -> Tensor:
+    """Latent entries that nothing determines, among those of all members; mostly none."""
+    found = posterior(group, bindings)
+    which = undetermined(group.blocks, whitened(found.laws), group.free, found.evidence)
+    return group.entries[:, :0] if which is None else group.entries[:, which]
 
 
 def added(parts: Sequence[Tensor]) -> Tensor:

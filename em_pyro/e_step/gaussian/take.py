@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ...errors import ModelError
-from ...program.named import ordered
+from ...program.named import batched, ordered
+from ...reading.bound import Bound
 from ...reading.latents.bilinear import Bilinear
 from ..contraction.schedule import Factor
 from ..left import Left
@@ -62,6 +63,13 @@ def take(left: Left) -> tuple[Sequence[Unit], Left]:
         name, sites, alike, tuple(rows), tuple(members), groups, whole, latents.places, states, plates, order,
         translations(rows, latents.places.count, latents.sizes),
     )  # fmt: skip
+    values = {n: v.double() for n, v in left.recognition.values.items()}
+    if loose := unit.undetermined(Bound(batched(values), left.recognition.bank)):
+        beside = f" beside {', '.join(loose[1:4])}" if loose[1:] else ""
+        raise ModelError(
+            f'Site "{loose[0]}": expected a continuous latent that a prior or what is observed determines, got one '
+            f"that neither does{beside}: its law has no bound. Give it a prior, or leave it out."
+        )
     factor = Factor(name, final, frozenset(plates), None, None)
     return (unit,), replace(left.taking([*real, *exact], factor), apart={**left.apart, name: factor})
 

@@ -20,7 +20,7 @@ from ..sums import Sums
 from ..units import Unit
 from .components import Members, place_of
 from .forms import Expected
-from .group import Bindings, Group, Posterior, posterior
+from .group import Bindings, Group, Posterior, posterior, undetermined_entries
 from .laws import Laws
 from .moments import Products, products, weights_of
 from .rows import Rows
@@ -131,7 +131,7 @@ class Gaussian(Unit):
     def log_factors(self, natural: Natural, chunk: Chunk = WHOLE) -> tuple[list[Tensor], list[Posterior]]:
         """Log evidence of the components, added up in the rows of the factor."""
         found = [posterior(group, natural.bindings) for group in self.groups]
-        states, rows = _count(self.states), _count(self.plates)
+        states, rows = prod(self.states.values()), prod(self.plates.values())
         total = torch.zeros((natural.starts, states, rows), dtype=torch.float64)
         for group, one in zip(self.groups, found, strict=True):
             each = one.evidence.expand((natural.starts, states, one.evidence.shape[-1]))
@@ -145,7 +145,7 @@ class Gaussian(Unit):
     def laid_out(self, part: Tensor) -> Tensor:
         """What lies by joint states and rows, (...) + (states, rows), in the dimensions of the factor."""
         sizes, before = (*self.states.values(), *self.plates.values()), part.dim() - 2
-        part = part.expand((*part.shape[:before], _count(self.states), _count(self.plates)))
+        part = part.expand((*part.shape[:before], prod(self.states.values()), prod(self.plates.values())))
         part = part.reshape((*part.shape[:before], *sizes))
         return part.permute((*range(before), *(before + d for d in self.order)))
 
@@ -169,7 +169,7 @@ class Gaussian(Unit):
         if share is None or not (self.states or self.plates):
             return None
         back = sorted(range(len(self.order)), key=lambda d: self.order[d])
-        return share.permute(0, *(1 + d for d in back)).reshape((len(share), _count(self.states), -1))
+        return share.permute(0, *(1 + d for d in back)).reshape((len(share), prod(self.states.values()), -1))
 
     def given(self, shares: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Without parameters there are none: the law of the latents is part of the posterior."""
@@ -200,7 +200,15 @@ class Gaussian(Unit):
         """The posterior of all latents, at the parameters of one start."""
         groups = self.whole()
         found = [posterior(group, natural.bindings) for group in groups]
-        return Laws(groups, found, self.places.count, _count(self.states), _count(self.plates))
+        return Laws(groups, found, self.places.count, prod(self.states.values()), prod(self.plates.values()))
+
+    def undetermined(self, bound: Bound) -> list[str]:
+        """Names of the latents that neither a prior nor what is observed determines."""
+        bindings = self.natural(bound).bindings
+        entries = torch.cat([undetermined_entries(group, bindings).reshape(-1) for group in self.groups]).unique()
+        places = self.places
+        ends = {n: (places.first[n], places.first[n] + prod(shape)) for n, shape in places.shapes.items()}
+        return [n for n, (a, b) in ends.items() if bool(((entries >= a) & (entries < b)).any())]
 
     def evidence_by(self, plate: str, size: int, natural: Natural) -> Tensor | None:
         """Log evidence of the components in every row of a plate, where no discrete latent reaches them.
@@ -242,13 +250,6 @@ class Gaussian(Unit):
     def stuck(self, plate: str) -> str:
         """They hang together through the latents."""
         return f'Gaussian latents are summed out by component (site "{self.name}")' if plate in self.plates else ""
-
-
-def _count(sizes: Mapping[str, int]) -> int:
-    found = 1
-    for size in sizes.values():
-        found *= size
-    return found
 
 
 def _form(factor: SiteFactor) -> Expected:

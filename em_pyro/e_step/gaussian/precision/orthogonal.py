@@ -61,12 +61,11 @@ def orthogonal(
         of: the pattern of every member.
     """
     k = free.shape[1]
-    rows = [_rows(block, slopes, k) for block, (slopes, _) in zip(blocks, white, strict=True)]
     values = [
         (constants if block.weight is None else constants * block.weight[of]).flatten(3)
         for block, (_, constants) in zip(blocks, white, strict=True)
     ]
-    matrix = _beside(rows, -2) * free.unsqueeze(-2)
+    matrix = rows_by_latents(blocks, white, free)
     vector = _beside(values, -1)
     if not bool(free.all()):
         held = torch.diag_embed((~free).double())
@@ -80,6 +79,12 @@ def orthogonal(
     right = vector.unsqueeze(-2) @ q[:, :, of if q.shape[2] > 1 else slice(None)]
     mean = -(inverse[:, :, of if inverse.shape[2] > 1 else slice(None)] @ right.mT).squeeze(-1)
     return Orthogonal(r.mT.contiguous(), inverse @ inverse.mT, inverse=inverse), mean
+
+
+def rows_by_latents(blocks: Sequence[Block], white: Sequence[tuple[Tensor, Tensor]], free: Tensor) -> Tensor:
+    """Whitened slopes of all rows of components by those latents that are to be found, (s, z, p, rows, k)."""
+    rows = [_rows(block, slopes, free.shape[1]) for block, (slopes, _) in zip(blocks, white, strict=True)]
+    return _beside(rows, -2) * free.unsqueeze(-2)
 
 
 def _rows(block: Block, slopes: Tensor, k: int) -> Tensor:
