@@ -70,6 +70,7 @@ def disagreements(engine: Engine, params: Params) -> list[str]:
     return wrong
 
 
+@torch.no_grad()
 def other_densities(engine: Engine) -> list[str]:
     """Sites whose family computes another density than the model's own `log_prob`, at a random point."""
     if not _affordable(engine):

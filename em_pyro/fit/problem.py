@@ -146,7 +146,8 @@ class Problem:
     @cached_property
     def slack(self) -> float:
         """Relative rounding of the objective, by the dtype of the program's parameters."""
-        return self.rounding if self.engine.replayed or self.engine.absorbed else SLACK[torch.float64]
+        strain = 1 if self.engine.recognition.latents is None else 100  # a scale of normal latents may go to zero
+        return strain * (self.rounding if self.engine.replayed or self.engine.absorbed else SLACK[torch.float64])
 
     @cached_property
     def rounding(self) -> float:
@@ -268,8 +269,7 @@ def prepare(
         check_steady(sites, states, recognition.runs[0], lambda: _first_run(program, start))
         check_kept(contents, contents_of(args, kwargs))
         engine, rows = engine_of(program, recognition, merge=collapse)
-        with torch.no_grad():
-            wrong = other_densities(engine.full) if check else []
+        wrong = other_densities(engine.full) if check else []
         if wrong:
             why = "its registered family computes another density than its log_prob"
             recognition = _refused(recognition, wrong, why)

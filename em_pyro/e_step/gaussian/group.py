@@ -96,22 +96,17 @@ def posterior(group: Group, bindings: Bindings) -> Posterior:
     if not bool(free.all()):
         pull = pull * free[group.patterns.of]
     precision: Factored = factor(flat, free, group.k, group.width)
+    square: Tensor | None = None
     if strained(flat, precision, group.k, group.width):
-        precision, mean = orthogonal(group.blocks, white, free, group.patterns.of)
+        precision, mean, square = orthogonal(group.blocks, white, free, group.patterns.of)
     else:
         mean = -precision.solve(pull, group.patterns.of)
     residuals = tuple(_residual(group, law, law.slopes, law.constants, mean) for law in laws)
     constant = 0.5 * math.log(2 * math.pi) * free.sum(-1) - precision.log_det
-    square: Tensor | float = 0.0
-    offset: Tensor | float = 0.0
-    for law, residual in zip(laws, residuals, strict=True):
-        constant = constant + _log_roots(law)
-        white_residual = law.whitened(residual, slots=False)
-        if law.block.weight is not None:
-            white_residual = white_residual * law.block.weight[group.patterns.of]
-        square = square + white_residual.square().sum((-1, -2))
-        if law.block.offset is not None:
-            offset = offset + law.block.offset
+    constant = constant + added([_log_roots(law) for law in laws])
+    offset = added([torch.zeros(1, 1), *(law.block.offset for law in laws if law.block.offset is not None)])
+    if square is None:
+        square = added([_squared(group, law, residual) for law, residual in zip(laws, residuals, strict=True)])
     evidence = _of_members(group, constant) - 0.5 * square + offset
     if group.given is not None:
         mean = mean + group.given
@@ -136,6 +131,13 @@ def added(parts: Sequence[Tensor]) -> Tensor:
     for part in parts[1:]:
         total = total + part
     return total
+
+
+def _squared(group: Group, law: Law, residual: Tensor) -> Tensor:
+    """Whitened residuals of a block, squared and added up: (s, z, n)."""
+    white = law.whitened(residual, slots=False)
+    white = white if law.block.weight is None else white * law.block.weight[group.patterns.of]
+    return white.square().sum((-1, -2))
 
 
 def _of_members(group: Group, constant: Tensor) -> Tensor:

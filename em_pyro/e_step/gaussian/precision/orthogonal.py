@@ -51,8 +51,8 @@ def strained(flat: Tensor, precision: Factored, k: int, width: int) -> bool:
 
 def orthogonal(
     blocks: Sequence[Block], white: Sequence[tuple[Tensor, Tensor]], free: Tensor, of: Tensor
-) -> tuple[Orthogonal, Tensor]:
-    """Factor the rows of components; return the factor, and the mean of every member.
+) -> tuple[Orthogonal, Tensor, Tensor]:
+    """Factor the rows of components; return the factor, and of every member the mean and the squares that are left.
 
     Args:
         blocks: of rows.
@@ -78,7 +78,8 @@ def orthogonal(
     inverse = torch.where(free.unsqueeze(-1), inverse, 0.0)
     right = vector.unsqueeze(-2) @ q[:, :, of if q.shape[2] > 1 else slice(None)]
     mean = -(inverse[:, :, of if inverse.shape[2] > 1 else slice(None)] @ right.mT).squeeze(-1)
-    return Orthogonal(r.mT.contiguous(), inverse @ inverse.mT, inverse=inverse), mean
+    left = vector - (right @ q[:, :, of if q.shape[2] > 1 else slice(None)].mT).squeeze(-2)
+    return Orthogonal(r.mT.contiguous(), inverse @ inverse.mT, inverse=inverse), mean, left.square().sum(-1)
 
 
 def rows_by_latents(blocks: Sequence[Block], white: Sequence[tuple[Tensor, Tensor]], free: Tensor) -> Tensor:
