@@ -17,7 +17,7 @@ from torch import Tensor
 from .rows import Rows
 
 ENTRIES, CELLS = 64, 1 << 22  # of the parameters; of the rows: beyond, nothing is looked for
-SAME = 1e-9
+SAME = 1e-9  # of the terms of a cell
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ def _moves(own: Rows, others: Sequence[Rows], coordinate: Tensor, sizes: Mapping
         pull.append(made[1])
     x, t = torch.cat(design), -torch.cat(pull)  # what a mean adds to residuals, the parameters take away
     solved = torch.linalg.lstsq(x, t, driver="gelsd").solution
-    if bool(((x @ solved - t).abs() > SAME * (1 + t.abs())).any()) or not bool(t.any()):
+    terms = x.abs() @ solved.abs() + t.abs()  # of every cell by itself: units may be small
+    if bool(((x @ solved - t).abs() > SAME * terms).any()) or not bool(t.any()):
         return None
     return {name: solved[first[name] : first[name] + sizes[name]].mT.contiguous() for name in names}
 

@@ -72,7 +72,10 @@ def bilinear(program: Program, recognition: Recognition, sites: frozenset[str], 
         except Crowded as crowded:
             coarse[crowded.kind] += 1
             if coarse[crowded.kind] >= len(places.cuts(crowded.kind)):
-                raise AssertionError("single entries are never crowded") from None
+                raise ModelError(
+                    "The model: expected residuals whose digits tell which continuous latent entry each cell takes, "
+                    "got one in which rounding hides it. Centre what is observed, or write it in other units."
+                ) from None
 
 
 @dataclass(frozen=True)
