@@ -1,10 +1,10 @@
 """Exact Expectation-Maximisation on ordinary, unmodified Pyro models."""
 
+from .after.fit import Fit
 from .e_step.forward_backward import recursion
 from .em import EM
 from .errors import DataError, EMError, ModelError, ObjectiveError, ParameterError, PlanError
 from .families import Family, Role, register
-from .fit.result import Fit
 from .m_step.plan import Plan
 from .posterior.posterior import Posterior
 

@@ -10,16 +10,16 @@ from typing import Any
 
 from torch import Tensor
 
+from .after.answer import answer
+from .after.fit import Fit
 from .errors import ModelError
 from .families.base import summed
 from .fit.acceleration.when import wished
-from .fit.answer import answer
 from .fit.endings import check_step
 from .fit.look import look
 from .fit.loop import Settings, State
 from .fit.path import Interrupted, Move, Path
 from .fit.problem import Problem, prepare
-from .fit.result import Fit
 from .fit.starting.ends import ends, ranked, with_a_value
 from .fit.starting.starts import given_start, given_value, need_parameters, own_values, prior_start, starting_points
 from .fit.step import em_step

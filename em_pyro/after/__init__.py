@@ -1,1 +1,1 @@
-"""What comes after the fit: a room that is still empty."""
+"""What is asked of a fit: the answer itself, and what comes after it."""

@@ -17,6 +17,8 @@ from matplotlib.patches import Ellipse
 from oracles.tolerances import IDENTITY
 
 from em_pyro import plotting
+from em_pyro.plotting import mixtures
+from em_pyro.plotting.canvas import BARS
 
 HISTORY = [
     {"weights": [0.5, 0.5], "loc": [-1.0, 1.0], "scale": [2.0, 2.0]},
@@ -110,13 +112,13 @@ def test_long_history(ax: Axes) -> None:
     history = [{"loc": [float(step), 1000.0], "scale": 1.0} for step in range(500)]
     plotting.mixture_curves(X, history, ax)
     first_component = curves(ax)[::2]
-    assert 10 < len(first_component) <= plotting.CURVES
+    assert 10 < len(first_component) <= mixtures.CURVES
     weighted = 0.5 * normal(np.asarray(first_component[0].get_xdata()), 0.0, 1.0)  # equal weights, as none are given
     np.testing.assert_allclose(first_component[0].get_ydata(), weighted, rtol=IDENTITY, atol=IDENTITY)
-    steps = plotting._thinned(500)
+    steps = mixtures._thinned(500)
     assert steps[:3] == [0, 1, 2] or steps[:2] == [0, 1]
     assert steps[-1] == 499
-    assert plotting._thinned(7) == list(range(7))
+    assert mixtures._thinned(7) == list(range(7))
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.3, 2.0])
@@ -173,7 +175,7 @@ def test_coin_weights(ax: Axes, n: int) -> None:
     gamma = torch.rand(n, 3, generator=torch.Generator().manual_seed(0)).softmax(-1)
     heads = torch.arange(n).flip(0)
     plotting.coin_weights(gamma, heads, n, ax)
-    order = range(n) if n <= plotting.BARS else reversed(range(n))
+    order = range(n) if n <= BARS else reversed(range(n))
     bars = cast(Any, ax.patches)
     for place, row in enumerate(order):
         stack = [bars[k * n + place] for k in range(3)]
@@ -181,7 +183,7 @@ def test_coin_weights(ax: Axes, n: int) -> None:
         np.testing.assert_allclose([bar.get_y() for bar in stack[1:]], gamma[row].cumsum(0)[:2], rtol=IDENTITY)
         assert stack[0].get_y() == 0
         assert [to_hex(bar.get_facecolor()).upper() for bar in stack] == list(plotting.COLOURS[:3])
-    if n <= plotting.BARS:
+    if n <= BARS:
         assert [text.get_text() for text in ax.get_xticklabels()] == [f"{h}/{n}" for h in heads.tolist()]
 
 

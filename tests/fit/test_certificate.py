@@ -15,7 +15,7 @@ from programs.zoo import simulated
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
-import em_pyro.fit.answer
+import em_pyro.after.answer
 import em_pyro.fit.starting.ends
 from em_pyro import EM, Fit
 from em_pyro.fit.problem import Problem, prepare
@@ -174,7 +174,7 @@ def test_a_model_that_contradicts_the_loop_is_no_convergence(
 ) -> None:
     """The user's own densities have the last word, also where they are no number."""
     torch.set_default_dtype(dtype)
-    monkeypatch.setattr(em_pyro.fit.answer, "measured", lambda engine, params: again)
+    monkeypatch.setattr(em_pyro.after.answer, "measured", lambda engine, params: again)
     fit = fitted(mixture, torch.linspace(2.0, 9.0, 20))
     assert isfinite(fit.log_likelihood)
     assert (fit.outcome, fit.converged) == ("unconfirmed", False)

@@ -50,8 +50,8 @@ def parsed(text: str) -> ast.Module:
 
 
 def room(module: str) -> str:
-    """Return the room of a module of ours, or the name of a file that stands in none."""
-    return [*module.split(".")[1:], "__init__"][0]
+    """Return the room of a module of ours, or the name of a file that stands in none: `__main__` is a door of `cli`."""
+    return [*module.split(".")[1:], "__init__"][0].replace("__main__", "cli")
 
 
 def imports(module: str, text: str, modules: frozenset[str] = frozenset(SOURCES)) -> Iterator[Import]:

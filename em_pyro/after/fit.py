@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import pyro
-from pyro.infer import config_enumerate
 from torch import Tensor
 
 from ..errors import DataError, ParameterError
+from ..fit.endings import OUTCOMES
+from ..fit.path import Acceleration
+from ..fit.problem import Problem
+from ..fit.starting.runs import Starts
 from ..m_step.plan import Plan
 from ..posterior.new_rows import posterior_on
 from ..posterior.posterior import Posterior, posterior
-from ..program.handlers import Substitute, alone
-from .endings import OUTCOMES
-from .path import Acceleration
-from .problem import Problem
-from .starting.runs import Starts
+from ..program.handlers import alone
+from .fitted import fitted_model, shown
 
 
 @dataclass(frozen=True)
@@ -140,38 +138,10 @@ class Fit:
             lines[-1] += f", objective {self.objective:.6f}{where}"
         lines[-1] += f", estimated gap {self.gap:.1e} nats" if self.gap != float("inf") else ""
         for name, value in self.params.items():
-            shown = "\n".join((" " * (width + 4) if k else "") + row for k, row in enumerate(_shown(value)))
-            lines.append(f"  {name.ljust(width)}  {shown}")
+            laid = "\n".join((" " * (width + 4) if k else "") + row for k, row in enumerate(shown(value)))
+            lines.append(f"  {name.ljust(width)}  {laid}")
         if len(self.starts) > 1:
             lines.append(str(self.starts))
         if self.acceleration is not None:
             lines.append(str(self.acceleration))
         return "\n".join([*lines, *self.notes])
-
-
-def _shown(value: Tensor) -> list[str]:
-    """Lay out a value, of a long one its corners."""
-    entries, long = value.detach().cpu().numpy(), value.numel() > 60
-    with np.printoptions(precision=6, suppress=True, threshold=60, edgeitems=3, linewidth=100):
-        lines = np.array2string(entries, separator=", ").split("\n")
-    whole = f"tensor of shape {tuple(value.shape)}, from {entries.min():.6g} to {entries.max():.6g}" if long else ""
-    return [whole, *lines] if long else lines
-
-
-def fitted_model(prepared: Problem, params: Mapping[str, Tensor]) -> Callable[..., Any]:
-    """The model at fixed values, as an ordinary Pyro model."""
-    enumerated = config_enumerate(prepared.program.model)
-    weights = {n: v for n, v in params.items() if prepared.program.parameters[n].tensor is not None}
-    values = {n: v for n, v in params.items() if n not in weights}
-
-    def fitted(*args: Any, **kwargs: Any) -> Any:
-        with prepared.program.given(weights) if weights else contextlib.nullcontext(), Substitute(values):
-            return enumerated(*args, **kwargs)
-
-    return fitted
-
-
-def write_back(prepared: Problem, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Fitted values in the dtypes of the program, in memory of their own."""
-    parameters = prepared.program.parameters
-    return {n: v.detach().to(parameters[n].initial.dtype, copy=True) for n, v in values.items() if n in parameters}

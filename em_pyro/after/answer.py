@@ -9,15 +9,16 @@ from dataclasses import replace
 import torch
 
 from ..e_step.confirm import measured
+from ..fit.certificate import certify
+from ..fit.notes import not_fitted
+from ..fit.path import Path
+from ..fit.problem import Problem
+from ..fit.starting.ends import ranked
+from ..fit.starting.runs import SAME_MAXIMUM, Start, Starts
 from ..program.data.check import has_density_outside
 from ..program.named import Params, batched
-from .certificate import certify
-from .notes import not_fitted
-from .path import Path
-from .problem import Problem
-from .result import Fit, write_back
-from .starting.ends import ranked
-from .starting.runs import SAME_MAXIMUM, Start, Starts
+from .fit import Fit
+from .fitted import write_back
 
 LOOKED_AT = ("converged", "step limit")  # endings that get a closer look
 MEASURED_AGAIN = 1e-8  # relative to 1 + |log evidence|: rounding between the loop and the model itself

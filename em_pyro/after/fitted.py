@@ -1,0 +1,42 @@
+"""Fitted values: in the model, in the dtypes of the program, and laid out as text."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from pyro.infer import config_enumerate
+from torch import Tensor
+
+from ..fit.problem import Problem
+from ..program.handlers import Substitute
+
+
+def shown(value: Tensor) -> list[str]:
+    """Lay out a value, of a long one its corners."""
+    entries, long = value.detach().cpu().numpy(), value.numel() > 60
+    with np.printoptions(precision=6, suppress=True, threshold=60, edgeitems=3, linewidth=100):
+        lines = np.array2string(entries, separator=", ").split("\n")
+    whole = f"tensor of shape {tuple(value.shape)}, from {entries.min():.6g} to {entries.max():.6g}" if long else ""
+    return [whole, *lines] if long else lines
+
+
+def fitted_model(prepared: Problem, params: Mapping[str, Tensor]) -> Callable[..., Any]:
+    """The model at fixed values, as an ordinary Pyro model."""
+    enumerated = config_enumerate(prepared.program.model)
+    weights = {n: v for n, v in params.items() if prepared.program.parameters[n].tensor is not None}
+    values = {n: v for n, v in params.items() if n not in weights}
+
+    def fitted(*args: Any, **kwargs: Any) -> Any:
+        with prepared.program.given(weights) if weights else contextlib.nullcontext(), Substitute(values):
+            return enumerated(*args, **kwargs)
+
+    return fitted
+
+
+def write_back(prepared: Problem, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Fitted values in the dtypes of the program, in memory of their own."""
+    parameters = prepared.program.parameters
+    return {n: v.detach().to(parameters[n].initial.dtype, copy=True) for n, v in values.items() if n in parameters}
