@@ -63,11 +63,12 @@ def check_values(program: Program, params: Params, enumerated: Mapping[str, Site
     Raises:
         ModelError: an argument differs; the message names the site and the latents' values.
     """
-    if not program.latents:
-        return
     apart = max(program.plates.values(), default=1) <= SMALL and any(v.plates for v in program.latents.values())
     with torch.no_grad():
         compared = _Compared(alike(enumerated, program), program)
+    if not program.latents:  # nothing to choose, but random numbers to be drawn
+        compared.add(params, iter([{}]))
+        return
     shared = _choices(program, apart=False)
     runs = compared.add(params, islice(shared, 1) if apart else shared)
     if runs is not None or apart:  # states of their own in every row tell whether the program does not run
@@ -107,6 +108,12 @@ class _Compared:
             index = [{n: _named_index(self.program, n, k) for n, k in states.items()} for states, _ in runs]
             found = list(differences(self.groups, self.program, [run for _, run in runs], index))
         for place, name, what in sorted(found, key=lambda difference: difference[0]):
+            if not runs[place][0]:
+                raise ModelError(
+                    f'Site "{name}": expected {what} to be the same in every run of the model, got another one at the '
+                    f"same parameters. Draw no random numbers: what is drawn once (data, a mask of dropout) is passed "
+                    f"to the model."
+                )
             raise ModelError(
                 f'Site "{name}": expected {what} to be the same whether its latents are enumerated or concrete, '
                 f"got another one at {_shown(runs[place][0])}. Do not reduce over a plate, index by position, branch "

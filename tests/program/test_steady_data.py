@@ -71,3 +71,32 @@ def test_a_law_expanded_to_all_states_and_rows_is_compared_once(monkeypatch: pyt
     assert max(seen) == 5
     assert same._equal(law.expand(shape), law.expand(shape).contiguous())
     assert not same._equal(law.expand(shape), other.expand(shape).contiguous())
+
+
+def of_its_own() -> None:
+    """Draw the data anew in every run."""
+    x = torch.randn(20, dtype=torch.float64)
+    loc = pyro.param("loc", torch.tensor(0.3, dtype=torch.float64))
+    with pyro.plate("rows", 20):
+        pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+
+def of_random_rows() -> None:
+    """Observe some of the rows, others in every run."""
+    loc = pyro.param("loc", torch.tensor(0.3, dtype=torch.float64))
+    with pyro.plate("rows", 4):
+        pyro.sample("x", dist.Normal(loc, 1.0), obs=X[torch.randperm(len(X))[:4]])
+
+
+def dropped_out() -> None:
+    """Drop covariates at random, as a network in training does."""
+    slope = pyro.param("slope", torch.tensor(0.3, dtype=torch.float64))
+    with pyro.plate("rows", len(X)):
+        pyro.sample("y", dist.Normal(slope * torch.nn.functional.dropout(X, 0.5), 1.0), obs=X)
+
+
+@pytest.mark.parametrize("model", [of_its_own, of_random_rows, dropped_out])
+def test_random_numbers_in_a_program_without_latents(model: Callable[[], None]) -> None:
+    """One draw is no likelihood, though torch's generator, which no run moves, gives the same one again."""
+    with pytest.raises(ModelError, match="Draw no random numbers"):
+        EM(model).fit()

@@ -37,9 +37,9 @@ def laid_out(
         plate: whose rows may be split.
     """
     site, family, rank = reading.site, reading.family, reading.event_rank
-    value = squeeze(site.value, site.dims, site.name, rank + family.event_dim)
+    value = squeeze(site.value.detach(), site.dims, site.name, rank + family.event_dim)  # data that want a gradient
     known = {
-        key: squeeze(part, site.dims, site.name, family.known_event_dim.get(key, rank))
+        key: squeeze(part.detach(), site.dims, site.name, family.known_event_dim.get(key, rank))
         for key, part in reading.known.items()
     }
     parts = [value, *known.values()]
@@ -132,7 +132,7 @@ def _weight(reading: Reading, exponent: Named | None, sizes: Mapping[str, int]) 
     if exponent is None:
         return reading.seen
     events = (1,) * reading.event_rank
-    weight = Named(exponent.tensor.double().reshape(exponent.tensor.shape + events), exponent.names)
+    weight = Named(exponent.tensor.detach().double().reshape(exponent.tensor.shape + events), exponent.names)
     if reading.seen is None:
         return weight
     names = ordered((*reading.seen.names, *weight.names), sizes)

@@ -66,10 +66,10 @@ class Replays:
         event = inner.event_rank + len(inner.base.event_shape)
         key, (held, laid) = site.value.data_ptr(), self._values.get(site.name, (None, site.value))
         if held is None or key != held.data_ptr() or held.shape != site.value.shape:
-            value = _laid(site, site.value, event)
+            value = _laid(site, site.value.detach(), event)
             laid = torch.where(torch.isfinite(value), value, 0.0)  # what is masked may be no number
             self._values[site.name] = site.value, laid
-        return laid, _laid(site, location, event)
+        return laid, _laid(site, location.detach(), event)
 
 
 def _laid(site: Site, part: Tensor, event: int) -> Tensor:
