@@ -22,6 +22,7 @@ from .fitted import write_back
 
 LOOKED_AT = ("converged", "step limit")  # endings that get a closer look
 MEASURED_AGAIN = 1e-8  # relative to 1 + |log evidence|: rounding between the loop and the model itself
+EPS = 2 * torch.finfo(torch.float64).eps
 
 
 def answer(problem: Problem, paths: Sequence[Path], *, tol: float, measure: bool = True) -> Fit:
@@ -35,10 +36,11 @@ def answer(problem: Problem, paths: Sequence[Path], *, tol: float, measure: bool
     bound = problem.bind(batched({name: value.double() for name, value in params.items()}))
     evidence, prior = (float(part) for part in (problem.expect(bound).log_evidence, problem.log_prior(bound)))
     best = best._replace(notes=(*not_fitted(problem.engine), *best.notes))
+    rounding = 0.0
     if measure and best.outcome in LOOKED_AT:
-        best = confirmed(problem, best, tol)
+        best, rounding = confirmed(problem, best, tol)
     if measure:
-        best, evidence = _measured(problem, best, params, evidence)
+        best, evidence = _measured(problem, best, params, evidence, rounding)
     ends = [best if i == reached[0] else path for i, path in enumerate(paths)]
     starts = tuple(Start(i, p.level, p.outcome, p.num_steps, p.repeats) for i, p in enumerate(ends))
     return Fit(
@@ -60,15 +62,19 @@ def answer(problem: Problem, paths: Sequence[Path], *, tol: float, measure: bool
     )
 
 
-def confirmed(problem: Problem, path: Path, tol: float) -> Path:
-    """Look closer at the end of a path: note what is found, and doubt one whose slope is not that of a maximum."""
+def confirmed(problem: Problem, path: Path, tol: float) -> tuple[Path, float]:
+    """Look closer at the end of a path: note what is found, and doubt one whose slope is not that of a maximum.
+
+    Returns:
+        The path, and by how much its log evidence may be rounding when the model itself measures it.
+    """
     seen = certify(problem, path.params, settled=path.converged)
     path = path._replace(notes=(*path.notes, *seen.notes))
     doubt = seen.doubt(path.level, tol) if path.converged and tol > 0 else ""
-    return path.doubted(doubt) if doubt else path
+    return path.doubted(doubt) if doubt else path, _digits(problem, seen.endless)
 
 
-def _measured(problem: Problem, path: Path, params: Params, evidence: float) -> tuple[Path, float]:
+def _measured(problem: Problem, path: Path, params: Params, evidence: float, rounding: float) -> tuple[Path, float]:
     """Measure the log evidence by the model itself, which is right where the loop has another one, and has to be one.
 
     In single precision the model rounds more than the loop does: only that it has a value is asked of it.
@@ -85,10 +91,22 @@ def _measured(problem: Problem, path: Path, params: Params, evidence: float) -> 
         )
     if any(p.initial.dtype != torch.float64 for p in problem.program.parameters.values()):
         return path, evidence
+    if 0 < abs(again - evidence) <= rounding:
+        return path, evidence
     if abs(again - evidence) > MEASURED_AGAIN * (1 + abs(evidence)):
         both = f"{again:.9g} at the fitted values, the loop {evidence:.9g}"
         path = path.doubted(f"the model itself gives log-likelihood {both}")
     return path, again if again == again else evidence
+
+
+def _digits(problem: Problem, endless: float) -> float:
+    """Return how much of the log evidence may be rounding of the model's own where a number runs to infinity.
+
+    Densities of torch are differences there: of log-gamma functions, say, of this number.
+    """
+    run = problem.engine.full.recognition.runs[0]
+    entries = sum(site.value.numel() for site in run.values() if site.role == "observed")
+    return EPS * endless * math.log1p(endless) * entries
 
 
 def _outside(problem: Problem, params: Params) -> str:

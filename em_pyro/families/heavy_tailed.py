@@ -16,10 +16,11 @@ from torch.autograd.function import once_differentiable
 
 from .base import Args, Role, register
 from .newton import Near, climb, differentiable
-from .rowwise import RowFamily, mean
+from .rowwise import RowFamily, log_rising, mean
 
 BLOCK = 65_536  # entries of weighted rows at a time: measured, larger ones leave the cache
-NORMAL = 1e5  # degrees of freedom at which a Student is a normal, and lgamma has digits left
+NORMAL = 1e8  # degrees of freedom at which a Student is a normal
+SERIES = 1e3  # degrees of freedom from which the differences of digammas are a series
 
 
 def median(value: Tensor, weights: Tensor) -> Tensor:
@@ -92,7 +93,7 @@ class StudentT(RowFamily):
 
     def log_prob(self, value: Tensor, args: Args) -> Tensor:
         df, z = args["df"], (value - args["loc"]) / args["scale"]
-        constant = ((df + 1) / 2).lgamma() - (df / 2).lgamma() - 0.5 * (math.pi * df).log() - args["scale"].log()
+        constant = log_rising(torch.full_like(df, 0.5), df / 2) - 0.5 * (math.pi * df).log() - args["scale"].log()
         return constant - (df + 1) / 2 * (z * z / df).log1p()
 
     def weighed(self, value: Tensor, weights: Tensor, args: Args) -> Tensor:
@@ -140,13 +141,12 @@ def _near(value: Tensor, weights: Tensor, total: Tensor, loc: Tensor, unit: Tens
     sums = _sums(value, weights, loc + unit * point[..., 0], scale, df)
     first, second, spread = sums[:3], sums[3:7], sums[7]
     more, u = df + 1, unit / scale
-    constant = (more / 2).lgamma() - (df / 2).lgamma() - 0.5 * (math.pi * df).log()
+    constant = log_rising(torch.full_like(df, 0.5), df / 2) - 0.5 * (math.pi * df).log()
     q = total * (constant - point[..., 1]) - more / 2 * spread
-    rate = (more / 2).digamma() - (df / 2).digamma() - 1 / df
+    rate, bend = _rate(df)
     by_df = 0.5 * (total * rate - spread + more / df * first[2])
     slope = torch.stack([more * u * first[1], more * first[2] - total, df * by_df], -1)
 
-    bend = 0.5 * (torch.polygamma(1, more / 2) - torch.polygamma(1, df / 2)) + 1 / df.square()
     by_df_twice = 0.5 * (total * bend + first[2] / df - first[2] / df.square() - more / df * second[1])
     entries = (
         (0, 0, more * u.square() * (2 * second[1] - first[0])),
@@ -160,6 +160,16 @@ def _near(value: Tensor, weights: Tensor, total: Tensor, loc: Tensor, unit: Tens
     for i, j, entry in entries:
         hessian[..., i, j] = hessian[..., j, i] = entry
     return Near(q, slope, hessian, lambda moving: _step_of_em(point, moving, total, more, u, *first))
+
+
+def _rate(df: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `psi((df + 1) / 2) - psi(df / 2) - 1 / df` and its derivative; far out `1/2df^2 - 1/4df^4 + 1/2df^6`."""
+    near, u = df.clamp(max=SERIES), 1 / df
+    rate = ((near + 1) / 2).digamma() - (near / 2).digamma() - 1 / near
+    bend = 0.5 * (torch.polygamma(1, (near + 1) / 2) - torch.polygamma(1, near / 2)) + 1 / near.square()
+    far = df > SERIES
+    rate = torch.where(far, u**2 / 2 - u**4 / 4 + u**6 / 2, rate)
+    return rate, torch.where(far, -(u**3) + u**5 - 3 * u**7, bend)
 
 
 def _sums(value: Tensor, weights: Tensor, loc: Tensor, scale: Tensor, df: Tensor) -> tuple[Tensor, ...]:

@@ -43,12 +43,14 @@ class Certificate:
         notes: what is at a boundary, runs to infinity, or is not identified; or that this was not looked at.
         noise: nats by which the last digits of the parameters move the objective.
         higher: nats by which it is higher a small part of a standard error away, and where.
+        endless: the largest of the positive numbers that run to infinity; zero if none does.
     """
 
     gain: float
     notes: tuple[str, ...]
     noise: float = 0.0
     higher: tuple[float, str] = (0.0, "")
+    endless: float = 0.0
 
     def doubt(self, objective: float, tol: float) -> str:
         """Say why this is no maximum at a tolerance: the slope, or an objective without digits; empty if it is one."""
@@ -86,7 +88,7 @@ def certify(problem: Problem, params: Params, *, settled: bool = True) -> Certif
     ground = Ground(problem, around)
     found = problem.expect(problem.bind(batched(values)))
     level = float(found.log_evidence + problem.log_prior(problem.bind(batched(values))))
-    notes, unseen = list[str](), _unseen(problem, around)
+    notes, unseen, endless = list[str](), _unseen(problem, around), 0.0
     if not unseen:
         ground, snapped = _snapped(ground, level)
         if snapped:
@@ -98,13 +100,14 @@ def certify(problem: Problem, params: Params, *, settled: bool = True) -> Certif
     if information is not None and not bool(torch.isfinite(information).all()):
         information = None
     if information is not None and not unseen and ground.around.size:
-        notes += _told(ground, level, information, settled=settled)
+        told, endless = _told(ground, level, information, settled=settled)
+        notes += told
     if not settled:
-        return Certificate(0.0, tuple(notes))
+        return Certificate(0.0, tuple(notes), endless=endless)
     if unseen:
         notes.append(f"identification was not looked at: {unseen}")
     higher = _beside(ground, level, information)
-    return Certificate(_gain(ground, level, found, information), tuple(notes), _noise(ground, unseen), higher)
+    return Certificate(_gain(ground, level, found, information), tuple(notes), _noise(ground, unseen), higher, endless)
 
 
 def _unseen(problem: Problem, around: Around) -> str:
@@ -269,8 +272,8 @@ def _rising(ground: Ground, edges: Sequence[Entry]) -> dict[Entry, float]:
 # ---- infinity, and what is not identified ----
 
 
-def _told(ground: Ground, level: float, information: Tensor, *, settled: bool) -> list[str]:
-    """Say what runs to infinity, and along what the objective is flat."""
+def _told(ground: Ground, level: float, information: Tensor, *, settled: bool) -> tuple[list[str], float]:
+    """Say what runs to infinity, how far it has come, and along what the objective is flat."""
     off, notes = running(ground, level, information), list[str]()
     for where in dict.fromkeys(off.values()):
         those = named([entry for entry, to in off.items() if to == where])
@@ -280,4 +283,6 @@ def _told(ground: Ground, level: float, information: Tensor, *, settled: bool) -
     if found is not None and found.many:
         ways = "one direction" if found.many == 1 else f"{found.many} directions"
         notes.append(f"not identified: the objective is flat along {ways}, of {named(found.entries)}")
-    return notes
+    domains, params = ground.around.domains, ground.around.params
+    far = (float(params[n][at]) for (n, at), to in off.items() if to == "infinity" and domains[n] == "positive")
+    return notes, max(far, default=0.0)

@@ -6,6 +6,8 @@ objective is looked at, far out: it does not fall at any distance on one side, a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -15,9 +17,14 @@ from .ground import Ground
 FAR = (0.1, 1.0, 4.0, 16.0)  # distances at which it may not fall
 REACH = 3.0  # standard errors given complete data: the unit of these distances
 WIDEST = 2.5  # of a logarithm, likewise
+FAR_ENOUGH = 4.0  # of these: farther out densities are rounding
 LOST = 4.0  # information on the way from zero, or on a logarithm, above which an estimate does not run off
 FLAT, FALL = 1e-9, 0.05  # what is no fall, relative to 1 + |objective|; and what is one, in nats
 NAMED = 0.1  # of the largest part of a direction: entries that are named
+FAINT = 1e-6  # information along a combination of entries, of what each has by itself: it may run off with them
+BESIDE = (1 - 3e-6, 1 - 1e-6, 1 + 1e-6, 1 + 2e-6)  # neighbours, whose heights differ by rounding alone
+DIGITS = 4.0  # times this difference: what may be rounding
+ENDS = {"positive": ("zero", "infinity"), "unit": ("zero", "one"), "simplex": ("zero", "one")}
 
 
 def running(ground: Ground, level: float, information: Tensor) -> dict[Entry, str]:
@@ -28,12 +35,12 @@ def running(ground: Ground, level: float, information: Tensor) -> dict[Entry, st
         level: the objective there.
         information: in complete data, `(D, D)`.
     """
-    directions, lengths = _directions(ground, information)
-    both = torch.cat([directions * lengths, -directions * lengths])
+    directions, lengths, farthest = _directions(ground, information)
+    both, farthest = torch.cat([directions * lengths, -directions * lengths]), torch.cat([farthest, farthest])
     slack = FLAT * (1 + abs(level))
     left = torch.arange(len(both))
     for far in FAR[1:2] + FAR[:1] + FAR[2:]:
-        left = left[ground.heights(far * both[left]) >= level - slack] if len(left) else left
+        left = left[_holds(ground, farthest[left].clamp(max=far) * both[left], level - slack)] if len(left) else left
     if len(left):
         left = left[ground.heights(-FAR[-1] * both[left]) < level - FALL]
     found: dict[Entry, str] = {}
@@ -42,13 +49,31 @@ def running(ground: Ground, level: float, information: Tensor) -> dict[Entry, st
         part = one.abs() * torch.where(weights > 0, weights, weights.max().clamp(min=1e-300))
         for k in (part >= NAMED * part.max()).nonzero().flatten().tolist():
             entry = ground.around.entries[k]
-            low = "zero" if ground.around.domains[entry[0]] == "positive" else "minus infinity"
-            found.setdefault(entry, "infinity" if one[k] > 0 else low)
+            low, high = ENDS.get(ground.around.domains[entry[0]], ("minus infinity", "infinity"))
+            found.setdefault(entry, high if one[k] > 0 else low)
     return found
 
 
-def _directions(ground: Ground, information: Tensor) -> tuple[Tensor, Tensor]:
-    """Each real and each positive entry by itself, and every row of real ones away from zero; and their lengths."""
+def _holds(ground: Ground, points: Tensor, least: float) -> Tensor:
+    """Whether the objective is no lower than `least`, or by no more than the digits that it has lost.
+
+    A density far out may be the difference of large numbers, as that of a Student t with many degrees of freedom.
+    """
+    heights = ground.heights(points)
+    low = heights < least
+    if bool(low.any()):
+        beside = torch.tensor(BESIDE, dtype=points.dtype)
+        around = ground.heights((beside[:, None, None] * points[low]).flatten(0, 1)).reshape(len(beside), -1)
+        low[low.clone()] = heights[low] < least - DIGITS * (around.amax(0) - around.amin(0)).nan_to_num(nan=0.0)
+    return ~low
+
+
+def _directions(ground: Ground, information: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return directions in which estimates run off, their lengths, and at how many of these to look at most.
+
+    They are each real and each positive entry by itself, every row of real ones away from zero, and combinations that
+    even complete data say next to nothing about, as of a size and a probability whose product alone is determined.
+    """
     around = ground.around
     rows: list[Tensor] = []
     widest: list[float] = []
@@ -64,14 +89,30 @@ def _directions(ground: Ground, information: Tensor) -> tuple[Tensor, Tensor]:
         if len(some) > 1 and bool((ray != 0).sum() > 1):
             rows.append(ray / ray.abs().max())
             widest.append(torch.inf)
+    for one in _combinations(information, domains):
+        rows.append(one)
+        widest.append(WIDEST)
     if not rows:
-        return values.new_zeros((0, len(values))), values.new_zeros((0, 1))
+        return values.new_zeros((0, len(values))), values.new_zeros((0, 1)), values.new_zeros((0, 1))
     directions, most = torch.stack(rows), torch.tensor(widest, dtype=values.dtype)
     curved = torch.einsum("ki,ij,kj->k", directions, information, directions).clamp(min=0)
     way = (directions * values).abs().amax(-1)
     lengths = torch.where(curved > 1e-300, REACH / curved.sqrt(), 10 * way.clamp(min=1.0))
     lost = curved * torch.where(most < torch.inf, 1.0, way.square()) < LOST
-    return directions[lost], torch.minimum(lengths, most)[lost].unsqueeze(-1)
+    farthest = torch.where(most < torch.inf, FAR_ENOUGH, FAR[-1])
+    return directions[lost], torch.minimum(lengths, most)[lost].unsqueeze(-1), farthest[lost].unsqueeze(-1)
+
+
+def _combinations(information: Tensor, domains: list[str]) -> Iterator[Tensor]:
+    """Yield directions of several entries, the largest part one, along which information is faint."""
+    size = information.diagonal()
+    if not bool((size > 0).all()) or "positive" not in domains:
+        return
+    unit = size.rsqrt()
+    values, vectors = torch.linalg.eigh(information * unit * unit.unsqueeze(-1))
+    for vector in vectors.mT[values < FAINT]:
+        one = unit * vector
+        yield one / one.abs().max()
 
 
 def _rays(entries: tuple[Entry, ...], domains: list[str]) -> list[list[int]]:
