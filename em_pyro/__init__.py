@@ -5,8 +5,10 @@ from .e_step.forward_backward import recursion
 from .em import EM
 from .errors import DataError, EMError, ModelError, ObjectiveError, ParameterError, PlanError
 from .families import Family, Role, register
+from .fit.loop import State
 from .m_step.plan import Plan
 from .posterior.posterior import Posterior
+from .version import __version__
 
 __all__ = [
     "EM",
@@ -21,6 +23,8 @@ __all__ = [
     "PlanError",
     "Posterior",
     "Role",
+    "State",
+    "__version__",
     "recursion",
     "register",
 ]

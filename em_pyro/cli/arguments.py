@@ -12,7 +12,7 @@ from .problems import MIXTURES
 
 Command = Callable[[argparse.Namespace], int]
 
-PROG = "python -m em_pyro"
+PROG = "em-pyro"
 
 ABOUT = """\
 Fit a model with latent variables by exact Expectation-Maximisation.
@@ -24,15 +24,15 @@ With a command it fits a model to your own numbers.
 
 EXAMPLES = """\
 examples:
-  python -m em_pyro --out pictures
+  em-pyro --out pictures
       the demonstration; without --out its pictures go to the folder out
-  python -m em_pyro coins --data tosses.csv --plot weights.png
+  em-pyro coins --data tosses.csv --plot weights.png
       which of two coins made each sequence of tosses?
-  python -m em_pyro gaussians --data points.csv --components 3 --starts 20
+  em-pyro gaussians --data points.csv --components 3 --starts 20
       three clusters, the best of twenty starts
-  python -m em_pyro gaussians --data people.csv --columns height,weight --json fit.json
+  em-pyro gaussians --data people.csv --columns height,weight --json fit.json
       clusters in two columns of a table, saved for another program
-  python -m em_pyro compare gaussians --data points.csv --components 3 --plot race.png
+  em-pyro compare gaussians --data points.csv --components 3 --plot race.png
       how fast do EM, stochastic variational inference and L-BFGS get there?
 
 exit status:

@@ -212,7 +212,7 @@ def test_bad_file(command: str, text: str, parts: list[str], file: Any, capsys: 
     said = capsys.readouterr()
     assert said.out == ""
     (line,) = said.err.splitlines()
-    assert line.startswith("python -m em_pyro: error: ")
+    assert line.startswith("em-pyro: error: ")
     assert all(part in line for part in parts), line
     assert name in line or "--columns: expected two" in line
 

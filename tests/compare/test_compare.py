@@ -280,7 +280,7 @@ def test_wrong_contenders() -> None:
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`python -m em_pyro compare` races on a file, and draws and saves what was asked for."""
+    """`em-pyro compare` races on a file, and draws and saves what was asked for."""
     png, file = tmp_path / "race.png", tmp_path / "race.csv"
     options = ["--starts", "1", "--budget", "0.3", "--plot", str(png), "--csv", str(file)]
     assert main(["compare", "coins", *options]) == 0

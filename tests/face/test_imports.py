@@ -8,7 +8,7 @@ import pytest
 from oracles.source import SOURCES, imports, room, texts
 
 FLOORS = (
-    "errors",
+    "errors version",
     "program analytic quadrature options",
     "families recording",
     "reading",

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+import em_pyro
 
 ROOT = Path(__file__).parents[2]
 Python = Callable[..., str]
@@ -23,7 +26,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in ("em_pyro", "models"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    for name in ("pyproject.toml", "LICENSE", "README.md"):
+    for name in ("pyproject.toml", "LICENSE", "README.md", "MANIFEST.in"):
         shutil.copy(ROOT / name, source)
     run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(target), str(source)], target)
     (built,) = target.glob("*.whl")
@@ -92,12 +95,72 @@ def test_import(elsewhere: Python) -> None:
     package, models, version, data = elsewhere("-c", INSTALLED).split("\n", 3)
     assert Path(models) == Path(package).parent / "models" / "coins.py"
     assert ROOT not in Path(package).parents
-    assert version == "0.1.0"
+    assert version == em_pyro.__version__
     assert data == (ROOT / "models" / "data" / "faithful.csv").read_text(encoding="utf-8")
 
 
+def test_source(tmp_path: Path) -> None:
+    """The source distribution has what a packager tests and builds the pages from."""
+    source = tmp_path / "source"
+    kept = ("em_pyro", "models", "tests", "docs", "examples", "benchmarks")
+    for name in kept:
+        shutil.copytree(
+            ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", "models")
+        )
+    shutil.copytree(ROOT / "models", source / "models", dirs_exist_ok=True)
+    for file in ROOT.iterdir():
+        if file.is_file() and not file.name.startswith("."):
+            shutil.copy(file, source)
+    run([sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(tmp_path), str(source)], tmp_path)
+    (built,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(built) as archive:
+        names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
+    for name in (
+        "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "constraints.txt", "em_pyro/py.typed", "tests/README.md",
+        "tests/conftest.py", "docs/house.md", "examples/coins.py", "models/data/faithful.csv", "benchmarks/RESULTS.md",
+    ):  # fmt: skip
+        assert name in names
+
+
+TYPED = """
+import torch
+
+import em_pyro
+import em_pyro
+
+def model(x: torch.Tensor) -> None: ...
+
+fit = em_pyro.EM(model, starts=3).fit(torch.zeros(2))
+reveal_type(fit.log_likelihood)
+reveal_type(fit.params)
+fit.posterior.marginal(3)
+"""
+
+
+def test_types(elsewhere: Python, tmp_path: Path) -> None:
+    """A type checker sees the types of what is installed, and the mistake in a script of the user's."""
+    script = tmp_path / "script.py"
+    script.write_text(TYPED)
+    python = elsewhere("-c", "import sys; print(sys.executable)").strip()
+    command = [sys.executable, "-m", "mypy", "--strict", "--python-executable", python, str(script)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    said = done.stdout
+    assert 'Revealed type is "float"' in said or 'Revealed type is "builtins.float"' in said, said
+    assert "dict[" in said
+    assert said.count("error:") == 1, said
+    assert 'argument "site"' in said.lower() or "arg-type" in said
+
+
+ENTRY = """
+from importlib.metadata import entry_points
+print(next(e.value for e in entry_points(group="console_scripts") if e.name == "em-pyro"))
+"""
+
+
 def test_command_line(elsewhere: Python) -> None:
-    """The command line fits the coins that come with the package."""
+    """The command line fits the coins that come with the package, under its own name too."""
     said = elsewhere("-m", "em_pyro", "coins", "--equal-weights")
     assert "bias" in said
     assert "coins.csv" in said
+    entry = elsewhere("-c", ENTRY).strip()
+    assert entry == "em_pyro.cli.commands:main"
