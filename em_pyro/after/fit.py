@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import Any
 import pyro
 from torch import Tensor
 
+from .. import files
 from ..errors import DataError, ParameterError
 from ..fit.endings import OUTCOMES
 from ..fit.path import Acceleration
@@ -19,8 +21,14 @@ from ..fit.starting.runs import Starts
 from ..m_step.plan import Plan
 from ..posterior.new_rows import posterior_on
 from ..posterior.posterior import Posterior, posterior
+from ..program.devices import beside
 from ..program.handlers import alone
 from .fitted import fitted_model, shown
+from .reorder import described, follow, reordered
+from .source import Source, source_of
+
+KIND, FORM, WHOSE = "fit of em_pyro", 1, "Fit.save"  # of the file
+IN_NO_FILE = ("prepared", "model", "patterns")
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,7 @@ class Fit:
         switches: steps that were summed a second time, around the locations that they led to: where a scale has shrunk
             or a location has moved so far, as it may with clusters far apart, that digits would have been lost.
         prior_density: "constrained", or "unconstrained" where priors are those of their unconstrained coordinates.
+        source: what a file says of the program, if the fit was loaded.
     """
 
     fitted: Mapping[str, Tensor]
@@ -61,6 +70,7 @@ class Fit:
     acceleration: Acceleration | None = None
     switches: int = 0
     prior_density: str = "constrained"
+    source: Source | None = field(default=None, repr=False, compare=False)
 
     @property
     def params(self) -> dict[str, Tensor]:
@@ -78,20 +88,38 @@ class Fit:
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the program and its data."""
         state = {k: v for k, v in self.__dict__.items() if k not in ("prepared", "posterior")}
-        return {**state, "prepared": None}
+        return {**state, "prepared": None, "source": self._told()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take back what `__getstate__` gave."""
         self.__dict__.update(state)
 
+    def _told(self) -> Source:
+        """Say how the program was planned, without the program."""
+        if self.prepared is not None:
+            return source_of(self.prepared)
+        return Source() if self.source is None else replace(self.source, model=None)
+
     def _alive(self) -> Problem:
         """Return the program and its data, if they are there."""
         if self.prepared is None:
             raise ParameterError(
-                "Fit: expected the model and its data, but this fit was loaded from a file, without them. Build "
-                "EM(model, starts=fit.params) and ask EM.posterior(...)."
+                "Fit: expected the model and the data that were fitted, but this fit comes from a file, without them. "
+                "Write it by fit.save(path), and read it by em_pyro.load(path, model, args=(...), kwargs={...})."
             )
         return self.prepared
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fit to a file, without the model and its data: `em_pyro.load` reads it, and asks for these.
+
+        The file holds tensors, numbers and words, and nothing that runs: `torch.load(path, weights_only=True)` reads
+        it. It is written whole or not at all; one that is there is replaced.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        there = replace(self, source=self._told(), fitted={n: v.detach().cpu() for n, v in self.fitted.items()})
+        files.write(path, KIND, FORM, {"fit": files.laid_out(there, IN_NO_FILE)})
 
     @cached_property
     def posterior(self) -> Posterior:
@@ -119,6 +147,8 @@ class Fit:
             ModelError: the model is another program on them.
             DataError: the data cannot be used; there are none, or some row is impossible.
         """
+        if self.prepared is None and self.source is not None and self.source.model is not None:
+            return self.source.posterior_on(self.params, args, kwargs)
         here = self._alive()
         with pyro.get_param_store().scope():  # what another fit has left there does not matter here
             return posterior_on(here.program, self.params, args, kwargs)
@@ -126,7 +156,31 @@ class Fit:
     @property
     def model(self) -> Callable[..., Any]:
         """The user's model with the fitted values substituted and its latents marked for enumeration."""
+        if self.prepared is None and self.source is not None and self.source.model is not None:
+            return self.source.fitted_model(self.params)
         return fitted_model(self._alive(), self.params)
+
+    @alone()
+    def reordered(self, site: str, by: str | Sequence[int]) -> Fit:
+        """Return the fit with the components of a latent in another order: values, and the posterior with them.
+
+        The param store follows, if it has the values of this fit. Every axis that the latent indexes is permuted, with
+        it latents that share one: steps of a chain, whose transitions have two. The objective stays what it is.
+
+        Args:
+            site: the latent, or what the latents `z_0, z_1, ...` of a loop have in common.
+            by: the old place of each new component; or a parameter, by which they ascend: by the first entry of each
+                component where it has several, ties as they are.
+
+        Raises:
+            ParameterError: no such latent or parameter, no permutation, or states that cannot change places: constants,
+                labels or a constraint tell them apart.
+        """
+        here = self._alive()
+        with beside(here.program.device):
+            new, order = reordered(here, self.fitted, site, by)
+            follow(here, self.fitted, new)
+        return replace(self, fitted=new, notes=(*self.notes, described(site, by, order)))
 
     def __str__(self) -> str:
         """Say how the fit ended, the fitted values and the notes, in plain text."""
