@@ -80,10 +80,9 @@ class Journal:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the fit is to say of its file."""
-        failed = f"; {self._failed} in all" if self._failed > 1 else ""
-        missed = (
-            f"a checkpoint was not written ({self._failure}{failed}): the fit went on without" if self._failed else ""
-        )
+        times = "once" if self._failed == 1 else f"{self._failed} times"
+        missed = f"checkpoint {os.fspath(self.path or '')}: not written {times} ({self._failure}); the fit went on"
+        missed = missed if self._failed else ""
         return tuple(note for note in (self._resumed, missed) if note)
 
     def ended(self, paths: Sequence[Path]) -> list[Path]:
