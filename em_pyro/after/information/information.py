@@ -46,14 +46,14 @@ class Certificate:
     @property
     def rate(self) -> float:
         """The rate at which plain EM converges there."""
-        return 1 - self.smallest
+        return max(1 - self.smallest, 0.0)
 
     def __str__(self) -> str:
         """Say it in lines."""
         flat = f"flat along {len(self.directions)}: {'; '.join(map(str, self.directions))}" if self.directions else ""
         lines = [
             f"{self.decrement:.2g} nats still to gain",
-            f"smallest curvature {self.smallest:.4g} of that in complete data, rate of EM {self.rate:.4g}",
+            f"smallest curvature {self.smallest:.4g} of that in complete data, rate of EM {round(self.rate, 8):.4g}",
             f"{self.rank} of {self.dimension} directions determined",
             *([flat] if flat else []),
         ]
@@ -123,7 +123,7 @@ def information(problem: Problem, params: Params, kind: str = "observed", plate:
         dimension=dimension(problem),
         rank=here.rank,
         directions=directions_of(here),
-        rate=1 - float(values[0]) if len(values) else 0.0,
+        rate=max(1 - float(values[0]), 0.0) if len(values) else 0.0,
         missing=1 - here.values,
         notes=notes,
         constraints={name: problem.program.parameters[name].constraint for name in problem.plan.free},

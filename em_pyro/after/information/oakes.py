@@ -48,7 +48,7 @@ class Top:
                 place = torch.cat([zero[: own.start], v, zero[own.stop :]])
                 return around.batch(place.unsqueeze(0))[name].reshape(-1)
 
-            found[name] = torch.zeros((free.numel(), around.size), dtype=torch.float64)
+            found[name] = torch.zeros((around.params[name].numel(), around.size), dtype=torch.float64)
             if own.stop > own.start:
                 found[name][:, own] = jacobian(moved, zero[own])
         return found
@@ -88,12 +88,22 @@ def top(problem: Problem, params: Params) -> Top:
     promised = here.promised(slope)
     height = float(here.ground.heights(torch.zeros(1, here.ground.around.size, dtype=torch.float64)))
     gained = height - level
-    edges = {entry: _where(ground.around, entry) for entry in ground.around.edges()}
+    edges = {entry: _where(ground.around, entry) for entry in _still(here.ground.around)}
     edges |= {entry: f"runs to {to}: no standard error" for entry, to in off.items()}
     notes = tuple(edge_notes(ground))
     for to in dict.fromkeys(off.values()):
         notes = (*notes, f"runs to {to}: {named([entry for entry, way in off.items() if way == to])}")
     return Top(here, edges, gained if gained > ROUNDING * (1 + abs(level)) else max(promised, 0.0), notes)
+
+
+def _still(around: Around) -> list[Entry]:
+    """Entries that no coordinate moves: at a boundary, or all that others at a boundary leave."""
+    found = around.edges()
+    for name, domain in around.domains.items():
+        if domain == "simplex":
+            alone = (around.params[name] > 0) & ~around.free[name].any(-1, keepdim=True)
+            found += [(name, tuple(at)) for at in alone.nonzero().tolist()]
+    return found
 
 
 def _where(around: Around, entry: Entry) -> str:

@@ -254,5 +254,5 @@ class Information:
         widths = [max(len(line[k]) for line in lines) for k in range(4)]
         text = ["  ".join([*(c.ljust(w) for c, w in zip(line, widths, strict=False)), line[4]]).rstrip() for line in lines]
         text.insert(1, "  ".join("-" * w for w in widths))
-        text.append(f"{on_scale(self.kind)}; {self.rank} of {self.dimension} directions determined, rate {self.rate:.4g}")
+        text.append(f"{on_scale(self.kind)}; {self.rank} of {self.dimension} directions determined, rate {round(self.rate, 8):.4g}")
         return "\n".join([*text, *self.notes])

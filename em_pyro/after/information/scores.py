@@ -79,14 +79,14 @@ def rows_of(problem: Problem, params: Params, plate: str | None) -> Rows:
             whys.append(str(why))
     for names in _choices(problem, {name: len(rows) for name, (_, rows) in found.items()}):
         total = sum(float(found[name][1].sum()) for name in names)
-        if abs(total - evidence) <= TOTAL * (1 + abs(evidence)):
+        if abs(total - evidence) <= TOTAL * (1 + abs(evidence)) and sum(len(found[name][1]) for name in names) > 1:
             counts = torch.cat([_counts(problem, name) for name in names])
             return Rows(tuple(found[name][0] for name in names), names, counts)
     where = f'plate "{plate}"' if plate is not None else f"one of the plates {sorted(plates)}" if plates else "a plate"
-    why = whys[0] if whys else "What is observed stands outside of it."
+    why = whys[0] if whys else "They do not carry all of the evidence, or there is one of them."
     raise ParameterError(
-        f"information: expected independent rows of {where}, got one sequence, whose parts depend on one another or are "
-        f'counted elsewhere. {why} An outer product of scores needs many rows: ask for kind="observed".'
+        f"information: expected several independent rows of {where}, got none whose scores could be multiplied: one "
+        f'sequence has one score, which is zero. {why} Ask for kind="observed".'
     )
 
 

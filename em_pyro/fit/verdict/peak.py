@@ -82,7 +82,8 @@ class Peak:
     @property
     def flat(self) -> Tensor:
         """Directions `(D, f)` along which the objective does not fall: not identified, or no maximum."""
-        return torch.cat([self.empty, self.basis @ self.vectors[:, self.values < FLAT]], 1)
+        found = torch.cat([self.empty, self.basis @ self.vectors[:, self.values < FLAT]], 1)
+        return _apart(found / self.unit.unsqueeze(-1)) * self.unit.unsqueeze(-1)
 
     @property
     def curved(self) -> Tensor:
@@ -114,6 +115,19 @@ class Peak:
         size = directions.abs() / self.unit.unsqueeze(-1)
         part = size.amax(-1) / size.amax()
         return tuple(self.ground.around.entries[k] for k in (part >= NAMED).nonzero().flatten().tolist())
+
+
+def _apart(directions: Tensor) -> Tensor:
+    """Span the same by directions of which each has an entry of its own: what hangs together stays together."""
+    found = directions.clone()
+    for k in range(found.shape[1]):
+        rest = found[:, k:].abs()
+        row, column = divmod(int(rest.argmax()), rest.shape[1])
+        found[:, [k, k + column]] = found[:, [k + column, k]]
+        found[:, k] = found[:, k] / found[row, k]
+        others = [j for j in range(found.shape[1]) if j != k]
+        found[:, others] = found[:, others] - found[:, k : k + 1] * found[row, others]
+    return found
 
 
 def peak(ground: Ground, information: Tensor, off: Collection[Entry] = (), *, fine: bool = False) -> Peak | None:
