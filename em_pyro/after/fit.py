@@ -21,7 +21,8 @@ from ..posterior.new_rows import posterior_on
 from ..posterior.posterior import Posterior, posterior
 from ..program.handlers import alone
 from .fitted import fitted_model, shown
-from .information.information import Certificate, certificate, information
+from .information.certificate import Certificate, certificate
+from .information.information import information
 from .information.record import Information
 
 

@@ -17,7 +17,11 @@ from ...fit.verdict.ground import Ground
 from ...fit.verdict.infinity import running
 from ...fit.verdict.peak import Peak, peak
 from ...program.named import Params
+from .record import Direction
 
+BELOW = 1e-6  # nats, relative to 1 + |objective|: how far below the top a fit may end without a note
+ROUGH = 1e-4  # asymmetry of second derivatives above which digits are said to be few
+LITTLE = 1e-6  # of a direction: along which it is straight
 ROUNDING = 1e-9  # relative to 1 + |objective|: a difference of heights that is none
 
 
@@ -28,14 +32,43 @@ class Top:
     Attributes:
         peak: the objective around it.
         edges: entries that are at a boundary, or at infinity, with the note to each.
-        decrement: nats that it is higher than the fitted values.
+        height: the objective there.
+        decrement: nats that this is higher than at the fitted values.
         notes: what was found on the way.
     """
 
     peak: Peak
     edges: Mapping[Entry, str] = field(repr=False)
+    height: float
     decrement: float
     notes: tuple[str, ...]
+
+    def directions(self) -> tuple[Direction, ...]:
+        """Name the flat directions, the furthest coordinate moved by one standard error given complete data."""
+        here, found = self.peak, list[Direction]()
+        for flat in here.flat.mT:
+            scaled = flat / (flat.abs() / here.unit).max()
+            ends = here.ground.around.batch(torch.stack([LITTLE * scaled, -LITTLE * scaled]))
+            moves = {name: (ends[name][0] - ends[name][1]) / (2 * LITTLE) for name in here.ground.around.names}
+            found.append(Direction(moves, named(here.moving(flat.unsqueeze(-1)))))
+        return tuple(found)
+
+    def told(self) -> tuple[str, ...]:
+        """What is to be said of the whole."""
+        here, notes = self.peak, list(self.notes)
+        allowed = BELOW * (1 + abs(self.height))
+        if self.decrement > allowed:
+            notes.append(f"the fit ended {self.decrement:.3g} nats below the maximum, at which this is taken")
+        if here.decrement > allowed:
+            notes.append(f"no maximum: {here.decrement:.3g} nats are still to gain from where Newton's method came to")
+        if here.rising.shape[1]:
+            notes.append(f"no maximum: the objective rises along {named(here.moving(here.rising))}")
+        if many := here.flat.shape[1]:
+            ways = "one direction" if many == 1 else f"{many} directions"
+            notes.append(f"not identified: the objective is flat along {ways}, of {named(here.moving(here.flat))}")
+        if here.error > ROUGH:
+            notes.append(f"second derivatives are known to {here.error:.1g} of the information in complete data only")
+        return tuple(notes)
 
     def slopes(self) -> dict[str, Tensor]:
         """Return the derivative of every parameter by the coordinates, `(entries, D)`, by name."""
@@ -76,7 +109,7 @@ def top(problem: Problem, params: Params) -> Top:
     ground = Ground(problem, Around(problem.program, problem.plan.free, values))
     level = problem.objective(ground.around.batch(torch.zeros(1, ground.around.size, dtype=torch.float64)))
     ground, moved = snapped(ground, level)
-    found = ground.expect()
+    found = ground.found()
     information = ground.curvature_of_q(found)
     if information is None or not bool(torch.isfinite(information).all()):
         raise PlanError("information: expected a model that torch can differentiate twice, got one that it cannot.")
@@ -93,7 +126,7 @@ def top(problem: Problem, params: Params) -> Top:
     notes = tuple(edge_notes(ground))
     for to in dict.fromkeys(off.values()):
         notes = (*notes, f"runs to {to}: {named([entry for entry, way in off.items() if way == to])}")
-    return Top(here, edges, gained if gained > ROUNDING * (1 + abs(level)) else max(promised, 0.0), notes)
+    return Top(here, edges, height, gained if gained > ROUNDING * (1 + abs(level)) else max(promised, 0.0), notes)
 
 
 def _still(around: Around) -> list[Entry]:

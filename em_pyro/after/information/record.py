@@ -180,7 +180,9 @@ class Information:
                 rows.append(torch.zeros(len(self.unit), dtype=torch.float64))
                 continue
             found = torch.autograd.grad(one, [leaves[n] for n in names], retain_graph=True, allow_unused=True)
-            parts = [g.reshape(-1).double() @ self.slopes[n] for n, g in zip(names, found, strict=True) if g is not None]
+            parts = [
+                g.reshape(-1).double() @ self.slopes[n] for n, g in zip(names, found, strict=True) if g is not None
+            ]
             rows.append(sum(parts, torch.zeros(len(self.unit), dtype=torch.float64)))
         return torch.stack(rows) if rows else torch.zeros((0, len(self.unit)), dtype=torch.float64)
 
@@ -203,7 +205,9 @@ class Information:
             notes = dict(self.fixed.get(name, {}))
             for refused in self.refused:
                 places = refused.moves(slopes, self.unit).nonzero().flatten()
-                for at in zip(*(p.tolist() for p in unraveled(places, shape)), strict=True) if shape else [()][: len(places)]:
+                for at in (
+                    zip(*(p.tolist() for p in unraveled(places, shape)), strict=True) if shape else [()][: len(places)]
+                ):
                     notes.setdefault(at, refused.why)
             found[name] = notes
         return found
@@ -243,7 +247,8 @@ class Information:
                 if triangle and at[-1] > at[-2]:
                     continue
                 label = name + (f"[{', '.join(map(str, at))}]" if at else "")
-                yield Row(label, *numbers, self._notes[name].get(at, ""))
+                value, se, low, high = numbers
+                yield Row(label, value, se, low, high, self._notes[name].get(at, ""))
 
     def __str__(self) -> str:
         """Return a table with every entry, then the notes."""
@@ -252,7 +257,10 @@ class Information:
             numbers = "" if row.se != row.se else f"[{row.lower:.6g}, {row.upper:.6g}]"
             lines.append((row.name, f"{row.value:.6g}", "" if row.se != row.se else f"{row.se:.4g}", numbers, row.note))
         widths = [max(len(line[k]) for line in lines) for k in range(4)]
-        text = ["  ".join([*(c.ljust(w) for c, w in zip(line, widths, strict=False)), line[4]]).rstrip() for line in lines]
+        text = [
+            "  ".join([*(c.ljust(w) for c, w in zip(line, widths, strict=False)), line[4]]).rstrip() for line in lines
+        ]
         text.insert(1, "  ".join("-" * w for w in widths))
-        text.append(f"{on_scale(self.kind)}; {self.rank} of {self.dimension} directions determined, rate {round(self.rate, 8):.4g}")
+        known = f"{self.rank} of {self.dimension} directions determined, rate of EM {round(self.rate, 8):.4g}"
+        text.append(f"{on_scale(self.kind)}; {known}")
         return "\n".join([*text, *self.notes])

@@ -15,7 +15,8 @@ from ...fit.verdict.ground import FINE, STEP, Ground
 from ...posterior.posterior import Posterior, by_row
 from ...program.named import Params
 
-TOTAL = 1e-8  # relative to 1 + |log evidence|: rows that add up to all of it
+TOTAL = 1e-9  # relative to 1 + |log evidence|: by how much rows may change less than all of it does
+ASIDE = 0.5  # of a standard error given complete data: how far aside that is asked
 
 
 @dataclass(frozen=True)
@@ -59,29 +60,40 @@ def outer(scores: Tensor, counts: Tensor) -> Tensor:
     return scores.mT @ (scores / counts)
 
 
-def rows_of(problem: Problem, params: Params, plate: str | None) -> Rows:
+def rows_of(ground: Ground, basis: Tensor, plate: str | None) -> Rows:
     """Find the rows that are independent: those of `plate`, or of the plate with most of them.
+
+    Their evidence has to change as that of all does, which may have parts of its own that no parameter enters.
 
     Raises:
         ParameterError: no plate has independent rows that carry all of the evidence.
     """
+    problem, params = ground.problem, ground.around.params
     engine = problem.engine.full
     plates = engine.program.plates
     if plate is not None and plate not in plates:
         raise ParameterError(f'plate: expected one of {sorted(plates)}, got "{plate}".')
-    evidence = float(problem.expect(problem.bind({n: v.unsqueeze(0) for n, v in params.items()})).log_evidence)
-    found, whys = dict[str, tuple[Posterior, Tensor]](), list[str]()
+    signs = (-1.0) ** torch.arange(basis.shape[1], dtype=torch.float64)
+    pair = ground.around.batch(torch.stack([0 * signs, ASIDE * signs / max(len(signs), 1) ** 0.5]) @ basis.mT)
+    ends = [{name: value[k : k + 1] for name, value in pair.items()} for k in range(2)]  # the model is run at one
+    here, aside = (float(problem.expect(problem.bind(end)).log_evidence) for end in ends)
+    there = {name: value[0] for name, value in ends[1].items()}
+    found, whys = dict[str, Posterior](), list[str]()
+    change, sizes = dict[str, float](), dict[str, int]()
     for name in plates if plate is None else (plate,):
-        asked = Posterior(params, evidence, by_row(engine, name))
+        asked = Posterior(params, here, by_row(engine, name))
         try:
-            found[name] = asked, asked.log_evidence_by(name)
-        except ParameterError as why:
-            whys.append(str(why))
-    for names in _choices(problem, {name: len(rows) for name, (_, rows) in found.items()}):
-        total = sum(float(found[name][1].sum()) for name in names)
-        if abs(total - evidence) <= TOTAL * (1 + abs(evidence)) and sum(len(found[name][1]) for name in names) > 1:
+            rows = asked.log_evidence_by(name)
+        except ParameterError as error:
+            whys.append(str(error))
+            continue
+        found[name], sizes[name] = asked, len(rows)
+        change[name] = float(replace(asked, params=there).log_evidence_by(name).sum() - rows.sum())
+    for names in _choices(problem, sizes):
+        missed = sum(change[name] for name in names) - (aside - here)
+        if abs(missed) <= TOTAL * (1 + abs(here)) and sum(sizes[name] for name in names) > 1:
             counts = torch.cat([_counts(problem, name) for name in names])
-            return Rows(tuple(found[name][0] for name in names), names, counts)
+            return Rows(tuple(found[name] for name in names), names, counts)
     where = f'plate "{plate}"' if plate is not None else f"one of the plates {sorted(plates)}" if plates else "a plate"
     why = whys[0] if whys else "They do not carry all of the evidence, or there is one of them."
     raise ParameterError(
@@ -96,7 +108,12 @@ def _choices(problem: Problem, sizes: dict[str, int]) -> Iterable[tuple[str, ...
     yield from ((name,) for name in order)
     apart, taken = list[str](), set[str]()
     for name in order:
-        beside = {other for site in problem.engine.full.recognition.runs[0].values() for other in site.plates if name in site.plates}
+        beside = {
+            other
+            for site in problem.engine.full.recognition.runs[0].values()
+            for other in site.plates
+            if name in site.plates
+        }
         if name not in taken:
             apart.append(name)
             taken |= beside

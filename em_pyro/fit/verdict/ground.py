@@ -52,7 +52,7 @@ class Ground:
             found.append(here.heights(torch.zeros(1, 0, dtype=torch.float64)))
         return torch.cat(found)
 
-    def expect(self) -> Expectation:
+    def found(self) -> Expectation:
         """Return the E-step at the fitted values."""
         with torch.no_grad():
             return self.problem.expect(self.problem.bind(batched(self.around.params)))

@@ -11,14 +11,13 @@ References:
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from ...program.named import batched
-from .around import Around, Entry
+from .around import Entry
 from .ground import FINE, ROUGH, Ground
 
 COLLINEAR = 1e-11  # of the information in complete data, every entry in its own standard error
@@ -46,7 +45,7 @@ class Peak:
         off: coordinates that are not looked at, since they run off, as columns `(D, o)`.
         observed: the information in the observed data in that basis, `(r, r)`.
         slope: the gradient there, `(r)`.
-        error: of `observed`: by how much it is not symmetric.
+        error: of `observed`: by how much it is not symmetric; zero after a glance.
     """
 
     ground: Ground
@@ -75,20 +74,35 @@ class Peak:
         return self._eigen[1]
 
     @property
+    def least(self) -> float:
+        """Curvature that is none: a part in so many of that in complete data, or the error of what was found."""
+        return max(FLAT, self.error)
+
+    @property
     def smallest(self) -> float:
         """The smallest curvature in units of complete data; zero where nothing is seen of some direction."""
         return 0.0 if self.empty.shape[1] else float(self.values[0]) if len(self.values) else 1.0
 
     @property
+    def rising(self) -> Tensor:
+        """Directions `(D, f)` along which the objective rises: this is no maximum."""
+        return self.basis @ self.vectors[:, self.values <= -self.least]
+
+    @property
     def flat(self) -> Tensor:
-        """Directions `(D, f)` along which the objective does not fall: not identified, or no maximum."""
-        found = torch.cat([self.empty, self.basis @ self.vectors[:, self.values < FLAT]], 1)
+        """Directions `(D, f)` along which the objective does not change: they are not identified."""
+        found = torch.cat([self.empty, self.basis @ self.vectors[:, self.values.abs() < self.least]], 1)
         return _apart(found / self.unit.unsqueeze(-1)) * self.unit.unsqueeze(-1)
 
     @property
     def curved(self) -> Tensor:
         """An orthonormal basis `(r, q)` of the directions along which it falls, in coordinates of `basis`."""
-        return self.vectors[:, self.values >= FLAT]
+        return self.vectors[:, self.values >= self.least]
+
+    @property
+    def curvatures(self) -> Tensor:
+        """The eigenvalues along these, `(q)`."""
+        return self.values[self.values >= self.least]
 
     @property
     def rank(self) -> int:
@@ -98,11 +112,11 @@ class Peak:
     @property
     def decrement(self) -> float:
         """Nats still to gain, `s' I^-1 s / 2` along the directions that are curved."""
-        return self._promised(self.slope, FLAT)
+        return self._promised(self.slope, self.least)
 
     def promised(self, slope: Tensor) -> float:
         """Nats that a gradient `(D)` of the same coordinates promises to Newton's step."""
-        return self._promised(slope @ self.basis, FLAT)
+        return self._promised(slope @ self.basis, self.least)
 
     def _promised(self, slope: Tensor, least: float) -> float:
         along = slope @ self.vectors
@@ -133,7 +147,7 @@ def _apart(directions: Tensor) -> Tensor:
 def peak(ground: Ground, information: Tensor, off: Collection[Entry] = (), *, fine: bool = False) -> Peak | None:
     """Look at the curvature around a point, and at the top beside it.
 
-    At a point that is not quite the maximum the small eigenvalues are off by as much as the slope is. So Newton's method
+    At a point that is not quite the maximum small eigenvalues are off by as much as the slope is. So Newton's method
     goes to the top first, along the directions that are curved enough, and then, where these are settled, along all
     that are curved.
 
@@ -148,7 +162,7 @@ def peak(ground: Ground, information: Tensor, off: Collection[Entry] = (), *, fi
     """
     here = _seen(ground, information, off, FINE if fine else ROUGH)
     if here is None or not fine and here.smallest >= SUSPECT:
-        return here
+        return None if here is None else replace(here, error=0.0)
     if not fine:
         here = _seen(ground, information, off, FINE)
     for least in (SUSPECT, *[FLAT] * ROUNDS) if fine else [SUSPECT] * ROUNDS:
@@ -156,7 +170,7 @@ def peak(ground: Ground, information: Tensor, off: Collection[Entry] = (), *, fi
         if here is None or at is None:
             return here if fine else _settled(here)
         there = replace(here.ground, around=here.ground.around.at(at))
-        found = there.expect()
+        found = there.found()
         curved = there.curvature_of_q(found)
         if curved is None or not bool(torch.isfinite(curved).all()):
             return None
