@@ -1,0 +1,1 @@
+"""How much the data tell of the parameters."""
