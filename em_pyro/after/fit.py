@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import files
 from ..errors import DataError, ParameterError
-from ..fit.endings import OUTCOMES
+from ..fit.endings import BAD, OUTCOMES
 from ..fit.path import Acceleration
 from ..fit.problem import Problem
 from ..fit.starting.runs import Starts
@@ -24,6 +24,9 @@ from ..posterior.posterior import Posterior, posterior
 from ..program.devices import beside
 from ..program.handlers import alone
 from .fitted import fitted_model, shown
+from .information.certificate import Certificate, certificate
+from .information.information import information
+from .information.record import Information
 from .reorder import described, follow, reordered
 from .source import Source, source_of
 
@@ -121,6 +124,17 @@ class Fit:
         there = replace(self, source=self._told(), fitted={n: v.detach().cpu() for n, v in self.fitted.items()})
         files.write(path, KIND, FORM, {"fit": files.laid_out(there, IN_NO_FILE)})
 
+    def _unchanged(self, asked: str, remedy: str) -> Problem:
+        """Return the program and its data, if they are still those of the fit."""
+        here = self._alive()
+        changed = here.change(here.program.args, here.program.kwargs, run=True)
+        if changed:
+            raise DataError(
+                f"Fit.{asked}: expected what was fitted, but since then {changed} has changed. Ask "
+                f"Fit.{remedy} of the data as they are now."
+            )
+        return here
+
     @cached_property
     def posterior(self) -> Posterior:
         """Exact posterior of the latents of the fitted data (computed when asked for).
@@ -128,15 +142,8 @@ class Fit:
         Raises:
             DataError: the data, or what else the model sees, are no longer those of the fit.
         """
-        here = self._alive()
         with alone():
-            changed = here.change(here.program.args, here.program.kwargs, run=True)
-            if changed:
-                raise DataError(
-                    f"Fit.posterior: expected what was fitted, but since then {changed} has changed. Ask "
-                    f"Fit.posterior_on(...) of the data as they are now."
-                )
-            return posterior(here.engine, self.fitted)
+            return posterior(self._unchanged("posterior", "posterior_on(...)").engine, self.fitted)
 
     @alone()
     def posterior_on(self, *args: Any, **kwargs: Any) -> Posterior:
@@ -152,6 +159,42 @@ class Fit:
         here = self._alive()
         with pyro.get_param_store().scope():  # what another fit has left there does not matter here
             return posterior_on(here.program, self.params, args, kwargs)
+
+    @alone()
+    def information(self, kind: str = "observed", *, plate: str | None = None) -> Information:
+        """Return standard errors, covariances and intervals of the fitted values, and what has none. Print it.
+
+        Args:
+            kind: "observed", by minus the second derivative of the objective; "opg", by the outer product of the
+                scores of rows (Berndt, Hall, Hall & Hausman 1974); "robust", the sandwich of both (White 1982);
+                "complete", as if the latents had been seen. A row's weight says how often it is there.
+            plate: whose rows are independent, for "opg" and "robust": a plate that holds others has clusters. By
+                default that with most of them.
+
+        Raises:
+            ParameterError: no such kind or plate, rows that are not independent, or a fit that ended at no maximum.
+            PlanError: the program cannot be differentiated twice.
+            DataError: the data, or what else the model sees, are no longer those of the fit.
+        """
+        return information(self._maximum("information"), self.fitted, kind, plate)
+
+    @alone()
+    def certificate(self) -> Certificate:
+        """Say how good a maximum this is: nats still to gain, the smallest curvature, and what is flat. Print it.
+
+        Raises:
+            ParameterError: the fit ended at no maximum.
+            PlanError: the program cannot be differentiated twice.
+            DataError: the data, or what else the model sees, are no longer those of the fit.
+        """
+        return certificate(self._maximum("certificate"), self.fitted)
+
+    def _maximum(self, asked: str) -> Problem:
+        if self.outcome in BAD:
+            raise ParameterError(
+                f'Fit.{asked}: expected a maximum, got a fit that ended as "{self.outcome}". {OUTCOMES[self.outcome]}'
+            )
+        return self._unchanged(asked, "fit(...)")
 
     @property
     def model(self) -> Callable[..., Any]:

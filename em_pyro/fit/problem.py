@@ -16,7 +16,7 @@ from ..e_step.confirm import other_densities
 from ..e_step.engine import Engine
 from ..e_step.expectation import Expectation
 from ..e_step.make import engine_of
-from ..e_step.shares import EVIDENCE, Shares
+from ..e_step.shares import EVIDENCE, SUMS, Collect, Shares
 from ..errors import EMError, ModelError, ObjectiveError
 from ..m_step.ascent.ascend import Carried
 from ..m_step.maximise import expanded, gradient, maximise
@@ -79,14 +79,14 @@ class Problem:
         """Bind the arguments of all sites to `batch`: no data in it."""
         return self.engine.bind(batch)
 
-    def expect(self, bound: Bound, about: Bound | None = None) -> Expectation:
+    def expect(self, bound: Bound, about: Bound | None = None, collect: Collect = SUMS) -> Expectation:
         """Return log Z and the expected statistics of every site, around the locations at `bound` or at `about`."""
-        return self.total(self.engine.expect)(bound, about)
+        return self.total(partial(self.engine.expect, collect=collect))(bound, about)
 
     def heights(self, batch: Batch) -> Tensor:
         """Return log evidence plus log prior, shape (starts); no statistics are collected."""
-        bound, evidence = self.bind(batch), partial(self.engine.expect, collect=EVIDENCE)
-        return self.total(evidence)(bound, None).log_evidence + self.log_prior(bound)
+        bound = self.bind(batch)
+        return self.expect(bound, collect=EVIDENCE).log_evidence + self.log_prior(bound)
 
     def given(self, bound: Bound, shares: Shares) -> Expectation:
         """Return the expected statistics under given shares of the rows, where no density weighs them."""

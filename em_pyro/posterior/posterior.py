@@ -63,13 +63,12 @@ class Posterior:
         Raises:
             ParameterError: no such plate, or its rows depend on one another through a latent outside it.
         """
-        plates, recognition = self.engine.program.plates, self.engine.recognition
+        plates = self.engine.program.plates
         if plate not in plates:
             raise ParameterError(f'log_evidence_by: expected one of the plates {sorted(plates)}, got "{plate}".')
-        if any(plate in site.data.folded for site in self.engine.sites.values()):  # its rows are summed in a factor
-            run, priors = recognition.runs[0], recognition.priors
-            whole = build(self.engine.program, recognition, run, priors, {}, recognised=False)
-            return replace(self, engine=whole).log_evidence_by(plate)
+        return replace(self, engine=by_row(self.engine, plate))._rows(plate)
+
+    def _rows(self, plate: str) -> Tensor:
         with torch.no_grad():
             return self._joint.by_row(plate) + self._continuous.by_row(plate)
 
@@ -158,6 +157,14 @@ class Posterior:
         latents = [f"{n} ({latent.size} states)" for n, latent in program.latents.items()]
         latents += [n for n in self.engine.recognition.runs[0] if n in program.integrated]
         return f"Posterior of {', '.join(latents) or 'no latent'}; log evidence {self.log_evidence:.6f}"
+
+
+def by_row(engine: Engine, plate: str) -> Engine:
+    """The engine of a program in which no factor sums the rows of a plate."""
+    recognition = engine.recognition
+    if not any(plate in site.data.folded for site in engine.sites.values()):
+        return engine
+    return build(engine.program, recognition, recognition.runs[0], recognition.priors, {}, recognised=False)
 
 
 def posterior(engine: Engine, params: Mapping[str, Tensor]) -> Posterior:
