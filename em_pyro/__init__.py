@@ -1,5 +1,6 @@
 """Exact Expectation-Maximisation on ordinary, unmodified Pyro models."""
 
+from .after.criteria import Criteria
 from .after.fit import Fit
 from .e_step.forward_backward import recursion
 from .em import EM
@@ -7,9 +8,12 @@ from .errors import DataError, EMError, ModelError, ObjectiveError, ParameterErr
 from .families import Family, Role, register
 from .m_step.plan import Plan
 from .posterior.posterior import Posterior
+from .selection.select import select
+from .selection.selection import Selection
 
 __all__ = [
     "EM",
+    "Criteria",
     "DataError",
     "EMError",
     "Family",
@@ -21,6 +25,8 @@ __all__ = [
     "PlanError",
     "Posterior",
     "Role",
+    "Selection",
     "recursion",
     "register",
+    "select",
 ]

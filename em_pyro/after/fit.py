@@ -20,6 +20,8 @@ from ..m_step.plan import Plan
 from ..posterior.new_rows import posterior_on
 from ..posterior.posterior import Posterior, posterior
 from ..program.handlers import alone
+from .criteria import Criteria, criteria
+from .dimension import dimension
 from .fitted import fitted_model, shown
 
 
@@ -77,7 +79,7 @@ class Fit:
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the program and its data."""
-        state = {k: v for k, v in self.__dict__.items() if k not in ("prepared", "posterior")}
+        state = {k: v for k, v in self.__dict__.items() if k not in ("prepared", "posterior", "_criteria")}
         return {**state, "prepared": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -127,6 +129,41 @@ class Fit:
     def model(self) -> Callable[..., Any]:
         """The user's model with the fitted values substituted and its latents marked for enumeration."""
         return fitted_model(self._alive(), self.params)
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of free parameters: a simplex of K entries has K - 1; those on a boundary count, fixed ones do not."""
+        return dimension(self._alive())
+
+    def criteria(self, n: float | None = None) -> Criteria:
+        """Information criteria, with `n` rows: by default those of the plate that owns the latents, weights added up.
+
+        Raises:
+            ParameterError: `n` is no number above zero.
+            DataError: the data are no longer those of the fit.
+        """
+        if n is not None:
+            return criteria(self._alive(), self.log_likelihood, self.posterior, n)
+        return self._criteria
+
+    @cached_property
+    def _criteria(self) -> Criteria:
+        return criteria(self._alive(), self.log_likelihood, self.posterior)
+
+    @property
+    def aic(self) -> float:
+        """Akaike's information criterion, -2 log L + 2 p: smaller is better."""
+        return self.criteria().aic
+
+    @property
+    def bic(self) -> float:
+        """Schwarz's, -2 log L + p log n, with n rows of the plate that owns the latents (a chain is one row)."""
+        return self.criteria().bic
+
+    @property
+    def icl(self) -> float:
+        """BIC + 2 entropy: the soft one, `-sum p log p` of all discrete latents jointly."""
+        return self.criteria().icl
 
     def __str__(self) -> str:
         """Say how the fit ended, the fitted values and the notes, in plain text."""
