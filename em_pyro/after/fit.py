@@ -23,6 +23,7 @@ from ..program.handlers import alone
 from .criteria import Criteria, criteria
 from .dimension import dimension
 from .fitted import fitted_model, shown
+from .simulate import simulator
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,26 @@ class Fit:
         here = self._alive()
         with pyro.get_param_store().scope():  # what another fit has left there does not matter here
             return posterior_on(here.program, self.params, args, kwargs)
+
+    @alone()
+    def simulate(self, *args: Any, seed: int = 0, **kwargs: Any) -> dict[str, Tensor]:
+        """Draw the observed sites at the fitted values, by name; sites with a prior stay at theirs, latents are drawn.
+
+        Labels (`obs_mask`) and entries under a mask stay as they are, and so does what the model takes from its
+        arguments: covariates, or the past of a series that it reads there.
+
+        Args:
+            args: of the model, of the size wanted (data may be None where the model runs with that); none: the fit's.
+            seed: of the draws; no global generator moves.
+            kwargs: arguments by name.
+
+        Raises:
+            ModelError: a site cannot be drawn: it has row weights, no draws, or is a factor of latents or rows.
+            ParameterError: the shape of a parameter does not serve these arguments.
+            DataError: there are no rows, or those of the fit have changed.
+        """
+        with pyro.get_param_store().scope():
+            return simulator(self._alive(), self.params, args, kwargs)(seed)
 
     @property
     def model(self) -> Callable[..., Any]:
