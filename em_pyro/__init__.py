@@ -8,16 +8,20 @@ from .errors import DataError, EMError, ModelError, ObjectiveError, ParameterErr
 from .families import Family, Role, register
 from .m_step.plan import Plan
 from .posterior.posterior import Posterior
+from .selection.bootstrap import LikelihoodRatio, bootstrap_lrt
+from .selection.cross_validate import CrossValidation, cross_validate
 from .selection.select import select
 from .selection.selection import Selection
 
 __all__ = [
     "EM",
     "Criteria",
+    "CrossValidation",
     "DataError",
     "EMError",
     "Family",
     "Fit",
+    "LikelihoodRatio",
     "ModelError",
     "ObjectiveError",
     "ParameterError",
@@ -26,6 +30,8 @@ __all__ = [
     "Posterior",
     "Role",
     "Selection",
+    "bootstrap_lrt",
+    "cross_validate",
     "recursion",
     "register",
     "select",

@@ -94,6 +94,8 @@ def criteria(problem: Problem, log_likelihood: float, posterior: Posterior, n: A
         ParameterError: `n` is no number above zero.
     """
     if n is not None and (isinstance(n, bool) or not isinstance(n, Real) or not 0 < float(n) < float("inf")):
-        raise ParameterError(f"criteria: expected n to be a number of rows above zero, got {n!r}. Leave it out, or count.")
+        raise ParameterError(
+            f"criteria: expected n to be a number of rows above zero, got {n!r}. Leave it out, or count."
+        )
     rows, what = independent_rows(problem) if n is None else (float(n), "as given")
     return Criteria(log_likelihood, dimension(problem), rows, float(entropy(posterior)), most_entropy(problem), what)

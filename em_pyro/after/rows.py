@@ -23,7 +23,7 @@ class Rows:
     """Latents, or observed sites where there are none, that hang together, row by row of the plates they share.
 
     Attributes:
-        plates: those that all of them are in.
+        plates: those that all of them are in, or of the one with the fewest rows.
         names: the latents, or the sites.
         counts: how much every row counts, dimensions as `plates`: its weight, or zero where nothing is seen of it.
     """
@@ -37,34 +37,39 @@ def independent_rows(problem: Problem) -> tuple[float, str]:
     """Return how many independent rows there are, and what they are.
 
     Rows are those of the plate that owns the latents: of the plates that hold all latents which hang together, so a
-    chain is one row, and a group with its members is one. Latents in plates of their own have their rows added up; rows
+    chain is one row, and a group with its members is one. Where these share no plate (groups nested by an index, or
+    crossed), it is the plate with the fewest rows. Latents that do not hang together have their rows added up, and rows
     inside larger ones do not count. Weights (`poutine.scale`) are added up, and a row of which nothing is seen has
     none. Without latents the rows are those of the observed sites.
     """
     parts = outermost(parts_of(problem.engine.full))
     n = sum(float(part.counts.sum()) for part in parts)
     owners = dict.fromkeys(" and ".join(f'"{plate}"' for plate in part.plates) for part in parts)
-    what = f"rows of plate {listed(list(owners))}" if all(part.plates for part in parts) else "outside all plates"
+    what = (
+        f"rows of plate {listed(list(owners))}"
+        if all(part.plates for part in parts)
+        else "outside all plates, where all is one row"
+    )
     return n, what
 
 
 def most_entropy(problem: Problem) -> float:
-    """Return the entropy of discrete latents of which nothing is known: the logarithms of their states, added up."""
+    """Return the entropy of discrete latents of which nothing is known: the logarithms of their states, added up.
+
+    Entries that nothing observed depends on are left out, and rows count by their weights.
+    """
     engine = problem.engine.full
-    return sum(_uncertain(engine, part) for part in parts_of(engine))
-
-
-def _uncertain(engine: Engine, part: Rows) -> float:
-    """Entropy of the discrete latents of a part if all their states had the same probability."""
-    program, total = engine.program, 0.0
-    for name in part.names:
-        if name in program.latents:
-            latent = program.latents[name]
-            inner = prod(program.plates[plate] for plate in latent.plates if plate not in part.plates)
-            total += inner * log(latent.size)
-        elif name in engine.inner:
-            total += engine.sizes[name + TIME] * log(engine.sizes[name + STATE])
-    return float(part.counts.sum()) * total
+    program, sites, total = engine.program, engine.recognition.runs[0], 0.0
+    for name, latent in program.latents.items():
+        weight = _weight(sites[name], latent.plates)
+        if name in engine.alive:
+            weight = weight * engine.alive[name].align(latent.plates)
+        total += log(latent.size) * float(weight.expand([program.plates[plate] for plate in latent.plates]).sum())
+    for name in engine.inner.keys() - program.latents.keys():
+        names = (*sites[name].plates, name + TIME)
+        weight = _weight(sites[name], sites[name].plates).unsqueeze(-1) * _seen(sites[name], names)
+        total += log(engine.sizes[name + STATE]) * float(weight.expand([engine.sizes[n] for n in names]).sum())
+    return total
 
 
 def outermost(parts: Iterable[Rows]) -> list[Rows]:
@@ -110,14 +115,20 @@ def _part(engine: Engine, names: list[str], reached: list[str]) -> Rows:
     """Return a group of latents with the rows of the plates that all are in, of which sites tell whether they count."""
     sites, sizes = engine.recognition.runs[0], engine.program.plates
     shared = frozenset.intersection(*(frozenset(sites[name].plates) for name in names))
-    plates = tuple(plate for plate in sizes if plate in shared)
-    top = sites[min(names, key=lambda name: len(sites[name].plates))]
-    weight = squeeze(torch.as_tensor(top.scale, dtype=torch.float64), top.dims, top.name)
-    counts = weight.align(plates) if set(weight.names) <= shared else torch.ones([1] * len(plates)).double()
+    top = min((sites[name] for name in names), key=lambda site: (prod(sizes[p] for p in site.plates), len(site.plates)))
+    plates = tuple(plate for plate in sizes if plate in (shared or top.plates))
+    counts = _weight(top, plates)
     if reached:
         visible = sum(_seen(sites[name], plates).double() for name in reached)
         counts = torch.where(torch.as_tensor(visible) > 0, counts, 0.0)
     return Rows(plates, tuple(names), counts.expand([sizes[plate] for plate in plates]))
+
+
+def _weight(site: Site, plates: tuple[str, ...]) -> Tensor:
+    """How much a row counts (`poutine.scale`), one dimension for each of `plates`; one if the weight has others."""
+    weight = squeeze(torch.as_tensor(site.scale, dtype=torch.float64), site.dims, site.name)
+    known = set(weight.names) <= set(plates)
+    return weight.align(plates) if known else torch.ones([1] * len(plates), dtype=torch.float64)
 
 
 def _seen(site: Site, plates: tuple[str, ...]) -> Tensor:

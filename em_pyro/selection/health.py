@@ -43,7 +43,7 @@ def smallest_share(posterior: Posterior) -> float:
 
 
 def narrowest_width(problem: Problem, params: Params) -> float:
-    """Return how narrow the narrowest state is beside all data: standard deviations, in the direction where it is worst.
+    """Return the width of the narrowest state beside that of all data, in standard deviations, where it is worst.
 
     Of a site with covariances `S_k` and the covariance `S` of all its rows, it is the root of the smallest eigenvalue
     of `S^-1 S_k` over all `k`: the same in any coordinates, and one for a single component. Sites whose location

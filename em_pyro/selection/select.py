@@ -17,6 +17,7 @@ from ..fit.problem import prepare
 from ..fit.starting.starts import starting_points
 from ..options import planning
 from ..program.devices import beside
+from ..program.handlers import alone
 from .health import narrowest_width, smallest_share
 from .selection import Candidate, Criterion, Selection, checked, fitted
 from .split import split_starts
@@ -25,6 +26,7 @@ FAULTS = (EMError, IndexError, RuntimeError, ValueError)
 """What a model may raise for one value, and run with others."""
 
 
+@alone()
 def select(
     model_of: Callable[[Any], Any],
     values: Iterable[Any] | Mapping[Any, Any],
@@ -72,8 +74,7 @@ def select(
     for value, variant, model in made:
         em = EM(model, seed=seed, starts=int(starts), **options)
         try:
-            with pyro.get_param_store().scope():
-                fit = grown_fit(em, fitted(found, variant), args, kwargs)
+            fit = grown_fit(em, fitted(found, variant), args, kwargs)
             found.append(_candidate(value, variant, fit))
         except FAULTS as error:
             errors.append(error)
@@ -91,8 +92,13 @@ def grown_fit(em: EM, smaller: Sequence[Fit], args: tuple[Any, ...], kwargs: Map
     """Fit from the starts of `em`, a number of them, and from the first of `smaller` that has fewer of something.
 
     A start that has the likelihood of the smaller fit is a saddle, which is left at the end only: it goes there before
-    starts are compared.
+    starts are compared. The param store is set aside.
     """
+    with pyro.get_param_store().scope():
+        return _grown_fit(em, smaller, args, kwargs)
+
+
+def _grown_fit(em: EM, smaller: Sequence[Fit], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Fit:
     for fit in smaller:
         problem = prepare(em.model, args, kwargs, em.m_step, **planning(em))
         with beside(problem.program.device):
@@ -117,7 +123,9 @@ def _models(model_of: Callable[[Any], Any], values: Any) -> Iterable[tuple[Any, 
         for name, model in variants.items():
             if not callable(model):
                 got = f"got {type(model).__name__}"
-                raise ParameterError(f"select: expected model_of({value!r}) to return a model or a dict of models, {got}.")
+                raise ParameterError(
+                    f"select: expected model_of({value!r}) to return a model or a dict of models, {got}."
+                )
             yield label, name, model
 
 

@@ -137,7 +137,9 @@ class Selection:
         try:
             from pandas import DataFrame
         except ModuleNotFoundError as error:
-            raise ModuleNotFoundError("Selection.to_frame: expected pandas, which is not installed. pip install pandas.") from error
+            raise ModuleNotFoundError(
+                "Selection.to_frame: expected pandas, which is not installed. pip install pandas."
+            ) from error
         return DataFrame([_row(one, self.criterion) for one in self.candidates])
 
     def __str__(self) -> str:
@@ -162,7 +164,9 @@ class Selection:
 
     @property
     def _name(self) -> str:
-        return self.criterion.upper() if isinstance(self.criterion, str) else getattr(self.criterion, "__name__", "score")
+        return (
+            self.criterion.upper() if isinstance(self.criterion, str) else getattr(self.criterion, "__name__", "score")
+        )
 
     def _remarks(self, best: int | None) -> list[str]:
         """Say which is best, what is marked, and what failed."""
@@ -171,7 +175,9 @@ class Selection:
             said = [f"best by {self._name}: {_shown(self.candidates[best])}"]
         slivers = [_shown(one) for one in self.candidates if one.is_sliver]
         if slivers:
-            said.append(f"! narrower than {NARROW:g} of the data in some direction, perhaps spurious: {', '.join(slivers)}")
+            said.append(
+                f"! narrower than {NARROW:g} of the data in some direction, perhaps spurious: {', '.join(slivers)}"
+            )
         return [*said, *(f"{_shown(one)} failed: {one.failure}" for one in self.candidates if one.failure)]
 
 
@@ -221,4 +227,6 @@ def _shown(one: Candidate) -> str:
 
 def fitted(candidates: Sequence[Candidate], variant: str | None) -> list[Fit]:
     """Return the fits of a variant that ended at a maximum, the last first."""
-    return [one.fit for one in reversed(candidates) if one.variant == variant and one.is_maximum and one.fit is not None]
+    return [
+        one.fit for one in reversed(candidates) if one.variant == variant and one.is_maximum and one.fit is not None
+    ]

@@ -92,9 +92,7 @@ def _inside(parameter: Parameter, value: Tensor) -> bool:
     return bool(parameter.constraint.check(value.to(parameter.initial.dtype)).all())
 
 
-def split(
-    small: Params, parameters: Mapping[str, Parameter], grown: Growth, origin: Tensor
-) -> dict[str, Tensor]:
+def split(small: Params, parameters: Mapping[str, Parameter], grown: Growth, origin: Tensor) -> dict[str, Tensor]:
     """Copy entries of states along the axes that grow, those of `origin`; shares are divided among the copies."""
     copies = torch.bincount(origin, minlength=grown.before)[origin].double()
     found = {}
@@ -137,7 +135,9 @@ def _apart(
     """Yield the parameters whose copies can be moved apart, moved one way and the other."""
     program = large.program
     movable = {name: _batch_axes(program.parameters[name], axes) for name, axes in grown.axes.items()}
-    points = {n: large.coordinates.points(middle)[n] for n, axes in movable.items() if axes and n in large.plan.maximised}
+    points = {
+        n: large.coordinates.points(middle)[n] for n, axes in movable.items() if axes and n in large.plan.maximised
+    }
     if not points:
         return
     with torch.no_grad():
