@@ -18,7 +18,7 @@ from em_pyro.fit.problem import prepare
 from em_pyro.program.handlers import LABELS
 
 ROWS = 20_000
-TABLE = tensor([[0.9, 0.1], [0.3, 0.7]])
+TABLE = tensor([[0.9, 0.1], [0.3, 0.7]], dtype=torch.float64)
 
 
 def fitted(model: Callable[..., None], *args: object) -> Fit:
