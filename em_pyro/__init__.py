@@ -1,6 +1,7 @@
 """Exact Expectation-Maximisation on ordinary, unmodified Pyro models."""
 
 from .after.fit import Fit
+from .after.predictive import PredictiveCheck, predictive_check
 from .e_step.forward_backward import recursion
 from .em import EM
 from .errors import DataError, EMError, ModelError, ObjectiveError, ParameterError, PlanError
@@ -20,7 +21,9 @@ __all__ = [
     "Plan",
     "PlanError",
     "Posterior",
+    "PredictiveCheck",
     "Role",
+    "predictive_check",
     "recursion",
     "register",
 ]

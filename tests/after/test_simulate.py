@@ -298,7 +298,7 @@ def test_any_program(name: str) -> None:
     case = build(name)
     problem = prepare(case.model, case.args, {}, {}, check=False)
     start = {n: parameter.initial for n, parameter in problem.program.parameters.items()}
-    draw = simulator(problem, start, (), {})
+    draw = simulator(problem, start, (), {}).draw
     if case.repeated is not None or name in ("row_weights", "factor_statement", "loop_ragged_and_weighted"):
         with pytest.raises(ModelError, match=r"count once|pyro\.factor"):
             draw(2)
