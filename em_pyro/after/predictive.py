@@ -28,8 +28,8 @@ class PredictiveCheck:
         observed: of the data.
         draws: of each set of drawn data.
         p_value: the chance of one at least as large under the fitted model,
-            `(1 + #{draws >= observed}) / (1 + #draws)`. It is small where the data have more of it than the model gives,
-            near one where they have less.
+            `(1 + #{draws >= observed}) / (1 + #draws)`. It is small where the data have more of it than the model
+            gives, near one where they have less.
     """
 
     observed: float
