@@ -2,6 +2,7 @@
 
 from .after.criteria import Criteria
 from .after.fit import Fit
+from .after.predictive import PredictiveCheck, predictive_check
 from .e_step.forward_backward import recursion
 from .em import EM
 from .errors import DataError, EMError, ModelError, ObjectiveError, ParameterError, PlanError
@@ -28,10 +29,12 @@ __all__ = [
     "Plan",
     "PlanError",
     "Posterior",
+    "PredictiveCheck",
     "Role",
     "Selection",
     "bootstrap_lrt",
     "cross_validate",
+    "predictive_check",
     "recursion",
     "register",
     "select",

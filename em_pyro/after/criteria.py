@@ -9,7 +9,6 @@ from typing import Any
 
 from ..errors import ParameterError
 from ..fit.problem import Problem
-from ..posterior.entropy import entropy
 from ..posterior.posterior import Posterior
 from .dimension import dimension
 from .rows import independent_rows, most_entropy
@@ -98,4 +97,4 @@ def criteria(problem: Problem, log_likelihood: float, posterior: Posterior, n: A
             f"criteria: expected n to be a number of rows above zero, got {n!r}. Leave it out, or count."
         )
     rows, what = independent_rows(problem) if n is None else (float(n), "as given")
-    return Criteria(log_likelihood, dimension(problem), rows, float(entropy(posterior)), most_entropy(problem), what)
+    return Criteria(log_likelihood, dimension(problem), rows, posterior.entropy, most_entropy(problem), what)

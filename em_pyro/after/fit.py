@@ -144,7 +144,7 @@ class Fit:
             DataError: there are no rows, or those of the fit have changed.
         """
         with pyro.get_param_store().scope():
-            return simulator(self._alive(), self.params, args, kwargs)(seed)
+            return simulator(self._alive(), self.params, args, kwargs).draw(seed)
 
     @property
     def model(self) -> Callable[..., Any]:

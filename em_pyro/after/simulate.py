@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Any
 
@@ -16,17 +15,44 @@ from ..fit.problem import Problem
 from ..posterior.misfits import FAULTS
 from ..posterior.new_rows import on_new_rows
 from ..program.data.passed import converted
-from ..program.data.redrawn import redrawn, with_data
+from ..program.data.redrawn import observed_values, redrawn, with_data
 from ..program.devices import beside
 from ..program.named import Params
 from ..program.program import Program
 
-Draw = Callable[[int], dict[str, Tensor]]
-"""From a seed to the observed sites by name."""
+
+@dataclass(frozen=True)
+class Simulator:
+    """A program on arguments that fitted values serve, to be drawn from.
+
+    Attributes:
+        program: with the arguments.
+        params: values of all its parameters.
+    """
+
+    program: Program
+    params: Params = field(repr=False)
+
+    def draw(self, seed: int) -> dict[str, Tensor]:
+        """Draw the observed sites, by name.
+
+        Raises:
+            ModelError: a site cannot be drawn.
+            ParameterError: the seed is no integer.
+        """
+        if not isinstance(seed, Integral):
+            raise ParameterError(f"simulate: expected seed to be an integer, got {seed!r}.")
+        with beside(self.program.device):
+            return redrawn(self.program, self.params, int(seed))
+
+    def observed(self) -> dict[str, Tensor]:
+        """Return the same sites as they were observed."""
+        with beside(self.program.device):
+            return observed_values(self.program, self.params)
 
 
-def simulator(problem: Problem, params: Params, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Draw:
-    """Return what draws data at the parameters, whatever the seed; arguments are looked at here, once.
+def simulator(problem: Problem, params: Params, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Simulator:
+    """Return what draws data at the parameters; the arguments are looked at here, once.
 
     Args:
         problem: what was fitted.
@@ -40,16 +66,15 @@ def simulator(problem: Problem, params: Params, args: tuple[Any, ...], kwargs: M
         DataError: there are no rows; or the arguments of the fit are wanted, and have changed.
     """
     program = problem.program
-    if not args and not kwargs:
-        changed = problem.change(program.args, program.kwargs, run=False)
-        if changed:
-            raise DataError(
-                f"Fit.simulate: expected what was fitted, but since then {changed} has changed. Pass the arguments."
-            )
-        return partial(_draw, program, params)
-    if not problem.change(args, kwargs, run=False):
-        return partial(_draw, program, params)
-    return partial(_draw, _served(program, params, args, kwargs), params)
+    own = not args and not kwargs
+    if own:
+        args, kwargs = program.args, program.kwargs
+    changed = problem.change(args, kwargs, run=False)
+    if own and changed:
+        raise DataError(
+            f"Fit.simulate: expected what was fitted, but since then {changed} has changed. Pass the arguments."
+        )
+    return Simulator(_served(program, params, args, kwargs) if changed else program, params)
 
 
 def _served(program: Program, params: Params, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program:
@@ -63,10 +88,3 @@ def _served(program: Program, params: Params, args: tuple[Any, ...], kwargs: Map
             model = with_data(replace(program, args=passed, kwargs=named, indices={}), params).model
     there = on_new_rows(program, leaves, args, kwargs, model)
     return replace(there, model=program.model)
-
-
-def _draw(program: Program, params: Params, seed: int) -> dict[str, Tensor]:
-    if not isinstance(seed, Integral):
-        raise ParameterError(f"Fit.simulate: expected seed to be an integer, got {seed!r}.")
-    with beside(program.device):
-        return redrawn(program, params, int(seed))

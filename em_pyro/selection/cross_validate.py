@@ -27,8 +27,8 @@ class CrossValidation:
     """Held-out log evidence: larger is better; `float(...)` is the total.
 
     Attributes:
-        per_row: log evidence of every row under the fit of the others, times its weight, in the order of the data, shape
-            `(rows,)`; its differences between two models are paired.
+        per_row: log evidence of every row under the fit of the others, times its weight, in the order of the data,
+            shape `(rows,)`; its differences between two models are paired.
         fold: which fold each row was in, shape `(rows,)`.
         outcomes: how the fit of each fold ended.
         notes: what else there is to know.
@@ -82,8 +82,8 @@ def cross_validate(
     of all rows would: from the param store, initialisers and `starts` as they are now; the store and the weights of
     modules are left as they were.
 
-    An argument is cut along the dimension that is as long as the plate, those inside lists and dicts too; one without is
-    passed whole. Before anything is fitted, rows are asked for the same densities as in the whole.
+    An argument is cut along the dimension that is as long as the plate, those inside lists and dicts too; one without
+    is passed whole. Before anything is fitted, rows are asked for the same densities as in the whole.
 
     Args:
         model: a Pyro model.

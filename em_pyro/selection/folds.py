@@ -1,8 +1,8 @@
-"""The rows of a plate in the arguments of a model: which dimension they lie along, and the arguments of some of them."""
+"""The rows of a plate in the arguments of a model: along which dimension they lie, and the arguments of some."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError, ParameterError
-from ..program.named import Params
+from ..program.named import Named, Params
 from ..program.program import Program
 
 AGREES = 1e-6  # log-densities of the same row among other rows, relative to 1 + their size
@@ -58,9 +58,10 @@ class Cut:
             return value, False
         shape = _shape(value)
         if shape is None or not -len(shape) <= dim < len(shape) or shape[dim] != self.rows:
+            got = f"{dim} of {f'shape {shape}' if shape is not None else type(value).__name__}"
             raise ParameterError(
-                f'cross_validate: expected dims[{key!r}] to be a dimension of the {self.rows} rows of plate "{self.plate}", '
-                f"got {dim} of {f'shape {shape}' if shape is not None else type(value).__name__}. Count from zero."
+                f"cross_validate: expected dims[{key!r}] to be the dimension of the {self.rows} rows of plate "
+                f'"{self.plate}", got {got}. Count from zero.'
             )
         return _taken(value, dim, index), True
 
@@ -127,21 +128,19 @@ def check_cut(whole: Program, cut: Cut, params: Params, index: Tensor) -> None:
     for name, site in every.items():
         if site.role == "prior" or cut.plate not in site.plates:
             continue
-        for was, now in _pairs(site.log_prob(), some[name].log_prob(), cut.plate, index):
-            same = (was == now) | ((was - now).abs() <= AGREES * (1 + was.abs())) | (was.isnan() & now.isnan())
-            if was.shape != now.shape or not bool(same.all()):
-                raise ModelError(
-                    f'Site "{name}": expected a row of plate "{cut.plate}" to have the same density whatever other '
-                    f"rows are passed, got another. {remedy}; what is worked out from all rows (a mean, say) pass as an "
-                    f"argument."
-                )
+        if not _agree(site.log_prob(), some[name].log_prob(), cut.plate, index):
+            raise ModelError(
+                f'Site "{name}": expected a row of plate "{cut.plate}" to have the same density whatever other rows '
+                f"are passed, got another. {remedy}; what is worked out from all rows (a mean, say) pass as an "
+                f"argument."
+            )
 
 
-def _pairs(whole: Any, part: Any, plate: str, index: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield log-densities of the chosen rows, of the whole and of the part, laid out alike."""
+def _agree(whole: Named, part: Named, plate: str, index: Tensor) -> bool:
+    """Whether the chosen rows have the same log-densities in the whole and in the part."""
     names = tuple(dict.fromkeys((*whole.names, *part.names)))
     was, now = whole.align(names), part.align(names)
     if plate in whole.names:
         was = was.index_select(names.index(plate), index.to(was.device))
-    shape = torch.broadcast_tensors(was, now)
-    yield shape[0], shape[1]
+    same = (was == now) | ((was - now).abs() <= AGREES * (1 + was.abs())) | (was.isnan() & now.isnan())
+    return bool(same.all())

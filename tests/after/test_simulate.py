@@ -18,7 +18,7 @@ from em_pyro.fit.problem import prepare
 from em_pyro.program.handlers import LABELS
 
 ROWS = 20_000
-TABLE = tensor([[0.9, 0.1], [0.3, 0.7]])
+TABLE = tensor([[0.9, 0.1], [0.3, 0.7]], dtype=torch.float64)
 
 
 def fitted(model: Callable[..., None], *args: object) -> Fit:
@@ -298,7 +298,7 @@ def test_any_program(name: str) -> None:
     case = build(name)
     problem = prepare(case.model, case.args, {}, {}, check=False)
     start = {n: parameter.initial for n, parameter in problem.program.parameters.items()}
-    draw = simulator(problem, start, (), {})
+    draw = simulator(problem, start, (), {}).draw
     if case.repeated is not None or name in ("row_weights", "factor_statement", "loop_ragged_and_weighted"):
         with pytest.raises(ModelError, match=r"count once|pyro\.factor"):
             draw(2)

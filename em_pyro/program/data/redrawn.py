@@ -12,7 +12,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ...errors import ModelError
+from ...errors import DataError, ModelError
 from ..devices import seed_generators, visiting
 from ..handlers import LABELS, is_subsample, name_of, quiet, untouched_store
 from ..masks import seen_values
@@ -39,6 +39,19 @@ def redrawn(program: Program, values: Params, seed: int) -> dict[str, Tensor]:
         ModelError: a site cannot be drawn: it has row weights, no draws, or is a factor of latents or rows.
     """
     return _run(program, values, seed).drawn
+
+
+def observed_values(program: Program, values: Params) -> dict[str, Tensor]:
+    """Return what `redrawn` would draw anew, as the arguments have it.
+
+    Raises:
+        ModelError: a site cannot be drawn.
+        DataError: the arguments give a site no data.
+    """
+    run = _run(program, values, 0)
+    for name in run.lacking:
+        raise DataError(f'Site "{name}": expected data, got None. Pass what was observed.')
+    return run.was
 
 
 def with_data(program: Program, values: Params) -> Program:
@@ -74,6 +87,7 @@ class _Redraw(Messenger):
         super().__init__()
         self.program, self.values = program, values
         self.drawn: dict[str, Tensor] = {}
+        self.was: dict[str, Tensor] = {}
         self.factors: list[str] = []
         self.lacking: dict[str, Tensor] = {}  # of them what is observed in the fit, and has no value here
 
@@ -95,7 +109,7 @@ class _Redraw(Messenger):
         if isinstance(unwrap(msg["fn"]).base, dist.Unit):
             self.factors.append(name)
             return
-        msg["value"] = observed(name, msg["value"])
+        msg["value"] = self.was[name] = observed(name, msg["value"])
         msg["value"], msg["done"] = _drawn(_site(name, msg)), True
 
     def _pyro_post_sample(self, msg: Any) -> None:
