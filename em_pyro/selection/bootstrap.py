@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from numbers import Integral
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..after.fit import Fit
-from ..after.simulate import Draw, simulator
+from ..after.simulate import Simulator, simulator
 from ..em import EM
 from ..errors import EMError, ObjectiveError, ParameterError
 from ..fit.endings import BAD
@@ -26,7 +25,6 @@ from ..program.handlers import alone
 from .select import grown_fit
 
 NOTICED = 1e-6  # of the log-likelihood, relative: a fit handed in that is so much higher than its refit is told of
-STREAM = 1_000_003  # seeds of draws are so far apart from one seed to the next
 
 
 @dataclass(frozen=True)
@@ -103,8 +101,9 @@ def bootstrap_lrt(
     given = args, dict(model_kwargs or {})
     calls, rules = [_call(one, *given) for one in (small, large)], [_rule(one, rule) for one in (small, large)]
     lower, upper = _both(calls, rules)
-    draw = partial(_drawn, simulator(lower._alive(), lower.params, (), {}), seed)
-    first = draw(0)
+    source = simulator(lower._alive(), lower.params, (), {})
+    seeds = torch.randint(2**62, (int(draws),), generator=torch.Generator().manual_seed(seed)).tolist()
+    first = _drawn(source, seeds[0])
     others = []
     for fit in (lower, upper):
         program = fit._alive().program
@@ -117,8 +116,8 @@ def bootstrap_lrt(
             others.append(replacement(program, fit.params, first))
     found, failed = list[float](), list[str]()
     bar = _bar(draws) if progress else None
-    for i in range(draws):
-        values = draw(i)
+    for own in seeds:
+        values = _drawn(source, own)
         try:
             found.append(_ratio(*_both([other(values) for other in others], rules)))
         except EMError as error:
@@ -136,9 +135,9 @@ def bootstrap_lrt(
     )
 
 
-def _drawn(draw: Draw, seed: int, i: int) -> dict[str, Tensor]:
+def _drawn(source: Simulator, seed: int) -> dict[str, Tensor]:
     with pyro.get_param_store().scope():  # the model is run
-        return draw(seed * STREAM + i)
+        return source.draw(seed)
 
 
 def _both(calls: list[Call], rules: list[dict[str, Any]]) -> tuple[Fit, Fit]:
