@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -12,8 +13,7 @@ from typing import Any
 import pyro
 from torch import Tensor
 
-from .. import files
-from ..errors import DataError, ParameterError
+from ..errors import DataError, EMError, ParameterError
 from ..fit.endings import BAD, OUTCOMES
 from ..fit.path import Acceleration
 from ..fit.problem import Problem
@@ -21,17 +21,16 @@ from ..fit.starting.runs import Starts
 from ..m_step.plan import Plan
 from ..posterior.new_rows import posterior_on
 from ..posterior.posterior import Posterior, posterior
-from ..program.devices import beside
 from ..program.handlers import alone
-from .fitted import fitted_model, shown
+from .criteria import Criteria, counted, criteria
+from .dimension import dimension
+from .fitted import ended, fitted_model, shown
 from .information.certificate import Certificate, certificate
 from .information.information import information
 from .information.record import Information
-from .reorder import described, follow, reordered
-from .source import Source, source_of
-
-KIND, FORM, WHOSE = "fit of em_pyro", 1, "Fit.save"  # of the file
-IN_NO_FILE = ("prepared", "model", "patterns")
+from .reorder import reordered
+from .source import Source, save, source_of
+from .simulate import simulator
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class Fit:
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the program and its data."""
-        state = {k: v for k, v in self.__dict__.items() if k not in ("prepared", "posterior")}
+        state = {k: v for k, v in self.__dict__.items() if k not in ("prepared", "posterior", "_criteria")}
         return {**state, "prepared": None, "source": self._told()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -102,6 +101,12 @@ class Fit:
         if self.prepared is not None:
             return source_of(self.prepared)
         return Source() if self.source is None else replace(self.source, model=None)
+
+    def _on(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Problem:
+        """Return the program that was fitted; of a file with its model alone, the one on these arguments."""
+        if self.prepared is None and self.source is not None and self.source.model is not None:
+            return self.source.planned(self.fitted, args, kwargs)
+        return self._alive()
 
     def _alive(self) -> Problem:
         """Return the program and its data, if they are there."""
@@ -121,8 +126,11 @@ class Fit:
         Raises:
             OSError: it cannot be written.
         """
-        there = replace(self, source=self._told(), fitted={n: v.detach().cpu() for n, v in self.fitted.items()})
-        files.write(path, KIND, FORM, {"fit": files.laid_out(there, IN_NO_FILE)})
+        source = self._told()
+        with contextlib.suppress(EMError):  # of data that have changed
+            source = replace(source, criteria=self.criteria())
+        there = replace(self, source=source, fitted={n: v.detach().cpu() for n, v in self.fitted.items()})
+        save(there, path)
 
     def _unchanged(self, asked: str, remedy: str) -> Problem:
         """Return the program and its data, if they are still those of the fit."""
@@ -154,9 +162,7 @@ class Fit:
             ModelError: the model is another program on them.
             DataError: the data cannot be used; there are none, or some row is impossible.
         """
-        if self.prepared is None and self.source is not None and self.source.model is not None:
-            return self.source.posterior_on(self.params, args, kwargs)
-        here = self._alive()
+        here = self._on(args, kwargs)
         with pyro.get_param_store().scope():  # what another fit has left there does not matter here
             return posterior_on(here.program, self.params, args, kwargs)
 
@@ -196,6 +202,26 @@ class Fit:
             )
         return self._unchanged(asked, "fit(...)")
 
+    @alone()
+    def simulate(self, *args: Any, seed: int = 0, **kwargs: Any) -> dict[str, Tensor]:
+        """Draw the observed sites at the fitted values, by name; sites with a prior stay at theirs, latents are drawn.
+
+        Labels (`obs_mask`) and entries under a mask stay as they are, and so does what the model takes from its
+        arguments: covariates, or the past of a series that it reads there.
+
+        Args:
+            args: of the model, of the size wanted (data may be None where the model runs with that); none: the fit's.
+            seed: of the draws; no global generator moves.
+            kwargs: arguments by name.
+
+        Raises:
+            ModelError: a site cannot be drawn: it has row weights, no draws, or is a factor of latents or rows.
+            ParameterError: the shape of a parameter does not serve these arguments.
+            DataError: there are no rows, or those of the fit have changed.
+        """
+        with pyro.get_param_store().scope():
+            return simulator(self._on(args, kwargs), self.params, args, kwargs).draw(seed)
+
     @property
     def model(self) -> Callable[..., Any]:
         """The user's model with the fitted values substituted and its latents marked for enumeration."""
@@ -219,24 +245,50 @@ class Fit:
             ParameterError: no such latent or parameter, no permutation, or states that cannot change places: constants,
                 labels or a constraint tell them apart.
         """
-        here = self._alive()
-        with beside(here.program.device):
-            new, order = reordered(here, self.fitted, site, by)
-            follow(here, self.fitted, new)
-        return replace(self, fitted=new, notes=(*self.notes, described(site, by, order)))
+        new, note = reordered(self._alive(), self.fitted, site, by)
+        return replace(self, fitted=new, notes=(*self.notes, note))
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of free parameters: a simplex of K entries has K - 1; those on a boundary count, fixed ones do not."""
+        return self._criteria.parameters if self.prepared is None else dimension(self.prepared)
+
+    def criteria(self, n: float | None = None) -> Criteria:
+        """Information criteria, with `n` rows: by default those of the plate that owns the latents, weights added up.
+
+        Raises:
+            ParameterError: `n` is no number above zero.
+            DataError: the data are no longer those of the fit.
+        """
+        return self._criteria if n is None else counted(self._criteria, n)
+
+    @cached_property
+    def _criteria(self) -> Criteria:
+        if self.prepared is None and self.source is not None and self.source.criteria is not None:
+            return self.source.criteria
+        return criteria(self._alive(), self.log_likelihood, self.posterior)
+
+    @property
+    def aic(self) -> float:
+        """Akaike's information criterion, -2 log L + 2 p: smaller is better."""
+        return self.criteria().aic
+
+    @property
+    def bic(self) -> float:
+        """Schwarz's, -2 log L + p log n, with n rows of the plate that owns the latents (a chain is one row)."""
+        return self.criteria().bic
+
+    @property
+    def icl(self) -> float:
+        """BIC + 2 entropy: the soft one, `-sum p log p` of all discrete latents jointly."""
+        return self.criteria().icl
+
+    def _ended(self) -> list[str]:
+        return ended(self.outcome, self.num_steps, self.log_likelihood, self.objective, self.gap, self.prior_density)
 
     def __str__(self) -> str:
         """Say how the fit ended, the fitted values and the notes, in plain text."""
-        width = max(len(n) for n in self.params) if self.params else 0
-        lines = [f"{self.outcome} after {self.num_steps} steps: {OUTCOMES[self.outcome]}"]
-        lines.append(f"log-likelihood {self.log_likelihood:.6f}")
-        if abs(self.objective - self.log_likelihood) > 1e-12 * abs(self.objective):
-            where = " (priors in unconstrained coordinates)" if self.prior_density == "unconstrained" else ""
-            lines[-1] += f", objective {self.objective:.6f}{where}"
-        lines[-1] += f", estimated gap {self.gap:.1e} nats" if self.gap != float("inf") else ""
-        for name, value in self.params.items():
-            laid = "\n".join((" " * (width + 4) if k else "") + row for k, row in enumerate(shown(value)))
-            lines.append(f"  {name.ljust(width)}  {laid}")
+        lines = [*self._ended(), *shown(self.fitted)]
         if len(self.starts) > 1:
             lines.append(str(self.starts))
         if self.acceleration is not None:

@@ -20,12 +20,13 @@ from ..fit.starting.runs import Start, Starts
 from ..m_step.ascent.climbs import Climb
 from ..m_step.plan import Line, Plan
 from ..program.handlers import alone
-from .fit import FORM, KIND, WHOSE, Fit
-from .source import Source, same_data
+from .criteria import Criteria
+from .fit import Fit
+from .source import FORM, KIND, WHOSE, Source, same_data
 
 KINDS: Mapping[str, Any] = {
     kind.__name__: kind
-    for kind in (Fit, Starts, Start, Plan, Line, Climb, Accelerated, Squarem, QuasiNewton, Secants, Source)
+    for kind in (Fit, Starts, Start, Plan, Line, Climb, Accelerated, Squarem, QuasiNewton, Secants, Source, Criteria)
 }
 """Every record that may be in a file, by name."""
 
@@ -33,7 +34,7 @@ KINDS: Mapping[str, Any] = {
 def load(
     path: str | os.PathLike[str],
     model: Callable[..., Any] | None = None,
-    args: tuple[Any, ...] = (),
+    args: tuple[Any, ...] | None = None,
     kwargs: Mapping[str, Any] | None = None,
 ) -> Fit:
     """Read a fit that `Fit.save` wrote. Nothing in the file is run, and the param store is not touched.
@@ -45,7 +46,7 @@ def load(
     Args:
         path: of the file.
         model: the model that was fitted.
-        args: the arguments that were fitted.
+        args: the arguments that were fitted; of a model that takes none, `()`.
         kwargs: the same by name.
 
     Raises:
@@ -55,14 +56,14 @@ def load(
         ModelError: the model is another program, or no model.
         OSError: the file is not there, or may not be read.
     """
-    given = bool(args) or bool(kwargs)
+    given = args is not None or kwargs is not None
     if model is None and given:
         raise ParameterError(
             "load: expected the model with the data, got data alone. Pass load(path, model, args=...)."
         )
     if not (model is None or callable(model)):
         raise ModelError(f"load: expected a Pyro model (a callable), got {type(model).__name__}.")
-    if not isinstance(args, tuple):
+    if not isinstance(args, (tuple, list, type(None))):
         raise ParameterError(f"load: expected args to be a tuple, got {type(args).__name__}. Write args=(x,).")
     fit = _read(path)
     assert fit.source is not None
@@ -70,7 +71,7 @@ def load(
     if not given:
         return replace(fit, source=source)
     with alone():
-        problem = source.planned(fit.fitted, args, kwargs or {})
+        problem = source.planned(fit.fitted, tuple(args or ()), kwargs or {})
         fitted = same_data(problem, fit.fitted, fit.log_likelihood)
     return replace(fit, fitted=fitted, prepared=problem, source=source)
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..errors import ParameterError
 from ..families.charts import domain_of
 from ..fit.problem import Problem
+from ..program.devices import beside
 from ..program.named import Named, Params, batched
 from ..program.store import values_now, write
 from ..program.unroll import FROM, INITIAL, STATE, TO, TRANSITION
@@ -47,8 +48,10 @@ class Found:
     doubtful: tuple[Axis, ...] = field(default=())
 
 
-def reordered(problem: Problem, params: Params, site: str, by: Any) -> tuple[dict[str, Tensor], tuple[int, ...]]:
-    """Return the parameters with the components of a latent in another order, and that order: the old place of each.
+def reordered(problem: Problem, params: Params, site: str, by: Any) -> tuple[dict[str, Tensor], str]:
+    """Return the parameters with the components of a latent in another order, and what was done, in words.
+
+    The param store follows, if the parameters are what stands there.
 
     Args:
         problem: the program and its plan.
@@ -60,6 +63,14 @@ def reordered(problem: Problem, params: Params, site: str, by: Any) -> tuple[dic
     Raises:
         ParameterError: no such latent or parameter, no permutation, or states that cannot be exchanged.
     """
+    with beside(problem.program.device):
+        new, order = _reordered(problem, params, site, by)
+        _follow(problem, params, new)
+    how = f' by "{by}"' if isinstance(by, str) else ""
+    return new, f'components of "{site}" put in order{how}: they were {", ".join(map(str, order))}'
+
+
+def _reordered(problem: Problem, params: Params, site: str, by: Any) -> tuple[dict[str, Tensor], tuple[int, ...]]:
     look = _Look(problem)
     dims, size = _dims_of(problem, site)
     narrow, wide = look.indexed(dims, size)
@@ -245,7 +256,7 @@ class _Look:
         return ""
 
 
-def follow(problem: Problem, params: Params, new: Params) -> None:
+def _follow(problem: Problem, params: Params, new: Params) -> None:
     """Write new values into the param store, and into weights of modules, if the old ones are what stands there."""
     there = values_now(problem.program)
     own = [name for name, parameter in problem.program.parameters.items() if parameter.kind != "prior"]
@@ -254,9 +265,3 @@ def follow(problem: Problem, params: Params, new: Params) -> None:
         torch.allclose(there[name], params[name], rtol=close[name], atol=close[name], equal_nan=True) for name in own
     ):
         write(problem.program, new)
-
-
-def described(site: str, by: Any, order: Sequence[int]) -> str:
-    """Say what was done."""
-    how = f' by "{by}"' if isinstance(by, str) else ""
-    return f'components of "{site}" put in order{how}: they were {", ".join(map(str, order))}'

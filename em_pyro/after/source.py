@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,18 +14,20 @@ import torch
 from pyro.infer import config_enumerate
 from torch import Tensor
 
+from .. import files
 from ..errors import DataError, EMError, ModelError, ParameterError
 from ..fit.problem import Problem, prepare
 from ..posterior.misfits import FAULTS
-from ..posterior.possible import possible_posterior
-from ..posterior.posterior import Posterior
 from ..program.devices import beside
 from ..program.handlers import Substitute, Weights
 from ..program.named import Params, batched
 from ..program.site import Parameter
-from ..program.stated import Known, by_row, misfit
+from ..program.stated import Known, misfit
+from .criteria import Criteria
 from .fitted import write_back
 
+KIND, FORM, WHOSE = "fit of em_pyro", 1, "Fit.save"  # of the file
+IN_NO_FILE = ("prepared", "model", "patterns")  # fields of records: what runs, and what is worked out again
 SAME = {torch.float64: 1e-8, torch.float32: 1e-4}  # of the log-likelihood, relative to 1 + its size: of the same data
 
 
@@ -38,6 +41,7 @@ class Source:
         collapse: whether equal rows could be merged.
         unconstrained: whether priors are those of unconstrained coordinates.
         states: how many states every latent has.
+        criteria: of the fit, which take its data.
         model: the model, if it was given with the file.
     """
 
@@ -46,6 +50,7 @@ class Source:
     collapse: bool = True
     unconstrained: bool = False
     states: Mapping[str, int] = field(default_factory=dict)
+    criteria: Criteria | None = None
     model: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
 
     def planned(self, params: Params, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Problem:
@@ -90,20 +95,6 @@ class Source:
                 f"was fitted, and data with the same categories."
             )
 
-    def posterior_on(self, params: Params, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Posterior:
-        """Return the posterior of rows, by the model alone: without the data that were fitted.
-
-        Raises:
-            ParameterError: the shape of a parameter does not serve these rows.
-            ModelError: the model is another program on them.
-            DataError: the data cannot be used; there are none, or some row is impossible.
-        """
-        problem = self.planned(params, args, kwargs)
-        for name in problem.program.by_row:
-            raise by_row(name)
-        with beside(problem.program.device):
-            return possible_posterior(problem.engine, write_back(problem, _beside(problem, params)))
-
     def fitted_model(self, params: Params) -> Callable[..., Any]:
         """Return the model at the fitted values, with its latents marked for enumeration."""
         enumerated = config_enumerate(self.model)
@@ -113,6 +104,11 @@ class Source:
                 return enumerated(*args, **kwargs)
 
         return fitted
+
+
+def save(record: Any, path: str | os.PathLike[str]) -> None:
+    """Write the record of a fit to a file."""
+    files.write(path, KIND, FORM, {"fit": files.laid_out(record, IN_NO_FILE)})
 
 
 def source_of(problem: Problem) -> Source:

@@ -177,6 +177,7 @@ def test_the_file_of_another_fit_is_refused(name: str, tmp_path: Path) -> None:
     x, path = points(), tmp_path / "fit.pt"
     EM(mixture, checkpoint=path, tol=1e-3).fit(x) if name == "tol" else EM(mixture, checkpoint=path).fit(x)
     error, said, other, changed = OTHERS[name]
+    pyro.clear_param_store()
     before, held = path.read_bytes(), stored()
     with pytest.raises(error, match=said) as caught:
         other(path, x).fit(changed(x))
