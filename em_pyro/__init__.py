@@ -1,30 +1,48 @@
 """Exact Expectation-Maximisation on ordinary, unmodified Pyro models."""
 
+from .after.criteria import Criteria
 from .after.fit import Fit
+from .after.load import load
+from .after.predictive import PredictiveCheck, predictive_check
 from .e_step.forward_backward import recursion
 from .em import EM
-from .errors import DataError, EMError, ModelError, ObjectiveError, ParameterError, PlanError
+from .errors import CheckpointWarning, DataError, EMError, ModelError, ObjectiveError, ParameterError, PlanError
 from .families import Family, Role, register
 from .fit.loop import State
 from .m_step.plan import Plan
 from .posterior.posterior import Posterior
+from .selection.bootstrap import LikelihoodRatio, bootstrap_lrt
+from .selection.cross_validate import CrossValidation, cross_validate
+from .selection.select import select
+from .selection.selection import Selection
 from .version import __version__
 
 __all__ = [
     "EM",
+    "CheckpointWarning",
+    "Criteria",
+    "CrossValidation",
     "DataError",
     "EMError",
     "Family",
     "Fit",
+    "LikelihoodRatio",
     "ModelError",
     "ObjectiveError",
     "ParameterError",
     "Plan",
     "PlanError",
     "Posterior",
+    "PredictiveCheck",
     "Role",
     "State",
     "__version__",
+    "Selection",
+    "bootstrap_lrt",
+    "cross_validate",
+    "load",
+    "predictive_check",
     "recursion",
     "register",
+    "select",
 ]

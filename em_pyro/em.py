@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from numbers import Integral
 from types import MappingProxyType
 from typing import Any
@@ -15,24 +16,26 @@ from .after.fit import Fit
 from .errors import ModelError
 from .families.base import summed
 from .fit.acceleration.when import wished
+from .fit.checkpoint.opened import opened
 from .fit.endings import check_step
 from .fit.look import look
 from .fit.loop import Settings, State
 from .fit.path import Interrupted, Move, Path
 from .fit.problem import Problem, prepare
+from .fit.starting.current import Current
 from .fit.starting.ends import ends, ranked, with_a_value
-from .fit.starting.starts import given_start, given_value, need_parameters, own_values, prior_start, starting_points
+from .fit.starting.starts import given_value, need_parameters, starting_points
 from .fit.step import em_step
 from .m_step.ascent.ascend import Carried
 from .m_step.plan import Choice, Plan
-from .options import bar_of, check_options, check_priors, check_switches, planning
+from .options import bar_of, check_file, check_options, check_priors, check_switches, planning, telling
 from .posterior.possible import check_possible, possible_posterior
 from .posterior.posterior import Posterior
 from .program.changes.fingerprint import Fingerprint
 from .program.devices import beside
 from .program.handlers import alone
-from .program.named import Params, alike, batched, only
-from .program.store import kept_on_error, write
+from .program.named import alike, batched, only
+from .program.stated import Known
 
 
 class EM:
@@ -67,6 +70,10 @@ class EM:
         prior_density: of sites with a prior, "constrained": at the user's values, or "unconstrained": of unconstrained
             coordinates, infinite nowhere; a Dirichlet, Beta or Gamma shape `a` then adds `a` and not `a - 1`.
         continuous: {"site": "maximise"} makes a continuous latent in a data plate a parameter with an entry a row.
+        checkpoint: a path to which `fit` writes, in one move, where it is; a fit that finds the file of the same data,
+            model and options there takes the path of one that was never stopped. It stays when the fit has ended, and
+            gives its answer then; remove it to begin anew. Where it cannot be written the fit warns, and goes on.
+        every: so many EM steps it is written.
 
     Attributes:
         last: the last `Fit`; also one that Ctrl-C or an error of the callback ended, with the outcome "interrupted".
@@ -99,6 +106,8 @@ class EM:
         acceleration: str | None = "auto",
         prior_density: str = "constrained",
         continuous: Mapping[str, str] | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        every: int = 100,
     ) -> None:
         """Take the model and the options; nothing runs yet."""
         if not callable(model):
@@ -106,18 +115,19 @@ class EM:
         check_options(tol, max_steps, seed, starts, m_step, callback, acceleration)
         check_priors(prior_density, continuous)
         check_switches(check=check, progress=progress, screen=screen, collapse=collapse)
+        check_file(checkpoint, every)
         self.model = model
         self.tol, self.max_steps, self.seed = tol, int(max_steps), int(seed)
         self.starts = int(starts) if isinstance(starts, Integral) else starts
         self.m_step, self.check, self.progress, self.callback = dict(m_step or {}), check, progress, callback
         self.screen, self.collapse, self.acceleration = screen, collapse, acceleration
         self.prior_density, self.continuous = prior_density, dict(continuous or {})
+        self.checkpoint, self.every = checkpoint, int(every)
         self.last: Fit | None = None
         self._prepared: Problem | None = None
-        self._sites: dict[str, Tensor] = {}  # current values of sites with a prior
+        self._current = Current(self.starts, self.seed)
         self._carried: Carried = {}  # what climbs remember between calls of `step`
         self._previous: tuple[Fingerprint, float, dict[str, Tensor]] | None = None
-        self._begun = False  # whether a step or a fit has left values, from which to go on
 
     # ---- what a user calls ----
 
@@ -135,10 +145,10 @@ class EM:
         for params, the EM's own for sites with a prior.
         """
         if self._prepared is None:
-            return MappingProxyType({n: given_value(n, v) for n, v in self._given().items()})
+            return MappingProxyType({n: given_value(n, v) for n, v in self._current.given().items()})
         program = self._prepared.program
         with beside(program.device):
-            values = self._current(self._prepared)
+            values = self._current.values(self._prepared)
         return MappingProxyType({n: v.to(program.parameters[n].initial.dtype, copy=True) for n, v in values.items()})
 
     @alone()
@@ -180,23 +190,25 @@ class EM:
             ParameterError: an option or a start does not fit.
             ObjectiveError: the objective fell, or is not finite at the start.
         """
+        if self.checkpoint is not None:
+            self._prepared = None  # what follows from the plan is to follow from what the file says
         problem = self._prepare(args, kwargs)
         need_parameters(problem)
         with beside(problem.program.device):
-            return self._fitted(problem)
+            return self._fitted(problem, partial(self._planned, args, kwargs))
 
     @alone()
     def posterior(self, *args: Any, **kwargs: Any) -> Posterior:
         """Exact posterior of the latents at `params` (the starting values before any fit)."""
         problem = self._prepare(args, kwargs)
         with beside(problem.program.device):
-            return possible_posterior(problem.engine, self._current(problem))
+            return possible_posterior(problem.engine, self._current.values(problem))
 
     # ---- how ----
 
     def _stepped(self, problem: Problem) -> float:
         """Take one EM step from the current values."""
-        params = self._current(problem)
+        params = self._current.values(problem)
         batch, carried = batched(params), dict(self._carried)
         if self._previous is None:  # before the M-step meets what is impossible
             check_possible(problem.engine, params, problem.objective(batch))
@@ -208,27 +220,29 @@ class EM:
         before, objective = self._previous, look(problem, found, batch, new).objective[0]
         known = before is not None and before[0] is problem.key and alike(before[2], params)
         check_step(problem, Move(new, found, carried), batch, before[1] if before is not None and known else None)
-        self._keep(problem, with_a_value(problem, only(new)))
+        self._current.keep(problem, with_a_value(problem, only(new)))
         self._carried = carried
-        self._previous = problem.key, objective, {n: v.clone() for n, v in self._current(problem).items()}
+        self._previous = problem.key, objective, {n: v.clone() for n, v in self._current.values(problem).items()}
         return -objective
 
-    def _fitted(self, problem: Problem) -> Fit:
+    def _fitted(self, problem: Problem, planned: Callable[[Known], Problem]) -> Fit:
         """Follow every start to its end; the best is left in the store."""
-        points = starting_points(problem, self.starts, self.seed, self._own(problem))
+        draw = partial(starting_points, problem, self.starts, self.seed, self._current.own(problem))
+        problem, journal = opened(problem, self.checkpoint, self.every, telling(self), planned, draw)
+        points = journal.points
         bar = bar_of(len(points)) if self.progress else None
         tick = bar.update if bar is not None else None
         told = None if self.callback is None else self._told(problem, self.callback)
-        settings = Settings(self.tol, self.max_steps, told, tick, wished(problem, self.acceleration))
+        settings = Settings(self.tol, self.max_steps, told, tick, wished(problem, self.acceleration), journal)
         paths: list[Path] = []
-        with self._kept_on_error(problem):
+        with self._current.kept_on_error(problem):
             try:
                 problem, paths = ends(problem.sooner(self.acceleration, self.tol), points, settings, screen=self.screen)
-                return self._answered(problem, paths, measure=True)
+                return self._answered(problem, journal.ended(paths), measure=True)
             except KeyboardInterrupt as stopped:
                 if isinstance(stopped, Interrupted):
                     paths = [stopped.path]
-                if paths:
+                if paths := journal.interrupted(paths):
                     best = paths[ranked(paths)[0]].ended("interrupted")
                     self._answered(problem, [best], measure=False)
                 raise getattr(stopped, "cause", None) or KeyboardInterrupt from None
@@ -240,26 +254,15 @@ class EM:
         """Return the user's callback, before which the values of the step are left in the store."""
 
         def told(state: State) -> Any:
-            self._keep(problem, state.params)
+            self._current.keep(problem, state.params)
             return callback(state)
 
         return told
 
-    @contextlib.contextmanager
-    def _kept_on_error(self, problem: Problem) -> Iterator[None]:
-        """Go on from where the last step or fit ended, if this one raises an error."""
-        sites, begun = self._sites, self._begun
-        try:
-            with kept_on_error(problem.program):
-                yield
-        except Exception:
-            self._sites, self._begun = sites, begun
-            raise
-
     def _answered(self, problem: Problem, paths: Sequence[Path], *, measure: bool) -> Fit:
         """Keep the answer, and its values in the store."""
         self.last = answer(problem, paths, tol=self.tol, measure=measure)
-        self._keep(problem, paths[self.last.starts.best].params)
+        self._current.keep(problem, paths[self.last.starts.best].params)
         return self.last
 
     # ---- state ----
@@ -267,33 +270,13 @@ class EM:
     def _prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, closely: bool = True) -> Problem:
         """Trace and plan, unless all that the model sees is as it was; `closely`: and all that it does."""
         if self._prepared is None or self._prepared.change(args, kwargs, run=closely):
-            self._prepared = prepare(self.model, args, kwargs, self.m_step, **planning(self))
+            return self._planned(args, kwargs)
         return self._prepared
 
-    def _given(self) -> Mapping[str, Any]:
-        """Values of start 0 that the user gave in place of the param store's."""
-        if self._begun or isinstance(self.starts, int):
-            return {}
-        return self.starts if isinstance(self.starts, Mapping) else self.starts[0]
-
-    def _current(self, problem: Problem) -> dict[str, Tensor]:
-        """Return the values from which the next step begins."""
-        return given_start(problem.program, self._own(problem), self._given())
-
-    def _own(self, problem: Problem) -> dict[str, Tensor]:
-        """Return the values of start 0, where none are given: the last ones of sites with a prior, if there are any."""
-        values = own_values(problem)
-        known = {n: v for n, v in self._sites.items() if n in values and v.shape == values[n].shape}
-        if any(p.kind == "prior" and n not in known for n, p in problem.program.parameters.items()):
-            values = prior_start(problem.of_all_rows, values, self.seed)
-        return {**values, **known}
-
-    def _keep(self, problem: Problem, values: Params) -> None:
-        """Leave values in the param store, and keep those of sites with a prior."""
-        write(problem.program, values)
-        priors = [n for n, p in problem.program.parameters.items() if p.kind == "prior"]
-        self._sites = {n: values[n].detach().clone() for n in priors}
-        self._begun = True
+    def _planned(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], known: Known | None = None) -> Problem:
+        """Trace and plan."""
+        self._prepared = prepare(self.model, args, kwargs, self.m_step, **planning(self), known=known)
+        return self._prepared
 
 
 _SUMMED = "\n".join(f"        {name}: {text}" for name, text in sorted(summed().items()))

@@ -26,3 +26,7 @@ class PlanError(EMError, ValueError):
 
 class ObjectiveError(EMError, RuntimeError):
     """The objective fell, or is not finite: the theorem of EM was violated."""
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint could not be written; the fit goes on without it, and its notes say so."""

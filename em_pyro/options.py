@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -14,6 +15,12 @@ ACCELERATIONS = ("auto", "squarem", "quasi-newton")
 def planning(em: Any) -> dict[str, Any]:
     """Return the options of an `EM` that say how its model is read and planned."""
     return {name: getattr(em, name) for name in ("check", "collapse", "prior_density", "continuous")}
+
+
+def telling(em: Any) -> dict[str, Any]:
+    """Return the options of an `EM` that say which steps a fit takes; of functions only that there is one."""
+    names = ("tol", "max_steps", "seed", "starts", "m_step", "screen", "acceleration")
+    return {name: getattr(em, name) for name in names} | planning(em) | {"callback": em.callback is not None}
 
 
 def check_options(
@@ -75,6 +82,18 @@ def check_priors(prior_density: Any, continuous: Any) -> None:
     for name, choice in (continuous or {}).items():
         if choice not in ("integrate", "maximise"):
             raise ParameterError(f'continuous["{name}"]: expected "integrate" or "maximise", got {choice!r}.')
+
+
+def check_file(checkpoint: Any, every: Any) -> None:
+    """Refuse what is no path, and what is no number of steps.
+
+    Raises:
+        ParameterError: naming the option and what it may be.
+    """
+    if not (checkpoint is None or isinstance(checkpoint, (str, os.PathLike)) and os.fspath(checkpoint)):
+        raise ParameterError(f"EM: expected checkpoint to be None or the path of a file, got {checkpoint!r}.")
+    if isinstance(every, bool) or not isinstance(every, Integral) or int(every) < 1:
+        raise ParameterError(f"EM: expected every to be a number of steps of at least one, got {every!r}.")
 
 
 def check_switches(**switches: object) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import os
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,8 +13,8 @@ from typing import Any
 import pyro
 from torch import Tensor
 
-from ..errors import DataError, ParameterError
-from ..fit.endings import OUTCOMES
+from ..errors import DataError, EMError, ParameterError
+from ..fit.endings import BAD, OUTCOMES
 from ..fit.path import Acceleration
 from ..fit.problem import Problem
 from ..fit.starting.runs import Starts
@@ -20,7 +22,15 @@ from ..m_step.plan import Plan
 from ..posterior.new_rows import posterior_on
 from ..posterior.posterior import Posterior, posterior
 from ..program.handlers import alone
-from .fitted import fitted_model, shown
+from .criteria import Criteria, counted, criteria
+from .dimension import dimension
+from .fitted import ended, fitted_model, shown
+from .information.certificate import Certificate, certificate
+from .information.information import information
+from .information.record import Information
+from .reorder import reordered
+from .source import Source, save, source_of
+from .simulate import simulator
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,7 @@ class Fit:
         switches: steps that were summed a second time, around the locations that they led to: where a scale has shrunk
             or a location has moved so far, as it may with clusters far apart, that digits would have been lost.
         prior_density: "constrained", or "unconstrained" where priors are those of their unconstrained coordinates.
+        source: what a file says of the program, if the fit was loaded.
     """
 
     fitted: Mapping[str, Tensor]
@@ -61,6 +72,7 @@ class Fit:
     acceleration: Acceleration | None = None
     switches: int = 0
     prior_density: str = "constrained"
+    source: Source | None = field(default=None, repr=False, compare=False)
 
     @property
     def params(self) -> dict[str, Tensor]:
@@ -77,21 +89,59 @@ class Fit:
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the program and its data."""
-        state = {k: v for k, v in self.__dict__.items() if k not in ("prepared", "posterior")}
-        return {**state, "prepared": None}
+        state = {k: v for k, v in self.__dict__.items() if k not in ("prepared", "posterior", "_criteria")}
+        return {**state, "prepared": None, "source": self._told()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take back what `__getstate__` gave."""
         self.__dict__.update(state)
 
+    def _told(self) -> Source:
+        """Say how the program was planned, without the program."""
+        if self.prepared is not None:
+            return source_of(self.prepared)
+        return Source() if self.source is None else replace(self.source, model=None)
+
+    def _on(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Problem:
+        """Return the program that was fitted; of a file with its model alone, the one on these arguments."""
+        if self.prepared is None and self.source is not None and self.source.model is not None:
+            return self.source.planned(self.fitted, args, kwargs)
+        return self._alive()
+
     def _alive(self) -> Problem:
         """Return the program and its data, if they are there."""
         if self.prepared is None:
             raise ParameterError(
-                "Fit: expected the model and its data, but this fit was loaded from a file, without them. Build "
-                "EM(model, starts=fit.params) and ask EM.posterior(...)."
+                "Fit: expected the model and the data that were fitted, but this fit comes from a file, without them. "
+                "Write it by fit.save(path), and read it by em_pyro.load(path, model, args=(...), kwargs={...})."
             )
         return self.prepared
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fit to a file, without the model and its data: `em_pyro.load` reads it, and asks for these.
+
+        The file holds tensors, numbers and words, and nothing that runs: `torch.load(path, weights_only=True)` reads
+        it. It is written whole or not at all; one that is there is replaced.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        source = self._told()
+        with contextlib.suppress(EMError):  # of data that have changed
+            source = replace(source, criteria=self.criteria())
+        there = replace(self, source=source, fitted={n: v.detach().cpu() for n, v in self.fitted.items()})
+        save(there, path)
+
+    def _unchanged(self, asked: str, remedy: str) -> Problem:
+        """Return the program and its data, if they are still those of the fit."""
+        here = self._alive()
+        changed = here.change(here.program.args, here.program.kwargs, run=True)
+        if changed:
+            raise DataError(
+                f"Fit.{asked}: expected what was fitted, but since then {changed} has changed. Ask "
+                f"Fit.{remedy} of the data as they are now."
+            )
+        return here
 
     @cached_property
     def posterior(self) -> Posterior:
@@ -100,15 +150,8 @@ class Fit:
         Raises:
             DataError: the data, or what else the model sees, are no longer those of the fit.
         """
-        here = self._alive()
         with alone():
-            changed = here.change(here.program.args, here.program.kwargs, run=True)
-            if changed:
-                raise DataError(
-                    f"Fit.posterior: expected what was fitted, but since then {changed} has changed. Ask "
-                    f"Fit.posterior_on(...) of the data as they are now."
-                )
-            return posterior(here.engine, self.fitted)
+            return posterior(self._unchanged("posterior", "posterior_on(...)").engine, self.fitted)
 
     @alone()
     def posterior_on(self, *args: Any, **kwargs: Any) -> Posterior:
@@ -119,27 +162,133 @@ class Fit:
             ModelError: the model is another program on them.
             DataError: the data cannot be used; there are none, or some row is impossible.
         """
-        here = self._alive()
+        here = self._on(args, kwargs)
         with pyro.get_param_store().scope():  # what another fit has left there does not matter here
             return posterior_on(here.program, self.params, args, kwargs)
+
+    @alone()
+    def information(self, kind: str = "observed", *, plate: str | None = None) -> Information:
+        """Return standard errors, covariances and intervals of the fitted values, and what has none. Print it.
+
+        Args:
+            kind: "observed", by minus the second derivative of the objective; "opg", by the outer product of the
+                scores of rows (Berndt, Hall, Hall & Hausman 1974); "robust", the sandwich of both (White 1982);
+                "complete", as if the latents had been seen. A row's weight says how often it is there.
+            plate: whose rows are independent, for "opg" and "robust": a plate that holds others has clusters. By
+                default that with most of them.
+
+        Raises:
+            ParameterError: no such kind or plate, rows that are not independent, or a fit that ended at no maximum.
+            PlanError: the program cannot be differentiated twice.
+            DataError: the data, or what else the model sees, are no longer those of the fit.
+        """
+        return information(self._maximum("information"), self.fitted, kind, plate)
+
+    @alone()
+    def certificate(self) -> Certificate:
+        """Say how good a maximum this is: nats still to gain, the smallest curvature, and what is flat. Print it.
+
+        Raises:
+            ParameterError: the fit ended at no maximum.
+            PlanError: the program cannot be differentiated twice.
+            DataError: the data, or what else the model sees, are no longer those of the fit.
+        """
+        return certificate(self._maximum("certificate"), self.fitted)
+
+    def _maximum(self, asked: str) -> Problem:
+        if self.outcome in BAD:
+            raise ParameterError(
+                f'Fit.{asked}: expected a maximum, got a fit that ended as "{self.outcome}". {OUTCOMES[self.outcome]}'
+            )
+        return self._unchanged(asked, "fit(...)")
+
+    @alone()
+    def simulate(self, *args: Any, seed: int = 0, **kwargs: Any) -> dict[str, Tensor]:
+        """Draw the observed sites at the fitted values, by name; sites with a prior stay at theirs, latents are drawn.
+
+        Labels (`obs_mask`) and entries under a mask stay as they are, and so does what the model takes from its
+        arguments: covariates, or the past of a series that it reads there.
+
+        Args:
+            args: of the model, of the size wanted (data may be None where the model runs with that); none: the fit's.
+            seed: of the draws; no global generator moves.
+            kwargs: arguments by name.
+
+        Raises:
+            ModelError: a site cannot be drawn: it has row weights, no draws, or is a factor of latents or rows.
+            ParameterError: the shape of a parameter does not serve these arguments.
+            DataError: there are no rows, or those of the fit have changed.
+        """
+        with pyro.get_param_store().scope():
+            return simulator(self._on(args, kwargs), self.params, args, kwargs).draw(seed)
 
     @property
     def model(self) -> Callable[..., Any]:
         """The user's model with the fitted values substituted and its latents marked for enumeration."""
+        if self.prepared is None and self.source is not None and self.source.model is not None:
+            return self.source.fitted_model(self.params)
         return fitted_model(self._alive(), self.params)
+
+    @alone()
+    def reordered(self, site: str, by: str | Sequence[int]) -> Fit:
+        """Return the fit with the components of a latent in another order: values, and the posterior with them.
+
+        The param store follows, if it has the values of this fit. Every axis that the latent indexes is permuted, with
+        it latents that share one: steps of a chain, whose transitions have two. The objective stays what it is.
+
+        Args:
+            site: the latent, or what the latents `z_0, z_1, ...` of a loop have in common.
+            by: the old place of each new component; or a parameter, by which they ascend: by the first entry of each
+                component where it has several, ties as they are.
+
+        Raises:
+            ParameterError: no such latent or parameter, no permutation, or states that cannot change places: constants,
+                labels or a constraint tell them apart.
+        """
+        new, note = reordered(self._alive(), self.fitted, site, by)
+        return replace(self, fitted=new, notes=(*self.notes, note))
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of free parameters: a simplex of K entries has K - 1; those on a boundary count, fixed ones do not."""
+        return self._criteria.parameters if self.prepared is None else dimension(self.prepared)
+
+    def criteria(self, n: float | None = None) -> Criteria:
+        """Information criteria, with `n` rows: by default those of the plate that owns the latents, weights added up.
+
+        Raises:
+            ParameterError: `n` is no number above zero.
+            DataError: the data are no longer those of the fit.
+        """
+        return self._criteria if n is None else counted(self._criteria, n)
+
+    @cached_property
+    def _criteria(self) -> Criteria:
+        if self.prepared is None and self.source is not None and self.source.criteria is not None:
+            return self.source.criteria
+        return criteria(self._alive(), self.log_likelihood, self.posterior)
+
+    @property
+    def aic(self) -> float:
+        """Akaike's information criterion, -2 log L + 2 p: smaller is better."""
+        return self.criteria().aic
+
+    @property
+    def bic(self) -> float:
+        """Schwarz's, -2 log L + p log n, with n rows of the plate that owns the latents (a chain is one row)."""
+        return self.criteria().bic
+
+    @property
+    def icl(self) -> float:
+        """BIC + 2 entropy: the soft one, `-sum p log p` of all discrete latents jointly."""
+        return self.criteria().icl
+
+    def _ended(self) -> list[str]:
+        return ended(self.outcome, self.num_steps, self.log_likelihood, self.objective, self.gap, self.prior_density)
 
     def __str__(self) -> str:
         """Say how the fit ended, the fitted values and the notes, in plain text."""
-        width = max(len(n) for n in self.params) if self.params else 0
-        lines = [f"{self.outcome} after {self.num_steps} steps: {OUTCOMES[self.outcome]}"]
-        lines.append(f"log-likelihood {self.log_likelihood:.6f}")
-        if abs(self.objective - self.log_likelihood) > 1e-12 * abs(self.objective):
-            where = " (priors in unconstrained coordinates)" if self.prior_density == "unconstrained" else ""
-            lines[-1] += f", objective {self.objective:.6f}{where}"
-        lines[-1] += f", estimated gap {self.gap:.1e} nats" if self.gap != float("inf") else ""
-        for name, value in self.params.items():
-            laid = "\n".join((" " * (width + 4) if k else "") + row for k, row in enumerate(shown(value)))
-            lines.append(f"  {name.ljust(width)}  {laid}")
+        lines = [*self._ended(), *shown(self.fitted)]
         if len(self.starts) > 1:
             lines.append(str(self.starts))
         if self.acceleration is not None:

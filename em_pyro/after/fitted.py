@@ -10,12 +10,30 @@ import numpy as np
 from pyro.infer import config_enumerate
 from torch import Tensor
 
+from ..fit.endings import OUTCOMES
 from ..fit.problem import Problem
 from ..program.handlers import Substitute
+from ..program.named import Params
 
 
-def shown(value: Tensor) -> list[str]:
-    """Lay out a value, of a long one its corners."""
+def ended(outcome: str, steps: int, log_likelihood: float, objective: float, gap: float, density: str) -> list[str]:
+    """Say how a fit ended, and how high."""
+    lines = [f"{outcome} after {steps} steps: {OUTCOMES[outcome]}", f"log-likelihood {log_likelihood:.6f}"]
+    if abs(objective - log_likelihood) > 1e-12 * abs(objective):
+        where = " (priors in unconstrained coordinates)" if density == "unconstrained" else ""
+        lines[-1] += f", objective {objective:.6f}{where}"
+    lines[-1] += f", estimated gap {gap:.1e} nats" if gap != float("inf") else ""
+    return lines
+
+
+def shown(params: Params) -> list[str]:
+    """Lay out values by name, of long ones the corners."""
+    width = max((len(name) for name in params), default=0)
+    laid = {name: [" " * (width + 4) * bool(k) + row for k, row in enumerate(_rows(v))] for name, v in params.items()}
+    return [f"  {name.ljust(width)}  " + "\n".join(rows) for name, rows in laid.items()]
+
+
+def _rows(value: Tensor) -> list[str]:
     entries, long = value.detach().cpu().numpy(), value.numel() > 60
     with np.printoptions(precision=6, suppress=True, threshold=60, edgeitems=3, linewidth=100):
         lines = np.array2string(entries, separator=", ").split("\n")

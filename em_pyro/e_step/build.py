@@ -52,6 +52,7 @@ def build(
     alive: Mapping[str, Named],
     *,
     recognised: bool = True,
+    loops: bool = True,
     plate: str | None = None,
 ) -> Engine:
     """Lay the program out.
@@ -63,6 +64,7 @@ def build(
         priors: of its parameters.
         alive: entries of latents that reach an observation.
         recognised: without, all sites are replayed.
+        loops: whether latents of a loop are a unit; without, the contraction sums them out one by one.
         plate: whose rows may be split; None is the largest.
     """
     taken_apart = unroll(run) if recognised else run
@@ -75,7 +77,7 @@ def build(
     owners = {name: frozenset(latent.plates) for name, latent in program.latents.items()}
     plate = plate or max(program.plates, key=lambda name: sizes[name], default=None)
     left, units = Left(run, recognition, owners, sizes, plate, alive), list[Unit]()
-    for take in TAKERS:
+    for take in TAKERS if loops else [take for take in TAKERS if take is not find.take]:
         taken, left = take(left)
         units += taken
     sites = {factor.name: factor for unit in units if not unit.latents for factor in unit.every}

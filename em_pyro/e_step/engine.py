@@ -24,6 +24,8 @@ from ..recording.recorded import NOTHING, Moved, Recording, played
 from .contraction.schedule import Factor
 from .expectation import Expectation
 from .part import Contracted
+from .second.second import second_order
+from .second.states import States, states_of
 from .shares import SOFT, SUMS, Collect, Shares
 from .sites.site_factor import SiteFactor
 from .sums import Sums
@@ -93,6 +95,10 @@ class Engine:
         self._last[bound] = None
         return bound
 
+    def looked_at(self, batch: Batch) -> bool | None:
+        """Whether the fastest forms are known to keep their digits at what was bound last; None if unknown."""
+        return next((bound.plain for bound in self._last if bound.batch is batch), None)
+
     @cached_property
     def _last(self) -> dict[Bound, Moved | None]:
         """What was bound last, and what the model itself has said of it, if it was asked."""
@@ -124,7 +130,10 @@ class Engine:
                 sums |= part.finish(found.sums, natural)
             weights.update(found.weights)
         total = sum(evidence[1:], evidence[0]) if evidence else torch.zeros(bound.starts, dtype=torch.float64)
-        return Expectation(total + self.base, sums, weights, self.plate)
+        second = None
+        if collect.along is not None:
+            second = second_order(self.states, bound, collect.along, self.bind, replays, self.offsets)
+        return Expectation(total + self.base, sums, weights, self.plate, second=second)
 
     def _given(self, shares: Mapping[str, Tensor], bound: Bound) -> Expectation:
         """Statistics under given shares."""
@@ -258,6 +267,16 @@ class Engine:
         return self.recording is None and self.open
 
     # ---- what is in it ----
+
+    @cached_property
+    def states(self) -> tuple[States, ...]:
+        """Rows with the joint states of their latents, where these are few and rows are independent.
+
+        Raises:
+            PlanError: they are not.
+        """
+        owners = {name: frozenset(latent.plates) for name, latent in self.program.latents.items()}
+        return states_of(self.parts, self.joined, owners, self.sizes, self.constants)
 
     @property
     def full(self) -> Engine:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..program.named import Named
+from .second.second import Second
 from .sums import Sums
 
 
@@ -22,6 +23,7 @@ class Expectation:
         weights: posterior weights of every replayed site that has parameters.
         plate: whose rows these are, if others may be added.
         log_prior: of the parameters used, shape `(starts)`; added once, after the sums over all rows: None before.
+        second: second-order sums, if they were asked for.
     """
 
     log_evidence: Tensor
@@ -29,6 +31,7 @@ class Expectation:
     weights: Mapping[str, Named] = field(repr=False)
     plate: str | None = None
     log_prior: Tensor | None = None
+    second: Second | None = field(default=None, repr=False)
 
     @property
     def objective(self) -> Tensor:
@@ -37,7 +40,7 @@ class Expectation:
 
     def with_prior(self, log_prior: Tensor) -> Expectation:
         """The same with the log prior of the parameters used."""
-        return Expectation(self.log_evidence, self.sums, self.weights, self.plate, log_prior)
+        return Expectation(self.log_evidence, self.sums, self.weights, self.plate, log_prior, self.second)
 
     def __add__(self, other: Expectation) -> Expectation:
         """Add what was found of other rows of the same plate, at the same parameters.
@@ -50,6 +53,7 @@ class Expectation:
             log_evidence=self.log_evidence + other.log_evidence,
             sums={name: part + other.sums[name] for name, part in self.sums.items()},
             weights={name: self._joined(part, other.weights[name]) for name, part in self.weights.items()},
+            second=None if self.second is None or other.second is None else self.second + other.second,
         )
 
     def _joined(self, mine: Named, other: Named) -> Named:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..program.named import Named
+from .second.directions import Directions
 
 
 @dataclass(frozen=True)
@@ -17,9 +18,11 @@ class Collect:
 
     Attributes:
         sums: expected statistics, and the weights of replayed sites; without, the log evidence alone.
+        along: directions along which second-order sums are wanted; None is none.
     """
 
     sums: bool = True
+    along: Directions | None = None
 
 
 SUMS, EVIDENCE = Collect(), Collect(sums=False)

@@ -127,6 +127,10 @@ class Unit(Protocol):
         """Posterior of each, given what is outside: dimensions of the factor, then its own."""
         return {}
 
+    def entropy(self, natural: Any) -> Tensor:
+        """Posterior entropy of all that is inside, in nats, given what is outside: dimensions of the factor."""
+        raise KeyError(self.members)
+
     def mode(self, natural: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """The largest log-density over all that is inside, in the dimensions of the factor, and where it is taken."""
         raise KeyError(self.members)

@@ -14,8 +14,8 @@ from ..program.named import Params, batched
 from .problem import Problem
 from .verdict.around import MATRICES, Around, Entry, named, put
 from .verdict.ground import Ground
-from .verdict.identified import flat
 from .verdict.infinity import running
+from .verdict.peak import peak
 
 MANY = 50  # free coordinates up to which identification is looked at
 DEAR = 10_000_000  # entries of factors, all evaluations together, up to which it is
@@ -90,13 +90,13 @@ def certify(problem: Problem, params: Params, *, settled: bool = True) -> Certif
     level = float(found.log_evidence + problem.log_prior(problem.bind(batched(values))))
     notes, unseen, endless = list[str](), _unseen(problem, around), 0.0
     if not unseen:
-        ground, snapped = _snapped(ground, level)
-        if snapped:
+        ground, put_there = snapped(ground, level)
+        if put_there:
             found = problem.expect(problem.bind(batched(ground.around.params)))
     information = None if unseen and unseen != SINGLE else ground.curvature_of_q(found)
     if not unseen and (information is None or not bool(torch.isfinite(information).all())):
         information, unseen = None, "torch has no second derivatives of Q here"
-    notes += _edges(ground)
+    notes += edge_notes(ground)
     if information is not None and not bool(torch.isfinite(information).all()):
         information = None
     if information is not None and not unseen and ground.around.size:
@@ -194,7 +194,7 @@ def _along(ground: Ground, found: Expectation, slope: Tensor) -> Tensor:
 # ---- the boundary ----
 
 
-def _snapped(ground: Ground, level: float) -> tuple[Ground, list[Entry]]:
+def snapped(ground: Ground, level: float) -> tuple[Ground, list[Entry]]:
     """Put every probability that runs to zero or one there: where the objective does not fall for it."""
     around, tried = ground.around, list[tuple[Entry, float]]()
     for entry in ((n, tuple(at)) for n in around.names for at in _near(around, n).nonzero().tolist()):
@@ -222,7 +222,7 @@ def _near(around: Around, name: str) -> Tensor:
     return low if domain == "simplex" else torch.zeros_like(low)
 
 
-def _edges(ground: Ground) -> list[str]:
+def edge_notes(ground: Ground) -> list[str]:
     """Name the entries at a boundary, and those among them from which the objective rises inwards: these stay too."""
     edges = ground.around.edges()
     if not edges:
@@ -278,11 +278,10 @@ def _told(ground: Ground, level: float, information: Tensor, *, settled: bool) -
     for where in dict.fromkeys(off.values()):
         those = named([entry for entry, to in off.items() if to == where])
         notes.append(f"runs to {where}: {those}; the objective rises for ever, and has no maximum at finite values")
-    kept = [k for k, entry in enumerate(ground.around.entries) if entry not in off and settled]
-    found = flat(ground, information, torch.tensor(kept, dtype=torch.long)) if kept else None
-    if found is not None and found.many:
-        ways = "one direction" if found.many == 1 else f"{found.many} directions"
-        notes.append(f"not identified: the objective is flat along {ways}, of {named(found.entries)}")
+    top = peak(ground, information, off) if settled and len(off) < ground.around.size else None
+    if top is not None and (many := top.flat.shape[1]):
+        ways = "one direction" if many == 1 else f"{many} directions"
+        notes.append(f"not identified: the objective is flat along {ways}, of {named(top.moving(top.flat))}")
     domains, params = ground.around.domains, ground.around.params
     far = (float(params[n][at]) for (n, at), to in off.items() if to == "infinity" and domains[n] == "positive")
     return notes, max(far, default=0.0)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from ..program.named import Batch
 from .acceleration.when import PLAIN, Wish
+from .checkpoint.journal import Journal
 from .endings import bad_ending, capped, degenerate, lost, stuck
 from .look import look
 from .path import Interrupted, Move, Path
@@ -39,6 +40,7 @@ class Settings:
     callback: Callable[[State], Any] | None = None
     tick: Callable[[int], Any] | None = None  # told how many steps were taken
     acceleration: Wish = PLAIN
+    journal: Journal = field(default_factory=Journal)  # of what is done
 
 
 def run(problem: Problem, path: Path, settings: Settings) -> Path:
@@ -49,9 +51,11 @@ def run(problem: Problem, path: Path, settings: Settings) -> Path:
         DataError: an observation is impossible under every state at the start.
         Interrupted: with the path so far.
     """
-    path = path.resumed()
+    begun = settings.journal.begun(problem)
+    path = path.resumed() if begun is None else begun
     try:
         while True:
+            settings.journal.at(problem, path.here, path.step, path)
             path = settings.acceleration.at(path, settings.tol)
             move = _moved(problem, path, settings)
             seen = move.seen or look(problem, move.found, path.here, move.new)

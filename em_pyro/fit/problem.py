@@ -16,7 +16,7 @@ from ..e_step.confirm import other_densities
 from ..e_step.engine import Engine
 from ..e_step.expectation import Expectation
 from ..e_step.make import engine_of
-from ..e_step.shares import EVIDENCE, Shares
+from ..e_step.shares import EVIDENCE, SUMS, Collect, Shares
 from ..errors import EMError, ModelError, ObjectiveError
 from ..m_step.ascent.ascend import Carried
 from ..m_step.maximise import expanded, gradient, maximise
@@ -29,12 +29,12 @@ from ..program.data.check import check_data
 from ..program.devices import beside
 from ..program.named import Batch, Params, batched, only
 from ..program.program import Program
+from ..program.stated import Known
 from ..program.store import check_starts, values_now
 from ..program.survey import survey
 from ..reading.bound import Bound
 from ..reading.check import check_structure, check_values
 from ..reading.latents.which import to_integrate
-from ..reading.reading import Recognition, Refusal
 from ..reading.recognise import recognise
 from .notes import notes_of
 from .scales import Scales
@@ -79,14 +79,14 @@ class Problem:
         """Bind the arguments of all sites to `batch`: no data in it."""
         return self.engine.bind(batch)
 
-    def expect(self, bound: Bound, about: Bound | None = None) -> Expectation:
+    def expect(self, bound: Bound, about: Bound | None = None, collect: Collect = SUMS) -> Expectation:
         """Return log Z and the expected statistics of every site, around the locations at `bound` or at `about`."""
-        return self.total(self.engine.expect)(bound, about)
+        return self.total(partial(self.engine.expect, collect=collect))(bound, about)
 
     def heights(self, batch: Batch) -> Tensor:
         """Return log evidence plus log prior, shape (starts); no statistics are collected."""
-        bound, evidence = self.bind(batch), partial(self.engine.expect, collect=EVIDENCE)
-        return self.total(evidence)(bound, None).log_evidence + self.log_prior(bound)
+        bound = self.bind(batch)
+        return self.expect(bound, collect=EVIDENCE).log_evidence + self.log_prior(bound)
 
     def given(self, bound: Bound, shares: Shares) -> Expectation:
         """Return the expected statistics under given shares of the rows, where no density weighs them."""
@@ -202,7 +202,7 @@ class Problem:
     def without(self, names: frozenset[str], sites: frozenset[str], why: str) -> Problem:
         """Withdraw the closed forms of `names`; sites in `sites` are replayed from now on."""
         recognition = self.engine.full.recognition
-        recognition = _refused(recognition, sites, why) if sites else recognition
+        recognition = recognition.refused(sites, why) if sites else recognition
         engine, _ = engine_of(self.program, recognition, merge=self.collapse, refuted=self.refuted)
         withdrawn = {**self.withdrawn, **dict.fromkeys(names, why)}
         plan = replace(choose(engine, self.options, withdrawn), notes=self.plan.notes, seconds=self.plan.seconds)
@@ -228,13 +228,6 @@ class Problem:
         return self.without(names, frozenset(compiled), why), note
 
 
-def _refused(recognition: Recognition, sites: Collection[str], why: str) -> Recognition:
-    """The same with some sites to be replayed."""
-    refusals = {s: Refusal(why, recognition.readings[s].parameters) for s in sites}
-    readings = {n: r for n, r in recognition.readings.items() if n not in sites}
-    return replace(recognition, readings=readings, refusals={**recognition.refusals, **refusals})
-
-
 def prepare(
     model: Callable[..., Any],
     args: tuple[Any, ...],
@@ -245,8 +238,9 @@ def prepare(
     collapse: bool = True,
     prior_density: str = "constrained",
     continuous: Mapping[str, str] | None = None,
+    known: Known | None = None,
 ) -> Problem:
-    """Survey, check, recognise and plan; options are those of `EM`.
+    """Survey, check, recognise and plan; options are those of `EM`, and no initialiser is run if values are given.
 
     Raises:
         ModelError: the program is one that exact EM cannot treat, or is silently wrong.
@@ -256,11 +250,12 @@ def prepare(
     """
     began = time.perf_counter()
     contents, before = contents_of(args, kwargs), fingerprint(model, args, kwargs)
-    look = partial(survey, model, args, kwargs, unconstrained=prior_density == "unconstrained", continuous=continuous)
+    look = partial(survey, model, args, kwargs, known and known.initial, continuous=continuous)
+    look = partial(look, unconstrained=prior_density == "unconstrained")
     with beside((program := look()).device):
         if (integrated := to_integrate(program, values_now(program), continuous or {})) != program.integrated:
             program = look(integrated=integrated)
-        start = values_now(program)
+        start = values_now(program) if known is None else known.start
         with torch.no_grad():
             sites = _first_run(program, start)
         check_data(sites, start, program.plates, program.states)
@@ -272,7 +267,7 @@ def prepare(
         wrong = other_densities(engine.full) if check else []
         if wrong:
             why = "its registered family computes another density than its log_prob"
-            recognition = _refused(recognition, wrong, why)
+            recognition = recognition.refused(wrong, why)
             engine, rows = engine_of(program, recognition, merge=collapse)
         if check:
             own = {n: sites[n].log_prob().names for n in recognition.integrated}  # their factor is one of them all

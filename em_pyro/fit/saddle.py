@@ -47,7 +47,7 @@ def leave_saddle(problem: Problem, here: Batch, found: Expectation, gap: float, 
     if not points:
         return None
     generator = torch.Generator().manual_seed(seed)
-    units = _units(problem, params, found, points, generator)
+    units = row_units(problem, params, found, points, generator)
     noise = {
         name: seeded(torch.randn, point.shape, generator=generator, dtype=torch.float64).to(point)
         for name, point in points.items()
@@ -141,7 +141,7 @@ def _may_pass(path: Sequence[float], objective: float, margin: float) -> bool:
     return ratio > 1.001 or path[-1] + last * ratio / max(1 - ratio, 1e-3) > objective + margin
 
 
-def _units(
+def row_units(
     problem: Problem, params: Params, found: Expectation, points: Params, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """How far each entry must move for `Q` to fall by one nat a row, by its curvature; shapes of `points`.

@@ -39,11 +39,13 @@ class Watched:
         factor: of the site.
         role: "scale" or "scale_tril".
         pooled: spread of its values over all rows, by event.
+        members: the sites that are the same function: steps of a loop.
     """
 
     factor: SiteFactor
     role: str
     pooled: Tensor = field(repr=False)
+    members: Sequence[SiteFactor] = field(repr=False, default=())
 
     def roots(self, bound: Bound) -> Tensor:
         """Return the scales of every cell at `bound`, or the roots of its covariance."""
@@ -64,7 +66,7 @@ class Scales:
             role = "scale" if "scale" in factor.roles else "scale_tril" if "scale_tril" in factor.roles else None
             if role is not None and factor.role == "observed" and not factor.roles[role].known:
                 together = [self.engine.sites.get(n, factor) for n in self.engine.members[factor.name]]
-                found.append(Watched(factor, role, pooled_scale(together)))
+                found.append(Watched(factor, role, pooled_scale(together), together))
         return tuple(found)
 
     @cached_property
@@ -208,13 +210,18 @@ def pooled_scale(members: Sequence[SiteFactor]) -> Tensor:
 
     Of values that do not vary it is their size (or one). `members` are sites of one function: the steps of a loop.
     """
+    return _unit(pooled_values(members))
+
+
+def pooled_values(members: Sequence[SiteFactor]) -> Tensor:
+    """Return values of `members` where their scale is a length, rows first; nan where there is none."""
     many = sum(one.data.value.tensor.shape[: len(one.data.value.names)].numel() for one in members)
     parts = [_thinned(one, max(1, many // POOLED)) for one in members]
     values = (parts[0] if len(parts) == 1 else torch.cat(parts)).double()
     family = members[0].data.family
     if family.location is None and "loc" in family.roles:  # the scale of a logarithm
         values = values.clamp(min=0).log()
-    return _unit(torch.where(torch.isfinite(values), values, torch.nan))
+    return torch.where(torch.isfinite(values), values, torch.nan)
 
 
 def _unit(values: Tensor) -> Tensor:

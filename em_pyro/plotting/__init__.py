@@ -12,5 +12,6 @@ from .canvas import COLOURS
 from .coins import coin_weights
 from .mixtures import ellipses, mixture_curves
 from .paths import objective_path
+from .selections import criteria
 
-__all__ = ["COLOURS", "coin_weights", "ellipses", "mixture_curves", "objective_path"]
+__all__ = ["COLOURS", "coin_weights", "criteria", "ellipses", "mixture_curves", "objective_path"]

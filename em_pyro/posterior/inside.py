@@ -51,6 +51,10 @@ class Inside:
                 found[site] = self._in_plates(site, law, kept)
         return found
 
+    def entropies(self) -> dict[str, Tensor]:
+        """Entropy of what is inside each unit, by its factor and in the dimensions of that."""
+        return {unit.members[0]: unit.entropy(self._natural(unit)) for unit in self.units}
+
     def modes(self) -> tuple[dict[str, Named], dict[str, Tensor]]:
         """Log-densities of the best states of every unit, by its factor, and these states, by site, as one choice."""
         scores, best = dict[str, Named](), dict[str, Tensor]()

@@ -86,7 +86,17 @@ class Joint:
 
     def marginal(self, site: str) -> Tensor:
         """Posterior probabilities of one latent: plates of the site + `(K,)`."""
-        return self._every_marginal[site].clone() if len(self.free) > MANY else self._marginals([site])[site]
+        one = (site,)
+        return self._every_marginal[one].clone() if len(self.free) > MANY else self.marginals([one])[one]
+
+    def entropy(self, inside: Mapping[str, Tensor]) -> float:
+        """Entropy of these latents in nats, and what units add of theirs, by factor and in its dimensions."""
+        schedule, inputs, _ = self._schedule()
+        total, shares = schedule.entropy(inputs)
+        for name, share in zip(self.engine.joined, shares, strict=True):
+            if name in inside:
+                total = total + (share * inside[name]).sum()
+        return float(total)
 
     def choices(self, instead: Mapping[str, Named], *, largest: bool) -> Choices:
         """Run the elimination once, so that states can be chosen.
@@ -96,41 +106,78 @@ class Joint:
             largest: whether latents are maximised out, not summed.
         """
         # A zero factor over every latent makes each elimination carry all plates of its latent.
-        schedule, inputs, _ = self._schedule(self.free)
+        schedule, inputs, _ = self._schedule(tuple((name,) for name in self.free))
         for i, name in enumerate(self.engine.joined):
             if name in instead:
                 inputs[i] = align(instead[name].tensor, instead[name].names, self.factors[name].names)
         return Choices(self.engine.program, self.free, schedule, schedule.eliminations(inputs, largest=largest))
 
     @cached_property
-    def _every_marginal(self) -> dict[str, Tensor]:
-        return self._marginals(self.free)
+    def _every_marginal(self) -> dict[tuple[str, ...], Tensor]:
+        return self.marginals([(name,) for name in self.free])
 
-    def _marginals(self, sites: Sequence[str]) -> dict[str, Tensor]:
+    def marginals(self, sites: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], Tensor]:
+        """Posterior probabilities of latents together: all of their plates, then the states of each.
+
+        The plates of each are among those of the last of them, or the other way round.
+        """
         schedule, inputs, places = self._schedule(tuple(sites))
         _, shares = schedule.contract(inputs)
         program, found = self.engine.program, {}
-        for name in sites:
-            plates = program.latents[name].plates
-            share = align(shares[places[name]], schedule.names[places[name]], (*plates, name))
-            share = share / share.sum(-1, keepdim=True)  # a row's weight multiplies its share
-            found[name] = share.expand(*(program.plates[p] for p in plates), program.latents[name].size).contiguous()
+        for names in sites:
+            plates, place = self.plates_of(names), places[names]
+            share = align(shares[place], schedule.names[place], (*plates, *names))
+            last = tuple(range(-len(names), 0))
+            share = share / share.sum(last, keepdim=True)  # a row's weight multiplies its share
+            sizes = (*(program.plates[p] for p in plates), *(program.latents[n].size for n in names))
+            found[names] = share.expand(sizes).contiguous()
         return found
 
-    def _schedule(self, extra: tuple[str, ...] = ()) -> tuple[Schedule, list[Tensor], dict[str, int]]:
+    def plates_of(self, sites: Sequence[str]) -> tuple[str, ...]:
+        """Plates around any of some latents, left to right."""
+        return max((self.engine.program.latents[name].plates for name in sites), key=len)
+
+    def _schedule(
+        self, extra: tuple[tuple[str, ...], ...] = ()
+    ) -> tuple[Schedule, list[Tensor], dict[tuple[str, ...], int]]:
         """The contraction of all rows at once, with a zero factor over each of `extra` and its plates."""
         engine, program = self.engine, self.engine.program
         factors = [replace(f, scale=_positive(f.scale), alive=None) for f in engine.joined.values()]
         inputs = [self.factors[f.name].tensor for f in factors]
         sizes = engine.sizes
         owners = {name: frozenset(latent.plates) for name, latent in program.latents.items()}
-        for name in extra:
-            names = tuple(n for n in sizes if sizes[n] > 1 and (n == name or n in program.latents[name].plates))
-            scale = next((f.scale for f in factors if f.plates == owners[name]), None)
-            factors.append(Factor(f"[{name}]", names, owners[name], scale))
+        for together in extra:
+            plates = frozenset(self.plates_of(together))
+            names = tuple(n for n in sizes if sizes[n] > 1 and (n in together or n in plates))
+            scale = next((f.scale for f in factors if f.plates == plates), None)
+            factors.append(Factor(f"[{', '.join(together)}]", names, plates, scale))
             inputs.append(torch.zeros([sizes[n] for n in names], dtype=torch.float64))
         places = {n: len(engine.joined) + i for i, n in enumerate(extra)}
         return plan_contraction(factors, owners, sizes), inputs, places
+
+
+def check_together(program: Program, sites: Sequence[str]) -> None:
+    """Refuse latents that have no joint table.
+
+    Raises:
+        ParameterError: they are no discrete latents of the program, one is named twice, or their plates do not nest.
+    """
+    for site in sites:
+        if site not in program.latents:
+            what = (
+                "a continuous latent, whose law is asked for by itself" if site in program.integrated else f'"{site}"'
+            )
+            raise ParameterError(
+                f"marginal: expected names of discrete latents, among {sorted(program.latents)}, got {what}."
+            )
+    if len(set(sites)) < len(sites) or not sites:
+        raise ParameterError(f"marginal: expected names of latents, each once, got {tuple(sites)}.")
+    nested = sorted((set(program.latents[site].plates) for site in sites), key=len)
+    if any(not inner <= outer for inner, outer in zip(nested, nested[1:], strict=False)):
+        raise ParameterError(
+            f"marginal: expected latents whose plates nest, got {tuple(sites)} in plates "
+            f"{[program.latents[site].plates for site in sites]}. Ask for those of one plate."
+        )
 
 
 @dataclass(frozen=True)

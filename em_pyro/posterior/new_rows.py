@@ -8,7 +8,7 @@ must run at the fitted values, and use them as it did: `misfits.py`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -40,8 +40,6 @@ def posterior_on(program: Program, params: Params, args: tuple[Any, ...], kwargs
         ModelError: the model does not run on them at the fitted values.
         DataError: the data cannot be used: there are no rows, or one is impossible under every state.
     """
-    for name in program.by_row:
-        raise by_row(name)
     leaves = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
     sources = _sources(program, leaves)
     there = on_new_rows(program, leaves, args, kwargs)
@@ -61,18 +59,33 @@ def posterior_on(program: Program, params: Params, args: tuple[Any, ...], kwargs
     return possible_posterior(engine, values)
 
 
-def on_new_rows(program: Program, leaves: Params, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program:
+def on_new_rows(
+    program: Program,
+    leaves: Params,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    model: Callable[..., Any] | None = None,
+) -> Program:
     """Survey a fitted program on other arguments, at its fitted values: the initial ones of what is returned.
 
+    Args:
+        program: what was fitted.
+        leaves: fitted values, each a leaf of autograd.
+        args: the other arguments.
+        kwargs: the same by name.
+        model: the model with data for observed sites that have none among these arguments; None is the program's own.
+
     Raises:
-        ParameterError: a parameter is new, or its fitted shape does not serve these arguments.
+        ParameterError: a parameter is new, has an entry a row, or its fitted shape does not serve these arguments.
         ModelError: the model does not run on them at the fitted values.
         DataError: there are no rows.
     """
+    for name in program.by_row:
+        raise by_row(name)
     fitted = {n: replace(p, initial=leaves[n], random=None) for n, p in program.parameters.items() if n in leaves}
     sources = _sources(program, leaves)
     with _explained(sources, args, kwargs):
-        there = _detached(survey(program.model, args, kwargs, fitted, integrated=program.integrated))
+        there = _detached(survey(model or program.model, args, kwargs, fitted, integrated=program.integrated))
     here = _detached(replace(program, parameters=fitted))
     check_states(here, there)
     with _explained(sources, args, kwargs):

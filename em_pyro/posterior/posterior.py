@@ -5,7 +5,7 @@ Latents that the contraction sums out are asked of `Joint`, states that units su
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -20,11 +20,12 @@ from ..e_step.whole import log_factors
 from ..errors import ParameterError
 from ..program.devices import beside, there
 from ..program.handlers import LABELS
-from ..program.named import Params, batched
+from ..program.named import Params, batched, only
 from ..reading.bound import Bound
 from .continuous import Continuous
+from .entropy import entropy
 from .inside import Inside
-from .joint import Joint
+from .joint import Joint, check_together
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,16 @@ class Posterior:
         return Joint(self.engine, log_factors(self.engine, self._bound))
 
     @cached_property
+    def _apart(self) -> Joint:
+        """The same law, all latents of the program left to the contraction: what loops sum out themselves too."""
+        here = self.engine
+        if not any(set(unit.inside) & set(here.program.latents) for unit in here.units):
+            return self._joint
+        read = here.recognition
+        engine = build(here.program, read, read.runs[0], here.priors, here.alive, loops=False, plate=here.plate)
+        return Joint(engine, log_factors(engine, engine.bind(self._bound.batch)))
+
+    @cached_property
     def _inside(self) -> Inside:
         return Inside(self.engine, self._bound, self._joint)
 
@@ -63,25 +74,34 @@ class Posterior:
         Raises:
             ParameterError: no such plate, or its rows depend on one another through a latent outside it.
         """
-        plates, recognition = self.engine.program.plates, self.engine.recognition
+        plates = self.engine.program.plates
         if plate not in plates:
             raise ParameterError(f'log_evidence_by: expected one of the plates {sorted(plates)}, got "{plate}".')
-        if any(plate in site.data.folded for site in self.engine.sites.values()):  # its rows are summed in a factor
-            run, priors = recognition.runs[0], recognition.priors
-            whole = build(self.engine.program, recognition, run, priors, {}, recognised=False)
-            return replace(self, engine=whole).log_evidence_by(plate)
+        return replace(self, engine=by_row(self.engine, plate))._rows(plate)
+
+    def _rows(self, plate: str) -> Tensor:
         with torch.no_grad():
             return self._joint.by_row(plate) + self._continuous.by_row(plate)
 
     @there
-    def marginal(self, site: str) -> Any:
+    def marginal(self, site: str | Sequence[str]) -> Any:
         """Posterior probabilities of one latent: the batch shape that Pyro gives its value, then `(K,)`, the support.
 
         Of a continuous latent that is integrated its law, of that batch shape: a Normal, or a MultivariateNormal where
         it has events, or a mixture of these over the states of the discrete latents that reach it.
 
         For a partly labelled site (`obs_mask`), labelled rows are one-hot.
+
+        Args:
+            site: its name; or the names of several discrete latents whose plates nest, two steps of a chain among them:
+                then the batch shape of all of them together, and `(K_1, K_2, ...)` in the order of the names.
+
+        Raises:
+            ParameterError: there are no such latents, or they have no joint table.
         """
+        if not isinstance(site, str):
+            with torch.no_grad():
+                return self._together(tuple(site))
         latents, integrated = self.engine.program.latents, self.engine.program.integrated
         if site in integrated:
             with torch.no_grad():
@@ -93,16 +113,54 @@ class Posterior:
         with torch.no_grad():
             free = site in self._joint.free
             found = self._joint.marginal(site) if free else self._inside.laws[site].clone()
-        found = self._as_pyros(site, found, 0)
+        return self._labelled(self._as_pyros(site, found, 0), site)
+
+    def _together(self, sites: tuple[str, ...]) -> Tensor:
+        """Posterior probabilities of several latents: of all their plates, then the states of each."""
+        check_together(self.engine.program, sites)
+        program, plates = self.engine.program, self._joint.plates_of(sites)
+        found = self._law(sites)
+        rank = max(program.latents[site].rank for site in sites)
+        found = found.reshape((*program.batch_shape(plates, rank), *found.shape[len(plates) :]))
+        for k, site in enumerate(sites):
+            found = self._labelled(found, site, k, len(sites))
+        return found
+
+    def _law(self, sites: Sequence[str]) -> Tensor:
+        """The same as the contraction lays it out, before labels."""
+        if len(sites) == 1 and sites[0] not in self._joint.free:
+            return self._inside.laws[sites[0]]
+        joint = self._joint if all(site in self._joint.free for site in sites) else self._apart
+        return joint.marginals([tuple(sites)])[tuple(sites)]
+
+    @cached_property
+    def entropy(self) -> float:
+        """Entropy `-sum p log p` of all discrete latents together, given the data, in nats; row weights count.
+
+        Continuous latents are integrated out. Entries that a mask cuts off from all that is observed are left out: of
+        labelled rows, and of steps past the end of a sequence.
+        """
+        return self._entropy()
+
+    @there
+    def _entropy(self) -> float:
+        with torch.no_grad():
+            run = self.engine.program.run(only(self._bound.batch)) if self.engine.alive else {}
+            return entropy(self._joint, self._inside, run, self._law)
+
+    def _labelled(self, found: Tensor, site: str, k: int = 0, many: int = 1) -> Tensor:
+        """Put all weight of labelled rows on their labels: of the `k`-th of so many latents."""
         labels = self._labels(site)
         if labels is None:
             return found
         known, values = labels
-        states = latents[site].support
+        states = self.engine.program.latents[site].support
         batch = values.dim() - states.dim() + 1
         same = values.unsqueeze(batch) == states
-        same = same.reshape((*same.shape[: batch + 1], -1)).all(-1)
-        return torch.where(known.unsqueeze(-1), same.to(found.dtype), found)
+        same = same.reshape((*same.shape[: batch + 1], -1)).all(-1).to(found.dtype)
+        same = same.reshape((*same.shape[:-1], *(same.shape[-1] if i == k else 1 for i in range(many))))
+        others = found.sum(k - many, keepdim=True) if many > 1 else 1.0
+        return torch.where(known.reshape((*known.shape, *(1,) * many)), same * others, found)
 
     @there
     def mode(self) -> dict[str, Tensor]:
@@ -158,6 +216,14 @@ class Posterior:
         latents = [f"{n} ({latent.size} states)" for n, latent in program.latents.items()]
         latents += [n for n in self.engine.recognition.runs[0] if n in program.integrated]
         return f"Posterior of {', '.join(latents) or 'no latent'}; log evidence {self.log_evidence:.6f}"
+
+
+def by_row(engine: Engine, plate: str) -> Engine:
+    """The engine of a program in which no factor sums the rows of a plate."""
+    recognition = engine.recognition
+    if not any(plate in site.data.folded for site in engine.sites.values()):
+        return engine
+    return build(engine.program, recognition, recognition.runs[0], recognition.priors, {}, recognised=False)
 
 
 def posterior(engine: Engine, params: Mapping[str, Tensor]) -> Posterior:

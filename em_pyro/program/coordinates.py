@@ -71,10 +71,10 @@ class Coordinates:
 
     @cached_property
     def _transforms(self) -> dict[str, Transform]:
-        return {name: _inner(transform_to(self.program.parameters[name].constraint)) for name in self.names}
+        return {name: entrywise(transform_to(self.program.parameters[name].constraint)) for name in self.names}
 
 
-def _inner(transform: Transform) -> Transform:
+def entrywise(transform: Transform) -> Transform:
     """Take off what only says that dimensions belong together: values are the same without."""
     while isinstance(transform, IndependentTransform):
         transform = transform.base_transform

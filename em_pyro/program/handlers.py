@@ -64,6 +64,28 @@ class Substitute(Messenger):
             msg["value"], msg["is_observed"] = self.values[name_of(msg)], True
 
 
+class Weights(Messenger):
+    """Swap fitted values into the weights of modules when these are declared, and put the old ones back at the end."""
+
+    def __init__(self, values: Params) -> None:
+        """Take the fitted values, by name."""
+        super().__init__()
+        self.values, self.swapped = values, list[tuple[Tensor, Tensor]]()
+
+    def _pyro_param(self, msg: Any) -> None:
+        weight = next(iter(msg["args"][1:]), msg["kwargs"].get("init_tensor"))
+        if isinstance(weight, torch.nn.Parameter) and msg["name"] in self.values:
+            self.swapped.append((weight, weight.data))
+            weight.data = self.values[msg["name"]].to(weight)
+
+    def __exit__(self, *error: Any) -> None:
+        """Put the old weights back."""
+        for weight, data in reversed(self.swapped):
+            weight.data = data
+        self.swapped.clear()
+        super().__exit__(*error)
+
+
 def is_subsample(msg: Any) -> bool:
     """Tell the index site of a plate from a sample statement of the user."""
     return type(msg["fn"]).__name__ == "_Subsample"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -17,6 +17,13 @@ from .named import unwrap
 from .site import Parameter
 
 OTHER_ROWS = "Pass rows with the components, categories and columns of the fit, or fit these by themselves."
+
+
+class Known(NamedTuple):
+    """What a model is to be planned with: parameters at their initial values, and values in place of the store's."""
+
+    initial: Mapping[str, Parameter]
+    start: Mapping[str, Tensor]
 
 
 def parameter_of(msg: Any, fitted: Mapping[str, Parameter] | None) -> Parameter:
@@ -44,11 +51,16 @@ def value_of_prior(name: str, fn: Distribution, fitted: Mapping[str, Parameter] 
     return value
 
 
-def _stated(msg: Any) -> Parameter:
-    """Read a `pyro.param` statement without running it."""
+def _statement(msg: Any) -> tuple[str, Any, Any]:
+    """Return the name, the initial value and the constraint of a `pyro.param` statement."""
     name, *rest = msg["args"]
     options = dict(zip(("init_tensor", "constraint", "event_dim"), rest, strict=False)) | msg["kwargs"]
-    init, constraint = options.get("init_tensor"), options.get("constraint", constraints.real)
+    return name, options.get("init_tensor"), options.get("constraint", constraints.real)
+
+
+def _stated(msg: Any) -> Parameter:
+    """Read a `pyro.param` statement without running it."""
+    name, init, constraint = _statement(msg)
     store = pyro.get_param_store()
     random = partial(_initial, init, constraint) if callable(init) and not isinstance(init, Tensor) else None
     if name in store:
@@ -75,14 +87,20 @@ def _stated(msg: Any) -> Parameter:
 
 
 def _fitted(msg: Any, fitted: Mapping[str, Parameter]) -> Parameter:
-    """Return the fitted parameter of a `pyro.param` statement, whose initialiser is not run."""
-    name, initial = msg["name"], next(iter(msg["args"][1:]), msg["kwargs"].get("init_tensor"))
+    """Return the fitted parameter of a `pyro.param` statement, whose initialiser is not run.
+
+    One that comes from a file has no constraint of its own, and has that of the statement.
+    """
+    name, initial, constraint = _statement(msg)
     if name not in fitted:
         raise ParameterError(
             f'Parameter "{name}": expected one of the fitted parameters {sorted(fitted)}, got another one. {OTHER_ROWS}'
         )
     stated = tuple(initial.shape) if isinstance(initial, Tensor) else None
-    return replace(fitted[name], tensor=initial if isinstance(initial, torch.nn.Parameter) else None, stated=stated)
+    weight, known = initial if isinstance(initial, torch.nn.Parameter) else None, fitted[name]
+    if known.constraint is None:
+        known = replace(known, constraint=constraint, kind="param" if weight is None else "module")
+    return replace(known, tensor=weight, stated=stated)
 
 
 def misfit(name: str, value: Tensor, got: str) -> ParameterError:

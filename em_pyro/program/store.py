@@ -7,7 +7,7 @@ unconstrained tensors that exist (a PyroModule's own among them).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import pyro
 import torch
@@ -103,13 +103,33 @@ def write(program: Program, values: Mapping[str, Tensor]) -> None:
 @contextlib.contextmanager
 def kept_on_error(program: Program) -> Iterator[None]:
     """Put the store, and the weights of modules, back as they were where what is done within raises an error."""
-    store = pyro.get_param_store()
-    held = {n: (t, t.detach().clone(), store._constraints[n]) for n, t in store._params.items()}
-    weights = [p.tensor for p in program.parameters.values() if p.tensor is not None]
-    before = [weight.detach().clone() for weight in weights]
+    put_back = _kept(program)
     try:
         yield
     except Exception:
+        put_back()
+        raise
+
+
+@contextlib.contextmanager
+def set_aside(program: Program) -> Iterator[None]:
+    """Put the store, and the weights of modules, back as they were, whatever is done within."""
+    put_back = _kept(program)
+    try:
+        yield
+    finally:
+        put_back()
+
+
+def _kept(program: Program) -> Callable[[], None]:
+    """Copy the store and the weights of modules; return what puts them back."""
+    store = pyro.get_param_store()
+    held = {n: (t, t.detach().clone(), store._constraints[n]) for n, t in store._params.items()}
+    weights = [p.tensor for p in program.parameters.values() if p.tensor is not None]
+    weights += [tensor for tensor, _ in program.registered.values()]
+    before = [weight.detach().clone() for weight in weights]
+
+    def put_back() -> None:
         for name in [name for name in store._params if name not in held]:
             del store[name]
         with torch.no_grad():
@@ -119,7 +139,8 @@ def kept_on_error(program: Program) -> Iterator[None]:
                 _put(store._params[name], value)
             for weight, value in zip(weights, before, strict=True):
                 _put(weight, value)
-        raise
+
+    return put_back
 
 
 def _put(tensor: Tensor, value: Tensor) -> None:

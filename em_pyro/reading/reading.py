@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -59,6 +59,12 @@ class Recognition:
     def integrated(self) -> frozenset[str]:
         """Sites that continuous latents enter: one by one they have no density."""
         return frozenset() if self.latents is None else frozenset(self.latents.sites)
+
+    def refused(self, sites: Collection[str], why: str) -> Recognition:
+        """The same with some sites to be replayed."""
+        refusals = {site: Refusal(why, self.readings[site].parameters) for site in sites}
+        readings = {name: reading for name, reading in self.readings.items() if name not in sites}
+        return replace(self, readings=readings, refusals={**self.refusals, **refusals})
 
 
 class Unrecognised(Exception):

@@ -86,7 +86,7 @@ def test_it_takes_both_units_and_size(monkeypatch: pytest.MonkeyPatch, tied: boo
     if tied:
         monkeypatch.setattr(em_pyro.fit.saddle, "LARGE", em_pyro.fit.saddle.SMALL)
     else:
-        monkeypatch.setattr(em_pyro.fit.saddle, "_units", relative)
+        monkeypatch.setattr(em_pyro.fit.saddle, "row_units", relative)
     equal, apart = gains(tied, units)
     assert equal < apart - 1
 

@@ -176,6 +176,11 @@ class Chain(Line):
         """Posterior of every state given what is around the chain: outside + `(K,)`, or `(T, K)` of a site."""
         return self._by_site(paths.state_law(self._laid(natural)), 1)
 
+    def entropy(self, natural: Sequence[Any]) -> Tensor:
+        """Posterior entropy of the path of every row; of a site, up to the last step at which something is seen."""
+        counted = None if self.steps_of else self._mark(self.transitions[0], WHOLE)
+        return paths.entropy(self._laid(natural), counted)
+
     def mode(self, natural: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """The best path (Viterbi) of every row, and its log-density together with the data."""
         best, found = paths.best_paths(self._laid(natural))

@@ -7,9 +7,10 @@ from math import prod
 
 import torch
 from torch import Tensor
+from torch.special import xlogy
 
 from ...program.named import align
-from ..contraction.drawn import drawn, portions
+from ..contraction.drawn import AT_ONCE, drawn, portions
 from ..forward_backward.chain import Smoothed
 
 
@@ -63,6 +64,28 @@ def state_law(laid: Laid) -> Tensor:
     states = laid.found.states.squeeze(0)
     states = states / states.sum(-3, keepdim=True)
     return laid.by_row(states.movedim(-3, -1))
+
+
+def entropy(laid: Laid, counted: Tensor | None = None) -> Tensor:
+    """Posterior entropy of the path in nats, `H(z_1) + sum_t E H(z_t | z_{t-1})`, shape (outside).
+
+    Args:
+        laid: the chain.
+        counted: which steps enter it, `(apart, T, rows)`; None is all.
+
+    References: Hernando, Crespi & Cybenko (2005).
+    """
+    pairs_of, first = laid.found.pairs_each, laid.found.states[..., 0, :]
+    total = -xlogy(first, first).sum(-2)
+    total = total if counted is None else total * counted[..., 0, :]
+    many = max(1, AT_ONCE // max(1, total.numel() * first.shape[-2] ** 2))
+    for start in range(0, laid.steps - 1, many):
+        pairs = pairs_of(slice(start, start + many))
+        before = pairs.sum(-1)
+        each = xlogy(before, before).sum(-1) - xlogy(pairs, pairs).sum((-1, -2))
+        each = each if counted is None else each * counted[..., start + 1 : start + 1 + many, :]
+        total = total + each.sum(-2)
+    return laid.by_row(total.squeeze(0)[..., None, :, None])[..., 0, 0]
 
 
 def best_paths(laid: Laid) -> tuple[Tensor, Tensor]:

@@ -89,6 +89,30 @@ class Schedule:
 
     def backward(self, values: Sequence[Tensor], weights: Sequence[Tensor | None]) -> list[Tensor]:
         """Posterior weight of every factor, in its dimensions; rows that are not `alive` are left out."""
+        return self._backward(values, weights, lambda weight, flow: None)
+
+    def entropy(self, inputs: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Return the posterior entropy of all latents that are summed out, in nats, and the weight of every factor.
+
+        It is summed as the latents are: `H = sum_k E H(z_k | latents that are summed out later)`, which no evidence
+        cancels from. Rows count as often as their scale says.
+        """
+        _, values, weights = self.forward(inputs)
+        parts = list[Tensor]()
+
+        def add(weight: Tensor, flow: Tensor) -> None:
+            parts.append(-(torch.special.xlogy(weight, weight) * flow).sum())
+
+        found = self._backward(values, weights, add)
+        return sum(parts, torch.zeros((), dtype=torch.float64)), found
+
+    def _backward(
+        self,
+        values: Sequence[Tensor],
+        weights: Sequence[Tensor | None],
+        visit: Callable[[Tensor, Tensor], None],
+    ) -> list[Tensor]:
+        """Go back through the steps; each sum is visited with its normalised weights and what flows into it."""
         upper: list[Tensor | None] = [None] * len(values)
         for root in self.roots:
             upper[root] = torch.ones_like(values[root])
@@ -102,7 +126,9 @@ class Schedule:
                 flow = flow if step.scale is None else flow * step.scale.align(step.names)
                 upper[step.input] = self._collect(flow, step.names, step.input, values)
             else:
-                flow = flow if weight is None else weight * flow
+                if weight is not None:
+                    visit(weight, flow)
+                    flow = weight * flow
                 for i in step.inputs:
                     upper[i] = self._collect(flow, step.names, i, values)
         found = zip(upper[: len(self.factors)], values, strict=False)

@@ -96,13 +96,15 @@ class Smoothed:
             total = total.index_put(where[:-1], pairs, accumulate=True) if len(where) > 1 else total + pairs.sum(0)
         return total
 
-    def pairs_each(self) -> Tensor:
-        """Posterior of every pair, `(..., T - 1, R, K, K)`."""
-        left, right = (x.movedim(-3, -1) for x in (self.filtered[..., :-1, :], self.messages[..., 1:, :]))
-        transition = self.transition[..., None, None, :, :] if self.shared else self.transition
+    def pairs_each(self, steps: slice = slice(None)) -> Tensor:
+        """Posterior of every pair, or of some steps of the `T - 1`: `(..., n, R, K, K)`."""
+        left, right = (
+            x[..., steps, :].movedim(-3, -1) for x in (self.filtered[..., :-1, :], self.messages[..., 1:, :])
+        )
+        transition = self.transition[..., None, None, :, :] if self.shared else self.transition[..., steps, :, :, :]
         each = left.unsqueeze(-1) * transition * right.unsqueeze(-2)
         if self.redone is not None:
-            each.movedim(-3, -4)[self.redone.where] = self.redone.pairs
+            each.movedim(-3, -4)[self.redone.where] = self.redone.pairs[:, steps]
         return each
 
     def log_filtered(self) -> Tensor:

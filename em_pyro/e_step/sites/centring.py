@@ -66,6 +66,11 @@ def _narrow(factor: SiteFactor, bound: Bound) -> Tensor:
     return _room(factor, bound) < factor.data.reach
 
 
+def narrowness(factor: SiteFactor, bound: Bound) -> Tensor:
+    """How many of its smallest scales the farthest value lies from the common centre, of every cell."""
+    return FARTHEST * factor.data.reach / _room(factor, bound)
+
+
 @once
 def _room(factor: SiteFactor, bound: Bound) -> Tensor:
     """How far from a centre the smallest scale of every cell lets values be: (starts) + cells."""

@@ -23,7 +23,8 @@ from ...reading.affine import apart
 from ...reading.bank import RoleMap, gather
 from ...reading.bound import Bound
 from ...reading.predictor import Affine, pairs, squared
-from ..chunks import Chunk
+from ..chunks import WHOLE, Chunk
+from ..second.common import Common
 from ..sums import Sums
 from .centring import FARTHEST
 from .natural import Lines, Natural
@@ -111,6 +112,10 @@ class Linear(InnerProduct):
             response, weight = torch.where(weight == 0, 0.0, response), flat(weight)
         return Rows(x.expand((self.count, *shape)).reshape((self.count, -1)), flat(response), weight)
 
+    def by_features(self, factor: SiteFactor) -> Common:
+        """By residuals at coefficients in common."""
+        return Residuals(factor, self)
+
     # ---- the two products ----
 
     def natural(self, factor: SiteFactor, bound: Bound, about: Bound | None) -> Natural:
@@ -158,6 +163,54 @@ class Linear(InnerProduct):
         around = torch.zeros_like(first) if natural is None else natural.wanted
         parts = n.squeeze(-1), squared(upper, self.count), first, second.squeeze(-1)
         return Sums(factor.name, factor.family, parts, around)
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """A site by `(1, x x', x r, r^2)` of the residuals that some coefficients leave; see `Common`."""
+
+    site: SiteFactor
+    form: Linear
+
+    def columns(self, chunk: Chunk, centre: Tensor | None) -> Tensor:
+        """These, of every event; folded plates summed."""
+        assert centre is not None
+        rows = self.form.features(self.site, chunk)
+        residual = rows.y - centre.reshape((-1, self.form.count)) @ rows.x
+        parts = torch.ones_like(residual).unsqueeze(1), pairs(rows.x).expand((len(residual), -1, -1))
+        made = torch.cat((*parts, residual.unsqueeze(1) * rows.x, residual.square().unsqueeze(1)), 1)
+        made = made if rows.weight is None else made * rows.weight.unsqueeze(1)
+        columns = prod(chunk.size(n, self.site.sizes[n]) for n in self.site.layout.columns)
+        return made.flatten(0, 1).unflatten(-1, (columns, -1)).sum(-1)
+
+    def eta(self, bound: Bound, centre: Tensor | None) -> Tensor:
+        """Of `log p = -(r - x' d)^2 / (2 scale^2) - log(scale)`, coefficients being `d` further on."""
+        assert centre is not None
+        further = self.site.locations(bound) - centre
+        scale = self._scale(bound).expand(further.shape[:-1]).unsqueeze(-1)
+        i, j = torch.triu_indices(self.form.count, self.form.count)
+        twice = torch.where(i == j, 1.0, 2.0) * further[..., i] * further[..., j]
+        parts = -scale.log(), twice / (-2 * scale**2), further / scale**2, -1 / (2 * scale**2)
+        return torch.cat(parts, -1).flatten(1 + len(self.site.cells))
+
+    def middle(self, bound: Bound) -> Tensor:
+        """The mean of all cells."""
+        return self.site.locations(bound).mean(tuple(range(1 + len(self.site.cells))))
+
+    def centres(self, bound: Bound) -> Tensor:
+        """The coefficients."""
+        return self.site.locations(bound)
+
+    def narrowness(self, bound: Bound) -> Tensor:
+        """The largest residual at the middle, by the smallest scale of a cell."""
+        rows, cells = self.form.features(self.site, WHOLE), (bound.starts, *self.site.cell_shape)
+        residual = rows.y - self.middle(bound).reshape((-1, self.form.count)) @ rows.x
+        most = (residual if rows.weight is None else residual * (rows.weight != 0)).abs().amax()
+        scale = self._scale(bound).expand((*cells, *self.site.event_shape))
+        return most / scale.reshape((*cells, -1)).amin(-1)
+
+    def _scale(self, bound: Bound) -> Tensor:
+        return gather(self.site.roles["scale"], bound.entries, bound.batch).double()
 
 
 def _residual(coefficients: Tensor, rows: Rows) -> Tensor:

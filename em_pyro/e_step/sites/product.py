@@ -16,6 +16,7 @@ from torch import Tensor
 from ...program.named import Params, align
 from ...reading.bound import Bound, finite
 from ..chunks import Chunk
+from ..second.common import Common
 from ..sums import Sums
 from . import centring
 from .natural import Natural
@@ -67,6 +68,10 @@ class InnerProduct:
         """`W @ T(x)'`: (..., cells, columns) and features of so many statistics give (..., cells, F)."""
         return weights @ features.mT
 
+    def by_features(self, factor: SiteFactor) -> Common | None:
+        """`T(x)` itself."""
+        return Features(factor)
+
     def log_density(self, factor: SiteFactor, natural: Natural, features: Any, chunk: Chunk) -> Tensor:
         """The products of all cells, those of cells around their own locations added."""
         at, eta = 1 + len(factor.layout.batch), natural.eta
@@ -107,3 +112,32 @@ class InnerProduct:
         terms = [torch.where(part != 0, finite(eta) * part, 0.0) for eta, part in zip(natural, sums.parts, strict=True)]
         starts = max(len(term) for term in terms)  # of the arguments, of the sums, or of both
         return torch.cat([term.reshape((len(term), -1)).expand(starts, -1) for term in terms], -1)
+
+
+@dataclass(frozen=True)
+class Features:
+    """A site by the statistics of its family; see `Common`."""
+
+    site: SiteFactor
+
+    def columns(self, chunk: Chunk, centre: Tensor | None) -> Tensor:
+        """`T(x - centre)`."""
+        made = self.site.data.empty(chunk)
+        self.site.data.write(chunk, made, centre)
+        return made
+
+    def eta(self, bound: Bound, centre: Tensor | None) -> Tensor:
+        """The natural parameters."""
+        return self.site.eta(bound, centre)
+
+    def middle(self, bound: Bound) -> Tensor | None:
+        """The shift of the data."""
+        return None
+
+    def centres(self, bound: Bound) -> Tensor | None:
+        """The locations, where cells may be computed around them."""
+        return self.site.locations(bound) if self.site.centres else None
+
+    def narrowness(self, bound: Bound) -> Tensor | None:
+        """By the smallest scale of a cell."""
+        return centring.narrowness(self.site, bound) if self.site.centres else None

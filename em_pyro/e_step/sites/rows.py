@@ -67,6 +67,10 @@ class ByRow:
         """Rows are kept as they are."""
         return None
 
+    def by_features(self, factor: SiteFactor) -> None:
+        """There are none: every row has a density of its own."""
+        return
+
     def of_rows(self, args: Params) -> Tensor:
         """Log-densities of all rows in all cells, from arguments of the cells."""
         family, rows = cast(RowFamily, self.data.family), {key: value.unsqueeze(-1) for key, value in args.items()}

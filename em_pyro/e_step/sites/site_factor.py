@@ -22,6 +22,7 @@ from ...program.named import Params, align, ordered
 from ...reading.bank import RoleMap, gather
 from ...reading.bound import LOWEST, Bound, finite, once
 from ..chunks import WHOLE, Chunk
+from ..second.common import Common
 from ..sums import Sums
 from .natural import Natural
 from .site_data import Layout, SiteData
@@ -82,6 +83,9 @@ class Form(Protocol):
 
     def inner(self, factor: SiteFactor, bound: Bound, sums: Sums) -> Tensor:
         """`<eta, S>` of every cell and statistic, (starts, entries)."""
+
+    def by_features(self, factor: SiteFactor) -> Common | None:
+        """The site by features that all cells have in common; None where there are none."""
 
 
 @dataclass(frozen=True)

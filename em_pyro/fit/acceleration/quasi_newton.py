@@ -57,6 +57,7 @@ class Reached:
         step: the EM step there, zero where a coordinate is infinite, shape (D,).
         slope: the gradient there, likewise, shape (D,).
         free: coordinates that a quasi-Newton step may move, shape (D,).
+        plain: what was known of the fastest forms when the step was taken (`Bound.plain`).
     """
 
     here: Batch = field(repr=False)
@@ -67,6 +68,7 @@ class Reached:
     step: Tensor = field(repr=False)
     slope: Tensor = field(repr=False)
     free: Tensor = field(repr=False)
+    plain: bool | None = field(default=None, repr=False)
 
     @property
     def objective(self) -> float:
@@ -223,16 +225,17 @@ class QuasiNewton:
 
 def reached(problem: Problem, here: Batch) -> Reached:
     """Take the EM step at a point, and its gradient."""
+    plain = problem.engine.looked_at(here)
     new, found = em_step(problem, here, {})
     seen = look(problem, found, here, new)
     vector = problem.coordinates.vector(only(here))
     if not seen.stepped[0]:
         nothing = torch.zeros_like(vector)
-        return Reached(here, new, found, seen, vector, nothing, nothing, nothing > 0)
+        return Reached(here, new, found, seen, vector, nothing, nothing, nothing > 0, plain)
     image, slope = problem.coordinates.vector(only(new)), joined(problem.gradient(found, here)).nan_to_num(0.0)
     step = difference(vector, image)
     free = torch.isfinite(vector) & torch.isfinite(image) & ~_leaving(problem, here, vector, step)
-    return Reached(here, new, found, seen, vector, step, slope, free)
+    return Reached(here, new, found, seen, vector, step, slope, free, plain)
 
 
 def _tried(problem: Problem, at: Reached, move: Tensor) -> Reached | None:

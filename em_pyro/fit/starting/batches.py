@@ -8,6 +8,7 @@ collapses, it has no step, or its objective is not finite. What a start does is 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from math import isfinite
 
 import torch
@@ -31,7 +32,8 @@ def advance(problem: Problem, on_way: Mapping[int, Path], settings: Settings) ->
     size, order = together(problem, settings, len(on_way)), sorted(on_way)
     found = dict(on_way)
     for at in range(0, len(order) if size > 1 else 0, size):
-        found |= march(problem, {i: on_way[i] for i in order[at : at + size]}, settings)
+        several = {i: on_way[i] for i in order[at : at + size]}
+        found |= settings.journal.unit(problem, partial(march, problem, several, settings))
     return found
 
 
@@ -52,6 +54,9 @@ def march(problem: Problem, on_way: Mapping[int, Path], settings: Settings) -> d
     here = list(on_way)
     trails = {i: list(on_way[i].before) for i in here}
     batch: Batch = {n: torch.cat([on_way[i].here[n] for i in here]) for n in on_way[here[0]].here}
+    journal, steps = settings.journal, 0
+    if (begun := journal.begun(problem)) is not None:
+        batch, left, here, trails, steps = begun
 
     def leave(row: int, objective: float | None = None) -> None:
         level = objective if objective is not None and isfinite(objective) else None
@@ -61,6 +66,8 @@ def march(problem: Problem, on_way: Mapping[int, Path], settings: Settings) -> d
 
     try:
         while here:
+            journal.at(problem, batch, steps, (batch, left, here, trails, steps), lasting=False)
+            steps += 1
             new, found = em_step(problem, batch)
             seen = look(problem, found, batch, new)
             staying = []

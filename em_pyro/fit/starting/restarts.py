@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from math import inf, isfinite
 
 from ...errors import DataError, ObjectiveError
@@ -83,6 +84,11 @@ def _finish(
 
 
 def _go_on(problem: Problem, path: Path, settings: Settings, *, several: bool) -> Path:
+    """Follow one start by itself, unless the journal has its end."""
+    return settings.journal.unit(problem, partial(_followed, problem, path, settings, several=several))
+
+
+def _followed(problem: Problem, path: Path, settings: Settings, *, several: bool) -> Path:
     """Follow one start by itself; of several, one from which no step is defined is an ending."""
     try:
         return run(problem, path, settings)

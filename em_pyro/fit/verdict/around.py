@@ -81,6 +81,10 @@ class Around:
             at += many
         return values
 
+    def at(self, v: Tensor) -> Around:
+        """Return coordinates around the point that these have at `v (D)`."""
+        return Around(self.program, self.names, {n: p.detach()[0] for n, p in self.batch(v.unsqueeze(0)).items()})
+
     def _onto(self, name: str) -> torch.distributions.Transform:
         return transform_to(self.program.parameters[name].constraint)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...e_step.expectation import Expectation
 from ...errors import ObjectiveError
+from ...program.named import batched
 from ..problem import Problem
 from .around import Around, Entry, put
 
@@ -50,6 +51,11 @@ class Ground:
             here = Ground(self.problem, Around(self.around.program, (), put(self.around, entry, value)))
             found.append(here.heights(torch.zeros(1, 0, dtype=torch.float64)))
         return torch.cat(found)
+
+    def found(self) -> Expectation:
+        """Return the E-step at the fitted values."""
+        with torch.no_grad():
+            return self.problem.expect(self.problem.bind(batched(self.around.params)))
 
     def slopes(self, points: Tensor) -> Tensor:
         """Return the gradient of the objective at `points`, both `(M, D)`: by Fisher's identity that of `Q`."""
@@ -98,15 +104,14 @@ class Ground:
     def information(self, at: Tensor, basis: Tensor, stencil: Mapping[int, float]) -> Tensor:
         """Return minus the second derivative of the objective at `at (D)` along the columns of `basis (D, r)`.
 
-        It is the Jacobian of the slope, by differences, symmetric but for their error.
+        It is the Jacobian of the slope, by differences, symmetric but for their error: a measure of it.
 
         References: Oakes (1999).
         """
         steps, weights = (torch.tensor([*part], dtype=torch.float64) for part in (stencil, stencil.values()))
         points = at + (STEP * steps[:, None, None] * basis.mT).reshape(-1, len(at))
         slopes = (self.slopes(points) @ basis).reshape(len(steps), basis.shape[1], -1)
-        found = -(weights[:, None, None] * slopes).sum(0) / STEP
-        return (found + found.mT) / 2
+        return -(weights[:, None, None] * slopes).sum(0) / STEP
 
     def _split(self, points: Tensor) -> Iterator[Tensor]:
         """As many points at a time as fit in memory; one where the model itself is evaluated."""

@@ -1,0 +1,1 @@
+"""How sure a fit is: standard errors, covariances, intervals, and what the data do not determine."""

@@ -1,0 +1,98 @@
+"""From a fit to its information: which matrix, by which way, and what it leaves without a standard error."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...errors import ParameterError
+from ...fit.problem import Problem
+from ...fit.verdict.peak import Peak
+from ...program.named import Params
+from ..dimension import dimension
+from .oakes import top
+from .record import Information, Refused
+from .scores import outer, rows_of
+
+KINDS = ("observed", "opg", "robust", "complete")
+
+
+def information(problem: Problem, params: Params, kind: str = "observed", plate: str | None = None) -> Information:
+    """Return the information about fitted values of one kind.
+
+    Args:
+        problem: the program and its data.
+        params: the fitted values.
+        kind: "observed", minus the second derivative of the objective; "opg", the sum of the outer products of the
+            rows' scores; "robust", the sandwich of both; "complete", as if the latents had been seen.
+        plate: whose rows are independent, for "opg" and "robust": the clusters. By default that with most of them.
+
+    Raises:
+        ParameterError: no such kind or plate, or rows that are not independent.
+        PlanError: the program cannot be differentiated twice.
+    """
+    _check(problem, kind, plate)
+    found = top(problem, params)
+    here = found.peak
+    refused = [
+        Refused(here.flat, "not identified: no standard error"),
+        Refused(here.rising, "no maximum: no standard error"),
+        Refused(here.kinks, "no second derivative: no standard error"),
+        Refused(here.off, "runs off: no standard error"),
+    ]
+    notes, inner = found.told(), torch.diag(1 / here.curvatures)
+    if kind == "complete":
+        inner = torch.eye(here.rank, dtype=torch.float64)
+    if kind in ("opg", "robust"):
+        inner, lost, said = _of_rows(here, kind, plate)
+        refused.append(Refused(lost, "too few rows: no standard error"))
+        notes = (*notes, *said)
+    across = here.basis @ here.curved
+    fixed: dict[str, dict[tuple[int, ...], str]] = {}
+    for (name, at), why in found.edges.items():
+        fixed.setdefault(name, {})[at] = why
+    return Information(
+        kind=kind,
+        params=here.ground.around.params,
+        dimension=dimension(problem),
+        rank=here.rank,
+        directions=found.directions(),
+        rate=max(1 - float(here.curvatures[0]), 0.0) if here.rank else 0.0,
+        missing=1 - here.values,
+        notes=notes,
+        constraints={name: problem.program.parameters[name].constraint for name in problem.plan.free},
+        slopes=found.slopes(),
+        spread=across @ inner @ across.mT,
+        unit=here.unit,
+        refused=tuple(one for one in refused if one.directions.shape[1]),
+        fixed=fixed,
+    )
+
+
+def _check(problem: Problem, kind: str, plate: str | None) -> None:
+    """Refuse what cannot be had together."""
+    if kind not in KINDS:
+        raise ParameterError(f"kind: expected one of {list(KINDS)}, got {kind!r}.")
+    if plate is not None and kind not in ("opg", "robust"):
+        raise ParameterError(f'plate: expected kind="opg" or "robust", which know of rows, got kind={kind!r}.')
+    if kind == "opg" and problem.engine.priors:
+        raise ParameterError(
+            'information: expected a likelihood without priors for kind="opg", got priors of '
+            f'{sorted(problem.engine.priors)}, of which no row knows. Ask for kind="observed" or "robust".'
+        )
+
+
+def _of_rows(here: Peak, kind: str, plate: str | None) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """The covariance in coordinates of `here.curved`; directions `(D, m)` of which rows say nothing; and what to say.
+
+    References: Berndt, Hall, Hall & Hausman (1974); White (1982).
+    """
+    rows, across = rows_of(here.ground, here.basis, plate), here.basis @ here.curved
+    products = outer(rows.scores(here.ground, across), rows.counts)
+    if kind == "robust":
+        many, bread = int((rows.counts > 0).sum()), torch.diag(1 / here.curvatures)
+        few = f"{many} independent rows for {here.rank} directions: too few to tell how they vary"
+        return bread @ products @ bread, across[:, :0], (few,) if many <= here.rank else ()
+    values, vectors = torch.linalg.eigh(products)
+    seen = values >= here.least
+    return vectors[:, seen] @ torch.diag(1 / values[seen]) @ vectors[:, seen].mT, across @ vectors[:, ~seen], ()

@@ -1,0 +1,131 @@
+"""Observed information without differences, and scores row by row.
+
+    I_obs = I_com - sum_i c_i Cov(s_i(z) | x_i)
+
+is the information in complete data less what is lost with the states: one pass over the rows (`e_step/second/`). It is
+exact wherever the parameters are, at a maximum or not, in the coordinates in which they are asked for.
+
+References: Louis (1982); Oakes (1999).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ...e_step.second.directions import Directions
+from ...e_step.shares import Collect
+from ...errors import PlanError
+from ...fit.problem import Problem
+from ...fit.verdict.around import Around
+from ...fit.verdict.ground import FINE, STEP, Ground
+from ...posterior.posterior import posterior
+from ...program.named import Params, batched
+
+
+@dataclass(frozen=True)
+class SecondOrder:
+    """Information at one point along `r` directions, all `(r, r)`.
+
+    Attributes:
+        observed: minus the second derivative of log evidence plus log prior.
+        complete: minus that of `Q`: information in complete data.
+        squares: sum over rows of the outer products of their scores (OPG), of which the prior is no part; None where
+            rows that no latent tells apart are summed before they are looked at.
+    """
+
+    observed: Tensor = field(repr=False)
+    complete: Tensor = field(repr=False)
+    squares: Tensor | None = field(repr=False)
+
+
+def around_of(problem: Problem, params: Params) -> Around:
+    """Return the coordinates around `params` of all parameters that the plan moves."""
+    moving = tuple(n for n, line in problem.plan.lines.items() if line.how not in ("fixed", "callable"))
+    return Around(problem.program, moving, {name: value.detach().double() for name, value in params.items()})
+
+
+def unserved(problem: Problem) -> str:
+    """Say why second-order sums cannot be collected for a program; empty if they can."""
+    try:
+        _ = problem.engine.states
+    except PlanError as why:
+        return str(why)
+    return ""
+
+
+def second_order(
+    problem: Problem, params: Params, *, around: Around | None = None, basis: Tensor | None = None
+) -> SecondOrder | None:
+    """Return the observed information by Louis' formula, in one pass over the rows.
+
+    Rows must be independent given the parameters, each with states of its own that are summed out one by one, and their
+    densities those of families with sums over rows: `unserved` says what else there is.
+
+    Args:
+        problem: the program.
+        params: where; it need not be a maximum.
+        around: coordinates around there; by default those of all parameters that move, by logarithms and logits.
+        basis: directions in these, `(D, r)`; by default all.
+
+    Returns:
+        None if `unserved` gives a reason, there are more such sums than memory should hold, or torch has no second
+        derivative of `Q`: then take differences of scores.
+    """
+    around = around_of(problem, params) if around is None else around
+    basis = torch.eye(around.size, dtype=torch.float64) if basis is None else basis
+    bound = problem.bind(batched(around.params))
+    try:
+        found = problem.expect(bound, collect=Collect(along=Directions(around.batch, basis)))
+    except PlanError:
+        return None
+    complete = Ground(problem, around).curvature_of_q(found)
+    if complete is None or found.second is None:
+        return None
+    complete = basis.mT @ complete @ basis
+    return SecondOrder(complete - found.second.missing, complete, found.second.squares)
+
+
+def scores(problem: Problem, plate: str, around: Around, basis: Tensor | None = None) -> Tensor:
+    """Return the score of every row of a plate along some directions, by central differences of its log evidence.
+
+    It serves every program whose rows are independent given the parameters. Of chains with a plate of sequences, rows
+    are the sequences. A row that counts `c` times has `c` times the score of one.
+
+    Args:
+        problem: the program.
+        plate: whose rows.
+        around: coordinates around a point.
+        basis: directions in these, `(D, r)`, in which the information in complete data should be about one: their
+            length is that of the differences; by default every coordinate, in standard errors given complete data.
+
+    Returns:
+        Shape `(rows, r)`.
+
+    Raises:
+        ParameterError: no such plate, or its rows depend on one another.
+
+    References: Berndt, Hall, Hall & Hausman (1974).
+    """
+    units = None
+    if basis is None:
+        found = problem.expect(problem.bind(batched(around.params)))
+        complete = Ground(problem, around).curvature_of_q(found)
+        size = torch.ones(around.size, dtype=torch.float64) if complete is None else complete.diagonal()
+        units = torch.where(size > 0, size, 1.0).rsqrt()
+        basis = torch.diag(units)
+    columns = [_slope(problem, plate, around, direction) for direction in basis.mT]
+    made = torch.stack(columns, -1) if columns else torch.zeros((problem.program.plates[plate], 0), dtype=torch.float64)
+    return made if units is None else made / units
+
+
+def _slope(problem: Problem, plate: str, around: Around, direction: Tensor) -> Tensor:
+    """The derivative of every row's log evidence along one direction, to fourth order."""
+    found = torch.zeros(())
+    for step, weight in FINE.items():
+        batch = around.batch((STEP * step * direction).unsqueeze(0))
+        here = posterior(problem.engine, {name: value.squeeze(0) for name, value in batch.items()})
+        found = found + weight / STEP * here.log_evidence_by(plate)
+    return found

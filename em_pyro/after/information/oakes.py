@@ -1,0 +1,144 @@
+"""The top of any program's objective, by differences of its exact slope; and where each entry stands there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.autograd.functional import jacobian
+
+from ...errors import PlanError
+from ...fit.certificate import edge_notes, snapped
+from ...fit.problem import Problem
+from ...fit.verdict.around import Around, Entry, named
+from ...fit.verdict.ground import Ground
+from ...fit.verdict.infinity import running
+from ...fit.verdict.peak import Peak, peak
+from ...program.named import Params
+from .record import Direction
+
+BELOW = 1e-6  # nats, relative to 1 + |objective|: how far below the top a fit may end without a note
+ROUGH = 1e-4  # asymmetry of second derivatives above which digits are said to be few
+LITTLE = 1e-6  # of a direction: along which it is straight
+ROUNDING = 1e-9  # relative to 1 + |objective|: a difference of heights that is none
+
+
+@dataclass(frozen=True)
+class Top:
+    """The maximum beside a fit.
+
+    Attributes:
+        peak: the objective around it.
+        edges: entries that are at a boundary, or at infinity, with the note to each.
+        height: the objective there.
+        decrement: nats that this is higher than at the fitted values.
+        notes: what was found on the way.
+    """
+
+    peak: Peak
+    edges: Mapping[Entry, str] = field(repr=False)
+    height: float
+    decrement: float
+    notes: tuple[str, ...]
+
+    def directions(self) -> tuple[Direction, ...]:
+        """Name the flat directions, the furthest coordinate moved by one standard error given complete data."""
+        here, found = self.peak, list[Direction]()
+        for flat in here.flat.mT:
+            scaled = flat / (flat.abs() / here.unit).max()
+            ends = here.ground.around.batch(torch.stack([LITTLE * scaled, -LITTLE * scaled]))
+            moves = {name: (ends[name][0] - ends[name][1]) / (2 * LITTLE) for name in here.ground.around.names}
+            found.append(Direction(moves, named(here.moving(flat.unsqueeze(-1)))))
+        return tuple(found)
+
+    def told(self) -> tuple[str, ...]:
+        """What is to be said of the whole."""
+        here, notes = self.peak, list(self.notes)
+        allowed = BELOW * (1 + abs(self.height))
+        if self.decrement > allowed:
+            notes.append(f"the fit ended {self.decrement:.3g} nats below the maximum, at which this is taken")
+        if here.decrement > allowed:
+            notes.append(f"no maximum: {here.decrement:.3g} nats are still to gain from where Newton's method came to")
+        if here.rising.shape[1]:
+            notes.append(f"no maximum: the objective rises along {named(here.moving(here.rising))}")
+        if many := here.flat.shape[1]:
+            ways = "one direction" if many == 1 else f"{many} directions"
+            notes.append(f"not identified: the objective is flat along {ways}, of {named(here.moving(here.flat))}")
+        if here.error > ROUGH:
+            notes.append(f"second derivatives are known to {here.error:.1g} of the information in complete data only")
+        return tuple(notes)
+
+    def slopes(self) -> dict[str, Tensor]:
+        """Return the derivative of every parameter by the coordinates, `(entries, D)`, by name."""
+        around = self.peak.ground.around
+        zero, found, at = torch.zeros(around.size, dtype=torch.float64), {}, 0
+        for name, free in around.free.items():
+            own = slice(at, at := at + int(free.sum()))
+
+            def moved(v: Tensor, name: str = name, own: slice = own) -> Tensor:
+                place = torch.cat([zero[: own.start], v, zero[own.stop :]])
+                return around.batch(place.unsqueeze(0))[name].reshape(-1)
+
+            found[name] = torch.zeros((around.params[name].numel(), around.size), dtype=torch.float64)
+            if own.stop > own.start:
+                found[name][:, own] = jacobian(moved, zero[own])
+        return found
+
+
+def top(problem: Problem, params: Params) -> Top:
+    """Go to the maximum beside fitted values, and look around there.
+
+    Probabilities that run to zero or one are put there if the objective does not fall for it. All entries inside have
+    coordinates, in which second derivatives are taken by central differences of the slope, which is exact: that of `Q`
+    at the parameters of its E-step.
+
+    Raises:
+        PlanError: the program cannot be differentiated twice, or its slopes are not finite there.
+
+    References:
+        Fisher (1925). Oakes (1999).
+    """
+    values = {name: value.detach().double() for name, value in params.items()}
+    if problem.engine.runs_model and any(problem.program.parameters[n].tensor is not None for n in problem.plan.free):
+        raise PlanError(
+            "information: expected parameters that the model can be replayed with, got weights of a module in a model "
+            "that has to be run in every step. State them with pyro.param."
+        )
+    ground = Ground(problem, Around(problem.program, problem.plan.free, values))
+    level = problem.objective(ground.around.batch(torch.zeros(1, ground.around.size, dtype=torch.float64)))
+    ground, moved = snapped(ground, level)
+    found = ground.found()
+    information = ground.curvature_of_q(found)
+    if information is None or not bool(torch.isfinite(information).all()):
+        raise PlanError("information: expected a model that torch can differentiate twice, got one that it cannot.")
+    off = running(ground, level, information) if ground.around.size else {}
+    here = peak(ground, information, off, fine=True)
+    if here is None:
+        raise PlanError("information: expected finite slopes around the fitted values, got none. Take other starts.")
+    slope = ground.slope_of_q(found, torch.zeros(1, ground.around.size, dtype=torch.float64))[0]
+    promised = here.promised(slope)
+    height = float(here.ground.heights(torch.zeros(1, here.ground.around.size, dtype=torch.float64)))
+    gained = height - level
+    edges = {entry: _where(ground.around, entry) for entry in _still(here.ground.around)}
+    edges |= {entry: f"runs to {to}: no standard error" for entry, to in off.items()}
+    notes = tuple(edge_notes(ground))
+    for to in dict.fromkeys(off.values()):
+        notes = (*notes, f"runs to {to}: {named([entry for entry, way in off.items() if way == to])}")
+    return Top(here, edges, height, gained if gained > ROUNDING * (1 + abs(level)) else max(promised, 0.0), notes)
+
+
+def _still(around: Around) -> list[Entry]:
+    """Entries that no coordinate moves: at a boundary, or all that others at a boundary leave."""
+    found = around.edges()
+    for name, domain in around.domains.items():
+        if domain == "simplex":
+            alone = (around.params[name] > 0) & ~around.free[name].any(-1, keepdim=True)
+            found += [(name, tuple(at)) for at in alone.nonzero().tolist()]
+    return found
+
+
+def _where(around: Around, entry: Entry) -> str:
+    finite = bool(torch.isfinite(around.params[entry[0]][entry[1]]))
+    return "on the boundary: no standard error" if finite else "at infinity: no standard error"

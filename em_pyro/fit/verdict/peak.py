@@ -1,0 +1,259 @@
+"""The top of the objective: how curved it is along every direction, and along which ones it is flat.
+
+Coordinates are those in which complete data have information one. There the information in the observed data is one
+less the Jacobian of the EM map: its eigenvalues are what is seen of each direction, and one less the smallest is the
+rate at which EM converges.
+
+References:
+    Dempster, Laird and Rubin (1977), theorem 4. Oakes (1999).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .around import Entry
+from .ground import FINE, ROUGH, Ground
+
+COLLINEAR = 1e-11  # of the information in complete data, every entry in its own standard error
+NOTHING = 1e-300  # information that is none
+SUSPECT, FLAT = 1e-3, 1e-7  # information in the observed data, of that in complete data
+LEVEL = 1e-9  # relative to 1 + |objective|: a change that is none
+SETTLED = 1e-5  # a slope in standard errors at which curvature is believed
+NO_LONGER = 1e-20  # nats still to gain, of no consequence to any digit
+ROUNDS, CHORDS, HALVES = 4, 30, 12  # Newton's method: second derivatives taken, steps by each, and halvings of a step
+MOVED = 1e-12  # in standard errors given complete data: a way after which curvature is taken anew
+NAMED = 0.1  # of the largest part of a direction: entries that are named
+
+
+@dataclass(frozen=True)
+class Peak:
+    """What the objective is like around a point.
+
+    Attributes:
+        ground: the objective, in coordinates around that point, `D` of them.
+        basis: coordinates in which complete data have information one, `(D, r)`.
+        unit: the standard error of each coordinate by itself given complete data, `(D)`; one where they have no
+            information.
+        empty: directions `(D, e)` of which complete data know nothing, along which the objective is level.
+        kinks: directions `(D, k)` without second derivative, along which it is not.
+        off: coordinates that are not looked at, since they run off, as columns `(D, o)`.
+        observed: the information in the observed data in that basis, `(r, r)`.
+        slope: the gradient there, `(r)`.
+        error: of `observed`: by how much it is not symmetric; zero after a glance.
+    """
+
+    ground: Ground
+    basis: Tensor
+    unit: Tensor
+    empty: Tensor
+    kinks: Tensor
+    off: Tensor
+    observed: Tensor
+    slope: Tensor
+    error: float
+
+    @cached_property
+    def _eigen(self) -> tuple[Tensor, Tensor]:
+        values, vectors = torch.linalg.eigh(self.observed)
+        return values, vectors
+
+    @property
+    def values(self) -> Tensor:
+        """Eigenvalues of `observed`, `(r)`, the smallest first."""
+        return self._eigen[0]
+
+    @property
+    def vectors(self) -> Tensor:
+        """Their eigenvectors `(r, r)`, in columns."""
+        return self._eigen[1]
+
+    @property
+    def least(self) -> float:
+        """Curvature that is none: a part in so many of that in complete data, or the error of what was found."""
+        return max(FLAT, self.error)
+
+    @property
+    def smallest(self) -> float:
+        """The smallest curvature in units of complete data; zero where nothing is seen of some direction."""
+        return 0.0 if self.empty.shape[1] else float(self.values[0]) if len(self.values) else 1.0
+
+    @property
+    def rising(self) -> Tensor:
+        """Directions `(D, f)` along which the objective rises: this is no maximum."""
+        return self.basis @ self.vectors[:, self.values <= -self.least]
+
+    @property
+    def flat(self) -> Tensor:
+        """Directions `(D, f)` along which the objective does not change: they are not identified."""
+        found = torch.cat([self.empty, self.basis @ self.vectors[:, self.values.abs() < self.least]], 1)
+        return _apart(found / self.unit.unsqueeze(-1)) * self.unit.unsqueeze(-1)
+
+    @property
+    def curved(self) -> Tensor:
+        """An orthonormal basis `(r, q)` of the directions along which it falls, in coordinates of `basis`."""
+        return self.vectors[:, self.values >= self.least]
+
+    @property
+    def curvatures(self) -> Tensor:
+        """The eigenvalues along these, `(q)`."""
+        return self.values[self.values >= self.least]
+
+    @property
+    def rank(self) -> int:
+        """How many directions the data determine."""
+        return self.curved.shape[1]
+
+    @property
+    def decrement(self) -> float:
+        """Nats still to gain, `s' I^-1 s / 2` along the directions that are curved."""
+        return self._promised(self.slope, self.least)
+
+    def promised(self, slope: Tensor) -> float:
+        """Nats that a gradient `(D)` of the same coordinates promises to Newton's step."""
+        return self._promised(slope @ self.basis, self.least)
+
+    def _promised(self, slope: Tensor, least: float) -> float:
+        along = slope @ self.vectors
+        return float(torch.where(self.values >= least, along.square() / self.values.clamp(min=least), 0.0).sum()) / 2
+
+    def moving(self, directions: Tensor) -> tuple[Entry, ...]:
+        """The entries that move along some directions `(D, m)`."""
+        if not directions.shape[1]:
+            return ()
+        size = directions.abs() / self.unit.unsqueeze(-1)
+        part = size.amax(-1) / size.amax()
+        return tuple(self.ground.around.entries[k] for k in (part >= NAMED).nonzero().flatten().tolist())
+
+
+def _apart(directions: Tensor) -> Tensor:
+    """Span the same by directions of which each has an entry of its own: what hangs together stays together."""
+    found = directions.clone()
+    for k in range(found.shape[1]):
+        rest = found[:, k:].abs()
+        row, column = divmod(int(rest.argmax()), rest.shape[1])
+        found[:, [k, k + column]] = found[:, [k + column, k]]
+        found[:, k] = found[:, k] / found[row, k]
+        others = [j for j in range(found.shape[1]) if j != k]
+        found[:, others] = found[:, others] - found[:, k : k + 1] * found[row, others]
+    return found
+
+
+def peak(ground: Ground, information: Tensor, off: Collection[Entry] = (), *, fine: bool = False) -> Peak | None:
+    """Look at the curvature around a point, and at the top beside it.
+
+    At a point that is not quite the maximum small eigenvalues are off by as much as the slope is. So Newton's method
+    goes to the top first, along the directions that are curved enough, and then, where these are settled, along all
+    that are curved.
+
+    Args:
+        ground: the objective around the fit.
+        information: in complete data, `(D, D)`.
+        off: entries that run off, which are not looked at.
+        fine: whether all digits are wanted, or only which directions are flat: then a glance that shows none is enough.
+
+    Returns:
+        The top; the best point reached, if it is not; None if there are no finite slopes.
+    """
+    here = _seen(ground, information, off, FINE if fine else ROUGH)
+    if here is None or not fine and here.smallest >= SUSPECT:
+        return None if here is None else replace(here, error=0.0)
+    if not fine:
+        here = _seen(ground, information, off, FINE)
+    for least in (SUSPECT, *[FLAT] * ROUNDS) if fine else [SUSPECT] * ROUNDS:
+        at = None if here is None else _climbed(here, least)
+        if here is None or at is None:
+            return here if fine else _settled(here)
+        there = replace(here.ground, around=here.ground.around.at(at))
+        found = there.found()
+        curved = there.curvature_of_q(found)
+        if curved is None or not bool(torch.isfinite(curved).all()):
+            return None
+        here = _seen(there, curved, off, FINE)
+    return here if fine else _settled(here)
+
+
+def _settled(here: Peak | None) -> Peak | None:
+    """The same where slopes along what is curved are next to nothing; else nothing can be said of what is flat."""
+    if here is None:
+        return None
+    slope = torch.where(here.values >= SUSPECT, here.slope @ here.vectors, 0.0)
+    return here if not len(slope) or float(slope.abs().max()) <= SETTLED else None
+
+
+def _seen(ground: Ground, information: Tensor, off: Collection[Entry], stencil: dict[int, float]) -> Peak | None:
+    """Whiten by the information in complete data, and take second derivatives."""
+    size = len(information)
+    kept = torch.tensor([k for k, e in enumerate(ground.around.entries) if e not in off], dtype=torch.long)
+    inside = information[kept][:, kept]
+    told = inside.diagonal() > NOTHING
+    unit = torch.where(told, inside.diagonal().clamp(min=NOTHING), 1.0).rsqrt()
+    alike = torch.where(told & told.unsqueeze(-1), inside * unit * unit.unsqueeze(-1), 0.0)
+    values, vectors = torch.linalg.eigh(alike)
+    seen = values > COLLINEAR
+    basis = torch.zeros((size, int(seen.sum())), dtype=torch.float64)
+    basis[kept] = unit.unsqueeze(-1) * vectors[:, seen] * values[seen].rsqrt()
+    unseen = torch.zeros((size, int((~seen).sum())), dtype=torch.float64)
+    unseen[kept] = unit.unsqueeze(-1) * vectors[:, ~seen]
+    level = _level(ground, unseen)
+    units = torch.ones(size, dtype=torch.float64)
+    units[kept] = unit
+    here = torch.zeros(size, dtype=torch.float64)
+    observed = ground.information(here, basis, stencil)
+    slope = ground.slopes(here.unsqueeze(0))[0] @ basis
+    if not bool(torch.isfinite(observed).all() and torch.isfinite(slope).all()):
+        return None
+    error = float((observed - observed.mT).abs().max()) if len(slope) else 0.0
+    runs = torch.eye(size, dtype=torch.float64)[:, [k for k in range(size) if k not in set(kept.tolist())]]
+    symmetric = (observed + observed.mT) / 2
+    return Peak(ground, basis, units, unseen[:, level], unseen[:, ~level], runs, symmetric, slope, error)
+
+
+def _level(ground: Ground, directions: Tensor) -> Tensor:
+    """Which directions without curvature are flat, `(r)`: at a kink, as a Laplace density has one, `Q` has none too."""
+    if not directions.shape[1]:
+        return torch.zeros(0, dtype=torch.bool)
+    lengths = torch.tensor([0.0, 1e-3, -1e-3, 1.0, -1.0], dtype=torch.float64)
+    points = (lengths[:, None, None] * directions.mT).reshape(-1, len(directions))
+    heights = ground.heights(points).reshape(len(lengths), -1)
+    return ((heights - heights[0]).abs() <= LEVEL * (1 + heights[0].abs())).all(0)
+
+
+def _climbed(here: Peak, least: float) -> Tensor | None:
+    """Take steps by the curvature at `here` as long as less and less is left to gain; None if that leads nowhere.
+
+    References: Ortega and Rheinboldt (1970), section 7.1, on chord methods.
+    """
+    ground, at, slope = here.ground, torch.zeros(len(here.basis), dtype=torch.float64), here.slope
+    left, level = here._promised(slope, least), float(ground.heights(torch.zeros_like(at).unsqueeze(0)))
+    moved = 0.0
+    for _ in range(CHORDS):
+        if left <= NO_LONGER:
+            break
+        along = slope @ here.vectors
+        step = here.vectors @ torch.where(here.values >= least, along / here.values.clamp(min=least), 0.0)
+        found = _shortened(ground, at, here.basis @ step, level)
+        if found is None:
+            break
+        new = ground.slopes(found[0].unsqueeze(0))[0] @ here.basis
+        promised = here._promised(new, least)
+        if not promised < left:
+            break
+        moved += float(step.norm())
+        (at, level), slope, left = found, new, promised
+    return at if moved > MOVED else None
+
+
+def _shortened(ground: Ground, at: Tensor, step: Tensor, level: float) -> tuple[Tensor, float] | None:
+    """Halve a step until the objective does not fall: where that leads, and how high it is there."""
+    for half in range(HALVES):
+        there = at + step * 0.5**half
+        height = float(ground.heights(there.unsqueeze(0)))
+        if height >= level - LEVEL * (1 + abs(level)):
+            return there, height
+    return None

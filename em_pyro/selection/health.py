@@ -1,0 +1,77 @@
+"""Signs of a maximum that is none one wants: a state with hardly any rows, or one that is narrow beside all data.
+
+The likelihood of many mixtures is unbounded, and beside the infinite there are finite maxima on a few rows that lie
+close to a line (a sliver). Counts do not show them; widths do.
+
+References:
+    McLachlan, G. and Peel, D. (2000). Finite Mixture Models, section 3.10. Wiley.
+"""
+
+from __future__ import annotations
+
+from math import nan
+
+import torch
+from torch import Tensor
+
+from ..fit.problem import Problem
+from ..fit.scales import Watched, pooled_values
+from ..posterior.posterior import Posterior
+from ..program.named import Params, batched
+from ..reading.bound import Bound
+
+NARROW = 0.1
+"""Of the spread of all data: below it a component is flagged; those of ordinary fits have about a fifth to a half."""
+
+
+def smallest_share(posterior: Posterior) -> float:
+    """Return the smallest share that a state of a discrete latent has of its rows; of a chain, of all its steps.
+
+    One without discrete latents; rows count by their weights (`poutine.scale`).
+    """
+    engine, totals = posterior.engine, dict[tuple[str, int], Tensor]()
+    chains = {name: unit.members[0] for unit in engine.units for name in unit.inside}
+    for name in dict.fromkeys([*engine.program.latents, *engine.inner]):
+        law = posterior.marginal(name)
+        site = engine.recognition.runs[0][name]
+        batch = law.shape[: law.dim() - 1 - (name not in engine.program.latents)]
+        weight = torch.as_tensor(site.scale, dtype=torch.float64, device=law.device).expand(batch)
+        share = (law.reshape((*batch, -1, law.shape[-1])).sum(-2) * weight.unsqueeze(-1)).reshape(-1, law.shape[-1])
+        key = chains.get(name, name), law.shape[-1]
+        totals[key] = totals.get(key, torch.zeros(())) + share.sum(0)
+    return min((float((total / total.sum()).min()) for total in totals.values()), default=1.0)
+
+
+def narrowest_width(problem: Problem, params: Params) -> float:
+    """Return the width of the narrowest state beside that of all data, in standard deviations, where it is worst.
+
+    Of a site with covariances `S_k` and the covariance `S` of all its rows, it is the root of the smallest eigenvalue
+    of `S^-1 S_k` over all `k`: the same in any coordinates, and one for a single component. Sites whose location
+    differs from row to row (regressions) are left out, as are those that have no scale. nan if no site is left.
+    """
+    bound = problem.bind(batched({name: value.detach().double() for name, value in params.items()}))
+    widths = [_narrowest(one, bound) for one in problem.scales.watched if not _moves(one)]
+    return min((width for width in widths if width == width), default=nan)
+
+
+def _moves(one: Watched) -> bool:
+    """Whether the location of a site differs between its rows."""
+    return bool(one.factor.plates & set(one.factor.cells))
+
+
+def _narrowest(one: Watched, bound: Bound) -> float:
+    """The smallest width of one site; nan where its values do not vary."""
+    values = pooled_values(one.members)
+    values = values.reshape(len(values), -1) if one.role == "scale" else values.reshape(-1, values.shape[-1])
+    if one.role == "scale":
+        spread = (values - values.nanmean(0)).square().nanmean(0).sqrt()
+        spread = spread.reshape(one.pooled.shape)
+        ratio = one.roots(bound) / spread
+        ratio = ratio[torch.isfinite(ratio)]
+        return float(ratio.min()) if ratio.numel() else nan
+    whole = values[torch.isfinite(values).all(-1)]
+    root, fault = torch.linalg.cholesky_ex(torch.atleast_2d(whole.T.cov(correction=0)))
+    if bool(fault):
+        return nan
+    own = one.factor.arguments(bound)[one.role]
+    return float(torch.linalg.svdvals(torch.linalg.solve_triangular(root, own, upper=False)).min())
