@@ -4,6 +4,7 @@ from .after.criteria import Criteria
 from .after.fit import Fit
 from .after.load import load
 from .after.predictive import PredictiveCheck, predictive_check
+from .compare.race import race
 from .e_step.forward_backward import recursion
 from .em import EM
 from .errors import CheckpointWarning, DataError, EMError, ModelError, ObjectiveError, ParameterError, PlanError
@@ -42,6 +43,7 @@ __all__ = [
     "cross_validate",
     "load",
     "predictive_check",
+    "race",
     "recursion",
     "register",
     "select",

@@ -110,7 +110,7 @@ class EMEstimator(DensityMixin, BaseEstimator):  # type: ignore[misc]
         """
         x = torch.tensor(validate_data(self, X, dtype=np.float64, ensure_min_samples=2))
         options = {n: v for n, v in super().get_params(deep=False).items() if n not in OWN}
-        model, args = self.model, (x,)
+        model, args = self.model, tuple[Tensor, ...]((x,))
         if sample_weight is not None:
             weights = torch.tensor(_check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True))
             x = x[weights > 0]

@@ -2,7 +2,7 @@
 
 from .contenders import Contender, em, lbfgs, svi, svi_bayes, svi_map
 from .lane import Lane, Point
-from .race import compare
+from .race import compare, race
 from .report import Race
 from .verdict import Best
 
@@ -15,6 +15,7 @@ __all__ = [
     "compare",
     "em",
     "lbfgs",
+    "race",
     "svi",
     "svi_bayes",
     "svi_map",

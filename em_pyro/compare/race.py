@@ -16,7 +16,7 @@ from ..fit.starting.starts import need_parameters, starting_points
 from ..options import planning
 from .analytic import agreement
 from .arena import arena
-from .contenders import Contender
+from .contenders import Contender, field_for
 from .exact import Ours, run_em, run_lbfgs
 from .held_out import HeldOut
 from .lane import Clock, Lane
@@ -33,7 +33,7 @@ def compare(
     *,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
-    contenders: Mapping[str, Contender],
+    contenders: Mapping[str, Contender] | None = None,
     starts: Starts = 1,
     budget_seconds: float = 10.0,
     max_steps: int = 1_000_000,
@@ -52,7 +52,8 @@ def compare(
         model: a Pyro model.
         args: its positional arguments.
         kwargs: its keyword arguments.
-        contenders: by the name that the table and the figure give them.
+        contenders: by the name that the table and the figure give them; None are EM, plain and accelerated, SVI with
+            Adam at two rates, and L-BFGS.
         starts: how many (0: the user's own values; more: random ones), or a dict, or a list of dicts, as in `EM`.
         budget_seconds: for each contender and start; a step that is running is finished.
         max_steps: passes over the data for each contender and start.
@@ -68,12 +69,16 @@ def compare(
         ParameterError: an option does not fit.
         EMError: exact EM cannot treat the model, or the data cannot be used.
     """
-    _check(contenders, held_out, budget_seconds, max_steps)
+    if contenders is not None:
+        _check(contenders)
+    _check_options(contenders or {}, held_out, budget_seconds, max_steps)
     with torch.random.fork_rng(devices=_devices()):
         density: dict[str, Any] = {"prior_density": prior_density, "continuous": continuous}
         referee = EM(model, starts=starts, seed=seed, **density)
         here = prepare(model, args, dict(kwargs or {}), {}, **planning(referee))
         need_parameters(here)
+        if contenders is None:
+            contenders = field_for(priors=any(p.kind == "prior" for p in here.program.parameters.values()))
         points = starting_points(here, referee.starts, referee.seed)
         echo(_bound(len(contenders), len(points), budget_seconds))
         unseen = None if held_out is None else HeldOut(here, held_out, dict(kwargs or {}))
@@ -147,7 +152,33 @@ def _bound(contenders: int, starts: int, budget: float) -> str:
     )
 
 
-def _check(contenders: Mapping[str, Contender], held_out: Any, budget: float, max_steps: int) -> None:
+def race(
+    model: Model,
+    *args: Any,
+    contenders: Mapping[str, Contender] | None = None,
+    starts: Starts = 5,
+    budget_seconds: float = 2.0,
+    **options: Any,
+) -> Race:
+    """Race EM against SVI and L-BFGS on a model and its arguments, and print who came how close, in which time.
+
+    Args:
+        model: a Pyro model.
+        args: its positional arguments.
+        contenders: by name; None are those of `compare`.
+        starts: how many, or values, as in `EM`.
+        budget_seconds: for each contender and start.
+        options: the others of `em_pyro.compare.compare`, `kwargs` of the model among them.
+
+    Raises:
+        ParameterError: an option does not fit.
+        EMError: exact EM cannot treat the model, or the data cannot be used.
+    """
+    both: dict[str, Any] = {"starts": starts, "budget_seconds": budget_seconds}
+    return compare(model, args=args, contenders=contenders, **both, **options)
+
+
+def _check(contenders: Mapping[str, Contender]) -> None:
     if not contenders:
         raise ParameterError("compare: expected at least one contender, got none.")
     for name, who in contenders.items():
@@ -156,6 +187,10 @@ def _check(contenders: Mapping[str, Contender], held_out: Any, budget: float, ma
                 f'compare: expected contender "{name}" to be made by em, svi, svi_map, svi_bayes or lbfgs, got '
                 f"{type(who).__name__}."
             )
+
+
+def _check_options(contenders: Mapping[str, Contender], held_out: Any, budget: float, max_steps: int) -> None:
+    for name, who in contenders.items():
         if not who.shares_objective and held_out is None:
             raise ParameterError(
                 f'compare: expected held_out= for contender "{name}", whose objective is not that of the others, got '
