@@ -4,6 +4,7 @@ from .after.criteria import Criteria
 from .after.fit import Fit
 from .after.load import load
 from .after.predictive import PredictiveCheck, predictive_check
+from .after.summary import Summary
 from .e_step.forward_backward import recursion
 from .em import EM
 from .errors import CheckpointWarning, DataError, EMError, ModelError, ObjectiveError, ParameterError, PlanError
@@ -34,6 +35,7 @@ __all__ = [
     "PredictiveCheck",
     "Role",
     "Selection",
+    "Summary",
     "bootstrap_lrt",
     "cross_validate",
     "load",
