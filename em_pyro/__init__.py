@@ -4,6 +4,7 @@ from .after.criteria import Criteria
 from .after.fit import Fit
 from .after.load import load
 from .after.predictive import PredictiveCheck, predictive_check
+from .after.summary import Summary
 from .compare.race import race
 from .e_step.forward_backward import recursion
 from .em import EM
@@ -39,6 +40,7 @@ __all__ = [
     "State",
     "__version__",
     "Selection",
+    "Summary",
     "bootstrap_lrt",
     "cross_validate",
     "load",

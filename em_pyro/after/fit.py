@@ -30,6 +30,7 @@ from .information.information import information
 from .information.record import Information
 from .reorder import reordered
 from .source import Source, save, source_of
+from .summary import Summary, summary
 from .simulate import simulator
 
 
@@ -91,10 +92,6 @@ class Fit:
         """Everything but the program and its data."""
         state = {k: v for k, v in self.__dict__.items() if k not in ("prepared", "posterior", "_criteria")}
         return {**state, "prepared": None, "source": self._told()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take back what `__getstate__` gave."""
-        self.__dict__.update(state)
 
     def _told(self) -> Source:
         """Say how the program was planned, without the program."""
@@ -283,14 +280,21 @@ class Fit:
         """BIC + 2 entropy: the soft one, `-sum p log p` of all discrete latents jointly."""
         return self.criteria().icl
 
-    def _ended(self) -> list[str]:
-        return ended(self.outcome, self.num_steps, self.log_likelihood, self.objective, self.gap, self.prior_density)
+    def summary(self, level: float = 0.95) -> Summary:
+        """Return a table of every entry with its standard error and interval, then criteria, outcome and notes.
+
+        What cannot be had (of a fit from a file without its data, or of very many entries) is said in a line.
+
+        Raises:
+            ParameterError: `level` is not between 0 and 1.
+        """
+        return summary(self.fitted, self._head(()), self.notes, self.information, self.criteria, level)
+
+    def _head(self, values: Sequence[str]) -> list[str]:
+        how = ended(self.outcome, self.num_steps, self.log_likelihood, self.objective, self.gap, self.prior_density)
+        starts = [str(self.starts)] if len(self.starts) > 1 else []
+        return [*how, *values, *starts, *([] if self.acceleration is None else [str(self.acceleration)])]
 
     def __str__(self) -> str:
-        """Say how the fit ended, the fitted values and the notes, in plain text."""
-        lines = [*self._ended(), *shown(self.fitted)]
-        if len(self.starts) > 1:
-            lines.append(str(self.starts))
-        if self.acceleration is not None:
-            lines.append(str(self.acceleration))
-        return "\n".join([*lines, *self.notes])
+        """Say how the fit ended, the fitted values and the notes, in plain text; `summary` has all entries."""
+        return "\n".join([*self._head(shown(self.fitted)), *self.notes])
