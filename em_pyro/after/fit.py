@@ -114,11 +114,15 @@ class Fit:
             )
         return self.prepared
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, remarks: Mapping[str, Any] | None = None) -> None:
         """Write the fit to a file, without the model and its data: `em_pyro.load` reads it, and asks for these.
 
         The file holds tensors, numbers and words, and nothing that runs: `torch.load(path, weights_only=True)` reads
         it. It is written whole or not at all; one that is there is replaced.
+
+        Args:
+            path: of the file.
+            remarks: words, numbers and tensors of your own to stand beside it.
 
         Raises:
             OSError: it cannot be written.
@@ -127,7 +131,7 @@ class Fit:
         with contextlib.suppress(EMError):  # of data that have changed
             source = replace(source, criteria=self.criteria())
         there = replace(self, source=source, fitted={n: v.detach().cpu() for n, v in self.fitted.items()})
-        save(there, path)
+        save(there, path, remarks or {})
 
     def _unchanged(self, asked: str, remedy: str) -> Problem:
         """Return the program and its data, if they are still those of the fit."""

@@ -106,9 +106,20 @@ class Source:
         return fitted
 
 
-def save(record: Any, path: str | os.PathLike[str]) -> None:
-    """Write the record of a fit to a file."""
-    files.write(path, KIND, FORM, {"fit": files.laid_out(record, IN_NO_FILE)})
+def save(record: Any, path: str | os.PathLike[str], remarks: Mapping[str, Any]) -> None:
+    """Write the record of a fit to a file, and words and numbers beside it."""
+    files.write(path, KIND, FORM, {"fit": files.laid_out(record, IN_NO_FILE), "remarks": dict(remarks)})
+
+
+def remarks_in(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the words and numbers that stand beside a fit in its file.
+
+    Raises:
+        DataError: the file is damaged, or no fit.
+        OSError: it is not there, or may not be read.
+    """
+    found = files.read(path, KIND, FORM, WHOSE).get("remarks")
+    return found if isinstance(found, dict) else {}
 
 
 def source_of(problem: Problem) -> Source:

@@ -8,7 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from . import own_arguments
 from .problems import MIXTURES
+from .types import names, picture, positive, seconds, tolerance, writable
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -32,6 +34,12 @@ examples:
       three clusters, the best of twenty starts
   em-pyro gaussians --data people.csv --columns height,weight --json fit.json
       clusters in two columns of a table, saved for another program
+  em-pyro fit my_model.py:mixture points.csv --set K=3 --starts 20 --save fit.pt
+      a model of your own, a function in a file, on the columns of a table
+  em-pyro select my_model.py:mixture points.csv --over K=1:8
+      how many components?
+  em-pyro label new.csv --fit fit.pt --output labels.csv
+      which component is each new row of?
   em-pyro compare gaussians --data points.csv --components 3 --plot race.png
       how fast do EM, stochastic variational inference and L-BFGS get there?
 
@@ -98,6 +106,7 @@ def parser(
     cloud.add_argument("--covariance", choices=list(MIXTURES), default="full", metavar="KIND", help=COVARIANCE)
     cloud.set_defaults(run=gaussians)
 
+    own_arguments.add(commands, page)
     race = commands.add_parser("compare", help="race EM, SVI and L-BFGS on your data", description=COMPARE, **page)
     models = race.add_subparsers(title="models", metavar="MODEL", required=True)
     tossed = models.add_parser("coins", help="a mixture of coins", description=COINS, **page)
@@ -108,77 +117,34 @@ def parser(
     _racing(cloud, "clusters", "eruptions of Old Faithful", "A,B,C")
     cloud.add_argument("--covariance", choices=list(MIXTURES), default="full", metavar="KIND", help=COVARIANCE)
     cloud.set_defaults(run=race_gaussians)
+    own_arguments.race(models, page)
     return root
 
 
 def _shared(command: argparse.ArgumentParser, what: str, example: str, columns: str) -> None:
     add = command.add_argument
     _data(command, what, example, columns)
-    add("--starts", type=_positive, default=1, metavar="N", help="keep the best of N starting points (default: 1)")
+    add("--starts", type=positive, default=1, metavar="N", help="keep the best of N starting points (default: 1)")
     add("--seed", type=int, default=0, metavar="S", help="for the random ones among them (default: 0)")
     text = "converged when the gain still expected, relative to the log-likelihood, is below T (default: 1e-8)"
-    add("--tol", type=_tolerance, default=1e-8, metavar="T", help=text)
-    add("--max-steps", type=_positive, default=1000, metavar="N", help="give up after N steps (default: 1000)")
-    add("--plot", type=_picture, metavar="FILE.png", help="draw the answer (.png, .pdf or .svg)")
-    add("--json", type=_writable, metavar="FILE.json", help="save the answer for another program")
+    add("--tol", type=tolerance, default=1e-8, metavar="T", help=text)
+    add("--max-steps", type=positive, default=1000, metavar="N", help="give up after N steps (default: 1000)")
+    add("--plot", type=picture, metavar="FILE.png", help="draw the answer (.png, .pdf or .svg)")
+    add("--json", type=writable, metavar="FILE.json", help="save the answer for another program")
 
 
 def _racing(command: argparse.ArgumentParser, what: str, example: str, columns: str) -> None:
     add = command.add_argument
     _data(command, what, example, columns)
-    add("--starts", type=_positive, default=5, metavar="N", help="race from N starting points (default: 5)")
+    add("--starts", type=positive, default=5, metavar="N", help="race from N starting points (default: 5)")
     add("--seed", type=int, default=0, metavar="S", help="for the random ones among them (default: 0)")
-    add("--budget", type=_seconds, default=2.0, metavar="T", help="seconds for each method and start (default: 2)")
-    add("--plot", type=_picture, metavar="FILE.png", help="draw the race (.png, .pdf or .svg)")
-    add("--csv", type=_writable, metavar="FILE.csv", help="save every step")
+    add("--budget", type=seconds, default=2.0, metavar="T", help="seconds for each method and start (default: 2)")
+    add("--plot", type=picture, metavar="FILE.png", help="draw the race (.png, .pdf or .svg)")
+    add("--csv", type=writable, metavar="FILE.csv", help="save every step")
 
 
 def _data(command: argparse.ArgumentParser, what: str, example: str, columns: str) -> None:
     add = command.add_argument
     add("--data", type=Path, metavar="FILE.csv", help=f"what to fit (default: {example})")
-    add("--columns", type=_names, metavar=columns, help="which columns to use, numbered from 1 if there is no header")
-    add("--components", type=_positive, default=2, metavar="K", help=f"how many {what} (default: 2)")
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number of seconds such as 2, got {text!r}")
-    return value
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",")]
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected 1, 2, 3, ..., got {text!r}")
-    return int(text)
-
-
-def _tolerance(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"expected a small number such as 1e-8, got {text!r}")
-    return value
-
-
-def _writable(text: str) -> Path:
-    """Look at once whether a file can be written there, so that no fit is lost."""
-    path = Path(text)
-    if path.is_dir() or not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"expected a file in a folder that exists, got {text!r}")
-    return path
-
-
-def _picture(text: str) -> Path:
-    if Path(text).suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise argparse.ArgumentTypeError(f"expected a name that ends in .png, .pdf or .svg, got {text!r}")
-    return _writable(text)
+    add("--columns", type=names, metavar=columns, help="which columns to use, numbered from 1 if there is no header")
+    add("--components", type=positive, default=2, metavar="K", help=f"how many {what} (default: 2)")

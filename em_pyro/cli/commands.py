@@ -20,6 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     if not given or given[0].startswith("--out"):
         given = ["demo", *given]
+    if given[0] == "compare" and len(given) > 1 and ".py:" in given[1]:
+        given.insert(1, "model")
     args = parser(_demo, _coins, _gaussians, _race_coins, _race_gaussians).parse_args(given)
     try:
         return int(args.run(args))

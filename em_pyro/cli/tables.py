@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +66,30 @@ class Table:
             )
         return values
 
+    def whole(self, names: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Return some columns as whole numbers, shape `(N, len(names))`.
+
+        Raises:
+            TableError: there is no such column, or a cell in it is not such a number.
+        """
+        values = self.numbers(names)
+        wrong = np.argwhere(values != np.floor(values))
+        if len(wrong):
+            i, j = wrong[0]
+            raise TableError(
+                f"{self._at(self.rows[i][0], names[j])}: expected a whole number, got {values[i, j]:g}. Correct it."
+            )
+        return values.astype(np.int64)
+
+    def cells(self, name: str) -> list[str]:
+        """Return one column as it is written.
+
+        Raises:
+            TableError: there is no such column.
+        """
+        place = self._place(name)
+        return [cells[place] for _, cells in self.rows]
+
     def _place(self, name: str) -> int:
         if name not in self.names:
             known = ", ".join(self.names)
@@ -76,24 +100,34 @@ class Table:
         return f'{self.source}, line {line}, column "{name}"'
 
 
-def read(path: Path) -> Table:
-    """Read a file of cells separated by commas, semicolons or tabs, whichever its first line has most of.
+def read(path: Path, *, separator: str | None = None, decimal: str = ".") -> Table:
+    """Read a file of cells separated by commas, semicolons or tabs, whichever its first line has most of; or parquet.
 
     The first line is a header if none of its cells is a number. Empty lines are skipped.
+
+    Args:
+        path: of the file; one that ends in .parquet is read by pyarrow.
+        separator: of cells, if it is another.
+        decimal: the mark in numbers, "." or ",".
 
     Raises:
         TableError: the file cannot be opened, is not text, holds no rows, or has rows of different lengths.
     """
+    if path.suffix == ".parquet":
+        return _parquet(path)
+    usual = ",;\t" if decimal == "." else ";\t"
     try:
         text = path.read_text(encoding="utf-8-sig")
         first = next((line for line in text.splitlines() if line.strip()), "")
-        reader = csv.reader(text.splitlines(), delimiter=max(",;\t", key=first.count), strict=True)
+        reader = csv.reader(text.splitlines(), delimiter=separator or max(usual, key=first.count), strict=True)
         rows = [(reader.line_num, tuple(cell.strip() for cell in cells)) for cells in reader]
     except OSError as error:
         raise TableError(f"{path}: expected a readable file, got: {error.strerror}. Check the name.") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise TableError(f"{path}: expected a text file of comma-separated values, got: {error}.") from error
     rows = [(line, cells) for line, cells in rows if any(cells)]
+    if decimal != ".":
+        rows = [(line, tuple(_pointed(cell, decimal) for cell in cells)) for line, cells in rows]
     headed = bool(rows) and all(_number(cell) is None for cell in rows[0][1])
     width = len(rows[0][1]) if rows else 0
     names = rows[0][1] if headed else tuple(str(j + 1) for j in range(width))
@@ -105,6 +139,36 @@ def read(path: Path) -> Table:
             remedy = "Give every row the same number of cells."
             raise TableError(f"{path}, line {line}: expected {width} cells, got {len(cells)}. {remedy}")
     return Table(str(path), names, headed, tuple(rows))
+
+
+def write(path: Path, names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a file of cells separated by commas, with a header."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows(rows)
+
+
+def _parquet(path: Path) -> Table:
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise TableError(f"{path}: expected pyarrow, which reads parquet: pip install 'em-pyro[data]'.") from error
+    try:
+        found = parquet.read_table(path)
+    except (OSError, ValueError) as error:
+        raise TableError(f"{path}: expected a parquet file, got: {' '.join(str(error).split())}.") from error
+    columns = [["" if cell is None else str(cell) for cell in column.to_pylist()] for column in found.columns]
+    rows = tuple((k + 1, cells) for k, cells in enumerate(zip(*columns, strict=True)))
+    if not rows:
+        raise TableError(f"{path}: expected rows of numbers, got none.")
+    return Table(str(path), tuple(found.column_names), True, rows)  # noqa: FBT003
+
+
+def _pointed(cell: str, decimal: str) -> str:
+    """Write a number with a point; other cells stay."""
+    found = cell.replace(decimal, ".", 1)
+    return found if _number(found) is not None else cell
 
 
 def _number(cell: str) -> float | None:

@@ -1,0 +1,96 @@
+"""Which columns of a table go to which argument of a model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .tables import Table, TableError
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What a model is given.
+
+    Attributes:
+        args: a matrix of the columns, or one column as a vector, where the model does not take them by name.
+        kwargs: columns by name, and settings.
+        names: of the columns.
+    """
+
+    args: tuple[Tensor, ...]
+    kwargs: Mapping[str, Any]
+    names: list[str]
+
+
+def columns_of(
+    model: Callable[..., Any],
+    table: Table,
+    chosen: Sequence[str] | None,
+    settings: Mapping[str, Any],
+    key: str | None,
+    integers: Sequence[str] | None,
+    later: Sequence[str] = (),
+) -> Columns:
+    """Give a model the columns that its arguments are named after, or else all of them as its first argument.
+
+    Args:
+        model: a function.
+        table: with the columns.
+        chosen: columns to take; all but `key` if None.
+        settings: other arguments of the model.
+        key: a column that tells rows apart, and is no number.
+        integers: columns of whole numbers, to index with.
+        later: arguments of the model that are given later.
+
+    Raises:
+        TableError: the model asks for what is neither a column nor a setting, or a cell is not a number.
+    """
+    parameters = inspect.signature(model).parameters
+    free = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    unknown = [name for name in settings if name not in parameters and not free]
+    if unknown:
+        raise TableError(f"--set {unknown[0]}: expected an argument of the model, {_listed(parameters)}.")
+    names = list(chosen or (name for name in table.names if name != key))
+    named = [name for name in names if name in parameters and name not in settings]
+    needed = [
+        name
+        for name, p in parameters.items()
+        if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY, p.POSITIONAL_ONLY)
+    ]
+    missing = [name for name in needed if name not in (*named, *settings, *later)]
+    if named and missing:
+        raise TableError(
+            f'{table.source}: expected a column "{missing[0]}", which the model takes, got {_listed(names)}. Choose '
+            f"with --columns, or give it by --set {missing[0]}=..."
+        )
+    if named:
+        columns = {name: _column(table, name, integers) for name in named}
+        return Columns((), {**columns, **settings}, named)
+    if len(missing) > 1:
+        raise TableError(
+            f"{table.source}: expected columns named after the arguments of the model, {_listed(missing)}, got "
+            f"{_listed(names)}. Rename them, or give others by --set."
+        )
+    if not missing:
+        raise TableError(f"{table.source}: expected a model that takes columns, got one of {_listed(parameters)}.")
+    whole = integers is not None and set(names) <= set(integers)
+    values = np.stack([_column(table, name, integers).numpy() for name in names], -1)
+    x = torch.tensor(values, dtype=torch.int64 if whole else torch.float64)
+    return Columns((x.squeeze(-1) if len(names) == 1 else x,), dict(settings), names)
+
+
+def _column(table: Table, name: str, integers: Sequence[str] | None) -> Tensor:
+    if integers is not None and name in integers:
+        return torch.tensor(table.whole([name])[:, 0], dtype=torch.int64)
+    return torch.tensor(table.numbers([name])[:, 0])
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(names) or "nothing"

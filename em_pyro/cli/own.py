@@ -1,0 +1,137 @@
+"""Commands for a model of the user's own: a function in a Python file, and a table whose columns it takes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import pyro
+
+from .. import EM, Fit, load, select
+from ..after.source import remarks_in
+from ..compare import race as run_race
+from ..errors import ParameterError
+from .columns import Columns, columns_of
+from .labels import labelled
+from .model_file import model_in
+from .tables import Table, TableError, read, write
+
+
+def fit(args: Namespace) -> int:
+    """Fit, print, and save what was asked for."""
+    model, columns = _posed(args)
+    with pyro.get_param_store().scope():
+        em = EM(model, **_options(args), progress=sys.stderr.isatty())
+        found = em.fit(*columns.args, **columns.kwargs)
+    print(f"{_title(args)}\n\n{found.plan}\n\n{found.summary() if args.errors else found}")
+    if args.save:
+        found.save(args.save, remarks={"model": args.model, "set": args.set, "columns": columns.names})
+        print(f"\nFit: {args.save}")
+    if args.json:
+        args.json.write_text(json.dumps(_answer(found), indent=2) + "\n", encoding="utf-8")
+        print(f"\nAnswer: {args.json}")
+    return 0 if found.converged else 1
+
+
+def plan(args: Namespace) -> int:
+    """Say how every parameter would be maximised."""
+    model, columns = _posed(args)
+    with pyro.get_param_store().scope():
+        print(f"{_title(args)}\n\n{EM(model).plan(*columns.args, **columns.kwargs)}")
+    return 0
+
+
+def choose(args: Namespace) -> int:
+    """Fit once for every value of an argument, and print the table."""
+    model, columns = _posed(args, without=args.over[0])
+    name, values = args.over
+    options: dict[str, Any] = {"criterion": args.criterion, "starts": args.starts, "seed": args.seed}
+    options |= {"tol": args.tol, "max_steps": args.max_steps, "progress": sys.stderr.isatty()}
+    found = select(
+        lambda value: partial(model, **{name: value}), values, *columns.args, model_kwargs=columns.kwargs, **options
+    )
+    print(f"{_title(args)}\n\n{found}")
+    return 0
+
+
+def compare(args: Namespace) -> int:
+    """Race EM, SVI and L-BFGS; 1 if the best known is not a tested maximum."""
+    model, columns = _posed(args)
+    print(_title(args))
+    options: dict[str, Any] = {"starts": args.starts, "seed": args.seed, "budget_seconds": args.budget}
+    found = run_race(model, *columns.args, kwargs=columns.kwargs, **options)
+    print(f"\n{found}")
+    if args.plot:
+        found.plot().savefig(args.plot, dpi=150)
+        print(f"\nPicture: {args.plot}")
+    if args.csv:
+        found.to_csv(args.csv)
+        print(f"\nEvery step: {args.csv}")
+    return 0 if found.best.tested else 1
+
+
+def label(args: Namespace) -> int:
+    """Write the posterior of the latents of new rows beside their id."""
+    told = remarks_in(args.fit)
+    spec = args.model or told.get("model")
+    if spec is None:
+        raise TableError(f"{args.fit}: expected a fit of this command, got one of another. Name --model FILE.py:NAME.")
+    model, settings = model_in(spec), {**told.get("set", {}), **args.set}
+    table = _table(args)
+    columns = columns_of(model, table, args.columns or told.get("columns"), settings, args.id, args.integers)
+    found: Fit = load(args.fit, model)
+    names, rows = labelled(found.posterior_on(*columns.args, **columns.kwargs), len(table.rows))
+    if args.id:
+        names, rows = [args.id, *names], [[cell, *row] for cell, row in zip(table.cells(args.id), rows, strict=True)]
+    write(args.output, names, rows)
+    print(f"{len(rows)} rows: {args.output}")
+    return 0
+
+
+def summary(args: Namespace) -> int:
+    """Print a fit that was saved."""
+    print(load(args.fit).summary())
+    return 0
+
+
+def _posed(args: Namespace, without: str | None = None) -> tuple[Callable[..., Any], Columns]:
+    """Return the model and what it is given; `without` an argument that is still to come."""
+    if without is not None and without in args.set:
+        raise ParameterError(f'--over: expected an argument that --set does not fix, got "{without}" in both.')
+    model = model_in(args.model)
+    later = () if without is None else (without,)
+    return model, columns_of(model, _table(args), args.columns, args.set, args.id, args.integers, later)
+
+
+def _table(args: Namespace) -> Table:
+    return read(args.data, separator=args.separator, decimal=args.decimal)
+
+
+def _title(args: Namespace) -> str:
+    settings = "".join(f", {name}={value!r}" for name, value in args.set.items())
+    return f"{args.model}{settings} on {args.data}"
+
+
+def _options(args: Namespace) -> dict[str, Any]:
+    return {"starts": args.starts, "seed": args.seed, "tol": args.tol, "max_steps": args.max_steps}
+
+
+def _answer(found: Fit) -> Mapping[str, Any]:
+    return {
+        "params": {name: value.tolist() for name, value in found.params.items()},
+        "log_likelihood": found.log_likelihood,
+        "objective": found.objective,
+        "converged": found.converged,
+        "outcome": found.outcome,
+        "steps": found.num_steps,
+        "gap": found.gap,
+        "parameters": found.num_parameters,
+        "aic": found.aic,
+        "bic": found.bic,
+        "icl": found.icl,
+        "notes": list(found.notes),
+    }

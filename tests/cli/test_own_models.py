@@ -1,0 +1,147 @@
+"""The command line on a model of the user's own: a function in a file, columns of a table."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import em_pyro
+from em_pyro.cli.commands import main
+
+MODEL = """
+import pyro, pyro.distributions as dist, torch
+from torch.distributions import constraints
+
+def mixture(x, K=2):
+    x = x.reshape(len(x), -1)
+    spread = x[torch.arange(K) * (len(x) // K)]
+    weights = pyro.param("weights", torch.ones(K).double() / K, constraint=constraints.simplex)
+    loc = pyro.param("loc", spread.double())
+    scale = pyro.param("scale", torch.ones(K, x.shape[1]).double(), constraint=constraints.positive)
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Categorical(weights))
+        pyro.sample("x", dist.Normal(loc[z], scale[z]).to_event(1), obs=x)
+
+def line(dose, response, group, power=1):
+    level = pyro.param("level", torch.zeros(2).double())
+    slope = pyro.param("slope", torch.zeros(()).double())
+    scale = pyro.param("scale", torch.ones(()).double(), constraint=constraints.positive)
+    with pyro.plate("rows", len(dose)):
+        pyro.sample("response", dist.Normal(level[group] + slope * dose**power, scale), obs=response)
+"""
+
+
+@pytest.fixture(name="here")
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder with a model and two tables, and stand in it."""
+    generator = np.random.default_rng(0)
+    rows = np.concatenate([generator.normal(size=(30, 2)), 6 + generator.normal(size=(20, 2))])
+    (tmp_path / "m.py").write_text(MODEL)
+    lines = [f"r{k};{a:.6f};{b:.6f}".replace(".", ",") for k, (a, b) in enumerate(rows)]
+    (tmp_path / "points.csv").write_text("\n".join(["who;a;b", *lines]) + "\n")
+    dose = np.arange(12.0)
+    table = [f"{d},{1 + 2 * d + (k % 2) * 5 + 0.1 * (-1) ** (k // 2)},{k % 2}" for k, d in enumerate(dose)]
+    (tmp_path / "doses.csv").write_text("\n".join(["dose,response,group", *table]) + "\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+POINTS = ["m.py:mixture", "points.csv", "--id", "who", "--decimal", ","]
+
+
+def test_fit_label_summary(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A fit is saved, rows are labelled by it, their id is kept, and the file says what was found."""
+    saved = ["--save", "fit.pt", "--json", "fit.json"]
+    assert main(["fit", *POINTS, "--set", "K=2", "--errors", *saved]) == 0
+    said = capsys.readouterr().out
+    assert "closed form" in said
+    assert "loc[0, 0]" in said
+    answer = json.loads((here / "fit.json").read_text())
+    assert answer["parameters"] == 9
+    assert sorted(round(v[0]) for v in answer["params"]["loc"]) == [0, 6]
+    assert main(["label", "points.csv", "--fit", "fit.pt", "--id", "who", "--decimal", ",", "--output", "out.csv"]) == 0
+    with (here / "out.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["who"] for row in rows] == [f"r{k}" for k in range(50)]
+    assert len({row["z"] for row in rows[:30]}) == len({row["z"] for row in rows[30:]}) == 1
+    assert float(rows[0]["z=0"]) + float(rows[0]["z=1"]) == pytest.approx(1)
+    assert main(["summary", "fit.pt"]) == 0
+    assert "weights[0]" in capsys.readouterr().out
+    fit = em_pyro.load(here / "fit.pt")
+    assert torch.equal(fit.params["loc"], torch.tensor(answer["params"]["loc"], dtype=torch.float64))
+
+
+def test_plan_and_select(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The plan is said; a range has both its ends, and the best of it is two clusters."""
+    assert main(["plan", *POINTS]) == 0
+    assert "closed form" in capsys.readouterr().out
+    assert main(["select", *POINTS, "--over", "K=1:3", "--starts", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "bic" in said.lower()
+    assert "3" in said
+
+
+def test_columns_by_name(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Arguments that are named after columns are given these, whole numbers to index with among them."""
+    command = ["fit", "m.py:line", "doses.csv", "--integers", "group", "--json", "fit.json"]
+    assert main(command) == 0
+    answer = json.loads((here / "fit.json").read_text())
+    assert answer["params"]["slope"] == pytest.approx(2, abs=0.05)
+    assert answer["params"]["level"] == pytest.approx([1, 6], abs=0.2)
+
+
+def test_a_race(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`compare FILE.py:NAME` is a race on it."""
+    assert main(["compare", *POINTS, "--starts", "1", "--budget", "0.2"]) in (0, 1)
+    assert "L-BFGS" in capsys.readouterr().out
+
+
+def test_parquet(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A table in parquet is the same table."""
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is optional: pip install -e '.[data]'")
+    import pyarrow.parquet as parquet
+
+    x = np.random.default_rng(1).normal(size=40)
+    parquet.write_table(pyarrow.table({"a": x}), here / "a.parquet")
+    assert main(["fit", "m.py:mixture", "a.parquet", "--set", "K=1", "--json", "fit.json"]) == 0
+    assert json.loads((here / "fit.json").read_text())["params"]["loc"][0] == pytest.approx([x.mean()])
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["fit", "none.py:mixture", "points.csv"], "expected a Python file with the model"),
+        (["fit", "m.py:none", "points.csv"], 'expected a function "none", got none. It has: mixture, line'),
+        (["fit", "bad.py:f", "points.csv"], "bad.py, line 2: expected a file that runs, got ZeroDivisionError"),
+        (["fit", "m.py:mixture", "points.csv", "--decimal", ","], 'points.csv, line 2, column "who"'),
+        (["fit", "m.py:line", "points.csv", "--id", "who", "--decimal", ","], "expected columns named after"),
+        (["fit", "m.py:line", "doses.csv", "--columns", "dose,response"], 'expected a column "group"'),
+        (["fit", "m.py:line", "doses.csv", "--integers", "response,group"], "expected a whole number"),
+        (["fit", *POINTS, "--set", "Q=2"], "--set Q: expected an argument of the model, x, K"),
+        (
+            ["select", *POINTS, "--over", "K=1:2", "--set", "K=3"],
+            "--over: expected an argument that --set does not fix",
+        ),
+        (["summary", "points.csv"], "points.csv: expected a file of Fit.save"),
+        (["label", "points.csv", "--fit", "points.csv", "--output", "out.csv"], "expected a file of Fit.save"),
+    ],
+)
+def test_mistakes_are_named_in_a_line(
+    here: Path, capsys: pytest.CaptureFixture[str], command: list[str], words: str
+) -> None:
+    """The file, the line and the column; and the status of a command that could not be used."""
+    (here / "bad.py").write_text("f = 1\n1 / 0\n")
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.count("\n") == 1
+
+
+def test_help_says_that_a_model_is_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """A file with a model is a program."""
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    assert "it is run" in capsys.readouterr().out
