@@ -80,7 +80,7 @@ class Fit:
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the program and its data."""
-        state = {k: v for k, v in self.__dict__.items() if k not in ("prepared", "posterior", "_criteria")}
+        state = {k: v for k, v in self.__dict__.items() if k not in ("prepared", "posterior")}
         return {**state, "prepared": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -154,7 +154,8 @@ class Fit:
     @property
     def num_parameters(self) -> int:
         """Number of free parameters: a simplex of K entries has K - 1; those on a boundary count, fixed ones do not."""
-        return dimension(self._alive())
+        known = self.__dict__.get("_criteria")  # of a fit from a file there is nothing else
+        return dimension(self._alive()) if known is None else known.parameters
 
     def criteria(self, n: float | None = None) -> Criteria:
         """Information criteria, with `n` rows: by default those of the plate that owns the latents, weights added up.
