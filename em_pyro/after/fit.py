@@ -164,13 +164,12 @@ class Fit:
             ParameterError: `n` is no number above zero.
             DataError: the data are no longer those of the fit.
         """
-        if n is not None:
-            return criteria(self._alive(), self.log_likelihood, self.posterior, n)
-        return self._criteria
+        return self._criteria if n is None else criteria(self._alive(), self.log_likelihood, self.posterior, n)
 
     @cached_property
     def _criteria(self) -> Criteria:
-        return criteria(self._alive(), self.log_likelihood, self.posterior)
+        asked = self if "posterior" in self.__dict__ else replace(self)  # that of a copy is not kept
+        return criteria(self._alive(), self.log_likelihood, asked.posterior)
 
     @property
     def aic(self) -> float:
