@@ -12,5 +12,6 @@ from .canvas import COLOURS
 from .coins import coin_weights
 from .mixtures import ellipses, mixture_curves
 from .paths import objective_path
+from .states import states
 
-__all__ = ["COLOURS", "coin_weights", "ellipses", "mixture_curves", "objective_path"]
+__all__ = ["COLOURS", "coin_weights", "ellipses", "mixture_curves", "objective_path", "states"]
