@@ -15,7 +15,12 @@ from pathlib import Path
 import pyro
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("new_model", "missing_data", "save_load_resume")
+NAMES = (
+    "new_model",
+    "missing_data",
+    "save_load_resume",
+    "states",
+)
 PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in NAMES))
 
 BLOCK = re.compile(r"```python\n(?P<code>.*?)```\n(?:\n```text\n(?P<printed>.*?)```\n)?", re.DOTALL)
