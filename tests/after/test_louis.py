@@ -9,14 +9,12 @@ from functools import partial
 from typing import Any
 
 import pyro
-import pyro.distributions as dist
 import pytest
 import torch
 from oracles.engines import laid_out
 from oracles.tolerances import IDENTITY, SOLVERS
 from torch import Tensor
 from torch.autograd.functional import hessian, jacobian
-from torch.distributions import constraints
 
 from em_pyro.after.information.louis import SecondOrder, around_of, second_order, unserved
 from em_pyro.e_step.second import second
