@@ -21,7 +21,7 @@ ZOO_PAGE = (ROOT / "models" / "README.md").read_text(encoding="utf-8")
 def test_a_page_prints_what_it_says(page: str) -> None:
     """Every block of Python runs, in order; `python docs/pages.py` puts fresh output into the page."""
     _, pairs = PAGES["run"]((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8"))
-    assert len(pairs) >= 6
+    assert pairs
     for said, printed in pairs:
         assert PAGES["masked"](printed) == PAGES["masked"](said)
 
