@@ -98,7 +98,7 @@ def certify(problem: Problem, params: Params, *, settled: bool = True) -> Certif
     if information is not None and not bool(torch.isfinite(information).all()):
         information = None
     if information is not None and not unseen and ground.around.size:
-        notes += _told(ground, level, information, settled=settled)
+        notes += _told(ground, level, found, information, settled=settled)
     if not settled:
         return Certificate(0.0, tuple(notes))
     if unseen:
@@ -269,13 +269,13 @@ def _rising(ground: Ground, edges: Sequence[Entry]) -> dict[Entry, float]:
 # ---- infinity, and what is not identified ----
 
 
-def _told(ground: Ground, level: float, information: Tensor, *, settled: bool) -> list[str]:
+def _told(ground: Ground, level: float, found: Expectation, information: Tensor, *, settled: bool) -> list[str]:
     """Say what runs to infinity, and along what the objective is flat."""
     off, notes = running(ground, level, information), list[str]()
     for where in dict.fromkeys(off.values()):
         those = named([entry for entry, to in off.items() if to == where])
         notes.append(f"runs to {where}: {those}; the objective rises for ever, and has no maximum at finite values")
-    top = peak(ground, information, off) if settled and len(off) < ground.around.size else None
+    top = peak(ground, found, information, off) if settled and len(off) < ground.around.size else None
     if top is not None and (many := top.flat.shape[1]):
         ways = "one direction" if many == 1 else f"{many} directions"
         notes.append(f"not identified: the objective is flat along {ways}, of {named(top.moving(top.flat))}")
