@@ -10,7 +10,8 @@ References:
 
 from .canvas import COLOURS
 from .coins import coin_weights
+from .intervals import intervals
 from .mixtures import ellipses, mixture_curves
 from .paths import objective_path
 
-__all__ = ["COLOURS", "coin_weights", "ellipses", "mixture_curves", "objective_path"]
+__all__ = ["COLOURS", "coin_weights", "ellipses", "intervals", "mixture_curves", "objective_path"]
