@@ -216,7 +216,7 @@ def _seen(
 ) -> Peak | None:
     """Whiten by the information in complete data, and take second derivatives."""
     white, here = whitened(ground, information, off), torch.zeros(len(information), dtype=torch.float64)
-    level = _level(ground, white.unseen)
+    level = level_ones(ground, white.unseen)
     observed = None if second is None else second(ground, white.basis)
     if observed is None:
         observed = ground.information(here, white.basis, stencil)
@@ -228,7 +228,7 @@ def _seen(
     return Peak(ground, white.basis, white.unit, flat, kinks, white.off, symmetric, slope, error)
 
 
-def _level(ground: Ground, directions: Tensor) -> Tensor:
+def level_ones(ground: Ground, directions: Tensor) -> Tensor:
     """Which directions without curvature are flat, `(r)`: at a kink, as a Laplace density has one, `Q` has none too."""
     if not directions.shape[1]:
         return torch.zeros(0, dtype=torch.bool)
