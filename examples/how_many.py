@@ -66,7 +66,9 @@ held_out = {K: float(cross_validate(partial(full, K=K), x, plate="points")) for 
 print(held_out)
 
 figure, panels = plt.subplots(1, 3, figsize=(8, 3.4), layout="constrained")
-for ax, selection, title in zip(panels, (eruptions, galaxies, people), ("Old Faithful", "Galaxies", "Answers"), strict=True):
+for ax, selection, title in zip(
+    panels, (eruptions, galaxies, people), ("Old Faithful", "Galaxies", "Answers"), strict=True
+):
     criteria(selection, ax)
     ax.set(title=title, xlabel="number of components", ylabel="")
     ax.legend(frameon=False, fontsize=8)
