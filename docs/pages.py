@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NAMES = (
     "new_model",
     "missing_data",
+    "how_many_components",
     "save_load_resume",
     "states",
 )

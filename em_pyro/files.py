@@ -54,7 +54,9 @@ def write(path: Where, kind: str, form: int, contents: Mapping[str, Any]) -> Non
         OSError: it cannot be written; what was there is as it was.
     """
     laid, real = io.BytesIO(), Path(os.path.realpath(path))
-    torch.save({"kind": kind, "format": form, "em_pyro": __version__, "torch": str(torch.__version__), **contents}, laid)
+    torch.save(
+        {"kind": kind, "format": form, "em_pyro": __version__, "torch": str(torch.__version__), **contents}, laid
+    )
     part = real.with_name(f".{real.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:

@@ -30,9 +30,9 @@ from .information.certificate import Certificate, certificate
 from .information.information import information
 from .information.record import Information
 from .reorder import reordered
+from .simulate import simulator
 from .source import Source, save, source_of
 from .summary import Summary, summary
-from .simulate import simulator
 
 
 @dataclass(frozen=True)

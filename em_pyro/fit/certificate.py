@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor
 from ..e_step.expectation import Expectation
 from ..program.named import Params, batched
 from .problem import Problem
-from .verdict.around import MATRICES, Around, Entry, named, put
+from .verdict.around import MATRICES, Around, Entry, named
+from .verdict.edges import edge_notes, snapped
 from .verdict.ground import Ground
 from .verdict.infinity import running
 from .verdict.krylov import PRODUCTS, glimpse
@@ -29,12 +30,8 @@ PROMISED = 10.0  # times the tolerance: a gain by the slope that is none of a ma
 ROUNDING = 1e-8  # relative to 1 + |objective|: a promise that is not put to the test
 TRIALS = tuple(0.1**k for k in range(10))  # of the step that the slope promises most for: next to no information
 BESIDE = tuple(0.1**k for k in range(1, 7))  # standard errors given complete data: how far neighbours are
-EDGE = 1e-3  # a probability below it is tried at zero
-FALL = 1e-9  # relative to 1 + |objective|: what a probability may lose at its boundary
-INSIDE = 1e-7  # how far inside the slope at a boundary is taken
 LAST = 8 * torch.finfo(torch.float64).eps  # of a parameter, relative: its last digits
 NEIGHBOURS, FEW = 8, 2  # at which it is asked what these are worth; where evaluations are dear
-RISING = 1e-3  # relative to 1 + |objective|: nats a unit, of a slope at a boundary that points inwards
 
 
 @dataclass(frozen=True)
@@ -197,84 +194,6 @@ def _along(ground: Ground, found: Expectation, slope: Tensor) -> Tensor:
     return slope / curved if curved > 0 else torch.zeros_like(slope)
 
 
-# ---- the boundary ----
-
-
-def snapped(ground: Ground, level: float) -> tuple[Ground, list[Entry]]:
-    """Put every probability that runs to zero or one there: where the objective does not fall for it."""
-    around, tried = ground.around, list[tuple[Entry, float]]()
-    for entry in ((n, tuple(at)) for n in around.names for at in _near(around, n).nonzero().tolist()):
-        value = float(around.params[entry[0]][entry[1]])
-        tried.append((entry, 0.0 if value < EDGE else 1.0))
-    if not tried:
-        return ground, []
-    heights = ground.with_entries(tried)
-    lowest = level - FALL * (1 + abs(level))
-    kept = [move for move, height in zip(tried, heights.tolist(), strict=True) if height >= lowest]
-    at = around
-    for entry, value in kept:
-        at = Around(around.program, around.names, put(at, entry, value))
-    new = Ground(ground.problem, at)
-    together = float(new.heights(torch.zeros(1, at.size, dtype=torch.float64)))
-    return (new, [entry for entry, _ in kept]) if kept and together >= lowest else (ground, [])
-
-
-def _near(around: Around, name: str) -> Tensor:
-    """Probabilities inside that are next to a boundary."""
-    value, domain = around.params[name], around.domains[name]
-    low = (value > 0) & (value < EDGE)
-    if domain == "unit":
-        return low | (value < 1) & (value > 1 - EDGE)
-    return low if domain == "simplex" else torch.zeros_like(low)
-
-
-def edge_notes(ground: Ground) -> list[str]:
-    """Name the entries at a boundary, and those among them from which the objective rises inwards: these stay too."""
-    edges = ground.around.edges()
-    if not edges:
-        return []
-    infinite = [(name, at) for name, at in edges if not bool(torch.isfinite(ground.around.params[name][at]))]
-    rising = _rising(ground, [entry for entry in edges if entry not in infinite])
-    resting = [entry for entry in edges if entry not in rising and entry not in infinite]
-    notes = [f"at infinity: {named(infinite)}"] if infinite else []
-    notes += [f"at the boundary: {named(resting)}"] if resting else []
-    if rising:
-        notes.append(
-            f"at the boundary, though the objective rises inwards by {max(rising.values()):.3g} nats a unit: "
-            f"{named(list(rising))}; EM moves no entry away from there, so start inside"
-        )
-    return notes
-
-
-def _rising(ground: Ground, edges: Sequence[Entry]) -> dict[Entry, float]:
-    """The slope of the objective inwards, taken a little inside, of every entry at a boundary where it is positive."""
-    around = ground.around
-    edges = [entry for entry in edges if around.domains[entry[0]] in ("unit", "simplex", "positive")]
-    inside = {name: value.clone() for name, value in around.params.items()}
-    for name, at in edges:
-        inside[name][at] = (inside[name][at] - INSIDE).abs()
-    for name in {name for name, _ in edges if around.domains[name] == "simplex"}:
-        inside[name] /= inside[name].sum(-1, keepdim=True)
-    with torch.no_grad():
-        found = ground.problem.expect(ground.problem.bind(batched(inside)))
-    leaves = {name: inside[name].unsqueeze(0).requires_grad_() for name in {name for name, _ in edges}}
-    with torch.enable_grad():
-        q = ground.problem.engine.q({**batched(inside), **leaves}, found).sum()
-        slopes = torch.autograd.grad(q, list(leaves.values()), allow_unused=True) if q.requires_grad else ()
-    rising: dict[Entry, float] = {}
-    for name, slope in zip(leaves, slopes, strict=False):
-        if slope is None:
-            continue
-        inwards = slope[0]
-        if around.domains[name] == "simplex":
-            inwards = inwards - (inwards * inside[name]).sum(-1, keepdim=True)
-        for entry in (one for one in edges if one[0] == name):
-            steep = float(inwards[entry[1]]) * (1 if float(around.params[name][entry[1]]) == 0 else -1)
-            if steep > RISING * (1 + abs(float(found.objective))):
-                rising[entry] = steep
-    return rising
-
-
 # ---- infinity, and what is not identified ----
 
 
@@ -286,20 +205,25 @@ def _told(
     for where in dict.fromkeys(off.values()):
         those = named([entry for entry, to in off.items() if to == where])
         notes.append(f"runs to {where}: {those}; the objective rises for ever, and has no maximum at finite values")
-    if not settled or len(off) == ground.around.size:
-        return notes
-    if ground.around.size > MANY:
-        first, dear = glimpse(ground, found, information, off), EVALUATIONS * ground.around.size
-        if first.smallest >= SUSPECT:
-            return notes
-        if dear * _entries(ground.problem) > CLOSER * DEAR:
-            least = first.moving(first.empty if first.empty.shape[1] else first.basis @ first.vectors[:, :1])
-            share = f"{first.smallest:.2g} of the curvature in complete data"
-            return [*notes, f"next to flat, and not looked at any closer: {share} is left along {named(least)}"]
-    top = peak(ground, found, information, off)
-    if top is not None and (many := top.flat.shape[1]):
-        ways = "one direction" if many == 1 else f"{many} directions"
-        notes.append(f"not identified: the objective is flat along {ways}, of {named(top.moving(top.flat))}")
+    if settled and len(off) < ground.around.size:
+        notes += _flat(ground, found, information, off)
     domains, params = ground.around.domains, ground.around.params
     far = (float(params[n][at]) for (n, at), to in off.items() if to == "infinity" and domains[n] == "positive")
     return notes, max(far, default=0.0)
+
+
+def _flat(ground: Ground, found: Expectation, information: Tensor, off: Collection[Entry]) -> list[str]:
+    """Say along what the objective is flat; of many coordinates, first by a glimpse."""
+    if ground.around.size > MANY:
+        first, dear = glimpse(ground, found, information, off), EVALUATIONS * ground.around.size
+        if first.smallest >= SUSPECT:
+            return []
+        if dear * _entries(ground.problem) > CLOSER * DEAR:
+            least = first.moving(first.empty if first.empty.shape[1] else first.basis @ first.vectors[:, :1])
+            share = f"{first.smallest:.2g} of the curvature in complete data"
+            return [f"next to flat, and not looked at any closer: {share} is left along {named(least)}"]
+    top = peak(ground, found, information, off)
+    if top is None or not (many := top.flat.shape[1]):
+        return []
+    ways = "one direction" if many == 1 else f"{many} directions"
+    return [f"not identified: the objective is flat along {ways}, of {named(top.moving(top.flat))}"]

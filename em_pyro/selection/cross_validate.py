@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor
 
@@ -79,8 +80,8 @@ def cross_validate(
     """Fit a model to all folds but one, and ask the fit for the log evidence of that one; each in turn.
 
     Rows of a plate are dealt to folds by a random permutation, sizes differing by one at most. Every fit starts as one
-    of all rows would: from the param store, initialisers and `starts` as they are now; the store and the weights of
-    modules are left as they were.
+    of all rows would in an empty param store: from initialisers, `starts` and the weights of modules, which are left as
+    they were, as is the store; so nothing of a fit that has seen the held-out rows.
 
     An argument is cut along the dimension that is as long as the plate, those inside lists and dicts too; one without
     is passed whole. Before anything is fitted, rows are asked for the same densities as in the whole.
@@ -105,12 +106,13 @@ def cross_validate(
     """
     kwargs = dict(model_kwargs or {})
     em = EM(model, seed=seed, **options)
-    whole = prepare(model, args, kwargs, em.m_step, **planning(em))
+    with pyro.get_param_store().scope():
+        whole = prepare(model, args, kwargs, em.m_step, **planning(em))
     program = whole.program
     cut = _cut(program.plates, plate, folds, (args, kwargs), dims or {})
     deal = torch.randperm(cut.rows, generator=torch.Generator().manual_seed(seed))
     parts = deal.tensor_split(int(folds))
-    with beside(program.device):
+    with beside(program.device), pyro.get_param_store().scope():
         for some in (parts[0], torch.cat(parts[1:])):
             check_cut(program, cut, own_values(whole), some)
     per_row, fold = torch.zeros(cut.rows, dtype=torch.float64), torch.zeros(cut.rows, dtype=torch.long)
@@ -120,7 +122,7 @@ def cross_validate(
         others = torch.cat([part for k, part in enumerate(parts) if k != i]).sort().values
         train, test = cut.some(args, kwargs, others), cut.some(args, kwargs, held_out)
         try:
-            with set_aside(program):
+            with set_aside(program), pyro.get_param_store().scope():
                 fit = EM(model, seed=seed, **options).fit(*train[0], **train[1])
                 per_row[held_out] = fit.posterior_on(*test[0], **test[1]).log_evidence_by(plate).cpu()
         except EMError as error:

@@ -21,6 +21,7 @@ from torch import Tensor
 from ..families.charts import domain_of
 from ..fit.problem import Problem
 from ..fit.saddle import row_units
+from ..fit.starting.initialisers import in_double
 from ..fit.starting.starts import own_values
 from ..program.coordinates import constrained
 from ..program.devices import seeded
@@ -71,7 +72,7 @@ def split_starts(small: Params, large: Problem, seed: int) -> tuple[list[dict[st
     grown = growth(small, parameters)
     if grown is None:
         return [], []
-    small = {name: small[name].detach().double() for name in grown.axes}
+    small = {name: in_double(parameters[name], small[name].detach()) for name in grown.axes}
     nested, apart = [split(small, parameters, grown, _origin(grown, 0))], list[dict[str, Tensor]]()
     if all(domain_of(parameters[name].constraint) == "real" for name, axes in grown.axes.items() if axes):
         nested.append(_padded(small, grown))

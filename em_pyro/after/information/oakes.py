@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.autograd.functional import jacobian
 
 from ...errors import PlanError
-from ...fit.certificate import edge_notes, snapped
 from ...fit.problem import Problem
 from ...fit.verdict.around import Around, Entry, named
+from ...fit.verdict.edges import edge_notes, snapped
 from ...fit.verdict.ground import Ground
 from ...fit.verdict.infinity import running
 from ...fit.verdict.peak import Peak, peak
