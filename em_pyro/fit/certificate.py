@@ -16,6 +16,7 @@ from .verdict.around import MATRICES, Around, Entry, named, put
 from .verdict.ground import Ground
 from .verdict.identified import flat
 from .verdict.infinity import running
+from .verdict.spreads import at_zero, lifted
 
 MANY = 50  # free coordinates up to which identification is looked at
 DEAR = 10_000_000  # entries of factors, all evaluations together, up to which it is
@@ -91,14 +92,16 @@ def certify(problem: Problem, params: Params, *, settled: bool = True) -> Certif
         ground, snapped = _snapped(ground, level)
         if snapped:
             found = problem.expect(problem.bind(batched(ground.around.params)))
-    information = None if unseen and unseen != SINGLE else ground.curvature_of_q(found)
+    closely = unseen in ("", SINGLE)
+    information = ground.curvature_of_q(found) if closely else None
     if not unseen and (information is None or not bool(torch.isfinite(information).all())):
         information, unseen = None, "torch has no second derivatives of Q here"
-    notes += _edges(ground)
+    zero = at_zero(ground, level, closely=closely)
+    notes += _edges(ground, zero)
     if information is not None and not bool(torch.isfinite(information).all()):
         information = None
     if information is not None and not unseen and ground.around.size:
-        notes += _told(ground, level, information, settled=settled)
+        notes += _told(ground, level, information, zero, settled=settled)
     if not settled:
         return Certificate(0.0, tuple(notes))
     if unseen:
@@ -219,14 +222,14 @@ def _near(around: Around, name: str) -> Tensor:
     return low if domain == "simplex" else torch.zeros_like(low)
 
 
-def _edges(ground: Ground) -> list[str]:
-    """Name the entries at a boundary, and those among them from which the objective rises inwards: these stay too."""
+def _edges(ground: Ground, zero: Sequence[Entry]) -> list[str]:
+    """Name the entries at a boundary, or as good as `zero`; and those from which the objective rises inwards."""
     edges = ground.around.edges()
-    if not edges:
+    if not edges and not zero:
         return []
     infinite = [(name, at) for name, at in edges if not bool(torch.isfinite(ground.around.params[name][at]))]
     rising = _rising(ground, [entry for entry in edges if entry not in infinite])
-    resting = [entry for entry in edges if entry not in rising and entry not in infinite]
+    resting = [*(entry for entry in edges if entry not in rising and entry not in infinite), *zero]
     notes = [f"at infinity: {named(infinite)}"] if infinite else []
     notes += [f"at the boundary: {named(resting)}"] if resting else []
     if rising:
@@ -269,15 +272,26 @@ def _rising(ground: Ground, edges: Sequence[Entry]) -> dict[Entry, float]:
 # ---- infinity, and what is not identified ----
 
 
-def _told(ground: Ground, level: float, information: Tensor, *, settled: bool) -> list[str]:
-    """Say what runs to infinity, and along what the objective is flat."""
-    off, notes = running(ground, level, information), list[str]()
+def _told(ground: Ground, level: float, information: Tensor, zero: Sequence[Entry], *, settled: bool) -> list[str]:
+    """Say what runs to infinity, and along what the objective is flat; not of what is as good as `zero`."""
+    singular = {(name, at[:-2]) for name, at in zero if ground.around.domains[name] in MATRICES}
+    still = {entry for entry in ground.around.entries if entry in zero or (entry[0], entry[1][:-2]) in singular}
+    off = {entry: to for entry, to in running(ground, level, information).items() if entry not in still}
+    notes = list[str]()
     for where in dict.fromkeys(off.values()):
         those = named([entry for entry, to in off.items() if to == where])
         notes.append(f"runs to {where}: {those}; the objective rises for ever, and has no maximum at finite values")
-    kept = [k for k, entry in enumerate(ground.around.entries) if entry not in off and settled]
-    found = flat(ground, information, torch.tensor(kept, dtype=torch.long)) if kept else None
-    if found is not None and found.many:
-        ways = "one direction" if found.many == 1 else f"{found.many} directions"
-        notes.append(f"not identified: the objective is flat along {ways}, of {named(found.entries)}")
-    return notes
+    kept = [k for k, entry in enumerate(ground.around.entries) if entry not in off and entry not in still and settled]
+    return [*notes, *_unidentified(ground, information, zero, kept)] if kept else notes
+
+
+def _unidentified(ground: Ground, information: Tensor | None, zero: Sequence[Entry], kept: Sequence[int]) -> list[str]:
+    """Say along which of the coordinates that are `kept` the objective is flat."""
+    if zero:
+        ground = lifted(ground, zero)
+        information = ground.curvature_of_q(ground.problem.expect(ground.problem.bind(batched(ground.around.params))))
+    found = None if information is None else flat(ground, information, torch.tensor(kept, dtype=torch.long))
+    if found is None or not found.many:
+        return []
+    ways = "one direction" if found.many == 1 else f"{found.many} directions"
+    return [f"not identified: the objective is flat along {ways}, of {named(found.entries)}"]
