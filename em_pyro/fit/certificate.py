@@ -146,14 +146,10 @@ def _noise(ground: Ground, unseen: str) -> float:
     around, many = ground.around, FEW if unseen else NEIGHBOURS
     if not around.size or ground.problem.slack > SINGLE_SLACK:
         return 0.0
-    sizes = [
-        float(around.params[name][at].abs()) if around.domains[name] in ("real", *MATRICES) else 1.0
-        for name, at in around.entries
-    ]
     generator = torch.Generator().manual_seed(0)
     nudges = torch.randn((1 + many, around.size), generator=generator, dtype=torch.float64)
     nudges[0] = 0.0
-    heights = ground.heights(LAST * torch.tensor(sizes, dtype=torch.float64) * nudges)
+    heights = ground.heights(LAST * around.sizes * nudges)
     heights = heights[torch.isfinite(heights)]
     return float(heights.max() - heights.min()) if len(heights) else 0.0
 

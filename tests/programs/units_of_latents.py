@@ -96,6 +96,20 @@ def both(u: Units) -> None:
         pyro.sample("y", dist.Normal(mean + a[OF] + (slope + b[OF]) * t, within), obs=u.of(GROWN, u.data))
 
 
+def together(u: Units) -> None:
+    """The same with a covariance, whose entries have units of their own."""
+    ratio, t = u.data / u.covariate, u.of(TIME, u.covariate)
+    mean, slope = u.real("mean", u.data, 0.5), u.real("slope", ratio, 0.1)
+    units = torch.tensor([u.data, ratio], dtype=DOUBLE)
+    root = pyro.param("root", units.diag().to(u.dtype), constraint=constraints.lower_cholesky)
+    within = u.scale("within", u.data, 1.0)
+    with pyro.plate("groups", G):
+        b = pyro.sample("b", dist.MultivariateNormal(u.zeros(2), scale_tril=root))
+    with pyro.plate("rows", len(OF)):
+        line = mean + b[OF, 0] + (slope + b[OF, 1]) * t
+        pyro.sample("y", dist.Normal(line, within), obs=u.of(GROWN, u.data))
+
+
 def offset(u: Units) -> None:
     """Random slopes around a line that is known, beside a slope that is a parameter."""
     ratio, t = u.data / u.covariate, u.of(TIME, u.covariate)
@@ -169,6 +183,7 @@ PROGRAMS: Mapping[str, tuple[Callable[[Units], None], int, int]] = {
     "intercepts": (intercepts, len(GROWN), 0),
     "slopes": (slopes, len(GROWN), 0),
     "both": (both, len(GROWN), 0),
+    "together": (together, len(GROWN), 0),
     "offset": (offset, len(GROWN), 0),
     "level": (level, len(WALK), 0),
     "factors": (factors, SCORES.numel(), 0),

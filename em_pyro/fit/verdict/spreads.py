@@ -17,7 +17,7 @@ from torch import Tensor
 from ...families.charts import domain_of
 from ...program.named import Batch, Params, batched, only
 from ..problem import Problem
-from .around import MATRICES, Around, Entry, named
+from .around import Around, Entry, named
 from .ground import Ground
 
 LITTLE, SHRUNK = math.log(10.0), math.log(1e3)  # logarithms: how far a scale is moved towards zero
@@ -72,7 +72,7 @@ def collapsing(problem: Problem, batch: Batch) -> str:
     if not names or not all(bool(torch.isfinite(values[name]).all()) for name in names):
         return ""
     around = Around(problem.program, tuple(sorted(names)), values)
-    zero = [(name, at) for name, at in around.edges() if around.domains[name] not in MATRICES or at[-1] == at[-2]]
+    zero = [one for one in around.edges() if around.logarithmic(one)]
     if zero:
         return _collapsed(zero)
     own, ground = _coordinates(around, names), Ground(problem, around)
@@ -111,9 +111,7 @@ def _lost(problem: Problem, values: Params) -> bool:
 
 
 def _coordinates(around: Around, names: Collection[str]) -> Tensor:
-    """The coordinates that are logarithms of scales, or shrink with them."""
-    found = []
-    for k, (name, at) in enumerate(around.entries):
-        if name in names and (around.domains[name] not in MATRICES or at[-1] == at[-2]):
-            found.append(k)
-    return torch.tensor(found, dtype=torch.long)
+    """The coordinates that shrink with scales: their logarithms, or the parameters whose functions they are."""
+    entries = enumerate(around.entries)
+    own = [k for k, one in entries if one[0] in names and (around.logarithmic(one) or around.domains[one[0]] == "real")]
+    return torch.tensor(own, dtype=torch.long)
