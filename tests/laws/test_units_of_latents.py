@@ -9,6 +9,8 @@ from oracles.tolerances import IDENTITY
 from programs.units_of_latents import DOUBLE, PROGRAMS, Units, change
 
 from em_pyro import EM
+from em_pyro.reading.latents import replays
+from em_pyro.reading.latents.bilinear import Places
 
 SINGLE = torch.float32
 STEPS = 6
@@ -68,3 +70,21 @@ def test_a_default_fit_has_the_ending_of_other_units(name: str, powers: tuple[in
     assert drawn[:3] == other[:3]
     assert drawn[1] == "converged"
     assert drawn[3] == pytest.approx(other[3], abs=1e-4)
+
+
+def lost(name: str, powers: tuple[int, int]) -> float:
+    """Return by how much a path differs, none of it remembered."""
+    (_, other), (_, own) = (path.__wrapped__(name, units(one)) for one in (powers, (0, 0)))
+    return float((other - own).abs().max())
+
+
+def test_short_steps_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A latent that is moved by one, and is lost then, is taken for idle: many nats are missing."""
+    monkeypatch.setattr(replays, "FAR", dict.fromkeys(replays.FAR, 0))
+    assert lost("slopes", (0, -100)) > 1
+
+
+def test_latents_that_are_moved_together_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is lost beside another of the same cell is seen where it moves without it."""
+    monkeypatch.setattr(Places, "parts", lambda *_: ())
+    assert lost("both", (0, 100)) > 1
