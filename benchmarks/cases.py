@@ -2,50 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 
 from . import by_hand, floor, ours, partial, peers, problem
+from .case import Case, missing
 from .ours import Contender
 from .problem import Problem
 
 FLOOR = "hand-written torch"
-
-
-@dataclass(frozen=True)
-class Case:
-    """One row of the table.
-
-    Attributes:
-        title: what is fitted, for a reader.
-        make: draws the problem.
-        few: iterations of the shorter run.
-        many: iterations of the longer one; a time is the difference over `many - few`.
-        contenders: by name; the first is ours.
-        target: how many times faster than the peer named with it, in CPU time.
-        quick: part of `--quick`.
-        tolerance: of the log-likelihoods, relative; None where the peer's model is not quite the same.
-    """
-
-    title: str
-    make: Callable[[], Problem]
-    few: int
-    many: int
-    contenders: Mapping[str, Contender] = field(repr=False)
-    target: tuple[str, float] | None = None
-    quick: bool = False
-    tolerance: float | None = 1e-9
-
-
-def missing(name: str) -> Contender:
-    """A peer of which there is no Python package to call."""
-
-    def refuse(problem: Problem) -> ours.Run:
-        raise ImportError(name)
-
-    return refuse
-
-
 SKLEARN, STEPMIX, HMMLEARN, MIXLE = "scikit-learn", "StepMix", "hmmlearn", "mixle"
 FULL: Mapping[str, Contender] = {
     "em_pyro": ours.full,

@@ -13,7 +13,7 @@ def compiled_factors(engine: Engine, bound: Bound) -> dict[str, Named]:
     """Factors of the compiled sites."""
     factors = {}
     for name, factor in engine.sites.items():
-        if name in engine.recognition.integrated:
+        if name in engine.recognition.entered:
             continue
         density = factor.log_density(factor.natural(bound), factor.features()).squeeze(0)
         base = factor.data.base()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,12 +12,13 @@ from torch import Tensor
 from ..e_step.expectation import Expectation
 from ..program.named import Params, batched
 from .problem import Problem
-from .verdict.around import MATRICES, Around, Entry, named
+from .verdict.around import Around, Entry, named
 from .verdict.edges import edge_notes, snapped
 from .verdict.ground import Ground
 from .verdict.infinity import running
 from .verdict.krylov import PRODUCTS, glimpse
 from .verdict.peak import SUSPECT, peak
+from .verdict.spreads import at_rest, at_zero, lifted
 
 MANY = 50  # free coordinates up to which all second derivatives are taken
 MOST, MOST_RUN = 500, 150  # up to which identification is looked at; where the model itself is differentiated
@@ -93,14 +94,16 @@ def certify(problem: Problem, params: Params, *, settled: bool = True) -> Findin
         ground, put_there = snapped(ground, level)
         if put_there:
             found = problem.expect(problem.bind(batched(ground.around.params)))
-    information = None if unseen and unseen != SINGLE else ground.curvature_of_q(found)
+    closely = unseen in ("", SINGLE)
+    information = ground.curvature_of_q(found) if closely else None
     if not unseen and (information is None or not bool(torch.isfinite(information).all())):
         information, unseen = None, "torch has no second derivatives of Q here"
-    notes += edge_notes(ground)
+    zero = at_zero(ground, level, closely=closely)
+    notes += edge_notes(ground, zero)
     if information is not None and not bool(torch.isfinite(information).all()):
         information = None
     if information is not None and not unseen and ground.around.size:
-        told, endless = _told(ground, level, found, information, settled=settled)
+        told, endless = _told(ground, level, found, information, zero, settled=settled)
         notes += told
     if not settled:
         return Findings(0.0, tuple(notes), endless=endless)
@@ -149,14 +152,10 @@ def _noise(ground: Ground, unseen: str) -> float:
     around, many = ground.around, FEW if unseen else NEIGHBOURS
     if not around.size or ground.problem.slack > SINGLE_SLACK:
         return 0.0
-    sizes = [
-        float(around.params[name][at].abs()) if around.domains[name] in ("real", *MATRICES) else 1.0
-        for name, at in around.entries
-    ]
     generator = torch.Generator().manual_seed(0)
     nudges = torch.randn((1 + many, around.size), generator=generator, dtype=torch.float64)
     nudges[0] = 0.0
-    heights = ground.heights(LAST * torch.tensor(sizes, dtype=torch.float64) * nudges)
+    heights = ground.heights(LAST * around.sizes * nudges)
     heights = heights[torch.isfinite(heights)]
     return float(heights.max() - heights.min()) if len(heights) else 0.0
 
@@ -198,31 +197,46 @@ def _along(ground: Ground, found: Expectation, slope: Tensor) -> Tensor:
 
 
 def _told(
-    ground: Ground, level: float, found: Expectation, information: Tensor, *, settled: bool
+    ground: Ground, level: float, found: Expectation, information: Tensor, zero: Sequence[Entry], *, settled: bool
 ) -> tuple[list[str], float]:
-    """Say what runs to infinity, how far it has come, and along what the objective is flat."""
-    off, notes = running(ground, level, information), list[str]()
+    """Say what runs to infinity, how far it has come, and along what the objective is flat beside what is `zero`."""
+    still, notes = at_rest(ground.around, zero), list[str]()
+    off = {entry: to for entry, to in running(ground, level, information).items() if entry not in still}
     for where in dict.fromkeys(off.values()):
         those = named([entry for entry, to in off.items() if to == where])
         notes.append(f"runs to {where}: {those}; the objective rises for ever, and has no maximum at finite values")
-    if settled and len(off) < ground.around.size:
-        notes += _flat(ground, found, information, off)
+    aside = {*off, *still}
+    if settled and len(aside) < ground.around.size:
+        ground, found, curved = _beside_zero(ground, found, information, zero)
+        notes += [] if curved is None else _flat(ground, found, curved, aside)
     domains, params = ground.around.domains, ground.around.params
     far = (float(params[n][at]) for (n, at), to in off.items() if to == "infinity" and domains[n] == "positive")
     return notes, max(far, default=0.0)
 
 
-def _flat(ground: Ground, found: Expectation, information: Tensor, off: Collection[Entry]) -> list[str]:
+def _beside_zero(
+    ground: Ground, found: Expectation, information: Tensor, zero: Sequence[Entry]
+) -> tuple[Ground, Expectation, Tensor | None]:
+    """Lift scales that are zero: what complete data say of the rest is finite there; None where it is not."""
+    if not zero:
+        return ground, found, information
+    ground = lifted(ground, zero)
+    found = ground.found()
+    curved = ground.curvature_of_q(found)
+    return ground, found, curved if curved is not None and bool(torch.isfinite(curved).all()) else None
+
+
+def _flat(ground: Ground, found: Expectation, information: Tensor, aside: Collection[Entry]) -> list[str]:
     """Say along what the objective is flat; of many coordinates, first by a glimpse."""
     if ground.around.size > MANY:
-        first, dear = glimpse(ground, found, information, off), EVALUATIONS * ground.around.size
+        first, dear = glimpse(ground, found, information, aside), EVALUATIONS * ground.around.size
         if first.smallest >= SUSPECT:
             return []
         if dear * _entries(ground.problem) > CLOSER * DEAR:
             least = first.moving(first.empty if first.empty.shape[1] else first.basis @ first.vectors[:, :1])
             share = f"{first.smallest:.2g} of the curvature in complete data"
             return [f"next to flat, and not looked at any closer: {share} is left along {named(least)}"]
-    top = peak(ground, found, information, off)
+    top = peak(ground, found, information, aside)
     if top is None or not (many := top.flat.shape[1]):
         return []
     ways = "one direction" if many == 1 else f"{many} directions"

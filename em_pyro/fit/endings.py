@@ -19,6 +19,7 @@ from .look import Look, look
 from .path import Move, Path
 from .problem import Problem
 from .scales import DEGENERATE, TORN
+from .verdict.spreads import collapsing
 
 SELDOM = 20  # steps between looks at what only a run of the model tells
 LOST = 1e-14  # of the absolute terms of `Q`: what a fall of the objective may be by their rounding alone
@@ -164,7 +165,8 @@ def capped(problem: Problem, path: Path, move: Move, max_steps: int) -> Ending |
 
 def degenerate(problem: Problem, path: Path, move: Move, seen: Look) -> Ending | None:
     """End a path that leads to where a scale has collapsed; those of replayed sites are looked at now and then."""
-    if seen.narrowest[0] < DEGENERATE or problem.engine.runs_model or (path.step and path.step % SELDOM == 0):
+    seldom = problem.engine.runs_model or (path.step and path.step % SELDOM == 0)
+    if seldom or seen.narrowest[0] < DEGENERATE or problem.scales.shrunk(only(move.new)):
         where = collapsed(problem, move.new, move.found)
         if where or seen.narrowest[0] < DEGENERATE:
             return "degenerate", where
@@ -182,8 +184,8 @@ def bad_ending(problem: Problem, here: Batch, found: Expectation) -> Ending | No
 
 def collapsed(problem: Problem, batch: Batch, found: Expectation | None = None) -> str:
     """Say which scale of one start has shrunk to nothing beside the spread of its site; empty if none has."""
-    bound = problem.bind(batch)
-    return problem.scales.collapsed(bound, found) or problem.scales.replay_collapsed(only(batch))
+    scales, bound = problem.scales, problem.bind(batch)
+    return scales.collapsed(bound, found) or scales.replay_collapsed(only(batch)) or collapsing(problem, batch)
 
 
 def _collapsing(problem: Problem, found: Expectation, here: Batch) -> str:

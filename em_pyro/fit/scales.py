@@ -14,6 +14,7 @@ from ..e_step.engine import Engine
 from ..e_step.expectation import Expectation
 from ..e_step.sites.centring import scales
 from ..e_step.sites.site_factor import SiteFactor
+from ..families.charts import domain_of
 from ..program.masks import seen_values
 from ..program.named import Params, unraveled
 from ..program.site import Site
@@ -28,6 +29,7 @@ COLLINEAR = " is nearly a combination of the columns before it (collinear column
 POOLED = 10_000  # rows that are enough to know a spread by
 CLOSE, WIDE = 0.01, 40.0  # of the gaps between neighbours; so many, times the rows, are the width of a lone cluster
 SORTED = 1_000  # rows that are enough to know the gaps between neighbours by
+GROWING = ("itself", "exp", "softplus", "square", "sqrt", "covariance")  # charts under which a scale grows
 TIES = 1e-14  # of the size of values: nearer ones are equal
 
 
@@ -119,6 +121,32 @@ class Scales:
                     + (COLLINEAR)
                 )
         return ""
+
+    # ---- sites that Gaussian latents enter ----
+
+    @cached_property
+    def spreads(self) -> frozenset[str]:
+        """Parameters that are scales, or roots of covariances, of sites that Gaussian latents enter."""
+        found, bank = set[str](), self.engine.recognition.bank
+        for factor in (factor for unit in self.engine.units if unit.continuous for factor in unit.factors):
+            for key in ("scale", "scale_tril"):
+                if key in factor.roles and factor.roles[key].affine is None:
+                    segments = bank.touched(factor.roles[key], factor.family.roles[key].domain)
+                    found |= {segment.parameter for segment in segments if segment.chart.name in GROWING}
+        return frozenset(found)
+
+    def shrunk(self, params: Params) -> bool:
+        """Whether one of these is far below what it was in the program as it is stated."""
+        program = self.engine.program
+        for name in self.spreads:
+            value, initial = params[name], program.parameters[name].initial
+            if domain_of(program.parameters[name].constraint) == "real":
+                continue
+            if value.dim() > 1 and domain_of(program.parameters[name].constraint) != "positive":
+                value, initial = (part.diagonal(dim1=-2, dim2=-1) for part in (value, initial))
+            if bool((value < DEGENERATE * initial).any()):
+                return True
+        return False
 
     # ---- sites that are replayed ----
 

@@ -56,7 +56,7 @@ class Recognition:
     latents: Latents | None = None  # continuous latents that are integrated, and the sites that they enter
 
     @property
-    def integrated(self) -> frozenset[str]:
+    def entered(self) -> frozenset[str]:
         """Sites that continuous latents enter: one by one they have no density."""
         return frozenset() if self.latents is None else frozenset(self.latents.sites)
 

@@ -106,3 +106,14 @@ def test_a_face_is_left_out() -> None:
     slope = torch.where(free, -A @ torch.ones(SIZE, dtype=F64), 0.0)
     assert bool((inside.direction(slope, torch.where(free, slope, 0.0))[~free] == 0).all())
     assert inside.within(free) is inside
+
+
+def test_units_of_coordinates_are_their_own() -> None:
+    """A move that is remembered is so in any units of its coordinates, and leads to the same place."""
+    move, fall, shrink = torch.tensor([[1.0, 2.0, -1.0], [0.5, 3.0, -2.0], [0.2, 1.0, -0.5]], dtype=torch.float64)
+    slope, step = torch.tensor([[1.0, 1.0, 0.5], [0.3, 0.4, 0.1]], dtype=torch.float64)
+    units = torch.tensor([2.0**100, 1.0, 2.0**-100], dtype=torch.float64)
+    drawn = Secants.none(3).after(move, fall, shrink)
+    other = Secants.none(3).after(move * units, fall / units, shrink * units)
+    assert len(drawn) == len(other) == 1
+    assert torch.equal(other.direction(slope / units, step * units) / units, drawn.direction(slope, step))

@@ -8,72 +8,30 @@ by itself:
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-import pyro
-import pyro.distributions as dist
 import torch
-from pyro import poutine
-from torch import Tensor
-from torch.distributions import constraints
 
 from programs.draft import Draft
 from programs.observed import LAWS, data, observation
-
-GLOBALS = {
-    "torch": torch, "pyro": pyro, "dist": dist, "poutine": poutine, "constraints": constraints, "tensor": torch.tensor
-}  # fmt: skip
-"""What the text of a program may name."""
+from programs.written import Written
 
 
 @dataclass(frozen=True)
-class RandomProgram:
+class RandomProgram(Written):
     """A model and its arguments.
 
     Attributes:
-        seed: which it is.
-        text: of the function `model`.
-        args: each with a row for each row of the outermost plate, where there is one.
-        spelt: text of the same law with its states as sites, where the program sums them out itself.
-        dtype: of its data, parameters and constants.
         rows: whether the first dimension of every argument may be permuted and repeated.
         weighted: whether rows have weights, or all of them one.
         adds: whether the objective of rows repeated is that of the rows times their number.
     """
 
-    seed: int
-    text: str
-    args: dict[str, Tensor] = field(repr=False)
-    spelt: str = ""
-    dtype: torch.dtype = torch.float64
     rows: bool = False
     weighted: bool = False
     adds: bool = False
-
-    @property
-    def model(self) -> Callable[..., Any]:
-        """The model function."""
-        return compiled(self.text)
-
-    @property
-    def plain(self) -> Callable[..., Any]:
-        """The model with every latent a site."""
-        return compiled(self.spelt or self.text)
-
-    def __str__(self) -> str:
-        """Return a script up to where something is asked of the model."""
-        lines = [f"    {name}={value.tolist()}," for name, value in self.args.items()]
-        head = f"# seed {self.seed}\ntorch.set_default_dtype({self.dtype})\n"
-        return "\n".join([head + self.text, "args = dict(", *lines, ")"])
-
-
-def compiled(text: str) -> Callable[..., Any]:
-    """Return the function `model` that a text defines."""
-    names = dict(GLOBALS)
-    exec(compile(text, "<random program>", "exec"), names)
-    return names["model"]
 
 
 def random_program(seed: int) -> RandomProgram:

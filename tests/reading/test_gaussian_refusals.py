@@ -137,12 +137,13 @@ def test_a_mean_over_many_rows_is_refused() -> None:
 # ---- the checks are checked ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("planted", ["clamp", "relu"])
-def test_an_operation_too_many_is_noticed(planted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["a little sine", "no rounding"])
+def test_an_operation_too_many_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Were it taken for a linear one, the program would be answered: nothing but the proof sees the difference."""
-    monkeypatch.setattr(degree, "LINEAR", degree.LINEAR | {planted})
+    location, operation = CURVED[name]
+    monkeypatch.setattr(degree, "LINEAR", degree.LINEAR | {operation})
     with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
-        said(located(CURVED[planted][0]))
+        said(located(location))
 
 
 def test_products_taken_for_sums_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.functional import jacobian
 
+from ...e_step.expectation import Expectation
 from ...errors import PlanError
 from ...fit.problem import Problem
 from ...fit.verdict.around import Around, Entry, named
@@ -16,6 +17,7 @@ from ...fit.verdict.edges import edge_notes, snapped
 from ...fit.verdict.ground import Ground
 from ...fit.verdict.infinity import running
 from ...fit.verdict.peak import Peak, peak
+from ...fit.verdict.spreads import at_rest, at_zero, lifted
 from ...program.named import Params, batched
 from .louis import SecondOrder, second_order, unserved
 from .record import Direction
@@ -132,13 +134,19 @@ def top(problem: Problem, params: Params) -> Top:
     level = float(found.log_evidence + problem.log_prior(problem.bind(batched(values))))
     ground, edges = snapped(ground, level)
     found = ground.found() if edges else found
-    information = ground.curvature_of_q(found)
-    if information is None or not bool(torch.isfinite(information).all()):
-        raise PlanError("information: expected a model that torch can differentiate twice, got one that it cannot.")
+    information = _curvature(ground, found)
     off = running(ground, level, information) if ground.around.size else {}
+    zero = at_zero(ground, level, closely=True) if ground.around.size else []
+    resting = at_rest(ground.around, zero)
+    off = {entry: to for entry, to in off.items() if entry not in resting}
+    notes = tuple(edge_notes(ground, zero))
+    if zero:
+        ground = lifted(ground, zero)
+        found = ground.found()
+        information = _curvature(ground, found)
     rows = max(problem.engine.full.program.plates.values(), default=1)
     louis = None if unserved(problem) else Louis(problem)
-    here = peak(ground, found, information, off, fine=True, second=louis, rows=rows)
+    here = peak(ground, found, information, {*off, *resting}, fine=True, second=louis, rows=rows)
     if here is None:
         raise PlanError("information: expected finite slopes around the fitted values, got none. Take other starts.")
     slope = ground.slope_of_q(found, torch.zeros(1, ground.around.size, dtype=torch.float64))[0]
@@ -149,7 +157,7 @@ def top(problem: Problem, params: Params) -> Top:
         gained = height - level
     still = {entry: _where(ground.around, entry) for entry in _still(here.ground.around)}
     still |= {entry: f"runs to {to}: no standard error" for entry, to in off.items()}
-    notes = tuple(edge_notes(ground))
+    still |= dict.fromkeys(resting, "on the boundary: no standard error")
     for to in dict.fromkeys(off.values()):
         notes = (*notes, f"runs to {to}: {named([entry for entry, way in off.items() if way == to])}")
     last = None if louis is None else louis.last
@@ -161,6 +169,14 @@ def top(problem: Problem, params: Params) -> Top:
         notes,
         None if last is None else last.squares,
     )
+
+
+def _curvature(ground: Ground, found: Expectation) -> Tensor:
+    """Return the information in complete data."""
+    information = ground.curvature_of_q(found)
+    if information is None or not bool(torch.isfinite(information).all()):
+        raise PlanError("information: expected a model that torch can differentiate twice, got one that it cannot.")
+    return information
 
 
 def _still(around: Around) -> list[Entry]:

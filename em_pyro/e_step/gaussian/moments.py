@@ -66,9 +66,31 @@ def products(group: Group, found: Posterior, k: int, weights: Weights, cells: in
     count = weights.patterns[..., None, None]
     count = (count if block.weight is None else count * block.weight).sum(2)
     around = _around(block, _slopes(block, law), found.precision, weights)
-    add = _joint if block.joint else _apart
-    one = 1.0 if group.one is None else group.one.reshape((1, 1, -1, 1, 1))
-    return add(block, cells, count, x, residual, members, around, one)
+    one = torch.ones((1,) * 5, dtype=torch.float64) if group.one is None else group.one.reshape((1, 1, -1, 1, 1))
+    terms = _Terms(block, count, x, residual, members, around, one)
+    return _joint(terms, cells) if block.joint else _apart(terms, cells)
+
+
+class _Terms(NamedTuple):
+    """What is to be added up.
+
+    Attributes:
+        block: the rows.
+        many: how much every row counts, members added up, (s, z, c, e).
+        x: covariates at the means, (s, z, n, c, e, J).
+        residual: residuals at the means, (s, z, n, c, e).
+        weight: how much every member counts, likewise.
+        around: covariances of covariates and residuals, members added up, (s, z, c, e, J + 1, J + 1).
+        one: what stands for one in every member, likewise.
+    """
+
+    block: Block
+    many: Tensor
+    x: Tensor
+    residual: Tensor
+    weight: Tensor
+    around: Tensor
+    one: Tensor
 
 
 def _covariate(group: Group, block: Block, j: int, taken: Tensor) -> Tensor:
@@ -138,17 +160,9 @@ def _alike(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     return first.expand((*shape, *first.shape[3:])), second.expand((*shape, *second.shape[3:]))
 
 
-def _apart(
-    block: Block,
-    cells: int,
-    n: Tensor,
-    x: Tensor,
-    residual: Tensor,
-    weight: Tensor,
-    around: Tensor,
-    one: Tensor | float,
-) -> Products:
+def _apart(terms: _Terms, cells: int) -> Products:
     """Coordinates each with a scale of its own."""
+    block, many, x, residual, weight, around, one = terms
     J = block.count
     pull = weight * residual
     if x.shape[4] == 1:  # the same covariates in all coordinates
@@ -166,7 +180,7 @@ def _apart(
         first = (pull.unsqueeze(-1) * x).sum(2)
     second = (pull * residual).sum(2)
     parts = (
-        n,
+        many,
         gram + around[..., :J, :J],
         first + around[..., :J, J],
         second + around[..., J, J],
@@ -175,17 +189,9 @@ def _apart(
     return Products(*(_into(part, block.cells, cells) for part in parts))
 
 
-def _joint(
-    block: Block,
-    cells: int,
-    n: Tensor,
-    x: Tensor,
-    residual: Tensor,
-    weight: Tensor,
-    around: Tensor,
-    one: Tensor | float,
-) -> Products:
+def _joint(terms: _Terms, cells: int) -> Products:
     """Coordinates with a covariance matrix in common."""
+    block, many, x, residual, weight, around, one = terms
     size, J = residual.shape[4], block.count
     every = torch.cat([x.expand((*residual.shape, J)), residual.unsqueeze(-1)], -1).flatten(4)
     square = torch.einsum("szncu,szncv->szcuv", every * weight, every)
@@ -194,7 +200,7 @@ def _joint(
     )  # (..., e, J+1, e, J+1)
     where = block.cells[..., 0]
     parts = (
-        n.squeeze(-1),
+        many.squeeze(-1),
         total[..., :J, :, :J],
         total[..., :J, :, J],
         total[..., J, :, J],

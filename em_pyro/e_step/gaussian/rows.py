@@ -17,6 +17,7 @@ from torch import Tensor
 from ...errors import ModelError
 from ...program.masks import seen
 from ...program.named import Named, broadcast
+from ...program.site import Site
 from ...reading.bank import RoleMap
 from ...reading.latents.bilinear import Bilinear, Slot
 from ...reading.reading import Reading
@@ -207,9 +208,9 @@ def rows_of(reading: Reading, made: Bilinear, states: Mapping[str, int]) -> Rows
     )
 
 
-def weight_of(site: object, layout: Layout, *, joint: bool) -> Tensor | None:
+def weight_of(site: Site, layout: Layout, *, joint: bool) -> Tensor | None:
     """One where a coordinate of a row is seen, (rows, coordinates); None is everywhere."""
-    part = seen(site)  # type: ignore[arg-type]
+    part = seen(site)
     if part is None or bool(part.tensor.all()):
         return None
     if joint:  # all coordinates of a vector, or none
@@ -217,7 +218,7 @@ def weight_of(site: object, layout: Layout, *, joint: bool) -> Tensor | None:
     found = layout.named(part).double()
     if len(found) > 1:
         raise ModelError(
-            f'Site "{site.name}": expected a mask that is the same in all states of the discrete latents, got one that '  # type: ignore[attr-defined]
+            f'Site "{site.name}": expected a mask that is the same in all states of the discrete latents, got one that '
             f"depends on them. Mask by what is observed."
         )
     return found[0].expand(layout.sizes[1:])

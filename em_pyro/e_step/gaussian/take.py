@@ -17,7 +17,7 @@ from ...reading.latents.bilinear import Bilinear
 from ..contraction.schedule import Factor
 from ..left import Left
 from ..units import Unit
-from .block import block_of, patterns_of
+from .block import Block, block_of, patterns_of
 from .components import Members, members_of, place_of
 from .forms import factor_of
 from .group import Group
@@ -174,7 +174,7 @@ def _whole(
     return [_group(rows, mine, given, plates) for mine in members]
 
 
-def _live(blocks: Sequence, patterns: int, k: int) -> Tensor:
+def _live(blocks: Sequence[Block], patterns: int, k: int) -> Tensor:
     """Which latents of every pattern have a density, or enter one: (p, k)."""
     found = torch.zeros((patterns, k + 1), dtype=torch.long)
     for block in blocks:

@@ -89,7 +89,9 @@ def _moves(own: Rows, others: Sequence[Rows], coordinate: Tensor, sizes: Mapping
         design.append(made[0])
         pull.append(made[1])
     x, t = torch.cat(design), -torch.cat(pull)  # what a mean adds to residuals, the parameters take away
-    solved = torch.linalg.lstsq(x, t, driver="gelsd").solution
+    largest = x.abs().amax(0, keepdim=True)
+    unit = torch.where(largest > 0, largest, 1.0)  # of every entry its own: what is small has a direction too
+    solved = torch.linalg.lstsq(x / unit, t, driver="gelsd").solution / unit.mT
     terms = x.abs() @ solved.abs() + t.abs()  # of every cell by itself: units may be small
     if bool(((x @ solved - t).abs() > SAME * terms).any()) or not bool(t.any()):
         return None

@@ -50,21 +50,21 @@ class Gaussian(Unit):
         sites: a site factor for each site, whose cells are classes of rows.
         alike: for each of them, by name, all sites that are the same function.
         rows: of the same sites.
-        alike_members: what components there are.
+        components: what components there are.
         groups: the same, laid out.
         whole: lays them out with every one of their members.
         places: of the entries of all latents.
         states: discrete latents over which a component is summed, and how many states each has.
-        shape: sizes of the plates of the factor.
-        translations: of latents, that are ones of parameters.
+        plates: of the factor, and how many rows each has.
         order: dimensions of the factor, where states come first and then plates, in their order.
+        translations: of latents, that are ones of parameters.
     """
 
     name: str
     sites: tuple[SiteFactor, ...]
     alike: Mapping[str, tuple[str, ...]]
     rows: tuple[Rows, ...] = field(repr=False)
-    alike_members: tuple[Members, ...] = field(repr=False)
+    components: tuple[Members, ...] = field(repr=False)
     groups: tuple[Group, ...] = field(repr=False)
     whole: Callable[[], Sequence[Group]] = field(repr=False)
     places: Places = field(repr=False)
@@ -92,7 +92,7 @@ class Gaussian(Unit):
         """Say how a latent hangs together with others."""
         first = self.places.first[latent]
         last = first + prod(self.places.shapes[latent])
-        every = zip(self.alike_members, self.groups, strict=True)
+        every = zip(self.components, self.groups, strict=True)
         mine = [(m.entries, g) for m, g in every if bool(((m.entries >= first) & (m.entries < last)).any())]
         sets, sizes = sum(len(entries) for entries, _ in mine), sorted({entries.shape[1] for entries, _ in mine})
         size = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
@@ -216,7 +216,7 @@ class Gaussian(Unit):
         None if a component does not lie in one row.
         """
         total = torch.zeros(size, dtype=torch.float64)
-        for members, group in zip(self.alike_members, self.whole(), strict=True):
+        for members, group in zip(self.components, self.whole(), strict=True):
             place = place_of(self.rows, members, plate)
             if place is None:
                 return None

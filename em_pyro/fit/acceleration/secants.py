@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 KEPT, NUMBERS = 40, 200_000  # moves that are remembered: at most, and so many that they take this many numbers
-CURVED = 1e-10  # of `|s||y|`: a move along which the gradient hardly falls teaches nothing of a maximum
+CURVED = 1e-10  # of the terms of `s'y`, in any units: a move along which the gradient hardly falls teaches nothing
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Secants:
 
     def after(self, move: Tensor, fall: Tensor, shrink: Tensor) -> Secants:
         """Remember one more move, unless the objective is not concave along it; forget the oldest of too many."""
-        if not float(move @ fall) > CURVED * float(move.norm() * fall.norm()):
+        if not bool(_curved(move, fall)):
             return self
         most = max(5, min(KEPT, NUMBERS // max(1, len(move))))
         pairs = zip((self.moves, self.falls, self.shrinks), (move, fall, shrink), strict=True)
@@ -59,7 +59,7 @@ class Secants:
         if not len(self) or not bool((self.moves[:, ~free] != 0).any()):
             return self
         moves, falls, shrinks = (part * free for part in (self.moves, self.falls, self.shrinks))
-        kept = (moves * falls).sum(-1) > CURVED * moves.norm(dim=-1) * falls.norm(dim=-1)
+        kept = _curved(moves, falls)
         return Secants(moves[kept], falls[kept], shrinks[kept])
 
     def newest(self, many: int) -> Secants:
@@ -81,3 +81,9 @@ class Secants:
         right = (upper.diagonal().diag() + self.falls @ self.shrinks.T) @ p - (self.falls @ step).unsqueeze(-1)
         back = torch.linalg.solve_triangular(upper.T, right, upper=False)
         return step - self.shrinks.T @ p.squeeze(-1) + self.moves.T @ back.squeeze(-1)
+
+
+def _curved(moves: Tensor, falls: Tensor) -> Tensor:
+    """Whether the gradient falls along moves (..., D), by more than the rounding of its terms."""
+    terms = moves * falls
+    return terms.sum(-1) > CURVED * terms.abs().sum(-1)

@@ -58,6 +58,17 @@ class Around:
         """Number of coordinates `D`."""
         return sum(int(free.sum()) for free in self.free.values())
 
+    def logarithmic(self, entry: Entry) -> bool:
+        """Whether the coordinate of an entry is a logarithm, or a logit; else it is added."""
+        name, at = entry
+        return at[-1] == at[-2] if self.domains[name] in MATRICES else self.domains[name] != "real"
+
+    @property
+    def sizes(self) -> Tensor:
+        """What every coordinate is small beside: one of a logarithm, else the entry itself."""
+        sizes = (1.0 if self.logarithmic(one) else float(self.params[one[0]][one[1]].abs()) for one in self.entries)
+        return torch.tensor([*sizes], dtype=torch.float64)
+
     def edges(self) -> list[Entry]:
         """Entries that are exactly at the boundary of what their constraint allows."""
         found = []

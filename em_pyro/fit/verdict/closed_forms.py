@@ -69,9 +69,11 @@ def _unit(problem: Problem, batch: Batch, name: str) -> Tensor:
     value, domain = only(batch)[name].double(), domain_of(problem.program.parameters[name].constraint)
     if domain not in ("real", "lower_cholesky", "positive_definite") or not value.numel():
         return torch.ones((), dtype=torch.float64)
-    size = value.abs().nan_to_num(0.0, posinf=1.0).amax().clamp(max=1.0)
-    size = size.sqrt() if domain == "positive_definite" else size
-    size = torch.where(size > 0, size, 1.0)
+    sizes = value.abs().nan_to_num(0.0, posinf=1.0)
+    size = sizes.amax() if domain == "real" else sizes.amax(-1, keepdim=True)  # rows of a root have units of their own
+    if domain == "positive_definite":
+        size = sizes.diagonal(dim1=-2, dim2=-1).sqrt().unsqueeze(-1)
+    size = torch.where(size > 0, size.clamp(max=1.0), 1.0)
     return size if domain == "real" else torch.where(torch.eye(value.shape[-1], dtype=torch.bool), 1.0, size)
 
 

@@ -45,14 +45,14 @@ def _near(around: Around, name: str) -> Tensor:
     return low if domain == "simplex" else torch.zeros_like(low)
 
 
-def edge_notes(ground: Ground) -> list[str]:
-    """Name the entries at a boundary, and those among them from which the objective rises inwards: these stay too."""
+def edge_notes(ground: Ground, zero: Sequence[Entry] = ()) -> list[str]:
+    """Name the entries at a boundary, or as good as `zero`; and those from which the objective rises inwards."""
     edges = ground.around.edges()
-    if not edges:
+    if not edges and not zero:
         return []
     infinite = [(name, at) for name, at in edges if not bool(torch.isfinite(ground.around.params[name][at]))]
     rising = _rising(ground, [entry for entry in edges if entry not in infinite])
-    resting = [entry for entry in edges if entry not in rising and entry not in infinite]
+    resting = [*(entry for entry in edges if entry not in rising and entry not in infinite), *zero]
     notes = [f"at infinity: {named(infinite)}"] if infinite else []
     notes += [f"at the boundary: {named(resting)}"] if resting else []
     if rising:

@@ -8,7 +8,7 @@ of which no cell has two move together, and are told apart by marks.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -17,6 +17,8 @@ from torch import Tensor
 
 from ...program.named import Params
 from ...program.site import Site
+
+ALONE = 8  # latents that are moved one by one
 
 
 @dataclass(frozen=True)
@@ -56,16 +58,23 @@ class Bilinear:
 
     def residual(self, params: Params, latents: Tensor) -> Tensor:
         """Return what it says: residuals at values of the parameters, and of all latents side by side."""
-        theta = [params[name].reshape(-1)[at].double() for name, at in self.entries]
+        return self._added(params, latents, torch.Tensor.double, -1)
+
+    def terms(self, params: Params, latents: Tensor) -> Tensor:
+        """Return the absolute terms of the residuals, added up: what rounding is relative to."""
+        return self._added(params, latents, lambda part: part.double().abs(), 1)
+
+    def _added(self, params: Params, latents: Tensor, as_is: Callable[[Tensor], Tensor], sign: int) -> Tensor:
+        theta = [as_is(params[name].reshape(-1)[at]) for name, at in self.entries]
         table = torch.stack([*theta, torch.zeros((), dtype=torch.float64)]) if theta else torch.zeros(1).double()
-        values = list(self.constants)
-        padded = torch.cat([latents.double(), latents.new_zeros(1).double()])
+        values = [as_is(part) for part in self.constants]
+        padded = torch.cat([as_is(latents), latents.new_zeros(1).double()])
         for slot in self.slots:
             z = padded[slot.which]
-            values = [v if s is None else v + s * z for v, s in zip(values, slot.slopes, strict=True)]
+            values = [v if s is None else v + as_is(s) * z for v, s in zip(values, slot.slopes, strict=True)]
         total = values[-1]
         for x, index in zip(values, self.index, strict=False):
-            total = total - x * table[index]
+            total = total + sign * x * table[index]
         return total.expand(self.shape)
 
 
@@ -106,7 +115,7 @@ class Places:
         """Yield sets of entries that move together, with their kind: one coordinate of all latents of a shape.
 
         Args:
-            coarse: of every kind, which of `CUTS` is made.
+            coarse: of every kind, which of its `cuts` is made.
         """
         for kind, names in self.kinds.items():
             events = self.events[names[0]]
@@ -119,6 +128,20 @@ class Places:
                     for part in ids[a::sites, b::rows].flatten(0, 1).unbind(-1):
                         if len(part):
                             yield kind, part
+
+    def parts(self, generator: torch.Generator) -> Iterator[Tensor]:
+        """Yield one for some entries and zero for the others: few latents each alone, then a drawn half and the other.
+
+        Where latents of other units meet in a cell, some part has one of them without the other.
+        """
+        if 1 < len(self.shapes) <= ALONE:
+            for name, shape in self.shapes.items():
+                one = torch.zeros(self.count, dtype=torch.float64)
+                one[self.first[name] :][: math.prod(shape)] = 1.0
+                yield one
+        half = (torch.rand(self.count, generator=generator) < 0.5).double()
+        yield half
+        yield 1 - half
 
     @cached_property
     def kinds(self) -> dict[tuple[int, ...], list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,11 +18,18 @@ from ..reading import Reading
 from .bilinear import Places
 
 
+Parts = dict[str, tuple[Tensor, Tensor]]
+"""Value and location of every site."""
+
+FAR = {False: 300, True: 60}  # powers of two by which latents are moved at most, in double precision and in single
+ROOM = {False: 900, True: 110}  # what a location may be then
+
+
 class Crowded(Exception):
     """A cell has two of the entries that were moved together; says of which kind."""
 
-    def __init__(self, kind: tuple[int, ...]) -> None:
-        """Of which kind."""
+    def __init__(self, kind: tuple[int, ...] | None) -> None:
+        """Of which kind; None is not known."""
         super().__init__()
         self.kind = kind
 
@@ -48,11 +56,18 @@ class Replays:
         return NOISE[torch.float32 if self.single else torch.float64]
 
     @cached_property
+    def far(self) -> float:
+        """How far latents are moved, a power of two: so far that their slopes are not lost beside anything."""
+        run = self.run(torch.ones(self.places.count, dtype=torch.float64), {})
+        size = max(float(part.abs().max()) for parts in run.values() for part in parts if part.numel())
+        return 2.0 ** min(FAR[self.single], ROOM[self.single] - math.frexp(size)[1])
+
+    @cached_property
     def _values(self) -> dict[str, tuple[Tensor | None, Tensor]]:
         """Values that are the same tensors in every run, as they are laid out over cells."""
         return {}
 
-    def run(self, latents: Tensor, moved: Params) -> dict[str, tuple[Tensor, Tensor]]:
+    def run(self, latents: Tensor, moved: Params) -> Parts:
         """Return value and location of every site, both in the dimensions of its cells."""
         with torch.no_grad():
             sites = self.program.run({**self.params, **moved}, self.places.values(latents))

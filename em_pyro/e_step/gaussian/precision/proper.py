@@ -34,11 +34,17 @@ def undetermined(
     matrix = torch.cat([matrix, torch.diag_embed((~free).double()).expand((*matrix.shape[:3], k, k))], -2)
     if not bool(torch.isfinite(matrix).all()):
         return None  # other numbers are at fault
-    scale = matrix.square().sum(-2, keepdim=True).sqrt()
-    lost = (scale == 0).flatten(0, -2).any(0)
-    _, sizes, right = torch.linalg.svd(matrix / torch.where(scale == 0, 1.0, scale), full_matrices=False)
+    matrix = matrix / _sizes(matrix, -1)  # how much a row weighs is nothing to what it determines
+    lost = (matrix == 0).all(-2).flatten(0, -2).any(0)
+    _, sizes, right = torch.linalg.svd(matrix / _sizes(matrix, -2), full_matrices=False)
     short = sizes < SINGULAR * sizes[..., :1]
     if not bool(short.any()):
         return None
     vectors = torch.where(short.unsqueeze(-1), right.abs(), 0.0).amax(-2)
     return (vectors > 1e-3).flatten(0, -2).any(0) | lost
+
+
+def _sizes(matrix: Tensor, along: int) -> Tensor:
+    """The largest entries of rows or columns; one where all are zero."""
+    found = matrix.abs().amax(along, keepdim=True)
+    return torch.where(found == 0, 1.0, found)

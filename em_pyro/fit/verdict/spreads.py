@@ -1,0 +1,123 @@
+"""Scales of sites that Gaussian latents enter: of zero they are a maximum at the boundary, or one that is none.
+
+Where latents are integrated a scale may well be zero: a random effect that the data do not show, a level that does not
+move, a column that the factors explain. The likelihood is then flat next to it. Where a component is left with few rows
+or equal values, it rises for ever as its scales shrink. Both are looked at where it matters, far below the scales at
+hand, so that no unit has to be known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+
+from ...families.charts import domain_of
+from ...program.named import Batch, Params, batched, only
+from ..problem import Problem
+from .around import MATRICES, Around, Entry, named
+from .ground import Ground
+
+LITTLE, SHRUNK = math.log(10.0), math.log(1e3)  # logarithms: how far a scale is moved towards zero
+GROWN = (math.log(10.0), math.log(1e3), math.log(1e6))  # and away from it
+LEVEL = 1e-9  # relative to 1 + |objective|: what it may lose on the way to zero
+FALL = 0.05  # nats that it loses away from there, or a flat direction is not identified
+STEEP = 0.25  # nats that the slope promises to a scale that shrinks to a part
+LIFTS, SEEN = 16, 0.01  # powers of ten by which a scale is lifted, at most; and nats that this may cost
+ROWS = 0.5  # of a row of one number, whose log-density rises by a nat where its scale shrinks to a part
+LAST, NUDGES = 8 * torch.finfo(torch.float64).eps, 3  # of a parameter, relative: its last digits; and so many trials
+
+
+def at_zero(ground: Ground, level: float, *, closely: bool) -> list[Entry]:
+    """Return the scales that are zero at the maximum: the objective is flat below them, and falls above.
+
+    Args:
+        ground: the objective around the fit.
+        level: the objective there.
+        closely: whether there are few enough coordinates and rows to look.
+    """
+    own = _coordinates(ground.around, ground.problem.scales.spreads)
+    if not closely or not len(own):
+        return []
+    each = torch.eye(ground.around.size, dtype=torch.float64)[own]
+    lengths = torch.tensor([-LITTLE, -SHRUNK, *GROWN], dtype=torch.float64)
+    heights = ground.heights((lengths[:, None, None] * each).flatten(0, 1)).reshape(len(lengths), -1) - level
+    slack = LEVEL * (1 + abs(level))
+    there = torch.isfinite(heights[1])  # a covariance has no digits for a root that is much less
+    flat = (heights[0] >= -slack) & ((heights[1] >= -slack) | ~there) & (heights[1] - heights[0] <= max(FALL, slack))
+    zero = flat & (heights[2:] < -FALL).any(0)
+    return [ground.around.entries[k] for k in own[zero].tolist()]
+
+
+def at_rest(around: Around, zero: Sequence[Entry]) -> set[Entry]:
+    """Return the entries of which nothing can be said beside scales that are zero: those, and all of their matrices."""
+    singular = {(name, at[:-2]) for name, at in zero if around.domains[name] in MATRICES}
+    return {entry for entry in around.entries if entry in zero or (entry[0], entry[1][:-2]) in singular}
+
+
+def lifted(ground: Ground, zero: Sequence[Entry]) -> Ground:
+    """Lift scales that are zero to where that is hardly seen: what complete data say of the rest is finite there."""
+    around = ground.around
+    those = torch.tensor([entry in zero for entry in around.entries], dtype=torch.float64)
+    ways = torch.arange(LIFTS, dtype=torch.float64).unsqueeze(-1) * LITTLE * those
+    heights = ground.heights(ways)
+    seen = (heights < heights[0] - SEEN).nonzero().flatten()
+    last = int(seen[0]) - 1 if len(seen) else LIFTS - 1
+    return Ground(ground.problem, Around(around.program, around.names, only(around.batch(ways[last : last + 1]))))
+
+
+def collapsing(problem: Problem, batch: Batch) -> str:
+    """Say for which scales the likelihood has no bound as they shrink; empty if for none.
+
+    It rises for ever, all else as it is; or would, but that nothing is left of it but the last digits of the values.
+    """
+    names = problem.scales.spreads
+    values = {name: value.detach().double() for name, value in only(batch).items()}
+    if not names or not all(bool(torch.isfinite(values[name]).all()) for name in names):
+        return ""
+    around = Around(problem.program, tuple(sorted(names)), values)
+    zero = [one for one in around.edges() if around.logarithmic(one)]
+    if zero:
+        return _collapsed(zero)
+    own, ground = _coordinates(around, names), Ground(problem, around)
+    here = torch.zeros((1, around.size), dtype=torch.float64)
+    with torch.no_grad():
+        found = problem.expect(problem.bind(batched(values)))
+    steep = ground.slope_of_q(found, here)[0][own] < -STEEP
+    if not bool(steep.any()):
+        return ""
+    those = own[steep]
+    here[0, those] = -SHRUNK
+    before, once, twice = ground.heights(torch.cat([0 * here, here, 2 * here])).tolist()
+    rises = min(once - before, twice - once) >= ROWS * SHRUNK
+    return _collapsed([around.entries[k] for k in those.tolist()]) if rises or _lost(problem, values) else ""
+
+
+def _collapsed(entries: Sequence[Entry]) -> str:
+    return (
+        f"{named(entries)} collapsed: the likelihood rises for ever as they shrink, onto few rows or equal values; "
+        f"give them a prior, use fewer components, or other starts"
+    )
+
+
+def _lost(problem: Problem, values: Params) -> bool:
+    """Whether the last digits of the parameters move the objective by what a row has to say."""
+    generator = torch.Generator().manual_seed(0)
+    nudged = {}
+    for name, value in values.items():
+        real = domain_of(problem.program.parameters[name].constraint) == "real"
+        noise = torch.randn((1 + NUDGES, *value.shape), generator=generator, dtype=torch.float64)
+        noise[0] = 0.0
+        nudged[name] = value * (1 + LAST * noise * real)
+    heights = problem.heights(nudged)
+    heights = heights[torch.isfinite(heights)]
+    return not len(heights) or float(heights.max() - heights.min()) > ROWS
+
+
+def _coordinates(around: Around, names: Collection[str]) -> Tensor:
+    """The coordinates that shrink with scales: their logarithms, or the parameters whose functions they are."""
+    entries = enumerate(around.entries)
+    own = [k for k, one in entries if one[0] in names and (around.logarithmic(one) or around.domains[one[0]] == "real")]
+    return torch.tensor(own, dtype=torch.long)

@@ -1,0 +1,135 @@
+"""Which latent entry every cell takes, by moving many entries at once, each to a mark of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .replays import Crowded, Parts, Replays, thin_which
+
+AGAIN = (1 + math.sqrt(5)) / 2  # times as far: no multiple of a unit in the last place is another one
+STEADY = {False: 1e-6, True: 1e-2}  # of a faint slope that is one, in double precision and in single
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Latent entries that move together: all at one, or each at a mark of its own.
+
+    Attributes:
+        kind: the shape of their latents.
+        ids: their numbers.
+        count: of all entries.
+    """
+
+    kind: tuple[int, ...]
+    ids: Tensor = field(repr=False)
+    count: int
+
+    def at(self, values: Tensor | float) -> Tensor:
+        """All latents: these at the values, the others at zero."""
+        found = torch.zeros(self.count, dtype=torch.float64)
+        found[self.ids] = torch.as_tensor(values, dtype=torch.float64)
+        return found
+
+    def codes(self, *, single: bool) -> list[Tensor]:
+        """Values by which the entries are told apart: marks, or in single precision the digits of their numbers."""
+        if not single:
+            return [self.marks]
+        numbers = torch.arange(len(self.ids))
+        return [(numbers >> k & 1).double() for k in range(max(1, (len(self.ids) - 1).bit_length()))]
+
+    @property
+    def marks(self) -> Tensor:
+        """Irrational, so that no average of two is the mark of a third."""
+        return 1 + torch.frac(torch.arange(1, len(self.ids) + 1, dtype=torch.float64) * (math.sqrt(5) - 1) / 2)
+
+
+def takes_of(
+    replays: Replays, frame: Frame, far: float, start: Parts, rows: Mapping[str, Sequence[int]]
+) -> dict[str, Tensor]:
+    """Which of the entries that move together every cell takes, by site.
+
+    Args:
+        replays: the program.
+        frame: the entries.
+        far: how far they move.
+        start: every site where all latents are zero.
+        rows: of every site the dimensions along which there is a discrete latent for each row.
+
+    Raises:
+        Crowded: a cell has two of them.
+    """
+    noise, one = replays.noise, torch.ones(len(frame.ids), dtype=torch.float64)
+    moved = _effects(replays, [frame.at(far * code) for code in (one, *frame.codes(single=replays.single))], start)
+    found: dict[str, Tensor] = {}
+    for name, (value, location) in start.items():
+        first, *others = moved[name]
+        floor = 10 * noise * (value.abs() + location.abs())
+        idle = first.abs() <= floor / 10 + 1e-300
+        if bool(idle.all()) and all(bool((other.abs() <= 4 * floor).all()) for other in others):
+            continue
+        read = _binary if replays.single else _marked
+        place, gap = read(frame, torch.where(idle, 1.0, first), others)
+        slack = torch.where(idle, 4 * floor, 1e4 * noise * first.abs() + 4 * floor)
+        if bool((torch.where(idle, torch.stack([o.abs() for o in others]).amax(0), gap) > slack).any()):
+            raise Crowded(frame.kind)
+        found[name] = thin_which(torch.where(idle, -1, frame.ids[place]), rows[name])
+    return found
+
+
+def _effects(replays: Replays, points: Sequence[Tensor], start: Parts) -> dict[str, list[Tensor]]:
+    """How much the residual of every cell differs at some latents from that where all are zero, less what is rounding.
+
+    What adds up to nothing leaves a rounding of the size of what was added, that of an effect on other cells. If the
+    latents move further, it does not grow with them.
+    """
+    found: dict[str, list[Tensor]] = {name: [] for name in start}
+    for point in points:
+        for name, effect in _moved(replays, point, start).items():
+            found[name].append(effect)
+    faint = {name: _faint(effects, replays.noise) for name, effects in found.items()}
+    for k, point in enumerate(points):
+        if any(bool(some[k].any()) for some in faint.values()):
+            again = _moved(replays, AGAIN * point, start)
+            for name, some in faint.items():
+                once = found[name][k]
+                steady = (again[name] - AGAIN * once).abs() <= STEADY[replays.single] * once.abs()
+                found[name][k] = torch.where(some[k] & ~steady, 0.0, once)
+    return found
+
+
+def _moved(replays: Replays, latents: Tensor, start: Parts) -> dict[str, Tensor]:
+    run = replays.run(latents, {})
+    return {name: (run[name][0] - value) - (run[name][1] - location) for name, (value, location) in start.items()}
+
+
+def _faint(effects: Sequence[Tensor], noise: float) -> list[Tensor]:
+    """Cells in which effects are no more than the rounding of the largest."""
+    largest = max(float(effect.abs().max()) for effect in effects)
+    return [(effect != 0) & (effect.abs() <= noise * largest) for effect in effects]
+
+
+def _marked(frame: Frame, first: Tensor, others: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Which entry every cell takes, by its mark, and how far from it a cell is."""
+    (second,) = others
+    marks, order = frame.marks.sort()
+    if len(marks) == 1:
+        nearest = torch.zeros(first.shape, dtype=torch.long)
+    else:
+        ratio = second / first
+        at = torch.searchsorted(marks, ratio.contiguous()).clamp(1, len(marks) - 1)
+        nearest = torch.where(ratio - marks[at - 1] < marks[at] - ratio, at - 1, at)
+    return order[nearest], (second - marks[nearest] * first).abs()
+
+
+def _binary(frame: Frame, first: Tensor, others: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The same by the digits of its number: few digits of a float32 are enough for each."""
+    place, gap = torch.zeros(first.shape, dtype=torch.long), torch.zeros_like(first)
+    for k, other in enumerate(others):
+        digit = (other / first).round().clamp(0, 1)
+        place, gap = place + (digit.long() << k), torch.maximum(gap, (other - digit * first).abs())
+    return place.clamp(max=len(frame.ids) - 1), gap

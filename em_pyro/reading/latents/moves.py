@@ -1,0 +1,84 @@
+"""Covariates and responses as functions of the latents: by how much locations move with the parameters and with them.
+
+Where a location is affine, a step of any length tells its slope, and of all of them a long one tells it best: what is
+added to it is lost beside it, and not the other way round. Steps are powers of two, so that they round nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .replays import Parts, Replays, thin
+
+LEAP = {False: 2.0**400, True: 2.0**80}  # how far parameters move beside something, in double precision and in single
+AFTER = {False: 2.0**200, True: 2.0**30}  # and where latents have moved as well
+
+
+@dataclass(frozen=True)
+class Moves:
+    """Parameters of locations moved by colours: no cell has two entries of one colour.
+
+    Attributes:
+        replays: the program.
+        entries: of the parameters, as (name, flat position).
+        colours: of each.
+        has: for every site and colour, the cells with an entry of it.
+    """
+
+    replays: Replays
+    entries: Sequence[tuple[str, int]]
+    colours: Sequence[int]
+    has: Mapping[str, Sequence[Tensor]] = field(repr=False)
+
+    @cached_property
+    def none(self) -> dict[str, Tensor]:
+        """All of them at zero."""
+        return self._at(-1, 0.0)
+
+    def _at(self, colour: int, step: float) -> dict[str, Tensor]:
+        """One colour at a step, the others at zero."""
+        found: dict[str, Tensor] = {}
+        for (name, at), mine in zip(self.entries, self.colours, strict=True):
+            if name not in found:
+                found[name] = torch.zeros_like(self.replays.program.parameters[name].initial)
+            if mine == colour:
+                found[name].view(-1)[at] = step
+        return found
+
+    def constants(self, base: Parts) -> dict[str, tuple[Tensor, ...]]:
+        """Covariates of every colour, then the response, where all latents are zero; `base` is that at no move."""
+        zero = torch.zeros(self.replays.places.count, dtype=torch.float64)
+        found: dict[str, list[Tensor]] = {name: [] for name in base}
+        for colour in range(max(self.colours, default=-1) + 1):
+            run, step = self._run(zero, colour, base, LEAP[self.replays.single])
+            for name, have in found.items():
+                have.append(thin((run[name][1] - base[name][1]) / step))
+        return {name: (*have, thin(base[name][0] - base[name][1])) for name, have in found.items()}
+
+    def slopes(
+        self, latents: Tensor, far: float, base: Parts, constants: Mapping[str, Sequence[Tensor]], names: Iterable[str]
+    ) -> dict[str, tuple[Tensor, ...]]:
+        """How much they are more, by the unit, where some latents are at `far`."""
+        known = self.replays.run(latents, self.none)
+        found: dict[str, list[Tensor]] = {name: [] for name in names}
+        for colour in range(max(self.colours, default=-1) + 1):
+            run, step = self._run(latents, colour, known, AFTER[self.replays.single])
+            for name, have in found.items():
+                size = run[name][1].abs() + known[name][1].abs()
+                more = run[name][1] - known[name][1] - step * constants[name][colour]
+                have.append(thin(torch.where(more.abs() <= self.replays.noise * size, 0.0, more) / step / far))
+        for name, have in found.items():  # each by itself, so that large ones round nothing
+            value, location = known[name]
+            have.append(thin(((value - base[name][0]) - (location - base[name][1])) / far))
+        return {name: tuple(have) for name, have in found.items()}
+
+    def _run(self, latents: Tensor, colour: int, known: Parts, leap: float) -> tuple[Parts, float]:
+        """Run with a colour moved by one, or by a leap where it is beside something that is known; and say how far."""
+        beside = (bool(((known[name][1] != 0) & cells[colour]).any()) for name, cells in self.has.items())
+        step = leap if any(beside) else 1.0
+        return self.replays.run(latents, self._at(colour, step)), step
