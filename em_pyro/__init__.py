@@ -17,7 +17,8 @@ from .selection.bootstrap import LikelihoodRatio, bootstrap_lrt
 from .selection.cross_validate import CrossValidation, cross_validate
 from .selection.select import select
 from .selection.selection import Selection
-from .version import __version__
+
+__version__ = "0.1.0"
 
 __all__ = [
     "EM",

@@ -15,6 +15,7 @@ import warnings
 import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ import torch
 from torch import Tensor
 
 from .errors import DataError
-from .version import __version__
 
 Where = str | os.PathLike[str]
 MAGIC = b"PK\x03\x04"  # of a zip archive: what torch wrote before had its own ways to run code
@@ -41,6 +41,14 @@ FAULTS = (
 REMEDY = "Pass the path that was given there, or write it anew."
 
 
+def version() -> str:
+    """Return the version of this package."""
+    try:
+        return metadata.version("em-pyro")
+    except metadata.PackageNotFoundError:  # it runs from a folder
+        return "unknown"
+
+
 def write(path: Where, kind: str, form: int, contents: Mapping[str, Any]) -> None:
     """Write a file in one move: whoever looks finds what was there before, or all that is new.
 
@@ -54,9 +62,7 @@ def write(path: Where, kind: str, form: int, contents: Mapping[str, Any]) -> Non
         OSError: it cannot be written; what was there is as it was.
     """
     laid, real = io.BytesIO(), Path(os.path.realpath(path))
-    torch.save(
-        {"kind": kind, "format": form, "em_pyro": __version__, "torch": str(torch.__version__), **contents}, laid
-    )
+    torch.save({"kind": kind, "format": form, "em_pyro": version(), "torch": str(torch.__version__), **contents}, laid)
     part = real.with_name(f".{real.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:

@@ -21,7 +21,7 @@ from .errors import DataError, ParameterError
 from .fit.loop import State
 from .m_step.plan import Choice
 from .posterior.posterior import Posterior
-from .program.row_weights import weighted
+from .program.data.row_weights import weighted
 
 Array = npt.NDArray[np.float64]
 

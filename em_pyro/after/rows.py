@@ -101,7 +101,8 @@ def parts_of(engine: Engine) -> list[Rows]:
 def _meets(engine: Engine, name: str) -> set[str]:
     """Name the latents that a site depends on, itself if it is one."""
     program, latents = engine.program, engine.recognition.latents
-    above, factor = program.upstream.get(name, frozenset()), engine.factors.get(name)
+    above: set[str] | frozenset[str] = program.upstream.get(name, frozenset())
+    factor = engine.factors.get(name)
     if factor is not None:  # by its dimensions; latents of one state have none
         above = {latent for latent in above if latent in factor.names or program.latents[latent].size == 1}
     met = {name, name.removesuffix(LABELS), *above}

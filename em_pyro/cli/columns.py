@@ -52,18 +52,9 @@ def columns_of(
     Raises:
         TableError: the model asks for what is neither a column nor a setting, or a cell is not a number.
     """
-    parameters = inspect.signature(model).parameters
-    free = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    unknown = [name for name in settings if name not in parameters and not free]
-    if unknown:
-        raise TableError(f"--set {unknown[0]}: expected an argument of the model, {_listed(parameters)}.")
+    parameters, needed = _arguments(model, settings)
     names = list(chosen or (name for name in table.names if name != key))
     named = [name for name in names if name in parameters and name not in settings]
-    needed = [
-        name
-        for name, p in parameters.items()
-        if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY, p.POSITIONAL_ONLY)
-    ]
     missing = [name for name in needed if name not in (*named, *settings, *later)]
     if named and missing:
         raise TableError(
@@ -84,6 +75,17 @@ def columns_of(
     values = np.stack([_column(table, name, integers).numpy() for name in names], -1)
     x = torch.tensor(values, dtype=torch.int64 if whole else torch.float64)
     return Columns((x.squeeze(-1) if len(names) == 1 else x,), dict(settings), names)
+
+
+def _arguments(model: Callable[..., Any], settings: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Return the names of a model's arguments, and of those without a default."""
+    parameters = inspect.signature(model).parameters
+    free = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    unknown = [name for name in settings if name not in parameters and not free]
+    if unknown:
+        raise TableError(f"--set {unknown[0]}: expected an argument of the model, {_listed(parameters)}.")
+    plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_ONLY)
+    return list(parameters), [n for n, p in parameters.items() if p.default is p.empty and p.kind in plain]
 
 
 def _column(table: Table, name: str, integers: Sequence[str] | None) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pyro.infer.autoguide import AutoNormal
-from pyro.optim import Adam, PyroOptim  # type: ignore[attr-defined]  # made when pyro.optim is imported
+from pyro.optim import PyroOptim
 
 from ..errors import ParameterError
 
@@ -83,22 +83,6 @@ def svi_bayes(optim: PyroOptim, *, guide: Callable[..., Any] = AutoNormal, draws
     if draws < 1:
         raise ParameterError(f"svi_bayes: expected at least one draw, got {draws}.")
     return Contender("svi_bayes", {"optim": _checked(optim), "guide": guide, "draws": draws})
-
-
-def field_for(*, priors: bool) -> dict[str, Contender]:
-    """Return those who race where nobody is named: EM, plain and as it is by default, SVI at two rates, and L-BFGS.
-
-    Args:
-        priors: whether the model has sites with a prior; SVI then climbs to their modes.
-    """
-    descend = svi_map if priors else svi
-    return {
-        "EM": em(acceleration=None),
-        "EM accelerated": em(),
-        "SVI Adam 0.01": descend(Adam({"lr": 0.01})),
-        "SVI Adam 0.1": descend(Adam({"lr": 0.1})),
-        "L-BFGS": lbfgs(),
-    }
 
 
 def _checked(optim: Any) -> PyroOptim:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from pyro.optim import Adam  # type: ignore[attr-defined]  # made when pyro.optim is imported
 from torch import Tensor
 
 from ..em import EM
@@ -16,7 +17,7 @@ from ..fit.starting.starts import need_parameters, starting_points
 from ..options import planning
 from .analytic import agreement
 from .arena import arena
-from .contenders import Contender, field_for
+from .contenders import Contender, em, lbfgs, svi, svi_map
 from .exact import Ours, run_em, run_lbfgs
 from .held_out import HeldOut
 from .lane import Clock, Lane
@@ -69,21 +70,18 @@ def compare(
         ParameterError: an option does not fit.
         EMError: exact EM cannot treat the model, or the data cannot be used.
     """
-    if contenders is not None:
-        _check(contenders)
-    _check_options(contenders or {}, held_out, budget_seconds, max_steps)
+    _check(contenders, held_out, budget_seconds, max_steps)
     with torch.random.fork_rng(devices=_devices()):
         density: dict[str, Any] = {"prior_density": prior_density, "continuous": continuous}
         referee = EM(model, starts=starts, seed=seed, **density)
         here = prepare(model, args, dict(kwargs or {}), {}, **planning(referee))
         need_parameters(here)
-        if contenders is None:
-            contenders = field_for(priors=any(p.kind == "prior" for p in here.program.parameters.values()))
+        field = field_for(here) if contenders is None else contenders
         points = starting_points(here, referee.starts, referee.seed)
-        echo(_bound(len(contenders), len(points), budget_seconds))
+        echo(_bound(len(field), len(points), budget_seconds))
         unseen = None if held_out is None else HeldOut(here, held_out, dict(kwargs or {}))
         lanes: list[Lane] = []
-        for name, who in contenders.items():
+        for name, who in field.items():
             own = Ours(EM(model, **density, **who.options), here) if who.kind == "em" else None
             for index, start in enumerate(points):
                 clock, begin = Clock(budget_seconds, max_steps), {n: v.detach().clone() for n, v in start.items()}
@@ -92,7 +90,19 @@ def compare(
         best = settle(here, lanes, budget_seconds)
         agreed = agreement(here, points[0], analytic) if analytic is not None else ""
     told = budget_seconds, torch.get_num_threads(), _dtypes(here), agreed, here.plan.seconds, prior_density
-    return Race(tuple(contenders), tuple(lanes), best, len(points), *told)
+    return Race(tuple(field), tuple(lanes), best, len(points), *told)
+
+
+def field_for(here: Problem) -> dict[str, Contender]:
+    """Return those who race where nobody is named; on a model with priors SVI climbs to their modes."""
+    descend = svi_map if any(p.kind == "prior" for p in here.program.parameters.values()) else svi
+    return {
+        "EM": em(acceleration=None),
+        "EM accelerated": em(),
+        "SVI Adam 0.01": descend(Adam({"lr": 0.01})),
+        "SVI Adam 0.1": descend(Adam({"lr": 0.1})),
+        "L-BFGS": lbfgs(),
+    }
 
 
 def _dtypes(here: Problem) -> str:
@@ -178,19 +188,15 @@ def race(
     return compare(model, args=args, contenders=contenders, **both, **options)
 
 
-def _check(contenders: Mapping[str, Contender]) -> None:
-    if not contenders:
+def _check(contenders: Mapping[str, Contender] | None, held_out: Any, budget: float, max_steps: int) -> None:
+    if contenders is not None and not contenders:
         raise ParameterError("compare: expected at least one contender, got none.")
-    for name, who in contenders.items():
+    for name, who in (contenders or {}).items():
         if not isinstance(who, Contender):
             raise ParameterError(
                 f'compare: expected contender "{name}" to be made by em, svi, svi_map, svi_bayes or lbfgs, got '
                 f"{type(who).__name__}."
             )
-
-
-def _check_options(contenders: Mapping[str, Contender], held_out: Any, budget: float, max_steps: int) -> None:
-    for name, who in contenders.items():
         if not who.shares_objective and held_out is None:
             raise ParameterError(
                 f'compare: expected held_out= for contender "{name}", whose objective is not that of the others, got '

@@ -15,8 +15,8 @@ from torch.distributions import Distribution
 
 from ..e_step.build import build
 from ..e_step.engine import Engine
-from ..program.masks import alive, masks_of
 from ..families import family_of
+from ..program.masks import alive, masks_of
 from ..program.named import Named, Params, squeeze, unwrap
 from ..program.probes import probes
 from ..program.program import Program

@@ -28,8 +28,8 @@ from ..program.site import Site
 from ..program.stated import by_row, misfit
 from ..program.survey import survey
 from ..reading.recognise import recognise
-from .misfits import FAULTS, behind, check_broadcast, check_columns, check_rows, check_stated, check_states, tensors
 from .fixed import fixed_engine
+from .misfits import FAULTS, behind, check_broadcast, check_columns, check_rows, check_stated, check_states, tensors
 from .possible import possible_posterior
 from .posterior import Posterior
 from .served import KEPT, Kind, kind_of, signatures

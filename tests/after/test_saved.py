@@ -291,7 +291,7 @@ def test_a_newer_file_says_so(tmp_path: Path) -> None:
     """With the version that wrote it."""
     path = tmp_path / "fit.pt"
     files.write(path, "fit of em_pyro", 2, {"fit": {}})
-    with pytest.raises(DataError, match=f"up to 1, got format 2, written by em_pyro {em_pyro.__version__}"):
+    with pytest.raises(DataError, match=f"up to 1, got format 2, written by em_pyro {files.version()}"):
         load(path)
 
 

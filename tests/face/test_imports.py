@@ -8,7 +8,7 @@ import pytest
 from oracles.source import SOURCES, imports, room, texts
 
 FLOORS = (
-    "errors version",
+    "errors",
     "program analytic quadrature options files",
     "families recording",
     "reading",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -135,13 +136,11 @@ def top(problem: Problem, params: Params) -> Top:
     ground, edges = snapped(ground, level)
     found = ground.found() if edges else found
     information = _curvature(ground, found)
-    off = running(ground, level, information) if ground.around.size else {}
-    zero = at_zero(ground, level, closely=True) if ground.around.size else []
-    resting = at_rest(ground.around, zero)
-    off = {entry: to for entry, to in off.items() if entry not in resting}
-    notes = tuple(edge_notes(ground, zero))
-    if zero:
-        ground = lifted(ground, zero)
+    aside = _aside(ground, level, information)
+    off, resting = aside.off, at_rest(ground.around, aside.zero)
+    notes = tuple(edge_notes(ground, aside.zero))
+    if aside.zero:
+        ground = lifted(ground, aside.zero)
         found = ground.found()
         information = _curvature(ground, found)
     rows = max(problem.engine.full.program.plates.values(), default=1)
@@ -169,6 +168,22 @@ def top(problem: Problem, params: Params) -> Top:
         notes,
         None if last is None else last.squares,
     )
+
+
+class _Aside(NamedTuple):
+    """Entries that are not looked at: those that run off, with where to, and scales that are zero."""
+
+    off: Mapping[Entry, str]
+    zero: Sequence[Entry]
+
+
+def _aside(ground: Ground, level: float, information: Tensor) -> _Aside:
+    if not ground.around.size:
+        return _Aside({}, ())
+    zero = at_zero(ground, level, closely=True)
+    resting = at_rest(ground.around, zero)
+    off = running(ground, level, information)
+    return _Aside({entry: to for entry, to in off.items() if entry not in resting}, zero)
 
 
 def _curvature(ground: Ground, found: Expectation) -> Tensor:

@@ -17,7 +17,6 @@ from ..design.replays import NOISE
 from ..reading import Reading
 from .bilinear import Places
 
-
 Parts = dict[str, tuple[Tensor, Tensor]]
 """Value and location of every site."""
 

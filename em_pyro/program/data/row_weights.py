@@ -8,7 +8,7 @@ from typing import Any
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from ..errors import DataError
+from ...errors import DataError
 
 
 class RowWeights(Messenger):
