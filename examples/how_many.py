@@ -76,7 +76,7 @@ panels[0].set(ylabel="BIC (smaller is better)")
 save(figure, "how_many")
 
 # %% [markdown]
-# mclust finds three components of equal shape for Old Faithful (BIC 2314.3), with VVV 2 not far behind. Their ICL, which
+# mclust finds three components of equal shape for Old Faithful (BIC 2314.3), with VVV 2 not far behind. ICL, which
 # charges for eruptions that could belong to several, chooses two. The third VVV component is a sliver: `!`.
 
 # %%

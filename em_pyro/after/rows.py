@@ -104,7 +104,7 @@ def _meets(engine: Engine, name: str) -> set[str]:
     above: set[str] | frozenset[str] = program.upstream.get(name, frozenset())
     factor = engine.factors.get(name)
     if factor is not None:  # by its dimensions; latents of one state have none
-        above = {latent for latent in above if latent in factor.names or program.latents[latent].size == 1}
+        above = frozenset(n for n in above if n in factor.names or program.latents[n].size == 1)
     met = {name, name.removesuffix(LABELS), *above}
     if latents is not None and name in latents.sites:
         entries = [slot.which.unique() for slot in latents.sites[name].slots]

@@ -24,7 +24,8 @@ def model_in(spec: str) -> Callable[..., Any]:
     if not path.is_file():
         raise ModelError(f"{file}: expected a Python file with the model, got none. Check the name.")
     made = importlib.util.spec_from_file_location(path.stem, path)
-    assert made is not None and made.loader is not None
+    assert made is not None
+    assert made.loader is not None
     module = importlib.util.module_from_spec(made)
     sys.path.insert(0, str(path.resolve().parent))
     try:

@@ -131,19 +131,19 @@ def _origin(grown: Growth, state: int) -> Tensor:
 
 
 def _apart(
-    large: Problem, middle: Params, grown: Growth, origin: Tensor, generator: torch.Generator
+    problem: Problem, middle: Params, grown: Growth, origin: Tensor, generator: torch.Generator
 ) -> Iterator[dict[str, Tensor]]:
     """Yield the parameters whose copies can be moved apart, moved one way and the other."""
-    program = large.program
+    program = problem.program
     movable = {name: _batch_axes(program.parameters[name], axes) for name, axes in grown.axes.items()}
     points = {
-        n: large.coordinates.points(middle)[n] for n, axes in movable.items() if axes and n in large.plan.maximised
+        n: problem.coordinates.points(middle)[n] for n, axes in movable.items() if axes and n in problem.plan.maximised
     }
     if not points:
         return
     with torch.no_grad():
-        found = large.expect(large.bind(batched(middle)))
-    sizes = row_units(large, middle, found, points, generator)
+        found = problem.expect(problem.bind(batched(middle)))
+    sizes = row_units(problem, middle, found, points, generator)
     steps = {}
     for name, point in points.items():
         noise = seeded(torch.randn, point.shape, generator=generator, dtype=torch.float64).to(point)

@@ -214,7 +214,7 @@ def test_every_fold_starts_as_the_whole_would() -> None:
     starts: list[float] = []
 
     def callback(state: Any) -> bool:
-        starts.append(float(state.params["loc"]))
+        starts.append(float(state.params["loc"].detach()))
         return True
 
     cross_validate(model, X, plate="rows", folds=3, callback=callback, m_step={"loc": "fixed"})
