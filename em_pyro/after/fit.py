@@ -5,38 +5,35 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import pyro
 from torch import Tensor
 
-from ..errors import DataError, EMError, ParameterError
+from ..errors import EMError, ParameterError
 from ..fit.endings import BAD, OUTCOMES
-from ..fit.path import Acceleration
 from ..fit.problem import Problem
-from ..fit.starting.runs import Starts
-from ..m_step.plan import Plan
 from ..posterior.new_rows import posterior_on
 from ..posterior.posterior import Posterior, posterior
 from ..posterior.served import Kind
 from ..program.handlers import alone
 from .criteria import Criteria, counted, criteria
 from .dimension import dimension
-from .fitted import ended, fitted_model, shown
+from .fitted import fitted_model
 from .information.certificate import Certificate, certificate
 from .information.information import information
 from .information.record import Information
+from .record import Record
 from .reorder import reordered
 from .simulate import simulator
-from .source import Source, save, source_of
+from .source import save
 from .summary import Summary, summary
 
 
 @dataclass(frozen=True)
-class Fit:
+class Fit(Record):
     """Result of `EM.fit`.
 
     Attributes:
@@ -59,62 +56,6 @@ class Fit:
         source: what a file says of the program, if the fit was loaded.
     """
 
-    fitted: Mapping[str, Tensor]
-    log_likelihood: float
-    objective: float
-    path: tuple[float, ...] = field(repr=False)
-    num_steps: int
-    outcome: str
-    converged: bool
-    gap: float
-    starts: Starts = field(repr=False)
-    plan: Plan = field(repr=False)
-    notes: tuple[str, ...] = ()
-    prepared: Problem | None = field(default=None, repr=False, compare=False)
-    acceleration: Acceleration | None = None
-    switches: int = 0
-    prior_density: str = "constrained"
-    source: Source | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def params(self) -> dict[str, Tensor]:
-        """Fitted constrained values by name, sites with a prior included, in the dtypes of the program: copies."""
-        return {name: value.clone() for name, value in self.fitted.items()}
-
-    def __copy__(self) -> Fit:
-        """Copy with the program and its data."""
-        return replace(self)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Fit:
-        """Copy with the same program and data, which nobody writes to."""
-        return replace(self, fitted=deepcopy(self.fitted, memo))
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything but the program and its data."""
-        state = {k: v for k, v in self.__dict__.items() if k not in ("prepared", "posterior", "_served")}
-        return {**state, "prepared": None, "source": self._told()}
-
-    def _told(self) -> Source:
-        """Say how the program was planned, without the program."""
-        if self.prepared is not None:
-            return source_of(self.prepared)
-        return Source() if self.source is None else replace(self.source, model=None)
-
-    def _on(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Problem:
-        """Return the program that was fitted; of a file with its model alone, the one on these arguments."""
-        if self.prepared is None and self.source is not None and self.source.model is not None:
-            return self.source.planned(self.fitted, args, kwargs)
-        return self._alive()
-
-    def _alive(self) -> Problem:
-        """Return the program and its data, if they are there."""
-        if self.prepared is None:
-            raise ParameterError(
-                "Fit: expected the model and the data that were fitted, but this fit comes from a file, without them. "
-                "Write it by fit.save(path), and read it by em_pyro.load(path, model, args=(...), kwargs={...})."
-            )
-        return self.prepared
-
     def save(self, path: str | os.PathLike[str], *, remarks: Mapping[str, Any] | None = None) -> None:
         """Write the fit to a file, without the model and its data: `em_pyro.load` reads it, and asks for these.
 
@@ -133,17 +74,6 @@ class Fit:
             source = replace(source, criteria=self.criteria())
         there = replace(self, source=source, fitted={n: v.detach().cpu() for n, v in self.fitted.items()})
         save(there, path, remarks or {})
-
-    def _unchanged(self, asked: str, remedy: str) -> Problem:
-        """Return the program and its data, if they are still those of the fit."""
-        here = self._alive()
-        changed = here.change(here.program.args, here.program.kwargs, run=True)
-        if changed:
-            raise DataError(
-                f"Fit.{asked}: expected what was fitted, but since then {changed} has changed. Ask "
-                f"Fit.{remedy} of the data as they are now."
-            )
-        return here
 
     @cached_property
     def posterior(self) -> Posterior:
@@ -299,12 +229,3 @@ class Fit:
             ParameterError: `level` is not between 0 and 1.
         """
         return summary(self.fitted, self._head(()), self.notes, self.information, self.criteria, level)
-
-    def _head(self, values: Sequence[str]) -> list[str]:
-        how = ended(self.outcome, self.num_steps, self.log_likelihood, self.objective, self.gap, self.prior_density)
-        starts = [str(self.starts)] if len(self.starts) > 1 else []
-        return [*how, *values, *starts, *([] if self.acceleration is None else [str(self.acceleration)])]
-
-    def __str__(self) -> str:
-        """Say how the fit ended, the fitted values and the notes, in plain text; `summary` has all entries."""
-        return "\n".join([*self._head(shown(self.fitted)), *self.notes])

@@ -51,16 +51,14 @@ def compare(
 
     Args:
         model: a Pyro model.
-        args: its positional arguments.
-        kwargs: its keyword arguments.
+        args, kwargs: its arguments.
         contenders: by the name that the table and the figure give them; None are EM, plain and accelerated, SVI with
             Adam at two rates, and L-BFGS.
         starts: how many (0: the user's own values; more: random ones), or a dict, or a list of dicts, as in `EM`.
         budget_seconds: for each contender and start; a step that is running is finished.
         max_steps: passes over the data for each contender and start.
         seed: of random starts and of guides that draw.
-        prior_density: as in `EM`, of the objective that all contenders ascend.
-        continuous: as in `EM`.
+        prior_density, continuous: as in `EM`, of the objective that all contenders ascend.
         held_out: arguments with other data: adds a column of log predictive density. Full Bayes needs it.
         analytic: an independent EM: from `(start, steps)` to its objectives, or a record with `log_likelihood` and
             perhaps `params` (as those of `em_pyro.analytic`), each of `steps + 1` entries.
