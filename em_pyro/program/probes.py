@@ -218,7 +218,7 @@ def _share(site: Site, before: Site) -> float:
             continue
         size = float(other[torch.isfinite(other)].detach().abs().amax()) if bool(torch.isfinite(other).any()) else 0.0
         size = size or (_spread(site) if key.endswith("loc") else 0.0) or 1.0
-        found.append(float((tensor - other).abs().nan_to_num(torch.inf).amax()) / size)
+        found.append(float((tensor - other).detach().abs().nan_to_num(torch.inf).amax()) / size)
     return max(found)
 
 
