@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,14 +52,16 @@ def compare(
 
     Args:
         model: a Pyro model.
-        args, kwargs: its arguments.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
         contenders: by the name that the table and the figure give them; None are EM, plain and accelerated, SVI with
             Adam at two rates, and L-BFGS.
         starts: how many (0: the user's own values; more: random ones), or a dict, or a list of dicts, as in `EM`.
         budget_seconds: for each contender and start; a step that is running is finished.
         max_steps: passes over the data for each contender and start.
         seed: of random starts and of guides that draw.
-        prior_density, continuous: as in `EM`, of the objective that all contenders ascend.
+        prior_density: as in `EM`, of the objective that all contenders ascend.
+        continuous: as in `EM`.
         held_out: arguments with other data: adds a column of log predictive density. Full Bayes needs it.
         analytic: an independent EM: from `(start, steps)` to its objectives, or a record with `log_likelihood` and
             perhaps `params` (as those of `em_pyro.analytic`), each of `steps + 1` entries.
@@ -78,12 +81,11 @@ def compare(
         points = starting_points(here, referee.starts, referee.seed)
         echo(_bound(len(field), len(points), budget_seconds))
         unseen = None if held_out is None else HeldOut(here, held_out, dict(kwargs or {}))
-        lanes: list[Lane] = []
+        lanes = list[Lane]()
         for name, who in field.items():
             own = Ours(EM(model, **density, **who.options), here) if who.kind == "em" else None
-            for index, start in enumerate(points):
-                clock, begin = Clock(budget_seconds, max_steps), {n: v.detach().clone() for n, v in start.items()}
-                lanes.append(_lane(here, own, name, who, index, begin, clock, seed, unseen))
+            run = partial(_lane, here, own, name, who, seed=seed, unseen=unseen)
+            lanes += [run(k, _copied(start), Clock(budget_seconds, max_steps)) for k, start in enumerate(points)]
         lanes = [_held_out(lane, unseen) for lane in judged(here, lanes)]
         best = settle(here, lanes, budget_seconds)
         agreed = agreement(here, points[0], analytic) if analytic is not None else ""
@@ -101,6 +103,10 @@ def field_for(here: Problem) -> dict[str, Contender]:
         "SVI Adam 0.1": descend(Adam({"lr": 0.1})),
         "L-BFGS": lbfgs(),
     }
+
+
+def _copied(start: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in start.items()}
 
 
 def _dtypes(here: Problem) -> str:
@@ -123,6 +129,7 @@ def _lane(
     index: int,
     start: dict[str, Tensor],
     clock: Clock,
+    *,
     seed: int,
     unseen: HeldOut | None,
 ) -> Lane:
