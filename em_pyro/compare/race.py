@@ -74,14 +74,13 @@ def compare(
     _check(contenders, held_out, budget_seconds, max_steps)
     with torch.random.fork_rng(devices=_devices()):
         density: dict[str, Any] = {"prior_density": prior_density, "continuous": continuous}
-        referee = EM(model, starts=starts, seed=seed, **density)
-        here = prepare(model, args, dict(kwargs or {}), {}, **planning(referee))
+        referee, inner = EM(model, starts=starts, seed=seed, **density), dict(kwargs or {})
+        here = prepare(model, args, inner, {}, **planning(referee))
         need_parameters(here)
         field = field_for(here) if contenders is None else contenders
         points = starting_points(here, referee.starts, referee.seed)
         echo(_bound(len(field), len(points), budget_seconds))
-        unseen = None if held_out is None else HeldOut(here, held_out, dict(kwargs or {}))
-        lanes = list[Lane]()
+        unseen, lanes = None if held_out is None else HeldOut(here, held_out, inner), list[Lane]()
         for name, who in field.items():
             own = Ours(EM(model, **density, **who.options), here) if who.kind == "em" else None
             run = partial(_lane, here, own, name, who, seed=seed, unseen=unseen)

@@ -54,6 +54,12 @@ class Around:
         return tuple((name, tuple(at)) for name, free in self.free.items() for at in free.nonzero().tolist())
 
     @property
+    def values(self) -> Tensor:
+        """What each coordinate moves, `(D)`: an entry of the value, or of an unconstrained point."""
+        places = {n: self._point(n) if domain == "other" else self.params[n] for n, domain in self.domains.items()}
+        return torch.stack([places[name][at] for name, at in self.entries])
+
+    @property
     def size(self) -> int:
         """Number of coordinates `D`."""
         return sum(int(free.sum()) for free in self.free.values())

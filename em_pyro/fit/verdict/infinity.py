@@ -78,7 +78,7 @@ def _directions(ground: Ground, information: Tensor) -> tuple[Tensor, Tensor, Te
     rows: list[Tensor] = []
     widest: list[float] = []
     domains = [around.domains[name] for name, _ in around.entries]
-    values = torch.stack([around.params[name][at] for name, at in around.entries])
+    values = around.values
     for k, domain in enumerate(domains):
         if domain in ("real", "positive"):
             rows.append(torch.eye(len(values), dtype=values.dtype)[k])
