@@ -58,6 +58,9 @@ def close(n: int = 200) -> Tensor:
     return torch.where(torch.arange(n) % 2 == 0, x, x + 1.5)
 
 
+ALL = {"starts": 7, "screen": False, "every": 11, "max_steps": 40}
+
+
 def cases() -> dict[str, Callable[[], Case]]:
     """Return what is fitted: each kind of thing that a fit remembers is in one of them."""
     table = torch.linspace(-2, 2, 1200).reshape(3, 400).sin()
@@ -66,7 +69,7 @@ def cases() -> dict[str, Callable[[], Case]]:
         "far apart": lambda: (mixture, (1e4 * points(),), {"every": 2}, 20),
         "several": lambda: (mixture, (close(),), {"starts": 12, "every": 7}, 60),
         "screened": lambda: (mixture, (close(),), {"starts": 12, "every": 3}, 13),
-        "all": lambda: (partial(mixture, K=3), (close(),), {"starts": 7, "screen": False, "every": 11, "max_steps": 40}, 70),
+        "all": lambda: (partial(mixture, K=3), (close(),), ALL, 70),
         "squarem": lambda: (mixture, (close(),), {"acceleration": "squarem", "every": 4}, 12),
         "quasi-newton": lambda: (mixture, (close(),), {"acceleration": "quasi-newton", "every": 2}, 12),
         "raced": lambda: (mixture, (close(),), {"acceleration": "quasi-newton", "starts": 8, "every": 9}, 100),
@@ -97,7 +100,8 @@ def fitted(name: str, path: Path | None = None, *, seed: int, killed: bool = Fal
     torch.manual_seed(seed)
     if killed:
         _kill_at(turns)
-    return EM(model, checkpoint=path, **options).fit(*args)
+    filed = {n: v for n, v in options.items() if path is not None or n != "every"}
+    return EM(model, checkpoint=path, **filed).fit(*args)
 
 
 def _kill_at(turns: int) -> None:
