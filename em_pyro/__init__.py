@@ -7,6 +7,10 @@ from .errors import DataError, EMError, ModelError, ObjectiveError, ParameterErr
 from .families import Family, Role, register
 from .m_step.plan import Plan
 from .posterior.posterior import Posterior
+from .variational.fit import VariationalFit
+from .variational.normal_wishart import NormalWishart
+from .variational.stick_breaking import StickBreaking
+from .variational.variational import VariationalEM
 
 __all__ = [
     "EM",
@@ -15,12 +19,16 @@ __all__ = [
     "Family",
     "Fit",
     "ModelError",
+    "NormalWishart",
     "ObjectiveError",
     "ParameterError",
     "Plan",
     "PlanError",
     "Posterior",
     "Role",
+    "StickBreaking",
+    "VariationalEM",
+    "VariationalFit",
     "recursion",
     "register",
 ]

@@ -34,15 +34,20 @@ class Posterior:
     Attributes:
         params: the parameter values.
         log_evidence: log of the sum over all latents; row weights count.
+        bound: where arguments come from, if not from `params`: laws, whose expected logarithms take the place of
+            logarithms, in the evidence too.
     """
 
     params: Params = field(repr=False)
     log_evidence: float
     engine: Engine = field(repr=False)
+    bound: Bound | None = field(default=None, repr=False)
 
     @cached_property
     def _bound(self) -> Bound:
-        return self.engine.bind(batched({name: value.detach().double() for name, value in self.params.items()}))
+        return self.bound or self.engine.bind(
+            batched({name: value.detach().double() for name, value in self.params.items()})
+        )
 
     @cached_property
     def _joint(self) -> Joint:
@@ -67,6 +72,11 @@ class Posterior:
         if plate not in plates:
             raise ParameterError(f'log_evidence_by: expected one of the plates {sorted(plates)}, got "{plate}".')
         if any(plate in site.data.folded for site in self.engine.sites.values()):  # its rows are summed in a factor
+            if self.bound is not None:
+                raise ParameterError(
+                    f'log_evidence_by: expected a plate whose rows have latents of their own, got "{plate}", whose '
+                    f"rows the model itself would have to weigh, and it knows points only."
+                )
             run, priors = recognition.runs[0], recognition.priors
             whole = build(self.engine.program, recognition, run, priors, {}, recognised=False)
             return replace(self, engine=whole).log_evidence_by(plate)
@@ -160,10 +170,11 @@ class Posterior:
         return f"Posterior of {', '.join(latents) or 'no latent'}; log evidence {self.log_evidence:.6f}"
 
 
-def posterior(engine: Engine, params: Mapping[str, Tensor]) -> Posterior:
-    """The posterior of `engine`'s program at `params`."""
+def posterior(engine: Engine, params: Mapping[str, Tensor], bound: Bound | None = None) -> Posterior:
+    """The posterior of `engine`'s program at `params`, or at what is `bound` in their place."""
     engine = engine.full
     values = {name: value.detach().double() for name, value in params.items()}
     with beside(engine.program.device):
-        evidence = float(engine.expect(engine.bind(batched(values)), collect=EVIDENCE).log_evidence)
-    return Posterior(dict(params), evidence, engine)
+        at = engine.bind(batched(values)) if bound is None else bound
+        evidence = float(engine.expect(at, collect=EVIDENCE).log_evidence)
+    return Posterior(dict(params), evidence, engine, bound)

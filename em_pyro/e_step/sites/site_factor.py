@@ -139,7 +139,7 @@ class SiteFactor:
         kept = (*layout.batch, *layout.cells)
         inner = (bound.starts, *self.cell_shape, *self.event_shape)
         parts = []
-        for k, part in enumerate(self.family.natural(self.arguments(bound, centre))):
+        for k, part in enumerate(with_excess(self.family.natural(self.arguments(bound, centre)), bound.excess(self))):
             event = self.data.events[k]
             if part.shape != (*inner, *event):
                 part = part.expand((*inner, *event))
@@ -292,3 +292,8 @@ class SiteFactor:
         """Logarithms of the known factors of probabilities."""
         roles = self.roles.items()
         return {k: torch.where(r.index < 0, 0.0, c.log()) for k, r in roles if (c := r.coefficient) is not None}
+
+
+def with_excess(natural: tuple[Tensor, ...], excess: Tensor | None) -> tuple[Tensor, ...]:
+    """Natural parameters with what an expectation adds to the first, (starts) + cells + events."""
+    return natural if excess is None else (natural[0] + excess, *natural[1:])
