@@ -22,6 +22,7 @@ EXAMPLES = (
     "coins",
     "two_gaussians",
     "old_faithful",
+    "how_many_clusters",
     "new_model",
     "em_versus_svi",
     "image_segmentation",

@@ -20,7 +20,7 @@ from ..m_step.pooling import Refused
 from ..m_step.uses import Block, Use, chart_of, charts_of, kind_of, terms_of, uses_of
 from ..program.named import unwrap
 from ..reading.priors import exponent
-from .conjugate import Conjugate, Probabilities, Rate
+from .conjugate import Conjugate, Probabilities, Rate, Untouched
 from .entering import places
 from .locations import Mean, MeanAndScale
 from .normal_wishart import NormalWishart
@@ -46,8 +46,11 @@ def choose(engine: Engine, given: Priors) -> tuple[Conjugate, ...]:
     if engine.recognition.latents is not None:
         names = ", ".join(f'"{n}"' for n in sorted(engine.program.integrated))
         raise PlanError(f"VariationalEM: expected discrete latents, got {names}, continuous and integrated. Use EM.")
-    found = []
+    found = list[Conjugate]()
     for together, prior in priors.items():
+        if isinstance(prior, Distribution) and not any(_enters(engine, name, uses) for name in together):
+            found.append(Untouched(together[0], prior, engine.program.parameters[together[0]].initial.shape))
+            continue
         try:
             kinds = {kind_of(engine, engine.program.parameters[name], uses[name]) for name in together}
             found.append(_law(engine, together, prior, kinds, uses))
@@ -58,6 +61,14 @@ def choose(engine: Engine, given: Priors) -> tuple[Conjugate, ...]:
                 f"priors=, or fit the program by EM."
             ) from None
     return tuple(found)
+
+
+def _enters(engine: Engine, name: str, uses: Uses) -> bool:
+    """Whether a parameter enters any site, one that is replayed too."""
+    recognition = engine.recognition
+    replayed = [names for site, names in recognition.reaches.items() if site in (*engine.replayed, *engine.absorbed)]
+    others = [*replayed, *(refusal.parameters for refusal in recognition.refusals.values())]
+    return bool(uses[name]) or any(name in names for names in others)
 
 
 def _all_priors(engine: Engine, given: Priors) -> dict[tuple[str, ...], Any]:

@@ -145,3 +145,35 @@ class Rate(Real):
     def excess(self, law: dist.Gamma, factor: SiteFactor, bank: Bank) -> Tensor | None:
         """`E log rate - log E rate`."""
         return selected(law.concentration.digamma() - law.concentration.log(), self.name, "rate", factor, bank)
+
+
+@dataclass(frozen=True)
+class Untouched(Real):
+    """The prior of a parameter that enters no site: of the law of the only state there is, say."""
+
+    name: str
+    prior: Any
+    shape: torch.Size
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The one."""
+        return (self.name,)
+
+    def updated(self, sums: Mapping[str, Sums], about: Batch, law: Any) -> Any:
+        """The prior."""
+        return self.prior
+
+    def points(self, law: Any) -> Params:
+        """The mean."""
+        return {self.name: law.mean.double().expand(self.shape)}
+
+    means = points
+
+    def divergence(self, law: Any) -> Tensor:
+        """Nothing."""
+        return torch.zeros((), dtype=torch.float64)
+
+    def excess(self, law: Any, factor: SiteFactor, bank: Bank) -> Tensor | None:
+        """Nothing."""
+        return None

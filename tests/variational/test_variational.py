@@ -1,6 +1,7 @@
 """Variational Bayes over the zoo: the bound never falls, laws have means in order, and what has no law is named."""
 
 from collections.abc import Callable, Mapping
+from math import lgamma, log
 from typing import Any
 
 import pyro
@@ -208,6 +209,15 @@ def test_what_has_no_law_is_named(name: str) -> None:
         VariationalEM(model, priors).fit(data)
     assert said in str(raised.value)
     assert not stored()
+
+
+def test_what_enters_no_site_keeps_its_prior() -> None:
+    """The weight of the only component: the bound is that of the rates alone."""
+    prior = dist.Dirichlet(tensor([3.0]))
+    fit = VariationalEM(KINDS, {"weights": prior, "rate": PRIOR}).fit(COUNTS, 1)
+    assert fit.laws["weights"] is prior
+    want = lgamma(11) - 11 * log(6) - sum(lgamma(x + 1) for x in range(5))
+    assert distance(fit.elbo, want) < IDENTITY
 
 
 def test_priors_of_the_program_are_read() -> None:
