@@ -30,8 +30,10 @@ class Fit:
     Attributes:
         fitted: fitted constrained values by name, which nobody may write to; `params` hands out copies.
         log_likelihood: log evidence of the data at `params`, in nats.
-        objective: log evidence plus log prior, of the density that `prior_density` names.
-        path: the objective at every step, the start included; up is good.
+        objective: log evidence plus log prior, of the density that `prior_density` names. With `e_step="hard"` the
+            log-density of data and states together takes the place of log evidence.
+        path: the objective at every step, the start included; up is good. With `e_step="sampled"` that of EM at every
+            point visited, which goes up and down, and at their average.
         num_steps: EM steps taken; an accelerated fit takes up to three to a point of `path`. Those of the saddle test,
             which begins when the stopping rule is met, are not counted: mostly ten, and no more than some hundreds.
         outcome: a named ending; `str(fit)` says what to try.
