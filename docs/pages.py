@@ -17,7 +17,7 @@ import pyro
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("new_model", "missing_data", "variational")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("new_model", "missing_data", "variational", "sensitivity")),
 )
 
 BLOCK = re.compile(r"```python\n(?P<code>.*?)```\n(?:\n```text\n(?P<printed>.*?)```\n)?", re.DOTALL)

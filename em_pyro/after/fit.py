@@ -19,8 +19,10 @@ from ..fit.starting.runs import Starts
 from ..m_step.plan import Plan
 from ..posterior.new_rows import posterior_on
 from ..posterior.posterior import Posterior, posterior
+from ..program.devices import beside
 from ..program.handlers import alone
 from .fitted import fitted_model, shown
+from .sensitivity import sensitivity
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,28 @@ class Fit:
         here = self._alive()
         with pyro.get_param_store().scope():  # what another fit has left there does not matter here
             return posterior_on(here.program, self.params, args, kwargs)
+
+    def sensitivity(self, *, of: str, to: Tensor) -> Tensor:
+        """Derivative of a fitted value by the data, through the fixed point: of its shape + that of the data.
+
+        Args:
+            of: the name of the parameter.
+            to: one of the tensors that were passed to `fit`.
+
+        Raises:
+            ParameterError: no such parameter or tensor; or the fit has not converged, so that it is at no maximum.
+            PlanError: the maximum is flat, or the program cannot be differentiated.
+
+        References: Dini's implicit function theorem at the stationary point of EM; Oakes (1999) for the information.
+        """
+        here = self._alive()
+        if self.outcome != "converged":
+            raise ParameterError(
+                f'Fit.sensitivity: expected a fit that ended as "converged", got "{self.outcome}": a derivative is one '
+                f"of a maximum."
+            )
+        with alone(), beside(here.program.device):
+            return sensitivity(here, self.fitted, of, to)
 
     @property
     def model(self) -> Callable[..., Any]:

@@ -90,8 +90,8 @@ def certify(problem: Problem, params: Params, *, settled: bool = True) -> Certif
     level = float(found.log_evidence + problem.log_prior(problem.bind(batched(values))))
     notes, unseen, endless = list[str](), _unseen(problem, around), 0.0
     if not unseen:
-        ground, snapped = _snapped(ground, level)
-        if snapped:
+        ground, edges = snapped(ground, level)
+        if edges:
             found = problem.expect(problem.bind(batched(ground.around.params)))
     information = None if unseen and unseen != SINGLE else ground.curvature_of_q(found)
     if not unseen and (information is None or not bool(torch.isfinite(information).all())):
@@ -194,7 +194,7 @@ def _along(ground: Ground, found: Expectation, slope: Tensor) -> Tensor:
 # ---- the boundary ----
 
 
-def _snapped(ground: Ground, level: float) -> tuple[Ground, list[Entry]]:
+def snapped(ground: Ground, level: float) -> tuple[Ground, list[Entry]]:
     """Put every probability that runs to zero or one there: where the objective does not fall for it."""
     around, tried = ground.around, list[tuple[Entry, float]]()
     for entry in ((n, tuple(at)) for n in around.names for at in _near(around, n).nonzero().tolist()):

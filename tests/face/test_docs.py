@@ -9,8 +9,9 @@ import pytest
 from programs.zoo import GAUSSIAN, ZOO
 
 ROOT = Path(__file__).parents[2]
-NEW_MODEL, MISSING_DATA, VARIATIONAL = (
-    (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("new_model", "missing_data", "variational")
+NEW_MODEL, MISSING_DATA, VARIATIONAL, SENSITIVITY = (
+    (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    for name in ("new_model", "missing_data", "variational", "sensitivity")
 )
 PAGES: dict[str, Any] = runpy.run_path(str(ROOT / "docs" / "pages.py"))
 MODELS: dict[str, Any] = runpy.run_path(str(ROOT / "docs" / "make_models_readme.py"))
@@ -19,8 +20,8 @@ ZOO_PAGE = (ROOT / "models" / "README.md").read_text(encoding="utf-8")
 
 @pytest.mark.parametrize(
     ("page", "least"),
-    [(NEW_MODEL, 7), (MISSING_DATA, 7), (VARIATIONAL, 4)],
-    ids=["new_model", "missing_data", "variational"],
+    [(NEW_MODEL, 7), (MISSING_DATA, 7), (VARIATIONAL, 4), (SENSITIVITY, 3)],
+    ids=["new_model", "missing_data", "variational", "sensitivity"],
 )
 def test_a_page_prints_what_it_says(page: str, least: int) -> None:
     """Every block of Python runs, in order; `python docs/pages.py` puts fresh output into the page."""
