@@ -21,6 +21,8 @@ NAMES = (
     "how_many_components",
     "save_load_resume",
     "states",
+    "variational",
+    "sensitivity",
 )
 PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in NAMES))
 

@@ -17,6 +17,10 @@ from .selection.bootstrap import LikelihoodRatio, bootstrap_lrt
 from .selection.cross_validate import CrossValidation, cross_validate
 from .selection.select import select
 from .selection.selection import Selection
+from .variational.fit import VariationalFit
+from .variational.normal_wishart import NormalWishart
+from .variational.stick_breaking import StickBreaking
+from .variational.variational import VariationalEM
 
 __version__ = "0.1.0"
 
@@ -31,6 +35,7 @@ __all__ = [
     "Fit",
     "LikelihoodRatio",
     "ModelError",
+    "NormalWishart",
     "ObjectiveError",
     "ParameterError",
     "Plan",
@@ -47,6 +52,9 @@ __all__ = [
     "load",
     "predictive_check",
     "race",
+    "StickBreaking",
+    "VariationalEM",
+    "VariationalFit",
     "recursion",
     "register",
     "select",

@@ -28,7 +28,17 @@ from .fit.starting.starts import given_value, need_parameters, starting_points
 from .fit.step import em_step
 from .m_step.ascent.ascend import Carried
 from .m_step.plan import Choice, Plan
-from .options import EVERY, bar_of, check_file, check_options, check_priors, check_switches, planning, telling
+from .options import (
+    EVERY,
+    bar_of,
+    check_file,
+    check_options,
+    check_priors,
+    check_switches,
+    need_soft,
+    planning,
+    telling,
+)
 from .posterior.possible import check_possible, possible_posterior
 from .posterior.posterior import Posterior
 from .program.changes.fingerprint import Fingerprint
@@ -74,6 +84,8 @@ class EM:
             model and options there takes the path of one that was never stopped. It stays when the fit has ended, and
             gives its answer then; remove it to begin anew. Where it cannot be written the fit warns, and goes on.
         every: so many EM steps it is written.
+        e_step: of `fit`: "soft" shares rows out among states by the posterior, "hard" gives them to the most probable
+            ones (k-means is its limit), "sampled" to drawn ones, `max_steps` times; the second half is averaged.
 
     Attributes:
         last: the last `Fit`; also one that Ctrl-C or an error of the callback ended, with the outcome "interrupted".
@@ -108,28 +120,27 @@ class EM:
         continuous: Mapping[str, str] | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
         every: int = EVERY,
+        e_step: str = "soft",
     ) -> None:
         """Take the model and the options; nothing runs yet."""
         if not callable(model):
             raise ModelError(f"EM: expected a Pyro model (a callable), got {type(model).__name__}.")
-        check_options(tol, max_steps, seed, starts, m_step, callback, acceleration)
+        check_options(tol, max_steps, seed, starts, m_step, callback, acceleration, e_step)
         check_priors(prior_density, continuous)
         check_switches(check=check, progress=progress, screen=screen, collapse=collapse)
-        check_file(checkpoint, every)
+        check_file(checkpoint, every, e_step)
         self.model = model
         self.tol, self.max_steps, self.seed = tol, int(max_steps), int(seed)
         self.starts = int(starts) if isinstance(starts, Integral) else starts
         self.m_step, self.check, self.progress, self.callback = dict(m_step or {}), check, progress, callback
         self.screen, self.collapse, self.acceleration = screen, collapse, acceleration
-        self.prior_density, self.continuous = prior_density, dict(continuous or {})
+        self.prior_density, self.continuous, self.e_step = prior_density, dict(continuous or {}), e_step
         self.checkpoint, self.every = checkpoint, int(every)
         self.last: Fit | None = None
         self._prepared: Problem | None = None
         self._current = Current(self.starts, self.seed)
         self._carried: Carried = {}  # what climbs remember between calls of `step`
         self._previous: tuple[Fingerprint, float, dict[str, Tensor]] | None = None
-
-    # ---- what a user calls ----
 
     @alone()
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
@@ -161,8 +172,10 @@ class EM:
         more as well and compared. What has changed is planned anew.
 
         Raises:
+            ParameterError: `e_step` is not "soft".
             ObjectiveError: the objective fell between consecutive steps on the same arguments; or there is no step.
         """
+        need_soft(self.e_step)
         problem = self._prepare(args, kwargs, closely=False)
         need_parameters(problem)
         with beside(problem.program.device):
@@ -204,8 +217,6 @@ class EM:
         with beside(problem.program.device):
             return possible_posterior(problem.engine, self._current.values(problem))
 
-    # ---- how ----
-
     def _stepped(self, problem: Problem) -> float:
         """Take one EM step from the current values."""
         params = self._current.values(problem)
@@ -233,7 +244,8 @@ class EM:
         bar = bar_of(len(points)) if self.progress else None
         tick = bar.update if bar is not None else None
         told = None if self.callback is None else self._told(problem, self.callback)
-        settings = Settings(self.tol, self.max_steps, told, tick, wished(problem, self.acceleration), journal)
+        wish = wished(problem, self.acceleration)
+        settings = Settings(self.tol, self.max_steps, told, tick, wish, journal, self.e_step, self.seed)
         paths: list[Path] = []
         with self._current.kept_on_error(problem):
             try:
@@ -264,8 +276,6 @@ class EM:
         self.last = answer(problem, paths, tol=self.tol, measure=measure)
         self._current.keep(problem, paths[self.last.starts.best].params)
         return self.last
-
-    # ---- state ----
 
     def _prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, closely: bool = True) -> Problem:
         """Trace and plan, unless all that the model sees is as it was; `closely`: and all that it does."""

@@ -10,6 +10,7 @@ from typing import Any
 from .errors import ParameterError
 
 EVERY = 100  # steps between two writes of a checkpoint, unless others are asked for
+E_STEPS = ("soft", "hard", "sampled")
 ACCELERATIONS = ("auto", "squarem", "quasi-newton")
 
 
@@ -20,12 +21,19 @@ def planning(em: Any) -> dict[str, Any]:
 
 def telling(em: Any) -> dict[str, Any]:
     """Return the options of an `EM` that say which steps a fit takes; of functions only that there is one."""
-    names = ("tol", "max_steps", "seed", "starts", "m_step", "screen", "acceleration")
+    names = ("tol", "max_steps", "seed", "starts", "m_step", "screen", "acceleration", "e_step")
     return {name: getattr(em, name) for name in names} | planning(em) | {"callback": em.callback is not None}
 
 
 def check_options(
-    tol: Any, max_steps: Any, seed: Any, starts: Any, m_step: Any, callback: Any, acceleration: Any
+    tol: Any,
+    max_steps: Any,
+    seed: Any,
+    starts: Any,
+    m_step: Any,
+    callback: Any,
+    acceleration: Any,
+    e_step: Any = "soft",
 ) -> None:
     """Raise an error that names the option, what it may be, and what it is.
 
@@ -50,20 +58,37 @@ def check_options(
         )
     if not (callback is None or callable(callback)):
         raise ParameterError(f"EM: expected callback to be callable or None, got {callback!r}.")
-    _check_acceleration(acceleration, m_step or {})
+    _check_acceleration(acceleration, m_step or {}, e_step)
 
 
-def _check_acceleration(acceleration: Any, m_step: Mapping[str, Any]) -> None:
-    """Refuse what is no acceleration, and one that an M-step of the user's own rules out."""
+def _check_acceleration(acceleration: Any, m_step: Mapping[str, Any], e_step: Any) -> None:
+    """Refuse what is no acceleration or E-step, and an acceleration of steps that are no smooth map."""
+    if e_step not in E_STEPS:
+        raise ParameterError(f'EM: expected e_step to be "soft", "hard" or "sampled", got {e_step!r}.')
     if not (acceleration is None or isinstance(acceleration, str) and acceleration in ACCELERATIONS):
         names = ", ".join(f'"{name}"' for name in ACCELERATIONS)
         raise ParameterError(f"EM: expected acceleration to be None or one of {names}, got {acceleration!r}.")
+    if acceleration not in ("auto", None) and e_step != "soft":
+        raise ParameterError(
+            f'EM: expected acceleration to be "auto" or None with e_step="{e_step}", whose steps jump, got '
+            f"{acceleration!r}."
+        )
     own = [name for name, choice in m_step.items() if callable(choice)]
     if acceleration == "quasi-newton" and own:
         raise ParameterError(
             f'EM: expected no M-step of your own with acceleration="quasi-newton", which moves all parameters, got '
             f'm_step["{own[0]}"]. Choose "squarem" or None.'
         )
+
+
+def need_soft(e_step: str) -> None:
+    """Refuse a single step that does not share rows out by the posterior: what it would say is no loss of EM's.
+
+    Raises:
+        ParameterError: naming the option.
+    """
+    if e_step != "soft":
+        raise ParameterError(f'EM.step: expected e_step="soft", got "{e_step}". Use EM.fit, with max_steps=1.')
 
 
 def check_priors(prior_density: Any, continuous: Any) -> None:
@@ -85,7 +110,7 @@ def check_priors(prior_density: Any, continuous: Any) -> None:
             raise ParameterError(f'continuous["{name}"]: expected "integrate" or "maximise", got {choice!r}.')
 
 
-def check_file(checkpoint: Any, every: Any) -> None:
+def check_file(checkpoint: Any, every: Any, e_step: Any = "soft") -> None:
     """Refuse what is no path, and what is no number of steps.
 
     Raises:
@@ -98,6 +123,11 @@ def check_file(checkpoint: Any, every: Any) -> None:
     if checkpoint is None and int(every) != EVERY:
         raise ParameterError(
             f"EM: expected every={every} to come with checkpoint, which it counts for. Give it a path."
+        )
+    if checkpoint is not None and e_step != "soft":
+        raise ParameterError(
+            f'EM: expected checkpoint with e_step="soft", whose steps a file can follow, got e_step={e_step!r}. Leave '
+            f"one of them out."
         )
 
 

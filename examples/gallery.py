@@ -23,6 +23,7 @@ EXAMPLES = (
     "two_gaussians",
     "old_faithful",
     "how_many",
+    "how_many_clusters",
     "new_model",
     "em_versus_svi",
     "image_segmentation",

@@ -28,6 +28,7 @@ EPS = 2 * torch.finfo(torch.float64).eps
 def answer(problem: Problem, paths: Sequence[Path], *, tol: float, measure: bool = True) -> Fit:
     """Rank the ends of all starts; look closer at the best, and measure it on the user's program, if `measure`."""
     top = paths[ranked(paths)[0]]
+    soft = top.e_step == "soft"  # else it ends at no maximum of the likelihood, and nothing certifies one
     level = top.level - SAME_MAXIMUM * (1 + abs(top.level))
     same = (path.level >= level and path.outcome == top.outcome and path.repeats is None for path in paths)
     reached = [i for i, found in enumerate(same) if found]
@@ -37,20 +38,20 @@ def answer(problem: Problem, paths: Sequence[Path], *, tol: float, measure: bool
     evidence, prior = (float(part) for part in (problem.expect(bound).log_evidence, problem.log_prior(bound)))
     best = best._replace(notes=(*not_fitted(problem.engine), *best.notes))
     rounding = 0.0
-    if measure and best.outcome in LOOKED_AT:
+    if measure and soft and best.outcome in LOOKED_AT:
         best, rounding = confirmed(problem, best, tol)
-    if measure:
+    if measure and soft:
         best, evidence = _measured(problem, best, params, evidence, rounding)
     ends = [best if i == reached[0] else path for i, path in enumerate(paths)]
     starts = tuple(Start(i, p.level, p.outcome, p.num_steps, p.repeats) for i, p in enumerate(ends))
     return Fit(
         fitted=params,
         log_likelihood=evidence,
-        objective=evidence + prior,
+        objective=top.level if top.e_step == "hard" else evidence + prior,
         path=best.trail,
-        num_steps=best.num_steps,
+        num_steps=best.num_steps - (best.outcome == "averaged"),
         outcome=best.outcome,
-        converged=best.converged,
+        converged=best.converged or best.outcome == "settled",
         gap=best.gap,
         starts=Starts(starts, reached[0], len(reached)),
         plan=replace(problem.plan, solvers=(), callables={}),  # what it says, without the data that solvers hold

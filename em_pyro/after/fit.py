@@ -18,6 +18,7 @@ from ..fit.problem import Problem
 from ..posterior.new_rows import posterior_on
 from ..posterior.posterior import Posterior, posterior
 from ..posterior.served import Kind
+from ..program.devices import beside
 from ..program.handlers import alone
 from .criteria import Criteria, counted, criteria
 from .dimension import dimension
@@ -27,6 +28,7 @@ from .information.information import information
 from .information.record import Information
 from .record import Record
 from .reorder import reordered
+from .sensitivity import sensitivity
 from .simulate import simulator
 from .source import save
 from .summary import Summary, summary
@@ -39,8 +41,10 @@ class Fit(Record):
     Attributes:
         fitted: fitted constrained values by name, which nobody may write to; `params` hands out copies.
         log_likelihood: log evidence of the data at `params`, in nats.
-        objective: log evidence plus log prior, of the density that `prior_density` names.
-        path: the objective at every step, the start included; up is good.
+        objective: log evidence plus log prior, of the density that `prior_density` names. With `e_step="hard"` the
+            log-density of data and states together takes the place of log evidence.
+        path: the objective at every step, the start included; up is good. With `e_step="sampled"` that of EM at every
+            point visited, which goes up and down, and at their average.
         num_steps: EM steps taken; an accelerated fit takes up to three to a point of `path`. Those of the saddle test,
             which begins when the stopping rule is met, are not counted: mostly ten, and no more than some hundreds.
         outcome: a named ending; `str(fit)` says what to try.
@@ -158,6 +162,28 @@ class Fit(Record):
         """
         with pyro.get_param_store().scope():
             return simulator(self._on(args, kwargs), self.params, args, kwargs).draw(seed)
+
+    def sensitivity(self, *, of: str, to: Tensor) -> Tensor:
+        """Derivative of a fitted value by the data, through the fixed point: of its shape + that of the data.
+
+        Args:
+            of: the name of the parameter.
+            to: one of the tensors that were passed to `fit`.
+
+        Raises:
+            ParameterError: no such parameter or tensor; or the fit has not converged, so that it is at no maximum.
+            PlanError: the maximum is flat, or the program cannot be differentiated.
+
+        References: Dini's implicit function theorem at the stationary point of EM; Oakes (1999) for the information.
+        """
+        here = self._alive()
+        if self.outcome != "converged":
+            raise ParameterError(
+                f'Fit.sensitivity: expected a fit that ended as "converged", got "{self.outcome}": a derivative is one '
+                f"of a maximum."
+            )
+        with alone(), beside(here.program.device):
+            return sensitivity(here, self.fitted, of, to)
 
     @property
     def model(self) -> Callable[..., Any]:

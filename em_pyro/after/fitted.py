@@ -29,11 +29,12 @@ def ended(outcome: str, steps: int, log_likelihood: float, objective: float, gap
 def shown(params: Params) -> list[str]:
     """Lay out values by name, of long ones the corners."""
     width = max((len(name) for name in params), default=0)
-    laid = {name: [" " * (width + 4) * bool(k) + row for k, row in enumerate(_rows(v))] for name, v in params.items()}
-    return [f"  {name.ljust(width)}  " + "\n".join(rows) for name, rows in laid.items()]
+    rows_of = {name: [" " * (width + 4) * bool(k) + row for k, row in enumerate(laid(v))] for name, v in params.items()}
+    return [f"  {name.ljust(width)}  " + "\n".join(rows) for name, rows in rows_of.items()]
 
 
-def _rows(value: Tensor) -> list[str]:
+def laid(value: Tensor) -> list[str]:
+    """Lay out one value, of a long one its corners."""
     entries, long = value.detach().cpu().numpy(), value.numel() > 60
     with np.printoptions(precision=6, suppress=True, threshold=60, edgeitems=3, linewidth=100):
         lines = np.array2string(entries, separator=", ").split("\n")

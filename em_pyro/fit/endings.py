@@ -30,6 +30,10 @@ Ending = tuple[str, str]
 OUTCOMES = {
     "converged": "The estimated remaining gain is below tol, and a small disturbance led nowhere higher.",
     "unconfirmed": "The steps had settled, but a closer look at the end does not confirm it: the notes say why.",
+    "settled": "No latent changes its most probable state: a maximum of the classification likelihood among its "
+    "neighbours; other starts may lead higher.",
+    "averaged": "The parameters are the average of the draws of the second half, which do not converge: more steps or "
+    'e_step="soft" come closer to a maximum.',
     "step limit": "max_steps was reached before the objective settled: raise max_steps.",
     "stopped": "The callback returned True.",
     "degenerate": "The likelihood has no maximum there: a scale collapsed, or a parameter ran off, as the notes say.",

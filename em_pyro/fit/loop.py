@@ -33,7 +33,7 @@ class State:
 
 @dataclass(frozen=True)
 class Settings:
-    """Options of a run."""
+    """Options of a run; `seed` is of draws of latents."""
 
     tol: float
     max_steps: int
@@ -41,6 +41,8 @@ class Settings:
     tick: Callable[[int], Any] | None = None  # told how many steps were taken
     acceleration: Wish = PLAIN
     journal: Journal = field(default_factory=Journal)  # of what is done
+    e_step: str = "soft"
+    seed: int = 0
 
 
 def run(problem: Problem, path: Path, settings: Settings) -> Path:
@@ -63,7 +65,7 @@ def run(problem: Problem, path: Path, settings: Settings) -> Path:
             if ending:
                 return path.ended(*ending)
             path = path.reached(seen.objective[0], blurred=seen.blurred[0])
-            if _told(path, settings):
+            if told(path, settings):
                 return path.ended("stopped")
             ending = stuck(problem, path, move, seen) or capped(problem, path, move, settings.max_steps)
             if ending:
@@ -92,7 +94,7 @@ def _moved(problem: Problem, path: Path, settings: Settings) -> Move:
     return Move(new, found, memory)
 
 
-def _told(path: Path, settings: Settings) -> bool:
+def told(path: Path, settings: Settings) -> bool:
     """Tell whoever watches of the point reached; whether the callback says to stop."""
     if settings.tick:
         settings.tick(1)

@@ -75,6 +75,7 @@ class Path(NamedTuple):
         spent: the acceleration, if there is any, and what it has spent.
         switches: steps that were taken again around the locations that they led to.
         outcome: a named ending; empty while the start is on its way.
+        e_step: how rows are shared out: "soft", "hard" or "sampled".
         repeats: the earlier start that began at the same values, whose path this is; None if there is none.
     """
 
@@ -90,6 +91,7 @@ class Path(NamedTuple):
     spent: Acceleration | None = None
     switches: int = 0
     outcome: str = ""
+    e_step: str = "soft"
     repeats: int | None = None
 
     # ---- what it is ----

@@ -61,14 +61,14 @@ class Counts:
         """Maximise over the probabilities, and map back."""
         old = batch[self.parameter]
         pseudo = None if self.prior is None else self.prior.counts(batch)
-        a, b = self._counts(sums, old, pseudo)
+        a, b = self.pooled(sums, old, pseudo)
         both = a.sum(-1, keepdim=True) if self.simplex else a if b is None else a + b
         return {self.parameter: torch.where(both > 0, self.chart.inverse(a / both), old)}
 
-    def _counts(
-        self, sums: Mapping[str, Sums], old: Tensor, pseudo: tuple[Tensor, Tensor] | None
+    def pooled(
+        self, sums: Mapping[str, Sums], old: Tensor, pseudo: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Pooled `(a, b)`, shape of the parameter; no `b` where nothing fails."""
+        """Return `(a, b)` of every entry, of the shape of `old`; no `b` where nothing fails."""
         pooled: tuple[list[Tensor], list[Tensor]] = ([], [])
         for name, where, failures in self.uses:
             parts = sums[name].parts
@@ -121,20 +121,23 @@ class Rates:
     def solve(self, sums: Mapping[str, Sums], batch: Batch) -> dict[str, Tensor]:
         """Maximise over the rates, and map back."""
         old = batch[self.parameter]
+        a, b = self.pooled(sums)
+        pseudo = None if self.prior is None else self.prior.counts(batch)
+        if pseudo is not None:
+            a, b = a + pseudo[0], b + pseudo[1]
+            refuse_unbounded(self.parameter, a, pseudo[0], old.shape[1:])
+        a, b = shaped(a, old), shaped(b, old)
+        solved = self.chart.inverse(a / torch.where(b > 0, b, 1.0))
+        return {self.parameter: torch.where(b > 0, solved, old)}
+
+    def pooled(self, sums: Mapping[str, Sums]) -> tuple[Tensor, Tensor]:
+        """Return `(a, b)` of every entry, (starts, entries)."""
         hits, exposures = list[Tensor](), list[Tensor]()
         for name, where, coefficient in self.uses:
             events, exposure = (flat(part) for part in sums[name].parts[:2])
             hits.append(pool(events, where, self.size))
             exposures.append(pool(exposure if coefficient is None else exposure * coefficient, where, self.size))
-        pseudo = None if self.prior is None else self.prior.counts(batch)
-        if pseudo is not None:
-            hits.append(pseudo[0])
-            exposures.append(pseudo[1])
-        a, b = added(hits), shaped(added(exposures), old)
-        if pseudo is not None:
-            refuse_unbounded(self.parameter, a, pseudo[0], old.shape[1:])
-        solved = self.chart.inverse(shaped(a, old) / torch.where(b > 0, b, 1.0))
-        return {self.parameter: torch.where(b > 0, solved, old)}
+        return added(hits), added(exposures)
 
 
 def _meets(prior: Prior | None) -> str:

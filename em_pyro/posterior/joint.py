@@ -84,6 +84,11 @@ class Joint:
         share = schedule.contract(inputs)[1][list(self.engine.joined).index(name)]
         return share / share.sum(axes, keepdim=True)
 
+    def shares(self) -> dict[str, Tensor]:
+        """Posterior weights of all factors, in their dimensions, row weights counted."""
+        schedule, inputs, _ = self._schedule()
+        return dict(zip(self.engine.joined, schedule.contract(inputs)[1], strict=True))
+
     def marginal(self, site: str) -> Tensor:
         """Posterior probabilities of one latent: plates of the site + `(K,)`."""
         one = (site,)

@@ -39,15 +39,20 @@ class Posterior:
     Attributes:
         params: the parameter values.
         log_evidence: log of the sum over all latents; row weights count.
+        bound: where arguments come from, if not from `params`: laws, whose expected logarithms take the place of
+            logarithms, in the evidence too.
     """
 
     params: Params = field(repr=False)
     log_evidence: float
     engine: Engine = field(repr=False)
+    bound: Bound | None = field(default=None, repr=False)
 
     @cached_property
     def _bound(self) -> Bound:
-        return self.engine.bind(batched({name: value.detach().double() for name, value in self.params.items()}))
+        return self.bound or self.engine.bind(
+            batched({name: value.detach().double() for name, value in self.params.items()})
+        )
 
     @cached_property
     def _joint(self) -> Joint:
@@ -81,7 +86,7 @@ class Posterior:
         plates = self.engine.program.plates
         if plate not in plates:
             raise ParameterError(f'log_evidence_by: expected one of the plates {sorted(plates)}, got "{plate}".')
-        return replace(self, engine=by_row(self.engine, plate))._rows(plate)
+        return replace(self, engine=by_row(self.engine, plate, self.bound))._rows(plate)
 
     def _rows(self, plate: str) -> Tensor:
         with torch.no_grad():
@@ -239,18 +244,24 @@ class Posterior:
         return f"Posterior of {', '.join(latents) or 'no latent'}; log evidence {self.log_evidence:.6f}"
 
 
-def by_row(engine: Engine, plate: str) -> Engine:
-    """The engine of a program in which no factor sums the rows of a plate."""
+def by_row(engine: Engine, plate: str, bound: Bound | None = None) -> Engine:
+    """The engine of a program in which no factor sums the rows of a plate; of a bound that is of points."""
     recognition = engine.recognition
     if not any(plate in site.data.folded for site in engine.sites.values()):
         return engine
+    if bound is not None:
+        raise ParameterError(
+            f'log_evidence_by: expected a plate whose rows have latents of their own, got "{plate}", whose rows the '
+            f"model itself would have to weigh, and it knows points only."
+        )
     return build(engine.program, recognition, recognition.runs[0], recognition.priors, {}, recognised=False)
 
 
-def posterior(engine: Engine, params: Mapping[str, Tensor]) -> Posterior:
-    """The posterior of `engine`'s program at `params`."""
+def posterior(engine: Engine, params: Mapping[str, Tensor], bound: Bound | None = None) -> Posterior:
+    """The posterior of `engine`'s program at `params`, or at what is `bound` in their place."""
     engine = engine.full
     values = {name: value.detach().double() for name, value in params.items()}
     with beside(engine.program.device):
-        evidence = float(engine.expect(engine.bind(batched(values)), collect=EVIDENCE).log_evidence)
-    return Posterior(dict(params), evidence, engine)
+        at = engine.bind(batched(values)) if bound is None else bound
+        evidence = float(engine.expect(at, collect=EVIDENCE).log_evidence)
+    return Posterior(dict(params), evidence, engine, bound)

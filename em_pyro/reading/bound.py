@@ -62,6 +62,14 @@ class Bound:
         """Logarithms of one minus the probabilities."""
         return self.bank.logs(self.batch, complement=True).clamp(min=LOWEST)
 
+    def excess(self, factor: Any) -> Tensor | None:
+        """What is added to the first natural parameter of every cell of a site: nothing at points.
+
+        Under laws in place of points it is what the expectation of a logarithm has beyond the logarithm of what the
+        other arguments are bound to, (starts, or one) + cells + events.
+        """
+        return None
+
     @cached_property
     def matrices(self) -> Tensor:
         """Cholesky factors."""

@@ -16,7 +16,7 @@ FLOORS = (
     "m_step posterior",
     "fit",
     "after",
-    "em plotting models",
+    "em plotting models variational",
     "compare selection sklearn",
     "__init__",
     "cli",

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from em_pyro.models import (
     abo,
     coins,
@@ -18,8 +20,6 @@ from em_pyro.models import (
     regressions,
 )
 from em_pyro.models.data import load
-from torch import Tensor
-
 from oracles.agreement import outside, redrawn_gaussians
 from oracles.evidence import Model, Params
 

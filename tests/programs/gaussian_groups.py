@@ -5,10 +5,10 @@ from typing import Any
 
 from programs.draft import Draft, Latent
 from programs.gaussian_words import (
+    classes_or_none,
     covariance_text,
     in_plate,
     masked,
-    classes_or_none,
     of_law,
     real,
     scale_text,

@@ -14,15 +14,15 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from em_pyro.models import factor_analysis
-from programs.loops import mixture, points, symmetric
-from programs.networks import Gate, lines
-from programs.registry import build
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
 from em_pyro import EM, Fit
 from em_pyro.fit.checkpoint.journal import Journal
+from em_pyro.models import factor_analysis
+from programs.loops import mixture, points, symmetric
+from programs.networks import Gate, lines
+from programs.registry import build
 
 Case = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], int]
 """A model, its arguments, options, and at which turn of its loops the process is killed."""

@@ -5,6 +5,9 @@ from functools import partial
 from typing import Any
 
 import torch
+from pyro import poutine
+from torch import Tensor
+
 from em_pyro.models import (
     abo,
     bernoulli_mixture,
@@ -31,8 +34,6 @@ from em_pyro.models import (
     transcripts,
     zero_inflated,
 )
-from pyro import poutine
-from torch import Tensor
 
 Model = Callable[..., None]
 Case = tuple[Model, Callable[..., Any]]

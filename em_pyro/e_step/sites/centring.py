@@ -96,7 +96,10 @@ def _own(factor: SiteFactor, bound: Bound, mask: Tensor, wanted: Tensor) -> Own:
     dims = {key: role.event_dim for key, role in factor.family.roles.items()}
     args = {key: chosen(value, dims[key]) for key, value in factor.arguments(bound).items() if key != location}
     here, about = (chosen(part, dims[location]) for part in (factor.locations(bound), wanted))
-    return Own(which, here, *factor.family.whitening(args), about, every)
+    white, log_factor = factor.family.whitening(args)
+    if (excess := bound.excess(factor)) is not None:
+        log_factor = log_factor + chosen(excess, 0)
+    return Own(which, here, white, log_factor, about, every)
 
 
 def add_densities(factor: SiteFactor, own: Own | None, product: Tensor, chunk: Chunk) -> None:

@@ -53,3 +53,8 @@ class Natural(NamedTuple):
     wanted: Tensor | None = None
     own: Own | None = None
     lines: Lines | None = None
+
+
+def with_excess(natural: tuple[Tensor, ...], excess: Tensor | None) -> tuple[Tensor, ...]:
+    """Natural parameters with what an expectation adds to the first, (starts) + cells + events."""
+    return natural if excess is None else (natural[0] + excess, *natural[1:])

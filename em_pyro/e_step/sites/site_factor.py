@@ -24,7 +24,7 @@ from ...reading.bound import LOWEST, Bound, finite, once
 from ..chunks import WHOLE, Chunk
 from ..second.common import Common
 from ..sums import Sums
-from .natural import Natural
+from .natural import Natural, with_excess
 from .site_data import Layout, SiteData
 
 
@@ -143,7 +143,7 @@ class SiteFactor:
         kept = (*layout.batch, *layout.cells)
         inner = (bound.starts, *self.cell_shape, *self.event_shape)
         parts = []
-        for k, part in enumerate(self.family.natural(self.arguments(bound, centre))):
+        for k, part in enumerate(with_excess(self.family.natural(self.arguments(bound, centre)), bound.excess(self))):
             event = self.data.events[k]
             if part.shape != (*inner, *event):
                 part = part.expand((*inner, *event))

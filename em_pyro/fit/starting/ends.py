@@ -10,6 +10,7 @@ from torch import Tensor
 from ...e_step.confirm import disagreements, measured
 from ...errors import DataError, ObjectiveError
 from ...program.named import Params, batched
+from ..assigned.climb import follow_assigned
 from ..endings import BAD
 from ..loop import Settings
 from ..notes import cut_off
@@ -29,10 +30,20 @@ def ends(problem: Problem, points: Sequence[Params], settings: Settings, *, scre
         The problem with what is left of its plan, and the ends of all starts, in order.
 
     Raises:
+        PlanError: rows are to be given to states, and the program has no discrete latents for it.
         DataError: an observation is impossible at every start.
         ObjectiveError: an objective fell, or is not finite at any start.
         Interrupted: with the best start so far.
     """
+    if settings.e_step != "soft":
+        return problem, follow_assigned(problem, points, settings)
+    return _ends(problem, points, settings, screen=screen)
+
+
+def _ends(
+    problem: Problem, points: Sequence[Params], settings: Settings, *, screen: bool
+) -> tuple[Problem, list[Path]]:
+    """Follow all different starts of EM to their ends."""
     repeats = repeated(points)
     every, points = len(points), [point for i, point in enumerate(points) if i not in repeats]
     few = f"{every} starts, only {len(points)} of them different: the others begin at the same values, and count once"

@@ -70,7 +70,7 @@ class Starts:
 
         Relative to `1 + |objective|`. Maxima that differ by their labels alone are one; so are any two equally high.
         """
-        levels = sorted(run.objective for run in self.different if run.outcome == "converged")
+        levels = sorted(run.objective for run in self.different if run.outcome in ("converged", "settled"))
         apart = sum(high - low > SAME_MAXIMUM * (1 + abs(high)) for low, high in pairwise(levels))
         return apart + bool(levels)
 
@@ -78,7 +78,7 @@ class Starts:
         """Say how many starts there were, how many reached the best, and how many different maxima were seen."""
         outcomes = [run.outcome for run in self.different]
         screened, number = outcomes.count("screened out"), len(self.runs)
-        others = len(outcomes) - screened - outcomes.count("converged")
+        others = len(outcomes) - screened - sum(outcomes.count(end) for end in ("converged", "settled", "averaged"))
         differ = f" ({len(outcomes)} different)" if len(outcomes) < number else ""
         maxima = (
             f"{self.maxima} different maxima" if self.maxima > 1 else "one maximum" if self.maxima else "no maximum"

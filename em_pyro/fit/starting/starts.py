@@ -204,7 +204,7 @@ def _from_latents(problem: Problem, values: Params, generator: torch.Generator) 
     states, rows = draw_states(engine, generator)
     shares = {name: _share(engine, name, index, rows[name]) for name, index in states.items()}
     batch = batched(values)
-    given = {**_weights(engine, shares), **_hidden(engine, generator)}
+    given = {**weights_of(engine, shares), **_hidden(engine, generator)}
     found = problem.given(problem.bind(batch), Shares(given))
     try:
         return only(maximise(engine, problem.plan, found, batch))
@@ -225,7 +225,7 @@ def _share(engine: Engine, name: str, index: Tensor, rows: Tensor) -> Named:
     )
 
 
-def _weights(engine: Engine, shares: Mapping[str, Named]) -> dict[str, Tensor]:
+def weights_of(engine: Engine, shares: Mapping[str, Named]) -> dict[str, Tensor]:
     """Weights of every factor under independent latents with the given shares, (one start) + its dimensions."""
     found: dict[str, Tensor] = {}
     for name, factor in engine.factors.items():

@@ -1,0 +1,1 @@
+"""Laws in place of points: variational Bayes on the plan of EM."""

@@ -1,0 +1,179 @@
+"""Conjugate laws of parameters: what statistics make of a prior, and what the E-step takes of the law.
+
+To add one, write a class with the members of `Conjugate` and give it a row in `choose.KINDS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+import torch.distributions as dist
+from torch import Tensor
+
+from ..e_step.sites.site_factor import SiteFactor
+from ..e_step.sums import Sums
+from ..m_step.counts import Counts, Rates
+from ..program.named import Batch, Params
+from ..reading.bank import Bank
+from .entering import selected
+from .stick_breaking import StickBreaking, Sticks
+
+
+class Conjugate(Protocol):
+    """The law of one parameter or of a pair, shapes of the parameters; of one start.
+
+    `about` are values at which everything is bound, before there are laws; later those of `points`.
+    """
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the parameters."""
+
+    def updated(self, sums: Mapping[str, Sums], about: Batch, law: Any) -> Any:
+        """The prior with expected statistics added; `law` is the one so far, None at first."""
+
+    def points(self, law: Any) -> Params:
+        """What is bound in the place of the parameters: the values whose density is closest to the expected one."""
+
+    def means(self, law: Any) -> Params:
+        """Expected values, within the constraints of the parameters."""
+
+    def divergence(self, law: Any) -> Tensor:
+        """Kullback-Leibler divergence of the law from the prior, in nats."""
+
+    def log(self, law: Any, *, complement: bool) -> Tensor:
+        """`E log p`, or `E log (1 - p)`, of every entry of a probability."""
+
+    def excess(self, law: Any, factor: SiteFactor, bank: Bank) -> Tensor | None:
+        """What the law adds to the first natural parameter of the cells of a site; None where it does not enter."""
+
+
+@dataclass(frozen=True)
+class Probabilities:
+    """`Dirichlet(a + counts)`, `Beta(a + successes, b + failures)`, or the Betas of sticks."""
+
+    name: str
+    prior: dist.Dirichlet | dist.Beta | StickBreaking
+    counts: Counts = field(repr=False)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The one."""
+        return (self.name,)
+
+    def updated(self, sums: Mapping[str, Sums], about: Batch, law: Any) -> Any:
+        """Counts, added to those of the prior."""
+        old = about[self.name].double()
+        hits, misses = self.counts.pooled(sums, old)
+        hits = hits.squeeze(0)
+        if isinstance(self.prior, StickBreaking):
+            order = torch.arange(hits.shape[-1]).expand(hits.shape) if law is None else law.order
+            return self.prior.updated(hits, order.to(hits.device))
+        if isinstance(self.prior, dist.Dirichlet):
+            return dist.Dirichlet(self.prior.concentration + hits)
+        misses = torch.zeros_like(hits) if misses is None else misses.squeeze(0)
+        return dist.Beta(self.prior.concentration1 + hits, self.prior.concentration0 + misses)
+
+    def points(self, law: Any) -> Params:
+        """The means; only their logarithms are bound, and those come from `log`."""
+        return {self.name: law.mean}
+
+    means = points
+
+    def divergence(self, law: Any) -> Tensor:
+        """Of all rows, or entries."""
+        if isinstance(self.prior, StickBreaking):
+            return law.divergence.sum()  # type: ignore[no-any-return]
+        return dist.kl_divergence(law, self.prior).sum()
+
+    def log(self, law: Any, *, complement: bool) -> Tensor:
+        """Differences of digammas."""
+        if isinstance(law, Sticks):
+            return torch.full_like(law.ones, torch.nan) if complement else law.log
+        if isinstance(law, dist.Dirichlet):
+            ones = law.concentration
+            total = ones.sum(-1, keepdim=True)
+            return (total - ones if complement else ones).digamma() - total.digamma()
+        ones, rest = law.concentration1, law.concentration0
+        return (rest if complement else ones).digamma() - (ones + rest).digamma()
+
+    def excess(self, law: Any, factor: SiteFactor, bank: Bank) -> Tensor | None:
+        """None: logarithms are bound as such."""
+        return None
+
+
+class Real:
+    """What laws of real numbers have in common: they enter through no logarithm of a probability."""
+
+    def log(self, law: Any, *, complement: bool) -> Tensor:
+        """No probability."""
+        raise AssertionError
+
+
+@dataclass(frozen=True)
+class Rate(Real):
+    """`Gamma(a + events, b + exposure)`."""
+
+    name: str
+    prior: dist.Gamma
+    rates: Rates = field(repr=False)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The one."""
+        return (self.name,)
+
+    def updated(self, sums: Mapping[str, Sums], about: Batch, law: Any) -> dist.Gamma:
+        """Events and exposures, added to those of the prior."""
+        shape = self.prior.concentration.shape
+        events, exposure = (part.reshape(shape) for part in self.rates.pooled(sums))
+        return dist.Gamma(self.prior.concentration + events, self.prior.rate + exposure)
+
+    def points(self, law: dist.Gamma) -> Params:
+        """The means, by which exposures are multiplied."""
+        return {self.name: law.mean}
+
+    means = points
+
+    def divergence(self, law: dist.Gamma) -> Tensor:
+        """Of all entries."""
+        return dist.kl_divergence(law, self.prior).sum()
+
+    def excess(self, law: dist.Gamma, factor: SiteFactor, bank: Bank) -> Tensor | None:
+        """`E log rate - log E rate`."""
+        return selected(law.concentration.digamma() - law.concentration.log(), self.name, "rate", factor, bank)
+
+
+@dataclass(frozen=True)
+class Untouched(Real):
+    """The prior of a parameter that enters no site: of the law of the only state there is, say."""
+
+    name: str
+    prior: Any
+    shape: torch.Size
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The one."""
+        return (self.name,)
+
+    def updated(self, sums: Mapping[str, Sums], about: Batch, law: Any) -> Any:
+        """The prior."""
+        return self.prior
+
+    def points(self, law: Any) -> Params:
+        """The mean."""
+        return {self.name: law.mean.double().expand(self.shape)}
+
+    means = points
+
+    def divergence(self, law: Any) -> Tensor:
+        """Nothing."""
+        return torch.zeros((), dtype=torch.float64)
+
+    def excess(self, law: Any, factor: SiteFactor, bank: Bank) -> Tensor | None:
+        """Nothing."""
+        return None

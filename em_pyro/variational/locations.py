@@ -1,0 +1,169 @@
+"""Conjugate laws of means, and of means with their scales."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributions as dist
+from torch import Tensor
+
+from ..e_step.sites.site_factor import SiteFactor
+from ..e_step.sums import Sums
+from ..families.charts import Chart
+from ..m_step.least_squares.scalar import Moments
+from ..m_step.least_squares.solver import Site
+from ..m_step.pooling import added, pool
+from ..program.named import Batch, Params
+from ..reading.bank import Bank
+from .conjugate import Real
+from .entering import known, places, positions, selected
+from .normal_wishart import NormalWishart
+
+
+@dataclass(frozen=True)
+class Mean(Real):
+    """A mean with a known scale: precisions add up, as Normals or, of vectors, as MultivariateNormals."""
+
+    name: str
+    prior: dist.Normal | dist.MultivariateNormal
+    sites: tuple[Site, ...] = field(repr=False)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The one."""
+        return (self.name,)
+
+    @property
+    def vector(self) -> bool:
+        """Whether values are vectors with a covariance matrix."""
+        return isinstance(self.prior, dist.MultivariateNormal)
+
+    def updated(self, sums: Mapping[str, Sums], about: Batch, law: Any) -> Any:
+        """Precisions, and means times precisions, added to those of the prior."""
+        prior, size = self.prior, self.prior.batch_shape.numel()
+        parts = []
+        for site in self.sites:
+            total, weight = site.weighted(site.moments(sums[site.name]), about)
+            parts += [(pool(total, p.where, size), pool(weight, p.where, size)) for p in places(site.loc, self.name)]
+        total, weight = (added(part) for part in zip(*parts, strict=True))
+        if isinstance(prior, dist.Normal):
+            own = prior.scale**-2
+            precision = own + weight.reshape(own.shape)
+            return dist.Normal((own * prior.loc + total.reshape(own.shape)) / precision, precision.rsqrt())
+        own = prior.precision_matrix
+        precision = own + weight.reshape(own.shape)
+        pull = (own @ prior.loc.unsqueeze(-1)) + total.reshape(prior.loc.shape).unsqueeze(-1)
+        root = torch.linalg.cholesky(precision)
+        loc = torch.cholesky_solve(pull, root).squeeze(-1)
+        return dist.MultivariateNormal(loc, covariance_matrix=torch.cholesky_inverse(root))
+
+    def points(self, law: Any) -> Params:
+        """The means."""
+        return {self.name: law.mean}
+
+    means = points
+
+    def divergence(self, law: Any) -> Tensor:
+        """Of all entries, or rows."""
+        return dist.kl_divergence(law, self.prior).sum()
+
+    def excess(self, law: Any, factor: SiteFactor, bank: Bank) -> Tensor | None:
+        """`-tr(P Var mu) / 2`: the mean is uncertain."""
+        if not isinstance(law, dist.MultivariateNormal):
+            variance = selected(law.variance, self.name, "loc", factor, bank)
+            if variance is None:
+                return None
+            scale, c = known(factor, "scale"), factor.roles["loc"].coefficient
+            return -0.5 * variance * (1.0 if c is None else c**2) / scale**2
+        at = positions(self.name, "loc", factor, bank)
+        if at is None:
+            return None
+        spread = law.covariance_matrix.reshape((-1, *law.covariance_matrix.shape[-2:]))
+        precision = torch.cholesky_inverse(known(factor, "scale_tril"))
+        rows = at[..., 0] // at.shape[-1]
+        return torch.where(rows < 0, 0.0, -0.5 * (precision * spread[rows.clamp(min=0)]).sum((-2, -1)))
+
+
+@dataclass(frozen=True)
+class MeanAndScale(Real):
+    """A mean and its own scale: `NormalWishart`, in one dimension a normal and a Gamma.
+
+    Attributes:
+        loc: parameter of the means.
+        scale: of the scales, or of covariance matrices in whatever form.
+        prior: batch dimensions are those of the scales.
+        sites: all that they enter.
+        chart: from the parameter of the scales to Cholesky factors.
+        shapes: of the two parameters.
+    """
+
+    loc: str
+    scale: str
+    prior: NormalWishart
+    sites: tuple[Site, ...] = field(repr=False)
+    chart: Chart = field(repr=False)
+    shapes: tuple[torch.Size, torch.Size]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The two."""
+        return self.loc, self.scale
+
+    def updated(self, sums: Mapping[str, Sums], about: Batch, law: Any) -> NormalWishart:
+        """Sums around the values so far, added to the prior's."""
+        prior, size = self.prior, self.prior.batch_shape.numel()
+        here = about[self.loc].double().reshape((1, size, prior.dim))
+        parts = []
+        for site in self.sites:
+            moments = site.moments(sums[site.name])
+            for place in places(site.loc, self.loc):
+                moved = _around(moments, here[:, place.where.entries], place.where.cells)
+                parts.append([pool(part, place.where, size).squeeze(0) for part in moved])
+        n, first, second = (added(part) for part in zip(*parts, strict=True))
+        shape = tuple(prior.batch_shape)
+        return prior.updated(
+            here.reshape((*shape, prior.dim)),
+            n.reshape(shape),
+            first.reshape((*shape, prior.dim)),
+            second.reshape((*shape, prior.dim, prior.dim)),
+        )
+
+    def points(self, law: NormalWishart) -> Params:
+        """The means, and the scale of the expected precision."""
+        root = torch.linalg.cholesky(law.covariance)
+        scale = root.reshape(self.shapes[1]) if law.dim == 1 and root.numel() == self.shapes[1].numel() else root
+        return {self.loc: law.loc.reshape(self.shapes[0]), self.scale: self.chart.inverse(scale)}
+
+    means = points
+
+    def divergence(self, law: NormalWishart) -> Tensor:
+        """Of all pairs."""
+        return law.divergence(self.prior).sum()
+
+    def excess(self, law: NormalWishart, factor: SiteFactor, bank: Bank) -> Tensor | None:
+        """`(E log |P| - log |E P| - D / kappa) / 2`."""
+        each = law.excess.reshape(-1)
+        at = positions(self.loc, "loc", factor, bank)
+        if at is None:
+            return None
+        at = at[..., 0] // law.dim if factor.family.event_dim else at
+        return torch.where(at < 0, 0.0, each[at.clamp(min=0)])
+
+
+def _around(moments: Moments, here: Tensor, cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weight, sum and products of some cells, of values less `here`: numbers as vectors of one coordinate.
+
+    Returns:
+        Of all cells, (1, cells), (1, cells, D) and (1, cells, D, D): zero in the others.
+    """
+    n, first, second = moments.n, moments.first, moments.second
+    around = torch.zeros_like(first) if moments.around is None else moments.around.expand_as(first)
+    if first.dim() == n.dim():
+        first, second, around = first.unsqueeze(-1), second[..., None, None], around.unsqueeze(-1)
+    by = torch.zeros_like(first)
+    by[:, cells] = around[:, cells] - here
+    moved = first + n.unsqueeze(-1) * by
+    return n, moved, second + by.unsqueeze(-1) * first.unsqueeze(-2) + moved.unsqueeze(-1) * by.unsqueeze(-2)
