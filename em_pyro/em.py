@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from numbers import Integral
 from types import MappingProxyType
 from typing import Any
@@ -20,19 +20,21 @@ from .fit.look import look
 from .fit.loop import Settings, State
 from .fit.path import Interrupted, Move, Path
 from .fit.problem import Problem, prepare
+from .fit.rows.everywhere import check_possible
+from .fit.rows.scan import streamed
+from .fit.starting.current import Current
 from .fit.starting.ends import ends, ranked, with_a_value
-from .fit.starting.starts import given_start, given_value, need_parameters, own_values, prior_start, starting_points
+from .fit.starting.starts import given_value, need_parameters, starting_points
 from .fit.step import em_step
 from .m_step.ascent.ascend import Carried
 from .m_step.plan import Choice, Plan
-from .options import bar_of, check_options, check_priors, check_switches, planning
-from .posterior.possible import check_possible, possible_posterior
+from .options import bar_of, check_options, check_passes, check_priors, check_switches, planning
+from .posterior.possible import possible_posterior
 from .posterior.posterior import Posterior
 from .program.changes.fingerprint import Fingerprint
 from .program.devices import beside
 from .program.handlers import alone
-from .program.named import Params, alike, batched, only
-from .program.store import kept_on_error, write
+from .program.named import alike, batched, only
 
 
 class EM:
@@ -114,10 +116,9 @@ class EM:
         self.prior_density, self.continuous = prior_density, dict(continuous or {})
         self.last: Fit | None = None
         self._prepared: Problem | None = None
-        self._sites: dict[str, Tensor] = {}  # current values of sites with a prior
+        self._current = Current(self.starts, self.seed)
         self._carried: Carried = {}  # what climbs remember between calls of `step`
         self._previous: tuple[Fingerprint, float, dict[str, Tensor]] | None = None
-        self._begun = False  # whether a step or a fit has left values, from which to go on
 
     # ---- what a user calls ----
 
@@ -135,10 +136,10 @@ class EM:
         for params, the EM's own for sites with a prior.
         """
         if self._prepared is None:
-            return MappingProxyType({n: given_value(n, v) for n, v in self._given().items()})
+            return MappingProxyType({n: given_value(n, v) for n, v in self._current.given().items()})
         program = self._prepared.program
         with beside(program.device):
-            values = self._current(self._prepared)
+            values = self._current.values(self._prepared)
         return MappingProxyType({n: v.to(program.parameters[n].initial.dtype, copy=True) for n, v in values.items()})
 
     @alone()
@@ -186,42 +187,67 @@ class EM:
             return self._fitted(problem)
 
     @alone()
+    def fit_stream(self, batches: Any, passes: int | None = None) -> Fit:
+        """Run exact EM on rows that come in batches, as `fit` does on all of them, in the memory of one batch.
+
+        The model is planned on the first batch, and its initialisers see that one alone. Every EM step is a pass.
+
+        Args:
+            batches: an iterable that can be read again, or a function that returns an iterator: of tuples of the
+                model's arguments, of single tensors or arrays, or of pairs (args, kwargs).
+            passes: in place of `max_steps`.
+
+        Raises:
+            PlanError: statistics of a site do not add up over batches.
+            DataError: a batch is empty, has another shape than the first, or is another in a later pass.
+            ParameterError: the batches can be read only once.
+        """
+        check_passes(passes)
+        problem = streamed(self._prepare, batches)
+        need_parameters(problem)
+        with beside(problem.program.device):
+            return self._fitted(problem, passes)
+
+    @alone()
     def posterior(self, *args: Any, **kwargs: Any) -> Posterior:
         """Exact posterior of the latents at `params` (the starting values before any fit)."""
         problem = self._prepare(args, kwargs)
         with beside(problem.program.device):
-            return possible_posterior(problem.engine, self._current(problem))
+            return possible_posterior(problem.engine, self._current.values(problem))
 
     # ---- how ----
 
     def _stepped(self, problem: Problem) -> float:
         """Take one EM step from the current values."""
-        params = self._current(problem)
+        params = self._current.values(problem)
         batch, carried = batched(params), dict(self._carried)
         if self._previous is None:  # before the M-step meets what is impossible
-            check_possible(problem.engine, params, problem.objective(batch))
+            check_possible(problem, params, problem.objective(batch))
         try:
             new, found = em_step(problem, batch, carried)
         except (RuntimeError, ValueError):  # of torch, where other data than before are impossible
-            check_possible(problem.engine, params, problem.objective(batch))
+            check_possible(problem, params, problem.objective(batch))
             raise
         before, objective = self._previous, look(problem, found, batch, new).objective[0]
         known = before is not None and before[0] is problem.key and alike(before[2], params)
         check_step(problem, Move(new, found, carried), batch, before[1] if before is not None and known else None)
-        self._keep(problem, with_a_value(problem, only(new)))
+        self._current.keep(problem, with_a_value(problem, only(new)))
         self._carried = carried
-        self._previous = problem.key, objective, {n: v.clone() for n, v in self._current(problem).items()}
+        self._previous = problem.key, objective, {n: v.clone() for n, v in self._current.values(problem).items()}
         return -objective
 
-    def _fitted(self, problem: Problem) -> Fit:
+    def _fitted(self, problem: Problem, passes: int | None = None) -> Fit:
         """Follow every start to its end; the best is left in the store."""
-        points = starting_points(problem, self.starts, self.seed, self._own(problem))
+        points = starting_points(problem, self.starts, self.seed, self._current.own(problem))
         bar = bar_of(len(points)) if self.progress else None
-        tick = bar.update if bar is not None else None
+        tick, cap = None, self.max_steps if passes is None else int(passes)
+        if bar is not None:
+            rows, tick = problem.rows.watched(bar.update)
+            problem = replace(problem, rows=rows)
         told = None if self.callback is None else self._told(problem, self.callback)
-        settings = Settings(self.tol, self.max_steps, told, tick, wished(problem, self.acceleration))
+        settings = Settings(self.tol, cap, told, tick, wished(problem, self.acceleration))
         paths: list[Path] = []
-        with self._kept_on_error(problem):
+        with self._current.kept_on_error(problem):
             try:
                 problem, paths = ends(problem.sooner(self.acceleration, self.tol), points, settings, screen=self.screen)
                 return self._answered(problem, paths, measure=True)
@@ -240,26 +266,15 @@ class EM:
         """Return the user's callback, before which the values of the step are left in the store."""
 
         def told(state: State) -> Any:
-            self._keep(problem, state.params)
+            self._current.keep(problem, state.params)
             return callback(state)
 
         return told
 
-    @contextlib.contextmanager
-    def _kept_on_error(self, problem: Problem) -> Iterator[None]:
-        """Go on from where the last step or fit ended, if this one raises an error."""
-        sites, begun = self._sites, self._begun
-        try:
-            with kept_on_error(problem.program):
-                yield
-        except Exception:
-            self._sites, self._begun = sites, begun
-            raise
-
     def _answered(self, problem: Problem, paths: Sequence[Path], *, measure: bool) -> Fit:
         """Keep the answer, and its values in the store."""
         self.last = answer(problem, paths, tol=self.tol, measure=measure)
-        self._keep(problem, paths[self.last.starts.best].params)
+        self._current.keep(problem, paths[self.last.starts.best].params)
         return self.last
 
     # ---- state ----
@@ -269,31 +284,6 @@ class EM:
         if self._prepared is None or self._prepared.change(args, kwargs, run=closely):
             self._prepared = prepare(self.model, args, kwargs, self.m_step, **planning(self))
         return self._prepared
-
-    def _given(self) -> Mapping[str, Any]:
-        """Values of start 0 that the user gave in place of the param store's."""
-        if self._begun or isinstance(self.starts, int):
-            return {}
-        return self.starts if isinstance(self.starts, Mapping) else self.starts[0]
-
-    def _current(self, problem: Problem) -> dict[str, Tensor]:
-        """Return the values from which the next step begins."""
-        return given_start(problem.program, self._own(problem), self._given())
-
-    def _own(self, problem: Problem) -> dict[str, Tensor]:
-        """Return the values of start 0, where none are given: the last ones of sites with a prior, if there are any."""
-        values = own_values(problem)
-        known = {n: v for n, v in self._sites.items() if n in values and v.shape == values[n].shape}
-        if any(p.kind == "prior" and n not in known for n, p in problem.program.parameters.items()):
-            values = prior_start(problem.of_all_rows, values, self.seed)
-        return {**values, **known}
-
-    def _keep(self, problem: Problem, values: Params) -> None:
-        """Leave values in the param store, and keep those of sites with a prior."""
-        write(problem.program, values)
-        priors = [n for n, p in problem.program.parameters.items() if p.kind == "prior"]
-        self._sites = {n: values[n].detach().clone() for n in priors}
-        self._begun = True
 
 
 _SUMMED = "\n".join(f"        {name}: {text}" for name, text in sorted(summed().items()))

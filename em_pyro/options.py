@@ -77,6 +77,16 @@ def check_priors(prior_density: Any, continuous: Any) -> None:
             raise ParameterError(f'continuous["{name}"]: expected "integrate" or "maximise", got {choice!r}.')
 
 
+def check_passes(passes: Any) -> None:
+    """Refuse what is no number of passes.
+
+    Raises:
+        ParameterError: it is none.
+    """
+    if passes is not None and not (isinstance(passes, Integral) and not isinstance(passes, bool) and int(passes) >= 0):
+        raise ParameterError(f"fit_stream: expected passes to be None or an integer of at least 0, got {passes!r}.")
+
+
 def check_switches(**switches: object) -> None:
     """Refuse what is neither true nor false: the word "no" would count as true.
 

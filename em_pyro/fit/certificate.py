@@ -121,7 +121,7 @@ def _unseen(problem: Problem, around: Around) -> str:
     entries = sum(
         math.prod(problem.engine.sizes[n] for n in factor.names) for factor in problem.engine.factors.values()
     )
-    return "" if EVALUATIONS * around.size * entries <= DEAR else "too many rows"
+    return "" if EVALUATIONS * around.size * entries * problem.rows.times <= DEAR else "too many rows"
 
 
 # ---- the slope ----

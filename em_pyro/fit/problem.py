@@ -34,9 +34,9 @@ from ..program.survey import survey
 from ..reading.bound import Bound
 from ..reading.check import check_structure, check_values
 from ..reading.latents.which import to_integrate
-from ..reading.reading import Recognition, Refusal
 from ..reading.recognise import recognise
 from .notes import notes_of
+from .rows.held import AT_HAND, Rows
 from .scales import Scales
 
 SLACK = {torch.float64: 1e-10, torch.float32: 1e-6}  # rounding of the objective, relative to 1 + |objective|
@@ -60,6 +60,7 @@ class Problem:
         refuted: why sites are no longer recorded; empty if they are.
         expands: whether M-steps may be those of a model with more parameters, that lead as high and sooner.
         total: wraps the E-step over the rows at hand into one over more of them, or one that is counted.
+        rows: where the rows lie: those of the engine, or those of a stream.
     """
 
     program: Program
@@ -72,6 +73,7 @@ class Problem:
     refuted: str = ""
     total: Callable[[Expect], Expect] = field(default=lambda expect: expect, repr=False)
     expands: bool = False
+    rows: Rows = field(default=AT_HAND, repr=False)
 
     # ---- what a step asks; starts are the first dimension of everything ----
 
@@ -81,16 +83,16 @@ class Problem:
 
     def expect(self, bound: Bound, about: Bound | None = None) -> Expectation:
         """Return log Z and the expected statistics of every site, around the locations at `bound` or at `about`."""
-        return self.total(self.engine.expect)(bound, about)
+        return self.total(partial(self.rows.expect, self.engine))(bound, about)
 
     def heights(self, batch: Batch) -> Tensor:
         """Return log evidence plus log prior, shape (starts); no statistics are collected."""
-        bound, evidence = self.bind(batch), partial(self.engine.expect, collect=EVIDENCE)
+        bound, evidence = self.bind(batch), partial(self.rows.expect, self.engine, collect=EVIDENCE)
         return self.total(evidence)(bound, None).log_evidence + self.log_prior(bound)
 
-    def given(self, bound: Bound, shares: Shares) -> Expectation:
-        """Return the expected statistics under given shares of the rows, where no density weighs them."""
-        return self.engine.expect(bound, shares=shares)
+    def given(self, bound: Bound, shares: Callable[[Engine], Shares]) -> Expectation:
+        """Return the expected statistics under given shares of the rows of any engine, where no density weighs them."""
+        return self.rows.expect(self.engine, bound, shares=shares)
 
     def log_prior(self, bound: Bound) -> Tensor:
         """Return the log prior density of the parameters, shape (starts)."""
@@ -141,7 +143,7 @@ class Problem:
     @cached_property
     def scales(self) -> Scales:
         """What may collapse."""
-        return Scales(self.engine)
+        return Scales(self.engine, self.rows.samples)
 
     @cached_property
     def slack(self) -> float:
@@ -202,7 +204,7 @@ class Problem:
     def without(self, names: frozenset[str], sites: frozenset[str], why: str) -> Problem:
         """Withdraw the closed forms of `names`; sites in `sites` are replayed from now on."""
         recognition = self.engine.full.recognition
-        recognition = _refused(recognition, sites, why) if sites else recognition
+        recognition = recognition.refused(sites, why) if sites else recognition
         engine, _ = engine_of(self.program, recognition, merge=self.collapse, refuted=self.refuted)
         withdrawn = {**self.withdrawn, **dict.fromkeys(names, why)}
         plan = replace(choose(engine, self.options, withdrawn), notes=self.plan.notes, seconds=self.plan.seconds)
@@ -226,13 +228,6 @@ class Problem:
         why = "the model's arguments at the fitted values are not those that the plan derived"
         note = f"closed forms of {sorted(names)} withdrawn: {why}; the fit went on with the model itself"
         return self.without(names, frozenset(compiled), why), note
-
-
-def _refused(recognition: Recognition, sites: Collection[str], why: str) -> Recognition:
-    """The same with some sites to be replayed."""
-    refusals = {s: Refusal(why, recognition.readings[s].parameters) for s in sites}
-    readings = {n: r for n, r in recognition.readings.items() if n not in sites}
-    return replace(recognition, readings=readings, refusals={**recognition.refusals, **refusals})
 
 
 def prepare(
@@ -272,7 +267,7 @@ def prepare(
         wrong = other_densities(engine.full) if check else []
         if wrong:
             why = "its registered family computes another density than its log_prob"
-            recognition = _refused(recognition, wrong, why)
+            recognition = recognition.refused(wrong, why)
             engine, rows = engine_of(program, recognition, merge=collapse)
         if check:
             own = {n: sites[n].log_prob().names for n in recognition.integrated}  # their factor is one of them all

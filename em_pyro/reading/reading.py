@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -17,6 +17,14 @@ from .priors import Prior
 
 
 @dataclass(frozen=True)
+class Centre:
+    """What values are taken from: one point by event, and the largest distance of any value from it."""
+
+    shift: Tensor = field(repr=False)
+    reach: Tensor = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Reading:
     """A site of a registered family, all of whose arguments are known or recognised."""
 
@@ -27,6 +35,8 @@ class Reading:
     roles: Mapping[str, RoleMap]
     known: Mapping[str, Tensor] = field(repr=False)  # as the distribution holds them, unbroadcast
     parameters: frozenset[str]
+    centre: Centre | None = None  # on which all who hold rows have agreed; None is the mean of the rows at hand
+    passing: bool = False  # whether its rows are read once
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,12 @@ class Recognition:
     def integrated(self) -> frozenset[str]:
         """Sites that continuous latents enter: one by one they have no density."""
         return frozenset() if self.latents is None else frozenset(self.latents.sites)
+
+    def refused(self, sites: Collection[str], why: str) -> Recognition:
+        """Return the same with some sites to be replayed."""
+        refusals = {s: Refusal(why, self.readings[s].parameters) for s in sites}
+        readings = {n: r for n, r in self.readings.items() if n not in sites}
+        return replace(self, readings=readings, refusals={**self.refusals, **refusals})
 
 
 class Unrecognised(Exception):

@@ -50,6 +50,7 @@ class SiteData:
     shift: Tensor | None = field(repr=False)  # mean over all rows, subtracted from values: an offset costs no digits
     sizes: Mapping[str, int] = field(repr=False)
     agreed: Tensor | None = field(default=None, repr=False)  # the reach of all sites that share this one's centre
+    passing: bool = False  # rows that are read once, of which nothing is kept
     cache: dict[Chunk, Tensor] = field(default_factory=dict, repr=False, compare=False)
     turned: dict[Chunk, tuple[Tensor, Tensor | None]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -72,7 +73,7 @@ class SiteData:
     def kept(self, width: int | None = None) -> bool:
         """Whether the features of all rows together are few enough to be kept."""
         dims = (*self.layout.batch, *self.layout.columns)
-        return (width or self.width) * prod(self.sizes[n] for n in dims) <= CACHE
+        return not self.passing and (width or self.width) * prod(self.sizes[n] for n in dims) <= CACHE
 
     def empty(self, chunk: Chunk, width: int | None = None) -> Tensor:
         """Room for the features of a chunk."""
@@ -119,10 +120,17 @@ class SiteData:
 
     def base(self, chunk: Chunk = WHOLE) -> Named | None:
         """Log base measure of every row, events and folded plates summed."""
-        value, known, weight = self.rows(chunk)
-        base = self.family.base(value, known)
+        base = self.constant
+        if base is None:
+            value, known, _ = self.rows(chunk)
+            base = self.family.base(value, known)
         if base is None:
             return None
+        if self.weight is None and not base.dim():
+            each = prod((*(self.sizes[n] for n in self.folded), *self.event_shape))
+            keep = (*self.layout.batch, *self.layout.columns)
+            return Named((each * base.double()).expand([chunk.size(n, self.sizes[n]) for n in keep]), keep)
+        weight = None if self.weight is None else self._cut(chunk, self.weight, len(self.event_shape)).double()
         keep = (*self.layout.batch, *self.layout.columns)
         if weight is not None:
             base = torch.where(weight == 0, 0.0, base.double() * weight)
@@ -206,6 +214,14 @@ class SiteData:
         parts = [self.value, *self.known.values()] + ([self.weight] if self.weight else [])
         every = (*self.layout.batch, *self.layout.columns, *self.folded)
         return frozenset(n for part in parts for n in part.names) | frozenset(every)
+
+    @cached_property
+    def constant(self) -> Tensor | None:
+        """The log base measure, if it is one number for all rows: seen of the first, without a look at the others."""
+        plate = next((n for n in self.value.names if n in self.layout.columns), None)
+        value, known, _ = self.rows(WHOLE if plate is None else Chunk(plate, 0, 1))
+        base = self.family.base(value, known)
+        return base if base is not None and value.dim() and not base.dim() else None
 
     @cached_property
     def events(self) -> tuple[tuple[int, ...], ...]:

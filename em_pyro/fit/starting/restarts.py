@@ -11,12 +11,12 @@ from dataclasses import replace
 from math import inf, isfinite
 
 from ...errors import DataError, ObjectiveError
-from ...posterior.possible import check_possible
 from ...program.named import Batch, Params, only
 from ..endings import BAD
 from ..loop import Settings, run
 from ..path import Interrupted, Path, start
 from ..problem import Problem
+from ..rows.everywhere import check_possible
 from .batches import advance
 
 SHORT = 20  # steps after which starts are compared
@@ -95,7 +95,7 @@ def _go_on(problem: Problem, path: Path, settings: Settings, *, several: bool) -
 def _is_possible(problem: Problem, here: Batch) -> bool:
     """Whether an EM step is defined at one start."""
     try:
-        check_possible(problem.engine, only(here), problem.objective(here))
+        check_possible(problem, only(here), problem.objective(here))
     except (DataError, ObjectiveError):
         return False
     return True
