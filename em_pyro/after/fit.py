@@ -101,6 +101,11 @@ class Fit:
             DataError: the data, or what else the model sees, are no longer those of the fit.
         """
         here = self._alive()
+        if not here.rows.whole:
+            raise DataError(
+                "Fit.posterior: expected all rows at hand, but this fit has read them in batches. Ask "
+                "Fit.posterior_on(...) of each."
+            )
         with alone():
             changed = here.change(here.program.args, here.program.kwargs, run=True)
             if changed:

@@ -61,7 +61,7 @@ def centred(engine: Engine, centres: Centres) -> Engine:
     if engine.recognition.latents is not None:
         return engine
     recognition = engine.recognition
-    readings = {n: replace(part, centre=centres.get(n)) for n, part in recognition.readings.items()}
+    readings = {n: replace(part, centre=centres.get(n), passing=True) for n, part in recognition.readings.items()}
     read = replace(recognition, readings=readings)
     program = replace(engine.program, view=None)
     built = build(program, read, read.runs[0], read.priors, engine.alive, plate=engine.plate)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...families import Family
+from ...program.masks import seen_entries
 from ...program.named import SLICE, Named, align, broadcast, ordered, squeeze
 from ...reading.bank import RoleMap
 from ...reading.reading import Reading
@@ -16,7 +17,7 @@ from .forms import form_of
 from .linear import linear_of
 from .product import InnerProduct
 from .rows import by_row
-from .site_data import Layout, SiteData, seen_entries
+from .site_data import Layout, SiteData
 from .site_factor import SiteFactor
 
 

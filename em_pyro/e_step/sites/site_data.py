@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...families import Family
+from ...program.masks import seen_entries
 from ...program.named import SLICE, Named, align
 from ..chunks import WHOLE, Chunk
 
@@ -53,7 +54,6 @@ class SiteData:
     passing: bool = False  # rows that are read once, of which nothing is kept
     cache: dict[Chunk, Tensor] = field(default_factory=dict, repr=False, compare=False)
     turned: dict[Chunk, tuple[Tensor, Tensor | None]] = field(default_factory=dict, repr=False, compare=False)
-
     rooms: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     # ---- features ----
@@ -111,8 +111,7 @@ class SiteData:
             return part.new_ones(()).expand((*shape[:kept], 1))
         event = part.dim() - len(shape) - rank
         if weight is not None:
-            w = weight.reshape(weight.shape + (1,) * event)
-            part = torch.where(w == 0, 0.0, part * w)
+            part = torch.where((w := weight.reshape(weight.shape + (1,) * event)) == 0, 0.0, part * w)
         part = part.expand((*shape, *self.event_shape, *part.shape[len(shape) + rank :]))
         drop = tuple(i + kept for i, n in enumerate(self.folded) if n not in self.layout.folded)
         part = part.sum(drop) if drop else part
@@ -120,19 +119,15 @@ class SiteData:
 
     def base(self, chunk: Chunk = WHOLE) -> Named | None:
         """Log base measure of every row, events and folded plates summed."""
-        base = self.constant
-        if base is None:
-            value, known, _ = self.rows(chunk)
-            base = self.family.base(value, known)
+        base = self.family.base(*self.rows(chunk)[:2]) if self.constant is None else self.constant
         if base is None:
             return None
+        keep = (*self.layout.batch, *self.layout.columns)
         if self.weight is None and not base.dim():
             each = prod((*(self.sizes[n] for n in self.folded), *self.event_shape))
-            keep = (*self.layout.batch, *self.layout.columns)
             return Named((each * base.double()).expand([chunk.size(n, self.sizes[n]) for n in keep]), keep)
-        weight = None if self.weight is None else self._cut(chunk, self.weight, len(self.event_shape)).double()
-        keep = (*self.layout.batch, *self.layout.columns)
-        if weight is not None:
+        if self.weight is not None:
+            weight = self._cut(chunk, self.weight, len(self.event_shape)).double()
             base = torch.where(weight == 0, 0.0, base.double() * weight)
         shape = [chunk.size(n, self.sizes[n]) for n in (*keep, *self.folded)]
         base = base.double().expand((*shape, *self.event_shape))
@@ -303,11 +298,3 @@ class SiteData:
 def precise(part: Tensor) -> Tensor:
     """Numbers in float64 before anything is computed from them: a logarithm would round to their own precision."""
     return part.double() if part.is_floating_point() else part
-
-
-def seen_entries(value: Named, weight: Named | None, rank: int, event_dim: int) -> Tensor | None:
-    """Entries of a value whose weight is not zero, as a view of its shape; None is all."""
-    if weight is None or not set(weight.names) <= set(value.names):
-        return None
-    w = weight.tensor.reshape(weight.tensor.shape + (1,) * event_dim)
-    return (align(w, weight.names, value.names, rank + event_dim) != 0).expand_as(value.tensor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...e_step import confirm
 from ...errors import EMError
 from ...posterior import possible
+from ...posterior.posterior import posterior
 from ...program.named import Params
 from ..problem import Problem
 
@@ -28,8 +29,7 @@ def _impossible(problem: Problem, params: Params, objective: float) -> EMError |
     for k, engine in enumerate(problem.rows.parts(problem.engine)):
         here = objective
         if not problem.rows.whole:
-            bound = engine.bind({name: value.double().unsqueeze(0) for name, value in params.items()})
-            here = float(engine.expect(bound).log_evidence)
+            here = posterior(engine, params).log_evidence
         try:
             possible.check_possible(engine, params, here)
         except EMError as error:

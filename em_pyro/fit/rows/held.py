@@ -33,7 +33,7 @@ class Rows(Protocol):
 
     @property
     def samples(self) -> Mapping[str, Tensor]:
-        """Some values of sites of location families, rows first, drawn from all rows; of sites not in it, the engine's."""
+        """Some values of sites with a scale, rows first, from all rows; of sites not in it, the engine's are taken."""
 
     @property
     def whole(self) -> bool:

@@ -57,9 +57,14 @@ def _call(batch: Any) -> Call:
     """Take a batch as a call: (args, kwargs), a tuple or list of arguments, or one argument."""
     if isinstance(batch, (tuple, list)):
         if len(batch) == 2 and isinstance(batch[0], tuple) and isinstance(batch[1], dict):
-            return batch[0], batch[1]
-        return tuple(batch), {}
-    return (batch,), {}
+            return tuple(map(_in_memory, batch[0])), {name: _in_memory(value) for name, value in batch[1].items()}
+        return tuple(map(_in_memory, batch)), {}
+    return (_in_memory(batch),), {}
+
+
+def _in_memory(value: Any) -> Any:
+    """Read an array that must not be written to, of a file that is mapped: once, and not in every run of the model."""
+    return np.array(value) if isinstance(value, np.ndarray) and not value.flags.writeable else value
 
 
 def seal(call: Call) -> int:

@@ -17,6 +17,7 @@ from ...e_step.expectation import Expectation
 from ...e_step.rebind import Centres, rebound
 from ...e_step.shares import SUMS, Collect
 from ...errors import DataError, EMError, PlanError
+from ...program.site import Site
 from ...reading.bound import Bound
 from .held import Sharing, soft
 from .seals import Call, Source, changed, fewer, seal
@@ -103,6 +104,11 @@ def read_on(engine: Engine, k: int, call: Call) -> Engine:
         part = rebound(engine, *call, {})
     except EMError as error:
         raise _at(k, error) from error
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise DataError(
+            f"Batch {k}: expected arguments like those of the first batch, got some on which the model raises "
+            f"{type(error).__name__}: {error}. Pass rows of the same kind in every batch."
+        ) from error
     here, there = engine.program.plates, part.program.plates
     for plate, size in here.items():
         if plate != engine.plate and there[plate] != size:
@@ -110,7 +116,23 @@ def read_on(engine: Engine, k: int, call: Call) -> Engine:
                 f'Batch {k}: expected {size} rows in plate "{plate}", as in the first batch, got {there[plate]}. Rows '
                 f'of plate "{engine.plate}" alone may be more or fewer.'
             )
+    for name, site in part.recognition.runs[0].items():
+        first = engine.recognition.runs[0][name]
+        shapes = [_without_rows(one, engine.plate) for one in (first, site)]
+        if site.role == "observed" and shapes[0] != shapes[1]:
+            raise DataError(
+                f'Batch {k}: site "{name}": expected values of shape {tuple(first.value.shape)} but for the rows of '
+                f'plate "{engine.plate}", as in the first batch, got {tuple(site.value.shape)}. Pass rows of the same '
+                f"kind in every batch."
+            )
     return part
+
+
+def _without_rows(site: Site, plate: str | None) -> list[int]:
+    """The shape of a site's value but for one plate."""
+    event = site.fn.event_dim  # type: ignore[attr-defined]
+    shape = list(site.value.shape)
+    return [n for i, n in enumerate(shape) if site.dims.get(i - len(shape) + event) != plate]
 
 
 def _at(k: int, error: EMError) -> EMError:
@@ -128,7 +150,7 @@ def check_streamed(engine: Engine) -> None:
     Raises:
         PlanError: naming the site.
     """
-    plate, latents = engine.plate, engine.program.latents
+    plate = engine.plate
     if plate is None:
         raise PlanError("fit_stream: expected a plate whose rows come in batches, got a model without one.")
     for name in engine.program.by_row:
@@ -136,24 +158,23 @@ def check_streamed(engine: Engine) -> None:
             f'Site "{name}": expected parameters that all rows share, got one with an entry for each row of plate '
             f'"{plate}". {REMEDY}'
         )
-    for name, factor in engine.factors.items():
-        if plate not in factor.plates:
-            raise PlanError(
-                f'Site "{name}": expected every site inside plate "{plate}", whose rows come in batches, got one '
-                f"outside of it. {REMEDY}"
-            )
-        outside = [n for n in factor.names if n in latents and plate not in latents[n].plates]
-        if outside:
-            raise PlanError(
-                f'Site "{outside[0]}": expected latents of single rows, got one that rows of plate "{plate}" share. '
-                f"{REMEDY}"
-            )
+    if outside := outside_of(engine, plate):
+        raise PlanError(
+            f'Site "{outside}": expected every site inside plate "{plate}", whose rows come in batches, got one '
+            f"outside of it, which is of all rows. {REMEDY}"
+        )
     for name in engine.moving:
         if plate in engine.absorbed.get(name, ()) or name in engine.factors and plate in engine.factors[name].names:
             raise PlanError(_kept(name, plate, "it is computed by the model itself"))
     for factor in (f for unit in engine.units for f in unit.factors):
         if factor.kept is not None and factor.parameters:
             raise PlanError(_kept(factor.name, plate, factor.stuck(plate)))
+
+
+def outside_of(engine: Engine, plate: str) -> str:
+    """Name a site, other than a prior, outside of a plate; empty if there is none."""
+    run = engine.recognition.runs[0]
+    return next((name for name, site in run.items() if site.role != "prior" and plate not in site.plates), "")
 
 
 REMEDY = "Use fit, with all rows in memory."

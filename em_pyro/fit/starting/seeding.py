@@ -131,7 +131,7 @@ def _statistics(engine: Engine, site: str, plates: tuple[str, ...]) -> Tensor | 
     """Sufficient statistics of a site by row of some plates, shape (rows, features); None if it has others as well."""
     shape = [engine.program.plates[p] for p in plates]
     made = _of_site(engine, site)
-    if made is None or not set(made.names) <= set(plates) or (plates and not made.names):
+    if made is None or not set(made.names) <= set(plates) or (prod(shape) > 1 and not made.names):
         return None
     flat = made.align(plates)
     return flat.expand([*shape, flat.shape[-1]]).reshape(-1, flat.shape[-1])

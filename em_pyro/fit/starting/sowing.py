@@ -127,7 +127,10 @@ class Field:
         for key, members in groups_of(engine).items():
             if key not in self.seeds:
                 continue
-            sizes, drawn = key[0], self.seeds[key].nearest(torch.cat([owned.statistics for owned in members]), self.generator)
+            sizes, drawn = (
+                key[0],
+                self.seeds[key].nearest(torch.cat([owned.statistics for owned in members]), self.generator),
+            )
             places = unraveled(torch.arange(prod(sizes)), sizes)
             for k, every in enumerate(unraveled(drawn, sizes)):
                 count = torch.zeros(sizes[k], dtype=torch.float64)
