@@ -15,7 +15,7 @@ from pathlib import Path
 import pyro
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "new_model.md", ROOT / "docs" / "missing_data.md")
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("new_model", "missing_data", "many_rows")))
 
 BLOCK = re.compile(r"```python\n(?P<code>.*?)```\n(?:\n```text\n(?P<printed>.*?)```\n)?", re.DOTALL)
 ROUNDING = 1e-7

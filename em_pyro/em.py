@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from numbers import Integral
 from types import MappingProxyType
 from typing import Any
@@ -20,15 +19,16 @@ from .fit.look import look
 from .fit.loop import Settings, State
 from .fit.path import Interrupted, Move, Path
 from .fit.problem import Problem, prepare
-from .fit.rows.everywhere import check_possible
+from .fit.rows.everywhere import check_possible, watched
 from .fit.rows.scan import streamed
+from .fit.rows.slices import Slices, as_slices, sliced
 from .fit.starting.current import Current
 from .fit.starting.ends import ends, ranked, with_a_value
 from .fit.starting.starts import given_value, need_parameters, starting_points
 from .fit.step import em_step
 from .m_step.ascent.ascend import Carried
 from .m_step.plan import Choice, Plan
-from .options import bar_of, check_options, check_passes, check_priors, check_switches, planning
+from .options import bar_of, check_batches, check_options, check_passes, check_priors, check_switches, planning
 from .posterior.possible import possible_posterior
 from .posterior.posterior import Posterior
 from .program.changes.fingerprint import Fingerprint
@@ -69,6 +69,10 @@ class EM:
         prior_density: of sites with a prior, "constrained": at the user's values, or "unconstrained": of unconstrained
             coordinates, infinite nowhere; a Dirichlet, Beta or Gamma shape `a` then adds `a` and not `a - 1`.
         continuous: {"site": "maximise"} makes a continuous latent in a data plate a parameter with an entry a row.
+        batches: begin a fit with passes over so many slices of the rows (the batches of `fit_stream`), and an M-step
+            after each; full EM steps follow. `max_steps` counts passes.
+        update: "incremental" keeps the statistics of every slice; "online" forgets them, by `(t + 1)^-step_size`.
+        step_size: of online passes.
 
     Attributes:
         last: the last `Fit`; also one that Ctrl-C or an error of the callback ended, with the outcome "interrupted".
@@ -101,12 +105,16 @@ class EM:
         acceleration: str | None = "auto",
         prior_density: str = "constrained",
         continuous: Mapping[str, str] | None = None,
+        batches: int | None = None,
+        update: str = "incremental",
+        step_size: float = 0.6,
     ) -> None:
         """Take the model and the options; nothing runs yet."""
         if not callable(model):
             raise ModelError(f"EM: expected a Pyro model (a callable), got {type(model).__name__}.")
         check_options(tol, max_steps, seed, starts, m_step, callback, acceleration)
         check_priors(prior_density, continuous)
+        check_batches(batches, update, step_size, acceleration, callback)
         check_switches(check=check, progress=progress, screen=screen, collapse=collapse)
         self.model = model
         self.tol, self.max_steps, self.seed = tol, int(max_steps), int(seed)
@@ -114,6 +122,7 @@ class EM:
         self.m_step, self.check, self.progress, self.callback = dict(m_step or {}), check, progress, callback
         self.screen, self.collapse, self.acceleration = screen, collapse, acceleration
         self.prior_density, self.continuous = prior_density, dict(continuous or {})
+        self.batches, self.update, self.step_size = batches, update, float(step_size)
         self.last: Fit | None = None
         self._prepared: Problem | None = None
         self._current = Current(self.starts, self.seed)
@@ -184,7 +193,8 @@ class EM:
         problem = self._prepare(args, kwargs)
         need_parameters(problem)
         with beside(problem.program.device):
-            return self._fitted(problem)
+            slices = None if self.batches is None else sliced(problem, args, kwargs, self.batches)
+            return self._fitted(problem, slices)
 
     @alone()
     def fit_stream(self, batches: Any, passes: int | None = None) -> Fit:
@@ -206,7 +216,7 @@ class EM:
         problem = streamed(self._prepare, batches)
         need_parameters(problem)
         with beside(problem.program.device):
-            return self._fitted(problem, passes)
+            return self._fitted(problem, as_slices(problem.rows, self.batches), passes)
 
     @alone()
     def posterior(self, *args: Any, **kwargs: Any) -> Posterior:
@@ -236,16 +246,16 @@ class EM:
         self._previous = problem.key, objective, {n: v.clone() for n, v in self._current.values(problem).items()}
         return -objective
 
-    def _fitted(self, problem: Problem, passes: int | None = None) -> Fit:
+    def _fitted(self, problem: Problem, slices: Any, passes: int | None = None) -> Fit:
         """Follow every start to its end; the best is left in the store."""
         points = starting_points(problem, self.starts, self.seed, self._current.own(problem))
         bar = bar_of(len(points)) if self.progress else None
-        tick, cap = None, self.max_steps if passes is None else int(passes)
-        if bar is not None:
-            rows, tick = problem.rows.watched(bar.update)
-            problem = replace(problem, rows=rows)
+        problem, tick = watched(problem, bar)
+        cap = self.max_steps if passes is None else int(passes)
         told = None if self.callback is None else self._told(problem, self.callback)
-        settings = Settings(self.tol, cap, told, tick, wished(problem, self.acceleration))
+        power = self.step_size if self.update == "online" else None
+        first = None if slices is None else Slices(slices, self.tol, cap, power, tick)
+        settings = Settings(self.tol, cap, told, tick, wished(problem, self.acceleration), first)
         paths: list[Path] = []
         with self._current.kept_on_error(problem):
             try:

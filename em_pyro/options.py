@@ -8,6 +8,8 @@ from typing import Any
 
 from .errors import ParameterError
 
+UPDATES = ("incremental", "online")
+STEP_SIZE = 0.6
 ACCELERATIONS = ("auto", "squarem", "quasi-newton")
 
 
@@ -85,6 +87,34 @@ def check_passes(passes: Any) -> None:
     """
     if passes is not None and not (isinstance(passes, Integral) and not isinstance(passes, bool) and int(passes) >= 0):
         raise ParameterError(f"fit_stream: expected passes to be None or an integer of at least 0, got {passes!r}.")
+
+
+def check_batches(batches: Any, update: Any, step_size: Any, acceleration: Any, callback: Any) -> None:
+    """Refuse what is no way to update statistics between slices, and what goes with none.
+
+    Raises:
+        ParameterError: naming the option, or the two that cannot be had together.
+    """
+    if not (batches is None or isinstance(batches, Integral) and not isinstance(batches, bool) and int(batches) >= 1):
+        raise ParameterError(f"EM: expected batches to be None or a number of at least one, got {batches!r}.")
+    _check_update(update, step_size, online=batches is not None and update == "online")
+    if update == "online" and batches is None:
+        raise ParameterError('EM: expected update="online" with batches=, got no batches. Say how many, or leave both.')
+    if batches is not None and acceleration not in (None, "auto"):
+        raise ParameterError(f'EM: expected acceleration to be "auto" or None with batches=, got "{acceleration}".')
+    if batches is not None and callback is not None:
+        raise ParameterError("EM: expected no callback with batches=, got one. Leave one of them out.")
+
+
+def _check_update(update: Any, step_size: Any, *, online: bool) -> None:
+    """Refuse what is no update, and a size of steps that are not taken."""
+    if update not in UPDATES:
+        names = " or ".join(f'"{name}"' for name in UPDATES)
+        raise ParameterError(f"EM: expected update to be {names}, got {update!r}.")
+    if not (isinstance(step_size, Real) and 0.5 < float(step_size) <= 1):
+        raise ParameterError(f"EM: expected step_size to be a number above 0.5, and at most 1, got {step_size!r}.")
+    if float(step_size) != STEP_SIZE and not online:
+        raise ParameterError('EM: expected step_size with batches= and update="online", got it without.')
 
 
 def check_switches(**switches: object) -> None:

@@ -39,6 +39,7 @@ class Settings:
     callback: Callable[[State], Any] | None = None
     tick: Callable[[int], Any] | None = None  # told how many steps were taken
     acceleration: Wish = PLAIN
+    first: Callable[[Problem, Path], Path] | None = None  # what is done from a start before full steps are
 
 
 def run(problem: Problem, path: Path, settings: Settings) -> Path:

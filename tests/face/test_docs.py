@@ -10,14 +10,14 @@ from programs.zoo import GAUSSIAN, ZOO
 
 ROOT = Path(__file__).parents[2]
 NEW_MODEL, MISSING_DATA = (
-    (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("new_model", "missing_data")
+    (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("new_model", "missing_data", "many_rows")
 )
 PAGES: dict[str, Any] = runpy.run_path(str(ROOT / "docs" / "pages.py"))
 MODELS: dict[str, Any] = runpy.run_path(str(ROOT / "docs" / "make_models_readme.py"))
 ZOO_PAGE = (ROOT / "models" / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", [NEW_MODEL, MISSING_DATA], ids=["new_model", "missing_data"])
+@pytest.mark.parametrize("page", [NEW_MODEL, MISSING_DATA, MANY_ROWS], ids=["new_model", "missing_data", "many_rows"])
 def test_a_page_prints_what_it_says(page: str) -> None:
     """Every block of Python runs, in order; `python docs/pages.py` puts fresh output into the page."""
     _, pairs = PAGES["run"](page)

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 from ...e_step import confirm
 from ...errors import EMError
 from ...posterior import possible
 from ...posterior.posterior import posterior
 from ...program.named import Params
 from ..problem import Problem
+
+
+def watched(problem: Problem, bar: Any) -> tuple[Problem, Callable[[int], Any] | None]:
+    """Tell a bar of what is read of the rows; and return what it is to be told of steps, if these are counted."""
+    if bar is None:
+        return problem, None
+    rows, tick = problem.rows.watched(bar.update)
+    return replace(problem, rows=rows), tick
 
 
 def check_possible(problem: Problem, params: Params, objective: float) -> None:

@@ -88,7 +88,7 @@ def streamed(prepare: Prepare, batches: Any) -> Problem:
         engine = _split(problem.engine, source)
         check_streamed(engine)
         check_apart(engine, first)
-        stream, engine = _scanned(source, engine)
+        stream, engine = scanned(source, engine)
     plan = choose(engine, problem.options, problem.withdrawn)
     rows = f"{len(stream.seals)} batches, read again in every pass"
     plan = replace(plan, notes=notes_of(engine, rows), seconds=problem.plan.seconds)
@@ -161,7 +161,7 @@ def _cut(value: Any, rows: int, half: int) -> Any:
     return value
 
 
-def _scanned(source: Source, engine: Engine) -> tuple[Stream, Engine]:
+def scanned(source: Source, engine: Engine) -> tuple[Stream, Engine]:
     """Read all batches once: check them, and find what is agreed on."""
     seen = Seen()
     for k, call in enumerate(source.read()):
@@ -180,6 +180,8 @@ def _scanned(source: Source, engine: Engine) -> tuple[Stream, Engine]:
             "new iterator whenever it is called."
         )
     centres = seen.centres()
-    times = sum(seen.rows) / seen.rows[0]
-    stream = Stream(source, tuple(seen.seals), times, centres, seen.samples)
+    assert engine.plate is not None
+    rows = sum(seen.rows)
+    times = rows / engine.program.plates[engine.plate]
+    stream = Stream(source, tuple(seen.seals), rows, times, centres, seen.samples)
     return stream, centred(engine, centres)

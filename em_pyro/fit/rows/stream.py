@@ -32,6 +32,7 @@ class Stream:
     Attributes:
         source: what hands the batches out.
         seals: of every batch, as it was first read.
+        rows: how many there are, in all batches.
         times: how many times as many rows there are as in the first batch.
         centres: around what values are taken, in all batches.
         samples: some values of every site of a location family, from all batches.
@@ -40,6 +41,7 @@ class Stream:
 
     source: Source
     seals: tuple[int, ...] = field(repr=False)
+    rows: int
     times: float
     centres: Centres = field(repr=False)
     samples: Mapping[str, Tensor] = field(repr=False)
@@ -83,6 +85,11 @@ class Stream:
                 self.tick(1)
         if k + 1 < len(self.seals):
             raise fewer(k + 1, len(self.seals))
+
+    @property
+    def many(self) -> int:
+        """How many batches there are."""
+        return len(self.seals)
 
     def gathered(self, found: T) -> list[T]:
         """Return what was found here."""

@@ -39,6 +39,8 @@ def follow(problem: Problem, points: Sequence[Params], settings: Settings, *, sc
         Interrupted: with the best start so far.
     """
     on_way = {i: start(point) for i, point in enumerate(points)}
+    if settings.first is not None:
+        on_way = {i: settings.first(problem, path) for i, path in on_way.items()}
     ended: dict[int, Path] = {}
     kept = len(points)
     try:
