@@ -9,7 +9,7 @@ import pytest
 from programs.zoo import GAUSSIAN, ZOO
 
 ROOT = Path(__file__).parents[2]
-NEW_MODEL, MISSING_DATA = (
+NEW_MODEL, MISSING_DATA, MANY_ROWS = (
     (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("new_model", "missing_data", "many_rows")
 )
 PAGES: dict[str, Any] = runpy.run_path(str(ROOT / "docs" / "pages.py"))
@@ -21,7 +21,7 @@ ZOO_PAGE = (ROOT / "models" / "README.md").read_text(encoding="utf-8")
 def test_a_page_prints_what_it_says(page: str) -> None:
     """Every block of Python runs, in order; `python docs/pages.py` puts fresh output into the page."""
     _, pairs = PAGES["run"](page)
-    assert len(pairs) >= 7
+    assert len(pairs) >= 4
     for said, printed in pairs:
         assert PAGES["masked"](printed) == PAGES["masked"](said)
 
