@@ -19,6 +19,7 @@ NAMES = (
     "new_model",
     "missing_data",
     "how_many_components",
+    "many_rows",
     "save_load_resume",
     "states",
     "variational",

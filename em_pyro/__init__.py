@@ -1,9 +1,9 @@
 """Exact Expectation-Maximisation on ordinary, unmodified Pyro models."""
 
 from .after.criteria import Criteria
+from .after.drawn.predictive import PredictiveCheck, predictive_check
 from .after.fit import Fit
 from .after.load import load
-from .after.predictive import PredictiveCheck, predictive_check
 from .after.summary import Summary
 from .compare.race import race
 from .e_step.forward_backward import recursion

@@ -11,44 +11,37 @@ from typing import Any
 
 from torch import Tensor
 
-from .after.answer import answer
+from .after.driver import Driver
 from .after.fit import Fit
 from .errors import ModelError
 from .families.base import summed
-from .fit.acceleration.when import wished
-from .fit.checkpoint.opened import opened
-from .fit.endings import check_step
-from .fit.look import look
-from .fit.loop import Settings, State
-from .fit.path import Interrupted, Move, Path
-from .fit.problem import Problem, prepare
+from .fit.loop import State
+from .fit.problem import Problem
+from .fit.rows.scan import streamed
+from .fit.rows.slices import as_slices, sliced
 from .fit.starting.current import Current
-from .fit.starting.ends import ends, ranked, with_a_value
-from .fit.starting.starts import given_value, need_parameters, starting_points
-from .fit.step import em_step
+from .fit.starting.starts import given_value, need_parameters
 from .m_step.ascent.ascend import Carried
 from .m_step.plan import Choice, Plan
 from .options import (
     EVERY,
-    bar_of,
+    check_batches,
     check_file,
     check_options,
+    check_passes,
     check_priors,
     check_switches,
+    check_together,
     need_soft,
-    planning,
-    telling,
 )
-from .posterior.possible import check_possible, possible_posterior
+from .posterior.possible import possible_posterior
 from .posterior.posterior import Posterior
 from .program.changes.fingerprint import Fingerprint
 from .program.devices import beside
 from .program.handlers import alone
-from .program.named import alike, batched, only
-from .program.stated import Known
 
 
-class EM:
+class EM(Driver):
     """Exact Expectation-Maximisation on an ordinary Pyro model.
 
     Whatever is passed to `plan`, `step`, `fit` and `posterior` goes to the model.
@@ -86,6 +79,10 @@ class EM:
         every: so many EM steps it is written.
         e_step: of `fit`: "soft" shares rows out among states by the posterior, "hard" gives them to the most probable
             ones (k-means is its limit), "sampled" to drawn ones, `max_steps` times; the second half is averaged.
+        batches: begin a fit with passes over so many slices of the rows (the batches of `fit_stream`), and an M-step
+            after each; full EM steps follow. `max_steps` counts passes.
+        update: "incremental" keeps the statistics of every slice; "online" forgets them, by `(t + 1)^-step_size`.
+        step_size: of online passes.
 
     Attributes:
         last: the last `Fit`; also one that Ctrl-C or an error of the callback ended, with the outcome "interrupted".
@@ -121,14 +118,20 @@ class EM:
         checkpoint: str | os.PathLike[str] | None = None,
         every: int = EVERY,
         e_step: str = "soft",
+        batches: int | None = None,
+        update: str = "incremental",
+        step_size: float = 0.6,
     ) -> None:
         """Take the model and the options; nothing runs yet."""
         if not callable(model):
             raise ModelError(f"EM: expected a Pyro model (a callable), got {type(model).__name__}.")
         check_options(tol, max_steps, seed, starts, m_step, callback, acceleration, e_step)
         check_priors(prior_density, continuous)
+        check_batches(batches, update, step_size, acceleration, callback)
         check_switches(check=check, progress=progress, screen=screen, collapse=collapse)
-        check_file(checkpoint, every, e_step)
+        check_file(checkpoint, every)
+        both = {"checkpoint": checkpoint is not None, "e_step": e_step != "soft", "batches": batches is not None}
+        check_together("EM", **both)
         self.model = model
         self.tol, self.max_steps, self.seed = tol, int(max_steps), int(seed)
         self.starts = int(starts) if isinstance(starts, Integral) else starts
@@ -136,6 +139,7 @@ class EM:
         self.screen, self.collapse, self.acceleration = screen, collapse, acceleration
         self.prior_density, self.continuous, self.e_step = prior_density, dict(continuous or {}), e_step
         self.checkpoint, self.every = checkpoint, int(every)
+        self.batches, self.update, self.step_size = batches, update, float(step_size)
         self.last: Fit | None = None
         self._prepared: Problem | None = None
         self._current = Current(self.starts, self.seed)
@@ -208,7 +212,31 @@ class EM:
         problem = self._prepare(args, kwargs)
         need_parameters(problem)
         with beside(problem.program.device):
-            return self._fitted(problem, partial(self._planned, args, kwargs))
+            slices = None if self.batches is None else sliced(problem, args, kwargs, self.batches)
+            return self._fitted(problem, partial(self._planned, args, kwargs), slices)
+
+    @alone()
+    def fit_stream(self, batches: Any, passes: int | None = None) -> Fit:
+        """Run exact EM on rows that come in batches, as `fit` does on all of them, in the memory of one batch.
+
+        The model is planned on the first batch, and its initialisers see that one alone. Every EM step is a pass.
+
+        Args:
+            batches: an iterable that can be read again, or a function that returns an iterator: of tuples of the
+                model's arguments, of single tensors or arrays, or of pairs (args, kwargs).
+            passes: in place of `max_steps`.
+
+        Raises:
+            PlanError: statistics of a site do not add up over batches.
+            DataError: a batch is empty, has another shape than the first, or is another in a later pass.
+            ParameterError: the batches can be read only once; or an option does not go with them.
+        """
+        check_passes(passes)
+        check_together("fit_stream", checkpoint=self.checkpoint is not None, e_step=self.e_step != "soft")
+        problem = streamed(self._prepare, batches)
+        need_parameters(problem)
+        with beside(problem.program.device):
+            return self._fitted(problem, None, as_slices(problem.rows, self.batches), passes)
 
     @alone()
     def posterior(self, *args: Any, **kwargs: Any) -> Posterior:
@@ -216,77 +244,6 @@ class EM:
         problem = self._prepare(args, kwargs)
         with beside(problem.program.device):
             return possible_posterior(problem.engine, self._current.values(problem))
-
-    def _stepped(self, problem: Problem) -> float:
-        """Take one EM step from the current values."""
-        params = self._current.values(problem)
-        batch, carried = batched(params), dict(self._carried)
-        if self._previous is None:  # before the M-step meets what is impossible
-            check_possible(problem.engine, params, problem.objective(batch))
-        try:
-            new, found = em_step(problem, batch, carried)
-        except (RuntimeError, ValueError):  # of torch, where other data than before are impossible
-            check_possible(problem.engine, params, problem.objective(batch))
-            raise
-        before, objective = self._previous, look(problem, found, batch, new).objective[0]
-        known = before is not None and before[0] is problem.key and alike(before[2], params)
-        check_step(problem, Move(new, found, carried), batch, before[1] if before is not None and known else None)
-        self._current.keep(problem, with_a_value(problem, only(new)))
-        self._carried = carried
-        self._previous = problem.key, objective, {n: v.clone() for n, v in self._current.values(problem).items()}
-        return -objective
-
-    def _fitted(self, problem: Problem, planned: Callable[[Known], Problem]) -> Fit:
-        """Follow every start to its end; the best is left in the store."""
-        draw = partial(starting_points, problem, self.starts, self.seed, self._current.own(problem))
-        problem, journal = opened(problem, self.checkpoint, self.every, telling(self), planned, draw)
-        points = journal.points
-        bar = bar_of(len(points)) if self.progress else None
-        tick = bar.update if bar is not None else None
-        told = None if self.callback is None else self._told(problem, self.callback)
-        wish = wished(problem, self.acceleration)
-        settings = Settings(self.tol, self.max_steps, told, tick, wish, journal, self.e_step, self.seed)
-        paths: list[Path] = []
-        with self._current.kept_on_error(problem):
-            try:
-                problem, paths = ends(problem.sooner(self.acceleration, self.tol), points, settings, screen=self.screen)
-                return self._answered(problem, journal.ended(paths), measure=True)
-            except KeyboardInterrupt as stopped:
-                if isinstance(stopped, Interrupted):
-                    paths = [stopped.path]
-                if paths := journal.interrupted(paths):
-                    best = paths[ranked(paths)[0]].ended("interrupted")
-                    self._answered(problem, [best], measure=False)
-                raise getattr(stopped, "cause", None) or KeyboardInterrupt from None
-            finally:
-                if bar is not None:
-                    bar.close()
-
-    def _told(self, problem: Problem, callback: Callable[[State], Any]) -> Callable[[State], Any]:
-        """Return the user's callback, before which the values of the step are left in the store."""
-
-        def told(state: State) -> Any:
-            self._current.keep(problem, state.params)
-            return callback(state)
-
-        return told
-
-    def _answered(self, problem: Problem, paths: Sequence[Path], *, measure: bool) -> Fit:
-        """Keep the answer, and its values in the store."""
-        self.last = answer(problem, paths, tol=self.tol, measure=measure)
-        self._current.keep(problem, paths[self.last.starts.best].params)
-        return self.last
-
-    def _prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, closely: bool = True) -> Problem:
-        """Trace and plan, unless all that the model sees is as it was; `closely`: and all that it does."""
-        if self._prepared is None or self._prepared.change(args, kwargs, run=closely):
-            return self._planned(args, kwargs)
-        return self._prepared
-
-    def _planned(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], known: Known | None = None) -> Problem:
-        """Trace and plan."""
-        self._prepared = prepare(self.model, args, kwargs, self.m_step, **planning(self), known=known)
-        return self._prepared
 
 
 _SUMMED = "\n".join(f"        {name}: {text}" for name, text in sorted(summed().items()))

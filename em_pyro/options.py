@@ -11,6 +11,8 @@ from .errors import ParameterError
 
 EVERY = 100  # steps between two writes of a checkpoint, unless others are asked for
 E_STEPS = ("soft", "hard", "sampled")
+UPDATES = ("incremental", "online")
+STEP_SIZE = 0.6
 ACCELERATIONS = ("auto", "squarem", "quasi-newton")
 
 
@@ -110,7 +112,7 @@ def check_priors(prior_density: Any, continuous: Any) -> None:
             raise ParameterError(f'continuous["{name}"]: expected "integrate" or "maximise", got {choice!r}.')
 
 
-def check_file(checkpoint: Any, every: Any, e_step: Any = "soft") -> None:
+def check_file(checkpoint: Any, every: Any) -> None:
     """Refuse what is no path, and what is no number of steps.
 
     Raises:
@@ -124,11 +126,57 @@ def check_file(checkpoint: Any, every: Any, e_step: Any = "soft") -> None:
         raise ParameterError(
             f"EM: expected every={every} to come with checkpoint, which it counts for. Give it a path."
         )
-    if checkpoint is not None and e_step != "soft":
-        raise ParameterError(
-            f'EM: expected checkpoint with e_step="soft", whose steps a file can follow, got e_step={e_step!r}. Leave '
-            f"one of them out."
-        )
+
+
+def check_together(what: str, **asked: bool) -> None:
+    """Refuse options that cannot be had together: a file follows full steps, and so do states in place of weights.
+
+    Raises:
+        ParameterError: naming two that were `asked` for.
+    """
+    both = [name for name, there in asked.items() if there]
+    if what == "fit_stream" and both:
+        raise ParameterError(f"fit_stream: expected no {both[0]}, got it. Leave it out, or fit all rows at once.")
+    if len(both) > 1:
+        raise ParameterError(f"EM: expected {both[0]} or {both[1]}, got both. Leave one of them out.")
+
+
+def check_passes(passes: Any) -> None:
+    """Refuse what is no number of passes.
+
+    Raises:
+        ParameterError: it is none.
+    """
+    if passes is not None and not (isinstance(passes, Integral) and not isinstance(passes, bool) and int(passes) >= 0):
+        raise ParameterError(f"fit_stream: expected passes to be None or an integer of at least 0, got {passes!r}.")
+
+
+def check_batches(batches: Any, update: Any, step_size: Any, acceleration: Any, callback: Any) -> None:
+    """Refuse what is no way to update statistics between slices, and what goes with none.
+
+    Raises:
+        ParameterError: naming the option, or the two that cannot be had together.
+    """
+    if not (batches is None or isinstance(batches, Integral) and not isinstance(batches, bool) and int(batches) >= 1):
+        raise ParameterError(f"EM: expected batches to be None or a number of at least one, got {batches!r}.")
+    _check_update(update, step_size, online=batches is not None and update == "online")
+    if update == "online" and batches is None:
+        raise ParameterError('EM: expected update="online" with batches=, got no batches. Say how many, or leave both.')
+    if batches is not None and acceleration not in (None, "auto"):
+        raise ParameterError(f'EM: expected acceleration to be "auto" or None with batches=, got "{acceleration}".')
+    if batches is not None and callback is not None:
+        raise ParameterError("EM: expected no callback with batches=, got one. Leave one of them out.")
+
+
+def _check_update(update: Any, step_size: Any, *, online: bool) -> None:
+    """Refuse what is no update, and a size of steps that are not taken."""
+    if update not in UPDATES:
+        names = " or ".join(f'"{name}"' for name in UPDATES)
+        raise ParameterError(f"EM: expected update to be {names}, got {update!r}.")
+    if not (isinstance(step_size, Real) and 0.5 < float(step_size) <= 1):
+        raise ParameterError(f"EM: expected step_size to be a number above 0.5, and at most 1, got {step_size!r}.")
+    if float(step_size) != STEP_SIZE and not online:
+        raise ParameterError('EM: expected step_size with batches= and update="online", got it without.')
 
 
 def check_switches(**switches: object) -> None:

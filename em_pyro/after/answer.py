@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import torch
 
-from ..e_step.confirm import measured
 from ..fit.certificate import certify
 from ..fit.notes import not_fitted
 from ..fit.path import Path
 from ..fit.problem import Problem
+from ..fit.rows.everywhere import measured
 from ..fit.starting.ends import ranked
 from ..fit.starting.runs import SAME_MAXIMUM, Start, Starts
 from ..program.data.check import has_density_outside
@@ -80,7 +80,7 @@ def _measured(problem: Problem, path: Path, params: Params, evidence: float, rou
 
     In single precision the model rounds more than the loop does: only that it has a value is asked of it.
     """
-    again = measured(problem.engine, params)
+    again = measured(problem, params)
     if again is None:
         return path, evidence
     if math.isfinite(evidence) and not math.isfinite(again):
@@ -106,7 +106,7 @@ def _digits(problem: Problem, endless: float) -> float:
     Densities of torch are differences there: of log-gamma functions, say, of this number.
     """
     run = problem.engine.full.recognition.runs[0]
-    entries = sum(site.value.numel() for site in run.values() if site.role == "observed")
+    entries = sum(site.value.numel() for site in run.values() if site.role == "observed") * problem.rows.times
     return EPS * endless * math.log1p(endless) * entries
 
 

@@ -22,6 +22,7 @@ from ..program.devices import beside
 from ..program.handlers import alone
 from .criteria import Criteria, counted, criteria
 from .dimension import dimension
+from .drawn.simulate import simulator
 from .fitted import fitted_model
 from .information.certificate import Certificate, certificate
 from .information.information import information
@@ -29,7 +30,6 @@ from .information.record import Information
 from .record import Record
 from .reorder import reordered
 from .sensitivity import sensitivity
-from .simulate import simulator
 from .source import save
 from .summary import Summary, summary
 

@@ -84,6 +84,11 @@ class Record:
     def _unchanged(self, asked: str, remedy: str) -> Problem:
         """Return the program and its data, if they are still those of the fit."""
         here = self._alive()
+        if not here.rows.whole:
+            raise DataError(
+                f"Fit.{asked}: expected all rows at hand, but this fit has read them in batches. Ask "
+                f"Fit.posterior_on(...) of each, or fit the rows at once."
+            )
         changed = here.change(here.program.args, here.program.kwargs, run=True)
         if changed:
             raise DataError(

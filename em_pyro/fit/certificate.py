@@ -126,8 +126,9 @@ def _unseen(problem: Problem, around: Around) -> str:
 
 
 def _entries(problem: Problem) -> int:
-    """Entries of all factors: what an evaluation costs."""
-    return sum(math.prod(problem.engine.sizes[n] for n in factor.names) for factor in problem.engine.factors.values())
+    """Entries of all factors, of all rows: what an evaluation costs."""
+    factors = problem.engine.factors.values()
+    return int(problem.rows.times) * sum(math.prod(problem.engine.sizes[n] for n in factor.names) for factor in factors)
 
 
 # ---- the slope ----

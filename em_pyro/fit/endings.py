@@ -12,12 +12,13 @@ from ..e_step.expectation import Expectation
 from ..errors import ObjectiveError
 from ..families.charts import domain_of
 from ..m_step.pooling import PriorUnbounded
-from ..posterior.possible import check_possible, is_possible
+from ..posterior.possible import is_possible
 from ..program.named import Batch, only
 from .empty import emptied
 from .look import Look, look
 from .path import Move, Path
 from .problem import Problem
+from .rows.everywhere import check_possible
 from .scales import DEGENERATE, TORN
 from .verdict.spreads import collapsing
 
@@ -68,7 +69,7 @@ def lost(problem: Problem, path: Path, move: Move, seen: Look) -> Ending | None:
                 raise why
             return "degenerate", where
     if not path.before:
-        check_possible(problem.engine, only(path.here), objective)
+        check_possible(problem, only(path.here), objective)
         return None
     before = path.before[-1]
     if not isfinite(objective):
@@ -114,7 +115,7 @@ def check_step(problem: Problem, move: Move, here: Batch, before: float | None) 
     if before is not None and not is_possible(objective):
         got = f"got {objective} after {before:.6g}: a parameter runs to infinity"
         raise ObjectiveError(f"EM.step: expected a finite objective, {got}. {end}")
-    check_possible(problem.engine, only(here), objective)
+    check_possible(problem, only(here), objective)
     gone = [name for name, value in move.new.items() if _gone(value, problem.program.parameters[name].constraint)]
     if gone:
         where = collapsed(problem, here) or "a parameter has run to a boundary"

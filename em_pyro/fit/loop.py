@@ -43,6 +43,7 @@ class Settings:
     journal: Journal = field(default_factory=Journal)  # of what is done
     e_step: str = "soft"
     seed: int = 0
+    first: Callable[[Problem, Path], Path] | None = None  # what is done from a start before full steps are
 
 
 def run(problem: Problem, path: Path, settings: Settings) -> Path:

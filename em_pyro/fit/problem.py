@@ -37,6 +37,7 @@ from ..reading.check import check_structure, check_values
 from ..reading.latents.which import to_integrate
 from ..reading.recognise import recognise
 from .notes import notes_of
+from .rows.held import AT_HAND, Rows
 from .scales import Scales
 
 SLACK = {torch.float64: 1e-10, torch.float32: 1e-6}  # rounding of the objective, relative to 1 + |objective|
@@ -60,6 +61,7 @@ class Problem:
         refuted: why sites are no longer recorded; empty if they are.
         expands: whether M-steps may be those of a model with more parameters, that lead as high and sooner.
         total: wraps the E-step over the rows at hand into one over more of them, or one that is counted.
+        rows: where the rows lie: those of the engine, or those of a stream.
     """
 
     program: Program
@@ -72,6 +74,7 @@ class Problem:
     refuted: str = ""
     total: Callable[[Expect], Expect] = field(default=lambda expect: expect, repr=False)
     expands: bool = False
+    rows: Rows = field(default=AT_HAND, repr=False)
 
     # ---- what a step asks; starts are the first dimension of everything ----
 
@@ -81,16 +84,16 @@ class Problem:
 
     def expect(self, bound: Bound, about: Bound | None = None, collect: Collect = SUMS) -> Expectation:
         """Return log Z and the expected statistics of every site, around the locations at `bound` or at `about`."""
-        return self.total(partial(self.engine.expect, collect=collect))(bound, about)
+        return self.total(partial(self.rows.expect, self.engine, collect=collect))(bound, about)
 
     def heights(self, batch: Batch) -> Tensor:
         """Return log evidence plus log prior, shape (starts); no statistics are collected."""
         bound = self.bind(batch)
         return self.expect(bound, collect=EVIDENCE).log_evidence + self.log_prior(bound)
 
-    def given(self, bound: Bound, shares: Shares) -> Expectation:
-        """Return the expected statistics under given shares of the rows, where no density weighs them."""
-        return self.engine.expect(bound, shares=shares)
+    def given(self, bound: Bound, shares: Callable[[Engine], Shares]) -> Expectation:
+        """Return the expected statistics under given shares of the rows of any engine, where no density weighs them."""
+        return self.rows.expect(self.engine, bound, shares=shares)
 
     def log_prior(self, bound: Bound) -> Tensor:
         """Return the log prior density of the parameters, shape (starts)."""
@@ -141,7 +144,7 @@ class Problem:
     @cached_property
     def scales(self) -> Scales:
         """What may collapse."""
-        return Scales(self.engine)
+        return Scales(self.engine, self.rows.samples)
 
     @cached_property
     def slack(self) -> float:

@@ -188,4 +188,5 @@ def _rows(problem: Problem) -> float:
     """Number of observed rows, all sites together."""
     full = problem.engine.full
     observed = [factor for name, factor in full.factors.items() if name not in full.program.latents]
-    return float(max(1, sum(math.prod(full.program.plates[p] for p in factor.plates) for factor in observed)))
+    here = sum(math.prod(full.program.plates[p] for p in factor.plates) for factor in observed)
+    return float(max(1, round(here * problem.rows.times)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -56,9 +56,15 @@ class Watched:
 
 @dataclass(frozen=True)
 class Scales:
-    """Everything in a program that may shrink to nothing, each with its unit."""
+    """Everything in a program that may shrink to nothing, each with its unit.
+
+    Attributes:
+        engine: of the program.
+        samples: values by site, where the engine holds only some of the rows.
+    """
 
     engine: Engine = field(repr=False)
+    samples: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
     @cached_property
     def watched(self) -> tuple[Watched, ...]:
@@ -68,7 +74,7 @@ class Scales:
             role = "scale" if "scale" in factor.roles else "scale_tril" if "scale_tril" in factor.roles else None
             if role is not None and factor.role == "observed" and not factor.roles[role].known:
                 together = [self.engine.sites.get(n, factor) for n in self.engine.members[factor.name]]
-                found.append(Watched(factor, role, pooled_scale(together), together))
+                found.append(Watched(factor, role, pooled_scale(together, self.samples), together))
         return tuple(found)
 
     @cached_property
@@ -233,18 +239,20 @@ def _cell(factor: SiteFactor, wrong: Tensor) -> str:
     return ", ".join(f"{n}={i}" for n, i in zip(factor.cells, cell, strict=False)) or "all rows"
 
 
-def pooled_scale(members: Sequence[SiteFactor]) -> Tensor:
+def pooled_scale(members: Sequence[SiteFactor], samples: Mapping[str, Tensor] | None = None) -> Tensor:
     """Return the spread over all rows of the values of `members`, by event.
 
-    Of values that do not vary it is their size (or one). `members` are sites of one function: the steps of a loop.
+    Of values that do not vary it is their size (or one). `members` are sites of one function: the steps of a loop;
+    `samples` has values of those that do not hold all of theirs.
     """
-    return _unit(pooled_values(members))
+    return _unit(pooled_values(members, samples))
 
 
-def pooled_values(members: Sequence[SiteFactor]) -> Tensor:
+def pooled_values(members: Sequence[SiteFactor], samples: Mapping[str, Tensor] | None = None) -> Tensor:
     """Return values of `members` where their scale is a length, rows first; nan where there is none."""
+    samples = samples or {}
     many = sum(one.data.value.tensor.shape[: len(one.data.value.names)].numel() for one in members)
-    parts = [_thinned(one, max(1, many // POOLED)) for one in members]
+    parts = [samples[m.name] if m.name in samples else thinned(m, max(1, many // POOLED)) for m in members]
     values = (parts[0] if len(parts) == 1 else torch.cat(parts)).double()
     family = members[0].data.family
     if family.location is None and "loc" in family.roles:  # the scale of a logarithm
@@ -279,7 +287,7 @@ def spread(values: Tensor, alone: Tensor) -> Tensor:
     return torch.where(deviation > TIES * size, deviation, alone)
 
 
-def _thinned(factor: SiteFactor, stride: int) -> Tensor:
+def thinned(factor: SiteFactor, stride: int) -> Tensor:
     """One in `stride` of a site's values, rows first, and nan where they are not seen."""
     value, seen = factor.data.value.tensor, factor.data.seen
     rows = value.shape[: len(factor.data.value.names)]

@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .named import Named, squeeze, unwrap
+from .named import Named, align, squeeze, unwrap
 from .program import Program
 from .site import Site
 
@@ -57,6 +57,14 @@ def anywhere(part: Named, names: Collection[str]) -> Named:
     drop = [i for i in range(part.tensor.dim()) if i >= len(part.names) or part.names[i] not in names]
     kept = tuple(name for name in part.names if name in names)
     return Named(part.tensor.any(dim=drop) if drop else part.tensor, kept)
+
+
+def seen_entries(value: Named, weight: Named | None, rank: int, event_dim: int) -> Tensor | None:
+    """Entries of a value whose weight is not zero, as a view of its shape; None is all."""
+    if weight is None or not set(weight.names) <= set(value.names):
+        return None
+    w = weight.tensor.reshape(weight.tensor.shape + (1,) * event_dim)
+    return (align(w, weight.names, value.names, rank + event_dim) != 0).expand_as(value.tensor)
 
 
 def seen_values(site: Site) -> Tensor:

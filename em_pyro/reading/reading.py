@@ -17,6 +17,14 @@ from .priors import Prior
 
 
 @dataclass(frozen=True)
+class Centre:
+    """What values are taken from: one point by event, and the largest distance of any value from it."""
+
+    shift: Tensor = field(repr=False)
+    reach: Tensor = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Reading:
     """A site of a registered family, all of whose arguments are known or recognised."""
 
@@ -27,6 +35,8 @@ class Reading:
     roles: Mapping[str, RoleMap]
     known: Mapping[str, Tensor] = field(repr=False)  # as the distribution holds them, unbroadcast
     parameters: frozenset[str]
+    centre: Centre | None = None  # on which all who hold rows have agreed; None is the mean of the rows at hand
+    passing: bool = False  # whether its rows are read once
 
 
 @dataclass(frozen=True)

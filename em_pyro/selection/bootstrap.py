@@ -15,8 +15,8 @@ import pyro
 import torch
 from torch import Tensor
 
+from ..after.drawn.simulate import Simulator, simulator
 from ..after.fit import Fit
-from ..after.simulate import Simulator, simulator
 from ..em import EM
 from ..errors import EMError, ObjectiveError, ParameterError
 from ..fit.endings import BAD

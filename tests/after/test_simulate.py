@@ -13,7 +13,7 @@ from torch import Tensor, tensor
 from torch.distributions import constraints
 
 from em_pyro import EM, DataError, Fit, ModelError, ParameterError
-from em_pyro.after.simulate import simulator
+from em_pyro.after.drawn.simulate import simulator
 from em_pyro.fit.problem import prepare
 from em_pyro.program.handlers import LABELS
 

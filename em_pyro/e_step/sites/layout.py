@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...families import Family
+from ...program.masks import seen_entries
 from ...program.named import SLICE, Named, align, broadcast, ordered, squeeze
 from ...reading.bank import RoleMap
 from ...reading.reading import Reading
@@ -16,7 +17,7 @@ from .forms import form_of
 from .linear import linear_of
 from .product import InnerProduct
 from .rows import by_row
-from .site_data import Layout, SiteData, seen_entries
+from .site_data import Layout, SiteData
 from .site_factor import SiteFactor
 
 
@@ -60,11 +61,13 @@ def laid_out(
             else role.index.shape[role.index.dim() - family.roles[key].event_dim :]
         )
         roles[key] = _spread(role, cells, (*cell_shape, *event_shape, *tail))
-    shift = None
+    shift, agreed = None, None
     if family.location is not None and site.role == "observed" and type(family).shifted is not Family.shifted:
-        shift = _centre(value, weight, rank, family.event_dim)
+        agreed = reading.centre
+        shift = _centre(value, weight, rank, family.event_dim) if agreed is None else agreed.shift
     layout = _layout(cells, columns, folded)
     data = SiteData(family, site.role, layout, event_shape, folded, value, known, weight, shift, sizes)
+    data = replace(data, agreed=None if agreed is None else agreed.reach, passing=reading.passing)
     factor = SiteFactor(
         site.name, family, site.role, frozenset(site.plates), roles, cells, cell_shape, data, InnerProduct(),
         reading.parameters,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...families import Family
+from ...program.masks import seen_entries
 from ...program.named import SLICE, Named, align
 from ..chunks import WHOLE, Chunk
 
@@ -50,9 +51,9 @@ class SiteData:
     shift: Tensor | None = field(repr=False)  # mean over all rows, subtracted from values: an offset costs no digits
     sizes: Mapping[str, int] = field(repr=False)
     agreed: Tensor | None = field(default=None, repr=False)  # the reach of all sites that share this one's centre
+    passing: bool = False  # rows that are read once, of which nothing is kept
     cache: dict[Chunk, Tensor] = field(default_factory=dict, repr=False, compare=False)
     turned: dict[Chunk, tuple[Tensor, Tensor | None]] = field(default_factory=dict, repr=False, compare=False)
-
     rooms: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     # ---- features ----
@@ -72,7 +73,7 @@ class SiteData:
     def kept(self, width: int | None = None) -> bool:
         """Whether the features of all rows together are few enough to be kept."""
         dims = (*self.layout.batch, *self.layout.columns)
-        return (width or self.width) * prod(self.sizes[n] for n in dims) <= CACHE
+        return not self.passing and (width or self.width) * prod(self.sizes[n] for n in dims) <= CACHE
 
     def empty(self, chunk: Chunk, width: int | None = None) -> Tensor:
         """Room for the features of a chunk."""
@@ -110,8 +111,7 @@ class SiteData:
             return part.new_ones(()).expand((*shape[:kept], 1))
         event = part.dim() - len(shape) - rank
         if weight is not None:
-            w = weight.reshape(weight.shape + (1,) * event)
-            part = torch.where(w == 0, 0.0, part * w)
+            part = torch.where((w := weight.reshape(weight.shape + (1,) * event)) == 0, 0.0, part * w)
         part = part.expand((*shape, *self.event_shape, *part.shape[len(shape) + rank :]))
         drop = tuple(i + kept for i, n in enumerate(self.folded) if n not in self.layout.folded)
         part = part.sum(drop) if drop else part
@@ -119,12 +119,15 @@ class SiteData:
 
     def base(self, chunk: Chunk = WHOLE) -> Named | None:
         """Log base measure of every row, events and folded plates summed."""
-        value, known, weight = self.rows(chunk)
-        base = self.family.base(value, known)
+        base = self.family.base(*self.rows(chunk)[:2]) if self.constant is None else self.constant
         if base is None:
             return None
         keep = (*self.layout.batch, *self.layout.columns)
-        if weight is not None:
+        if self.weight is None and not base.dim():
+            each = prod((*(self.sizes[n] for n in self.folded), *self.event_shape))
+            return Named((each * base.double()).expand([chunk.size(n, self.sizes[n]) for n in keep]), keep)
+        if self.weight is not None:
+            weight = self._cut(chunk, self.weight, len(self.event_shape)).double()
             base = torch.where(weight == 0, 0.0, base.double() * weight)
         shape = [chunk.size(n, self.sizes[n]) for n in (*keep, *self.folded)]
         base = base.double().expand((*shape, *self.event_shape))
@@ -208,6 +211,14 @@ class SiteData:
         return frozenset(n for part in parts for n in part.names) | frozenset(every)
 
     @cached_property
+    def constant(self) -> Tensor | None:
+        """The log base measure, if it is one number for all rows: seen of the first, without a look at the others."""
+        plate = next((n for n in self.value.names if n in self.layout.columns), None)
+        value, known, _ = self.rows(WHOLE if plate is None else Chunk(plate, 0, 1))
+        base = self.family.base(value, known)
+        return base if base is not None and value.dim() and not base.dim() else None
+
+    @cached_property
     def events(self) -> tuple[tuple[int, ...], ...]:
         """Event shape of each statistic."""
         return tuple(tuple(s.shape[len(self.event_shape) :]) for s in self._of_one_row())
@@ -287,11 +298,3 @@ class SiteData:
 def precise(part: Tensor) -> Tensor:
     """Numbers in float64 before anything is computed from them: a logarithm would round to their own precision."""
     return part.double() if part.is_floating_point() else part
-
-
-def seen_entries(value: Named, weight: Named | None, rank: int, event_dim: int) -> Tensor | None:
-    """Entries of a value whose weight is not zero, as a view of its shape; None is all."""
-    if weight is None or not set(weight.names) <= set(value.names):
-        return None
-    w = weight.tensor.reshape(weight.tensor.shape + (1,) * event_dim)
-    return (align(w, weight.names, value.names, rank + event_dim) != 0).expand_as(value.tensor)

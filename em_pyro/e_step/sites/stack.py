@@ -74,7 +74,7 @@ class Stack(Unit):
             return self.cache[chunk]
         made, numbers = self.first.form.beside([factor.features(chunk) for factor in self.sites])
         chunks = 1 if chunk.plate is None else -(-self.first.sizes[chunk.plate] // chunk.length)
-        if numbers * chunks <= CACHE:
+        if numbers * chunks <= CACHE and not self.first.data.passing:
             self.cache[chunk] = made
             for factor in self.sites:
                 factor.data.cache.clear()

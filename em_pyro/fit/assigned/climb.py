@@ -122,7 +122,7 @@ def sample(problem: Problem, path: Path, settings: Settings, generator: torch.Ge
 
 def _maximised(problem: Problem, states: Assigned, here: Batch, memory: Carried) -> Batch | None:
     """The M-step given states; None where there is none."""
-    new = problem.maximise(problem.given(problem.bind(here), states.shares), here, memory)
+    new = problem.maximise(problem.given(problem.bind(here), lambda _: states.shares), here, memory)
     return new if all(bool(torch.isfinite(value).all()) for value in new.values()) else None
 
 

@@ -24,7 +24,7 @@ def opened(
     path: str | os.PathLike[str] | None,
     every: int,
     options: Mapping[str, Any],
-    planned: Callable[[Known], Problem],
+    planned: Callable[[Known], Problem] | None,
     points: Callable[[], Sequence[Params]],
 ) -> tuple[Problem, Journal]:
     """Return the journal of a fit, begun or gone on with; and the problem, as it was planned when it was begun.
@@ -37,7 +37,7 @@ def opened(
         path: of the file; None for no file.
         every: so many EM steps it is written.
         options: of the `EM`, as far as they say what a fit does.
-        planned: plans anew with the values of another process.
+        planned: plans anew with the values of another process; None where there is no file.
         points: draws where all starts begin.
 
     Raises:
@@ -63,6 +63,7 @@ def opened(
         if not (alike(was["initial"], initial) and alike(was["start"], start)):
             parameters = problem.program.parameters
             these = {name: replace(p, initial=was["initial"][name]) for name, p in parameters.items()}
+            assert planned is not None
             problem = planned(Known(these, was["start"]))
         check_densities(path, problem.program, found["head"]["densities"], densities(problem))
     except (LookupError, TypeError, AttributeError) as error:

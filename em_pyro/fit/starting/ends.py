@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...e_step.confirm import disagreements, measured
 from ...errors import DataError, ObjectiveError
 from ...program.named import Params, batched
 from ..assigned.climb import follow_assigned
@@ -16,6 +15,7 @@ from ..loop import Settings
 from ..notes import cut_off
 from ..path import Path
 from ..problem import Problem
+from ..rows.everywhere import disagreements, measured
 from ..verdict.closed_forms import tried
 from . import restarts
 from .runs import repeated
@@ -61,7 +61,7 @@ def _ends(
     paths = restarts.follow(problem, points, settings, screen=screen)
     if all(path.outcome == "impossible start" for path in paths):
         tried(problem, points[0])  # raises
-    while wrong := disagreements(problem.engine, paths[best := ranked(paths)[0]].params):
+    while wrong := disagreements(problem, paths[best := ranked(paths)[0]].params):
         if not _finite(paths[best].params):
             paths[best] = _ended_at(paths[best], _brought_in(paths[best].params))
             continue
@@ -94,7 +94,7 @@ def with_a_value(problem: Problem, params: Params) -> Params:
     """Bring in what is infinite where the model itself, which has a limit there, gives no number."""
     if _finite(params):
         return params
-    value = measured(problem.engine, params)
+    value = measured(problem, params)
     return params if value is None or value == value else _brought_in(params)
 
 

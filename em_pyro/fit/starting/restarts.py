@@ -12,12 +12,12 @@ from functools import partial
 from math import inf, isfinite
 
 from ...errors import DataError, ObjectiveError
-from ...posterior.possible import check_possible
 from ...program.named import Batch, Params, only
 from ..endings import BAD
 from ..loop import Settings, run
 from ..path import Interrupted, Path, start
 from ..problem import Problem
+from ..rows.everywhere import check_possible
 from .batches import advance
 
 SHORT = 20  # steps after which starts are compared
@@ -40,6 +40,8 @@ def follow(problem: Problem, points: Sequence[Params], settings: Settings, *, sc
         Interrupted: with the best start so far.
     """
     on_way = {i: start(point) for i, point in enumerate(points)}
+    if settings.first is not None:
+        on_way = {i: settings.first(problem, path) for i, path in on_way.items()}
     ended: dict[int, Path] = {}
     kept = len(points)
     try:
@@ -101,7 +103,7 @@ def _followed(problem: Problem, path: Path, settings: Settings, *, several: bool
 def _is_possible(problem: Problem, here: Batch) -> bool:
     """Whether an EM step is defined at one start."""
     try:
-        check_possible(problem.engine, only(here), problem.objective(here))
+        check_possible(problem, only(here), problem.objective(here))
     except (DataError, ObjectiveError):
         return False
     return True

@@ -51,11 +51,7 @@ def draw_states(engine: Engine, generator: torch.Generator) -> tuple[dict[str, T
     program = engine.program
     states: dict[str, Tensor] = {}
     rows: dict[str, Tensor] = {}
-    groups: dict[tuple[object, ...], list[Owned]] = {}
-    for owned in _everything_owned(engine):
-        sizes = tuple(program.latents[name].size for name in owned.latents)
-        groups.setdefault((sizes, owned.statistics.shape[1], owned.parameters), []).append(owned)
-    for members in groups.values():
+    for members in groups_of(engine).values():
         sizes = tuple(program.latents[name].size for name in members[0].latents)
         statistics = _standardised(torch.cat([owned.statistics for owned in members]))
         if statistics is None:
@@ -76,6 +72,19 @@ def draw_states(engine: Engine, generator: torch.Generator) -> tuple[dict[str, T
             states[name] = seeded(torch.randint, latent.size, shape, generator=generator)
             rows[name] = torch.ones(latent.size, dtype=torch.float64)
     return states, rows
+
+
+Group = tuple[tuple[int, ...], int, frozenset[str]]
+"""States of each of some latents, how many statistics they explain, and the parameters in these."""
+
+
+def groups_of(engine: Engine) -> dict[Group, list[Owned]]:
+    """What latents explain, those together whose states are to mean the same."""
+    groups: dict[Group, list[Owned]] = {}
+    for owned in _everything_owned(engine):
+        sizes = tuple(engine.program.latents[name].size for name in owned.latents)
+        groups.setdefault((sizes, owned.statistics.shape[1], owned.parameters), []).append(owned)
+    return groups
 
 
 def _everything_owned(engine: Engine) -> Iterator[Owned]:
@@ -122,7 +131,7 @@ def _statistics(engine: Engine, site: str, plates: tuple[str, ...]) -> Tensor | 
     """Sufficient statistics of a site by row of some plates, shape (rows, features); None if it has others as well."""
     shape = [engine.program.plates[p] for p in plates]
     made = _of_site(engine, site)
-    if made is None or not set(made.names) <= set(plates) or (plates and not made.names):
+    if made is None or not set(made.names) <= set(plates) or (prod(shape) > 1 and not made.names):
         return None
     flat = made.align(plates)
     return flat.expand([*shape, flat.shape[-1]]).reshape(-1, flat.shape[-1])
@@ -160,7 +169,17 @@ def plus_plus(rows: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """
     pool = rows
     if len(rows) > SEEDING_ROWS:
-        pool = rows[seeded(torch.randint, len(rows), (SEEDING_ROWS,), generator=generator).to(rows.device)]
+        pool = rows[drawn_rows(len(rows), generator).to(rows.device)]
+    return nearest(rows, *seeds(pool, size, generator), generator)
+
+
+def drawn_rows(many: int, generator: torch.Generator) -> Tensor:
+    """Draw the rows among which k-means++ picks."""
+    return seeded(torch.randint, many, (SEEDING_ROWS,), generator=generator)
+
+
+def seeds(pool: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, bool]:
+    """Pick rows of a pool, each by its squared distance to those before it; and say whether there are no others."""
     first = int(seeded(torch.randint, len(pool), (), generator=generator))
     centres = [pool[first]]
     distance = (pool - centres[0]).square().sum(-1)
@@ -173,27 +192,36 @@ def plus_plus(rows: Tensor, size: int, generator: torch.Generator) -> Tensor:
             pick = min(int(torch.searchsorted(cumulative, target)), len(pool) - 1)
         centres.append(pool[pick])
         distance = torch.minimum(distance, (pool - pool[pick]).square().sum(-1))
-    stacked = torch.stack(centres)
-    nearest = stacked.square().sum(-1) - 2 * (rows @ stacked.mT)
-    if float(distance.amax()) <= 0:
-        noise = seeded(torch.rand, nearest.shape, generator=generator, dtype=torch.float64)
-        nearest = nearest + APART * (1 + nearest.abs().amax()) * noise
-    return nearest.argmin(-1)
+    return torch.stack(centres), float(distance.amax()) <= 0
+
+
+def nearest(rows: Tensor, centres: Tensor, few: bool, generator: torch.Generator) -> Tensor:  # noqa: FBT001
+    """Assign every row to the nearest of some seeds; at random to equal ones, if there are too `few` different."""
+    distance = centres.square().sum(-1) - 2 * (rows @ centres.mT)
+    if few:
+        noise = seeded(torch.rand, distance.shape, generator=generator, dtype=torch.float64)
+        distance = distance + APART * (1 + distance.abs().amax()) * noise
+    return distance.argmin(-1)
 
 
 def hidden_states(chain: Chain, generator: torch.Generator) -> Tensor:
     """Draw states that are hidden in a site by k-means++ on its observations, shape (T, rows)."""
-    site = chain.emission
-    every = (chain.name + TIME, *chain.outside)
-    shape = [chain.sizes[n] for n in every]
-    rows = None
-    if site is not None:
-        features, have = site.data.features(), (*site.layout.batch, *site.layout.columns)
-        flat = features.movedim(-2, -1).reshape((*(site.sizes[n] for n in have), -1))
-        flat = align(flat, have, every, 1)
-        rows = _standardised(flat.expand((*shape, flat.shape[-1])).reshape(-1, flat.shape[-1]))
+    shape, seen = observations(chain)
+    rows = None if seen is None else _standardised(seen)
     if rows is None:
         drawn = seeded(torch.randint, chain.states, (prod(shape),), generator=generator)
     else:
         drawn = plus_plus(rows, chain.states, generator)
     return drawn.reshape(shape)
+
+
+def observations(chain: Chain) -> tuple[list[int], Tensor | None]:
+    """Return the shape `(T, rows)` of the states that are hidden in a site, and its statistics, a row for each."""
+    site, every = chain.emission, (chain.name + TIME, *chain.outside)
+    shape = [chain.sizes[n] for n in every]
+    if site is None:
+        return shape, None
+    features, have = site.data.features(), (*site.layout.batch, *site.layout.columns)
+    flat = features.movedim(-2, -1).reshape((*(site.sizes[n] for n in have), -1))
+    flat = align(flat, have, every, 1)
+    return shape, flat.expand((*shape, flat.shape[-1])).reshape(-1, flat.shape[-1])

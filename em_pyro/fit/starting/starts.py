@@ -32,7 +32,7 @@ from ...program.program import Program, quiet
 from ...program.store import check_value, starting_values
 from ..problem import Problem
 from .initialisers import in_double, redrawn, varying
-from .seeding import draw_states, hidden_states
+from .sowing import sown
 
 CERTAIN = 0.9  # weight of the drawn state, before all share the rest
 JITTER = 0.5  # of parameters that torch maximises, in unconstrained space
@@ -201,15 +201,21 @@ def _from_latents(problem: Problem, values: Params, generator: torch.Generator) 
     engine = problem.engine
     if not _has_latents(engine):
         return dict(values)
-    states, rows = draw_states(engine, generator)
-    shares = {name: _share(engine, name, index, rows[name]) for name, index in states.items()}
     batch = batched(values)
-    given = {**weights_of(engine, shares), **_hidden(engine, generator)}
-    found = problem.given(problem.bind(batch), Shares(given))
+    draw = sown(problem, generator)
+    found = problem.given(problem.bind(batch), lambda rows: _given(rows, *draw(rows)))
     try:
         return only(maximise(engine, problem.plan, found, batch))
     except PriorUnbounded:
         return dict(values)  # the loop names it, if it is still so when the latents are not drawn but weighed
+
+
+def _given(
+    engine: Engine, states: Mapping[str, Tensor], rows: Mapping[str, Tensor], hidden: Mapping[str, Tensor]
+) -> Shares:
+    """Share the rows of an engine out by the states drawn."""
+    shares = {name: _share(engine, name, index, rows[name]) for name, index in states.items()}
+    return Shares({**weights_of(engine, shares), **_hidden(engine, hidden)})
 
 
 def _share(engine: Engine, name: str, index: Tensor, rows: Tensor) -> Named:
@@ -244,12 +250,12 @@ def weights_of(engine: Engine, shares: Mapping[str, Named]) -> dict[str, Tensor]
     return found
 
 
-def _hidden(engine: Engine, generator: torch.Generator) -> dict[str, Tensor]:
+def _hidden(engine: Engine, drawn: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights of states that are hidden in a site, (one start, steps) + dimensions of its factor + `(K,)`."""
     found: dict[str, Tensor] = {}
     for name, unit in engine.inner.items():
         chain = cast(Chain, unit)
-        states = hidden_states(chain, generator)
+        states = drawn[name]
         other = (1 - CERTAIN) / max(1, chain.states - 1)
         shares = torch.full((*states.shape, chain.states), other, dtype=torch.float64)
         shares.scatter_(-1, states.unsqueeze(-1), CERTAIN if chain.states > 1 else 1.0)

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ...e_step.expectation import Expectation
 from ...families.charts import domain_of
-from ...posterior.possible import check_possible
 from ...program.named import Batch, Params, only
 from ..endings import collapsed
 from ..look import look
 from ..path import start
 from ..problem import Problem
+from ..rows.everywhere import check_possible
 from ..step import em_step
 
 STATIONARY = 1e-7  # of the gradient of Q after a closed form, relative to the terms that Q adds up
@@ -31,15 +31,15 @@ def tried(problem: Problem, point: Params) -> tuple[Problem, tuple[str, ...], bo
     closed = [n for n, line in problem.plan.lines.items() if line.closed_form]
     here = start(point).here
     if not closed:
-        check_possible(problem.engine, only(here), problem.objective(here))
+        check_possible(problem, only(here), problem.objective(here))
         return problem, (), True
     try:
         new, found = em_step(replace(problem, plan=problem.plan.held, expands=False), here)
     except (RuntimeError, ValueError):  # of torch: a matrix of nothing but NaN, where the data are impossible
-        check_possible(problem.engine, only(here), problem.objective(here))
+        check_possible(problem, only(here), problem.objective(here))
         raise
     seen = look(problem, found, here, new)
-    check_possible(problem.engine, only(here), seen.objective[0])
+    check_possible(problem, only(here), seen.objective[0])
     if not seen.stepped[0] or collapsed(problem, new):
         return problem, (), False  # the loop reports it as its ending
     slopes = problem.gradient(found, new, closed)

@@ -10,15 +10,15 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import DataError, ParameterError
-from ..fit.problem import Problem
-from ..posterior.misfits import FAULTS
-from ..posterior.new_rows import on_new_rows
-from ..program.data.passed import converted
-from ..program.data.redrawn import observed_values, redrawn, with_data
-from ..program.devices import beside
-from ..program.named import Params
-from ..program.program import Program
+from ...errors import DataError, ParameterError
+from ...fit.problem import Problem
+from ...posterior.misfits import FAULTS
+from ...posterior.new_rows import on_new_rows
+from ...program.data.passed import converted
+from ...program.data.redrawn import observed_values, redrawn, with_data
+from ...program.devices import beside
+from ...program.named import Params
+from ...program.program import Program
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import pyro
 import torch
 from torch import Tensor
 
-from ..errors import ParameterError
-from ..program.handlers import alone
-from .fit import Fit
+from ...errors import ParameterError
+from ...program.handlers import alone
+from ..fit import Fit
 from .simulate import simulator
 
 Statistic = Callable[[dict[str, Tensor]], Any]

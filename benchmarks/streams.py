@@ -1,0 +1,125 @@
+"""Rows from a memory map against rows in memory: time a row, and memory beside the interpreter's.
+
+`python -m benchmarks.streams --rows 20000000`. A mixture of five Normals with diagonal covariances in ten dimensions,
+plain steps, one thread. Every side runs in a process of its own; memory is `RssAnon` of Linux, of pages that no file
+backs, at its largest while steps are taken, less what it was before the data were opened.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from em_pyro import EM
+
+K, D = 5, 10
+STEPS = 5
+
+
+def mixture(x: Tensor) -> None:
+    """Mix Normals with diagonal covariances."""
+    weights = pyro.param("weights", torch.ones(K) / K, constraint=constraints.simplex)
+    loc = pyro.param("loc", torch.randn(K, D, generator=torch.Generator().manual_seed(1)))
+    scale = pyro.param("scale", torch.ones(K, D), constraint=constraints.positive)
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Categorical(weights))
+        pyro.sample("x", dist.Normal(loc[z], scale[z]).to_event(1), obs=x)
+
+
+def write(path: Path, rows: int) -> None:
+    """Draw the data into a file, a part at a time."""
+    data = np.lib.format.open_memmap(path, mode="w+", dtype=np.float64, shape=(rows, D))
+    generator = np.random.default_rng(0)
+    centres = generator.normal(0, 2, (K, D))
+    for start in range(0, rows, 100_000):
+        size = min(100_000, rows - start)
+        data[start : start + size] = generator.normal(centres[generator.integers(0, K, size)], 1.0)
+    data.flush()
+
+
+def anonymous() -> float:
+    """Return the pages of this process that no file backs, in MiB."""
+    line = next(one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("RssAnon"))
+    return int(line.split()[1]) / 1024
+
+
+class Watch(threading.Thread):
+    """Notes the largest `anonymous` while it is open."""
+
+    def __init__(self) -> None:
+        """Begin with what there is."""
+        super().__init__(daemon=True)
+        self.before, self.most, self.open = anonymous(), 0.0, True
+
+    def run(self) -> None:
+        """Look every twenty milliseconds."""
+        while self.open:
+            self.most = max(self.most, anonymous())
+            time.sleep(0.02)
+
+
+def side(path: Path, batch: int) -> dict[str, float]:
+    """Take some steps and measure; a batch of no rows is all of them in memory."""
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)
+    mapped = np.load(path, mmap_mode="r")
+    rows = len(mapped)
+    EM(mixture, tol=0, max_steps=1, acceleration=None).fit(torch.from_numpy(np.array(mapped[:1000])))  # warm
+    pyro.clear_param_store()
+    times: list[float] = []
+
+    def read() -> Iterator[np.ndarray]:
+        yield from (mapped[start : start + batch] for start in range(0, rows, batch))
+
+    watch = Watch()
+    watch.start()
+    em = EM(
+        mixture, tol=0, max_steps=STEPS + 1, acceleration=None, collapse=False,
+        callback=lambda _: times.append(time.process_time()),
+    )  # fmt: skip
+    fit = em.fit_stream(read) if batch else em.fit(torch.from_numpy(np.array(mapped)))
+    watch.open = False
+    watch.join()
+    each = sorted(after - before for before, after in zip(times, times[1:], strict=False))[STEPS // 2]
+    return {"ns": 1e9 * each / rows, "MiB": watch.most - watch.before, "objective": fit.objective}
+
+
+def main() -> None:
+    """Write the data, run both sides, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=2_000_000)
+    parser.add_argument("--batch", type=int, default=100_000)
+    parser.add_argument("--side", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        print(json.dumps(side(Path(options.side[0]), int(options.side[1]))))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.npy"
+        write(path, options.rows)
+        print(f"{options.rows} rows x {D}, {8 * options.rows * D / 2**20:.0f} MiB, batches of {options.batch}")
+        for name, batch in (("in memory", 0), ("streamed", options.batch)):
+            command = [sys.executable, "-m", "benchmarks.streams", "--side", str(path), str(batch)]
+            found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            print(
+                f"{name:>10}: {found['ns']:6.0f} ns a row and step, {found['MiB']:6.0f} MiB, "
+                f"objective {found['objective']:.6f}"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""How an `EM` goes about its steps and fits; which ones there are, and their options, is said in `em.py`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from ..fit.acceleration.when import wished
+from ..fit.checkpoint.opened import opened
+from ..fit.endings import check_step
+from ..fit.look import look
+from ..fit.loop import Settings, State
+from ..fit.path import Interrupted, Move, Path
+from ..fit.problem import Problem, prepare
+from ..fit.rows.everywhere import check_possible, watched
+from ..fit.rows.slices import Slices
+from ..fit.starting.current import Current
+from ..fit.starting.ends import ends, ranked, with_a_value
+from ..fit.starting.starts import starting_points
+from ..fit.step import em_step
+from ..m_step.ascent.ascend import Carried
+from ..m_step.plan import Choice
+from ..options import (
+    bar_of,
+    planning,
+    telling,
+)
+from ..program.changes.fingerprint import Fingerprint
+from ..program.named import alike, batched, only
+from ..program.stated import Known
+from .answer import answer
+from .fit import Fit
+
+
+class Driver:
+    """What an `EM` has: its options, the values that it begins with, and what it has planned and done."""
+
+    model: Callable[..., Any]
+    tol: float
+    max_steps: int
+    seed: int
+    starts: int | Mapping[str, Any] | Sequence[Mapping[str, Any]]
+    m_step: dict[str, Choice]
+    progress: bool
+    callback: Callable[[State], Any] | None
+    screen: bool
+    acceleration: str | None
+    checkpoint: str | os.PathLike[str] | None
+    every: int
+    e_step: str
+    update: str
+    step_size: float
+    last: Fit | None
+    _prepared: Problem | None
+    _current: Current
+    _carried: Carried
+    _previous: tuple[Fingerprint, float, dict[str, Tensor]] | None
+
+    def _stepped(self, problem: Problem) -> float:
+        """Take one EM step from the current values."""
+        params = self._current.values(problem)
+        batch, carried = batched(params), dict(self._carried)
+        if self._previous is None:  # before the M-step meets what is impossible
+            check_possible(problem, params, problem.objective(batch))
+        try:
+            new, found = em_step(problem, batch, carried)
+        except (RuntimeError, ValueError):  # of torch, where other data than before are impossible
+            check_possible(problem, params, problem.objective(batch))
+            raise
+        before, objective = self._previous, look(problem, found, batch, new).objective[0]
+        known = before is not None and before[0] is problem.key and alike(before[2], params)
+        check_step(problem, Move(new, found, carried), batch, before[1] if before is not None and known else None)
+        self._current.keep(problem, with_a_value(problem, only(new)))
+        self._carried = carried
+        self._previous = problem.key, objective, {n: v.clone() for n, v in self._current.values(problem).items()}
+        return -objective
+
+    def _fitted(
+        self, problem: Problem, planned: Callable[[Known], Problem] | None, slices: Any, passes: int | None = None
+    ) -> Fit:
+        """Follow every start to its end; the best is left in the store."""
+        draw = partial(starting_points, problem, self.starts, self.seed, self._current.own(problem))
+        problem, journal = opened(problem, self.checkpoint, self.every, telling(self), planned, draw)
+        points = journal.points
+        bar = bar_of(len(points)) if self.progress else None
+        problem, tick = watched(problem, bar)
+        cap = self.max_steps if passes is None else int(passes)
+        told = None if self.callback is None else self._told(problem, self.callback)
+        wish, power = wished(problem, self.acceleration), self.step_size if self.update == "online" else None
+        first = None if slices is None else Slices(slices, self.tol, cap, power, tick)
+        settings = Settings(self.tol, cap, told, tick, wish, journal, self.e_step, self.seed, first)
+        paths: list[Path] = []
+        with self._current.kept_on_error(problem):
+            try:
+                problem, paths = ends(problem.sooner(self.acceleration, self.tol), points, settings, screen=self.screen)
+                return self._answered(problem, journal.ended(paths), measure=True)
+            except KeyboardInterrupt as stopped:
+                if isinstance(stopped, Interrupted):
+                    paths = [stopped.path]
+                if paths := journal.interrupted(paths):
+                    best = paths[ranked(paths)[0]].ended("interrupted")
+                    self._answered(problem, [best], measure=False)
+                raise getattr(stopped, "cause", None) or KeyboardInterrupt from None
+            finally:
+                if bar is not None:
+                    bar.close()
+
+    def _told(self, problem: Problem, callback: Callable[[State], Any]) -> Callable[[State], Any]:
+        """Return the user's callback, before which the values of the step are left in the store."""
+
+        def told(state: State) -> Any:
+            self._current.keep(problem, state.params)
+            return callback(state)
+
+        return told
+
+    def _answered(self, problem: Problem, paths: Sequence[Path], *, measure: bool) -> Fit:
+        """Keep the answer, and its values in the store."""
+        self.last = answer(problem, paths, tol=self.tol, measure=measure)
+        self._current.keep(problem, paths[self.last.starts.best].params)
+        return self.last
+
+    def _prepare(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, closely: bool = True) -> Problem:
+        """Trace and plan, unless all that the model sees is as it was; `closely`: and all that it does."""
+        if self._prepared is None or self._prepared.change(args, kwargs, run=closely):
+            return self._planned(args, kwargs)
+        return self._prepared
+
+    def _planned(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], known: Known | None = None) -> Problem:
+        """Trace and plan."""
+        self._prepared = prepare(self.model, args, kwargs, self.m_step, **planning(self), known=known)
+        return self._prepared

@@ -1,0 +1,99 @@
+"""Who holds the rows: what a fit asks of all of them, wherever they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self, TypeVar
+
+from torch import Tensor
+
+from ...e_step.engine import Engine
+from ...e_step.expectation import Expectation
+from ...e_step.shares import SOFT, SUMS, Collect, Shares
+from ...reading.bound import Bound
+
+T = TypeVar("T")
+
+Sharing = Callable[[Engine], Shares]
+"""How the rows of an engine are shared out among the states."""
+
+
+def soft(_: Engine) -> Shares:
+    """By the posterior."""
+    return SOFT
+
+
+class Rows(Protocol):
+    """The rows of a fit, of which an engine may hold some."""
+
+    @property
+    def times(self) -> float:
+        """How many times as many rows there are as the engine holds."""
+
+    @property
+    def samples(self) -> Mapping[str, Tensor]:
+        """Some values of sites with a scale, rows first, from all rows; of sites not in it, the engine's are taken."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether the engine holds all rows."""
+
+    @property
+    def holder(self) -> int:
+        """Which of all who hold rows this one is."""
+
+    def expect(
+        self,
+        engine: Engine,
+        bound: Bound,
+        about: Bound | None = None,
+        collect: Collect = SUMS,
+        shares: Sharing = soft,
+    ) -> Expectation:
+        """Run one E-step over all rows."""
+
+    def parts(self, engine: Engine) -> Iterator[Engine]:
+        """Go through the rows held here, one engine after another."""
+
+    def gathered(self, found: T) -> list[T]:
+        """Return what every holder of rows has found, in their order."""
+
+    def watched(self, tick: Callable[[int], Any]) -> tuple[Self, Callable[[int], Any] | None]:
+        """Tell `tick` of what is read; and return it where steps are what is counted."""
+
+
+@dataclass(frozen=True)
+class AtHand:
+    """All rows are those of the engine."""
+
+    times: float = 1.0
+    whole: bool = True
+    holder: int = 0
+    samples: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+
+    def expect(
+        self,
+        engine: Engine,
+        bound: Bound,
+        about: Bound | None = None,
+        collect: Collect = SUMS,
+        shares: Sharing = soft,
+    ) -> Expectation:
+        """Run one E-step."""
+        return engine.expect(bound, about, collect, shares(engine))
+
+    def parts(self, engine: Engine) -> Iterator[Engine]:
+        """Return the engine."""
+        yield engine
+
+    def gathered(self, found: T) -> list[T]:
+        """Return what was found here."""
+        return [found]
+
+    def watched(self, tick: Callable[[int], Any]) -> tuple[AtHand, Callable[[int], Any]]:
+        """Count steps."""
+        return self, tick
+
+
+AT_HAND = AtHand()

@@ -1,0 +1,187 @@
+"""The first pass over a stream: what is agreed on before the fit begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...e_step.engine import Engine
+from ...e_step.make import engine_of
+from ...e_step.rebind import centred
+from ...e_step.sites.site_factor import SiteFactor
+from ...errors import DataError, EMError, PlanError
+from ...m_step.plan import choose
+from ...program.data.check import check_data
+from ...program.devices import beside
+from ...program.site import Site
+from ...reading.reading import Centre
+from ..notes import notes_of
+from ..problem import Problem
+from ..scales import POOLED, thinned
+from .seals import Call, Source, seal, source_of
+from .stream import Stream, check_streamed, outside_of, read_on
+
+Prepare = Callable[[tuple[Any, ...], Mapping[str, Any]], Problem]
+
+
+@dataclass
+class Seen:
+    """What is known of the batches read so far."""
+
+    seals: list[int] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    places: dict[str, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)  # mean and reach, by site and batch
+    samples: dict[str, Tensor] = field(default_factory=dict)
+    stride: int = 1
+
+    def add(self, part: Engine) -> None:
+        """Take in one batch."""
+        assert part.plate is not None
+        self.rows.append(part.program.plates[part.plate])
+        for factor in _located(part):
+            if factor.data.shift is not None:
+                self.places.setdefault(factor.name, []).append((factor.data.shift.double(), factor.data.reach))
+            more = thinned(factor, self.stride)
+            known = self.samples.get(factor.name)
+            self.samples[factor.name] = more if known is None else torch.cat([known, more])
+        while any(len(values) > 2 * POOLED for values in self.samples.values()):
+            self.stride *= 2
+            self.samples = {name: values[::2] for name, values in self.samples.items()}
+
+    def centres(self) -> dict[str, Centre]:
+        """The mean over all batches, and the largest distance of any value from it, by site."""
+        found, rows = dict[str, Centre](), torch.tensor(self.rows, dtype=torch.float64)
+        for name, places in self.places.items():
+            shifts = torch.stack([shift for shift, _ in places])
+            mean = torch.tensordot(rows / rows.sum(), shifts, 1)
+            away = (shifts - mean).abs().reshape((len(shifts), -1)).amax(-1)
+            found[name] = Centre(mean, (torch.stack([reach for _, reach in places]) + away).amax())
+        return found
+
+
+def _located(engine: Engine) -> Iterable[SiteFactor]:
+    """Observed sites with a location or a scale."""
+    every = (factor for unit in engine.units for factor in unit.every)
+    return (f for f in every if f.role == "observed" and ("scale" in f.roles or "scale_tril" in f.roles))
+
+
+def streamed(prepare: Prepare, batches: Any) -> Problem:
+    """Plan on the first batch, look at all of them once, and return the problem of all rows.
+
+    Raises:
+        ParameterError: the batches can be read only once.
+        PlanError: the program is one whose statistics do not add up over batches; naming the site.
+        DataError: a batch is empty or of another shape than the first; there is none.
+    """
+    source = source_of(batches)
+    first = next(source.read(), None)
+    if first is None:
+        raise DataError("fit_stream: expected at least one batch, got none. Pass data.")
+    problem = prepare(*first).of_all_rows
+    with beside(problem.program.device):
+        engine = _split(problem.engine, source)
+        check_streamed(engine)
+        check_apart(engine, first)
+        stream, engine = scanned(source, engine)
+    plan = choose(engine, problem.options, problem.withdrawn)
+    rows = f"{len(stream.seals)} batches, read again in every pass"
+    plan = replace(plan, notes=notes_of(engine, rows), seconds=problem.plan.seconds)
+    return replace(problem, engine=engine, plan=plan, collapse=False, rows=stream)
+
+
+def _split(engine: Engine, source: Source) -> Engine:
+    """Return the engine whose rows of the right plate may be split: of those around all sites, the one that differs.
+
+    Where the first two batches have as many rows in all of them, it is the largest.
+    """
+    plates = engine.program.plates
+    around = [plate for plate in sorted(plates, key=lambda p: -plates[p]) if not outside_of(engine, plate)]
+    if not around or around == [engine.plate]:
+        return engine
+    second = next(islice(source.read(), 1, None), None)
+    try:
+        sizes = plates if second is None else engine.program.on(*second).plates
+    except EMError:  # is said when all batches are read
+        sizes = plates
+    plate = next((plate for plate in around if sizes[plate] != plates[plate]), around[0])
+    if plate == engine.plate:
+        return engine
+    return engine_of(replace(engine.program, view=None), engine.recognition, merge=False, plate=plate)[0]
+
+
+def check_apart(engine: Engine, call: Call) -> None:
+    """Refuse a model whose rows are not treated one by one: it subtracts their mean, say, which is that of a batch.
+
+    The first half of the rows of a batch, where its arguments can be cut, must have the values that it has in it.
+
+    Raises:
+        PlanError: naming a site.
+    """
+    plate = engine.plate
+    assert plate is not None
+    rows = engine.program.plates[plate]
+    half = (rows + 1) // 2
+    args, kwargs = call
+    cut = [_cut(value, rows, half) for value in (*args, *kwargs.values())]
+    named = dict(zip(kwargs, cut[len(args) :], strict=True))
+    try:
+        there, run = engine.program.run_on(tuple(cut[: len(args)]), named, engine.recognition.values)
+    except (EMError, RuntimeError, ValueError, TypeError, LookupError, AttributeError):
+        return
+    if there.plates.get(plate) != half or half == rows:
+        return
+    for name, site in engine.program.run_on(*call, engine.recognition.values)[1].items():
+        short = run[name]
+        axis = next((i for i in range(-short.value.dim(), 0) if _is_of(short, i, plate)), None)
+        if site.role != "observed" or name in there.integrated or axis is None or site.value.shape[axis] != rows:
+            continue
+        if not torch.allclose(
+            site.value.narrow(axis, 0, half).double(), short.value.double(), rtol=1e-6, equal_nan=True
+        ):
+            raise PlanError(
+                f'Site "{name}": expected rows that are treated one by one, got values that depend on which other rows '
+                f"are at hand (their mean, say). Compute it of all rows beforehand."
+            )
+
+
+def _is_of(site: Site, axis: int, plate: str) -> bool:
+    event = site.fn.event_dim  # type: ignore[attr-defined]
+    return site.dims.get(axis + event) == plate
+
+
+def _cut(value: Any, rows: int, half: int) -> Any:
+    if isinstance(value, (Tensor, np.ndarray)) and value.ndim and len(value) == rows:
+        return value[:half]
+    return value
+
+
+def scanned(source: Source, engine: Engine) -> tuple[Stream, Engine]:
+    """Read all batches once: check them, and find what is agreed on."""
+    seen = Seen()
+    for k, call in enumerate(source.read()):
+        seen.seals.append(seal(call))
+        part = read_on(engine, k, call)
+        run = part.recognition.runs[0]
+        try:
+            check_data(run, part.recognition.values, part.program.plates, part.program.states)
+        except DataError as error:
+            raise DataError(f"Batch {k}: {error}") from error
+        seen.add(part)
+        del part, run
+    if not seen.rows:
+        raise DataError(
+            "fit_stream: expected the same batches in every pass, got none in the second one. A function must return a "
+            "new iterator whenever it is called."
+        )
+    centres = seen.centres()
+    assert engine.plate is not None
+    rows = sum(seen.rows)
+    times = rows / engine.program.plates[engine.plate]
+    stream = Stream(source, tuple(seen.seals), rows, times, centres, seen.samples)
+    return stream, centred(engine, centres)

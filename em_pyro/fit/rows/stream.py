@@ -1,0 +1,208 @@
+"""Rows in batches that are read again in every pass: exact EM in the memory of one batch.
+
+Statistics add, wherever each batch has its centre. So the sums of one pass are those of all rows at once, and what is
+done with them is as in memory. The model is planned on the first batch; the others get the same plan (`rebound`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from ...e_step.engine import Engine
+from ...e_step.expectation import Expectation
+from ...e_step.rebind import Centres, rebound
+from ...e_step.shares import SUMS, Collect
+from ...errors import DataError, EMError, PlanError
+from ...program.site import Site
+from ...reading.bound import Bound
+from .held import Sharing, soft
+from .seals import Call, Source, changed, fewer, seal
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Stream:
+    """All rows, in batches.
+
+    Attributes:
+        source: what hands the batches out.
+        seals: of every batch, as it was first read.
+        rows: how many there are, in all batches.
+        times: how many times as many rows there are as in the first batch.
+        centres: around what values are taken, in all batches.
+        samples: some values of every site of a location family, from all batches.
+        tick: told after every batch.
+    """
+
+    source: Source
+    seals: tuple[int, ...] = field(repr=False)
+    rows: int
+    times: float
+    centres: Centres = field(repr=False)
+    samples: Mapping[str, Tensor] = field(repr=False)
+    tick: Callable[[int], Any] | None = field(default=None, repr=False)
+    whole: bool = False
+    holder: int = 0
+
+    def expect(
+        self,
+        engine: Engine,
+        bound: Bound,
+        about: Bound | None = None,
+        collect: Collect = SUMS,
+        shares: Sharing = soft,
+    ) -> Expectation:
+        """Run one E-step: a pass over all batches."""
+        found: Expectation | None = None
+        for part in self.parts(engine):
+            more = part.expect(bound, about, collect, shares(part))
+            if found is None:
+                check_additive(engine, more)
+            found = more if found is None else found + more
+            del part  # before the next one is made
+        assert found is not None
+        return found
+
+    def parts(self, engine: Engine) -> Iterator[Engine]:
+        """Read all batches once more.
+
+        Raises:
+            DataError: they are not what they were.
+        """
+        k = -1
+        for k, call in enumerate(self.source.read()):
+            if k >= len(self.seals):
+                raise fewer(k, len(self.seals))
+            if seal(call) != self.seals[k]:
+                raise changed(k)
+            yield rebound(engine, *call, self.centres)
+            if self.tick is not None:
+                self.tick(1)
+        if k + 1 < len(self.seals):
+            raise fewer(k + 1, len(self.seals))
+
+    @property
+    def many(self) -> int:
+        """How many batches there are."""
+        return len(self.seals)
+
+    def gathered(self, found: T) -> list[T]:
+        """Return what was found here."""
+        return [found]
+
+    def watched(self, tick: Callable[[int], Any]) -> tuple[Stream, None]:
+        """Tell of batches, not of steps."""
+        return replace(self, tick=tick), None
+
+
+def read_on(engine: Engine, k: int, call: Call) -> Engine:
+    """Return the engine of batch `k` when it is first read, around centres of its own.
+
+    Raises:
+        DataError: it has no rows, or they are of another kind.
+        PlanError: an argument or a prior depends on which rows are at hand.
+    """
+    try:
+        part = rebound(engine, *call, {})
+    except EMError as error:
+        raise _at(k, error) from error
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise DataError(
+            f"Batch {k}: expected arguments like those of the first batch, got some on which the model raises "
+            f"{type(error).__name__}: {error}. Pass rows of the same kind in every batch."
+        ) from error
+    here, there = engine.program.plates, part.program.plates
+    for plate, size in here.items():
+        if plate != engine.plate and there[plate] != size:
+            raise DataError(
+                f'Batch {k}: expected {size} rows in plate "{plate}", as in the first batch, got {there[plate]}. Rows '
+                f'of plate "{engine.plate}" alone may be more or fewer.'
+            )
+    for name, site in part.recognition.runs[0].items():
+        first = engine.recognition.runs[0][name]
+        shapes = [_without_rows(one, engine.plate) for one in (first, site)]
+        if site.role == "observed" and shapes[0] != shapes[1]:
+            raise DataError(
+                f'Batch {k}: site "{name}": expected values of shape {tuple(first.value.shape)} but for the rows of '
+                f'plate "{engine.plate}", as in the first batch, got {tuple(site.value.shape)}. Pass rows of the same '
+                f"kind in every batch."
+            )
+    return part
+
+
+def _without_rows(site: Site, plate: str | None) -> list[int]:
+    """The shape of a site's value but for one plate."""
+    event = site.fn.event_dim  # type: ignore[attr-defined]
+    shape = list(site.value.shape)
+    return [n for i, n in enumerate(shape) if site.dims.get(i - len(shape) + event) != plate]
+
+
+def _at(k: int, error: EMError) -> EMError:
+    """Say of an error in which batch it was met."""
+    kind = DataError if not isinstance(error, PlanError) else PlanError
+    return kind(f"Batch {k}: {error}")
+
+
+# ---- what cannot be streamed -----------------------------------------------------------------------------------------
+
+
+def check_streamed(engine: Engine) -> None:
+    """Refuse a program of which some statistics do not add up over batches.
+
+    Raises:
+        PlanError: naming the site.
+    """
+    plate = engine.plate
+    if plate is None:
+        raise PlanError("fit_stream: expected a plate whose rows come in batches, got a model without one.")
+    for name in engine.program.by_row:
+        raise PlanError(
+            f'Site "{name}": expected parameters that all rows share, got one with an entry for each row of plate '
+            f'"{plate}". {REMEDY}'
+        )
+    if outside := outside_of(engine, plate):
+        raise PlanError(
+            f'Site "{outside}": expected every site inside plate "{plate}", whose rows come in batches, got one '
+            f"outside of it, which is of all rows. {REMEDY}"
+        )
+    for name in engine.moving:
+        if plate in engine.absorbed.get(name, ()) or name in engine.factors and plate in engine.factors[name].names:
+            raise PlanError(_kept(name, plate, "it is computed by the model itself"))
+    for factor in (f for unit in engine.units for f in unit.factors):
+        if factor.kept is not None and factor.parameters:
+            raise PlanError(_kept(factor.name, plate, factor.stuck(plate)))
+
+
+def outside_of(engine: Engine, plate: str) -> str:
+    """Name a site, other than a prior, outside of a plate; empty if there is none."""
+    run = engine.recognition.runs[0]
+    return next((name for name, site in run.items() if site.role != "prior" and plate not in site.plates), "")
+
+
+REMEDY = "Use fit, with all rows in memory."
+
+
+def _kept(site: str, plate: str | None, why: str) -> str:
+    return (
+        f'Site "{site}": expected statistics that add up over rows of plate "{plate}", got weights that are kept row '
+        f"by row: {why}. {REMEDY}"
+    )
+
+
+def check_additive(engine: Engine, found: Expectation) -> None:
+    """Refuse what has kept its rows.
+
+    Raises:
+        PlanError: naming the site.
+    """
+    for name, part in found.weights.items():
+        if engine.plate in part.names:
+            raise PlanError(_kept(name, engine.plate, "it is computed by the model itself"))
+    for name, sums in found.sums.items():
+        if sums.kept is not None:
+            raise PlanError(_kept(name, engine.plate, "its arguments differ by row, or its family needs all rows"))

@@ -1,0 +1,423 @@
+"""Fits of rows that come in batches: as in memory, in the memory of one batch, from whatever can be read again."""
+
+import gc
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from oracles.engines import distance, farthest
+from oracles.tolerances import IDENTITY
+from programs.loops import mixture, points, symmetric
+from torch import Tensor, tensor
+from torch.distributions import constraints
+from torch.utils.data import DataLoader, TensorDataset
+
+from em_pyro import EM, DataError, EMError, Fit, ObjectiveError, ParameterError, PlanError
+from em_pyro.e_step import rebind
+from em_pyro.fit.rows.seals import seal, source_of
+from em_pyro.reading import recognise
+
+X = points(90).double().sort().values  # the first batch is the first cluster, and alike to no other
+
+
+def batches(x: Tensor = X) -> list[Tensor]:
+    """Uneven ones, one of a single row."""
+    return [x[:40], x[40:41], x[41:]]
+
+
+def both(model: Any = mixture, x: Tensor = X, **options: Any) -> tuple[Fit, Fit]:
+    """In memory, and in batches."""
+    pyro.clear_param_store()
+    whole = EM(model, collapse=False, **options).fit(x)
+    pyro.clear_param_store()
+    return whole, EM(model, **options).fit_stream(batches(x))
+
+
+# ---- as in memory ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"acceleration": None}, {"acceleration": None, "starts": 7, "seed": 2}, {"acceleration": "quasi-newton"}],
+    ids=["plain", "starts", "accelerated"],
+)
+def test_a_fit_is_that_in_memory(options: dict[str, Any]) -> None:
+    """Starts, iterates, stopping, measured log-likelihood, certificate and ending."""
+    whole, streamed = both(**options)
+    exact = options["acceleration"] is None
+    assert farthest(streamed.params, whole.params) < (IDENTITY if exact else 1e-5)
+    assert distance(streamed.log_likelihood, whole.log_likelihood) < IDENTITY
+    assert streamed.outcome == whole.outcome == "converged"
+    assert streamed.notes == whole.notes
+    if exact:
+        assert streamed.num_steps == whole.num_steps
+        assert max(abs(a - b) for a, b in zip(streamed.path, whole.path, strict=True)) < IDENTITY * abs(whole.objective)
+        pairs = zip(streamed.starts, whole.starts, strict=True)
+        assert max(abs(a.objective - b.objective) for a, b in pairs) < IDENTITY * abs(whole.objective)
+
+
+def test_far_from_zero_no_digit_is_lost() -> None:
+    """Batches whose own means are far apart, at an offset of a million: one centre is agreed on."""
+    whole, streamed = both(x=X + 1e6, acceleration=None, starts={"loc": tensor([1e6 - 1, 1e6 + 3])}, tol=0, max_steps=9)
+    assert max(abs(a - b) for a, b in zip(streamed.path, whole.path, strict=True)) < IDENTITY * abs(whole.objective)
+    off = {name: streamed.params[name] - whole.params[name] for name in whole.params}
+    assert max(float(part.abs().max()) for part in off.values()) < 1e-9
+
+
+def test_a_saddle_is_left_as_in_memory() -> None:
+    """The disturbance is measured by all rows, not by those of a batch."""
+    whole, streamed = both(symmetric, acceleration=None)
+    assert streamed.outcome == whole.outcome == "converged"
+    assert streamed.num_steps == whole.num_steps > 1
+    assert streamed.params["loc"].diff().abs().max() > 1
+    assert farthest(streamed.params, whole.params) < IDENTITY
+
+
+def test_a_collapse_is_seen_by_the_spread_of_all_rows() -> None:
+    """A scale that shrinks onto one row of the middle batch ends both."""
+    start = {"loc": torch.stack([X[0], X[40]]), "scale": tensor([2.0, 1e-3])}
+    whole, streamed = both(acceleration=None, starts=start)
+    assert streamed.outcome == whole.outcome == "degenerate"
+    assert streamed.notes == whole.notes
+
+
+def test_states_hidden_in_a_site_and_latents_without_data_are_drawn() -> None:
+    """Starts of sequences, in batches, end where they end in memory."""
+    y = (torch.arange(24).remainder(5) > 2).double().repeat(6, 1)
+    y[3:] = 1 - y[3:]
+
+    def chain(y: Tensor) -> None:
+        first = pyro.param("first", tensor([0.6, 0.4]), constraint=constraints.simplex)
+        moves = pyro.param("moves", tensor([[0.7, 0.3], [0.4, 0.6]]), constraint=constraints.simplex)
+        heads = pyro.param("heads", tensor([0.3, 0.6]), constraint=constraints.unit_interval)
+        with pyro.plate("sequences", len(y)):
+            law = dist.DiscreteHMM(first.log(), moves.log(), dist.Bernoulli(heads), duration=y.shape[1])
+            pyro.sample("y", law, obs=y)
+
+    options: dict[str, Any] = {"starts": 3, "acceleration": None, "tol": 0, "max_steps": 4}
+    whole = EM(chain, collapse=False, **options).fit(y)
+    pyro.clear_param_store()
+    streamed = EM(chain, **options).fit_stream([y[:1], y[1:4], y[4:]])
+    pairs = zip(streamed.starts, whole.starts, strict=True)
+    assert max(abs(a.objective - b.objective) for a, b in pairs) < IDENTITY * abs(whole.objective)
+
+
+def test_the_plate_of_the_rows_need_not_be_the_largest() -> None:
+    """Five rows of seven items in a batch: the plate that differs between batches is the one that is split."""
+    codes = torch.randint(0, 2, (7, 12), generator=torch.Generator().manual_seed(0)).double()
+
+    def classes(codes: Tensor) -> None:
+        weights = pyro.param("weights", tensor([0.4, 0.6]), constraint=constraints.simplex)
+        heads = pyro.param("heads", torch.linspace(0.2, 0.8, 14).reshape(2, 7), constraint=constraints.unit_interval)
+        with pyro.plate("people", codes.shape[1], dim=-1):
+            z = pyro.sample("z", dist.Categorical(weights))
+            with pyro.plate("items", 7, dim=-2):
+                law = dist.Bernoulli(heads[z, torch.arange(7).unsqueeze(-1)])
+                pyro.sample("codes", law, obs=codes)
+
+    options: dict[str, Any] = {"acceleration": None, "tol": 0, "max_steps": 3}
+    whole = EM(classes, collapse=False, **options).fit(codes)
+    pyro.clear_param_store()
+    streamed = EM(classes, **options).fit_stream([codes[:, :5], codes[:, 5:7], codes[:, 7:]])
+    assert farthest(streamed.params, whole.params) < IDENTITY
+
+
+# ---- what it costs ---------------------------------------------------------------------------------------------------
+
+
+def test_two_batches_are_alive_at_most() -> None:
+    """The one at work, and the one that was just read; the first is kept by the plan."""
+    alive: list[weakref.ref[Tensor]] = []
+    most = 0
+
+    def read() -> Iterator[Tensor]:
+        nonlocal most
+        for start in range(0, 90, 10):
+            batch = X[start : start + 10].clone()
+            alive.append(weakref.ref(batch))
+            gc.collect()
+            most = max(most, sum(ref() is not None for ref in alive))
+            yield batch
+
+    EM(mixture, tol=0, max_steps=2, acceleration=None).fit_stream(read)
+    assert most <= 3
+
+
+def test_a_batch_is_bound_again_without_a_look_for_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One run of the model a batch; nothing is probed after the plan is made."""
+    runs = recognised = 0
+    look = recognise.recognise
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal recognised
+        recognised += 1
+        return look(*args, **kwargs)
+
+    def model(x: Tensor) -> None:
+        nonlocal runs
+        runs += 1
+        mixture(x)
+
+    monkeypatch.setattr("em_pyro.e_step.make.recognise", counted)
+    counts = []
+    for passes in (3, 7):
+        pyro.clear_param_store()
+        runs = recognised = 0
+        EM(model, tol=0, acceleration=None, check=False, starts={"loc": tensor([0.0, 4.0])}).fit_stream(
+            batches(), passes
+        )
+        counts.append(runs)
+    assert recognised == 0
+    assert counts[1] - counts[0] == 4 * len(batches())
+
+
+def test_passes_cap_and_win() -> None:
+    """Over max_steps, and are checked."""
+    fit = EM(mixture, tol=0, max_steps=50, acceleration=None).fit_stream(batches(), passes=3)
+    assert fit.num_steps == 3
+    assert fit.outcome == "step limit"
+    for wrong in (-1, 2.5, True):
+        with pytest.raises(ParameterError, match="passes"):
+            EM(mixture).fit_stream(batches(), passes=wrong)  # type: ignore[arg-type]
+
+
+def test_progress_is_over_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bar is told of every batch."""
+    told: list[int] = []
+
+    class Bar:
+        def update(self, by: int) -> None:
+            told.append(by)
+
+        def close(self) -> None:
+            told.append(0)
+
+    monkeypatch.setattr("em_pyro.em.bar_of", lambda _: Bar())
+    EM(mixture, tol=0, max_steps=2, acceleration=None, progress=True).fit_stream(batches())
+    assert told[-1] == 0
+    assert len(told) - 1 >= 3 * len(batches())
+    assert (len(told) - 1) % len(batches()) == 0
+
+
+# ---- what can be read ------------------------------------------------------------------------------------------------
+
+
+def test_whatever_can_be_read_again(tmp_path: Any) -> None:
+    """Lists, functions, loaders, memory maps, keywords: the same fit."""
+    x = X.numpy()
+    np.save(tmp_path / "x.npy", x)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    whole = EM(mixture, tol=0, max_steps=3, acceleration=None).fit(X)
+    for source in (
+        [(part,) for part in batches()],
+        [[part] for part in batches()],
+        [((), {"x": part, "K": 2}) for part in batches()],
+        lambda: ((part, 2) for part in batches()),
+        DataLoader(TensorDataset(X), batch_size=25),
+        lambda: (mapped[at : at + 25] for at in range(0, 90, 25)),
+    ):
+        pyro.clear_param_store()
+        fit = EM(mixture, tol=0, max_steps=3, acceleration=None).fit_stream(source)
+        assert farthest(fit.params, whole.params) < IDENTITY
+
+
+def test_parquet_files(tmp_path: Any) -> None:
+    """The batches of an Arrow data set."""
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    data = pytest.importorskip("pyarrow.dataset")
+    parquet.write_table(arrow.table({"x": X.numpy()}), tmp_path / "x.parquet")
+    files = data.dataset(tmp_path)
+    fit = EM(mixture, tol=0, max_steps=3, acceleration=None).fit_stream(
+        lambda: (torch.from_numpy(part["x"].to_numpy().copy()) for part in files.to_batches(batch_size=25))
+    )
+    pyro.clear_param_store()
+    assert farthest(fit.params, EM(mixture, tol=0, max_steps=3, acceleration=None).fit(X).params) < IDENTITY
+
+
+def test_what_cannot_be_read_again_is_named() -> None:
+    """One pass is not enough, and a tensor is no list of batches."""
+    for wrong in (iter(batches()), (part for part in batches()), X, 5, "x"):
+        with pytest.raises(ParameterError, match="fit_stream: expected"):
+            source_of(wrong)
+
+
+class Changing:
+    """Hands out other batches from its fourth pass on."""
+
+    def __init__(self, later: list[Tensor]) -> None:
+        """Take what is handed out then."""
+        self.later, self.passes = later, 0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Begin another pass."""
+        self.passes += 1
+        yield from batches() if self.passes < 5 else self.later
+
+
+OTHER = batches()
+OTHER[2] = OTHER[2].clone()
+OTHER[2][7] += 1e-14
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        ([], "at least one batch"),
+        ([X[:40], X[:0]], "Batch 1: .*at least one row"),
+        ([X[:40], X[40:].unsqueeze(-1).expand(-1, 2)], "Batch 1: "),
+        ([X[:40], X[40:] * float("nan")], "Batch 1: .*finite"),
+        ([X[:40], "rows"], "Batch 1: "),
+        (Changing(OTHER), "Batch 2: expected the same rows"),
+        (Changing(batches()[:2]), "expected 3 batches in every pass, as in the first one, got 2"),
+        (Changing([*batches(), X]), "expected 3 batches in every pass, as in the first one, got more"),
+        (Changing([X[:40], X[41:], X[40:41]]), "Batch 1: expected the same rows"),
+    ],
+    ids=["none", "empty", "shape", "nan", "kind", "bit", "fewer", "more", "order"],
+)
+def test_batches_that_cannot_be_used_are_named(wrong: Any, match: str) -> None:
+    """And nothing is left in the store of the values that were on their way."""
+    pyro.clear_param_store()
+    with pytest.raises(DataError, match=match):
+        EM(mixture, acceleration=None, check=False).fit_stream(wrong)
+
+
+def test_a_seal_tells_bits_places_and_shapes() -> None:
+    """Of large arrays, whose checksum is by lanes."""
+    x = torch.randn(40_000, 3, generator=torch.Generator().manual_seed(0))
+    other, moved = x.clone(), x.clone()
+    other[777, 1] = torch.nextafter(other[777, 1], tensor(9.0))
+    moved[[5, 20_000]] = moved[[20_000, 5]]
+    seals = [seal(((part,), {})) for part in (x, other, moved, x.reshape(3, -1), x.flip(0), x[:-1], x.float())]
+    assert len(set(seals)) == len(seals)
+    assert seal(((x.clone(),), {})) == seals[0] != seal(((), {"x": x}))
+
+
+# ---- what is refused -------------------------------------------------------------------------------------------------
+
+
+def outside(x: Tensor) -> None:
+    """Rows share a latent."""
+    loc = pyro.param("loc", tensor([0.0, 4.0]))
+    side = pyro.sample("side", dist.Categorical(tensor([0.5, 0.5])))
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.Normal(loc[side], 1.0), obs=x)
+
+
+def by_row(x: Tensor) -> None:
+    """Every row has a parameter."""
+    loc = pyro.param("loc", lambda: x.clone() + 1)
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+
+def of_their_mean(x: Tensor) -> None:
+    """Rows are standardised inside."""
+    mixture((x - x.mean()) / x.std())
+
+
+def known_by_their_mean(x: Tensor) -> None:
+    """A scale is computed of the rows."""
+    loc, scale = pyro.param("loc", tensor([0.0, 4.0])), x.abs().max()
+    with pyro.plate("row", len(x)):
+        z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5])))
+        pyro.sample("x", dist.Normal(loc[z], scale), obs=x)
+
+
+def prior_by_their_mean(x: Tensor) -> None:
+    """A prior is."""
+    loc = pyro.sample("loc", dist.Normal(x.mean(), 1.0))
+    with pyro.plate("row", len(x)):
+        pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+
+def without_plate(x: Tensor) -> None:
+    """Nothing says what a row is."""
+    loc = pyro.param("loc", tensor(0.0))
+    pyro.sample("x", dist.Normal(loc, 1.0).expand([len(x)]).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize(
+    ("model", "match"),
+    [
+        (outside, 'Site "side": expected every site inside plate "row"'),
+        (by_row, 'Site "x": expected statistics that add up'),
+        (of_their_mean, 'Site "x": expected rows that are treated one by one'),
+        (known_by_their_mean, 'Site "x": expected a scale that is the same'),
+        (prior_by_their_mean, 'Site "loc": expected a prior that is the same'),
+        (without_plate, "expected a plate whose rows come in batches"),
+    ],
+)
+def test_programs_that_are_of_all_rows_are_refused(model: Any, match: str) -> None:
+    """When they are planned, by the site."""
+    with pytest.raises(PlanError, match=match):
+        EM(model, check=False).fit_stream(batches())
+
+
+def test_programs_without_latents_and_with_priors_are_fitted() -> None:
+    """A prior counts once, however many batches there are."""
+
+    def one(x: Tensor) -> None:
+        loc = pyro.sample("loc", dist.Normal(0.0, 0.1))
+        scale = pyro.param("scale", tensor(1.0), constraint=constraints.positive)
+        with pyro.plate("row", len(x)):
+            pyro.sample("x", dist.Normal(loc, scale), obs=x)
+
+    whole, streamed = both(one, acceleration=None)
+    assert farthest(streamed.params, whole.params) < IDENTITY
+    assert distance(streamed.objective, whole.objective) < IDENTITY
+    assert abs(whole.objective - whole.log_likelihood) > 0.1
+
+
+def test_an_impossible_row_is_named_with_its_batch() -> None:
+    """The batch, and the row in it."""
+
+    def zeros(x: Tensor) -> None:
+        p = pyro.param("p", tensor([[1.0, 0.0], [1.0, 0.0]]), constraint=constraints.simplex)
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5])))
+            pyro.sample("x", dist.Categorical(p[z]), obs=x)
+
+    with pytest.raises(DataError, match="Batch 1: .*at index 2"):
+        EM(zeros).fit_stream([torch.zeros(5).long(), tensor([0, 0, 1, 0])])
+
+
+# ---- afterwards ------------------------------------------------------------------------------------------------------
+
+
+def test_the_answer_is_asked_of_batches_one_by_one() -> None:
+    """No posterior of all rows; that of any; and the EM goes on from the fitted values, in memory too."""
+    em = EM(mixture)
+    fit = em.fit_stream(batches())
+    with pytest.raises(DataError, match="posterior_on"):
+        fit.posterior  # noqa: B018
+    assert fit.posterior_on(X[:40]).marginal("z").shape == (40, 2)
+    assert farthest(dict(em.params), fit.params) < IDENTITY
+    assert distance(-em.step(X), fit.objective) < IDENTITY
+    assert em.last is fit
+
+
+def test_a_wrong_centre_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches that are laid out around another centre than they say: the objective falls, or ends elsewhere."""
+    right = rebind._moved
+
+    def wrong(reading: Any, site: Any, centre: Any) -> Any:
+        found = right(reading, site, centre)
+        return (
+            found
+            if reading.family.location is None
+            else rebind.replace(found, site=rebind.replace(site, value=site.value + 1e-3 * len(site.value)))
+        )
+
+    whole, _ = both(acceleration=None, tol=0, max_steps=3)
+    monkeypatch.setattr(rebind, "_moved", wrong)
+    pyro.clear_param_store()
+    try:
+        streamed = EM(mixture, acceleration=None, tol=0, max_steps=3).fit_stream(batches())
+    except (ObjectiveError, EMError):
+        return
+    assert farthest(streamed.params, whole.params) > 1e-3
