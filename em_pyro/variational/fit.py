@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,12 +12,15 @@ from torch import Tensor
 
 from ..after.fitted import laid
 from ..e_step.engine import Engine
-from ..errors import DataError
-from ..fit.problem import Problem
+from ..errors import DataError, ParameterError
+from ..fit.problem import Problem, prepare
 from ..posterior.new_rows import posterior_on
 from ..posterior.posterior import Posterior, posterior
+from ..program.devices import beside
 from ..program.handlers import alone
+from ..reading.bank import Bank
 from .laws import Held, bound_to, law_of, means_of
+from .other_rows import fitted_on, own_of_rows
 
 OUTCOMES = {
     "converged": "The estimated remaining gain of the bound is below tol.",
@@ -48,6 +51,8 @@ class VariationalFit:
     starts: tuple[tuple[float, str], ...] = field(repr=False)
     held: Held = field(repr=False)
     prepared: Problem = field(repr=False, compare=False)
+    priors: Mapping[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    tol: float = 1e-8
 
     @property
     def converged(self) -> bool:
@@ -94,13 +99,52 @@ class VariationalFit:
     def posterior_on(self, *args: Any, **kwargs: Any) -> Posterior:
         """The law of the latents of other rows, under the laws of the parameters.
 
+        Where rows have parameters of their own (the shares of topics in a document), those of the other rows get laws
+        of their own, at the fitted laws of the rest: `laws_on` has them.
+
         Raises:
             ParameterError: the shape of a parameter does not serve these rows.
             ModelError: the model is another program on them.
             DataError: the data cannot be used; there are none, or some row is impossible.
         """
         with pyro.get_param_store().scope():
+            if own_of_rows(self.prepared.engine):
+                there = self._there(args, kwargs)
+                return posterior(there.prepared.engine, there.params, bound_to(there.held, _bank(there)))
             return self._under_laws(posterior_on(self.prepared.program, self.params, args, kwargs).engine)
+
+    @alone()
+    def laws_on(self, *args: Any, **kwargs: Any) -> VariationalFit:
+        """Fit the laws of what is other rows' own, at the fitted laws of the rest, and return them with their bound.
+
+        The bound is on the log evidence of these rows given the fitted laws.
+
+        Raises:
+            ParameterError: rows have no parameters of their own: ask `posterior_on`. Or a shape does not serve.
+        """
+        if not own_of_rows(self.prepared.engine):
+            raise ParameterError("laws_on: expected parameters of which every row selects some, got none.")
+        with pyro.get_param_store().scope():
+            return self._there(args, kwargs)
+
+    def _there(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> VariationalFit:
+        pyro.clear_param_store()
+        there = prepare(self.prepared.program.model, args, kwargs, {}, check=False)
+        laws = {each.names: law for each, law in self.held}
+        with beside(there.program.device):
+            own = own_of_rows(self.prepared.engine)
+            end = fitted_on(there, self.priors, laws, own, self.tol)
+        return replace(
+            self,
+            elbo=end.path[-1],
+            path=end.path,
+            num_steps=len(end.path) - 1,
+            outcome=end.outcome,
+            gap=end.gap,
+            starts=((end.path[-1], end.outcome),),
+            held=tuple(end.bound.held),
+            prepared=there,
+        )
 
     def _under_laws(self, engine: Engine) -> Posterior:
         return posterior(engine, self.params, bound_to(self.held, engine.recognition.bank))
@@ -120,3 +164,8 @@ class VariationalFit:
         if len(self.starts) > 1:
             lines.append(f"best of {len(self.starts)} starts")
         return "\n".join(lines)
+
+
+def _bank(fit: VariationalFit) -> Bank:
+    """The atoms of all rows, before equal ones were merged."""
+    return fit.prepared.engine.full.recognition.bank

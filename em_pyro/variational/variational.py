@@ -107,7 +107,7 @@ class VariationalEM:
             finally:
                 if bar is not None:
                     bar.close()
-            return _answer(problem, ends)
+            return _answer(problem, ends, self.priors, self.tol)
 
     def _told(self, bar: Any, step: int, level: float, now: AtLaws) -> Any:
         """Tell whoever watches of the laws reached."""
@@ -119,7 +119,7 @@ class VariationalEM:
         return self.callback(State(step, level, means))
 
 
-def _answer(problem: Problem, ends: Sequence[Climb]) -> VariationalFit:
+def _answer(problem: Problem, ends: Sequence[Climb], priors: Mapping[Any, Any], tol: float) -> VariationalFit:
     best = max(ends, key=lambda end: end.path[-1])
     return VariationalFit(
         elbo=best.path[-1],
@@ -130,4 +130,6 @@ def _answer(problem: Problem, ends: Sequence[Climb]) -> VariationalFit:
         starts=tuple((end.path[-1], end.outcome) for end in ends),
         held=tuple(best.bound.held),
         prepared=problem,
+        priors=priors,
+        tol=tol,
     )

@@ -50,7 +50,7 @@ def test_a_step_that_runs_off_does_not_blame_the_start() -> None:
 @pytest.mark.parametrize("how", ["closed", "torch"])
 def test_a_step_that_fails_changes_nothing(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no next value is defined, the store is as it was, and the next call fails alike."""
-    from em_pyro import em as driver
+    from em_pyro.after import driver
 
     x = points()
     em = EM(mixture, m_step={"loc": how})

@@ -197,7 +197,7 @@ def test_progress_is_over_batches(monkeypatch: pytest.MonkeyPatch) -> None:
         def close(self) -> None:
             told.append(0)
 
-    monkeypatch.setattr("em_pyro.em.bar_of", lambda _: Bar())
+    monkeypatch.setattr("em_pyro.after.driver.bar_of", lambda _: Bar())
     EM(mixture, tol=0, max_steps=2, acceleration=None, progress=True).fit_stream(batches())
     assert told[-1] == 0
     assert len(told) - 1 >= 3 * len(batches())

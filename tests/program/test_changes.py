@@ -71,7 +71,7 @@ def test_steps_on_the_same_data_plan_once(*, module: bool, monkeypatch: pytest.M
         seen.append(float(x.sum()))
         rates(x)
 
-    from em_pyro import em as driver
+    from em_pyro.after import driver
 
     planned = []
     prepare = driver.prepare
