@@ -50,7 +50,7 @@ for name, fit, count, some in zip(("eruptions", "galaxies"), (eruptions, velocit
     sizes = ", ".join(f"{n:.1f}" for n in sorted(count[some].tolist(), reverse=True))
     print(f"{name}: {int(some.sum())} of {K} components, of {sizes} rows; evidence at least {fit.elbo:.2f} nats")
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4.2), layout="constrained")
+figure, (left, right) = plt.subplots(1, 2, figsize=(8, 4), layout="constrained")
 law, some = eruptions.laws["loc", "scale_tril"], there[0]
 ellipses(x, eruptions.posterior.marginal("component")[:, some], law.mean[some], law.covariance[some], left)
 left.set(xlabel="eruption (minutes)", ylabel="wait for the next (minutes)", title=f"Two of {K}")
