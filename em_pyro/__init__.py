@@ -3,7 +3,7 @@
 from .after.fit import Fit
 from .e_step.forward_backward import recursion
 from .em import EM
-from .errors import DataError, EMError, ModelError, ObjectiveError, ParameterError, PlanError
+from .errors import DataError, EMError, ModelError, ObjectiveError, ParameterError, PlanError, ProcessError
 from .families import Family, Role, register
 from .m_step.plan import Plan
 from .posterior.posterior import Posterior
@@ -20,6 +20,7 @@ __all__ = [
     "Plan",
     "PlanError",
     "Posterior",
+    "ProcessError",
     "Role",
     "recursion",
     "register",

@@ -20,6 +20,7 @@ from .fit.loop import Settings, State
 from .fit.path import Interrupted, Move, Path
 from .fit.problem import Problem, prepare
 from .fit.rows.everywhere import check_possible, watched
+from .fit.rows.processes import shared
 from .fit.rows.scan import streamed
 from .fit.rows.slices import Slices, as_slices, sliced
 from .fit.starting.current import Current
@@ -28,7 +29,7 @@ from .fit.starting.starts import given_value, need_parameters, starting_points
 from .fit.step import em_step
 from .m_step.ascent.ascend import Carried
 from .m_step.plan import Choice, Plan
-from .options import bar_of, check_batches, check_options, check_passes, check_priors, check_switches, planning
+from .options import bar_of, check_alone, check_batches, check_options, check_priors, check_switches, planning
 from .posterior.possible import possible_posterior
 from .posterior.posterior import Posterior
 from .program.changes.fingerprint import Fingerprint
@@ -73,6 +74,7 @@ class EM:
             after each; full EM steps follow. `max_steps` counts passes.
         update: "incremental" keeps the statistics of every slice; "online" forgets them, by `(t + 1)^-step_size`.
         step_size: of online passes.
+        process_group: of torch.distributed: the rows passed to `fit` are the share of this process, perhaps none.
 
     Attributes:
         last: the last `Fit`; also one that Ctrl-C or an error of the callback ended, with the outcome "interrupted".
@@ -108,13 +110,14 @@ class EM:
         batches: int | None = None,
         update: str = "incremental",
         step_size: float = 0.6,
+        process_group: Any = None,
     ) -> None:
         """Take the model and the options; nothing runs yet."""
         if not callable(model):
             raise ModelError(f"EM: expected a Pyro model (a callable), got {type(model).__name__}.")
         check_options(tol, max_steps, seed, starts, m_step, callback, acceleration)
         check_priors(prior_density, continuous)
-        check_batches(batches, update, step_size, acceleration, callback)
+        check_batches(batches, update, step_size, acceleration, callback, process_group)
         check_switches(check=check, progress=progress, screen=screen, collapse=collapse)
         self.model = model
         self.tol, self.max_steps, self.seed = tol, int(max_steps), int(seed)
@@ -123,6 +126,7 @@ class EM:
         self.screen, self.collapse, self.acceleration = screen, collapse, acceleration
         self.prior_density, self.continuous = prior_density, dict(continuous or {})
         self.batches, self.update, self.step_size = batches, update, float(step_size)
+        self.process_group = process_group
         self.last: Fit | None = None
         self._prepared: Problem | None = None
         self._current = Current(self.starts, self.seed)
@@ -163,6 +167,7 @@ class EM:
         Raises:
             ObjectiveError: the objective fell between consecutive steps on the same arguments; or there is no step.
         """
+        check_alone(self.process_group, "step")
         problem = self._prepare(args, kwargs, closely=False)
         need_parameters(problem)
         with beside(problem.program.device):
@@ -190,7 +195,7 @@ class EM:
             ParameterError: an option or a start does not fit.
             ObjectiveError: the objective fell, or is not finite at the start.
         """
-        problem = self._prepare(args, kwargs)
+        problem = shared(self, self._prepare, args, kwargs)
         need_parameters(problem)
         with beside(problem.program.device):
             slices = None if self.batches is None else sliced(problem, args, kwargs, self.batches)
@@ -212,7 +217,7 @@ class EM:
             DataError: a batch is empty, has another shape than the first, or is another in a later pass.
             ParameterError: the batches can be read only once.
         """
-        check_passes(passes)
+        check_alone(self.process_group, "fit_stream", passes)
         problem = streamed(self._prepare, batches)
         need_parameters(problem)
         with beside(problem.program.device):
@@ -249,10 +254,11 @@ class EM:
     def _fitted(self, problem: Problem, slices: Any, passes: int | None = None) -> Fit:
         """Follow every start to its end; the best is left in the store."""
         points = starting_points(problem, self.starts, self.seed, self._current.own(problem))
+        points = problem.rows.gathered(points)[0]
         bar = bar_of(len(points)) if self.progress else None
         problem, tick = watched(problem, bar)
         cap = self.max_steps if passes is None else int(passes)
-        told = None if self.callback is None else self._told(problem, self.callback)
+        told = None if self.callback is None else self._current.telling(problem, self.callback)
         power = self.step_size if self.update == "online" else None
         first = None if slices is None else Slices(slices, self.tol, cap, power, tick)
         settings = Settings(self.tol, cap, told, tick, wished(problem, self.acceleration), first)
@@ -271,15 +277,6 @@ class EM:
             finally:
                 if bar is not None:
                     bar.close()
-
-    def _told(self, problem: Problem, callback: Callable[[State], Any]) -> Callable[[State], Any]:
-        """Return the user's callback, before which the values of the step are left in the store."""
-
-        def told(state: State) -> Any:
-            self._current.keep(problem, state.params)
-            return callback(state)
-
-        return told
 
     def _answered(self, problem: Problem, paths: Sequence[Path], *, measure: bool) -> Fit:
         """Keep the answer, and its values in the store."""

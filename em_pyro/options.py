@@ -18,6 +18,12 @@ def planning(em: Any) -> dict[str, Any]:
     return {name: getattr(em, name) for name in ("check", "collapse", "prior_density", "continuous")}
 
 
+def telling(em: Any) -> dict[str, Any]:
+    """Return the options of an `EM` that say which steps a fit takes; of functions only that there is one."""
+    names = ("tol", "max_steps", "seed", "starts", "m_step", "screen", "acceleration")
+    return {name: getattr(em, name) for name in names} | planning(em) | {"callback": em.callback is not None}
+
+
 def check_options(
     tol: Any, max_steps: Any, seed: Any, starts: Any, m_step: Any, callback: Any, acceleration: Any
 ) -> None:
@@ -60,6 +66,19 @@ def _check_acceleration(acceleration: Any, m_step: Mapping[str, Any]) -> None:
         )
 
 
+def check_alone(process_group: Any, what: str, passes: Any = None) -> None:
+    """Refuse what is done of the rows at hand alone, where others hold some too; and what is no number of passes.
+
+    Raises:
+        ParameterError: there is a process group, or no such number.
+    """
+    _check_passes(passes)
+    if process_group is not None:
+        raise ParameterError(
+            f"EM.{what}: expected no process_group, which is for fit, got one. Take an EM without it for {what}."
+        )
+
+
 def check_priors(prior_density: Any, continuous: Any) -> None:
     """Refuse what is no density of priors, and what cannot be done with continuous latents.
 
@@ -79,17 +98,15 @@ def check_priors(prior_density: Any, continuous: Any) -> None:
             raise ParameterError(f'continuous["{name}"]: expected "integrate" or "maximise", got {choice!r}.')
 
 
-def check_passes(passes: Any) -> None:
-    """Refuse what is no number of passes.
-
-    Raises:
-        ParameterError: it is none.
-    """
+def _check_passes(passes: Any) -> None:
+    """Refuse what is no number of passes."""
     if passes is not None and not (isinstance(passes, Integral) and not isinstance(passes, bool) and int(passes) >= 0):
         raise ParameterError(f"fit_stream: expected passes to be None or an integer of at least 0, got {passes!r}.")
 
 
-def check_batches(batches: Any, update: Any, step_size: Any, acceleration: Any, callback: Any) -> None:
+def check_batches(
+    batches: Any, update: Any, step_size: Any, acceleration: Any, callback: Any, process_group: Any = None
+) -> None:
     """Refuse what is no way to update statistics between slices, and what goes with none.
 
     Raises:
@@ -102,6 +119,8 @@ def check_batches(batches: Any, update: Any, step_size: Any, acceleration: Any, 
         raise ParameterError('EM: expected update="online" with batches=, got no batches. Say how many, or leave both.')
     if batches is not None and acceleration not in (None, "auto"):
         raise ParameterError(f'EM: expected acceleration to be "auto" or None with batches=, got "{acceleration}".')
+    if batches is not None and process_group is not None:
+        raise ParameterError("EM: expected no process_group with batches=, got one. Leave one of them out.")
     if batches is not None and callback is not None:
         raise ParameterError("EM: expected no callback with batches=, got one. Leave one of them out.")
 

@@ -158,6 +158,11 @@ class Problem:
         return SLACK[torch.float32 if single else torch.float64]
 
     @cached_property
+    def widest(self) -> int:
+        """Entries of the largest product of an E-step, of any who hold rows."""
+        return max(self.rows.gathered(max((part.entries() for part in self.engine.parts), default=1)))
+
+    @cached_property
     def witness(self) -> tuple[str, ...]:
         """The first parameter that has an entry: it is NaN where a start has no step."""
         return tuple(n for n, p in self.program.parameters.items() if p.initial.numel())[:1]
