@@ -8,7 +8,16 @@ from .after.summary import Summary
 from .compare.race import race
 from .e_step.forward_backward import recursion
 from .em import EM
-from .errors import CheckpointWarning, DataError, EMError, ModelError, ObjectiveError, ParameterError, PlanError
+from .errors import (
+    CheckpointWarning,
+    DataError,
+    EMError,
+    ModelError,
+    ObjectiveError,
+    ParameterError,
+    PlanError,
+    ProcessError,
+)
 from .families import Family, Role, register
 from .fit.loop import State
 from .m_step.plan import Plan
@@ -42,6 +51,7 @@ __all__ = [
     "PlanError",
     "Posterior",
     "PredictiveCheck",
+    "ProcessError",
     "Role",
     "State",
     "__version__",

@@ -17,6 +17,7 @@ from .errors import ModelError
 from .families.base import summed
 from .fit.loop import State
 from .fit.problem import Problem
+from .fit.rows.processes import shared
 from .fit.rows.scan import streamed
 from .fit.rows.slices import as_slices, sliced
 from .fit.starting.current import Current
@@ -25,10 +26,10 @@ from .m_step.ascent.ascend import Carried
 from .m_step.plan import Choice, Plan
 from .options import (
     EVERY,
+    check_alone,
     check_batches,
     check_file,
     check_options,
-    check_passes,
     check_priors,
     check_switches,
     check_together,
@@ -83,6 +84,7 @@ class EM(Driver):
             after each; full EM steps follow. `max_steps` counts passes.
         update: "incremental" keeps the statistics of every slice; "online" forgets them, by `(t + 1)^-step_size`.
         step_size: of online passes.
+        process_group: of torch.distributed: the rows passed to `fit` are the share of this process, perhaps none.
 
     Attributes:
         last: the last `Fit`; also one that Ctrl-C or an error of the callback ended, with the outcome "interrupted".
@@ -121,16 +123,18 @@ class EM(Driver):
         batches: int | None = None,
         update: str = "incremental",
         step_size: float = 0.6,
+        process_group: Any = None,
     ) -> None:
         """Take the model and the options; nothing runs yet."""
         if not callable(model):
             raise ModelError(f"EM: expected a Pyro model (a callable), got {type(model).__name__}.")
         check_options(tol, max_steps, seed, starts, m_step, callback, acceleration, e_step)
         check_priors(prior_density, continuous)
-        check_batches(batches, update, step_size, acceleration, callback)
+        check_batches(batches, update, step_size, acceleration, callback, process_group)
         check_switches(check=check, progress=progress, screen=screen, collapse=collapse)
         check_file(checkpoint, every)
         both = {"checkpoint": checkpoint is not None, "e_step": e_step != "soft", "batches": batches is not None}
+        both["process_group"] = process_group is not None
         check_together("EM", **both)
         self.model = model
         self.tol, self.max_steps, self.seed = tol, int(max_steps), int(seed)
@@ -140,6 +144,7 @@ class EM(Driver):
         self.prior_density, self.continuous, self.e_step = prior_density, dict(continuous or {}), e_step
         self.checkpoint, self.every = checkpoint, int(every)
         self.batches, self.update, self.step_size = batches, update, float(step_size)
+        self.process_group = process_group
         self.last: Fit | None = None
         self._prepared: Problem | None = None
         self._current = Current(self.starts, self.seed)
@@ -180,6 +185,7 @@ class EM(Driver):
             ObjectiveError: the objective fell between consecutive steps on the same arguments; or there is no step.
         """
         need_soft(self.e_step)
+        check_alone(self.process_group, "step")
         problem = self._prepare(args, kwargs, closely=False)
         need_parameters(problem)
         with beside(problem.program.device):
@@ -209,7 +215,7 @@ class EM(Driver):
         """
         if self.checkpoint is not None:
             self._prepared = None  # what follows from the plan is to follow from what the file says
-        problem = self._prepare(args, kwargs)
+        problem = shared(self, self._prepare, args, kwargs)
         need_parameters(problem)
         with beside(problem.program.device):
             slices = None if self.batches is None else sliced(problem, args, kwargs, self.batches)
@@ -231,7 +237,7 @@ class EM(Driver):
             DataError: a batch is empty, has another shape than the first, or is another in a later pass.
             ParameterError: the batches can be read only once; or an option does not go with them.
         """
-        check_passes(passes)
+        check_alone(self.process_group, "fit_stream", passes)
         check_together("fit_stream", checkpoint=self.checkpoint is not None, e_step=self.e_step != "soft")
         problem = streamed(self._prepare, batches)
         need_parameters(problem)

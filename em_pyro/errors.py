@@ -24,6 +24,10 @@ class PlanError(EMError, ValueError):
     """A closed form was demanded where the plan has none."""
 
 
+class ProcessError(EMError, RuntimeError):
+    """Another process of a group does not answer: it has ended, or hangs."""
+
+
 class ObjectiveError(EMError, RuntimeError):
     """The objective fell, or is not finite: the theorem of EM was violated."""
 

@@ -93,6 +93,19 @@ def need_soft(e_step: str) -> None:
         raise ParameterError(f'EM.step: expected e_step="soft", got "{e_step}". Use EM.fit, with max_steps=1.')
 
 
+def check_alone(process_group: Any, what: str, passes: Any = None) -> None:
+    """Refuse what is done of the rows at hand alone, where others hold some too; and what is no number of passes.
+
+    Raises:
+        ParameterError: there is a process group, or no such number.
+    """
+    _check_passes(passes)
+    if process_group is not None:
+        raise ParameterError(
+            f"EM.{what}: expected no process_group, which is for fit, got one. Take an EM without it for {what}."
+        )
+
+
 def check_priors(prior_density: Any, continuous: Any) -> None:
     """Refuse what is no density of priors, and what cannot be done with continuous latents.
 
@@ -141,17 +154,15 @@ def check_together(what: str, **asked: bool) -> None:
         raise ParameterError(f"EM: expected {both[0]} or {both[1]}, got both. Leave one of them out.")
 
 
-def check_passes(passes: Any) -> None:
-    """Refuse what is no number of passes.
-
-    Raises:
-        ParameterError: it is none.
-    """
+def _check_passes(passes: Any) -> None:
+    """Refuse what is no number of passes."""
     if passes is not None and not (isinstance(passes, Integral) and not isinstance(passes, bool) and int(passes) >= 0):
         raise ParameterError(f"fit_stream: expected passes to be None or an integer of at least 0, got {passes!r}.")
 
 
-def check_batches(batches: Any, update: Any, step_size: Any, acceleration: Any, callback: Any) -> None:
+def check_batches(
+    batches: Any, update: Any, step_size: Any, acceleration: Any, callback: Any, process_group: Any = None
+) -> None:
     """Refuse what is no way to update statistics between slices, and what goes with none.
 
     Raises:
@@ -164,6 +175,8 @@ def check_batches(batches: Any, update: Any, step_size: Any, acceleration: Any, 
         raise ParameterError('EM: expected update="online" with batches=, got no batches. Say how many, or leave both.')
     if batches is not None and acceleration not in (None, "auto"):
         raise ParameterError(f'EM: expected acceleration to be "auto" or None with batches=, got "{acceleration}".')
+    if batches is not None and process_group is not None:
+        raise ParameterError("EM: expected no process_group with batches=, got one. Leave one of them out.")
     if batches is not None and callback is not None:
         raise ParameterError("EM: expected no callback with batches=, got one. Leave one of them out.")
 

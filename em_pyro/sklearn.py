@@ -70,6 +70,11 @@ class EMEstimator(DensityMixin, BaseEstimator):  # type: ignore[misc]
         continuous: Mapping[str, str] | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
         every: int = 100,
+        e_step: str = "soft",
+        batches: int | None = None,
+        update: str = "incremental",
+        step_size: float = 0.6,
+        process_group: Any = None,
     ) -> None:
         """Keep all of it as it is: scikit-learn copies estimators by their arguments."""
         self.model, self.latent, self.model_kwargs = model, latent, model_kwargs
@@ -77,7 +82,9 @@ class EMEstimator(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self.check, self.progress, self.callback = check, progress, callback
         self.screen, self.collapse, self.acceleration = screen, collapse, acceleration
         self.prior_density, self.continuous = prior_density, continuous
-        self.checkpoint, self.every = checkpoint, every
+        self.checkpoint, self.every, self.e_step = checkpoint, every, e_step
+        self.batches, self.update, self.step_size = batches, update, step_size
+        self.process_group = process_group
 
     # ---- what scikit-learn asks for ----
 

@@ -35,7 +35,8 @@ def answer(problem: Problem, paths: Sequence[Path], *, tol: float, measure: bool
     best = paths[reached[0]]  # of equals the first, whose labels are the user's
     params = write_back(problem, best.params)
     bound = problem.bind(batched({name: value.double() for name, value in params.items()}))
-    evidence, prior = (float(part) for part in (problem.expect(bound).log_evidence, problem.log_prior(bound)))
+    prior = float(problem.log_prior(bound))
+    evidence = float(problem.expect(bound).log_evidence) if measure else best.level - prior
     best = best._replace(notes=(*not_fitted(problem.engine), *best.notes))
     rounding = 0.0
     if measure and soft and best.outcome in LOOKED_AT:

@@ -85,11 +85,11 @@ class Driver:
         """Follow every start to its end; the best is left in the store."""
         draw = partial(starting_points, problem, self.starts, self.seed, self._current.own(problem))
         problem, journal = opened(problem, self.checkpoint, self.every, telling(self), planned, draw)
-        points = journal.points
+        points = problem.rows.gathered(journal.points)[0]
         bar = bar_of(len(points)) if self.progress else None
         problem, tick = watched(problem, bar)
         cap = self.max_steps if passes is None else int(passes)
-        told = None if self.callback is None else self._told(problem, self.callback)
+        told = None if self.callback is None else self._current.telling(problem, self.callback)
         wish, power = wished(problem, self.acceleration), self.step_size if self.update == "online" else None
         first = None if slices is None else Slices(slices, self.tol, cap, power, tick)
         settings = Settings(self.tol, cap, told, tick, wish, journal, self.e_step, self.seed, first)
@@ -108,15 +108,6 @@ class Driver:
             finally:
                 if bar is not None:
                     bar.close()
-
-    def _told(self, problem: Problem, callback: Callable[[State], Any]) -> Callable[[State], Any]:
-        """Return the user's callback, before which the values of the step are left in the store."""
-
-        def told(state: State) -> Any:
-            self._current.keep(problem, state.params)
-            return callback(state)
-
-        return told
 
     def _answered(self, problem: Problem, paths: Sequence[Path], *, measure: bool) -> Fit:
         """Keep the answer, and its values in the store."""

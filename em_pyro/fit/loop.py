@@ -80,10 +80,10 @@ def run(problem: Problem, path: Path, settings: Settings) -> Path:
             path = path.moved(new, move.memory)
     except Interrupted:
         raise
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         if not path.trail:
             raise
-        raise Interrupted(path) from None
+        raise Interrupted(path, getattr(stopped, "cause", None)) from None
 
 
 def _moved(problem: Problem, path: Path, settings: Settings) -> Move:

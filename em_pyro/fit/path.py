@@ -174,3 +174,12 @@ class Interrupted(KeyboardInterrupt):
         """Keep the path, ended, and what the callback raised."""
         super().__init__("EM was interrupted")
         self.path, self.cause = path.ended("interrupted"), cause
+
+
+class Lost(KeyboardInterrupt):
+    """What stops a fit from outside, with the error that says so: another process does not answer."""
+
+    def __init__(self, cause: BaseException) -> None:
+        """Keep the error."""
+        super().__init__(str(cause))
+        self.cause = cause

@@ -159,6 +159,11 @@ class Problem:
         return SLACK[torch.float32 if single else torch.float64]
 
     @cached_property
+    def widest(self) -> int:
+        """Entries of the largest product of an E-step, of any who hold rows."""
+        return max(self.rows.gathered(max((part.entries() for part in self.engine.parts), default=1)))
+
+    @cached_property
     def witness(self) -> tuple[str, ...]:
         """The first parameter that has an entry: it is NaN where a start has no step."""
         return tuple(n for n, p in self.program.parameters.items() if p.initial.numel())[:1]
@@ -167,8 +172,6 @@ class Problem:
     def looks(self) -> list[Any]:
         """The last look at a step: `look` is asked by the step and by the loop."""
         return []
-
-    # ---- whether it still holds ----
 
     def change(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, run: bool) -> str:
         """Name what the model sees or does on these arguments that is not as it was planned; empty if all is.
@@ -189,8 +192,6 @@ class Problem:
                 return first_difference(recognition.runs[0], program.run(recognition.values))
             except (EMError, RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
                 return f"the model (it now raises {type(error).__name__}: {error})"
-
-    # ---- what is withdrawn ----
 
     @property
     def of_all_rows(self) -> Problem:

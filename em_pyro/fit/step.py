@@ -65,8 +65,7 @@ def abreast(problem: Problem) -> int:
     engine = problem.engine
     if engine.open or any(line.how not in ("closed form", "Newton", "fixed") for line in problem.plan.lines.values()):
         return 1
-    widest = max((part.entries() for part in engine.parts), default=1)
-    return max(1, TOGETHER // (8 * 4 * widest))
+    return max(1, TOGETHER // (8 * 4 * problem.widest))
 
 
 def _chosen(which: Sequence[bool], these: Batch, others: Batch) -> dict[str, Tensor]:

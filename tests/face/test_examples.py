@@ -1,7 +1,10 @@
 """Every example runs, asserts what it claims, draws its picture and has its place in the gallery."""
 
+import os
 import re
 import runpy
+import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -51,7 +54,7 @@ def test_example(name: str, pictures: Path) -> None:
 
 def test_every_example_is_listed() -> None:
     """Scripts, list and gallery name the same examples in the same order, and the pictures are there."""
-    scripts = {path.stem for path in EXAMPLES.glob("*.py")} - {"gallery"}
+    scripts = {path.stem for path in EXAMPLES.glob("*.py")} - {"gallery", "many_processes"}
     assert set(listed()) == scripts
     page = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     assert re.findall(r"^### \[(\w+)\.py\]\(\1\.py\): ", page, re.MULTILINE) == list(listed())
@@ -61,7 +64,23 @@ def test_every_example_is_listed() -> None:
         assert picture.stat().st_size < LARGEST
 
 
-@pytest.mark.parametrize("name", listed())
+def test_many_processes() -> None:
+    """Two of them, as torchrun starts them: the first asserts that both have the fit of one; there is no picture."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    where = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    command = [sys.executable, str(EXAMPLES / "many_processes.py")]
+    started = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**where, "RANK": str(rank)}, cwd=ROOT)
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=240)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    assert "2 processes, 2000 rows in the first" in said[0]
+
+
+@pytest.mark.parametrize("name", [*listed(), "many_processes"])
 def test_begins_with_a_question_and_ends_with_claims(name: str) -> None:
     """The first heading asks; the last cell asserts."""
     text = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")

@@ -19,7 +19,7 @@ CALLERS: Mapping[str, str] = {
     "log_factors": "e_step posterior",
     "sums": "e_step",
     "natural": "e_step families posterior",
-    "expect": "e_step posterior fit.problem fit.rows.held fit.rows.stream fit.rows.slices",
+    "expect": "e_step posterior fit.problem fit.rows.held fit.rows.stream fit.rows.slices fit.rows.processes",
 }
 """What evaluates a unit, or runs the engine over data, and the rooms and files that may call it."""
 

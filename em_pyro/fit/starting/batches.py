@@ -82,13 +82,13 @@ def march(problem: Problem, on_way: Mapping[int, Path], settings: Settings) -> d
                 settings.tick(len(staying))
             batch = new if len(staying) == len(here) else {n: v[staying] for n, v in new.items()}
             here = [here[row] for row in staying]
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         seen_rows = [row for row, i in enumerate(here) if trails[i]]
         if not seen_rows:
             raise
         row = max(seen_rows, key=lambda row: trails[here[row]][-1])
         leave(row)
-        raise Interrupted(left[here[row]]) from None
+        raise Interrupted(left[here[row]], getattr(stopped, "cause", None)) from None
     return left
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -52,6 +52,15 @@ class Current:
         priors = [n for n, p in problem.program.parameters.items() if p.kind == "prior"]
         self._sites = {n: values[n].detach().clone() for n in priors}
         self._begun = True
+
+    def telling(self, problem: Problem, callback: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """Return the user's callback, before which the values of the step are left in the store."""
+
+        def told(state: Any) -> Any:
+            self.keep(problem, state.params)
+            return callback(state)
+
+        return told
 
     @contextlib.contextmanager
     def kept_on_error(self, problem: Problem) -> Iterator[None]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from math import prod
+from operator import add
 
 import torch
 from torch import Tensor
@@ -178,8 +180,9 @@ def _moments(problem: Problem) -> dict[Key, Moments]:
             here[key] = here[key] + more if key in here else more
     every, found = problem.rows.gathered(here), dict[Key, Moments]()
     for key in dict.fromkeys(key for one in every for key in one):
-        total = sum([one[key] for one in every[1:] if key in one], every[0][key])
-        counts = torch.cat([one[key].counts for one in every if key in one])
+        total = reduce(add, (one[key] for one in every if key in one))
+        none = torch.zeros_like(total.counts)
+        counts = torch.cat([one[key].counts if key in one else none for one in every])
         total = Moments(counts, total.mean, total.squares, total.size)
         if total.standardised(total.mean.unsqueeze(0)).numel():
             found[key] = total
@@ -214,4 +217,5 @@ def _pools(
                 pools[key][here] = table[at[here]]
                 before[m] += len(table)
     every = problem.rows.gathered(pools)
+    sizes = {key: size for some in problem.rows.gathered(sizes) for key, size in some.items()}
     return {key: (torch.stack([one[key] for one in every if key in one]).sum(0), sizes[key]) for key in moments}

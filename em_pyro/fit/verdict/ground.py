@@ -115,6 +115,5 @@ class Ground:
 
     def _split(self, points: Tensor) -> Iterator[Tensor]:
         """As many points at a time as fit in memory; one where the model itself is evaluated."""
-        engine = self.problem.engine
-        widest = max((part.entries() for part in engine.parts), default=1)
-        yield from points.split(1 if engine.open else max(1, TOGETHER // widest)) if len(points) else ()
+        several = 1 if self.problem.engine.open else max(1, TOGETHER // self.problem.widest)
+        yield from points.split(several) if len(points) else ()

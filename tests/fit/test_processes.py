@@ -1,0 +1,143 @@
+"""Fits of rows that lie with several real processes, which are started here: as in one, or a named error on all."""
+
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from oracles.engines import distance
+from oracles.tolerances import IDENTITY
+from programs import share
+
+from em_pyro import EM, ParameterError
+from em_pyro.fit.rows import processes
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without processes")
+
+
+@cache
+def ran(scenario: str, size: int) -> list[Any]:
+    """What every process has printed; None of one that has ended without a word."""
+    command = [sys.executable, str(ROOT / "tests" / "programs" / "share.py"), scenario]
+    file = str(Path(mkdtemp()) / "group")
+    started = [
+        subprocess.Popen([*command, str(rank), str(size), file], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        for rank in range(size)
+    ]
+    said = [process.communicate(timeout=240)[0] for process in started]
+    return [json.loads(text.splitlines()[-1]) if text else None for text in said]
+
+
+OPTIONS: dict[str, Any] = {
+    "plain": {"acceleration": None},
+    "starts": {"acceleration": None, "starts": 6, "seed": 2},
+    "auto": {},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("size", [2, 3], ids=["two", "three-one-empty"])
+def test_a_fit_of_several_processes_is_that_of_one(name: str, size: int) -> None:
+    """Starts, iterates, log-likelihood, certificate and ending; the same bits everywhere."""
+    every = [one[name] for one in ran("fits", size)]
+    assert all(one == every[0] for one in every)
+    found = every[0]
+    pyro.clear_param_store()
+    first = share.data()[: 30 if size == 2 else 50]  # what the first process with rows lets its initialisers see
+    start = {} if "starts" in OPTIONS[name] else {"starts": {"loc": first.mean() + torch.tensor([-1.0, 1.0])}}
+    if not start:
+        pyro.param("loc", first.mean() + torch.tensor([-1.0, 1.0]))
+    whole = EM(share.mixture, collapse=False, **start, **OPTIONS[name]).fit(share.data())
+    exact = name != "auto"
+    for key, value in whole.params.items():
+        assert distance(torch.tensor(found["params"][key]), value) < (IDENTITY if exact else 1e-5)
+    assert distance(found["log_likelihood"], whole.log_likelihood) < IDENTITY
+    assert found["outcome"] == whole.outcome == "converged"
+    if exact:
+        assert max(abs(a - b) for a, b in zip(found["path"], whole.path, strict=True)) < IDENTITY * abs(whole.objective)
+        pairs = zip(found["starts"], whole.starts, strict=True)
+        assert max(abs(a - b.objective) for a, b in pairs) < IDENTITY * abs(whole.objective)
+
+
+@pytest.mark.parametrize(
+    ("what", "error", "text"),
+    [
+        ("refused", "PlanError", 'Site "x": expected statistics that add up'),
+        ("centred", "PlanError", 'the same arguments in all processes, got another "x.scale"'),
+        ("options", "PlanError", 'the same options in all processes, got another "seed"'),
+    ],
+)
+def test_what_cannot_be_reduced_is_refused_by_all(what: str, error: str, text: str) -> None:
+    """At planning, and no process waits for another."""
+    for one in ran("fits", 2):
+        assert one[what]["error"] == error
+        assert text in one[what]["text"]
+
+
+def test_bad_data_of_one_end_all() -> None:
+    """The process that has them says where, the others which process."""
+    first, second = (one["data"] for one in ran("fits", 2))
+    assert second["error"] == "DataError"
+    assert first["text"].startswith('Process 1: Site "x": expected finite data')
+
+
+def test_a_step_is_of_all_or_of_none() -> None:
+    """What would be done of the share alone is refused."""
+    assert all("expected no process_group" in one["step"] for one in ran("fits", 2))
+
+
+@pytest.mark.parametrize("scenario", ["dies", "hangs"])
+def test_a_process_that_is_lost_is_named(scenario: str) -> None:
+    """On the others, within the group's timeout; `last` has the last values and the way to them."""
+    first, second = ran(scenario, 2)
+    assert second is None
+    assert first["error"] == "ProcessError"
+    assert "Process 0 of 2" in first["text"]
+    assert first["seconds"] < 20
+    assert first["outcome"] == "interrupted"
+    assert first["steps"] >= 2
+    assert first["path"] == sorted(first["path"])
+    pyro.clear_param_store()
+    start = {"loc": share.data()[:30].mean() + torch.tensor([-1.0, 1.0])}
+    options: dict[str, Any] = {"tol": 0, "acceleration": None, "max_steps": first["steps"], "starts": start}
+    fit = EM(share.mixture, collapse=False, **options).fit(share.data())
+    assert distance(torch.tensor(first["loc"]), fit.params["loc"]) < IDENTITY
+
+
+def test_without_a_group_it_is_named() -> None:
+    """Nothing was initialised here."""
+    with pytest.raises(ParameterError, match="has not been initialised"):
+        EM(share.mixture, process_group=object()).fit(share.data())
+    for options in ({"batches": 2},):
+        with pytest.raises(ParameterError, match="process_group"):
+            EM(share.mixture, process_group=object(), **options)
+    with pytest.raises(ParameterError, match="process_group"):
+        EM(share.mixture, process_group=object()).fit_stream([share.data()])
+
+
+def test_sums_around_other_places_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that hold the same, of whom one has moved its statistics elsewhere."""
+    problem = processes.replace(EM(share.mixture, collapse=False)._prepare((share.data(),), {}))
+    bound = problem.bind({name: value.unsqueeze(0) for name, value in problem.engine.recognition.values.items()})
+    found = problem.expect(bound)
+
+    class Two(processes.Team):
+        """Two of which one is somewhere else by its rank."""
+
+        def summed(self, vector: torch.Tensor) -> torch.Tensor:
+            """Add what the other has."""
+            other = vector.clone()
+            other[-1] += self.rank
+            return vector + other
+
+    total = processes._reduced(Two(None, 0, 2), found, 1.0)
+    assert distance(total.log_evidence, 2 * found.log_evidence) < IDENTITY
+    with pytest.raises(processes.PlanError, match="around the same locations"):
+        processes._reduced(Two(None, 1, 2), found, 1.0)
