@@ -15,7 +15,8 @@ from pathlib import Path
 import pyro
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "new_model.md", ROOT / "docs" / "missing_data.md")
+NAMES = ("new_model", "missing_data", "save_load_resume")
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in NAMES))
 
 BLOCK = re.compile(r"```python\n(?P<code>.*?)```\n(?:\n```text\n(?P<printed>.*?)```\n)?", re.DOTALL)
 ROUNDING = 1e-7

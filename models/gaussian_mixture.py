@@ -3,8 +3,8 @@
     weights (K)       loc (K, D)    scale, one of:  univariate   scale (K) or ()
        |                |              |            full         scale_tril (K, D, D)
     +--|----------------|--------------|--+         tied         scale_tril (D, D)
-    |  v                v              v  |         diagonal     scale (K, D)
-    | component ------> x <---------------|         spherical    scale (K)
+    |  v                v              v  |         diagonal     scale (K, D) or (D)
+    | component ------> x <---------------|         spherical    scale (K) or ()
     +---------------------- points: N ----+         two_groups   scale (2), weights known
 
 Closed form: everything (Categorical probs, Normal loc and scale, MultivariateNormal loc and scale_tril).
@@ -100,22 +100,25 @@ def tied(x: Tensor, K: int = 2) -> None:
         pyro.sample("x", dist.MultivariateNormal(loc[component], scale_tril=scale_tril), obs=x)
 
 
-def diagonal(x: Tensor, K: int = 2) -> None:
-    """Mix `K` normals with independent coordinates: `scale` is `(K, D)`; else as in `full`."""
+def diagonal(x: Tensor, K: int = 2, *, tied: bool = False) -> None:
+    """Mix `K` normals with independent coordinates: `scale` is `(K, D)` or, tied, `(D,)`; else as in `full`."""
     weights, loc = _weights(x, K), _locations(x, K)
-    scale = pyro.param("scale", lambda: _within(x, K).repeat(K, 1), constraint=constraints.positive)
+    start = _within(x, K)
+    scale = pyro.param("scale", start if tied else start.repeat(K, 1), constraint=constraints.positive)
     with pyro.plate("points", len(x)):
         component = pyro.sample("component", dist.Categorical(weights))
-        pyro.sample("x", dist.Normal(loc[component], scale[component]).to_event(1), obs=x)
+        pyro.sample("x", dist.Normal(loc[component], scale if tied else scale[component]).to_event(1), obs=x)
 
 
-def spherical(x: Tensor, K: int = 2) -> None:
-    """Mix `K` round normals: `scale` is `(K,)`, the same in every direction; else as in `full`."""
+def spherical(x: Tensor, K: int = 2, *, tied: bool = False) -> None:
+    """Mix `K` round normals: `scale` is `(K,)` or, tied, `()`, the same in every direction; else as in `full`."""
     weights, loc = _weights(x, K), _locations(x, K)
-    scale = pyro.param("scale", lambda: _within(x, K).mean().repeat(K), constraint=constraints.positive)
+    start = _within(x, K).mean()
+    scale = pyro.param("scale", start if tied else start.repeat(K), constraint=constraints.positive)
     with pyro.plate("points", len(x)):
         component = pyro.sample("component", dist.Categorical(weights))
-        pyro.sample("x", dist.Normal(loc[component], scale[component].unsqueeze(-1)).to_event(1), obs=x)
+        width = scale if tied else scale[component].unsqueeze(-1)
+        pyro.sample("x", dist.Normal(loc[component], width).to_event(1), obs=x)
 
 
 def simulate(n: int = 200, D: int = 2, K: int = 2, seed: int | torch.Generator = 0) -> Tensor:

@@ -33,7 +33,7 @@ def _dimension(parameter: Parameter) -> int:
 
 def _rank(parameter: Parameter) -> int:
     """Count the directions in which one event moves with its unconstrained coordinates; all events are alike."""
-    events = parameter.constraint.event_dim
+    events = max(parameter.constraint.event_dim, transform_to(parameter.constraint).codomain.event_dim)
     shape = tuple(parameter.initial.shape)
     batch, event = shape[: len(shape) - events], shape[len(shape) - events :]
     if not math.prod(shape):

@@ -90,7 +90,7 @@ class Fit:
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the program and its data."""
-        state = {k: v for k, v in self.__dict__.items() if k not in ("prepared", "posterior", "_criteria")}
+        state = {k: v for k, v in self.__dict__.items() if k not in ("prepared", "posterior")}
         return {**state, "prepared": None, "source": self._told()}
 
     def _told(self) -> Source:

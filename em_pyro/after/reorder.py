@@ -79,7 +79,7 @@ def _reordered(problem: Problem, params: Params, site: str, by: Any) -> tuple[di
             f'Fit.reordered: expected a parameter with an entry for each state of "{site}", got none: its states are '
             f"told apart by constants of the model. Leave them in their order."
         )
-    order = _order(params, site, size, by, [axis for axis in narrow.axes if axis not in narrow.doubtful])
+    order = _order(params, site, size, by, narrow.axes)
     for latents, axes in dict.fromkeys((*_tried(narrow), *_tried(wide))):
         new = permuted(params, axes, order)
         if not look.differing(latents, axes, order) and look.as_high(params, new):
@@ -250,6 +250,8 @@ class _Look:
                 if d in latents:
                     expected = expected.index_select(axis, index.to(expected.device))
             now = after[name].align(before.names)
+            if name in self.program.parameters:  # a prior, over all entries: which of them have changed places
+                expected, now = before.tensor.sum(), now.sum()
             off = torch.where(expected == now, 0.0, expected - now).abs()
             if not bool((off <= self.exact * (1 + expected.abs())).all()):
                 return f'the density of site "{name}"'

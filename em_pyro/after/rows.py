@@ -48,7 +48,7 @@ def independent_rows(problem: Problem) -> tuple[float, str]:
     what = (
         f"rows of plate {listed(list(owners))}"
         if all(part.plates for part in parts)
-        else "outside all plates, where all is one row"
+        else "outside all plates: what hangs together is one row"
     )
     return n, what
 
@@ -101,7 +101,10 @@ def parts_of(engine: Engine) -> list[Rows]:
 def _meets(engine: Engine, name: str) -> set[str]:
     """Name the latents that a site depends on, itself if it is one."""
     program, latents = engine.program, engine.recognition.latents
-    met = {name, name.removesuffix(LABELS), *program.upstream.get(name, ())}
+    above, factor = program.upstream.get(name, frozenset()), engine.factors.get(name)
+    if factor is not None:  # by its dimensions; latents of one state have none
+        above = {latent for latent in above if latent in factor.names or program.latents[latent].size == 1}
+    met = {name, name.removesuffix(LABELS), *above}
     if latents is not None and name in latents.sites:
         entries = [slot.which.unique() for slot in latents.sites[name].slots]
         for latent, shape in latents.places.shapes.items():

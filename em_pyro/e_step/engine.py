@@ -95,10 +95,6 @@ class Engine:
         self._last[bound] = None
         return bound
 
-    def looked_at(self, batch: Batch) -> bool | None:
-        """Whether the fastest forms are known to keep their digits at what was bound last; None if unknown."""
-        return next((bound.plain for bound in self._last if bound.batch is batch), None)
-
     @cached_property
     def _last(self) -> dict[Bound, Moved | None]:
         """What was bound last, and what the model itself has said of it, if it was asked."""

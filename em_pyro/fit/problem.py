@@ -255,7 +255,7 @@ def prepare(
     with beside((program := look()).device):
         if (integrated := to_integrate(program, values_now(program), continuous or {})) != program.integrated:
             program = look(integrated=integrated)
-        start = values_now(program) if known is None else known.start
+        start = values_now(program) if known is None else {name: known.start[name] for name in program.parameters}
         with torch.no_grad():
             sites = _first_run(program, start)
         check_data(sites, start, program.plates, program.states)

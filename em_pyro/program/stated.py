@@ -55,7 +55,9 @@ def _statement(msg: Any) -> tuple[str, Any, Any]:
     """Return the name, the initial value and the constraint of a `pyro.param` statement."""
     name, *rest = msg["args"]
     options = dict(zip(("init_tensor", "constraint", "event_dim"), rest, strict=False)) | msg["kwargs"]
-    return name, options.get("init_tensor"), options.get("constraint", constraints.real)
+    store = pyro.get_param_store()
+    constraint = store._constraints[name] if name in store else options.get("constraint", constraints.real)
+    return name, options.get("init_tensor"), constraint
 
 
 def _stated(msg: Any) -> Parameter:
@@ -63,8 +65,6 @@ def _stated(msg: Any) -> Parameter:
     name, init, constraint = _statement(msg)
     store = pyro.get_param_store()
     random = partial(_initial, init, constraint) if callable(init) and not isinstance(init, Tensor) else None
-    if name in store:
-        constraint = store._constraints[name]
     if name in store and (init is None or random):
         initial = store[name]
     elif init is None:

@@ -14,10 +14,11 @@ from math import nan
 import torch
 from torch import Tensor
 
+from ..e_step.engine import Engine
 from ..fit.problem import Problem
 from ..fit.scales import Watched, pooled_values
 from ..posterior.posterior import Posterior
-from ..program.named import Params, batched
+from ..program.named import Params, batched, connected
 from ..reading.bound import Bound
 
 NARROW = 0.1
@@ -25,21 +26,38 @@ NARROW = 0.1
 
 
 def smallest_share(posterior: Posterior) -> float:
-    """Return the smallest share that a state of a discrete latent has of its rows; of a chain, of all its steps.
+    """Return the smallest share that a state of a discrete latent has of its rows, which count by their weights.
 
-    One without discrete latents; rows count by their weights (`poutine.scale`).
+    Latents of which one is drawn given another with as many states, in the same plates, are steps of a chain, whose
+    rows are taken together. One without discrete latents.
     """
-    engine, totals = posterior.engine, dict[tuple[str, int], Tensor]()
-    chains = {name: unit.members[0] for unit in engine.units for name in unit.inside}
-    for name in dict.fromkeys([*engine.program.latents, *engine.inner]):
-        law = posterior.marginal(name)
-        site = engine.recognition.runs[0][name]
-        batch = law.shape[: law.dim() - 1 - (name not in engine.program.latents)]
-        weight = torch.as_tensor(site.scale, dtype=torch.float64, device=law.device).expand(batch)
-        share = (law.reshape((*batch, -1, law.shape[-1])).sum(-2) * weight.unsqueeze(-1)).reshape(-1, law.shape[-1])
-        key = chains.get(name, name), law.shape[-1]
-        totals[key] = totals.get(key, torch.zeros(())) + share.sum(0)
-    return min((float((total / total.sum()).min()) for total in totals.values()), default=1.0)
+    engine = posterior.engine
+    smallest = 1.0
+    for chain in _chains(engine):
+        total = sum((_rows(posterior, name) for name in chain), torch.zeros(()))
+        smallest = min(smallest, float((total / total.sum()).min()))
+    return smallest
+
+
+def _chains(engine: Engine) -> list[list[str]]:
+    """Group the latents of chains; others are alone."""
+    latents = engine.program.latents
+
+    def kin(name: str) -> list[str]:
+        around = [other for other in engine.factors[name].names if other in latents]
+        return [o for o in around if latents[o].size == latents[name].size and latents[o].plates == latents[name].plates]
+
+    hidden = [[name] for name in engine.inner if name not in latents]
+    return connected(latents, ([name, *kin(name)] for name in latents)) + hidden
+
+
+def _rows(posterior: Posterior, name: str) -> Tensor:
+    """Return how many rows every state of a latent has, shape `(K,)`; of hidden ones over all steps."""
+    law, site = posterior.marginal(name), posterior.engine.recognition.runs[0][name]
+    steps = 0 if name in posterior.engine.program.latents else 1
+    batch = law.shape[: law.dim() - 1 - steps]
+    weight = torch.as_tensor(site.scale, dtype=torch.float64, device=law.device).expand(batch)
+    return (law.reshape((*batch, -1, law.shape[-1])).sum(-2) * weight.unsqueeze(-1)).reshape(-1, law.shape[-1]).sum(0)
 
 
 def narrowest_width(problem: Problem, params: Params) -> float:
@@ -50,13 +68,17 @@ def narrowest_width(problem: Problem, params: Params) -> float:
     differs from row to row (regressions) are left out, as are those that have no scale. nan if no site is left.
     """
     bound = problem.bind(batched({name: value.detach().double() for name, value in params.items()}))
-    widths = [_narrowest(one, bound) for one in problem.scales.watched if not _moves(one)]
+    widths = [_narrowest(one, bound) for one in problem.scales.watched if not _moves(problem, one)]
     return min((width for width in widths if width == width), default=nan)
 
 
-def _moves(one: Watched) -> bool:
+def _moves(problem: Problem, one: Watched) -> bool:
     """Whether the location of a site differs between its rows."""
-    return bool(one.factor.plates & set(one.factor.cells))
+    reading = problem.engine.recognition.readings.get(one.factor.name)
+    if reading is None:
+        return True
+    locations = (role for name, role in reading.roles.items() if name == "loc")
+    return any(set(role.names) & set(reading.site.plates) for role in locations)
 
 
 def _narrowest(one: Watched, bound: Bound) -> float:

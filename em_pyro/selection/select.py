@@ -130,11 +130,9 @@ def _models(model_of: Callable[[Any], Any], values: Any) -> Iterable[tuple[Any, 
 
 
 def _candidate(value: Any, variant: str | None, fit: Fit) -> Candidate:
-    """Judge a fit by a copy of it, whose posterior is not kept."""
-    seen = copy(fit)
-    criteria = seen.criteria()
-    width = narrowest_width(seen._alive(), seen.params)
-    return Candidate(value, variant, fit, criteria, smallest_share(seen.posterior), width)
+    """Judge a fit; its posterior is that of a copy, and not kept."""
+    width, share = narrowest_width(fit._alive(), fit.params), smallest_share(copy(fit).posterior)
+    return Candidate(value, variant, fit, fit.criteria(), share, width)
 
 
 def _bar(models: int) -> Any:

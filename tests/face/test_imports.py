@@ -9,7 +9,7 @@ from oracles.source import SOURCES, imports, room, texts
 
 FLOORS = (
     "errors version",
-    "program analytic quadrature options",
+    "program analytic quadrature options files",
     "families recording",
     "reading",
     "e_step",

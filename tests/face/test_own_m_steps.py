@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -239,6 +240,7 @@ OPTIONS: dict[str, list[Any]] = {
     "collapse": [True, False],
     "starts": [1, 2],
     "check": [True, False],
+    "checkpoint": [False, True],
     "dtype": [torch.float64, torch.float32],
 }
 
@@ -263,12 +265,16 @@ def _pairs(row: tuple[int, ...]) -> list[tuple[tuple[int, int], tuple[int, int]]
 
 
 @pytest.mark.parametrize("row", pairwise(OPTIONS))
-def test_callables_go_with_every_other_option(row: dict[str, Any]) -> None:
-    """The plan does what was asked, the path never falls, and what is fixed stays."""
+def test_callables_go_with_every_other_option(row: dict[str, Any], tmp_path: Path) -> None:
+    """The plan does what was asked, the path never falls, what is fixed stays, and a file changes nothing."""
     x = data(row["dtype"])
     m_step = {name: row[name] for name in ("loc", "scale", "weights") if row[name] is not None}
     others = {name: row[name] for name in ("acceleration", "collapse", "starts", "check")}
-    fit = EM(mixture, m_step=m_step, max_steps=3, **others).fit(x)
+    file = {"checkpoint": tmp_path / "fit.pt", "every": 1} if row["checkpoint"] else {}
+    fit = EM(mixture, m_step=m_step, max_steps=3, **others, **file).fit(x)
+    if file:
+        pyro.clear_param_store()
+        assert EM(mixture, m_step=m_step, max_steps=3, **others).fit(x).path == fit.path
     for name, choice in m_step.items():
         how = fit.plan[name].how
         assert how == ("callable" if callable(choice) else choice) or (

@@ -71,7 +71,7 @@ FORGETFUL: dict[str, Callable[[Any], Any]] = {
     "climbed": lambda path: path._replace(memory={}),
     "wide": lambda path: path._replace(memory={}),
     "network": lambda path: path._replace(memory={}),
-    "quasi-newton": lambda path: path._replace(spent=replace(path.spent, secants=Secants.none(5))),
+    "quasi-newton": lambda path: path._replace(spent=replace(path.spent, secants=Secants.none(6))),
     "squarem": lambda path: path._replace(spent=replace(path.spent, squarem=Squarem(step_max=1.0))),
     "plain": lambda path: path._replace(before=path.before[1:]),
 }

@@ -70,6 +70,8 @@ ZOO: dict[str, Case] = {
     "gaussian-tied": (gaussian_mixture.tied, gaussian_mixture.simulate),
     "gaussian-diagonal": (gaussian_mixture.diagonal, gaussian_mixture.simulate),
     "gaussian-spherical": (gaussian_mixture.spherical, gaussian_mixture.simulate),
+    "gaussian-diagonal-tied": (partial(gaussian_mixture.diagonal, tied=True), gaussian_mixture.simulate),
+    "gaussian-spherical-tied": (partial(gaussian_mixture.spherical, tied=True), gaussian_mixture.simulate),
     "latent-classes": (latent_classes.latent_classes, latent_classes.simulate),
     "latent-classes-missing": (latent_classes.latent_classes, partial(latent_classes.simulate, missing=0.2)),
     "bernoulli": (bernoulli_mixture.bernoulli_mixture, bernoulli_mixture.simulate),

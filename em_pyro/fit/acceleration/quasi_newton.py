@@ -225,7 +225,7 @@ class QuasiNewton:
 
 def reached(problem: Problem, here: Batch) -> Reached:
     """Take the EM step at a point, and its gradient."""
-    plain = problem.engine.looked_at(here)
+    plain = problem.bind(here).plain
     new, found = em_step(problem, here, {})
     seen = look(problem, found, here, new)
     vector = problem.coordinates.vector(only(here))

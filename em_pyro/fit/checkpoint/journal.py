@@ -149,7 +149,7 @@ class Journal:
         steady = [*map(id, chain(*before))] == [*map(id, chain(*patterns))]
         if not steady and isinstance(state, Path) and isinstance(state.spent, QuasiNewton):
             return  # the step ahead was taken with other patterns, and could not be taken again to the last bit
-        now = {"state": state, "step": step, "plain": problem.engine.looked_at(here), "patterns": patterns}
+        now = {"state": state, "step": step, "plain": problem.bind(here).plain, "patterns": patterns}
         self._last = now if lasting else None
         if self._since >= self.every:
             self._write(now)

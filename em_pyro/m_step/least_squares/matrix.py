@@ -119,7 +119,7 @@ def _rows(engine: Engine, factor: SiteFactor, dim: int) -> Selection:
     (name,) = names
     plain = [s for s in bank.entries if s.parameter == name and s.chart.name == "itself" and not s.complement]
     segment = next((s for s in plain if bool(s.holds(cells).all())), None)
-    if segment is None or engine.program.parameters[name].initial.shape[-1] != dim:
+    if segment is None or engine.program.parameters[name].initial.shape[-1:] != (dim,):
         raise Refused("a mean is not a whole row of its parameter")
     first = cells[:, :1] - segment.offset
     if bool((cells - segment.offset != first + torch.arange(dim)).any() or (first % dim != 0).any()):
