@@ -21,6 +21,7 @@ from ..fit.starting.runs import Starts
 from ..m_step.plan import Plan
 from ..posterior.new_rows import posterior_on
 from ..posterior.posterior import Posterior, posterior
+from ..posterior.served import Kind
 from ..program.handlers import alone
 from .criteria import Criteria, counted, criteria
 from .dimension import dimension
@@ -90,7 +91,7 @@ class Fit:
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the program and its data."""
-        state = {k: v for k, v in self.__dict__.items() if k not in ("prepared", "posterior")}
+        state = {k: v for k, v in self.__dict__.items() if k not in ("prepared", "posterior", "_served")}
         return {**state, "prepared": None, "source": self._told()}
 
     def _told(self) -> Source:
@@ -154,6 +155,11 @@ class Fit:
         with alone():
             return posterior(self._unchanged("posterior", "posterior_on(...)").engine, self.fitted)
 
+    @cached_property
+    def _served(self) -> list[Kind]:
+        """Kinds of arguments that the fitted values are known to serve."""
+        return []
+
     @alone()
     def posterior_on(self, *args: Any, **kwargs: Any) -> Posterior:
         """Posterior of new data, passed as the model takes it: other rows, at the fitted values.
@@ -165,7 +171,7 @@ class Fit:
         """
         here = self._on(args, kwargs)
         with pyro.get_param_store().scope():  # what another fit has left there does not matter here
-            return posterior_on(here.program, self.params, args, kwargs)
+            return posterior_on(here.program, self.params, args, kwargs, self._served)
 
     @alone()
     def information(self, kind: str = "observed", *, plate: str | None = None) -> Information:

@@ -13,5 +13,6 @@ from .coins import coin_weights
 from .mixtures import ellipses, mixture_curves
 from .paths import objective_path
 from .selections import criteria
+from .states import states
 
-__all__ = ["COLOURS", "coin_weights", "criteria", "ellipses", "mixture_curves", "objective_path"]
+__all__ = ["COLOURS", "coin_weights", "criteria", "ellipses", "mixture_curves", "objective_path", "states"]

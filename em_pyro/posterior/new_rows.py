@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ..e_step.engine import Engine
 from ..e_step.make import engine_of
 from ..errors import DataError, EMError, ModelError
 from ..program.data.check import check_data
@@ -28,18 +29,34 @@ from ..program.stated import by_row, misfit
 from ..program.survey import survey
 from ..reading.recognise import recognise
 from .misfits import FAULTS, behind, check_broadcast, check_columns, check_rows, check_stated, check_states, tensors
+from .fixed import fixed_engine
 from .possible import possible_posterior
 from .posterior import Posterior
+from .served import KEPT, Kind, kind_of, signatures
 
 
-def posterior_on(program: Program, params: Params, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Posterior:
+def posterior_on(
+    program: Program, params: Params, args: tuple[Any, ...], kwargs: Mapping[str, Any], served: list[Kind] | None = None
+) -> Posterior:
     """Return the posterior of other rows of a fitted program.
+
+    Args:
+        program: what was fitted.
+        params: fitted values.
+        args: arguments of the model with the other rows.
+        kwargs: the same by name.
+        served: kinds of arguments that these values are known to serve; the kind of these is put first.
 
     Raises:
         ParameterError: a parameter is new, has an entry a row, or its fitted shape does not serve these rows.
         ModelError: the model does not run on them at the fitted values.
         DataError: the data cannot be used: there are no rows, or one is impossible under every state.
     """
+    kinds = [] if served is None else served
+    with beside(program.device):
+        law = next((found for kind in kinds if (found := _as_before(kind, args, kwargs)) is not None), None)
+    if law is not None:
+        return law
     leaves = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
     sources = _sources(program, leaves)
     there = on_new_rows(program, leaves, args, kwargs)
@@ -47,8 +64,9 @@ def posterior_on(program: Program, params: Params, args: tuple[Any, ...], kwargs
     with beside(there.device):
         try:
             with torch.no_grad():
-                check_data(there.run(values), values, there.plates, there.states)
-            engine, _ = engine_of(there, recognise(there), merge=False)
+                sites = there.run(values)
+            check_data(sites, values, there.plates, there.states)
+            law = possible_posterior(_engine(there, sites, values), values)
         except EMError:
             raise
         except FAULTS:
@@ -56,7 +74,32 @@ def posterior_on(program: Program, params: Params, args: tuple[Any, ...], kwargs
                 for site in _run(there, leaves).values():
                     site.log_prob()
                 raise
-    return possible_posterior(engine, values)
+    kind = None if program.integrated else kind_of(program, there, args, kwargs, sites)
+    kinds[:] = [*([kind] if kind is not None else []), *kinds][:KEPT]
+    return law
+
+
+def _engine(there: Program, sites: Mapping[str, Site], values: Params) -> Engine:
+    """Lay the program out; where Gaussian latents are integrated, what is affine in them has to be found out."""
+    if there.integrated:
+        return engine_of(there, recognise(there), merge=False)[0]
+    return fixed_engine(there, sites, values)
+
+
+def _as_before(kind: Kind, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Posterior | None:
+    """Return the posterior on arguments of a kind; None if they are of another, or anything is the matter with them."""
+    plates = kind.plates(args, kwargs)
+    if plates is None:
+        return None
+    values = {name: parameter.initial for name, parameter in kind.program.parameters.items()}
+    try:
+        there, sites = kind.program.run_on(args, kwargs)
+        if there.plates != plates or signatures(sites) != kind.sites:
+            return None
+        check_data(sites, values, there.plates, there.states)
+        return possible_posterior(fixed_engine(there, sites, values), values)
+    except (*FAULTS, LookupError, TypeError, AttributeError):  # errors of ours among them
+        return None
 
 
 def on_new_rows(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,8 +24,12 @@ from ..program.named import Params, batched, only
 from ..reading.bound import Bound
 from .continuous import Continuous
 from .entropy import entropy
+from .frame import frame
 from .inside import Inside
 from .joint import Joint, check_together
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -185,6 +189,23 @@ class Posterior:
             inside = self._inside.draws(n, generator)
             chosen = self._joint.choices({}, largest=False).draws(n, generator)
             return self._values(chosen, inside) | self._continuous.draws(chosen, n, generator)
+
+    @there
+    def to_frame(self, plate: str | None = None) -> pd.DataFrame:
+        """Return the marginals of all latents as a pandas frame: a row for each row of their plate.
+
+        Columns are `(site, state)`: the probability of every state of a discrete latent; of a Gaussian one "mean" and
+        "sd", of every coordinate. Latents around the plate are repeated along its rows. The states of a `DiscreteHMM`
+        have a row for each "step".
+
+        Args:
+            plate: whose rows are wanted, where latents are in plates that do not nest, or not those of the innermost.
+
+        Raises:
+            ParameterError: there are no latents in the plate, or they are in plates that do not nest.
+            ModuleNotFoundError: pandas is not installed.
+        """
+        return frame(self.engine, self.marginal, plate)
 
     def _values(self, around: Mapping[str, Tensor], inside: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Values of all latents at chosen indices, and of what is inside units given these: choices first."""

@@ -96,6 +96,12 @@ class Program:
             ModelError: the statements, plates, latents, supports or parameters are not those of this program.
             DataError: a plate is empty.
         """
+        return self.run_on(args, kwargs, values)[0]
+
+    def run_on(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], values: Params | None = None
+    ) -> tuple[Program, dict[str, Site]]:
+        """Return the same as `on`, and the sites of that run."""
         args, kwargs = converted(args, kwargs, self.how)
         other = replace(self, args=args, kwargs=kwargs, indices={})
         initial = {name: parameter.initial for name, parameter in self.parameters.items()}
@@ -110,7 +116,8 @@ class Program:
                 f"{error}. {OTHER_ARGUMENTS}"
             ) from error
         check_same(run, self.parameters, self.latents, self.plate_dims)
-        return replace(other, plates={name: frame.size for name, frame in run.frames.items()})
+        sites = run.sites if self.view is None else self.view(run.sites)
+        return replace(other, plates={name: frame.size for name, frame in run.frames.items()}), sites
 
     def _replayed(self, values: Params, states: Params, remedy: str) -> Run:
         """Run the model, enumerated, and say what it did; `remedy` ends the error of a run with other statements."""

@@ -8,6 +8,8 @@ from typing import Any, cast
 
 import matplotlib as mpl
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from matplotlib.axes import Axes
@@ -16,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 from oracles.tolerances import IDENTITY
 
-from em_pyro import plotting
+from em_pyro import EM, ParameterError, plotting
 from em_pyro.plotting import mixtures
 from em_pyro.plotting.canvas import BARS
 
@@ -207,3 +209,55 @@ def test_palette() -> None:
     assert all(re.fullmatch("#[0-9A-F]{6}", colour) for colour in plotting.COLOURS)
     printed = {(0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233), (0, 0, 0)}
     assert {tuple(round(255 * part) for part in to_rgb(colour)) for colour in plotting.COLOURS} == printed
+
+
+def chain(y: torch.Tensor, *, hidden: bool) -> None:
+    """Follow three states through two sequences, as latents or hidden in a site."""
+    table = torch.arange(9.0, dtype=torch.float64).reshape(3, 3).cos().softmax(-1)
+    loc = pyro.param("loc", torch.tensor([-1.0, 0.0, 1.5], dtype=torch.float64))
+    with pyro.plate("sequences", len(y)):
+        if hidden:
+            law = dist.DiscreteHMM(torch.zeros(3, dtype=torch.float64), table.log(), dist.Normal(loc, 1.0))
+            pyro.sample("y", law, obs=y)
+            return
+        z = torch.tensor(0)
+        for t in pyro.markov(range(y.shape[1])):
+            z = pyro.sample(f"z_{t}", dist.Categorical(table[z]))
+            pyro.sample(f"y_{t}", dist.Normal(loc[z], 1.0), obs=y[:, t])
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_states(ax: Axes, hidden: bool) -> None:  # noqa: FBT001
+    """State `k` fills what its probability is, above the states before it."""
+    law = EM(chain).posterior(torch.arange(10.0, dtype=torch.float64).reshape(2, 5), hidden=hidden)
+    plotting.states(law, sequence=1, ax=ax)
+    shares = law.marginal("y")[1] if hidden else torch.stack([law.marginal(f"z_{t}")[1] for t in range(5)])
+    tops = shares.cumsum(-1)
+    assert len(ax.collections) == 3
+    for k, area in enumerate(ax.collections):
+        heights = area.get_paths()[0].vertices[:, 1]
+        assert abs(heights.max() - float(tops[:, k].max())) < IDENTITY
+        assert area.get_label() == f"state {k}"
+        assert to_hex(area.get_facecolor()[0]).upper() == plotting.COLOURS[k]
+    with pytest.raises(ParameterError, match="one of 2 sequences, got 2"):
+        plotting.states(law, sequence=2, ax=ax)
+
+
+def test_states_of_one_chain_of_several(ax: Axes) -> None:
+    """Where there are others, the steps are named, and so many are drawn."""
+
+    def model(y: torch.Tensor) -> None:
+        kind = pyro.sample("kind", dist.Bernoulli(torch.tensor(0.5)))
+        z = torch.tensor(0)
+        for t in range(3):
+            z = pyro.sample(
+                f"z_{t}", dist.Categorical(torch.tensor([[0.8, 0.1, 0.1], [0.2, 0.6, 0.2], [0.1, 0.1, 0.8]])[z])
+            )
+            pyro.sample(f"y_{t}", dist.Normal(pyro.param("step", torch.tensor(1.0)) * z + kind, 1.0), obs=y[t])
+
+    law = EM(model).posterior(torch.tensor([0.1, 1.0, 2.0]))
+    with pytest.raises(ParameterError, match="expected latents of one kind, the steps of a chain, got"):
+        plotting.states(law, ax=ax)
+    plotting.states(law, ["z_1", "z_2"], ax=ax)
+    assert len(ax.collections) == 3
+    assert ax.get_xlim() == (0.0, 1.0)

@@ -240,7 +240,7 @@ def as_mixture(
     plates = {name: n for name, n in sizes.items() if name in owners[latent] and n > 1}
     of_rows = [unit for unit in units if any(f.role == "observed" for f in unit.factors)]
     prior = [unit for unit in units if unit not in of_rows]
-    alone = all(len(unit.members) == 1 and unit.factors[0].names == (latent,) for unit in prior)
+    alone = all(len(unit.members) == 1 and [f.names for f in unit.factors] == [(latent,)] for unit in prior)
     if not of_rows or not plates or not (alone and all(_is_plain(unit, latent, plates) for unit in of_rows)):
         return None
     rows = sorted((f for unit in of_rows for f in unit.factors), key=lambda factor: not factor.form.together)
