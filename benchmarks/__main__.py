@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from . import iterations, published, restarts, scale, svi, whole
+from . import coverage, iterations, published, restarts, scale, svi, whole
 from .cases import CASES
 from .process import machine
 from .race import DisagreementError, Row, race
@@ -17,7 +17,7 @@ from .report import report, updated
 
 HERE = Path(__file__).parent
 DRAWS = 5  # of the race with SVI
-OTHERS = ("svi", "restarts", "iterations", "published", "scale", "float32", "whole")
+OTHERS = ("svi", "restarts", "iterations", "published", "scale", "float32", "whole", "coverage")
 SINGLE = ("gmm_10k", "gmm_100k", "gmm_1m", "gmm_wide", "diag_100k", "diag_1m", "coins", "classes")
 
 
@@ -59,6 +59,8 @@ def main() -> None:
         found["published"] = published.compare()
     if "scale" in others:
         found["scale"] = scale.run(folder or Path(), quick=asked.quick)
+    if "coverage" in others:
+        found["coverage"] = coverage.compare()
     if "whole" in others:
         found["whole"] = whole.compare()
     if asked.update and folder:

@@ -75,6 +75,8 @@ def report(found: dict[str, Any]) -> str:
         parts.append(published(found["published"]))
     if found.get("scale"):
         parts.append(_scale(found["scale"]))
+    if found.get("coverage"):
+        parts.append(_coverage(found["coverage"]))
     if found.get("whole"):
         parts.append(_whole(found["whole"]))
     if found.get("refused"):
@@ -142,6 +144,22 @@ def _iterations(found: list[dict[str, Any]]) -> str:
             steps = f"{one['short']:.2g} nats lower" if one["steps"] is None else f"{one['steps']} steps"
             cells.append(f"{steps}, {_ms(one['milliseconds'])} ms")
         lines.append(f"| {part['title']} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _coverage(found: list[dict[str, Any]]) -> str:
+    lines = [
+        "## Intervals: the share of simulated data sets whose nominal 95 % interval covers the truth\n",
+        "| problem | sets | entry | observed information | robust |",
+        "|---|---|---|---|---|",
+    ]
+    for part in found:
+        if "failed" in part:
+            lines.append(f"| {part['title']} | {part['failed']} | | | |")
+            continue
+        for entry, shares in part["covered"].items():
+            cells = " | ".join(f"{shares[kind]:.3f}" for kind in ("observed", "robust"))
+            lines.append(f"| {part['title']} | {part['sets']} | {entry} | {cells} |")
     return "\n".join(lines) + "\n"
 
 

@@ -32,6 +32,7 @@ EXAMPLES = (
     "holes",
     "nile",
     "growth",
+    "how_sure",
 )
 
 DOTS_PER_INCH = 150

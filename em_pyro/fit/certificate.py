@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,10 +15,13 @@ from .problem import Problem
 from .verdict.around import MATRICES, Around, Entry, named, put
 from .verdict.ground import Ground
 from .verdict.infinity import running
-from .verdict.peak import peak
+from .verdict.krylov import PRODUCTS, glimpse
+from .verdict.peak import SUSPECT, peak
 
-MANY = 50  # free coordinates up to which identification is looked at
+MANY = 50  # free coordinates up to which all second derivatives are taken
+MOST, MOST_RUN = 500, 150  # up to which identification is looked at; where the model itself is differentiated
 DEAR = 10_000_000  # entries of factors, all evaluations together, up to which it is
+CLOSER = 10  # times as many, where a first look has found a direction that may be flat
 EVALUATIONS = 5  # for every coordinate
 SINGLE = "the model computes in single precision"
 SINGLE_SLACK = 1e-7  # rounding of the objective, relative: above it, it is that of single precision
@@ -76,8 +79,8 @@ def certify(problem: Problem, params: Params, *, settled: bool = True) -> Certif
     """Look at the objective around `params`, in coordinates of all parameters that plan and data move.
 
     The slope is Fisher's: that of `Q` at the parameters of its E-step. Its scale is the information in complete data,
-    minus the Hessian of `Q`. Above fifty coordinates, or where the evaluations would cost more than some E-steps of
-    the rows at hand, the slope alone is looked at and a note says so. Whether this is a maximum, and what is flat, is
+    minus the Hessian of `Q`. With many coordinates, or where the evaluations would cost more than some E-steps of the
+    rows at hand, the slope alone is looked at and a note says so. Whether this is a maximum, and what is flat, is
     asked only where the steps have `settled`: on the way to one, and at a saddle, it says nothing about the model.
 
     References: Fisher (1925); Oakes (1999).
@@ -100,7 +103,7 @@ def certify(problem: Problem, params: Params, *, settled: bool = True) -> Certif
     if information is not None and not bool(torch.isfinite(information).all()):
         information = None
     if information is not None and not unseen and ground.around.size:
-        told, endless = _told(ground, level, information, settled=settled)
+        told, endless = _told(ground, level, found, information, settled=settled)
         notes += told
     if not settled:
         return Certificate(0.0, tuple(notes), endless=endless)
@@ -112,16 +115,19 @@ def certify(problem: Problem, params: Params, *, settled: bool = True) -> Certif
 
 def _unseen(problem: Problem, around: Around) -> str:
     """Why the slope alone is looked at; empty if all is."""
-    if around.size > MANY:
+    if around.size > (MOST_RUN if problem.engine.open else MOST):
         return f"{around.size} free coordinates"
     if problem.slack > SINGLE_SLACK:
         return SINGLE
     if problem.engine.runs_model and any(problem.program.parameters[n].tensor is not None for n in around.names):
         return "the weights of a module"
-    entries = sum(
-        math.prod(problem.engine.sizes[n] for n in factor.names) for factor in problem.engine.factors.values()
-    )
-    return "" if EVALUATIONS * around.size * entries <= DEAR else "too many rows"
+    first = EVALUATIONS * around.size if around.size <= MANY else 2 * PRODUCTS + MANY
+    return "" if first * _entries(problem) <= DEAR else "too many rows"
+
+
+def _entries(problem: Problem) -> int:
+    """Entries of all factors: what an evaluation costs."""
+    return sum(math.prod(problem.engine.sizes[n] for n in factor.names) for factor in problem.engine.factors.values())
 
 
 # ---- the slope ----
@@ -272,16 +278,34 @@ def _rising(ground: Ground, edges: Sequence[Entry]) -> dict[Entry, float]:
 # ---- infinity, and what is not identified ----
 
 
-def _told(ground: Ground, level: float, information: Tensor, *, settled: bool) -> tuple[list[str], float]:
+def _told(
+    ground: Ground, level: float, found: Expectation, information: Tensor, *, settled: bool
+) -> tuple[list[str], float]:
     """Say what runs to infinity, how far it has come, and along what the objective is flat."""
     off, notes = running(ground, level, information), list[str]()
     for where in dict.fromkeys(off.values()):
         those = named([entry for entry, to in off.items() if to == where])
         notes.append(f"runs to {where}: {those}; the objective rises for ever, and has no maximum at finite values")
-    top = peak(ground, information, off) if settled and len(off) < ground.around.size else None
-    if top is not None and (many := top.flat.shape[1]):
-        ways = "one direction" if many == 1 else f"{many} directions"
-        notes.append(f"not identified: the objective is flat along {ways}, of {named(top.moving(top.flat))}")
     domains, params = ground.around.domains, ground.around.params
     far = (float(params[n][at]) for (n, at), to in off.items() if to == "infinity" and domains[n] == "positive")
-    return notes, max(far, default=0.0)
+    endless = max(far, default=0.0)
+    if settled and len(off) < ground.around.size:
+        notes += _flat(ground, found, information, off)
+    return notes, endless
+
+
+def _flat(ground: Ground, found: Expectation, information: Tensor, off: Mapping[Entry, str]) -> list[str]:
+    """Say along what the objective is flat: with many coordinates, by a first look in a Krylov space."""
+    if ground.around.size > MANY:
+        first, dear = glimpse(ground, found, information, off), EVALUATIONS * ground.around.size
+        if first.smallest >= SUSPECT:
+            return []
+        if dear * _entries(ground.problem) > CLOSER * DEAR:
+            least = first.moving(first.empty if first.empty.shape[1] else first.basis @ first.vectors[:, :1])
+            share = f"{first.smallest:.2g} of the curvature in complete data"
+            return [f"next to flat, and not looked at any closer: {share} is left along {named(least)}"]
+    top = peak(ground, found, information, off)
+    if top is not None and (many := top.flat.shape[1]):
+        ways = "one direction" if many == 1 else f"{many} directions"
+        return [f"not identified: the objective is flat along {ways}, of {named(top.moving(top.flat))}"]
+    return []

@@ -10,9 +10,19 @@ References:
 
 from .canvas import COLOURS
 from .coins import coin_weights
+from .intervals import intervals
 from .mixtures import ellipses, mixture_curves
 from .paths import objective_path
 from .selections import criteria
 from .states import states
 
-__all__ = ["COLOURS", "coin_weights", "criteria", "ellipses", "mixture_curves", "objective_path", "states"]
+__all__ = [
+    "COLOURS",
+    "coin_weights",
+    "criteria",
+    "ellipses",
+    "intervals",
+    "mixture_curves",
+    "objective_path",
+    "states",
+]

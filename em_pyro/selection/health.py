@@ -45,7 +45,9 @@ def _chains(engine: Engine) -> list[list[str]]:
 
     def kin(name: str) -> list[str]:
         around = [other for other in engine.factors[name].names if other in latents]
-        return [o for o in around if latents[o].size == latents[name].size and latents[o].plates == latents[name].plates]
+        return [
+            o for o in around if latents[o].size == latents[name].size and latents[o].plates == latents[name].plates
+        ]
 
     hidden = [[name] for name in engine.inner if name not in latents]
     return connected(latents, ([name, *kin(name)] for name in latents)) + hidden

@@ -69,6 +69,30 @@ def normal(x: np.ndarray, loc: float, scale: float) -> np.ndarray:
     return torch.distributions.Normal(loc, scale).log_prob(torch.from_numpy(x)).exp().numpy()
 
 
+def test_intervals(ax: Axes) -> None:
+    """Ends and points are those of the table; what has no standard error is an open point that says why."""
+    import pyro
+    import pyro.distributions as dist
+    from em_pyro import EM
+
+    def model(y: torch.Tensor) -> None:
+        p = pyro.param("p", torch.full((2,), 0.4), constraint=torch.distributions.constraints.unit_interval)
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Bernoulli(p[torch.arange(len(y)) % 2]), obs=y)
+
+    with pyro.get_param_store().scope():
+        found = EM(model).fit((torch.arange(24) % 4 == 1).double()).information()
+    assert plotting.intervals(found, "p", level=0.9, ax=ax) is ax
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["p[0]", "p[1]"]
+    edge, line, point = ax.lines
+    assert (edge.get_xdata(), edge.get_markerfacecolor()) == (pytest.approx([0.0]), "white")
+    assert np.asarray(line.get_xdata()) == pytest.approx([float(end[1]) for end in found.interval("p", 0.9)], IDENTITY)
+    assert np.asarray(point.get_xdata()) == pytest.approx([0.5])
+    assert "boundary" in ax.texts[0].get_text()
+    with pytest.raises(ParameterError, match="nothing"):
+        plotting.intervals(found, "nothing")
+
+
 def test_objective_path(ax: Axes) -> None:
     """The line is the path of the fit, the start at step zero."""
     path = [-12.0, -10.5, -10.25, -10.0]

@@ -170,7 +170,7 @@ def test_closures_and_numbers_of_rows() -> None:
         with pyro.plate("rows", n):
             pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
 
-    with pytest.raises(ModelError, match='to have 5 rows, got 23. Say with dims='):
+    with pytest.raises(ModelError, match="to have 5 rows, got 23. Say with dims="):
         cross_validate(sized, X, len(X), plate="rows")
 
 

@@ -231,7 +231,9 @@ def test_the_store_is_neither_read_nor_changed(earlier_values: None) -> None:
 
 def test_options_reach_the_fits() -> None:
     """Those of `EM`, arguments by name, seeds; a progress bar is shown."""
-    found = select(lambda name: getattr(gaussian_mixture, name), ["full"], X, model_kwargs={"K": 3}, starts=1, max_steps=2)
+    found = select(
+        lambda name: getattr(gaussian_mixture, name), ["full"], X, model_kwargs={"K": 3}, starts=1, max_steps=2
+    )
     assert found["full"].params["weights"].shape == (3,)
     assert found["full"].outcome == "step limit"
     one, other = (select(mixtures, [3], X, starts=4, seed=seed, max_steps=1)[3].starts for seed in (0, 1))

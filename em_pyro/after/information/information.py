@@ -7,10 +7,9 @@ from torch import Tensor
 
 from ...errors import ParameterError
 from ...fit.problem import Problem
-from ...fit.verdict.peak import Peak
 from ...program.named import Params
 from ..dimension import dimension
-from .oakes import top
+from .oakes import Top, top
 from .record import Information, Refused
 from .scores import outer, rows_of
 
@@ -44,7 +43,7 @@ def information(problem: Problem, params: Params, kind: str = "observed", plate:
     if kind == "complete":
         inner = torch.eye(here.rank, dtype=torch.float64)
     if kind in ("opg", "robust"):
-        inner, lost, said = _of_rows(here, kind, plate)
+        inner, lost, said = _of_rows(found, kind, plate)
         refused.append(Refused(lost, "too few rows: no standard error"))
         notes = (*notes, *said)
     across = here.basis @ here.curved
@@ -82,17 +81,33 @@ def _check(problem: Problem, kind: str, plate: str | None) -> None:
         )
 
 
-def _of_rows(here: Peak, kind: str, plate: str | None) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+def _of_rows(found: Top, kind: str, plate: str | None) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """The covariance in coordinates of `here.curved`; directions `(D, m)` of which rows say nothing; and what to say.
 
     References: Berndt, Hall, Hall & Hausman (1974); White (1982).
     """
-    rows, across = rows_of(here.ground, here.basis, plate), here.basis @ here.curved
-    products = outer(rows.scores(here.ground, across), rows.counts)
+    here = found.peak
+    across = here.basis @ here.curved
+    products, many = _squares(found, plate)
     if kind == "robust":
-        many, bread = int((rows.counts > 0).sum()), torch.diag(1 / here.curvatures)
+        bread = torch.diag(1 / here.curvatures)
         few = f"{many} independent rows for {here.rank} directions: too few to tell how they vary"
         return bread @ products @ bread, across[:, :0], (few,) if many <= here.rank else ()
     values, vectors = torch.linalg.eigh(products)
     seen = values >= here.least
     return vectors[:, seen] @ torch.diag(1 / values[seen]) @ vectors[:, seen].mT, across @ vectors[:, ~seen], ()
+
+
+def _squares(found: Top, plate: str | None) -> tuple[Tensor, int]:
+    """The sum of outer products of scores, in coordinates of `curved`, and of how many rows.
+
+    The pass over the rows has it already where these are a mixture, there is no prior to move their mean, and there are
+    more of them than directions; else it is found by differences of the evidence of every row.
+    """
+    here = found.peak
+    problem = here.ground.problem
+    many = max(problem.engine.full.program.plates.values(), default=1)
+    if found.squares is not None and plate is None and not problem.engine.priors and many > here.rank:
+        return here.curved.mT @ found.squares @ here.curved, many
+    rows = rows_of(here.ground, here.basis, plate)
+    return outer(rows.scores(here.ground, here.basis @ here.curved), rows.counts), int((rows.counts > 0).sum())

@@ -1,4 +1,4 @@
-"""Observed information without differences, and scores row by row.
+"""Observed information without differences.
 
     I_obs = I_com - sum_i c_i Cov(s_i(z) | x_i)
 
@@ -20,8 +20,7 @@ from ...e_step.shares import Collect
 from ...errors import PlanError
 from ...fit.problem import Problem
 from ...fit.verdict.around import Around
-from ...fit.verdict.ground import FINE, STEP, Ground
-from ...posterior.posterior import posterior
+from ...fit.verdict.ground import Ground
 from ...program.named import Params, batched
 
 
@@ -61,8 +60,8 @@ def second_order(
 ) -> SecondOrder | None:
     """Return the observed information by Louis' formula, in one pass over the rows.
 
-    Rows must be independent given the parameters, each with states of its own that are summed out one by one, and their
-    densities those of families with sums over rows: `unserved` says what else there is.
+    Rows must be independent given the parameters, each with states of its own that are summed out one by one, and
+    families must compute their densities: `unserved` says what else there is.
 
     Args:
         problem: the program.
@@ -86,46 +85,3 @@ def second_order(
         return None
     complete = basis.mT @ complete @ basis
     return SecondOrder(complete - found.second.missing, complete, found.second.squares)
-
-
-def scores(problem: Problem, plate: str, around: Around, basis: Tensor | None = None) -> Tensor:
-    """Return the score of every row of a plate along some directions, by central differences of its log evidence.
-
-    It serves every program whose rows are independent given the parameters. Of chains with a plate of sequences, rows
-    are the sequences. A row that counts `c` times has `c` times the score of one.
-
-    Args:
-        problem: the program.
-        plate: whose rows.
-        around: coordinates around a point.
-        basis: directions in these, `(D, r)`, in which the information in complete data should be about one: their
-            length is that of the differences; by default every coordinate, in standard errors given complete data.
-
-    Returns:
-        Shape `(rows, r)`.
-
-    Raises:
-        ParameterError: no such plate, or its rows depend on one another.
-
-    References: Berndt, Hall, Hall & Hausman (1974).
-    """
-    units = None
-    if basis is None:
-        found = problem.expect(problem.bind(batched(around.params)))
-        complete = Ground(problem, around).curvature_of_q(found)
-        size = torch.ones(around.size, dtype=torch.float64) if complete is None else complete.diagonal()
-        units = torch.where(size > 0, size, 1.0).rsqrt()
-        basis = torch.diag(units)
-    columns = [_slope(problem, plate, around, direction) for direction in basis.mT]
-    made = torch.stack(columns, -1) if columns else torch.zeros((problem.program.plates[plate], 0), dtype=torch.float64)
-    return made if units is None else made / units
-
-
-def _slope(problem: Problem, plate: str, around: Around, direction: Tensor) -> Tensor:
-    """The derivative of every row's log evidence along one direction, to fourth order."""
-    found = torch.zeros(())
-    for step, weight in FINE.items():
-        batch = around.batch((STEP * step * direction).unsqueeze(0))
-        here = posterior(problem.engine, {name: value.squeeze(0) for name, value in batch.items()})
-        found = found + weight / STEP * here.log_evidence_by(plate)
-    return found

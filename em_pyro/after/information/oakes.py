@@ -16,7 +16,8 @@ from ...fit.verdict.around import Around, Entry, named
 from ...fit.verdict.ground import Ground
 from ...fit.verdict.infinity import running
 from ...fit.verdict.peak import Peak, peak
-from ...program.named import Params
+from ...program.named import Params, batched
+from .louis import SecondOrder, second_order, unserved
 from .record import Direction
 
 BELOW = 1e-6  # nats, relative to 1 + |objective|: how far below the top a fit may end without a note
@@ -35,6 +36,7 @@ class Top:
         height: the objective there.
         decrement: nats that this is higher than at the fitted values.
         notes: what was found on the way.
+        squares: the sum of the outer products of the rows' scores in the basis of `peak`, if it was collected.
     """
 
     peak: Peak
@@ -42,6 +44,7 @@ class Top:
     height: float
     decrement: float
     notes: tuple[str, ...]
+    squares: Tensor | None = field(default=None, repr=False)
 
     def directions(self) -> tuple[Direction, ...]:
         """Name the flat directions, the furthest coordinate moved by one standard error given complete data."""
@@ -87,6 +90,24 @@ class Top:
         return found
 
 
+class Louis:
+    """Second derivatives in one pass over the rows, where these are mixtures.
+
+    Attributes:
+        last: what the last pass found, if it found any.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        """Take the program."""
+        self.problem = problem
+        self.last: SecondOrder | None = None
+
+    def __call__(self, ground: Ground, basis: Tensor) -> Tensor | None:
+        """Return the observed information around a point along the columns of a basis."""
+        self.last = second_order(self.problem, ground.around.params, around=ground.around, basis=basis)
+        return None if self.last is None else self.last.observed
+
+
 def top(problem: Problem, params: Params) -> Top:
     """Go to the maximum beside fitted values, and look around there.
 
@@ -107,26 +128,39 @@ def top(problem: Problem, params: Params) -> Top:
             "that has to be run in every step. State them with pyro.param."
         )
     ground = Ground(problem, Around(problem.program, problem.plan.free, values))
-    level = problem.objective(ground.around.batch(torch.zeros(1, ground.around.size, dtype=torch.float64)))
-    ground, moved = snapped(ground, level)
     found = ground.found()
+    level = float(found.log_evidence + problem.log_prior(problem.bind(batched(values))))
+    ground, edges = snapped(ground, level)
+    found = ground.found() if edges else found
     information = ground.curvature_of_q(found)
     if information is None or not bool(torch.isfinite(information).all()):
         raise PlanError("information: expected a model that torch can differentiate twice, got one that it cannot.")
     off = running(ground, level, information) if ground.around.size else {}
-    here = peak(ground, information, off, fine=True)
+    rows = max(problem.engine.full.program.plates.values(), default=1)
+    louis = None if unserved(problem) else Louis(problem)
+    here = peak(ground, found, information, off, fine=True, second=louis, rows=rows)
     if here is None:
         raise PlanError("information: expected finite slopes around the fitted values, got none. Take other starts.")
     slope = ground.slope_of_q(found, torch.zeros(1, ground.around.size, dtype=torch.float64))[0]
     promised = here.promised(slope)
-    height = float(here.ground.heights(torch.zeros(1, here.ground.around.size, dtype=torch.float64)))
-    gained = height - level
-    edges = {entry: _where(ground.around, entry) for entry in _still(here.ground.around)}
-    edges |= {entry: f"runs to {to}: no standard error" for entry, to in off.items()}
+    height, gained = level, 0.0
+    if here.ground is not ground or edges:
+        height = float(here.ground.heights(torch.zeros(1, here.ground.around.size, dtype=torch.float64)))
+        gained = height - level
+    still = {entry: _where(ground.around, entry) for entry in _still(here.ground.around)}
+    still |= {entry: f"runs to {to}: no standard error" for entry, to in off.items()}
     notes = tuple(edge_notes(ground))
     for to in dict.fromkeys(off.values()):
         notes = (*notes, f"runs to {to}: {named([entry for entry, way in off.items() if way == to])}")
-    return Top(here, edges, height, gained if gained > ROUNDING * (1 + abs(level)) else max(promised, 0.0), notes)
+    last = None if louis is None else louis.last
+    return Top(
+        here,
+        still,
+        height,
+        gained if gained > ROUNDING * (1 + abs(level)) else max(promised, 0.0),
+        notes,
+        None if last is None else last.squares,
+    )
 
 
 def _still(around: Around) -> list[Entry]:

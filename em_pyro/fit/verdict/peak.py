@@ -10,24 +10,25 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
+from ...e_step.expectation import Expectation
 from .around import Entry
 from .ground import FINE, ROUGH, Ground
+from .whitened import whitened
 
-COLLINEAR = 1e-11  # of the information in complete data, every entry in its own standard error
-NOTHING = 1e-300  # information that is none
 SUSPECT, FLAT = 1e-3, 1e-7  # information in the observed data, of that in complete data
 LEVEL = 1e-9  # relative to 1 + |objective|: a change that is none
 SETTLED = 1e-5  # a slope in standard errors at which curvature is believed
 NO_LONGER = 1e-20  # nats still to gain, of no consequence to any digit
 ROUNDS, CHORDS, HALVES = 4, 30, 12  # Newton's method: second derivatives taken, steps by each, and halvings of a step
 MOVED = 1e-12  # in standard errors given complete data: a way after which curvature is taken anew
+NEAR = 1e-7  # likewise, times the root of the number of rows: the part of a standard error that it may change
 NAMED = 0.1  # of the largest part of a direction: entries that are named
 
 
@@ -144,7 +145,20 @@ def _apart(directions: Tensor) -> Tensor:
     return found
 
 
-def peak(ground: Ground, information: Tensor, off: Collection[Entry] = (), *, fine: bool = False) -> Peak | None:
+Second = Callable[[Ground, Tensor], Tensor | None]
+"""Minus the second derivative of the objective around a point along the columns of a basis; None where it has none."""
+
+
+def peak(
+    ground: Ground,
+    found: Expectation,
+    information: Tensor,
+    off: Collection[Entry] = (),
+    *,
+    fine: bool = False,
+    second: Second | None = None,
+    rows: int = 1,
+) -> Peak | None:
     """Look at the curvature around a point, and at the top beside it.
 
     At a point that is not quite the maximum small eigenvalues are off by as much as the slope is. So Newton's method
@@ -153,20 +167,26 @@ def peak(ground: Ground, information: Tensor, off: Collection[Entry] = (), *, fi
 
     Args:
         ground: the objective around the fit.
+        found: the E-step there.
         information: in complete data, `(D, D)`.
         off: entries that run off, which are not looked at.
         fine: whether all digits are wanted, or only which directions are flat: then a glance that shows none is enough.
+        second: a way to second derivatives; by default differences of slopes.
+        rows: of the data. A standard error is known to one part in their root, and the way to the top after which
+            second derivatives by `second` are taken anew is measured by it.
 
     Returns:
         The top; the best point reached, if it is not; None if there are no finite slopes.
     """
-    here = _seen(ground, information, off, FINE if fine else ROUGH)
+    look = partial(_seen, off=off, second=second)
+    here = look(ground, found, information, stencil=FINE if fine else ROUGH)
     if here is None or not fine and here.smallest >= SUSPECT:
         return None if here is None else replace(here, error=0.0)
     if not fine:
-        here = _seen(ground, information, off, FINE)
+        here = look(ground, found, information, stencil=FINE)
+    near = MOVED if second is None else NEAR * rows**0.5
     for least in (SUSPECT, *[FLAT] * ROUNDS) if fine else [SUSPECT] * ROUNDS:
-        at = None if here is None else _climbed(here, least)
+        at = None if here is None else _climbed(here, least, near)
         if here is None or at is None:
             return here if fine else _settled(here)
         there = replace(here.ground, around=here.ground.around.at(at))
@@ -174,7 +194,7 @@ def peak(ground: Ground, information: Tensor, off: Collection[Entry] = (), *, fi
         curved = there.curvature_of_q(found)
         if curved is None or not bool(torch.isfinite(curved).all()):
             return None
-        here = _seen(there, curved, off, FINE)
+        here = look(there, found, curved, stencil=FINE)
     return here if fine else _settled(here)
 
 
@@ -186,35 +206,29 @@ def _settled(here: Peak | None) -> Peak | None:
     return here if not len(slope) or float(slope.abs().max()) <= SETTLED else None
 
 
-def _seen(ground: Ground, information: Tensor, off: Collection[Entry], stencil: dict[int, float]) -> Peak | None:
+def _seen(
+    ground: Ground,
+    found: Expectation,
+    information: Tensor,
+    off: Collection[Entry],
+    second: Second | None,
+    stencil: Mapping[int, float],
+) -> Peak | None:
     """Whiten by the information in complete data, and take second derivatives."""
-    size = len(information)
-    kept = torch.tensor([k for k, e in enumerate(ground.around.entries) if e not in off], dtype=torch.long)
-    inside = information[kept][:, kept]
-    told = inside.diagonal() > NOTHING
-    unit = torch.where(told, inside.diagonal().clamp(min=NOTHING), 1.0).rsqrt()
-    alike = torch.where(told & told.unsqueeze(-1), inside * unit * unit.unsqueeze(-1), 0.0)
-    values, vectors = torch.linalg.eigh(alike)
-    seen = values > COLLINEAR
-    basis = torch.zeros((size, int(seen.sum())), dtype=torch.float64)
-    basis[kept] = unit.unsqueeze(-1) * vectors[:, seen] * values[seen].rsqrt()
-    unseen = torch.zeros((size, int((~seen).sum())), dtype=torch.float64)
-    unseen[kept] = unit.unsqueeze(-1) * vectors[:, ~seen]
-    level = _level(ground, unseen)
-    units = torch.ones(size, dtype=torch.float64)
-    units[kept] = unit
-    here = torch.zeros(size, dtype=torch.float64)
-    observed = ground.information(here, basis, stencil)
-    slope = ground.slopes(here.unsqueeze(0))[0] @ basis
+    white, here = whitened(ground, information, off), torch.zeros(len(information), dtype=torch.float64)
+    level = level_ones(ground, white.unseen)
+    observed = None if second is None else second(ground, white.basis)
+    if observed is None:
+        observed = ground.information(here, white.basis, stencil)
+    slope = ground.slope_of_q(found, here.unsqueeze(0))[0] @ white.basis
     if not bool(torch.isfinite(observed).all() and torch.isfinite(slope).all()):
         return None
     error = float((observed - observed.mT).abs().max()) if len(slope) else 0.0
-    runs = torch.eye(size, dtype=torch.float64)[:, [k for k in range(size) if k not in set(kept.tolist())]]
-    symmetric = (observed + observed.mT) / 2
-    return Peak(ground, basis, units, unseen[:, level], unseen[:, ~level], runs, symmetric, slope, error)
+    flat, kinks, symmetric = white.unseen[:, level], white.unseen[:, ~level], (observed + observed.mT) / 2
+    return Peak(ground, white.basis, white.unit, flat, kinks, white.off, symmetric, slope, error)
 
 
-def _level(ground: Ground, directions: Tensor) -> Tensor:
+def level_ones(ground: Ground, directions: Tensor) -> Tensor:
     """Which directions without curvature are flat, `(r)`: at a kink, as a Laplace density has one, `Q` has none too."""
     if not directions.shape[1]:
         return torch.zeros(0, dtype=torch.bool)
@@ -224,19 +238,20 @@ def _level(ground: Ground, directions: Tensor) -> Tensor:
     return ((heights - heights[0]).abs() <= LEVEL * (1 + heights[0].abs())).all(0)
 
 
-def _climbed(here: Peak, least: float) -> Tensor | None:
-    """Take steps by the curvature at `here` as long as less and less is left to gain; None if that leads nowhere.
+def _climbed(here: Peak, least: float, near: float) -> Tensor | None:
+    """Take steps by the curvature at `here` as long as less and less is left to gain; None if they stay as near.
 
     References: Ortega and Rheinboldt (1970), section 7.1, on chord methods.
     """
     ground, at, slope = here.ground, torch.zeros(len(here.basis), dtype=torch.float64), here.slope
-    left, level = here._promised(slope, least), float(ground.heights(torch.zeros_like(at).unsqueeze(0)))
-    moved = 0.0
-    for _ in range(CHORDS):
-        if left <= NO_LONGER:
-            break
+    left, level, moved = here._promised(slope, least), -torch.inf, 0.0
+    for k in range(CHORDS):
         along = slope @ here.vectors
         step = here.vectors @ torch.where(here.values >= least, along / here.values.clamp(min=least), 0.0)
+        if left <= NO_LONGER or not k and float(step.norm()) <= near:
+            break
+        if not k:
+            level = float(ground.heights(at.unsqueeze(0)))
         found = _shortened(ground, at, here.basis @ step, level)
         if found is None:
             break
@@ -246,7 +261,7 @@ def _climbed(here: Peak, least: float) -> Tensor | None:
             break
         moved += float(step.norm())
         (at, level), slope, left = found, new, promised
-    return at if moved > MOVED else None
+    return at if moved > near else None
 
 
 def _shortened(ground: Ground, at: Tensor, step: Tensor, level: float) -> tuple[Tensor, float] | None:
