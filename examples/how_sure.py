@@ -17,7 +17,6 @@ import matplotlib.pyplot as plt
 import torch
 from em_pyro.models import genetic_linkage, item_response, poisson_mixture
 from em_pyro.models.data import load
-from gallery import save
 
 from em_pyro import EM
 from em_pyro.plotting import COLOURS, intervals
@@ -93,7 +92,7 @@ right.legend(fontsize="small", loc="lower right")
 right.set(title="questions", xlabel="difficulty, 95 % interval", ylim=(4.5, -0.5))
 right.set_yticks(range(5), [f"question {j}" for j in range(5)])
 right.grid(axis="x", alpha=0.3)
-save(figure, "how_sure")
+plt.show()
 
 # What was claimed: Louis' numbers, to the digits printed; a direction of which little is seen; and intervals that hold.
 assert round(float(linkage.se["p"]), 3) == 0.051

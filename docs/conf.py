@@ -1,0 +1,143 @@
+"""How the site is built: `make docs`.
+
+Sphinx reads the repository as it lies, so that a link which works there works on the site: the source folder is the
+root, and this folder only holds the configuration. What executes what is in house.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.application import Sphinx
+
+import em_pyro
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "examples"
+sys.path.insert(0, str(EXAMPLES))
+
+from gallery import EXAMPLES as NAMES  # noqa: E402 - found beside the examples
+
+project, author, copyright = "em_pyro", "The em_pyro developers", "The em_pyro developers"  # noqa: A001 - Sphinx's name
+version = release = em_pyro.__version__
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "sphinx_design"]
+
+root_doc = "docs/index"
+include_patterns = [
+    "*.md", "docs/**.md", "models/README.md", "models/data/README.md", "benchmarks/RESULTS.md", "tests/README.md",
+    "examples/README.md", *(f"examples/{name}.py" for name in NAMES),
+]  # fmt: skip
+exclude_patterns = [".*", "build", "dist", "out", "notebooks", "em_pyro"]
+
+# ---- pages: Markdown, and examples as jupytext's percent scripts ----
+
+myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
+myst_heading_anchors = 3
+nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
+nb_merge_streams = True
+nb_execution_mode = "cache"
+nb_execution_in_temp = True
+nb_execution_timeout = 600
+nb_execution_raise_on_error = True
+_code = hashlib.sha256(
+    b"".join(file.read_bytes() for folder in ("em_pyro", "models") for file in sorted((ROOT / folder).rglob("*.py")))
+)
+# Outputs are those of this very code: another package is another cache.
+nb_execution_cache_path = str(ROOT / "build" / "executed" / _code.hexdigest()[:16])
+
+# ---- reference ----
+
+default_role = "literal"
+napoleon_use_ivar = True
+autodoc_member_order = "groupwise"
+autodoc_typehints_format = "short"
+autodoc_class_signature = "mixed"
+autodoc_preserve_defaults = True
+maximum_signature_line_length = 88
+python_use_unqualified_type_names = True
+add_module_names = False
+toc_object_entries_show_parents = "hide"
+nitpicky = True
+# Types of other libraries, and those of ours that no public name stands for.
+nitpick_ignore_regex = [("py:.*", ".*")]
+
+# ---- appearance ----
+
+html_theme = "furo"
+html_title = f"em_pyro {version}"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_extra_path = ["static/root"]
+html_copy_source = False
+html_show_sphinx = False
+html_math_renderer = "mathml"
+pygments_style, pygments_dark_style = "friendly", "monokai"
+copybutton_exclude = ".linenos, .gp, .go"
+
+
+def inline_math(writer: Any, node: nodes.math) -> None:
+    """Write MathML, which browsers set without a script from elsewhere."""
+    writer.body.append(tex2mathml(node.astext()))
+    raise nodes.SkipNode
+
+
+def display_math(writer: Any, node: nodes.math_block) -> None:
+    """Write a formula on lines of its own, which scrolls where it is wider than the page."""
+    writer.body.append(f'<div class="formula">{tex2mathml(node.astext(), as_block=True)}</div>')
+    raise nodes.SkipNode
+
+
+def diagrams(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Make a plate diagram in ASCII a literal block, as the reader of the source sees it."""
+    for at in range(len(lines) - 1, 0, -1):
+        drawn = re.match(r"    +\S", lines[at]) and not lines[at - 1].strip()
+        if what == "module" and drawn and "References:" not in "".join(lines[at - 2 : at]):
+            lines[at:at] = ["::", ""]
+
+
+def in_reading_order(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Put the examples under the page that lists them, which is one for GitHub too."""
+    if docname == "examples/README":
+        source[0] += "\n".join(["", "```{toctree}", ":hidden:", "", *NAMES, "```", ""])
+
+
+def described(app: Sphinx, doctree: nodes.document) -> None:
+    """Give the picture that an example drew the words that stand for it in the list of examples."""
+    name = app.env.current_document.docname.removeprefix("examples/")
+    listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    for words in re.findall(rf"!\[(.+)\]\(\.\./docs/pictures/{name}\.png\)", listed) if name in NAMES else ():
+        for image in doctree.findall(nodes.image):
+            image["alt"] = words
+
+
+def downloads(app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: object) -> None:
+    """Offer an example as a script and as an executed notebook, above its text."""
+    name = pagename.removeprefix("examples/")
+    if pagename.startswith("examples/") and name in NAMES:
+        links = (f'<a class="download" href="{name}{end}" download>{name}{end}</a>' for end in (".py", ".ipynb"))
+        context["body"] = f'<p class="downloads">Download {" ".join(links)}</p>' + context["body"]
+
+
+def lay_down(app: Sphinx, exception: Exception | None) -> None:
+    """Put the scripts and the notebooks beside their pages."""
+    if exception is None:
+        for name in NAMES:
+            shutil.copy(EXAMPLES / f"{name}.py", app.outdir / "examples")
+            shutil.copy(app.outdir.parent / "jupyter_execute" / "examples" / f"{name}.ipynb", app.outdir / "examples")
+
+
+def setup(app: Sphinx) -> None:
+    """Register what is above."""
+    app.add_html_math_renderer("mathml", inline_renderers=(inline_math, None), block_renderers=(display_math, None))
+    app.connect("autodoc-process-docstring", diagrams, priority=400)
+    app.connect("source-read", in_reading_order)
+    app.connect("doctree-read", described)
+    app.connect("html-page-context", downloads)
+    app.connect("build-finished", lay_down)
