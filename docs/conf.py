@@ -6,6 +6,7 @@ root, and this folder only holds the configuration. What executes what is in hou
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 import shutil
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import imagesize
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
@@ -27,7 +29,9 @@ from gallery import EXAMPLES as NAMES  # noqa: E402 - found beside the examples
 
 project, author, copyright = "em_pyro", "The em_pyro developers", "The em_pyro developers"  # noqa: A001 - Sphinx's name
 version = release = em_pyro.__version__
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "sphinx_design"]
+extensions = [
+    "myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx_copybutton", "sphinx_design",
+]  # fmt: skip
 
 root_doc = "docs/index"
 include_patterns = [
@@ -39,7 +43,7 @@ exclude_patterns = [".*", "build", "dist", "out", "notebooks", "em_pyro"]
 # ---- pages: Markdown, and examples as jupytext's percent scripts ----
 
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
-myst_heading_anchors = 3
+myst_heading_anchors = 4
 nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
 nb_merge_streams = True
 nb_execution_mode = "cache"
@@ -65,8 +69,9 @@ python_use_unqualified_type_names = True
 add_module_names = False
 toc_object_entries_show_parents = "hide"
 nitpicky = True
-# Types of other libraries, and those of ours that no public name stands for.
-nitpick_ignore_regex = [("py:.*", ".*")]
+# Types of other libraries, of which nothing is fetched; and rooms of ours that no user enters.
+INSIDE = ("fit.problem.Problem", "fit.path.Acceleration", "after.source.Source", "e_step.engine.Engine", "families.base.FamilyType")
+nitpick_ignore_regex = [("py:.*", r"(?!em_pyro\.).*"), *(("py:class", f"em_pyro.{name}") for name in INSIDE)]
 
 # ---- appearance ----
 
@@ -74,7 +79,8 @@ html_theme = "furo"
 html_title = f"em_pyro {version}"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
-html_extra_path = ["static/root"]
+html_extra_path = ["root"]
+html_domain_indices = False
 html_copy_source = False
 html_show_sphinx = False
 html_math_renderer = "mathml"
@@ -94,27 +100,39 @@ def display_math(writer: Any, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
-def diagrams(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Make a plate diagram in ASCII a literal block, as the reader of the source sees it."""
-    for at in range(len(lines) - 1, 0, -1):
-        drawn = re.match(r"    +\S", lines[at]) and not lines[at - 1].strip()
-        if what == "module" and drawn and "References:" not in "".join(lines[at - 2 : at]):
+def drawn(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Keep what is indented in a docstring as it is typed: plate diagrams, formulas, tables."""
+    for at in range(len(lines) - 1, 1, -1):
+        before = next((line for line in reversed(lines[:at]) if line.strip()), "")
+        if lines[at].startswith("    ") and not lines[at - 1].strip() and before and not before.startswith(" "):
             lines[at:at] = ["::", ""]
 
 
+def handed_out(app: Sphinx, what: str, name: str, obj: object, options: object, *text: str) -> tuple[str, str] | None:
+    """Leave out how records are made: the library makes them."""
+    made = what == "class" and (dataclasses.is_dataclass(obj) or obj is em_pyro.Posterior) and obj is not em_pyro.Role
+    return ("", "") if made else None
+
+
 def in_reading_order(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Put the examples under the page that lists them, which is one for GitHub too."""
+    """Put the examples under the page that lists them; lead from the zoo to the reference, which has the source.
+
+    Both pages are read in the repository too, where there is neither a table of contents nor a reference.
+    """
+    if docname == "models/README":
+        source[0] = re.sub(r"\]\((\w+)\.py\)", r"](../docs/reference/models.md#\1)", source[0])
     if docname == "examples/README":
         source[0] += "\n".join(["", "```{toctree}", ":hidden:", "", *NAMES, "```", ""])
 
 
 def described(app: Sphinx, doctree: nodes.document) -> None:
-    """Give the picture that an example drew the words that stand for it in the list of examples."""
+    """Give every picture its size, and the one that an example drew the words that its list has for it."""
     name = app.env.current_document.docname.removeprefix("examples/")
     listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
-    for words in re.findall(rf"!\[(.+)\]\(\.\./docs/pictures/{name}\.png\)", listed) if name in NAMES else ():
-        for image in doctree.findall(nodes.image):
-            image["alt"] = words
+    words = re.findall(rf"!\[(.+)\]\(\.\./docs/pictures/{name}\.png\)", listed) if name in NAMES else []
+    for image in doctree.findall(nodes.image):
+        image["width"], image["height"] = map(str, imagesize.get(ROOT / image["uri"]))
+        image["alt"] = words[0] if words else image["alt"]
 
 
 def downloads(app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: object) -> None:
@@ -136,7 +154,8 @@ def lay_down(app: Sphinx, exception: Exception | None) -> None:
 def setup(app: Sphinx) -> None:
     """Register what is above."""
     app.add_html_math_renderer("mathml", inline_renderers=(inline_math, None), block_renderers=(display_math, None))
-    app.connect("autodoc-process-docstring", diagrams, priority=400)
+    app.connect("autodoc-process-docstring", drawn, priority=400)
+    app.connect("autodoc-process-signature", handed_out)
     app.connect("source-read", in_reading_order)
     app.connect("doctree-read", described)
     app.connect("html-page-context", downloads)
