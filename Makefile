@@ -56,7 +56,8 @@ notebooks: $(INSTALLED)
 docs: export OMP_NUM_THREADS = 1
 docs: $(INSTALLED)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
-	$(BIN)/python -m sphinx -q -W --keep-going -c docs -d build/doctrees . build/site
+	rm -rf build/site
+	$(BIN)/python -m sphinx -q -E -W --keep-going -c docs -d build/doctrees . build/site
 
 # Pages that need pandas are run here too: `make test` skips them where there is none.
 docs-test: export OMP_NUM_THREADS = 1

@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import imagesize
+import jupytext
+import nbformat
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
+from jupyter_cache import get_cache
 from sphinx.application import Sphinx
 
 import em_pyro
@@ -78,6 +81,7 @@ nitpick_ignore_regex = [("py:.*", r"(?!em_pyro\.).*"), *(("py:class", f"em_pyro.
 html_theme = "furo"
 html_title = f"em_pyro {version}"
 html_static_path = ["static"]
+html_favicon = "static/icon.svg"
 html_css_files = ["site.css"]
 html_extra_path = ["root"]
 html_domain_indices = False
@@ -135,8 +139,13 @@ def described(app: Sphinx, doctree: nodes.document) -> None:
         image["alt"] = words[0] if words else image["alt"]
 
 
-def downloads(app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: object) -> None:
-    """Offer an example as a script and as an executed notebook, above its text."""
+def around(app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: object) -> None:
+    """Offer an example as a script and as an executed notebook, above its text.
+
+    Of source pages the links back are left out: viewcode does not know under which of its names a thing is documented.
+    """
+    if pagename.startswith("_modules/"):
+        context["body"] = re.sub(r'<a class="viewcode-back".*?</a>', "", context["body"])
     name = pagename.removeprefix("examples/")
     if pagename.startswith("examples/") and name in NAMES:
         links = (f'<a class="download" href="{name}{end}" download>{name}{end}</a>' for end in (".py", ".ipynb"))
@@ -144,11 +153,15 @@ def downloads(app: Sphinx, pagename: str, template: str, context: dict[str, Any]
 
 
 def lay_down(app: Sphinx, exception: Exception | None) -> None:
-    """Put the scripts and the notebooks beside their pages."""
+    """Put the scripts beside their pages, and the notebooks with what came out of them."""
     if exception is None:
+        cache = get_cache(nb_execution_cache_path)
         for name in NAMES:
-            shutil.copy(EXAMPLES / f"{name}.py", app.outdir / "examples")
-            shutil.copy(app.outdir.parent / "jupyter_execute" / "examples" / f"{name}.ipynb", app.outdir / "examples")
+            script = EXAMPLES / f"{name}.py"
+            _, notebook = cache.merge_match_into_notebook(jupytext.read(script, fmt="py:percent"))
+            notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+            nbformat.write(notebook, app.outdir / "examples" / f"{name}.ipynb")
+            shutil.copy(script, app.outdir / "examples")
 
 
 def setup(app: Sphinx) -> None:
@@ -158,5 +171,5 @@ def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-signature", handed_out)
     app.connect("source-read", in_reading_order)
     app.connect("doctree-read", described)
-    app.connect("html-page-context", downloads)
+    app.connect("html-page-context", around)
     app.connect("build-finished", lay_down)
