@@ -21,6 +21,7 @@ from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 from jupyter_cache import get_cache
 from sphinx.application import Sphinx
+from sphinx.domains.python import PyObject
 
 import em_pyro
 
@@ -63,7 +64,7 @@ nb_execution_cache_path = str(ROOT / "build" / "executed" / _code.hexdigest()[:1
 
 default_role = "literal"
 napoleon_use_ivar = True
-autodoc_member_order = "groupwise"
+autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_class_signature = "mixed"
 autodoc_preserve_defaults = True
@@ -75,6 +76,8 @@ nitpicky = True
 # Types of other libraries, of which nothing is fetched; and rooms of ours that no user enters.
 INSIDE = ("fit.problem.Problem", "fit.path.Acceleration", "after.source.Source", "e_step.engine.Engine", "families.base.FamilyType")
 nitpick_ignore_regex = [("py:.*", r"(?!em_pyro\.).*"), *(("py:class", f"em_pyro.{name}") for name in INSIDE)]
+
+next(field for field in PyObject.doc_field_types if field.name == "variable").label = "Attributes"
 
 # ---- appearance ----
 

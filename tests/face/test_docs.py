@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from programs.zoo import GAUSSIAN, ZOO
 
+import em_pyro
+
 ROOT = Path(__file__).parents[2]
 PAGES: dict[str, Any] = runpy.run_path(str(ROOT / "docs" / "pages.py"))
 NEW_MODEL, MISSING_DATA = (
@@ -29,6 +31,20 @@ def test_a_page_prints_what_it_says(page: Path) -> None:
     assert pairs
     for said, printed in pairs:
         assert PAGES["masked"](printed) == PAGES["masked"](said)
+
+
+def test_every_public_name_has_its_place() -> None:
+    """The page of the reference names all that `em_pyro` has, and nothing else."""
+    page = (ROOT / "docs" / "reference" / "em_pyro.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\.\. auto\w+:: (\w+)$", page, re.MULTILINE)
+    assert sorted([*shown, "__version__"]) == sorted(em_pyro.__all__)
+
+
+def test_every_page_is_in_the_contents() -> None:
+    """The first page of the site names all others, under a heading."""
+    contents = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    pages = {page.stem for page in (ROOT / "docs").glob("*.md")} - {"index"}
+    assert pages <= set(contents.splitlines())
 
 
 def test_missing_data_names_every_kind() -> None:
