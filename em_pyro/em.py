@@ -28,7 +28,7 @@ from .fit.starting.starts import given_value, need_parameters, starting_points
 from .fit.step import em_step
 from .m_step.ascent.ascend import Carried
 from .m_step.plan import Choice, Plan
-from .options import bar_of, check_file, check_options, check_priors, check_switches, planning, telling
+from .options import EVERY, bar_of, check_file, check_options, check_priors, check_switches, planning, telling
 from .posterior.possible import check_possible, possible_posterior
 from .posterior.posterior import Posterior
 from .program.changes.fingerprint import Fingerprint
@@ -107,7 +107,7 @@ class EM:
         prior_density: str = "constrained",
         continuous: Mapping[str, str] | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
-        every: int = 100,
+        every: int = EVERY,
     ) -> None:
         """Take the model and the options; nothing runs yet."""
         if not callable(model):

@@ -9,6 +9,7 @@ from typing import Any
 
 from .errors import ParameterError
 
+EVERY = 100  # steps between two writes of a checkpoint, unless others are asked for
 ACCELERATIONS = ("auto", "squarem", "quasi-newton")
 
 
@@ -94,6 +95,10 @@ def check_file(checkpoint: Any, every: Any) -> None:
         raise ParameterError(f"EM: expected checkpoint to be None or the path of a file, got {checkpoint!r}.")
     if isinstance(every, bool) or not isinstance(every, Integral) or int(every) < 1:
         raise ParameterError(f"EM: expected every to be a number of steps of at least one, got {every!r}.")
+    if checkpoint is None and int(every) != EVERY:
+        raise ParameterError(
+            f"EM: expected every={every} to come with checkpoint, which it counts for. Give it a path."
+        )
 
 
 def check_switches(**switches: object) -> None:

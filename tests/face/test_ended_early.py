@@ -71,7 +71,7 @@ def test_a_signal_keeps_the_fit(options: dict[str, Any], signalled: None) -> Non
 
 def test_an_interrupt_of_the_last_look_keeps_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when all starts have ended and the model is run once more."""
-    from em_pyro.fit import answer
+    from em_pyro.after import answer
     from em_pyro.fit.starting import ends
 
     def press(*args: Any) -> None:

@@ -284,7 +284,14 @@ def test_a_write_that_fails_leaves_the_last_one(tmp_path: Path, monkeypatch: pyt
 
 def test_the_option_is_looked_at() -> None:
     """What is no path and no number of steps is refused when the EM is built."""
-    wrong: list[dict[str, Any]] = [{"checkpoint": 3}, {"checkpoint": ""}, {"every": 0}, {"every": 2.5}, {"every": True}]
+    wrong: list[dict[str, Any]] = [
+        {"checkpoint": 3},
+        {"checkpoint": ""},
+        {"every": 0},
+        {"every": 2.5},
+        {"every": True},
+        {"every": 50},
+    ]
     for options in wrong:
         with pytest.raises(ParameterError, match=next(iter(options))):
             EM(mixture, **options)

@@ -242,3 +242,10 @@ def test_packages_of_another_environment(monkeypatch: pytest.MonkeyPatch) -> Non
     for path in (sys.path, []):
         monkeypatch.setattr(sys, "path", path)
         assert all(str(package.__file__).startswith(libraries()) for package in (torch, pyro, np))
+
+
+def test_a_single_entry_of_a_longer_tensor() -> None:
+    """A step through a tensor that leaves one row: it is contiguous, and its stride is not one."""
+    x = tensor([0.5, *X])[:: len(X) + 1]
+    assert x.stride() != (1,)
+    assert EM(rates, max_steps=0, tol=0).fit(x).log_likelihood == pytest.approx(evidence(tensor([0.5])), rel=IDENTITY)

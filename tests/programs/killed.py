@@ -66,7 +66,7 @@ def cases() -> dict[str, Callable[[], Case]]:
         "far apart": lambda: (mixture, (1e4 * points(),), {"every": 2}, 20),
         "several": lambda: (mixture, (close(),), {"starts": 12, "every": 7}, 60),
         "screened": lambda: (mixture, (close(),), {"starts": 12, "every": 3}, 13),
-        "all": lambda: (partial(mixture, K=3), (close(),), {"starts": 7, "screen": False, "every": 11}, 70),
+        "all": lambda: (partial(mixture, K=3), (close(),), {"starts": 7, "screen": False, "every": 11, "max_steps": 40}, 70),
         "squarem": lambda: (mixture, (close(),), {"acceleration": "squarem", "every": 4}, 12),
         "quasi-newton": lambda: (mixture, (close(),), {"acceleration": "quasi-newton", "every": 2}, 12),
         "raced": lambda: (mixture, (close(),), {"acceleration": "quasi-newton", "starts": 8, "every": 9}, 100),

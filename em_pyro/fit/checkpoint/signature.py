@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...errors import DataError, EMError, ModelError, ParameterError
+from ...program.changes.fingerprint import raw
 from ...program.named import unwrap
 from ...program.program import Program
 from ..problem import Problem
@@ -95,9 +96,7 @@ def _another(path: Any, kind: str, name: str, was: Any, now: Any) -> EMError:
 def _digest(value: Any, depth: int = 0) -> str:
     """Return a word for the contents of a value: short ones as they are, long ones by a digest."""
     if isinstance(value, Tensor):
-        numbers = value.detach().cpu().contiguous().reshape(-1)
-        numbers = numbers if numbers.stride() == (1,) else numbers.clone(memory_format=torch.contiguous_format)
-        return f"a tensor of shape {tuple(value.shape)}, {value.dtype}, {_hashed(numbers.view(torch.uint8).numpy())}"
+        return f"a tensor of shape {tuple(value.shape)}, {value.dtype}, {_hashed(raw(value.cpu()))}"
     if isinstance(value, np.ndarray) and value.dtype != object:
         return f"an array of shape {value.shape}, {value.dtype}, {_hashed(np.ascontiguousarray(value))}"
     if isinstance(value, (bool, int, float, str, type(None))):

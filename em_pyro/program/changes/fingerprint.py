@@ -283,5 +283,13 @@ def _checksum(tensor: Tensor) -> int:
         return 0
     tensor, found = tensor.detach(), 0
     for part in (tensor,) if tensor.is_contiguous() else tensor.split(SLICE):
-        found = zlib.crc32(part.contiguous().reshape(-1).view(torch.uint8).numpy().data, found)
+        found = zlib.crc32(raw(part).data, found)
     return found
+
+
+def raw(tensor: Tensor) -> np.ndarray:
+    """Return the bytes of a tensor on the host, in order."""
+    flat = tensor.detach().contiguous().reshape(-1)
+    if flat.stride() != (1,):  # a single entry, of a step through a longer tensor
+        flat = flat.clone(memory_format=torch.contiguous_format)
+    return flat.view(torch.uint8).numpy()
