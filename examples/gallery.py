@@ -20,6 +20,7 @@ EXAMPLES = (
     "coins",
     "two_gaussians",
     "old_faithful",
+    "how_many",
     "new_model",
     "em_versus_svi",
     "image_segmentation",

@@ -103,7 +103,7 @@ def _meets(engine: Engine, name: str) -> set[str]:
     program, latents = engine.program, engine.recognition.latents
     above, factor = program.upstream.get(name, frozenset()), engine.factors.get(name)
     if factor is not None:  # by its dimensions; latents of one state have none
-        above = {latent for latent in above if latent in factor.names or program.latents[latent].size == 1}
+        above = frozenset(n for n in above if n in factor.names or program.latents[n].size == 1)
     met = {name, name.removesuffix(LABELS), *above}
     if latents is not None and name in latents.sites:
         entries = [slot.which.unique() for slot in latents.sites[name].slots]

@@ -216,9 +216,9 @@ def _share(site: Site, before: Site) -> float:
     for (key, tensor), (_, other) in zip(arguments_of(site.fn), arguments_of(before.fn), strict=False):
         if tensor.shape != other.shape or torch.equal(tensor, other):
             continue
-        size = float(other[torch.isfinite(other)].abs().amax()) if bool(torch.isfinite(other).any()) else 0.0
+        size = float(other[torch.isfinite(other)].detach().abs().amax()) if bool(torch.isfinite(other).any()) else 0.0
         size = size or (_spread(site) if key.endswith("loc") else 0.0) or 1.0
-        found.append(float((tensor - other).abs().nan_to_num(torch.inf).amax()) / size)
+        found.append(float((tensor - other).detach().abs().nan_to_num(torch.inf).amax()) / size)
     return max(found)
 
 

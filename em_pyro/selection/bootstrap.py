@@ -20,8 +20,9 @@ from ..after.simulate import Simulator, simulator
 from ..em import EM
 from ..errors import EMError, ObjectiveError, ParameterError
 from ..fit.endings import BAD
-from ..program.data.replaced import Call, replacement
+from ..program.data.replaced import Call, Replacement, replacement
 from ..program.handlers import alone
+from .progress import followed
 from .select import grown_fit
 
 NOTICED = 1e-6  # of the log-likelihood, relative: a fit handed in that is so much higher than its refit is told of
@@ -94,9 +95,7 @@ def bootstrap_lrt(
         ModelError: data cannot be drawn: rows have weights (a table of counts), or a site has no draws.
         EMError: the data cannot be fitted, or none of the draws.
     """
-    for name, number in (("draws", draws), ("starts", starts)):
-        if not isinstance(number, Integral) or isinstance(number, bool) or number < 1:
-            raise ParameterError(f"bootstrap_lrt: expected {name} to be a number of at least one, got {number!r}.")
+    _check(draws, starts)
     rule = {"seed": seed, "starts": int(starts), **options}
     given = args, dict(model_kwargs or {})
     calls, rules = [_call(one, *given) for one in (small, large)], [_rule(one, rule) for one in (small, large)]
@@ -104,28 +103,14 @@ def bootstrap_lrt(
     source = simulator(lower._alive(), lower.params, (), {})
     seeds = torch.randint(2**62, (int(draws),), generator=torch.Generator().manual_seed(seed)).tolist()
     first = _drawn(source, seeds[0])
-    others = []
-    for fit in (lower, upper):
-        program = fit._alive().program
-        if absent := [name for name in first if name not in program.upstream]:
-            raise ParameterError(
-                f'bootstrap_lrt: expected both models to observe the same sites, got "{absent[0]}" in the smaller '
-                f"alone. Give it the same name."
-            )
-        with pyro.get_param_store().scope():
-            others.append(replacement(program, fit.params, first))
+    others = [_other(fit, first) for fit in (lower, upper)]
     found, failed = list[float](), list[str]()
-    bar = _bar(draws) if progress else None
-    for own in seeds:
+    for own in followed(seeds, "bootstrap", "draws", shown=progress):
         values = _drawn(source, own)
         try:
             found.append(_ratio(*_both([other(values) for other in others], rules)))
         except EMError as error:
             failed.append(str(error))
-        if bar is not None:
-            bar.update()
-    if bar is not None:
-        bar.close()
     if not found:
         raise ObjectiveError(f"bootstrap_lrt: expected draws that can be fitted, got none: {failed[0]}")
     statistic, ratios = _ratio(lower, upper), torch.tensor(found, dtype=torch.float64)
@@ -133,6 +118,25 @@ def bootstrap_lrt(
     return LikelihoodRatio(
         statistic, ratios, p_value, (*_lower(small, lower), *_lower(large, upper), *_left_out(failed))
     )
+
+
+def _check(draws: Any, starts: Any) -> None:
+    """Refuse what are no numbers of at least one."""
+    for name, number in (("draws", draws), ("starts", starts)):
+        if not isinstance(number, Integral) or isinstance(number, bool) or number < 1:
+            raise ParameterError(f"bootstrap_lrt: expected {name} to be a number of at least one, got {number!r}.")
+
+
+def _other(fit: Fit, values: Mapping[str, Tensor]) -> Replacement:
+    """Return how values are put in the place of those that a fit has observed."""
+    program = fit._alive().program
+    if absent := [name for name in values if name not in program.upstream]:
+        raise ParameterError(
+            f'bootstrap_lrt: expected both models to observe the same sites, got "{absent[0]}" in the smaller alone. '
+            f"Give it the same name."
+        )
+    with pyro.get_param_store().scope():
+        return replacement(program, fit.params, values)
 
 
 def _drawn(source: Simulator, seed: int) -> dict[str, Tensor]:
@@ -196,9 +200,3 @@ def _lower(one: Any, again: Fit) -> tuple[str, ...]:
 
 def _left_out(failed: list[str]) -> tuple[str, ...]:
     return (f"{len(failed)} draws are left out, since they could not be fitted: {failed[0]}",) if failed else ()
-
-
-def _bar(draws: int) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(total=draws, desc="bootstrap", unit=" draws")

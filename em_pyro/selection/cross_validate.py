@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor
 
@@ -18,8 +19,10 @@ from ..fit.starting.starts import own_values
 from ..options import planning
 from ..program.devices import beside
 from ..program.handlers import alone
+from ..program.program import Program
 from ..program.store import set_aside
 from .folds import Cut, check_cut
+from .progress import followed
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,6 @@ class CrossValidation:
             shape `(rows,)`; its differences between two models are paired.
         fold: which fold each row was in, shape `(rows,)`.
         outcomes: how the fit of each fold ended.
-        notes: what else there is to know.
 
     References:
         Smyth, P. (2000). Model selection for probabilistic clustering using cross-validated likelihood. Statistics and
@@ -41,7 +43,6 @@ class CrossValidation:
     per_row: Tensor = field(repr=False)
     fold: Tensor = field(repr=False)
     outcomes: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
 
     @property
     def total(self) -> float:
@@ -58,10 +59,11 @@ class CrossValidation:
         return self.total
 
     def __str__(self) -> str:
-        """One line, and the notes."""
+        """One line, and another where fits ended at no maximum."""
         rows, folds = len(self.per_row), len(self.outcomes)
         said = f"held-out log evidence {self.total:.4f} of {rows} rows in {folds} folds ({self.total / rows:.4f} a row)"
-        return "\n".join([said, *self.notes])
+        bad = [f"fold {i}: {outcome}" for i, outcome in enumerate(self.outcomes) if outcome in BAD]
+        return "\n".join([said, *([f"fits that ended at no maximum: {', '.join(bad)}"] if bad else [])])
 
 
 @alone()
@@ -79,8 +81,8 @@ def cross_validate(
     """Fit a model to all folds but one, and ask the fit for the log evidence of that one; each in turn.
 
     Rows of a plate are dealt to folds by a random permutation, sizes differing by one at most. Every fit starts as one
-    of all rows would: from the param store, initialisers and `starts` as they are now; the store and the weights of
-    modules are left as they were.
+    of all rows would in an empty param store: from initialisers, `starts` and the weights of modules, which are left as
+    they were, as is the store; so nothing of a fit that has seen the held-out rows.
 
     An argument is cut along the dimension that is as long as the plate, those inside lists and dicts too; one without
     is passed whole. Before anything is fitted, rows are asked for the same densities as in the whole.
@@ -105,35 +107,38 @@ def cross_validate(
     """
     kwargs = dict(model_kwargs or {})
     em = EM(model, seed=seed, **options)
-    whole = prepare(model, args, kwargs, em.m_step, **planning(em))
+    with pyro.get_param_store().scope():
+        whole = prepare(model, args, kwargs, em.m_step, **planning(em))
     program = whole.program
     cut = _cut(program.plates, plate, folds, (args, kwargs), dims or {})
     deal = torch.randperm(cut.rows, generator=torch.Generator().manual_seed(seed))
     parts = deal.tensor_split(int(folds))
-    with beside(program.device):
+    with beside(program.device), pyro.get_param_store().scope():
         for some in (parts[0], torch.cat(parts[1:])):
             check_cut(program, cut, own_values(whole), some)
+    own = {"seed": seed, **options}
+    return _held_out(program, cut, parts, own, followed(range(len(parts)), "cross_validate", "folds", shown=progress))
+
+
+def _held_out(
+    program: Program, cut: Cut, parts: Sequence[Tensor], options: Mapping[str, Any], order: Iterable[int]
+) -> CrossValidation:
+    """Predict the rows of each part from all others."""
     per_row, fold = torch.zeros(cut.rows, dtype=torch.float64), torch.zeros(cut.rows, dtype=torch.long)
     outcomes = list[str]()
-    bar = _bar(len(parts)) if progress else None
-    for i, held_out in enumerate(parts):
+    args, kwargs = program.args, program.kwargs
+    for i in order:
         others = torch.cat([part for k, part in enumerate(parts) if k != i]).sort().values
-        train, test = cut.some(args, kwargs, others), cut.some(args, kwargs, held_out)
+        train, test = cut.some(args, kwargs, others), cut.some(args, kwargs, parts[i])
         try:
-            with set_aside(program):
-                fit = EM(model, seed=seed, **options).fit(*train[0], **train[1])
-                per_row[held_out] = fit.posterior_on(*test[0], **test[1]).log_evidence_by(plate).cpu()
+            with set_aside(program), pyro.get_param_store().scope():
+                fit = EM(program.model, **options).fit(*train[0], **train[1])
+                per_row[parts[i]] = fit.posterior_on(*test[0], **test[1]).log_evidence_by(cut.plate).cpu()
         except EMError as error:
             raise type(error)(f"cross_validate, fold {i} of {len(parts)}: {error}") from error
-        fold[held_out] = i
+        fold[parts[i]] = i
         outcomes.append(fit.outcome)
-        if bar is not None:
-            bar.update()
-    if bar is not None:
-        bar.close()
-    bad = [f"fold {i}: {outcome}" for i, outcome in enumerate(outcomes) if outcome in BAD]
-    notes = (f"fits that ended at no maximum: {', '.join(bad)}",) if bad else ()
-    return CrossValidation(per_row, fold, tuple(outcomes), notes)
+    return CrossValidation(per_row, fold, tuple(outcomes))
 
 
 def _cut(
@@ -160,9 +165,3 @@ def _cut(
         if key not in known:
             raise ParameterError(f"cross_validate: expected dims to name arguments, of {known}, got {key!r}.")
     return Cut(plate, rows, dims)
-
-
-def _bar(folds: int) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(total=folds, desc="cross_validate", unit=" folds")

@@ -69,6 +69,7 @@ def narrowest_width(problem: Problem, params: Params) -> float:
     of `S^-1 S_k` over all `k`: the same in any coordinates, and one for a single component. Sites whose location
     differs from row to row (regressions) are left out, as are those that have no scale. nan if no site is left.
     """
+    problem = problem.of_all_rows  # equal rows that were merged count as often as they are there
     bound = problem.bind(batched({name: value.detach().double() for name, value in params.items()}))
     widths = [_narrowest(one, bound) for one in problem.scales.watched if not _moves(problem, one)]
     return min((width for width in widths if width == width), default=nan)

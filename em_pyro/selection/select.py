@@ -19,6 +19,7 @@ from ..options import planning
 from ..program.devices import beside
 from ..program.handlers import alone
 from .health import narrowest_width, smallest_share
+from .progress import followed
 from .selection import Candidate, Criterion, Selection, checked, fitted
 from .split import split_starts
 
@@ -70,8 +71,7 @@ def select(
     if not made:
         raise ParameterError("select: expected at least one value and a model of it, got none. Pass range(1, 5), say.")
     found, errors = list[Candidate](), list[Exception]()
-    bar = _bar(len(made)) if progress else None
-    for value, variant, model in made:
+    for value, variant, model in followed(made, "select", "models", shown=progress):
         em = EM(model, seed=seed, starts=int(starts), **options)
         try:
             fit = grown_fit(em, fitted(found, variant), args, kwargs)
@@ -79,10 +79,6 @@ def select(
         except FAULTS as error:
             errors.append(error)
             found.append(Candidate(value, variant, failure=f"{type(error).__name__}: {error}"))
-        if bar is not None:
-            bar.update()
-    if bar is not None:
-        bar.close()
     if len(errors) == len(found):
         raise errors[0]
     return Selection(tuple(found), criterion)
@@ -133,9 +129,3 @@ def _candidate(value: Any, variant: str | None, fit: Fit) -> Candidate:
     """Judge a fit; its posterior is that of a copy, and not kept."""
     width, share = narrowest_width(fit._alive(), fit.params), smallest_share(copy(fit).posterior)
     return Candidate(value, variant, fit, fit.criteria(), share, width)
-
-
-def _bar(models: int) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(total=models, desc="select", unit=" models")

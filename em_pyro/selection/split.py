@@ -21,6 +21,7 @@ from torch import Tensor
 from ..families.charts import domain_of
 from ..fit.problem import Problem
 from ..fit.saddle import row_units
+from ..fit.starting.initialisers import in_double
 from ..fit.starting.starts import own_values
 from ..program.coordinates import constrained
 from ..program.devices import seeded
@@ -71,7 +72,7 @@ def split_starts(small: Params, large: Problem, seed: int) -> tuple[list[dict[st
     grown = growth(small, parameters)
     if grown is None:
         return [], []
-    small = {name: small[name].detach().double() for name in grown.axes}
+    small = {name: in_double(parameters[name], small[name].detach()) for name in grown.axes}
     nested, apart = [split(small, parameters, grown, _origin(grown, 0))], list[dict[str, Tensor]]()
     if all(domain_of(parameters[name].constraint) == "real" for name, axes in grown.axes.items() if axes):
         nested.append(_padded(small, grown))
@@ -130,19 +131,19 @@ def _origin(grown: Growth, state: int) -> Tensor:
 
 
 def _apart(
-    large: Problem, middle: Params, grown: Growth, origin: Tensor, generator: torch.Generator
+    problem: Problem, middle: Params, grown: Growth, origin: Tensor, generator: torch.Generator
 ) -> Iterator[dict[str, Tensor]]:
     """Yield the parameters whose copies can be moved apart, moved one way and the other."""
-    program = large.program
+    program = problem.program
     movable = {name: _batch_axes(program.parameters[name], axes) for name, axes in grown.axes.items()}
     points = {
-        n: large.coordinates.points(middle)[n] for n, axes in movable.items() if axes and n in large.plan.maximised
+        n: problem.coordinates.points(middle)[n] for n, axes in movable.items() if axes and n in problem.plan.maximised
     }
     if not points:
         return
     with torch.no_grad():
-        found = large.expect(large.bind(batched(middle)))
-    sizes = row_units(large, middle, found, points, generator)
+        found = problem.expect(problem.bind(batched(middle)))
+    sizes = row_units(problem, middle, found, points, generator)
     steps = {}
     for name, point in points.items():
         noise = seeded(torch.randn, point.shape, generator=generator, dtype=torch.float64).to(point)

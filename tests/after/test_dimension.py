@@ -1,4 +1,4 @@
-"""How many parameters a program has: the dimension of what their constraints leave, for each that torch and Pyro have."""
+"""How many parameters a program has: the dimension of what constraints leave, for each that torch and Pyro have."""
 
 import pyro
 import pyro.distributions as dist

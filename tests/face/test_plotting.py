@@ -213,6 +213,42 @@ def test_coin_weights(ax: Axes, n: int) -> None:
         assert [text.get_text() for text in ax.get_xticklabels()] == [f"{h}/{n}" for h in heads.tolist()]
 
 
+def swept(values: list[int], variants: tuple[str | None, ...] = (None,)) -> Any:
+    """Stand in for a selection: criteria by value and variant."""
+    found = []
+    for k, value in enumerate(values):
+        for j, variant in enumerate(variants):
+            numbers = {"aic": 10.0 - k + j, "bic": 12.0 - 2 * k * (3 - k) + j, "icl": 20.0 + k + j}
+            one = SimpleNamespace(value=value, variant=variant, is_maximum=value != 9, is_sliver=value == 3)
+            one.key = value if variant is None else (value, variant)
+            one.score = lambda criterion, numbers=numbers: numbers[criterion]
+            found.append(one)
+    best = min((one for one in found if one.is_maximum), key=lambda one: one.score("bic"))
+    return SimpleNamespace(candidates=found, criterion="bic", best_value=best.key)
+
+
+def test_criteria(ax: Axes) -> None:
+    """A line a criterion over the values, those that are no maximum left out; a ring around the best."""
+    selection = swept([1, 2, 3, 9])
+    assert plotting.criteria(selection, ax) is ax
+    for name in ("AIC", "BIC", "ICL"):
+        np.testing.assert_allclose(drawn(ax, name), [one.score(name.lower()) for one in selection.candidates[:3]])
+    (ring,) = [line for line in ax.lines if line.get_label() == "best"]
+    assert float(np.asarray(ring.get_xdata()).item()) == [1, 2, 3, 9].index(selection.best_value)
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["1", "2", "3", "9"]
+    open_ones = [line for line in ax.lines if line.get_marker() == "o" and line.get_markerfacecolor() == "white"]
+    assert len(open_ones) == 3
+
+
+def test_criteria_of_variants(ax: Axes) -> None:
+    """A line a variant, of the criterion of the selection."""
+    selection = swept([1, 2, 3], ("VVV", "EEE"))
+    plotting.criteria(selection, ax)
+    for j, variant in enumerate(("VVV", "EEE")):
+        np.testing.assert_allclose(drawn(ax, variant), [one.score("bic") for one in selection.candidates[j::2]])
+    assert "BIC" in ax.get_ylabel()
+
+
 def test_labels() -> None:
     """Every picture labels its axes, and makes its own where none are given."""
     pictures = [
@@ -220,8 +256,9 @@ def test_labels() -> None:
         plotting.mixture_curves(X, HISTORY),
         plotting.ellipses(torch.eye(3, 2), torch.ones(3, 1), torch.zeros(1, 2), torch.eye(2)),
         plotting.coin_weights(torch.ones(3, 1), torch.ones(3), torch.full((3,), 4)),
+        plotting.criteria(swept([1, 2])),
     ]
-    assert len({id(ax.figure) for ax in pictures}) == 4
+    assert len({id(ax.figure) for ax in pictures}) == 5
     for ax in pictures:
         assert ax.get_xlabel()
         assert ax.get_ylabel()

@@ -43,7 +43,7 @@ def at_optimum(case: str, key: Any) -> Fit:
 
 @pytest.mark.parametrize("name", FAITHFUL)
 def test_faithful(name: str) -> None:
-    """mclust's models of Old Faithful."""
+    """Old Faithful, by the models of mclust."""
     parameters, bic = FAITHFUL[name]
     found = at_optimum("faithful", name).criteria()
     assert (found.parameters, found.n) == (parameters, 272)

@@ -76,7 +76,7 @@ def test_a_fit_that_the_rule_does_not_reach_is_told_of() -> None:
     assert found.statistic < 2 * (large.log_likelihood - small.log_likelihood)
 
 
-# ---- how observed values are replaced ---------------------------------------------------------------------------------
+# ---- how observed values are replaced --------------------------------------------------------------------------------
 
 
 def drawn(fit: Fit) -> dict[str, Tensor]:
@@ -163,7 +163,7 @@ def test_a_closure_gives_the_numbers_of_an_argument() -> None:
     close(found.draws, with_argument.draws, 0.1)
 
 
-# ---- what is refused --------------------------------------------------------------------------------------------------
+# ---- what is refused -------------------------------------------------------------------------------------------------
 
 
 def counted(x: Tensor, counts: Tensor, K: int) -> None:

@@ -126,3 +126,16 @@ def test_copies_that_a_constraint_does_not_allow_are_left_out() -> None:
     nested, apart = split_starts({"loc": tensor([0.0, 2.0])}, large, seed=0)
     assert nested == []
     assert apart == []
+
+
+def test_shares_of_single_precision_add_up_to_one() -> None:
+    """What is rounded would have more likelihood than there is, so that the first step seemed to fall."""
+    torch.set_default_dtype(torch.float32)
+    (answers,) = data("latent-classes")
+    with pyro.get_param_store().scope():
+        small = EM(partial(latent_classes.latent_classes, K=2), max_steps=5).fit(answers)
+    assert small.params["weights"].dtype == torch.float32
+    nested, apart = split_starts(small.params, prepared("latent classes", 3), seed=0)
+    for start in (*nested, *apart):
+        for value in start.values():
+            close(value.sum(-1), torch.ones(value.shape[:-1], dtype=torch.float64))
