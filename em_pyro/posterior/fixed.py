@@ -66,15 +66,17 @@ def _read(name: str, site: Site, atoms: Atoms, rows: str, *, few: bool) -> Readi
     if family is None:
         raise Unrecognised("it has no registered family")
     domains = {role.domain for role in family.roles.values()}
-    if domains & {"unit", "simplex"} and not _by_logits(base):
-        if few and _inside(base):
-            raise Unrecognised("the model is as fast")
-    elif few or "unit" in domains:  # where p is nearly one, 1 - p has no digits left, and its logit has them all
-        raise Unrecognised("the model is as fast, or has more digits")
-    else:
-        args = arguments(family, site)
-        if any(rows in squeeze(args[k], site.dims, name, rank + r.event_dim).names for k, r in family.roles.items()):
-            raise Unrecognised("its arguments differ by row")
+    exact = not domains & {"unit", "simplex"} or _by_logits(base) or _inside(base)
+    if exact and few:
+        raise Unrecognised("the model is as fast")
+    if "unit" in domains and _by_logits(base):
+        raise Unrecognised("where p is nearly one, 1 - p has no digits left, and its logit has them all")
+    args = arguments(family, site)
+    by_row = any(
+        rows in squeeze(args[key], site.dims, name, rank + role.event_dim).names for key, role in family.roles.items()
+    )
+    if exact and by_row:
+        raise Unrecognised("its arguments differ by row")
     found = read_site(name, [site], atoms)
     known = {k: r if r.constant is None else replace(r, constant=r.constant.double()) for k, r in found.roles.items()}
     return replace(found, roles=known)
