@@ -79,6 +79,8 @@ def report(found: dict[str, Any]) -> str:
         parts.append(_coverage(found["coverage"]))
     if found.get("whole"):
         parts.append(_whole(found["whole"]))
+    if found.get("information"):
+        parts.append(_information(found["information"]))
     if found.get("refused"):
         parts.append("## Not believed\n\n" + "\n".join(f"- {line}" for line in found["refused"]) + "\n")
     return "\n".join(parts)
@@ -180,6 +182,22 @@ def _whole(found: dict[str, Any]) -> str:
         lines += ["| by | default |", "|---|---|"]
         for who, part in zip(("em_pyro", "ECME in NumPy, by hand"), found["tails"].values(), strict=True):
             lines.append(f"| {who} | {part['failed'] if 'failed' in part else format(part['default'], '.0f')} |")
+    return "\n".join(lines) + "\n"
+
+
+def _information(found: list[dict[str, Any]]) -> str:
+    lines = [
+        "## The observed information, in one pass\n",
+        "Differences of scores take four E-steps a parameter. To reach: 15 E-steps of the first.\n",
+        "| work | parameters | CPU ms | an E-step, ms | E-steps |",
+        "|---|---|---|---|---|",
+    ]
+    for part in found:
+        if "failed" in part:
+            lines.append(f"| {part['title']} | {part['failed']} | | | |")
+            continue
+        whole, step = 1e3 * part["information"], 1e3 * part["step"]
+        lines.append(f"| {part['title']} | {part['parameters']} | {_ms(whole)} | {_ms(step)} | {whole / step:.1f} |")
     return "\n".join(lines) + "\n"
 
 

@@ -56,7 +56,7 @@ def run(page: str) -> tuple[str, list[tuple[str, str]]]:
 
 def masked(text: str) -> str:
     """Leave out what differs from run to run: seconds, and numbers that are rounding."""
-    text = re.sub(r"\d+(\.\d+)? (m?s)\b", r"... \2", text)
+    text = re.sub(r"\d+(\.\d+)?(e[-+]\d+)? (m?s)\b", r"... \3", text)
     tiny = re.compile(r"(?<![\w.])-?\d+(\.\d*)?e[-+]\d+")
     return tiny.sub(lambda number: "0" if abs(float(number[0])) < ROUNDING else number[0], text)
 

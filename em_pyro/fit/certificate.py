@@ -38,7 +38,7 @@ RISING = 1e-3  # relative to 1 + |objective|: nats a unit, of a slope at a bound
 
 
 @dataclass(frozen=True)
-class Certificate:
+class Findings:
     """What a closer look at the end of a fit has found.
 
     Attributes:
@@ -75,7 +75,7 @@ class Certificate:
         return ""
 
 
-def certify(problem: Problem, params: Params, *, settled: bool = True) -> Certificate:
+def certify(problem: Problem, params: Params, *, settled: bool = True) -> Findings:
     """Look at the objective around `params`, in coordinates of all parameters that plan and data move.
 
     The slope is Fisher's: that of `Q` at the parameters of its E-step. Its scale is the information in complete data,
@@ -106,11 +106,11 @@ def certify(problem: Problem, params: Params, *, settled: bool = True) -> Certif
         told, endless = _told(ground, level, found, information, settled=settled)
         notes += told
     if not settled:
-        return Certificate(0.0, tuple(notes), endless=endless)
+        return Findings(0.0, tuple(notes), endless=endless)
     if unseen:
         notes.append(f"identification was not looked at: {unseen}")
     higher = _beside(ground, level, information)
-    return Certificate(_gain(ground, level, found, information), tuple(notes), _noise(ground, unseen), higher, endless)
+    return Findings(_gain(ground, level, found, information), tuple(notes), _noise(ground, unseen), higher, endless)
 
 
 def _unseen(problem: Problem, around: Around) -> str:

@@ -106,7 +106,7 @@ def test_an_entry_is_the_same_in_every_parametrisation() -> None:
 
 @pytest.mark.parametrize("classes", [1, 2, 3])
 def test_carcinoma(classes: int) -> None:
-    """poLCA's standard errors, by the outer product; entries at a boundary have none, and say so."""
+    """Those of poLCA, by the outer product; entries at a boundary have none, and say so."""
     fit = answered("carcinoma", classes - 1)
     found, want = fit.information("opg"), GOLDEN["carcinoma"][str(classes)]
     if classes > 1:

@@ -180,22 +180,27 @@ def peak(
     """
     look = partial(_seen, off=off, second=second)
     here = look(ground, found, information, stencil=FINE if fine else ROUGH)
-    if here is None or not fine and here.smallest >= SUSPECT:
-        return None if here is None else replace(here, error=0.0)
-    if not fine:
+    if here is not None and not fine:
+        if here.smallest >= SUSPECT:
+            return replace(here, error=0.0)
         here = look(ground, found, information, stencil=FINE)
     near = MOVED if second is None else NEAR * rows**0.5
     for least in (SUSPECT, *[FLAT] * ROUNDS) if fine else [SUSPECT] * ROUNDS:
         at = None if here is None else _climbed(here, least, near)
         if here is None or at is None:
-            return here if fine else _settled(here)
-        there = replace(here.ground, around=here.ground.around.at(at))
-        found = there.found()
-        curved = there.curvature_of_q(found)
-        if curved is None or not bool(torch.isfinite(curved).all()):
-            return None
-        here = look(there, found, curved, stencil=FINE)
+            break
+        here = _there(here, at, look)
     return here if fine else _settled(here)
+
+
+def _there(here: Peak, at: Tensor, look: Callable[..., Peak | None]) -> Peak | None:
+    """Look again from where the steps have led."""
+    ground = replace(here.ground, around=here.ground.around.at(at))
+    found = ground.found()
+    information = ground.curvature_of_q(found)
+    if information is None or not bool(torch.isfinite(information).all()):
+        return None
+    return look(ground, found, information, stencil=FINE)
 
 
 def _settled(here: Peak | None) -> Peak | None:
