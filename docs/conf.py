@@ -74,7 +74,10 @@ add_module_names = False
 toc_object_entries_show_parents = "hide"
 nitpicky = True
 # Types of other libraries, of which nothing is fetched; and rooms of ours that no user enters.
-INSIDE = ("fit.problem.Problem", "fit.path.Acceleration", "after.source.Source", "e_step.engine.Engine", "families.base.FamilyType")
+INSIDE = (
+    "fit.problem.Problem", "fit.path.Acceleration", "after.source.Source", "e_step.engine.Engine",
+    "families.base.FamilyType",
+)  # fmt: skip
 nitpick_ignore_regex = [("py:.*", r"(?!em_pyro\.).*"), *(("py:class", f"em_pyro.{name}") for name in INSIDE)]
 
 next(field for field in PyObject.doc_field_types if field.name == "variable").label = "Attributes"

@@ -2,8 +2,9 @@
 """# How sure are we?
 
 A maximum of the likelihood is one number for each parameter. **How far off may it be, and what do the data not say at
-all?** EM itself never forms a second derivative, so it was long said to have no standard errors. But the score of what
-was observed is the slope of `Q` (Fisher's identity), and its Jacobian is the information (Oakes 1999): `fit.information()`.
+all?** EM itself never forms a second derivative, so it was long said to have no standard errors. But the score of
+what was observed is the slope of `Q` (Fisher's identity), and its Jacobian is the information (Oakes 1999):
+`fit.information()`.
 
 Three cases. Genetic linkage, where Dempster, Laird & Rubin (1977) and Louis (1982) print the answer. Deaths in *The
 Times*, on which EM needs thousands of steps: the same number says why, and how unsure the answer is. And a test of five

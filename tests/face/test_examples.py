@@ -46,7 +46,7 @@ def test_example(name: str, tmp_path: Path) -> None:
     assert plt.imread(picture).shape[1] == 1200
 
 
-def test_every_example_is_LISTED -> None:
+def test_every_example_is_listed() -> None:
     """Scripts, list and gallery name the same examples in the same order, and the pictures are there."""
     scripts = {path.stem for path in EXAMPLES.glob("*.py")} - {"gallery"}
     assert set(LISTED) == scripts
@@ -71,7 +71,8 @@ def test_begins_with_a_question_and_ends_with_claims(name: str) -> None:
 @pytest.mark.parametrize("name", LISTED)
 def test_runs_alone(name: str) -> None:
     """A script or a notebook that is downloaded needs nothing that lies beside it."""
-    imported = set(re.findall(r"^(?:from|import) (\w+)", (EXAMPLES / f"{name}.py").read_text(encoding="utf-8"), re.MULTILINE))
+    text = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
+    imported = set(re.findall(r"^(?:from|import) (\w+)", text, re.MULTILINE))
     assert not imported & {path.stem for path in EXAMPLES.iterdir()}
 
 
