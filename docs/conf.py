@@ -62,12 +62,11 @@ nb_execution_cache_path = str(ROOT / "build" / "executed" / _code.hexdigest()[:1
 
 # ---- reference ----
 
-default_role = "literal"
+default_role, highlight_language = "literal", "text"
 napoleon_use_ivar = True
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_class_signature = "mixed"
-autodoc_preserve_defaults = True
 maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 add_module_names = False
