@@ -63,7 +63,7 @@ nb_execution_cache_path = str(ROOT / "build" / "executed" / _code.hexdigest()[:1
 # ---- reference ----
 
 default_role, highlight_language = "literal", "text"
-napoleon_use_ivar = True
+napoleon_use_ivar, napoleon_use_rtype = True, False
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_class_signature = "mixed"
@@ -97,15 +97,20 @@ pygments_style, pygments_dark_style = "friendly", "monokai"
 copybutton_exclude = ".linenos, .gp, .go"
 
 
+def mathml(latex: str, **how: bool) -> str:
+    """Translate a formula; the name of a function stands apart from a letter after it, as LaTeX sets it."""
+    return tex2mathml(re.sub(r"(\\(?:log|exp|det|max)) +(?=[A-Za-z])", r"\1\\,", latex), **how)
+
+
 def inline_math(writer: Any, node: nodes.math) -> None:
     """Write MathML, which browsers set without a script from elsewhere."""
-    writer.body.append(tex2mathml(node.astext()))
+    writer.body.append(mathml(node.astext()))
     raise nodes.SkipNode
 
 
 def display_math(writer: Any, node: nodes.math_block) -> None:
     """Write a formula on lines of its own, which scrolls where it is wider than the page."""
-    writer.body.append(f'<div class="formula">{tex2mathml(node.astext(), as_block=True)}</div>')
+    writer.body.append(f'<div class="formula">{mathml(node.astext(), as_block=True)}</div>')
     raise nodes.SkipNode
 
 
