@@ -62,7 +62,8 @@ docs: $(INSTALLED)
 # Pages that need pandas are run here too: `make test` skips them where there is none.
 docs-test: export OMP_NUM_THREADS = 1
 docs-test:
-	$(BIN)/python -m pytest -q -rs docs/test_site.py tests/face/test_docs.py -k "test_site or your_data"
+	$(BIN)/python -m pytest -q -rs tests/face/test_docs.py -k your_data
+	$(BIN)/python -m pytest -q -rs docs/test_site.py
 
 # torch comes first, alone: constraints.txt says why. What to install is looked at again when either file has changed.
 # A Python without ensurepip (some distributions package it apart) makes an environment without pip: put one in.
