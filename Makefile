@@ -5,7 +5,7 @@ ENV := .venv
 BIN := $(ENV)/bin
 INSTALLED := $(ENV)/.installed
 
-.PHONY: help demo test quick bench gallery notebooks
+.PHONY: help demo test quick bench gallery notebooks docs docs-test
 
 help:
 	@echo "make demo    fit two classic data sets, compare with EM by hand, draw pictures into out/"
@@ -14,6 +14,8 @@ help:
 	@echo "make bench   time EM against the libraries that hand-code one model, write benchmarks/RESULTS.md"
 	@echo "make gallery draw the pictures of the examples again, into docs/pictures/"
 	@echo "make notebooks  turn the examples into executed notebooks, in notebooks/"
+	@echo "make docs    build the site into build/site/; its first page is index.html"
+	@echo "make docs-test  open every page of the site in Chromium, if that is installed"
 
 demo: $(INSTALLED)
 	$(BIN)/python -m em_pyro
@@ -41,15 +43,27 @@ gallery: $(INSTALLED)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[examples]'
 	$(BIN)/python examples/gallery.py docs/pictures
 
-# Built, not committed. gallery.py goes along: the examples save their pictures with it.
+# Built, not committed.
 notebooks: export OMP_NUM_THREADS = 1
 notebooks: $(INSTALLED)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[examples,notebooks]'
 	mkdir -p notebooks
-	cp examples/gallery.py notebooks/
 	for name in $$($(BIN)/python -c 'import sys; sys.path.append("examples"); import gallery; print(*gallery.EXAMPLES)'); do \
 		$(BIN)/jupytext --quiet --to ipynb --set-kernel python3 --output notebooks/$$name.ipynb examples/$$name.py && \
 		$(BIN)/jupyter-execute --inplace notebooks/$$name.ipynb || exit 1; done
+
+# Warnings are errors. Examples are run once for the code that they are run with; build/executed keeps what came out.
+docs: export OMP_NUM_THREADS = 1
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
+	rm -rf build/site
+	$(BIN)/python -m sphinx -q -E -W --keep-going -c docs -d build/doctrees . build/site
+
+# Pages that need pandas are run here too: `make test` skips them where there is none.
+docs-test: export OMP_NUM_THREADS = 1
+docs-test:
+	$(BIN)/python -m pytest -q -rs tests/face/test_docs.py -k your_data
+	$(BIN)/python -m pytest -q -rs docs/test_site.py
 
 # torch comes first, alone: constraints.txt says why. What to install is looked at again when either file has changed.
 # A Python without ensurepip (some distributions package it apart) makes an environment without pip: put one in.

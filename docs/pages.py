@@ -1,7 +1,7 @@
 """Run the code of a page in Markdown, and compare what it prints with what the page says, or write it there.
 
 Every fenced block of Python runs, in order, in one namespace. A fenced block of text right after it is its printed
-output. `python docs/pages.py` puts fresh output into all `PAGES`.
+output. `python docs/pages.py` puts fresh output into all `PAGES`, `python docs/pages.py PAGE` into one.
 """
 
 from __future__ import annotations
@@ -15,17 +15,11 @@ from pathlib import Path
 import pyro
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = (
-    "new_model",
-    "missing_data",
-    "how_many_components",
-    "many_rows",
-    "save_load_resume",
-    "states",
-    "variational",
-    "sensitivity",
+PAGES = (
+    ROOT / "README.md",
+    *(page for page in sorted((ROOT / "docs").glob("*.md")) if "```python\n" in page.read_text(encoding="utf-8")),
 )
-PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in NAMES))
+"""The README, and every page here with a block of Python."""
 
 BLOCK = re.compile(r"```python\n(?P<code>.*?)```\n(?:\n```text\n(?P<printed>.*?)```\n)?", re.DOTALL)
 ROUNDING = 1e-7

@@ -16,7 +16,6 @@ import numpy as np
 import pyro
 import torch
 from em_pyro.models.gaussian_mixture import full
-from gallery import save
 
 from em_pyro import EM
 from em_pyro.plotting import COLOURS
@@ -81,7 +80,7 @@ plane.legend(frameon=False, loc="upper right")
 levels.axvline(threshold, color="black")
 levels.set(xlabel="log density (nats)", ylabel="density of tumours", title="Least likely to the left")
 levels.legend(frameon=False, loc="upper left")
-save(figure, "anomalies")
+plt.show()
 
 # %% [markdown]
 # One new benign tumour in twenty was to fall below the line, within what chance does to a hundred; at least four

@@ -15,7 +15,6 @@ import pyro.distributions as dist
 import torch
 from em_pyro.models.coins import equal_coins
 from em_pyro.models.data import load
-from gallery import save
 from torch import Tensor
 
 from em_pyro import EM
@@ -108,7 +107,7 @@ why.annotate("touches here", (float(start[0]), float(log_likelihood(start))), (1
 why.annotate("M-step", (float(stepped[0]), float(bound(stepped, start))), (-22, -20), textcoords="offset points")
 why.set(xlabel="bias of coin A (coin B at its start)", ylabel="nats", title="Why it works", ylim=(-13.4, -9.6))
 why.legend(frameon=False, loc="lower center")
-save(figure, "coins")
+plt.show()
 
 # %% [markdown]
 # What the paper prints: the first E-step shares out 21.3 heads and 8.6 tails to coin A, 11.7 and 8.4 to coin B; one

@@ -13,7 +13,6 @@ import matplotlib.pyplot as plt
 import pyro.optim
 import torch
 from em_pyro.models import coins, gaussian_mixture, latent_classes
-from gallery import save
 
 from em_pyro.compare import compare, em, lbfgs, svi
 from em_pyro.plotting import COLOURS
@@ -64,7 +63,7 @@ for (above, below), (name, race) in zip(axes.T, races.items(), strict=True):
 for ax in axes[:, 0]:
     ax.set_ylabel("nats to go")
 figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=9, frameon=False)
-save(figure, "em_versus_svi")
+plt.show()
 
 # %% [markdown]
 # EM comes within a thousandth of a nat on every model, from some start at least, and in fewer passes than SVI, if SVI

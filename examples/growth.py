@@ -18,7 +18,6 @@ import matplotlib.pyplot as plt
 import torch
 from em_pyro.models import random_effects
 from em_pyro.models.data import load
-from gallery import save
 
 from em_pyro import EM
 from em_pyro.plotting import COLOURS
@@ -81,7 +80,7 @@ for ax, k in zip(axes.flat, chosen.tolist(), strict=True):
 figure.supxlabel("age (years)")
 figure.supylabel("distance (mm)")
 figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=6, frameon=False)
-save(figure, "growth")
+plt.show()
 
 # %% [markdown]
 # A line through a child's three points foretells the fourth to 1.5 mm, the line of all children to 2 mm, and both

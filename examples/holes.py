@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from em_pyro.models import factor_analysis
 from em_pyro.models.data import load
-from gallery import save
 from torch import Tensor
 
 from em_pyro import EM
@@ -92,7 +91,7 @@ for year in (1972, 1982, 1983, 1997, 1998):
     right.annotate(str(year), turned[row, :2].tolist(), (5, 5), textcoords="offset points", color=COLOURS[1])
 right.set(title="Every year, one standard deviation", xlabel="first component", ylabel="second component")
 right.margins(0.2, 0.12)
-save(figure, "holes")
+plt.show()
 
 # %% [markdown]
 # Nine intervals in ten hold what was rubbed out. With other holes it may be eight: the parameters are taken as known,

@@ -18,7 +18,6 @@ import torch
 from em_pyro.models.data import load
 from em_pyro.models.gaussian_mixture import diagonal, full, spherical, tied, univariate
 from em_pyro.models.latent_classes import latent_classes, simulate
-from gallery import save
 
 from em_pyro import bootstrap_lrt, cross_validate, select
 from em_pyro.plotting import criteria
@@ -73,7 +72,7 @@ for ax, selection, title in zip(
     ax.set(title=title, xlabel="number of components", ylabel="")
     ax.legend(frameon=False, fontsize=8)
 panels[0].set(ylabel="BIC (smaller is better)")
-save(figure, "how_many")
+plt.show()
 
 # %% [markdown]
 # mclust finds three components of equal shape for Old Faithful (BIC 2314.3), with VVV 2 not far behind. ICL, which

@@ -2,8 +2,8 @@
 """# How sure are we?
 
 A maximum of the likelihood is one number for each parameter. **How far off may it be, and what do the data not say at
-all?** EM itself never forms a second derivative, so it was long said to have no standard errors. But the score of what
-was observed is the slope of `Q` (Fisher's identity), and its Jacobian is the information (Oakes 1999): ask
+all?** EM itself never forms a second derivative, so it was long said to have no standard errors. But the score of
+what was observed is the slope of `Q` (Fisher's identity), and its Jacobian is the information (Oakes 1999):
 `fit.information()`.
 
 Three cases. Genetic linkage, where Dempster, Laird & Rubin (1977) and Louis (1982) print the answer. Deaths in *The
@@ -18,7 +18,6 @@ import matplotlib.pyplot as plt
 import torch
 from em_pyro.models import genetic_linkage, item_response, poisson_mixture
 from em_pyro.models.data import load
-from gallery import save
 
 from em_pyro import EM
 from em_pyro.plotting import COLOURS, intervals
@@ -94,7 +93,7 @@ right.legend(fontsize="small", loc="lower right")
 right.set(title="questions", xlabel="difficulty, 95 % interval", ylim=(4.5, -0.5))
 right.set_yticks(range(5), [f"question {j}" for j in range(5)])
 right.grid(axis="x", alpha=0.3)
-save(figure, "how_sure")
+plt.show()
 
 # What was claimed: Louis' numbers, to the digits printed; a direction of which little is seen; and intervals that hold.
 assert round(float(linkage.se["p"]), 3) == 0.051

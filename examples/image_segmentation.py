@@ -13,7 +13,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from em_pyro.models.gaussian_mixture import full
-from gallery import save
 
 from em_pyro import EM
 
@@ -63,7 +62,7 @@ for k, mark in zip(range(K), "o^sDv", strict=False):
     cloud.scatter(points[:, 0], points[:, 2], s=7, label=f"{float(sizes[k]):.0%}", **look)
 cloud.set(xlabel="red", ylabel="blue", title="the cloud of colours")
 cloud.legend(title="pixels", frameon=False, markerscale=2.5, fontsize=9)
-save(figure, "image_segmentation")
+plt.show()
 
 # %% [markdown]
 # The parts hang together, though the model knows nothing of place: a pixel's right-hand neighbour belongs to the same

@@ -16,7 +16,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from em_pyro.models import discrete_hmm, gaussian_mixture
-from gallery import save
 
 from em_pyro import EM
 from em_pyro.plotting import COLOURS
@@ -71,7 +70,7 @@ for ax in axes:
     for begin, end in RECESSIONS:
         ax.axvspan(begin, end, color="0.85", zorder=0)
 axes[-1].set(xlabel="year", xlim=(year[0], year[-1]))
-save(figure, "market_regimes")
+plt.show()
 
 # %% [markdown]
 # Memory is worth many nats; the chain changes its mind less often; and it calls a slump in most quarters of

@@ -12,7 +12,6 @@ import matplotlib.pyplot as plt
 import pyro
 import pyro.distributions as dist
 import torch
-from gallery import save
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -119,7 +118,7 @@ for ax, fit in zip(climbs, (decayed, branched), strict=True):
     ax.plot(fit.path, color="black", marker="o", markersize=3)
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set(xlabel="step", ylabel="objective (nats)")
-save(figure, "new_model")
+plt.show()
 
 # %% [markdown]
 # The half-lives are found to a few per cent, from a start that was far from them; the curves to less than the noise;

@@ -18,7 +18,6 @@ import pyro
 import torch
 from em_pyro.models import state_space
 from em_pyro.models.data import load
-from gallery import save
 from torch import Tensor
 
 from em_pyro import EM, Fit
@@ -66,7 +65,7 @@ for ax, one, shown, title in (
     ax.legend(frameon=False, ncols=4, loc="upper right")
 axes[0].annotate("dam begun at Aswan", (1897.5, 450), color=COLOURS[1], horizontalalignment="right")
 axes[1].set(xlabel="year", xlim=(1870, 1971))
-save(figure, "nile")
+plt.show()
 
 # %% [markdown]
 # The variances are those of the textbook, 15,099 and 1,469.1, and the log-likelihood is its diffuse one. The level

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from em_pyro.models.data import load
 from em_pyro.models.gaussian_mixture import full
-from gallery import save
 
 from em_pyro import EM
 from em_pyro.plotting import COLOURS, ellipses
@@ -46,7 +45,7 @@ for k, (name, mark) in enumerate((("short", "o"), ("long", "^"))):
     assigned.scatter(*x[hard == k].T, s=20, marker=mark, color=COLOURS[k], label=f"{name}: {int((hard == k).sum())}")
 assigned.set(xlabel="eruption (minutes)", title="Hard assignment")
 assigned.legend(loc="lower right", frameon=False)
-save(figure, "old_faithful")
+plt.show()
 
 # %% [markdown]
 # R's mclust (model VVV, two components) prints a log-likelihood of -1130.264. Few eruptions are doubtful, all between

@@ -13,7 +13,6 @@ physics. The bins with counts are rows, weighted by their counts. The closed for
 import matplotlib.pyplot as plt
 import torch
 from em_pyro.models import tomography
-from gallery import save
 
 from em_pyro import EM
 
@@ -59,7 +58,7 @@ seen = sinogram.imshow(
 )
 sinogram.set(title="sinogram: all that is seen", xlabel="detector (voxels from the axis)", ylabel="angle (degrees)")
 figure.colorbar(seen, ax=sinogram, label="photons", shrink=0.8)
-save(figure, "tomography")
+plt.show()
 
 # %% [markdown]
 # The path is MLEM's, here from the formula of the paper; all photons are accounted for; and the picture is twice as

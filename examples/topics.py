@@ -15,7 +15,6 @@ from collections import Counter
 import matplotlib.pyplot as plt
 import torch
 from em_pyro.models.topics import plsa
-from gallery import save
 
 from em_pyro import EM
 from em_pyro.plotting import COLOURS
@@ -80,7 +79,7 @@ ax.set(xlabel="share of each topic in the module's docstrings", xlim=(0, 1))
 ax.margins(y=0.01)
 ax.invert_yaxis()
 figure.legend(loc="outside upper center", frameon=False, fontsize=9)
-save(figure, "topics")
+plt.show()
 
 # %% [markdown]
 # Two modules of one family are more alike in their topics than two of different families, on average by far. (The

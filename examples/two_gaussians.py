@@ -13,7 +13,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from em_pyro.models.gaussian_mixture import two_groups
-from gallery import save
 from matplotlib.colors import to_rgb
 
 from em_pyro import EM
@@ -54,7 +53,7 @@ strip.scatter(x, np.ones(40), c=np.repeat(palette, 20, axis=0), s=60, edgecolors
 strip.scatter(x, np.zeros(40), c=responsibilities @ palette, s=60, edgecolors="white")
 strip.set(xlabel="x", yticks=(0, 1), ylim=(-0.7, 1.7))
 strip.set_yticklabels(["found", "hidden"])
-save(figure, "two_gaussians")
+plt.show()
 
 # %% [markdown]
 # Each estimate lies within two standard errors of what the colours would have given; it started further away.

@@ -67,7 +67,7 @@ class Criteria:
 
     @property
     def icl(self) -> float:
-        """Integrated completed likelihood: BIC, and twice the entropy."""
+        """Integrated completed likelihood, which is BIC and twice the entropy."""
         return self.bic + 2 * self.entropy
 
     @property

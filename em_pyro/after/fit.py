@@ -213,7 +213,7 @@ class Fit(Record):
 
     @property
     def num_parameters(self) -> int:
-        """Number of free parameters: a simplex of K entries has K - 1; those on a boundary count, fixed ones do not."""
+        """Number of free parameters; K - 1 of a simplex of K entries. Those on a boundary count, fixed ones do not."""
         return self._criteria.parameters if self.prepared is None else dimension(self.prepared)
 
     def criteria(self, n: float | None = None) -> Criteria:
@@ -243,7 +243,7 @@ class Fit(Record):
 
     @property
     def icl(self) -> float:
-        """BIC + 2 entropy: the soft one, `-sum p log p` of all discrete latents jointly."""
+        """BIC + 2 entropy, the soft one, `-sum p log p` of all discrete latents jointly."""
         return self.criteria().icl
 
     def summary(self, level: float = 0.95) -> Summary:

@@ -8,22 +8,43 @@ from typing import Any
 import pytest
 from programs.zoo import GAUSSIAN, ZOO
 
+import em_pyro
+
 ROOT = Path(__file__).parents[2]
 PAGES: dict[str, Any] = runpy.run_path(str(ROOT / "docs" / "pages.py"))
-MODELS: dict[str, Any] = runpy.run_path(str(ROOT / "docs" / "make_models_readme.py"))
 NEW_MODEL, MISSING_DATA = (
     (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("new_model", "missing_data")
 )
+NEEDS = {"your_data": "pandas"}
+"""Optional dependencies: a page is skipped where its own is missing, and for no other reason."""
+
+MODELS: dict[str, Any] = runpy.run_path(str(ROOT / "docs" / "make_models_readme.py"))
 ZOO_PAGE = (ROOT / "models" / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", PAGES["NAMES"])
-def test_a_page_prints_what_it_says(page: str) -> None:
+@pytest.mark.parametrize("page", PAGES["PAGES"][1:], ids=lambda page: page.stem)
+def test_a_page_prints_what_it_says(page: Path) -> None:
     """Every block of Python runs, in order; `python docs/pages.py` puts fresh output into the page."""
-    _, pairs = PAGES["run"]((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8"))
+    if page.stem in NEEDS:
+        pytest.importorskip(NEEDS[page.stem])
+    _, pairs = PAGES["run"](page.read_text(encoding="utf-8"))
     assert pairs
     for said, printed in pairs:
         assert PAGES["masked"](printed) == PAGES["masked"](said)
+
+
+def test_every_public_name_has_its_place() -> None:
+    """The page of the reference names all that `em_pyro` has, and nothing else."""
+    page = (ROOT / "docs" / "reference" / "em_pyro.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\.\. auto\w+:: (\w+)$", page, re.MULTILINE)
+    assert sorted([*shown, "__version__"]) == sorted(em_pyro.__all__)
+
+
+def test_every_page_is_in_the_contents() -> None:
+    """The first page of the site names all others, under a heading."""
+    contents = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    pages = {page.stem for page in (ROOT / "docs").glob("*.md")} - {"index"}
+    assert pages <= set(contents.splitlines())
 
 
 def test_missing_data_names_every_kind() -> None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pytest
@@ -22,31 +23,27 @@ LARGEST = 150_000
 """Bytes of a picture in the repository."""
 
 
-def listed() -> tuple[str, ...]:
-    """Return the names of the examples, in the order of the gallery."""
-    return tuple(runpy.run_path(str(EXAMPLES / "gallery.py"))["EXAMPLES"])
+GALLERY: dict[str, Any] = runpy.run_path(str(EXAMPLES / "gallery.py"))
+LISTED: tuple[str, ...] = GALLERY["EXAMPLES"]
+"""The names of the examples, in the order of the gallery."""
 
 
-@pytest.fixture
-def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Run as `python examples/NAME.py` does, without a window, into a folder of its own."""
+@pytest.fixture(autouse=True)
+def _no_window() -> Iterator[None]:
+    """Draw where there is no screen."""
     before = plt.get_backend()
     plt.switch_backend("Agg")
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    monkeypatch.setenv("PICTURES", str(tmp_path))
-    yield tmp_path
-    plt.close("all")
+    yield
     plt.switch_backend(before)
-    sys.modules.pop("gallery", None)
 
 
-@pytest.mark.parametrize("name", listed())
-def test_example(name: str, pictures: Path) -> None:
+@pytest.mark.parametrize("name", LISTED)
+def test_example(name: str, tmp_path: Path) -> None:
     """It runs to its end, where it asserts its claims, and leaves one picture that is small and wide enough."""
     if name in NEEDS and find_spec(NEEDS[name]) is None:
         pytest.skip(f"needs {NEEDS[name]}")
-    runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
-    (picture,) = pictures.iterdir()
+    GALLERY["draw"](name, tmp_path)
+    (picture,) = tmp_path.iterdir()
     assert picture.name == f"{name}.png"
     assert picture.stat().st_size < LARGEST
     assert plt.imread(picture).shape[1] == 1200
@@ -55,11 +52,11 @@ def test_example(name: str, pictures: Path) -> None:
 def test_every_example_is_listed() -> None:
     """Scripts, list and gallery name the same examples in the same order, and the pictures are there."""
     scripts = {path.stem for path in EXAMPLES.glob("*.py")} - {"gallery", "many_processes"}
-    assert set(listed()) == scripts
+    assert set(LISTED) == scripts
     page = (EXAMPLES / "README.md").read_text(encoding="utf-8")
-    assert re.findall(r"^### \[(\w+)\.py\]\(\1\.py\): ", page, re.MULTILINE) == list(listed())
-    assert re.findall(r"^\[!\[.+\]\(\.\./docs/pictures/(\w+)\.png\)\]\(\1\.py\)$", page, re.MULTILINE) == list(listed())
-    for name in listed():
+    assert re.findall(r"^## \[(\w+)\.py\]\(\1\.py\): ", page, re.MULTILINE) == list(LISTED)
+    assert re.findall(r"^\[!\[.+\]\(\.\./docs/pictures/(\w+)\.png\)\]\(\1\.py\)$", page, re.MULTILINE) == list(LISTED)
+    for name in LISTED:
         picture = ROOT / "docs" / "pictures" / f"{name}.png"
         assert picture.stat().st_size < LARGEST
 
@@ -80,7 +77,7 @@ def test_many_processes() -> None:
     assert "2 processes, 2000 rows in the first" in said[0]
 
 
-@pytest.mark.parametrize("name", [*listed(), "many_processes"])
+@pytest.mark.parametrize("name", [*LISTED, "many_processes"])
 def test_begins_with_a_question_and_ends_with_claims(name: str) -> None:
     """The first heading asks; the last cell asserts."""
     text = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
@@ -90,11 +87,19 @@ def test_begins_with_a_question_and_ends_with_claims(name: str) -> None:
     assert "\nassert " in last or "    assert " in last
 
 
+@pytest.mark.parametrize("name", LISTED)
+def test_runs_alone(name: str) -> None:
+    """A script or a notebook that is downloaded needs nothing that lies beside it."""
+    text = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
+    imported = set(re.findall(r"^(?:from|import) (\w+)", text, re.MULTILINE))
+    assert not imported & {path.stem for path in EXAMPLES.iterdir()}
+
+
 @pytest.mark.parametrize(("name", "package"), NEEDS.items())
-def test_says_what_is_missing(name: str, package: str, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_says_what_is_missing(name: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without its optional dependency an example names the extra to install."""
     for module in [package, *(m for m in sys.modules if m.startswith(f"{package}."))]:
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ModuleNotFoundError, match=r"em-pyro\[examples\]"):
-        runpy.run_path(str(EXAMPLES / f"{name}.py"))
-    assert not list(pictures.iterdir())
+        GALLERY["draw"](name, tmp_path)
+    assert not list(tmp_path.iterdir())

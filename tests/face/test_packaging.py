@@ -117,9 +117,11 @@ def test_source(tmp_path: Path) -> None:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     for name in (
         "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "constraints.txt", "em_pyro/py.typed", "tests/README.md",
-        "tests/conftest.py", "docs/house.md", "examples/coins.py", "models/data/faithful.csv", "benchmarks/RESULTS.md",
+        "tests/conftest.py", "docs/house.md", "docs/conf.py", "docs/reference/em_pyro.md", "docs/static/site.css",
+        "docs/root/index.html", "examples/coins.py", "models/data/faithful.csv", "benchmarks/RESULTS.md",
     ):  # fmt: skip
         assert name in names
+    assert not [name for name in names if name.startswith("build/") or name.endswith((".doctree", ".ipynb"))]
 
 
 TYPED = """
