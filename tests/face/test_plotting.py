@@ -73,6 +73,7 @@ def test_intervals(ax: Axes) -> None:
     """Ends and points are those of the table; what has no standard error is an open point that says why."""
     import pyro
     import pyro.distributions as dist
+
     from em_pyro import EM
 
     def model(y: torch.Tensor) -> None:
