@@ -20,17 +20,20 @@ help:
 demo: $(INSTALLED)
 	$(BIN)/python -m em_pyro
 
-# One thread: the tests' tensors are small, and on a busy machine threads that wait for one another cost more than
-# they bring.
+# One thread each: the tests' tensors are small, and on a busy machine threads that wait for one another cost more than
+# they bring. Two processes share the files of tests out; they collect the same ones because their hashes are the same.
+WORKERS ?= 2
 test: export OMP_NUM_THREADS = 1
+test: export PYTHONHASHSEED = 0
 test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 quick: export OMP_NUM_THREADS = 1
+quick: export PYTHONHASHSEED = 0
 quick: $(INSTALLED)
-	$(BIN)/python -m pytest -q -m "not laws and not pages and not numbers"
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not laws and not pages and not numbers"
 
 # A full run; `$(BIN)/python -m benchmarks --quick` is for a look. A peer that cannot be installed is a row that says so.
 bench: $(INSTALLED)

@@ -72,6 +72,7 @@ for ax, selection, title in zip(
     ax.set(title=title, xlabel="number of components", ylabel="")
     ax.legend(frameon=False, fontsize=8)
 panels[0].set(ylabel="BIC (smaller is better)")
+panels[0].legend(frameon=False, fontsize=8, loc="center right", bbox_to_anchor=(1, 0.4))
 plt.show()
 
 # %% [markdown]

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from em_pyro.models.data import load
 from em_pyro.models.gaussian_mixture import full, univariate
-from gallery import save
 
 from em_pyro import NormalWishart, StickBreaking, VariationalEM
 from em_pyro.plotting import ellipses, mixture_curves
@@ -58,7 +57,7 @@ left.legend(loc="lower right", frameon=False)
 found = {name: value[there[1]] for name, value in velocities.params.items()}
 mixture_curves(galaxies, [found], right)
 right.set(xlabel="velocity (1000 km/s)", title=f"{int(there[1].sum())} of {K}")
-save(figure, "how_many_clusters")
+plt.show()
 
 # %% [markdown]
 # The bound on the evidence never falls, and no component can run off onto one row: its law would have to leave the

@@ -71,4 +71,5 @@ if rank == 0:
     assert abs(fit.log_likelihood - alone.log_likelihood) < 1e-6 * abs(alone.log_likelihood)
     assert fit.outcome == alone.outcome == "converged"
     assert torch.allclose(fit.params["loc"], alone.params["loc"], atol=1e-3)
+distributed.barrier()  # nobody leaves while another is at work
 distributed.destroy_process_group()

@@ -93,9 +93,9 @@ def _measured(problem: Problem, path: Path, params: Params, evidence: float, rou
         )
     if any(p.initial.dtype != torch.float64 for p in problem.program.parameters.values()):
         return path, evidence
-    if 0 < abs(again - evidence) <= rounding:
-        return path, evidence
     if abs(again - evidence) > MEASURED_AGAIN * (1 + abs(evidence)):
+        if abs(again - evidence) <= rounding:
+            return path, evidence
         both = f"{again:.9g} at the fitted values, the loop {evidence:.9g}"
         path = path.doubted(f"the model itself gives log-likelihood {both}")
     return path, again if again == again else evidence

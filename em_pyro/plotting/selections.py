@@ -32,6 +32,7 @@ def criteria(selection: Any, ax: Axes | None = None) -> Axes:
     kinds = [(own, variant, str(variant)) for variant in variants]
     if variants == [None]:
         kinds = [(name, None, name.upper()) for name in SHOWN] + ([] if own in SHOWN else [(own, None, own_name)])
+    best: tuple[int, float] | None = None
     for k, (criterion, variant, label) in enumerate(kinds):
         found = [one for one in selection.candidates if one.variant == variant and one.is_maximum]
         places, scores = [shown.index(one.value) for one in found], [one.score(criterion) for one in found]
@@ -40,7 +41,9 @@ def criteria(selection: Any, ax: Axes | None = None) -> Axes:
             inside = "white" if one.is_sliver else colour(k)
             ax.plot(place, score, "o", color=colour(k), markerfacecolor=inside, markersize=6)
             if one.key == selection.best_value and criterion == own:
-                ax.plot(place, score, "o", color="black", markerfacecolor="none", markersize=13, label="best")
+                best = place, score
+    if best is not None:  # last, and last in the legend
+        ax.plot(*best, "o", color="black", markerfacecolor="none", markersize=13, label="best")
     ax.set_xticks(np.arange(len(shown)), [str(value) for value in shown])
     ax.set(
         xlabel="model",

@@ -79,6 +79,24 @@ def posterior_on(
     return law
 
 
+def engine_on(program: Program, params: Params, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Engine:
+    """Return the engine of other rows of a fitted program, its arguments left open.
+
+    Raises:
+        ParameterError: a parameter is new, has an entry a row, or its fitted shape does not serve these rows.
+        ModelError: the model does not run on them at the fitted values.
+        DataError: the data cannot be used, or there are none.
+    """
+    leaves = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
+    there = on_new_rows(program, leaves, args, kwargs)
+    values = {name: parameter.initial for name, parameter in there.parameters.items()}
+    with beside(there.device):
+        with torch.no_grad():
+            sites = there.run(values)
+        check_data(sites, values, there.plates, there.states)
+        return engine_of(there, recognise(there), merge=False)[0]
+
+
 def _engine(there: Program, sites: Mapping[str, Site], values: Params) -> Engine:
     """Lay the program out; where Gaussian latents are integrated, what is affine in them has to be found out."""
     if there.integrated:

@@ -14,7 +14,7 @@ from ..after.fitted import laid
 from ..e_step.engine import Engine
 from ..errors import DataError, ParameterError
 from ..fit.problem import Problem, prepare
-from ..posterior.new_rows import posterior_on
+from ..posterior.new_rows import engine_on
 from ..posterior.posterior import Posterior, posterior
 from ..program.devices import beside
 from ..program.handlers import alone
@@ -111,7 +111,7 @@ class VariationalFit:
             if own_of_rows(self.prepared.engine):
                 there = self._there(args, kwargs)
                 return posterior(there.prepared.engine, there.params, bound_to(there.held, _bank(there)))
-            return self._under_laws(posterior_on(self.prepared.program, self.params, args, kwargs).engine)
+            return self._under_laws(engine_on(self.prepared.program, self.params, args, kwargs))
 
     @alone()
     def laws_on(self, *args: Any, **kwargs: Any) -> VariationalFit:

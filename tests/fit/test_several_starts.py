@@ -40,7 +40,9 @@ GOOD = {"loc": torch.tensor([25.0, 50.0, 125.0, 170.0]), "scale": torch.tensor([
 LOC = (0.0, 100.0, 195.0, 205.0)
 
 
-@pytest.mark.parametrize("options", [{}, {"screen": False}, {"callback": lambda state: None}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"screen": False}, {"callback": lambda state: None}], ids=["default", "all followed", "watched"]
+)
 def test_starts_are_compared_after_as_many_steps(options: dict[str, Any]) -> None:
     """A start that leaves the batch early, for one that is narrow, takes its first steps before it is judged."""
     pyro.clear_param_store()

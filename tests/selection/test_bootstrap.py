@@ -137,7 +137,9 @@ def autoregression(x: Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "args"), [(lambda: closure(X)(), ()), (logarithm, (X,)), (autoregression, (X,))], ids=str
+    ("model", "args"),
+    [(lambda: closure(X)(), ()), (logarithm, (X,)), (autoregression, (X,))],
+    ids=["closure", "logarithm", "autoregression"],
 )
 def test_else_the_sites_are_given_them(model: Callable[..., None], args: tuple[Tensor, ...]) -> None:
     """Data of a closure, values that are computed, and a series whose past is an argument: nothing else changes."""

@@ -108,6 +108,8 @@ class Ground:
 
         References: Oakes (1999).
         """
+        if not basis.shape[1]:
+            return basis.new_zeros((0, 0))
         steps, weights = (torch.tensor([*part], dtype=torch.float64) for part in (stencil, stencil.values()))
         points = at + (STEP * steps[:, None, None] * basis.mT).reshape(-1, len(at))
         slopes = (self.slopes(points) @ basis).reshape(len(steps), basis.shape[1], -1)
