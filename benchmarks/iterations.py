@@ -34,7 +34,6 @@ def compare() -> list[dict[str, Any]]:
 def deaths() -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """Two rates of deaths in The Times, day by day (Hasselblad 1969)."""
     import torch
-
     from em_pyro.models import poisson_mixture
     from em_pyro.models.data import load
 
@@ -46,7 +45,6 @@ def deaths() -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
 def overlapping() -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """Three Gaussians on the line, two standard deviations apart."""
     import torch
-
     from em_pyro.models import gaussian_mixture
 
     generator = torch.Generator().manual_seed(1)
@@ -58,7 +56,6 @@ def overlapping() -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
 def classes() -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """Four kinds of 600 people, whose answers to fifteen questions tell them apart badly: 63 parameters."""
     import torch
-
     from em_pyro.models import latent_classes
 
     generator = torch.Generator().manual_seed(1)
@@ -71,7 +68,6 @@ def classes() -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
 def earthquakes() -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """A hidden Markov chain of three Poisson rates (Zucchini & MacDonald 2009)."""
     import torch
-
     from em_pyro.models import discrete_hmm
     from em_pyro.models.data import load
 

@@ -49,7 +49,6 @@ def exact(model: Callable[..., Any], *args: Any, start: dict[str, Array], option
 def full(problem: Problem) -> Run:
     """`em_pyro.models.gaussian_mixture.full`."""
     import torch
-
     from em_pyro.models import gaussian_mixture
 
     return exact(gaussian_mixture.full, torch.as_tensor(problem.rows["x"]), _size(problem), start=problem.start)
@@ -58,7 +57,6 @@ def full(problem: Problem) -> Run:
 def diagonal(problem: Problem) -> Run:
     """`em_pyro.models.gaussian_mixture.diagonal`."""
     import torch
-
     from em_pyro.models import gaussian_mixture
 
     return exact(gaussian_mixture.diagonal, torch.as_tensor(problem.rows["x"]), _size(problem), start=problem.start)
@@ -67,7 +65,6 @@ def diagonal(problem: Problem) -> Run:
 def coins(problem: Problem) -> Run:
     """`em_pyro.models.coins.coins`, ten tosses a sequence."""
     import torch
-
     from em_pyro.models import coins as zoo
 
     return exact(zoo.coins, torch.as_tensor(problem.rows["heads"]), 10, _size(problem), start=problem.start)
@@ -76,7 +73,6 @@ def coins(problem: Problem) -> Run:
 def coins_row_by_row(problem: Problem) -> Run:
     """Fit `coins` with equal rows kept apart."""
     import torch
-
     from em_pyro.models import coins as zoo
 
     data = torch.as_tensor(problem.rows["heads"])
@@ -86,7 +82,6 @@ def coins_row_by_row(problem: Problem) -> Run:
 def answers(problem: Problem) -> Run:
     """`em_pyro.models.bernoulli_mixture`: all items are one site, by `.to_event(1)`."""
     import torch
-
     from em_pyro.models.bernoulli_mixture import bernoulli_mixture
 
     return exact(bernoulli_mixture, torch.as_tensor(problem.rows["x"]), _size(problem), start=problem.start)
@@ -117,7 +112,6 @@ def answers_loop(problem: Problem) -> Run:
 def answers_zoo(problem: Problem) -> Run:
     """`em_pyro.models.latent_classes`: one Categorical site and one parameter an item."""
     import torch
-
     from em_pyro.models.latent_classes import latent_classes
 
     x, probs = problem.rows["x"], problem.start["probs"]
@@ -174,7 +168,6 @@ def topics(problem: Problem) -> Run:
 def factors(problem: Problem) -> Run:
     """`em_pyro.models.factor_analysis.factor_analysis`."""
     import torch
-
     from em_pyro.models import factor_analysis
 
     x, k = torch.as_tensor(problem.rows["x"]), problem.start["loadings"].shape[1]
@@ -213,7 +206,6 @@ def _regressions(model: Callable[..., Any], problem: Problem) -> Run:
 def hmm_loop(problem: Problem) -> Run:
     """`em_pyro.models.hidden_markov.gaussian`: a `pyro.markov` loop."""
     import torch
-
     from em_pyro.models import hidden_markov
 
     y, S = torch.as_tensor(problem.rows["y"]), len(problem.start["initial"])
@@ -227,7 +219,6 @@ def hmm_loop(problem: Problem) -> Run:
 def hmm_site(problem: Problem) -> Run:
     """`em_pyro.models.discrete_hmm.gaussian`: one `dist.DiscreteHMM` site."""
     import torch
-
     from em_pyro.models import discrete_hmm
 
     y, S = torch.as_tensor(problem.rows["y"]), len(problem.start["initial"])
@@ -241,7 +232,6 @@ def hmm_site(problem: Problem) -> Run:
 def hmm_symbols(problem: Problem) -> Run:
     """`em_pyro.models.discrete_hmm.categorical`: one `dist.DiscreteHMM` site."""
     import torch
-
     from em_pyro.models import discrete_hmm
 
     y, (S, C) = torch.as_tensor(problem.rows["y"]).long(), problem.start["probs"].shape

@@ -36,9 +36,9 @@ def em(problem: Problem, starts: int, iterations: int) -> float:
     """Fit from `starts` random starts; unscreened where there is screening."""
     import pyro
     import torch
+    from em_pyro.models import gaussian_mixture
 
     from em_pyro import EM
-    from em_pyro.models import gaussian_mixture
 
     pyro.clear_param_store()
     options: dict[str, Any] = {"screen": False} if "screen" in inspect.signature(EM).parameters else {}

@@ -58,9 +58,9 @@ def em(problem: Problem) -> dict[str, Any]:
     """Converge once for the goal, count the steps to it, plain and accelerated, and time that many."""
     import pyro
     import torch
+    from em_pyro.models import gaussian_mixture
 
     from em_pyro import EM
-    from em_pyro.models import gaussian_mixture
 
     x, K = torch.as_tensor(problem.rows["x"]), len(problem.start["weights"])
     start = {name: torch.as_tensor(value) for name, value in problem.start.items()}
@@ -118,11 +118,10 @@ def svi(problem: Problem, goal: float, rate: float, limit: float) -> dict[str, A
     """Step Adam on `TraceEnum_ELBO` until the goal or the limit."""
     import pyro
     import torch
+    from em_pyro.models import gaussian_mixture
     from pyro.infer import SVI, TraceEnum_ELBO, config_enumerate
     from pyro.optim import Adam
     from torch.distributions import constraints
-
-    from em_pyro.models import gaussian_mixture
 
     x, K = torch.as_tensor(problem.rows["x"]), len(problem.start["weights"])
     torch.set_default_dtype(x.dtype)

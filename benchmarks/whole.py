@@ -146,9 +146,9 @@ def ours() -> dict[str, Any]:
     """Fit by default, without the checks of the program, and once more by the same EM."""
     import pyro
     import torch
+    from em_pyro.models import gaussian_mixture
 
     from em_pyro import EM
-    from em_pyro.models import gaussian_mixture
 
     rows, loc = small()
     x = torch.as_tensor(rows)
@@ -207,9 +207,9 @@ def tails() -> dict[str, Any]:
     """Fit it by default, planning and closer look included."""
     import pyro
     import torch
+    from em_pyro.models import heavy_tailed
 
     from em_pyro import EM
-    from em_pyro.models import heavy_tailed
 
     rows, start = heavy()
     spent = []

@@ -9,6 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import gaussian_mixture, hidden_markov, random_effects
 from oracles.agreement import close
 from programs.zoo import simulated
 from pyro import poutine
@@ -16,7 +17,6 @@ from torch import Tensor, tensor
 from torch.distributions import constraints
 
 from em_pyro import EM, Criteria, Fit, ParameterError
-from em_pyro.models import gaussian_mixture, hidden_markov, random_effects
 
 LOC, SCALE = tensor([-1.0, 1.0]), constraints.positive
 

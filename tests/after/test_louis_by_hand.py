@@ -4,6 +4,9 @@ from functools import partial
 
 import pytest
 import torch
+from em_pyro.models import gaussian_mixture
+from em_pyro.models.data import load
+from em_pyro.models.poisson_mixture import poisson_mixture
 from oracles.tolerances import IDENTITY, printed
 from oracles.units import off, unit_of
 from torch import Tensor
@@ -16,9 +19,6 @@ from em_pyro.e_step.shares import Collect
 from em_pyro.fit.problem import Problem, prepare
 from em_pyro.fit.verdict.around import Around
 from em_pyro.fit.verdict.ground import Ground
-from em_pyro.models import gaussian_mixture
-from em_pyro.models.data import load
-from em_pyro.models.poisson_mixture import poisson_mixture
 
 FAR = 1e-3
 """What a planted fault must be off by, at least."""

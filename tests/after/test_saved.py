@@ -14,6 +14,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import factor_analysis, gaussian_mixture
 from oracles.engines import distance
 from oracles.tolerances import IDENTITY
 from programs.loops import equal, mixture, points, stored
@@ -22,7 +23,6 @@ from torch import Tensor, tensor
 from torch.distributions import constraints
 
 from em_pyro import EM, DataError, Fit, ModelError, ParameterError, files, load
-from em_pyro.models import factor_analysis, gaussian_mixture
 
 NAMES = (
     "gaussian_mixture",

@@ -7,13 +7,13 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import discrete_hmm, factor_analysis, gaussian_mixture, hidden_markov
 from oracles.engines import distance
 from oracles.tolerances import IDENTITY, SOLVERS
 from torch import Tensor, tensor
 
 from em_pyro import EM, ParameterError, PlanError
 from em_pyro.after import sensitivity
-from em_pyro.models import discrete_hmm, factor_analysis, gaussian_mixture, hidden_markov
 
 FAR = 1e-3
 STEP = 1e-3

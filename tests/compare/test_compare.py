@@ -11,6 +11,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import gaussian_mixture, poisson_mixture
 from oracles.agreement import close
 from oracles.tolerances import IDENTITY, SOLVERS
 from programs import registry
@@ -24,7 +25,6 @@ from em_pyro.cli.commands import main
 from em_pyro.compare import Race, compare, em, lbfgs, svi, svi_bayes, svi_map
 from em_pyro.compare.stochastic import NotAble, _same
 from em_pyro.errors import ParameterError
-from em_pyro.models import gaussian_mixture, poisson_mixture
 
 
 def adam(lr: float = 0.05) -> pyro.optim.PyroOptim:

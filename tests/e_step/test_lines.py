@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import regressions
 from oracles.engines import Built, distance, farthest, lay_out
 from oracles.steps import em_step, expect, maximise, q
 from oracles.tolerances import IDENTITY, SOLVERS
@@ -20,7 +21,6 @@ from em_pyro.e_step import chunks
 from em_pyro.e_step.sites import layout, linear
 from em_pyro.e_step.sites.linear import Linear
 from em_pyro.m_step.maximise import maximise as maximise_batch
-from em_pyro.models import regressions
 
 ROWS, TIMES = 60, 5
 

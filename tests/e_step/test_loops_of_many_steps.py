@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import discrete_hmm, hidden_markov
 from oracles.steps import expect
 from torch import Tensor, tensor
 from torch.distributions import constraints
@@ -15,7 +16,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from em_pyro import EM, DataError, ParameterError
 from em_pyro.e_step.chains.chain import Chain
 from em_pyro.fit.problem import prepare
-from em_pyro.models import discrete_hmm, hidden_markov
 from em_pyro.reading import match
 
 

@@ -4,13 +4,13 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import state_space
 from oracles.m_steps import same
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
 from em_pyro import EM
 from em_pyro.e_step.gaussian.precision import orthogonal
-from em_pyro.models import state_space
 
 SEEN = torch.arange(14).reshape(7, 2) % 3 != 0
 

@@ -7,12 +7,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import coins
 from oracles.refusals import X, points, refuse
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
 from em_pyro import EM
-from em_pyro.models import coins
 
 pytestmark = pytest.mark.usefixtures("earlier_values")
 

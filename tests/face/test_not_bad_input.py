@@ -6,12 +6,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import coins
 from oracles.refusals import CLASSES, points
 from torch import Tensor, tensor
 
 import em_pyro
 from em_pyro import EM, DataError, EMError, Fit, ModelError, ObjectiveError, ParameterError, PlanError
-from em_pyro.models import coins
 
 pytestmark = pytest.mark.usefixtures("earlier_values")
 

@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import gaussian_mixture
 from oracles.engines import distance
 from oracles.tolerances import IDENTITY, SOLVERS
 from programs.loops import mixture, points, stored
@@ -13,7 +14,6 @@ from programs.registry import build
 from torch import Tensor, tensor
 
 from em_pyro import EM, ObjectiveError, ParameterError, PlanError
-from em_pyro.models import gaussian_mixture
 
 # ---- starts ----------------------------------------------------------------------------------------------------------
 

@@ -10,12 +10,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import gaussian_mixture
 from oracles.tolerances import IDENTITY, SOLVERS
 from torch import Tensor
 from torch.distributions import constraints
 
 from em_pyro import EM, ParameterError
-from em_pyro.models import gaussian_mixture
 
 pytest.importorskip("sklearn", reason="scikit-learn is optional: pip install -e '.[sklearn]'")
 from sklearn.base import clone  # noqa: E402

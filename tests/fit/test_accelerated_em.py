@@ -10,6 +10,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import gaussian_mixture, poisson_mixture
+from em_pyro.models.data import load
 from oracles.agreement import expected
 from oracles.answers import expand
 from oracles.tolerances import SOLVERS
@@ -18,8 +20,6 @@ from programs import registry, zoo
 from em_pyro import EM, Fit
 from em_pyro.errors import ParameterError
 from em_pyro.fit.loop import State
-from em_pyro.models import gaussian_mixture, poisson_mixture
-from em_pyro.models.data import load
 
 SMALL = (
     "gaussian_mixture",  # closed form

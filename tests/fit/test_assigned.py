@@ -9,6 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import discrete_hmm, factor_analysis, gaussian_mixture, hidden_markov, poisson_mixture
 from oracles.engines import distance
 from oracles.tolerances import IDENTITY
 from programs.loops import stored
@@ -17,7 +18,6 @@ from torch import Tensor, tensor
 
 from em_pyro import EM, ObjectiveError, ParameterError, PlanError
 from em_pyro.fit.assigned import climb
-from em_pyro.models import discrete_hmm, factor_analysis, gaussian_mixture, hidden_markov, poisson_mixture
 
 FAR = 1e-3
 

@@ -9,6 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import genetic_linkage
 from oracles.agreement import close
 from programs.zoo import simulated
 from torch import Tensor, tensor
@@ -20,7 +21,6 @@ from em_pyro import EM, Fit
 from em_pyro.fit.problem import Problem, prepare
 from em_pyro.fit.verdict.around import Around
 from em_pyro.fit.verdict.ground import FINE, Ground
-from em_pyro.models import genetic_linkage
 
 SIMPLEX, POSITIVE, UNIT = constraints.simplex, constraints.positive, constraints.unit_interval
 

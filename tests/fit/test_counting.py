@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import bernoulli_mixture, coins, gaussian_mixture, poisson_mixture
 from oracles.steps import expect
 from torch import Tensor
 from torch.distributions import constraints
@@ -18,7 +19,6 @@ import em_pyro.m_step.least_squares.matrix
 from em_pyro import EM
 from em_pyro.fit.problem import Problem
 from em_pyro.fit.step import em_step
-from em_pyro.models import bernoulli_mixture, coins, gaussian_mixture, poisson_mixture
 from em_pyro.program.named import Batch, batched
 
 SYNCHRONISING = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal.default")

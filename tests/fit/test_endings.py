@@ -6,12 +6,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import gaussian_mixture
 from oracles.agreement import close
 from torch import Tensor
 from torch.distributions import constraints
 
 from em_pyro import EM
-from em_pyro.models import gaussian_mixture
 
 SIMPLEX, POSITIVE, UNIT = constraints.simplex, constraints.positive, constraints.unit_interval
 

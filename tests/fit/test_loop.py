@@ -3,6 +3,7 @@
 import pyro
 import pytest
 import torch
+from em_pyro.models import gaussian_mixture
 from oracles.engines import distance, farthest
 from oracles.tolerances import IDENTITY, SOLVERS
 from programs.loops import equal, mixture, plant, points, stored
@@ -12,7 +13,6 @@ from torch import Tensor, tensor
 import em_pyro.fit.starting.ends
 from em_pyro import EM, ObjectiveError
 from em_pyro.fit.loop import State
-from em_pyro.models import gaussian_mixture
 
 # ---- stopping --------------------------------------------------------------------------------------------------------
 

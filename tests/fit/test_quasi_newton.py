@@ -11,6 +11,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import bernoulli_mixture, gaussian_mixture, poisson_mixture
+from em_pyro.models.data import load
 from oracles.agreement import expected
 from oracles.answers import expand
 from oracles.tolerances import SOLVERS
@@ -19,8 +21,6 @@ from em_pyro import EM, Fit
 from em_pyro.fit.acceleration import quasi_newton
 from em_pyro.fit.loop import State
 from em_pyro.fit.stopping import SLOWEST
-from em_pyro.models import bernoulli_mixture, gaussian_mixture, poisson_mixture
-from em_pyro.models.data import load
 
 
 def fitted(model: Any, args: tuple[Any, ...], **options: Any) -> Fit:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import pyro
 import pytest
 import torch
+from em_pyro.models import gaussian_mixture, regressions
 from oracles.engines import EVERYTHING, Built, distance, laid_out, moved
 from oracles.tolerances import IDENTITY, SOLVERS
 from programs.loops import points
@@ -18,7 +19,6 @@ from em_pyro.fit.problem import Problem
 from em_pyro.fit.starting.batches import march, together
 from em_pyro.fit.starting.restarts import FEW, follow
 from em_pyro.fit.step import em_step
-from em_pyro.models import gaussian_mixture, regressions
 from em_pyro.program.named import batched
 
 PATH = 1e-9

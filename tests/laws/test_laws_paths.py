@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import coins, gaussian_mixture
 from oracles.agreement import close
 from oracles.tolerances import IDENTITY
 from programs.registry import build
@@ -16,7 +17,6 @@ from torch.distributions import constraints
 from em_pyro import EM, analytic
 from em_pyro.fit.loop import State
 from em_pyro.m_step.least_squares.solver import LeastSquares
-from em_pyro.models import coins, gaussian_mixture
 
 STEPS = 12
 Path = list[dict[str, Tensor]]

@@ -4,6 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import gaussian_mixture
 from oracles.engines import distance, laid_out, lay_out
 from oracles.steps import em_step, expect, q
 from oracles.tolerances import IDENTITY, SOLVERS
@@ -16,7 +17,6 @@ from em_pyro.e_step.sites import centring
 from em_pyro.e_step.sites.bundle import Bundle
 from em_pyro.e_step.sites.stack import Stack
 from em_pyro.fit.problem import prepare
-from em_pyro.models import gaussian_mixture
 from em_pyro.program.named import batched
 
 TWO_PASS = 1e-9

@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import item_response, regressions
 from oracles.agreement import close
 from oracles.engines import laid_out, lay_out
 from oracles.m_steps import Model, check_closed, how, same, step, why
@@ -22,7 +23,6 @@ from em_pyro.m_step.maximise import maximise as maximise_batch
 from em_pyro.m_step.regression import irls, lines
 from em_pyro.m_step.regression.irls import Regression
 from em_pyro.m_step.regression.site import Site
-from em_pyro.models import item_response, regressions
 
 
 def fitted(model: Model, *args: Any, **options: Any) -> Any:

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from em_pyro.models.data import load
 from oracles.agreement import Array, close, column, expected, prints_as, redrawn_gaussians
 from oracles.tolerances import SOLVERS, printed
 
 from em_pyro import analytic
 from em_pyro.analytic import gaussian, normal
-from em_pyro.models.data import load
 
 COLUMNS = ("red_mean", "red_std", "blue_mean", "blue_std")
 NOTEBOOK: tuple[Any, Any, Any] = ([1.1, 9.0], [2.0, 1.7], [0.5, 0.5])

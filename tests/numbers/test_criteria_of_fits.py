@@ -10,14 +10,14 @@ from typing import Any
 import pyro
 import pytest
 import torch
+from em_pyro.models import gaussian_mixture
+from em_pyro.models.data import load
 from oracles.agreement import close, expected, prints_as
 from oracles.answers import ANSWERS
 from programs.iris import iris
 from torch import tensor
 
 from em_pyro import EM, Fit, bootstrap_lrt, cross_validate, select
-from em_pyro.models import gaussian_mixture
-from em_pyro.models.data import load
 
 FAITHFUL: dict[str, tuple[int, float | None]] = {
     "VVV2": (11, 2322.191743098739),

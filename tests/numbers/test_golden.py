@@ -11,13 +11,6 @@ from typing import Any
 import pyro
 import pytest
 import torch
-from oracles.agreement import close, column, expected, prints_as, redrawn_gaussians
-from oracles.answers import ANSWERS, expand, speed_with_payoff, table
-from oracles.m_steps import Model
-from oracles.tolerances import SOLVERS, printed
-from torch import Tensor, tensor
-
-from em_pyro import EM
 from em_pyro.models import (
     abo,
     coins,
@@ -28,6 +21,13 @@ from em_pyro.models import (
     poisson_mixture,
 )
 from em_pyro.models.data import load
+from oracles.agreement import close, column, expected, prints_as, redrawn_gaussians
+from oracles.answers import ANSWERS, expand, speed_with_payoff, table
+from oracles.m_steps import Model
+from oracles.tolerances import SOLVERS, printed
+from torch import Tensor, tensor
+
+from em_pyro import EM
 
 TIGHT: dict[str, Any] = {"tol": 1e-13, "max_steps": 20_000, "check": False}
 

@@ -14,6 +14,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import gaussian_mixture, hidden_markov, item_response
+from em_pyro.models.data import load
 from oracles.agreement import close, column, expected, prints_as
 from oracles.answers import ANSWERS, people
 from oracles.tolerances import IDENTITY, SOLVERS
@@ -22,8 +24,6 @@ from torch import Tensor, tensor
 from torch.distributions import constraints
 
 from em_pyro import EM
-from em_pyro.models import gaussian_mixture, hidden_markov, item_response
-from em_pyro.models.data import load
 
 # ---- item response ---------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,8 @@ The maxima of the galaxies, with how often random EM starts reached them, are in
 from functools import partial
 
 import pytest
+from em_pyro.models import gaussian_mixture, latent_classes
+from em_pyro.models.data import load
 from oracles.agreement import close, expected
 from oracles.answers import table
 from oracles.tolerances import SOLVERS
@@ -13,8 +15,6 @@ from torch import tensor
 
 from em_pyro import EM
 from em_pyro.fit.starting import starts
-from em_pyro.models import gaussian_mixture, latent_classes
-from em_pyro.models.data import load
 
 STARTS = 20
 """Of the galaxies; each takes some hundredths of a second."""

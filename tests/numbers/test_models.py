@@ -4,13 +4,12 @@ from importlib import resources
 
 import pytest
 import torch
+from em_pyro.models import poisson_mixture
+from em_pyro.models.data import load, names
 from oracles.agreement import close
 from oracles.evidence import log_evidence, start
 from oracles.m_steps import same
 from programs.zoo import GAUSSIAN, ZOO, simulated
-
-from em_pyro.models import poisson_mixture
-from em_pyro.models.data import load, names
 
 ALL = (*ZOO, *GAUSSIAN)
 """Evidence of the latter is in `test_models_gaussian.py`: Pyro alone does not integrate it."""

@@ -6,6 +6,8 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from em_pyro.models import factor_analysis, missing_normal, random_effects, state_space
+from em_pyro.models.data import load
 from oracles.agreement import close, expected, prints_as
 from oracles.dense_models import DENSE, Params, slopes
 from oracles.evidence import start
@@ -15,8 +17,6 @@ from programs.zoo import GAUSSIAN, simulated
 from torch import Tensor, eye
 
 from em_pyro import EM
-from em_pyro.models import factor_analysis, missing_normal, random_effects, state_space
-from em_pyro.models.data import load
 
 SIZES: dict[str, dict[str, int]] = {
     "effects-intercepts": {"n": 40, "G": 8},

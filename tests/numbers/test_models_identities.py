@@ -6,12 +6,6 @@ from typing import Any
 import pyro.distributions as dist
 import pytest
 import torch
-from oracles.agreement import close
-from oracles.evidence import log_evidence, start
-from oracles.tolerances import SOLVERS
-from programs.zoo import simulated
-from torch import Tensor
-
 from em_pyro.models import (
     discrete_hmm,
     factorial_hidden_markov,
@@ -26,6 +20,11 @@ from em_pyro.models import (
     transcripts,
     zero_inflated,
 )
+from oracles.agreement import close
+from oracles.evidence import log_evidence, start
+from oracles.tolerances import SOLVERS
+from programs.zoo import simulated
+from torch import Tensor
 
 
 def direct(name: str, params: Mapping[str, Tensor], args: tuple[Any, ...]) -> Tensor:

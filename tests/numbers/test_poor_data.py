@@ -6,11 +6,6 @@ import numpy as np
 import pyro
 import pytest
 import torch
-from oracles.agreement import close
-from oracles.refusals import refuse
-from oracles.tolerances import IDENTITY
-
-from em_pyro import EM
 from em_pyro.models import (
     gaussian_mixture,
     hidden_markov,
@@ -20,6 +15,11 @@ from em_pyro.models import (
     regressions,
     zero_inflated,
 )
+from oracles.agreement import close
+from oracles.refusals import refuse
+from oracles.tolerances import IDENTITY
+
+from em_pyro import EM
 
 G = torch.linspace(-1.0, 1.0, 30, dtype=torch.float64)
 TABLE = torch.stack([G, G.square(), torch.ones_like(G)], 1)

@@ -13,6 +13,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import discrete_hmm, gaussian_mixture, item_response
+from em_pyro.models.data import load
 from oracles.agreement import close, expected, prints_as
 from oracles.answers import ANSWERS, people
 from oracles.tolerances import IDENTITY, SOLVERS
@@ -21,8 +23,6 @@ from torch.distributions import constraints
 
 from em_pyro import EM, Fit
 from em_pyro.errors import ParameterError
-from em_pyro.models import discrete_hmm, gaussian_mixture, item_response
-from em_pyro.models.data import load
 
 GOLDEN = expected("standard_errors")
 

@@ -5,14 +5,14 @@ from collections.abc import Callable
 import pyro
 import pytest
 import torch
+from em_pyro.models import gaussian_mixture
+from em_pyro.models.data import load
 from oracles.tolerances import SOLVERS
 from programs.iris import iris
 from torch import Tensor
 
 from em_pyro import EM, Fit
 from em_pyro.fit.starting.seeding import plus_plus
-from em_pyro.models import gaussian_mixture
-from em_pyro.models.data import load
 
 
 def by_k_means(x: Tensor, K: int, generator: torch.Generator) -> Tensor:

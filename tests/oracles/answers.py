@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-
 from em_pyro.models import (
     abo,
     coins,
@@ -20,6 +18,8 @@ from em_pyro.models import (
     regressions,
 )
 from em_pyro.models.data import load
+from torch import Tensor
+
 from oracles.agreement import outside, redrawn_gaussians
 from oracles.evidence import Model, Params
 

@@ -14,12 +14,12 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
+from em_pyro.models import factor_analysis
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
 from em_pyro import EM, Fit
 from em_pyro.fit.checkpoint.journal import Journal
-from em_pyro.models import factor_analysis
 from programs.loops import mixture, points, symmetric
 from programs.networks import Gate, lines
 from programs.registry import build

@@ -6,11 +6,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import gaussian_mixture
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
 from em_pyro.m_step.least_squares.solver import LeastSquares
-from em_pyro.models import gaussian_mixture
 
 
 def points(n: int = 60, seed: int = 0) -> Tensor:

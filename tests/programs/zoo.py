@@ -5,9 +5,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from pyro import poutine
-from torch import Tensor
-
 from em_pyro.models import (
     abo,
     bernoulli_mixture,
@@ -34,6 +31,8 @@ from em_pyro.models import (
     transcripts,
     zero_inflated,
 )
+from pyro import poutine
+from torch import Tensor
 
 Model = Callable[..., None]
 Case = tuple[Model, Callable[..., Any]]

@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import regressions
 from oracles.agreement import close
 from oracles.engines import laid_out
 from oracles.m_steps import Model, how, same, step, why
@@ -17,7 +18,6 @@ from torch import Tensor, tensor
 from torch.distributions import constraints
 
 from em_pyro.fit.problem import prepare
-from em_pyro.models import regressions
 from em_pyro.program.program import Program
 from em_pyro.program.survey import survey
 from em_pyro.reading.predictor import Affine, adjoint, gram

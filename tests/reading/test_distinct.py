@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import coins
 from oracles.steps import expect
 from oracles.tolerances import IDENTITY
 from torch import Tensor
@@ -14,7 +15,6 @@ from torch.distributions import constraints
 
 from em_pyro import EM
 from em_pyro.fit.problem import prepare
-from em_pyro.models import coins
 from em_pyro.reading import distinct
 
 

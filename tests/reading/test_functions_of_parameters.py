@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import genetic_linkage
 from oracles.evidence import log_evidence
 from oracles.m_steps import check_closed, how, same, step, why
 from programs.probed import ROWS, N, bits, counts, locations, mixture, real, unit
@@ -14,7 +15,6 @@ from torch import Tensor, tensor
 from torch.distributions import constraints
 
 from em_pyro import EM
-from em_pyro.models import genetic_linkage
 
 
 def test_linkage_cells() -> None:

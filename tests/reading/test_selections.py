@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import gaussian_mixture, hidden_markov, latent_classes
 from oracles.m_steps import Model, check_closed, how, same, step
 from programs.probed import N, bits, locations, mixture, positive, real, unit
 from torch import Tensor, tensor
@@ -14,7 +15,6 @@ from torch.distributions import constraints
 
 from em_pyro import EM
 from em_pyro.fit.problem import prepare
-from em_pyro.models import gaussian_mixture, hidden_markov, latent_classes
 
 SELECTIONS: dict[str, tuple[Model, tuple[Any, ...]]] = {
     "mixture": (gaussian_mixture.full, (real(N, 2),)),

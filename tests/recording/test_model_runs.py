@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import hidden_markov
 from oracles.engines import distance
 from oracles.tolerances import IDENTITY
 from programs.networks import Gate, lines
@@ -17,7 +18,6 @@ from torch.distributions import constraints
 
 import em_pyro.e_step.make
 from em_pyro import EM, Fit
-from em_pyro.models import hidden_markov
 
 
 def calls_of(steps: int, model: Callable[..., Any], *args: Any) -> tuple[int, Fit]:

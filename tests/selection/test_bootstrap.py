@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import gaussian_mixture, latent_classes
 from oracles.agreement import close
 from pyro import poutine
 from torch import Tensor, tensor
@@ -15,7 +16,6 @@ from torch.distributions import constraints
 
 import em_pyro.selection.bootstrap as bootstrap
 from em_pyro import EM, EMError, Fit, LikelihoodRatio, ModelError, ParameterError, bootstrap_lrt
-from em_pyro.models import gaussian_mixture, latent_classes
 from em_pyro.program.data.replaced import replacement
 
 SHORT: dict[str, Any] = {"max_steps": 30, "check": False}

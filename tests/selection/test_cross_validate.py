@@ -9,13 +9,13 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import gaussian_mixture, hidden_markov, latent_classes
 from oracles.agreement import close
 from pyro import poutine
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
 from em_pyro import EM, DataError, EMError, ModelError, ParameterError, cross_validate
-from em_pyro.models import gaussian_mixture, hidden_markov, latent_classes
 
 X = torch.cat([torch.linspace(-1.3, 1.0, 12), torch.linspace(3.5, 6.1, 11)]).double()
 CLOUD = gaussian_mixture.simulate(30, 2, 2).double()

@@ -8,14 +8,14 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import gaussian_mixture, hidden_markov, regressions
+from em_pyro.models.data import load
 from oracles.agreement import close
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
 import em_pyro.selection.select as selecting
 from em_pyro import EM, DataError, EMError, Fit, ParameterError, Selection, select
-from em_pyro.models import gaussian_mixture, hidden_markov, regressions
-from em_pyro.models.data import load
 from em_pyro.selection.health import narrowest_width, smallest_share
 from em_pyro.selection.selection import Candidate
 

@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import discrete_hmm, factor_analysis, gaussian_mixture, hidden_markov, latent_classes
 from oracles.agreement import close
 from programs.zoo import simulated
 from torch import Tensor, tensor
@@ -14,7 +15,6 @@ from torch.distributions import constraints
 
 from em_pyro import EM, Fit
 from em_pyro.fit.problem import Problem, prepare
-from em_pyro.models import discrete_hmm, factor_analysis, gaussian_mixture, hidden_markov, latent_classes
 from em_pyro.program.named import batched
 from em_pyro.selection.split import growth, split_starts
 

@@ -8,13 +8,6 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from oracles.engines import distance
-from oracles.tolerances import IDENTITY, SOLVERS
-from programs.loops import stored
-from torch import Tensor, tensor
-
-from em_pyro import EMError, NormalWishart, ParameterError, PlanError, StickBreaking, VariationalEM, VariationalFit
-from em_pyro.fit.starting.starts import starting_points
 from em_pyro.models import (
     discrete_hmm,
     factor_analysis,
@@ -24,6 +17,13 @@ from em_pyro.models import (
     poisson_mixture,
     topics,
 )
+from oracles.engines import distance
+from oracles.tolerances import IDENTITY, SOLVERS
+from programs.loops import stored
+from torch import Tensor, tensor
+
+from em_pyro import EMError, NormalWishart, ParameterError, PlanError, StickBreaking, VariationalEM, VariationalFit
+from em_pyro.fit.starting.starts import starting_points
 from em_pyro.variational.choose import choose
 from em_pyro.variational.climb import climb
 

@@ -10,13 +10,13 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import coins, gaussian_mixture, hidden_markov, poisson_mixture
 from oracles import variational as by_hand
 from oracles.engines import distance
 from oracles.tolerances import IDENTITY, SOLVERS
 from torch import Tensor, tensor
 
 from em_pyro import EM, NormalWishart, ObjectiveError, StickBreaking, VariationalEM, VariationalFit
-from em_pyro.models import coins, gaussian_mixture, hidden_markov, poisson_mixture
 from em_pyro.variational.normal_wishart import NormalWishart as Law
 
 FAR = 1e-3

@@ -4,12 +4,12 @@ import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import gaussian_mixture, topics
 from oracles.engines import distance
 from oracles.tolerances import IDENTITY, SOLVERS
 from oracles.variational import dirichlet_divergence, expected_logs
 
 from em_pyro import NormalWishart, ParameterError, VariationalEM, VariationalFit
-from em_pyro.models import gaussian_mixture, topics
 
 ALPHA, BETA, SEEN = 0.4, 0.3, 20
 

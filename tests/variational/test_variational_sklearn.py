@@ -7,12 +7,12 @@ import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import gaussian_mixture
+from em_pyro.models.data import load
 from oracles.engines import distance
 from torch import Tensor
 
 from em_pyro import EM, NormalWishart, StickBreaking, VariationalEM, VariationalFit
-from em_pyro.models import gaussian_mixture
-from em_pyro.models.data import load
 
 K = 6
 EQUAL = 1e-8
