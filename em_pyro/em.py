@@ -79,7 +79,8 @@ class EM(Driver):
             gives its answer then; remove it to begin anew. Where it cannot be written the fit warns, and goes on.
         every: so many EM steps it is written.
         e_step: of `fit`: "soft" shares rows out among states by the posterior, "hard" gives them to the most probable
-            ones (k-means is its limit), "sampled" to drawn ones, `max_steps` times; the second half is averaged.
+            ones (k-means is its limit), "sampled" to drawn ones, `max_steps` times whatever `tol` is; the second half
+            is averaged. Neither screens starts: all are followed to their ends.
         batches: begin a fit with passes over so many slices of the rows (the batches of `fit_stream`), and an M-step
             after each; full EM steps follow. `max_steps` counts passes.
         update: "incremental" keeps the statistics of every slice; "online" forgets them, by `(t + 1)^-step_size`.

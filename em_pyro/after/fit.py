@@ -176,12 +176,13 @@ class Fit(Record):
 
         References: Dini's implicit function theorem at the stationary point of EM; Oakes (1999) for the information.
         """
-        here = self._alive()
         if self.outcome != "converged":
             raise ParameterError(
                 f'Fit.sensitivity: expected a fit that ended as "converged", got "{self.outcome}": a derivative is one '
                 f"of a maximum."
             )
+        with alone():
+            here = self._unchanged("sensitivity", "fit(...)")
         with alone(), beside(here.program.device):
             return sensitivity(here, self.fitted, of, to)
 

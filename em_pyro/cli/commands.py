@@ -46,11 +46,15 @@ def _gaussians(args: Namespace) -> int:
 
 
 def _race_coins(args: Namespace) -> int:
-    return race(_coin_problem(args), args)
+    return _race(_coin_problem(args), args)
 
 
 def _race_gaussians(args: Namespace) -> int:
-    return race(_gaussian_problem(args), args)
+    return _race(_gaussian_problem(args), args)
+
+
+def _race(problem: Problem, args: Namespace) -> int:
+    return race(problem.title, problem.model, problem.args, {}, args)
 
 
 def _coin_problem(args: Namespace) -> Problem:

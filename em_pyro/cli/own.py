@@ -13,11 +13,11 @@ import pyro
 
 from .. import EM, Fit, load, select
 from ..after.source import remarks_in
-from ..compare import race as run_race
 from ..errors import ParameterError
 from .columns import Columns, columns_of
 from .labels import labelled
 from .model_file import model_in
+from .race import race
 from .tables import Table, TableError, read, write
 
 
@@ -59,19 +59,9 @@ def choose(args: Namespace) -> int:
 
 
 def compare(args: Namespace) -> int:
-    """Race EM, SVI and L-BFGS; 1 if the best known is not a tested maximum."""
+    """Race EM, SVI and L-BFGS."""
     model, columns = _posed(args)
-    print(_title(args))
-    options: dict[str, Any] = {"starts": args.starts, "seed": args.seed, "budget_seconds": args.budget}
-    found = run_race(model, *columns.args, kwargs=columns.kwargs, **options)
-    print(f"\n{found}")
-    if args.plot:
-        found.plot().savefig(args.plot, dpi=150)
-        print(f"\nPicture: {args.plot}")
-    if args.csv:
-        found.to_csv(args.csv)
-        print(f"\nEvery step: {args.csv}")
-    return 0 if found.best.tested else 1
+    return race(_title(args), model, columns.args, columns.kwargs, args)
 
 
 def label(args: Namespace) -> int:

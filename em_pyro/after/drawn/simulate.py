@@ -67,6 +67,11 @@ def simulator(problem: Problem, params: Params, args: tuple[Any, ...], kwargs: M
     """
     program = problem.program
     own = not args and not kwargs
+    if own and not problem.rows.whole:
+        raise DataError(
+            "Fit.simulate: expected arguments of the size wanted, got none, and this fit has not all its rows at hand. "
+            "Pass those of a batch."
+        )
     if own:
         args, kwargs = program.args, program.kwargs
     changed = problem.change(args, kwargs, run=False)
