@@ -12,14 +12,10 @@ import pyro.distributions as dist
 import pytest
 import torch
 from em_pyro.models import gaussian_mixture, poisson_mixture
-from oracles.agreement import close
 from oracles.tolerances import IDENTITY, SOLVERS
 from programs import registry
 from pyro.infer.autoguide import AutoNormal
-from torch import Tensor
-from torch.distributions import constraints
 
-import em_pyro
 from em_pyro import EM, analytic
 from em_pyro.cli.commands import main
 from em_pyro.compare import Race, compare, em, lbfgs, svi, svi_bayes, svi_map
@@ -281,24 +277,6 @@ def test_wrong_contenders() -> None:
         lbfgs(history_size=0)
     with pytest.raises(ParameterError, match="draw"):
         svi_bayes(adam(), draws=0)
-
-
-@pytest.mark.parametrize("prior", [False, True])
-def test_the_field_where_nobody_is_named(prior: bool) -> None:  # noqa: FBT001
-    """EM, SVI and L-BFGS race on the same objective; SVI climbs to the modes of priors."""
-
-    def model(x: Tensor) -> None:
-        start = torch.tensor(0.3, dtype=torch.float64)
-        flat = dist.Beta(2 * torch.ones((), dtype=torch.float64), 2.0)
-        p = pyro.sample("p", flat) if prior else pyro.param("p", start, constraint=constraints.unit_interval)
-        with pyro.plate("rows", len(x)):
-            pyro.sample("x", dist.Bernoulli(p), obs=x)
-
-    x = torch.tensor([1.0, 0.0, 1.0, 1.0], dtype=torch.float64)
-    found = em_pyro.race(model, x, starts=1, budget_seconds=0.2, echo=lambda line: None)
-    assert all(lane.ending != "not able" and lane.points for lane in found.lanes), str(found)
-    assert len(found.lanes) == 5
-    close(found.best.params["p"], torch.tensor((3 + prior) / (4 + 2 * prior), dtype=torch.float64), SOLVERS)
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
