@@ -3,6 +3,7 @@
 from .after.criteria import Criteria
 from .after.drawn.predictive import PredictiveCheck, predictive_check
 from .after.fit import Fit
+from .after.inference_data import to_inference_data
 from .after.load import load
 from .after.summary import Summary
 from .compare.race import race
@@ -68,4 +69,5 @@ __all__ = [
     "recursion",
     "register",
     "select",
+    "to_inference_data",
 ]

@@ -39,8 +39,6 @@ DOTS_PER_INCH = 150
 """Eight inches wide, a picture is half as fine again as GitHub shows it."""
 
 
-
-
 def draw(name: str, folder: Path) -> None:
     """Run an example, and write its picture as a PNG of at most 256 colours, which is small and looks the same."""
     raw, show = io.BytesIO(), plt.show

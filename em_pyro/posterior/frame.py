@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..e_step.engine import Engine
 from ..errors import ParameterError
+from .inside import plates_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,8 +85,7 @@ def _discrete(engine: Engine, name: str, found: Tensor) -> Columns:
     """Return the probabilities of the states of a site."""
     program, hidden = engine.program, name in engine.inner
     if hidden:
-        around = engine.joined[engine.inner[name].members[0]].plates
-        plates = (*(p for p in engine.sizes if p in around), STEP)
+        plates = (*plates_of(engine, name), STEP)
         return Columns(plates, tuple(range(found.shape[-1])), _flat(found, engine, plates, 2))
     latent = program.latents[name]
     return Columns(latent.plates, tuple(_label(s) for s in latent.support), _flat(found, engine, latent.plates, 1))
@@ -93,7 +93,7 @@ def _discrete(engine: Engine, name: str, found: Tensor) -> Columns:
 
 def _continuous(engine: Engine, name: str, law: Any) -> Columns:
     """Return the mean and the standard deviation of every coordinate of a Gaussian latent."""
-    plates = engine.recognition.runs[0][name].plates
+    plates = plates_of(engine, name)
     mean, sd = law.mean, law.variance.sqrt()
     batch = mean.dim() - len(law.event_shape)
     both = [part.reshape((*part.shape[:batch], -1)) for part in (mean, sd)]
