@@ -32,6 +32,7 @@ EXAMPLES = (
     "holes",
     "nile",
     "growth",
+    "batches",
     "how_sure",
 )
 
