@@ -23,6 +23,7 @@ from .families import Family, Role, register
 from .fit.loop import State
 from .m_step.plan import Plan
 from .posterior.posterior import Posterior
+from .program.data.columns import columns
 from .selection.bootstrap import LikelihoodRatio, bootstrap_lrt
 from .selection.cross_validate import CrossValidation, cross_validate
 from .selection.select import select
@@ -59,6 +60,7 @@ __all__ = [
     "Selection",
     "Summary",
     "bootstrap_lrt",
+    "columns",
     "cross_validate",
     "load",
     "predictive_check",

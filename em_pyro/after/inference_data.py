@@ -15,6 +15,7 @@ from .. import files
 from ..errors import ModelError, ParameterError
 from ..posterior.inside import plates_of
 from ..posterior.posterior import Posterior
+from ..program.data.columns import index_of
 from ..program.handlers import LABELS, alone
 from ..program.masks import seen_values
 from ..program.named import Named, squeeze
@@ -60,7 +61,8 @@ def to_inference_data(
         fit: with its model and data.
         draws: how many.
         seed: of the draws; no global generator moves.
-        coords: labels of the rows of a plate by its name, those of a frame's index, say; numbers where none are given.
+        coords: labels of the rows of a plate by its name; where none are given, the index of the frame that the model
+            was given, or numbers.
 
     Raises:
         ParameterError: `draws` is no number of at least one, `coords` has a name that is no plate, or labels that are
@@ -160,4 +162,6 @@ def _labels(law: Posterior, coords: Mapping[str, Any]) -> dict[str, Any]:
             raise ParameterError(
                 f'to_inference_data: coords["{name}"]: expected {rows}. The plates are {dict(plates)}.'
             )
-    return {name: np.asarray(coords[name]) if name in coords else np.arange(size) for name, size in plates.items()}
+    own = {name: index_of(law.engine.program.passed, size) for name, size in plates.items()}
+    flat = {name: index for name, index in own.items() if index is not None and index.nlevels == 1}
+    return {name: np.asarray({**flat, **coords}.get(name, np.arange(size))) for name, size in plates.items()}

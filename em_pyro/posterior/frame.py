@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..e_step.engine import Engine
 from ..errors import ParameterError
+from ..program.data.columns import index_of
 from .inside import plates_of
 
 if TYPE_CHECKING:
@@ -56,7 +57,9 @@ def frame(engine: Engine, marginal: Callable[[str], Any], plate: str | None = No
     ranges = [range(sizes[level]) for level in levels]
     index = pd.MultiIndex.from_product(ranges, names=levels) if len(levels) > 1 else None
     if index is None and levels:
-        index = pd.RangeIndex(sizes[levels[0]], name=levels[0])
+        own = index_of(engine.program.passed, sizes[levels[0]])
+        index = pd.RangeIndex(sizes[levels[0]]) if own is None else own
+        index = index.rename(levels[0]) if list(index.names) == [None] else index
     columns = pd.MultiIndex.from_tuples(labels, names=["site", "state"])
     return pd.DataFrame(torch.cat(blocks, 1).numpy(), index=index, columns=columns)
 
