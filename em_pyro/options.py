@@ -209,10 +209,3 @@ def _are_starts(starts: Any) -> bool:
         return not isinstance(starts, bool) and int(starts) >= 1
     several = isinstance(starts, Sequence) and not isinstance(starts, str) and len(starts) > 0
     return isinstance(starts, Mapping) or (several and all(isinstance(v, Mapping) for v in starts))
-
-
-def bar_of(starts: int) -> Any:
-    """Return the bar that `progress` shows."""
-    from tqdm import tqdm
-
-    return tqdm(desc=f"EM, {starts} start{'s' * (starts > 1)}", unit=" steps")

@@ -9,19 +9,43 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from oracles.pictures import drawn, fitted, swept
 from oracles.tolerances import IDENTITY
+from programs.loops import mixture, points
 
 from em_pyro import EM, ParameterError, plotting
 
 pytestmark = pytest.mark.usefixtures("no_window")
 
 
-def test_objective_path(ax: Axes) -> None:
-    """The line is the path of the fit, the start at step zero."""
-    path = [-12.0, -10.5, -10.25, -10.0]
-    assert plotting.objective_path(fitted(path), ax) is ax
+def test_nats_to_go(ax: Axes) -> None:
+    """The line is what is left until the end of the path and the gap there, on a log axis, the start at step zero."""
+    assert plotting.objective_path(fitted([-12.0, -10.5, -10.25, -10.0], 0.125), ax) is ax
     (line,) = ax.lines
     assert list(line.get_xdata()) == [0, 1, 2, 3]
-    assert list(line.get_ydata()) == path
+    assert list(line.get_ydata()) == [2.125, 0.625, 0.375, 0.125]
+    assert (ax.get_yscale(), ax.get_ylabel()) == ("log", "nats to go")
+
+
+def test_nats_that_are_rounding(ax: Axes) -> None:
+    """What is no more than rounding is not drawn, nor where the objective is not known; a gap may be unknown, too."""
+    plotting.objective_path(fitted([-np.inf, -1002.0, -1001.0, -1000.0 - 1e-13, -1000.0], np.inf), ax)
+    heights = np.asarray(ax.lines[0].get_ydata())
+    np.testing.assert_array_equal(heights, [np.nan, 2.0, 1.0, np.nan, np.nan])
+
+
+def test_a_rate_is_a_line(ax: Axes) -> None:
+    """Of a fit by plain EM the last nats lie on a line, and with its gap the last point does, too."""
+    found = EM(mixture, acceleration=None).fit(points())
+    plotting.objective_path(found, ax)
+    nats = np.log(np.asarray(ax.lines[0].get_ydata())[-8:])
+    assert np.ptp(np.diff(nats)) < 0.1 * abs(np.diff(nats).mean())
+
+
+def test_objective_path(ax: Axes) -> None:
+    """The objective itself, on a linear axis."""
+    path = [-12.0, -10.5, -10.25, -10.0]
+    plotting.objective_path(fitted(path), ax, log=False)
+    assert list(ax.lines[0].get_ydata()) == path
+    assert (ax.get_yscale(), ax.get_ylabel()) == ("linear", "objective (nats)")
 
 
 def test_intervals(ax: Axes) -> None:

@@ -15,9 +15,9 @@ X = np.linspace(-4.0, 3.0, 30)
 """A mixture on its way, and its data."""
 
 
-def fitted(path: list[float]) -> Any:
+def fitted(path: list[float], gap: float = 0.0) -> Any:
     """Stand in for a fit of which only the path is drawn."""
-    return SimpleNamespace(path=path)
+    return SimpleNamespace(path=path, gap=gap)
 
 
 def drawn(ax: Axes, label: str) -> np.ndarray:
