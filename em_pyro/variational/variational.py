@@ -14,7 +14,7 @@ from ..fit.loop import State
 from ..fit.problem import Problem, prepare
 from ..fit.progress import Bar
 from ..fit.starting.starts import need_parameters, starting_points
-from ..options import check_options, check_switches
+from ..options import check_options, check_switches, written
 from ..program.devices import beside
 from ..program.handlers import alone
 from .choose import choose
@@ -76,6 +76,10 @@ class VariationalEM:
         self.tol, self.max_steps, self.seed = tol, int(max_steps), int(seed)
         self.starts = int(starts) if isinstance(starts, Integral) else starts
         self.check, self.progress, self.callback = check, progress, callback
+
+    def __repr__(self) -> str:
+        """Return the model, the priors and the options that are not their defaults."""
+        return written(self)
 
     @alone()
     def fit(self, *args: Any, **kwargs: Any) -> VariationalFit:
