@@ -62,10 +62,10 @@ docs: $(INSTALLED)
 	rm -rf build/site
 	$(BIN)/python -m sphinx -q -E -W --keep-going -c docs -d build/doctrees . build/site
 
-# Pages that need pandas are run here too: `make test` skips them where there is none.
+# Pages that need pandas or ArviZ are run here too: `make test` skips them where there is none.
 docs-test: export OMP_NUM_THREADS = 1
 docs-test:
-	$(BIN)/python -m pytest -q -rs tests/face/test_docs.py -k your_data
+	$(BIN)/python -m pytest -q -rs tests/face/test_docs.py -k 'your_data or arviz'
 	$(BIN)/python -m pytest -q -rs docs/test_site.py
 
 # torch comes first, alone: constraints.txt says why. What to install is looked at again when either file has changed.

@@ -3,6 +3,7 @@
 from .after.criteria import Criteria
 from .after.drawn.predictive import PredictiveCheck, predictive_check
 from .after.fit import Fit
+from .after.inference_data import to_inference_data
 from .after.load import load
 from .after.summary import Summary
 from .compare.race import race
@@ -22,6 +23,7 @@ from .families import Family, Role, register
 from .fit.loop import State
 from .m_step.plan import Plan
 from .posterior.posterior import Posterior
+from .program.data.columns import columns
 from .selection.bootstrap import LikelihoodRatio, bootstrap_lrt
 from .selection.cross_validate import CrossValidation, cross_validate
 from .selection.select import select
@@ -58,6 +60,7 @@ __all__ = [
     "Selection",
     "Summary",
     "bootstrap_lrt",
+    "columns",
     "cross_validate",
     "load",
     "predictive_check",
@@ -68,4 +71,5 @@ __all__ = [
     "recursion",
     "register",
     "select",
+    "to_inference_data",
 ]

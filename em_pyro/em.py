@@ -34,6 +34,7 @@ from .options import (
     check_switches,
     check_together,
     need_soft,
+    written,
 )
 from .posterior.possible import possible_posterior
 from .posterior.posterior import Posterior
@@ -151,6 +152,10 @@ class EM(Driver):
         self._current = Current(self.starts, self.seed)
         self._carried: Carried = {}  # what climbs remember between calls of `step`
         self._previous: tuple[Fingerprint, float, dict[str, Tensor]] | None = None
+
+    def __repr__(self) -> str:
+        """Return the model and the options that are not their defaults."""
+        return written(self)
 
     @alone()
     def plan(self, *args: Any, **kwargs: Any) -> Plan:

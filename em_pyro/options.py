@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
@@ -25,6 +27,37 @@ def telling(em: Any) -> dict[str, Any]:
     """Return the options of an `EM` that say which steps a fit takes; of functions only that there is one."""
     names = ("tol", "max_steps", "seed", "starts", "m_step", "screen", "acceleration", "e_step")
     return {name: getattr(em, name) for name in names} | planning(em) | {"callback": em.callback is not None}
+
+
+def written(em: Any) -> str:
+    """Return what an `EM` is, as it would be written: its model, and the options that are not their defaults."""
+    said = list[str]()
+    for name, parameter in inspect.signature(type(em)).parameters.items():
+        value = getattr(em, name)
+        if name == "model":
+            said.append(_named(value))
+        elif value != parameter.default and (value or parameter.default):
+            said.append(f"{name}={_short(value)}")
+    return f"{type(em).__name__}({', '.join(said)})"
+
+
+def _named(function: Any) -> str:
+    """Return a function by its name; of a partial one what it fixes, too."""
+    if isinstance(function, partial):
+        fixed = [*map(_short, function.args), *(f"{name}={_short(value)}" for name, value in function.keywords.items())]
+        return f"partial({', '.join([_named(function.func), *fixed])})"
+    return str(getattr(function, "__name__", f"{type(function).__name__}()"))
+
+
+def _short(value: Any) -> str:
+    """Return a value as it would be written, tensors by their shapes."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name!r}: {_short(entry)}" for name, entry in value.items()) + "}"
+    if isinstance(value, list):
+        return f"[{_short(value[0])}, ...]" if len(value) > 1 else f"[{', '.join(map(_short, value))}]"
+    if hasattr(value, "shape"):
+        return f"<shape {tuple(value.shape)}>"
+    return _named(value) if callable(value) else repr(value)
 
 
 def check_options(
@@ -209,10 +242,3 @@ def _are_starts(starts: Any) -> bool:
         return not isinstance(starts, bool) and int(starts) >= 1
     several = isinstance(starts, Sequence) and not isinstance(starts, str) and len(starts) > 0
     return isinstance(starts, Mapping) or (several and all(isinstance(v, Mapping) for v in starts))
-
-
-def bar_of(starts: int) -> Any:
-    """Return the bar that `progress` shows."""
-    from tqdm import tqdm
-
-    return tqdm(desc=f"EM, {starts} start{'s' * (starts > 1)}", unit=" steps")

@@ -32,13 +32,12 @@ EXAMPLES = (
     "holes",
     "nile",
     "growth",
+    "batches",
     "how_sure",
 )
 
 DOTS_PER_INCH = 150
 """Eight inches wide, a picture is half as fine again as GitHub shows it."""
-
-
 
 
 def draw(name: str, folder: Path) -> None:

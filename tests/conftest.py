@@ -7,10 +7,13 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pyro
 import pytest
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import tensor
 from torch.distributions import constraints
 
@@ -63,3 +66,21 @@ def earlier_values() -> None:
     """A store that another run has left behind: a parameter of the models below, and one of somebody else's."""
     pyro.param("loc", tensor([-1.25, 1.5]))
     pyro.param("other", tensor([0.25]), constraint=constraints.positive)
+
+
+@pytest.fixture
+def no_window() -> Iterator[None]:
+    """Draw into memory, and leave no figure behind."""
+    import matplotlib.pyplot as plt
+
+    before = mpl.get_backend()
+    plt.switch_backend("agg")
+    yield
+    plt.close("all")
+    plt.switch_backend(before)
+
+
+@pytest.fixture
+def ax() -> Axes:
+    """Axes of a figure that pyplot does not know."""
+    return Figure().add_subplot()

@@ -14,7 +14,7 @@ from ..fit.path import Path
 from ..fit.problem import Problem
 from ..fit.rows.everywhere import measured
 from ..fit.starting.ends import ranked
-from ..fit.starting.runs import SAME_MAXIMUM, Start, Starts
+from ..fit.starting.runs import SAME_MAXIMUM, Start, Starts, local_maxima
 from ..program.data.check import has_density_outside
 from ..program.named import Params, batched
 from .fit import Fit
@@ -54,7 +54,7 @@ def answer(problem: Problem, paths: Sequence[Path], *, tol: float, measure: bool
         outcome=best.outcome,
         converged=best.converged or best.outcome == "settled",
         gap=best.gap,
-        starts=Starts(starts, reached[0], len(reached)),
+        starts=Starts(starts, reached[0], len(reached), local_maxima(starts, [path.params for path in ends])),
         plan=replace(problem.plan, solvers=(), callables={}),  # what it says, without the data that solvers hold
         notes=best.notes,
         prepared=problem,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..fit.look import look
 from ..fit.loop import Settings, State
 from ..fit.path import Interrupted, Move, Path
 from ..fit.problem import Problem, prepare
+from ..fit.progress import Bar
 from ..fit.rows.everywhere import check_possible, watched
 from ..fit.rows.slices import Slices
 from ..fit.starting.current import Current
@@ -24,11 +26,7 @@ from ..fit.starting.starts import starting_points
 from ..fit.step import em_step
 from ..m_step.ascent.ascend import Carried
 from ..m_step.plan import Choice
-from ..options import (
-    bar_of,
-    planning,
-    telling,
-)
+from ..options import planning, telling
 from ..program.changes.fingerprint import Fingerprint
 from ..program.named import alike, batched, only
 from ..program.stated import Known
@@ -86,13 +84,14 @@ class Driver:
         draw = partial(starting_points, problem, self.starts, self.seed, self._current.own(problem))
         problem, journal = opened(problem, self.checkpoint, self.every, telling(self), planned, draw)
         points = problem.rows.gathered(journal.points)[0]
-        bar = bar_of(len(points)) if self.progress else None
-        problem, tick = watched(problem, bar)
         cap = self.max_steps if passes is None else int(passes)
+        bar = Bar(len(points), 0.0 if self.e_step == "sampled" else self.tol, cap) if self.progress else None
+        problem, tick = watched(problem, bar)
         told = None if self.callback is None else self._current.telling(problem, self.callback)
         wish, power = wished(problem, self.acceleration), self.step_size if self.update == "online" else None
         first = None if slices is None else Slices(slices, self.tol, cap, power, tick)
         settings = Settings(self.tol, cap, told, tick, wish, journal, self.e_step, self.seed, first)
+        settings = replace(settings, reached=None if bar is None else bar.reached)
         paths: list[Path] = []
         with self._current.kept_on_error(problem):
             try:

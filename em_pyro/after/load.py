@@ -16,7 +16,7 @@ from ..fit.acceleration.quasi_newton import QuasiNewton
 from ..fit.acceleration.secants import Secants
 from ..fit.acceleration.squarem import Squarem
 from ..fit.endings import OUTCOMES
-from ..fit.starting.runs import Start, Starts
+from ..fit.starting.runs import Maximum, Start, Starts
 from ..m_step.ascent.climbs import Climb
 from ..m_step.plan import Line, Plan
 from ..program.handlers import alone
@@ -26,7 +26,21 @@ from .source import FORM, KIND, WHOSE, Source, same_data
 
 KINDS: Mapping[str, Any] = {
     kind.__name__: kind
-    for kind in (Fit, Starts, Start, Plan, Line, Climb, Accelerated, Squarem, QuasiNewton, Secants, Source, Criteria)
+    for kind in (
+        Fit,
+        Starts,
+        Start,
+        Maximum,
+        Plan,
+        Line,
+        Climb,
+        Accelerated,
+        Squarem,
+        QuasiNewton,
+        Secants,
+        Source,
+        Criteria,
+    )
 }
 """Every record that may be in a file, by name."""
 

@@ -89,7 +89,7 @@ class Record:
                 f"Fit.{asked}: expected all rows at hand, but this fit has read them in batches. Ask "
                 f"Fit.posterior_on(...) of each, or fit the rows at once."
             )
-        changed = here.change(here.program.args, here.program.kwargs, run=True)
+        changed = here.change(*here.program.passed, run=True)
         if changed:
             raise DataError(
                 f"Fit.{asked}: expected what was fitted, but since then {changed} has changed. Ask "

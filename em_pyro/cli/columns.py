@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..program.data.columns import arguments_of, listed
 from .tables import Table, TableError
 
 
@@ -58,7 +58,7 @@ def columns_of(
     missing = [name for name in needed if name not in (*named, *settings, *later)]
     if named and missing:
         raise TableError(
-            f'{table.source}: expected a column "{missing[0]}", which the model takes, got {_listed(names)}. Choose '
+            f'{table.source}: expected a column "{missing[0]}", which the model takes, got {listed(names)}. Choose '
             f"with --columns, or give it by --set {missing[0]}=..."
         )
     if named:
@@ -66,11 +66,11 @@ def columns_of(
         return Columns((), {**columns, **settings}, named)
     if len(missing) > 1:
         raise TableError(
-            f"{table.source}: expected columns named after the arguments of the model, {_listed(missing)}, got "
-            f"{_listed(names)}. Rename them, or give others by --set."
+            f"{table.source}: expected columns named after the arguments of the model, {listed(missing)}, got "
+            f"{listed(names)}. Rename them, or give others by --set."
         )
     if not missing:
-        raise TableError(f"{table.source}: expected a model that takes columns, got one of {_listed(parameters)}.")
+        raise TableError(f"{table.source}: expected a model that takes columns, got one of {listed(parameters)}.")
     whole = integers is not None and set(names) <= set(integers)
     values = np.stack([_column(table, name, integers).numpy() for name in names], -1)
     x = torch.tensor(values, dtype=torch.int64 if whole else torch.float64)
@@ -79,20 +79,14 @@ def columns_of(
 
 def _arguments(model: Callable[..., Any], settings: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Return the names of a model's arguments, and of those without a default."""
-    parameters = inspect.signature(model).parameters
-    free = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    unknown = [name for name in settings if name not in parameters and not free]
+    known, needed, free = arguments_of(model)
+    unknown = [name for name in settings if name not in known and not free]
     if unknown:
-        raise TableError(f"--set {unknown[0]}: expected an argument of the model, {_listed(parameters)}.")
-    plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_ONLY)
-    return list(parameters), [n for n, p in parameters.items() if p.default is p.empty and p.kind in plain]
+        raise TableError(f"--set {unknown[0]}: expected an argument of the model, {listed(known)}.")
+    return known, needed
 
 
 def _column(table: Table, name: str, integers: Sequence[str] | None) -> Tensor:
     if integers is not None and name in integers:
         return torch.tensor(table.whole([name])[:, 0], dtype=torch.int64)
     return torch.tensor(table.numbers([name])[:, 0])
-
-
-def _listed(names: Any) -> str:
-    return ", ".join(names) or "nothing"

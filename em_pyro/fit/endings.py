@@ -141,7 +141,7 @@ def guard(problem: Problem, before: float, after: float, step: int, slack: float
         ObjectiveError: with the step and both values.
     """
     if after < before - (problem.slack if slack is None else slack) * (1 + abs(before)):
-        changed = problem.change(problem.program.args, problem.program.kwargs, run=True)
+        changed = problem.change(*problem.program.passed, run=True)
         why = f"Meanwhile {changed} has changed: leave it as it is while EM is at work."
         if not changed:
             why = "The model is as it was, so an M-step is at fault: try m_step with torch for its parameters."

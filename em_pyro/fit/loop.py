@@ -24,7 +24,13 @@ SADDLES = 5  # that a start may leave
 
 @dataclass(frozen=True)
 class State:
-    """What a callback sees after every step: copies, so that whatever is done to them moves nothing."""
+    """What a callback sees after every step: copies, so that whatever is done to them moves nothing.
+
+    Attributes:
+        step: how many EM steps were taken; those that an acceleration has given up are among them.
+        objective: log evidence plus log prior at `params`, in nats; of `VariationalEM` the bound.
+        params: constrained values by name, sites with a prior included; of `VariationalEM` the means of the laws.
+    """
 
     step: int
     objective: float
@@ -44,6 +50,7 @@ class Settings:
     e_step: str = "soft"
     seed: int = 0
     first: Callable[[Problem, Path], Path] | None = None  # what is done from a start before full steps are
+    reached: Callable[[int, float], Any] | None = None  # told the step and the objective of every point
 
 
 def run(problem: Problem, path: Path, settings: Settings) -> Path:
@@ -97,6 +104,8 @@ def _moved(problem: Problem, path: Path, settings: Settings) -> Move:
 
 def told(path: Path, settings: Settings) -> bool:
     """Tell whoever watches of the point reached; whether the callback says to stop."""
+    if settings.reached:
+        settings.reached(path.step, path.level)
     if settings.tick:
         settings.tick(1)
     if not settings.callback or not path.step:

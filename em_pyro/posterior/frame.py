@@ -10,6 +10,8 @@ from torch import Tensor
 
 from ..e_step.engine import Engine
 from ..errors import ParameterError
+from ..program.data.columns import index_of
+from .inside import plates_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +57,9 @@ def frame(engine: Engine, marginal: Callable[[str], Any], plate: str | None = No
     ranges = [range(sizes[level]) for level in levels]
     index = pd.MultiIndex.from_product(ranges, names=levels) if len(levels) > 1 else None
     if index is None and levels:
-        index = pd.RangeIndex(sizes[levels[0]], name=levels[0])
+        own = index_of(engine.program.passed, sizes[levels[0]])
+        index = pd.RangeIndex(sizes[levels[0]]) if own is None else own
+        index = index.rename(levels[0]) if list(index.names) == [None] else index
     columns = pd.MultiIndex.from_tuples(labels, names=["site", "state"])
     return pd.DataFrame(torch.cat(blocks, 1).numpy(), index=index, columns=columns)
 
@@ -84,8 +88,7 @@ def _discrete(engine: Engine, name: str, found: Tensor) -> Columns:
     """Return the probabilities of the states of a site."""
     program, hidden = engine.program, name in engine.inner
     if hidden:
-        around = engine.joined[engine.inner[name].members[0]].plates
-        plates = (*(p for p in engine.sizes if p in around), STEP)
+        plates = (*plates_of(engine, name), STEP)
         return Columns(plates, tuple(range(found.shape[-1])), _flat(found, engine, plates, 2))
     latent = program.latents[name]
     return Columns(latent.plates, tuple(_label(s) for s in latent.support), _flat(found, engine, latent.plates, 1))
@@ -93,7 +96,7 @@ def _discrete(engine: Engine, name: str, found: Tensor) -> Columns:
 
 def _continuous(engine: Engine, name: str, law: Any) -> Columns:
     """Return the mean and the standard deviation of every coordinate of a Gaussian latent."""
-    plates = engine.recognition.runs[0][name].plates
+    plates = plates_of(engine, name)
     mean, sd = law.mean, law.variance.sqrt()
     batch = mean.dim() - len(law.event_shape)
     both = [part.reshape((*part.shape[:batch], -1)) for part in (mean, sd)]

@@ -92,11 +92,7 @@ class Inside:
 
     def plates_of(self, site: str) -> tuple[str, ...]:
         """Plates of a site whose states are inside a unit, left to right."""
-        program = self.engine.program
-        if site in program.latents:
-            return program.latents[site].plates
-        around = self.engine.joined[self.engine.inner[site].members[0]].plates
-        return tuple(p for p in self.engine.sizes if p in around)
+        return plates_of(self.engine, site)
 
     def _in_plates(self, site: str, found: Tensor, names: tuple[str, ...], before: int = 0) -> Tensor:
         """Give `found` one dimension for each plate of a site, behind so many others."""
@@ -111,3 +107,14 @@ class Inside:
     def _names(self, unit: Unit) -> tuple[str, ...]:
         """Dimensions of a unit's factor."""
         return self.engine.joined[unit.members[0]].names
+
+
+def plates_of(engine: Engine, site: str) -> tuple[str, ...]:
+    """Plates of any latent, left to right."""
+    program = engine.program
+    if site in program.latents:
+        return program.latents[site].plates
+    if site in program.integrated:
+        return engine.recognition.runs[0][site].plates
+    around = engine.joined[engine.inner[site].members[0]].plates
+    return tuple(p for p in engine.sizes if p in around)

@@ -201,7 +201,8 @@ class Posterior:
 
         Columns are `(site, state)`: the probability of every state of a discrete latent; of a Gaussian one "mean" and
         "sd", of every coordinate. Latents around the plate are repeated along its rows. The states of a `DiscreteHMM`
-        have a row for each "step".
+        have a row for each "step". Rows have the index of the frame or the columns that the model was given, if that
+        has one for each.
 
         Args:
             plate: whose rows are wanted, where latents are in plates that do not nest, or not those of the innermost.

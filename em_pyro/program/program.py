@@ -54,6 +54,8 @@ class Program:
     """Sites with a prior that have an entry for each row of a data plate."""
     integrated: Mapping[str, str] = field(default_factory=dict)
     """Continuous latents that are integrated, and why: a run is at values that stand for them, as if observed."""
+    passed: tuple[tuple[Any, ...], Mapping[str, Any]] = field(default=((), {}), repr=False, compare=False)
+    """The arguments as they were passed: `args` and `kwargs` may be tensors in their place."""
 
     @property
     def device(self) -> torch.device:
@@ -102,8 +104,9 @@ class Program:
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], values: Params | None = None
     ) -> tuple[Program, dict[str, Site]]:
         """Return the same as `on`, and the sites of that run."""
+        passed = args, kwargs
         args, kwargs = converted(args, kwargs, self.how)
-        other = replace(self, args=args, kwargs=kwargs, indices={})
+        other = replace(self, args=args, kwargs=kwargs, indices={}, passed=passed)
         initial = {name: parameter.initial for name, parameter in self.parameters.items()}
         try:
             with torch.no_grad(), no_empty_plate():

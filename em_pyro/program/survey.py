@@ -139,6 +139,7 @@ def survey(
     chosen = dict(continuous or {})
     integrated = dict(integrated or {}) | {n: "as you asked" for n, choice in chosen.items() if choice == "integrate"}
     how, first = first_that_runs(model, args, kwargs, partial(_run, model, indices, fitted, integrated))
+    passed = args, kwargs
     args, kwargs = converted(args, kwargs, how)
     check_chosen(first.messages, chosen)
     integrated |= normal_in_data(first.messages, {*integrated, *chosen})
@@ -159,7 +160,7 @@ def survey(
     dims = {frame.name: frame.dim for frame in frames}
     return Program(
         model, args, kwargs, first.parameters, latents, sizes, dims, upstream, first.registered, indices=indices,
-        how=how, unconstrained=unconstrained, by_row=by_row, integrated=integrated,
+        how=how, unconstrained=unconstrained, by_row=by_row, integrated=integrated, passed=passed,
     )  # fmt: skip
 
 

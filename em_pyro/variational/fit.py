@@ -87,7 +87,7 @@ class VariationalFit:
         """
         here = self.prepared
         with alone():
-            changed = here.change(here.program.args, here.program.kwargs, run=True)
+            changed = here.change(*here.program.passed, run=True)
             if changed:
                 raise DataError(
                     f"VariationalFit.posterior: expected what was fitted, but since then {changed} has changed. Ask "

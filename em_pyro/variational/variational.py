@@ -12,8 +12,9 @@ from torch import Tensor
 from ..errors import ModelError, ParameterError
 from ..fit.loop import State
 from ..fit.problem import Problem, prepare
+from ..fit.progress import Bar
 from ..fit.starting.starts import need_parameters, starting_points
-from ..options import bar_of, check_options, check_switches
+from ..options import check_options, check_switches, written
 from ..program.devices import beside
 from ..program.handlers import alone
 from .choose import choose
@@ -76,6 +77,10 @@ class VariationalEM:
         self.starts = int(starts) if isinstance(starts, Integral) else starts
         self.check, self.progress, self.callback = check, progress, callback
 
+    def __repr__(self) -> str:
+        """Return the model, the priors and the options that are not their defaults."""
+        return written(self)
+
     @alone()
     def fit(self, *args: Any, **kwargs: Any) -> VariationalFit:
         """Iterate from every start to its end, and return the laws with the highest bound.
@@ -98,7 +103,7 @@ class VariationalEM:
         with beside(problem.program.device):
             laws = choose(problem.engine, self.priors)
             points = starting_points(problem, self.starts, self.seed)
-            bar = bar_of(len(points)) if self.progress else None
+            bar = Bar(len(points), self.tol, self.max_steps) if self.progress else None
             told = partial(self._told, bar)
             try:
                 ends = [
@@ -109,9 +114,10 @@ class VariationalEM:
                     bar.close()
             return _answer(problem, ends, self.priors, self.tol)
 
-    def _told(self, bar: Any, step: int, level: float, now: AtLaws) -> Any:
+    def _told(self, bar: Bar | None, step: int, level: float, now: AtLaws) -> Any:
         """Tell whoever watches of the laws reached."""
         if bar is not None:
+            bar.reached(step, level)
             bar.update(1)
         if self.callback is None or not step:
             return None

@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-NEEDS = {"image_segmentation": "sklearn", "anomalies": "sklearn", "market_regimes": "statsmodels"}
+NEEDS = {"image_segmentation": "sklearn", "anomalies": "sklearn", "market_regimes": "statsmodels", "batches": "arviz"}
 """Optional dependencies: an example is skipped where its own is missing, and for no other reason."""
 
 LARGEST = 150_000

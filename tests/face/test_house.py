@@ -1,7 +1,9 @@
 """The house: how long files and functions are, who may ask for a kind, and who may call what; seen in the source."""
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 from oracles.source import ROOT, SOURCES, asked_kinds, branches, calls, classes, functions, room, texts
@@ -68,12 +70,23 @@ def crowded(names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
             yield "files", folder
 
 
+def long_tests() -> Iterator[tuple[str, str]]:
+    """Yield the test files that are longer than a file may be."""
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        if path.read_text(encoding="utf-8").count("\n") > LINES:
+            yield "lines", path.relative_to(ROOT).as_posix()
+
+
 def found() -> set[tuple[str, str]]:
     """Return every offence in the package."""
     sources = texts()
     known = kinds(sources)
     paths = {module: path.relative_to(ROOT).as_posix() for module, path in SOURCES.items()}
-    return {pair for module, text in sources.items() for pair in offences(module, text, known)} | set(crowded(paths))
+    return {
+        *(pair for module, text in sources.items() for pair in offences(module, text, known)),
+        *crowded(paths),
+        *long_tests(),
+    }
 
 
 def test_house() -> None:
@@ -128,6 +141,16 @@ def test_crowds_are_noticed() -> None:
         full = {f"m{n}": f"{folder}/m{n}.py" for n in range(most)}
         assert set(crowded(full)) == set()
         assert set(crowded({**full, "more": f"{folder}/more.py"})) == {("files", folder)}
+
+
+def test_long_test_files_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test file may have as many lines as a file of the package, and not one more."""
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    (tmp_path / "tests" / "room").mkdir(parents=True)
+    (tmp_path / "tests" / "room" / "test_full.py").write_text("\n" * LINES)
+    assert list(long_tests()) == []
+    (tmp_path / "tests" / "room" / "test_long.py").write_text("\n" * (LINES + 1))
+    assert list(long_tests()) == [("lines", "tests/room/test_long.py")]
 
 
 def test_kinds_may_be_asked_at_home() -> None:

@@ -35,7 +35,7 @@ PYRO_INTERNALS: Mapping[str, str] = {
 DOORS: Mapping[str, str] = {"sklearn": "sklearn"}
 """Rooms that nobody imports but who has this library."""
 
-LATE = frozenset({"matplotlib", "numba", "pandas", "sklearn", "statsmodels"})
+LATE = frozenset({"arviz", "matplotlib", "numba", "pandas", "sklearn", "statsmodels", "xarray"})
 """What is imported only inside functions, where it is used."""
 
 

@@ -1,53 +1,27 @@
-"""Checkpoints: a fit that is killed goes on where it was, bit for bit; what is not its file is refused by name."""
+"""Checkpoints: a fit that is killed goes on where it was, bit for bit, and one that writes is one that does not."""
 
-import contextlib
-import errno
 import os
-import resource
 import signal
-import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyro
-import pyro.distributions as dist
 import pytest
 import torch
+from oracles.same_path import same
 from programs.killed import CASES, fitted
-from programs.loops import equal, mixture, points, stored
-from torch import Tensor
+from programs.loops import mixture, points
 
-from em_pyro import EM, CheckpointWarning, DataError, EMError, Fit, ModelError, ParameterError, files
+from em_pyro import EM, ParameterError, files
 from em_pyro.fit.acceleration.secants import Secants
 from em_pyro.fit.acceleration.squarem import Squarem
 from em_pyro.fit.checkpoint.journal import Journal
 
 HERE = Path(__file__).parents[1]
-
-
-DIGITS = 1e-12  # relative: a library of matrix products may round the last one otherwise where memory lies elsewhere
-
-
-def same(one: Fit, other: Fit) -> bool:
-    """Whether two fits took the same path to the same end, but for last digits; what is said of files apart."""
-    notes = [[note for note in fit.notes if not note.startswith("checkpoint")] for fit in (one, other)]
-    values = all(alike(one.params[n], v) and one.params[n].dtype == v.dtype for n, v in other.params.items())
-    ends = [(len(f.path), f.outcome, f.num_steps, str(f.starts), f.switches) for f in (one, other)]
-    paths = [torch.tensor([*f.path, f.objective], dtype=torch.float64) for f in (one, other)]
-    return values and ends[0] == ends[1] and notes[0] == notes[1] and alike(*paths)
-
-
-def alike(one: Tensor, other: Tensor) -> bool:
-    """Whether numbers are the same but for last digits, those of a matrix beside its largest."""
-    if not one.is_floating_point():
-        return torch.equal(one, other)
-    digits = DIGITS if one.dtype == torch.float64 else 1e-6
-    return bool(((one - other).abs() <= digits * (1 + other.abs().nan_to_num(0.0).amax())).all())
 
 
 @pytest.fixture(scope="module")
@@ -145,153 +119,6 @@ def test_an_interrupted_fit_leaves_its_last_step(tmp_path: Path) -> None:
     assert em.last.outcome == "interrupted"
     assert same(em.fit(x), plain)
     assert steps[12:15] == [13, 13, 14]
-
-
-# ---- whose it is -----------------------------------------------------------------------------------------------------
-
-
-def shifted(x: Tensor, K: int = 2) -> None:
-    """Add a constant to a density of the mixture."""
-    mixture(x, K)
-    pyro.factor("more", torch.tensor(0.5))
-
-
-def other_data(x: Tensor) -> Tensor:
-    """Change one number by a hair."""
-    y = x.clone()
-    y[3] += 1e-9
-    return y
-
-
-OTHERS: dict[str, tuple[type[EMError], str, Callable[[Path, Tensor], EM], Callable[[Tensor], Tensor]]] = {
-    "data": (DataError, "data", lambda p, x: EM(mixture, checkpoint=p), other_data),
-    "rows": (DataError, "data", lambda p, x: EM(mixture, checkpoint=p), lambda x: x[1:]),
-    "order": (DataError, "data", lambda p, x: EM(mixture, checkpoint=p), lambda x: x.flip(0)),
-    "components": (ModelError, "weights", lambda p, x: EM(partial(mixture, K=3), checkpoint=p), lambda x: x),
-    "site": (ModelError, '"more"', lambda p, x: EM(shifted, checkpoint=p), lambda x: x),
-    "tol": (ParameterError, "tol", lambda p, x: EM(mixture, checkpoint=p, tol=1e-6), lambda x: x),
-    "starts": (ParameterError, "starts", lambda p, x: EM(mixture, checkpoint=p, starts=2), lambda x: x),
-    "values": (
-        ParameterError,
-        "starts",
-        lambda p, x: EM(mixture, checkpoint=p, starts={"loc": torch.tensor([0.0, 1.0])}),
-        lambda x: x,
-    ),
-    "m_step": (ParameterError, "m_step", lambda p, x: EM(mixture, checkpoint=p, m_step={"loc": "torch"}), lambda x: x),
-    "seed": (ParameterError, "seed", lambda p, x: EM(mixture, checkpoint=p, seed=1), lambda x: x),
-    "plan": (ParameterError, "collapse", lambda p, x: EM(mixture, checkpoint=p, collapse=False), lambda x: x),
-}
-
-
-@pytest.mark.parametrize("name", OTHERS)
-def test_the_file_of_another_fit_is_refused(name: str, tmp_path: Path) -> None:
-    """By name, before anything runs, with the file and the store as they were."""
-    x, path = points(), tmp_path / "fit.pt"
-    EM(mixture, checkpoint=path, tol=1e-3).fit(x) if name == "tol" else EM(mixture, checkpoint=path).fit(x)
-    error, said, other, changed = OTHERS[name]
-    pyro.clear_param_store()
-    before, held = path.read_bytes(), stored()
-    with pytest.raises(error, match=said) as caught:
-        other(path, x).fit(changed(x))
-    assert "expected" in str(caught.value)
-    assert path.read_bytes() == before
-    assert equal(stored(), held)
-
-
-def test_densities_tell_models_apart(tmp_path: Path) -> None:
-    """The same statements with another constant are another model."""
-
-    def of(width: float) -> Callable[[Tensor], None]:
-        def model(x: Tensor) -> None:
-            loc = pyro.param("loc", torch.tensor([0.0, 1.0]))
-            with pyro.plate("row", len(x)):
-                z = pyro.sample("z", dist.Categorical(torch.tensor([0.5, 0.5])))
-                pyro.sample("x", dist.Normal(loc[z], width), obs=x)
-
-        return model
-
-    EM(of(1.0), checkpoint=tmp_path / "a.pt", max_steps=3).fit(points())
-    with pytest.raises(ModelError, match='density of site "x"'):
-        EM(of(1.1), checkpoint=tmp_path / "a.pt", max_steps=3).fit(points())
-
-
-@pytest.mark.parametrize("what", ["truncated", "text", "a fit", "flipped"])
-def test_what_is_no_checkpoint_is_refused(what: str, tmp_path: Path) -> None:
-    """And not overwritten: it may be something of worth."""
-    x, path = points(), tmp_path / "fit.pt"
-    fit = EM(mixture, checkpoint=path, every=5, max_steps=12).fit(x)
-    data = bytearray(path.read_bytes())
-    if what == "a fit":
-        fit.save(path)
-    elif what == "flipped":
-        data[data.index(struct.pack("<d", 1.5)) + 3] ^= 4  # in the scale of the start
-        path.write_bytes(bytes(data))
-    else:
-        path.write_bytes(bytes(data[: len(data) // 2]) if what == "truncated" else b"x,y\n1,2\n")
-    before = path.read_bytes()
-    with pytest.raises(DataError, match="expected a file of EM"):
-        EM(mixture, checkpoint=path, every=5, max_steps=12).fit(x)
-    assert path.read_bytes() == before
-
-
-# ---- disks -----------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def small_disk(most: int) -> Iterator[None]:
-    """Let no file grow beyond so many bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, old)
-
-
-def test_a_full_disk_is_told_once_and_the_fit_goes_on(tmp_path: Path) -> None:
-    """By a warning of its own kind, and by a note with the number of times; what was written before stays whole."""
-    x, path = points(), tmp_path / "fit.pt"
-    plain = EM(mixture).fit(x)
-    pyro.clear_param_store()
-    with small_disk(1000), pytest.warns(CheckpointWarning, match="The fit goes on") as told:
-        fit = EM(mixture, checkpoint=path, every=10).fit(x)
-    assert len(told) == 1
-    assert same(fit, plain)
-    (note,) = [note for note in fit.notes if "checkpoint" in note]
-    assert "not written 5 times" in note
-    assert list(tmp_path.iterdir()) == [], "no part of a file is left behind"
-
-
-def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
-    """At once, before the first step."""
-    with pytest.warns(CheckpointWarning, match="FileNotFoundError"):
-        fit = EM(mixture, checkpoint=tmp_path / "none" / "fit.pt", max_steps=5).fit(points())
-    assert fit.num_steps == 5
-
-
-def test_a_write_that_fails_leaves_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that is read-only from the middle on: the file is that of the last write that went well."""
-    x, path, calls = points(), tmp_path / "fit.pt", list[int]()
-    sync = os.fsync
-
-    def fails_later(number: int) -> None:
-        calls.append(number)
-        if len(calls) > 3:
-            raise OSError(errno.EROFS, "Read-only file system")
-        sync(number)
-
-    plain = EM(mixture).fit(x)
-    monkeypatch.setattr(os, "fsync", fails_later)
-    pyro.clear_param_store()
-    with pytest.warns(CheckpointWarning, match="Read-only"):
-        EM(mixture, checkpoint=path, every=5).fit(x)
-    monkeypatch.setattr(os, "fsync", sync)
-    pyro.clear_param_store()
-    again = EM(mixture, checkpoint=path, every=5).fit(x)
-    assert same(again, plain)
-    assert "went on after 10 steps" in again.notes[-1] or any("went on after 10 steps" in n for n in again.notes)
 
 
 def test_the_option_is_looked_at() -> None:

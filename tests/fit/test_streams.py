@@ -169,18 +169,22 @@ def test_passes_cap_and_win() -> None:
 
 
 def test_progress_is_over_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bar is told of every batch."""
-    told: list[int] = []
+    """The bar is told of every batch, and of every point with its objective."""
+    told, reached = list[int](), list[tuple[int, float]]()
 
     class Bar:
         def update(self, by: int) -> None:
             told.append(by)
 
+        def reached(self, step: int, objective: float) -> None:
+            reached.append((step, objective))
+
         def close(self) -> None:
             told.append(0)
 
-    monkeypatch.setattr("em_pyro.after.driver.bar_of", lambda _: Bar())
-    EM(mixture, tol=0, max_steps=2, acceleration=None, progress=True).fit_stream(batches())
+    monkeypatch.setattr("em_pyro.after.driver.Bar", lambda *_: Bar())
+    fit = EM(mixture, tol=0, max_steps=2, acceleration=None, progress=True).fit_stream(batches())
+    assert reached == list(enumerate(fit.path))
     assert told[-1] == 0
     assert len(told) - 1 >= 3 * len(batches())
     assert (len(told) - 1) % len(batches()) == 0

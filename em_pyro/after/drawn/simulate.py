@@ -72,8 +72,7 @@ def simulator(problem: Problem, params: Params, args: tuple[Any, ...], kwargs: M
             "Fit.simulate: expected arguments of the size wanted, got none, and this fit has not all its rows at hand. "
             "Pass those of a batch."
         )
-    if own:
-        args, kwargs = program.args, program.kwargs
+    args, kwargs = program.passed if own else (args, kwargs)
     changed = problem.change(args, kwargs, run=False)
     if own and changed:
         raise DataError(

@@ -78,6 +78,8 @@ def march(problem: Problem, on_way: Mapping[int, Path], settings: Settings) -> d
                     continue
                 trails[i].append(objective)
                 staying.append(row)
+            if settings.reached and staying:
+                settings.reached(steps, max(trails[here[row]][-1] for row in staying))
             if settings.tick:
                 settings.tick(len(staying))
             batch = new if len(staying) == len(here) else {n: v[staying] for n, v in new.items()}

@@ -1,4 +1,4 @@
-"""The starts of a fit: how each ended, how many of them differ, and how many different maxima they found."""
+"""The starts of a fit: how each ended, how many of them differ, and which different maxima they found."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import torch
 from ...program.named import Params
 
 ALIKE = 1e-9  # of the largest entry of a parameter, over all starts: starts no further apart are one
+DIFFERS = 1e-3  # of the largest entry of a parameter: entries no further apart are those of the same maximum
+SHOWN = 5  # maxima below the best that are printed
 SAME_MAXIMUM = 1e-6  # relative to 1 + |objective|: starts that end so close together have found the same
 
 
@@ -34,6 +36,29 @@ class Start:
 
 
 @dataclass(frozen=True)
+class Maximum:
+    """One of the maxima that starts have found.
+
+    Attributes:
+        objective: the highest of its starts.
+        starts: which starts ended there, those left out that began at the values of others.
+        below: nats below the highest maximum.
+        differs: parameters whose entries are not those of the highest maximum, whatever their order, by a thousandth of
+            the largest at least; what differs most comes first.
+    """
+
+    objective: float
+    starts: tuple[int, ...]
+    below: float
+    differs: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Say how far below the highest it is, how many starts found it, and what differs."""
+        what = ", ".join(self.differs) or "no entry by a thousandth"
+        return f"{self.below:.4g} nats lower: found by {len(self.starts)}; what differs: {what}"
+
+
+@dataclass(frozen=True)
 class Starts:
     """All starts of a fit, in order; the best of them gave the answer.
 
@@ -41,11 +66,13 @@ class Starts:
         runs: all of them.
         best: the index of the best.
         found: how many different starts reached its objective.
+        local_maxima: the different maxima at which starts have converged, the highest first.
     """
 
     runs: tuple[Start, ...]
     best: int
     found: int
+    local_maxima: tuple[Maximum, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of starts."""
@@ -70,12 +97,10 @@ class Starts:
 
         Relative to `1 + |objective|`. Maxima that differ by their labels alone are one; so are any two equally high.
         """
-        levels = sorted(run.objective for run in self.different if run.outcome in ("converged", "settled"))
-        apart = sum(high - low > SAME_MAXIMUM * (1 + abs(high)) for low, high in pairwise(levels))
-        return apart + bool(levels)
+        return len(_together(self.different))
 
     def __str__(self) -> str:
-        """Say how many starts there were, how many reached the best, and how many different maxima were seen."""
+        """Say how many starts there were, how many reached the best, and which other maxima were seen."""
         outcomes = [run.outcome for run in self.different]
         screened, number = outcomes.count("screened out"), len(self.runs)
         others = len(outcomes) - screened - sum(outcomes.count(end) for end in ("converged", "settled", "averaged"))
@@ -86,7 +111,52 @@ class Starts:
         parts = [f"best of {number} start{'s' * (number > 1)}{differ}, found by {self.found}, {maxima}"]
         parts += [f"{others} did not converge"] if others else []
         parts += [f"{screened} were screened out"] if screened else []
-        return "; ".join(parts)
+        lower = [f"  {one}" for one in self.local_maxima[1 : SHOWN + 1]]
+        more = len(self.local_maxima) - 1 - SHOWN
+        lower += [f"  and {more} more, down to {self.local_maxima[-1].objective:.6f}"] if more > 0 else []
+        return "\n".join(["; ".join(parts), *lower])
+
+
+def local_maxima(runs: Sequence[Start], params: Sequence[Params]) -> tuple[Maximum, ...]:
+    """Tell the maxima apart at which starts have converged, the highest first.
+
+    Args:
+        runs: all starts.
+        params: where each of them ended.
+    """
+    groups = _together([run for run in runs if run.repeats is None])
+    if not groups:
+        return ()
+    top = groups[0][0]
+    return tuple(
+        Maximum(
+            group[0].objective,
+            tuple(sorted(run.index for run in group)),
+            top.objective - group[0].objective,
+            _differing(params[top.index], params[group[0].index]) if k else (),
+        )
+        for k, group in enumerate(groups)
+    )
+
+
+def _together(runs: Sequence[Start]) -> list[list[Start]]:
+    """Put starts together that converged equally high, the highest first: each is next to another one of its group."""
+    ended = sorted((run for run in runs if run.outcome in ("converged", "settled")), key=lambda run: -run.objective)
+    groups = [ended[:1]] if ended else []
+    for above, run in pairwise(ended):
+        if above.objective - run.objective > SAME_MAXIMUM * (1 + abs(above.objective)):
+            groups.append([])
+        groups[-1].append(run)
+    return groups
+
+
+def _differing(one: Params, other: Params) -> tuple[str, ...]:
+    """Name the parameters that have other entries in whatever order, what differs most first."""
+    apart = dict[str, float]()
+    for name in one:
+        both = torch.stack([values[name].double().flatten().nan_to_num().sort().values for values in (one, other)])
+        apart[name] = float((both[0] - both[1]).abs().max() / both.abs().max()) if both.count_nonzero() else 0.0
+    return tuple(sorted((name for name in apart if apart[name] > DIFFERS), key=lambda name: -apart[name]))
 
 
 def repeated(points: Sequence[Params]) -> dict[int, int]:
