@@ -128,7 +128,7 @@ def _told(error: Exception) -> str:
 def laid_out(value: Any, left_out: Collection[str] = ()) -> Any:
     """Lay out records, mappings and sequences as dicts and lists of tensors, numbers and words.
 
-    A mapping or record that is met twice is one afterwards, too. Tensors keep their strides and where they lie in a line
+    A mapping or record that is met twice is one afterwards, too. Tensors keep their strides and their place in a line
     of the cache, by which matrix products choose the order of their sums, and not what else is in their storage.
 
     Args:

@@ -22,6 +22,7 @@ from ..errors import EMError, ObjectiveError, ParameterError
 from ..fit.endings import BAD
 from ..program.data.replaced import Call, Replacement, replacement
 from ..program.handlers import alone
+from .checkpoints import check_none
 from .progress import followed
 from .select import grown_fit
 
@@ -96,6 +97,7 @@ def bootstrap_lrt(
         EMError: the data cannot be fitted, or none of the draws.
     """
     _check(draws, starts)
+    check_none("bootstrap_lrt", options)
     rule = {"seed": seed, "starts": int(starts), **options}
     given = args, dict(model_kwargs or {})
     calls, rules = [_call(one, *given) for one in (small, large)], [_rule(one, rule) for one in (small, large)]
