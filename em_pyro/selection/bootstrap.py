@@ -96,8 +96,7 @@ def bootstrap_lrt(
         ModelError: data cannot be drawn: rows have weights (a table of counts), or a site has no draws.
         EMError: the data cannot be fitted, or none of the draws.
     """
-    _check(draws, starts)
-    check_none("bootstrap_lrt", options)
+    _check(draws, starts, options)
     rule = {"seed": seed, "starts": int(starts), **options}
     given = args, dict(model_kwargs or {})
     calls, rules = [_call(one, *given) for one in (small, large)], [_rule(one, rule) for one in (small, large)]
@@ -122,8 +121,9 @@ def bootstrap_lrt(
     )
 
 
-def _check(draws: Any, starts: Any) -> None:
-    """Refuse what are no numbers of at least one."""
+def _check(draws: Any, starts: Any, options: Mapping[str, Any]) -> None:
+    """Refuse what are no numbers of at least one, and a file for all fits."""
+    check_none("bootstrap_lrt", options)
     for name, number in (("draws", draws), ("starts", starts)):
         if not isinstance(number, Integral) or isinstance(number, bool) or number < 1:
             raise ParameterError(f"bootstrap_lrt: expected {name} to be a number of at least one, got {number!r}.")
