@@ -38,6 +38,7 @@ FAULTS = (
     AssertionError,
 )
 """What torch raises where a file is damaged, or holds more than numbers and words."""
+LINE = 64  # bytes of the cache that are read together
 REMEDY = "Pass the path that was given there, or write it anew."
 
 
@@ -127,8 +128,8 @@ def _told(error: Exception) -> str:
 def laid_out(value: Any, left_out: Collection[str] = ()) -> Any:
     """Lay out records, mappings and sequences as dicts and lists of tensors, numbers and words.
 
-    A mapping or record that is met twice is one afterwards, too. Tensors keep their strides, by which matrix products
-    choose the order of their sums, and not what else is in their storage.
+    A mapping or record that is met twice is one afterwards, too. Tensors keep their strides and their place in a line
+    of the cache, by which matrix products choose the order of their sums, and not what else is in their storage.
 
     Args:
         value: a dataclass, a named tuple, a mapping, a sequence, or what is in these.
@@ -139,8 +140,7 @@ def laid_out(value: Any, left_out: Collection[str] = ()) -> Any:
 
 def _laid(value: Any, left_out: Collection[str], met: dict[int, Any]) -> Any:
     if isinstance(value, Tensor):
-        kept = value.detach().clone()
-        return kept if kept.stride() == value.stride() else value.detach()
+        return _placed(value.detach())
     names = _names(value)
     if names or isinstance(value, Mapping):
         if id(value) not in met:
@@ -153,6 +153,22 @@ def _laid(value: Any, left_out: Collection[str], met: dict[int, Any]) -> Any:
         parts = [_laid(item, left_out, met) for item in value]
         return tuple(parts) if isinstance(value, tuple) else parts
     return value
+
+
+def _placed(value: Tensor) -> Tensor:
+    """Copy a tensor to the same place in a line of the cache, with the same strides.
+
+    What torch allocates, and what it reads from a file, begins with a line. So a part of a longer vector lies elsewhere
+    than a copy of it would.
+    """
+    if not value.numel():
+        return value.clone()
+    before = value.data_ptr() % LINE // value.element_size()
+    last = sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))
+    kept = value.new_zeros(before + last + 1).as_strided(value.shape, value.stride(), before)
+    once = tuple(slice(None) if stride else slice(1) for stride in value.stride())  # what is expanded is there once
+    kept[once].copy_(value[once])
+    return kept
 
 
 def _names(value: Any) -> tuple[str, ...]:

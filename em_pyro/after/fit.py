@@ -108,22 +108,28 @@ class Fit(Record):
             return posterior_on(here.program, self.params, args, kwargs, self._served)
 
     @alone()
-    def information(self, kind: str = "observed", *, plate: str | None = None) -> Information:
+    def information(
+        self, kind: str = "observed", *, plate: str | None = None, weights: str = "frequency"
+    ) -> Information:
         """Return standard errors, covariances and intervals of the fitted values, and what has none. Print it.
 
         Args:
             kind: "observed", by minus the second derivative of the objective; "opg", by the outer product of the
                 scores of rows (Berndt, Hall, Hall & Hausman 1974); "robust", the sandwich of both (White 1982);
-                "complete", as if the latents had been seen. A row's weight says how often it is there.
+                "complete", as if the latents had been seen.
             plate: whose rows are independent, for "opg" and "robust": a plate that holds others has clusters. By
                 default that with most of them.
+            weights: what a row's `poutine.scale` is. "frequency": how often it is there. "probability", for "robust"
+                alone: a sampling weight, the inverse of the probability with which the row was drawn, so that
+                `sum_i (w_i s_i) (w_i s_i)'` takes the place of `sum_i w_i s_i s_i'` in the sandwich (Binder 1983).
 
         Raises:
-            ParameterError: no such kind or plate, rows that are not independent, or a fit that ended at no maximum.
+            ParameterError: no such kind, plate or weights; what does not go together; rows that are not independent, or
+                a fit that ended at no maximum.
             PlanError: the program cannot be differentiated twice.
             DataError: the data, or what else the model sees, are no longer those of the fit.
         """
-        return information(self._maximum("information"), self.fitted, kind, plate)
+        return information(self._maximum("information"), self.fitted, kind, plate, weights)
 
     @alone()
     def certificate(self) -> Certificate:

@@ -22,6 +22,7 @@ from ..errors import EMError, ObjectiveError, ParameterError
 from ..fit.endings import BAD
 from ..program.data.replaced import Call, Replacement, replacement
 from ..program.handlers import alone
+from .checkpoints import check_none
 from .progress import followed
 from .select import grown_fit
 
@@ -95,7 +96,7 @@ def bootstrap_lrt(
         ModelError: data cannot be drawn: rows have weights (a table of counts), or a site has no draws.
         EMError: the data cannot be fitted, or none of the draws.
     """
-    _check(draws, starts)
+    _check(draws, starts, options)
     rule = {"seed": seed, "starts": int(starts), **options}
     given = args, dict(model_kwargs or {})
     calls, rules = [_call(one, *given) for one in (small, large)], [_rule(one, rule) for one in (small, large)]
@@ -120,8 +121,9 @@ def bootstrap_lrt(
     )
 
 
-def _check(draws: Any, starts: Any) -> None:
-    """Refuse what are no numbers of at least one."""
+def _check(draws: Any, starts: Any, options: Mapping[str, Any]) -> None:
+    """Refuse what are no numbers of at least one, and a file for all fits."""
+    check_none("bootstrap_lrt", options)
     for name, number in (("draws", draws), ("starts", starts)):
         if not isinstance(number, Integral) or isinstance(number, bool) or number < 1:
             raise ParameterError(f"bootstrap_lrt: expected {name} to be a number of at least one, got {number!r}.")

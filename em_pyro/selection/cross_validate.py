@@ -21,6 +21,7 @@ from ..program.devices import beside
 from ..program.handlers import alone
 from ..program.program import Program
 from ..program.store import set_aside
+from .checkpoints import asked, of_fit
 from .folds import Cut, check_cut
 from .progress import followed
 
@@ -87,6 +88,9 @@ def cross_validate(
     An argument is cut along the dimension that is as long as the plate, those inside lists and dicts too; one without
     is passed whole. Before anything is fitted, rows are asked for the same densities as in the whole.
 
+    With `checkpoint="fits.pt"` the fit of every fold has a file of its own beside it, `fits-fold-0.pt` and so on.
+    Called again after a kill, it goes on from there.
+
     Args:
         model: a Pyro model.
         args: go to the model.
@@ -106,7 +110,8 @@ def cross_validate(
         DataError: rows cannot be used.
     """
     kwargs = dict(model_kwargs or {})
-    em = EM(model, seed=seed, **options)
+    own = {"seed": seed, **options, "checkpoint": asked(options)[0]}
+    em = EM(model, **own)
     with pyro.get_param_store().scope():
         whole = prepare(model, args, kwargs, em.m_step, **planning(em))
     program = whole.program
@@ -116,7 +121,6 @@ def cross_validate(
     with beside(program.device), pyro.get_param_store().scope():
         for some in (parts[0], torch.cat(parts[1:])):
             check_cut(program, cut, own_values(whole), some)
-    own = {"seed": seed, **options}
     return _held_out(program, cut, parts, own, followed(range(len(parts)), "cross_validate", "folds", shown=progress))
 
 
@@ -129,10 +133,11 @@ def _held_out(
     args, kwargs = program.args, program.kwargs
     for i in order:
         others = torch.cat([part for k, part in enumerate(parts) if k != i]).sort().values
+        own = {**options, "checkpoint": of_fit(options["checkpoint"], f"fold-{i}")}
         train, test = cut.some(args, kwargs, others), cut.some(args, kwargs, parts[i])
         try:
             with set_aside(program), pyro.get_param_store().scope():
-                fit = EM(program.model, **options).fit(*train[0], **train[1])
+                fit = EM(program.model, **own).fit(*train[0], **train[1])
                 per_row[parts[i]] = fit.posterior_on(*test[0], **test[1]).log_evidence_by(cut.plate).cpu()
         except EMError as error:
             raise type(error)(f"cross_validate, fold {i} of {len(parts)}: {error}") from error

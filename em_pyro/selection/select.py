@@ -18,6 +18,7 @@ from ..fit.starting.starts import starting_points
 from ..options import planning
 from ..program.devices import beside
 from ..program.handlers import alone
+from .checkpoints import asked, names_of, of_fit
 from .health import narrowest_width, smallest_share
 from .progress import followed
 from .selection import Candidate, Criterion, Selection, checked, fitted
@@ -49,6 +50,10 @@ def select(
     A model that raises an error, of data or of its own, is a row of the table that says so. It is never the best, nor
     is a fit that ended at no maximum. The param store is neither read nor left changed.
 
+    With `checkpoint="fits.pt"` every fit has a file of its own beside it, named by value and variant: `fits-2.pt`,
+    `fits-2-EEE.pt`, and `fits-2-split.pt` for that of split starts. A value that is no number and no word is named by
+    its place. A call after the process was killed goes on from there.
+
     Args:
         model_of: takes a value and returns a model; or a dict of models by name, variants of one value.
         values: numbers of components, say; or a dict of what `model_of` takes, by the names to list.
@@ -67,12 +72,14 @@ def select(
     criterion, kwargs = checked(criterion), dict(model_kwargs or {})
     if not isinstance(starts, Integral) or isinstance(starts, bool) or starts < 1:
         raise ParameterError(f"select: expected starts to be a number of at least one, got {starts!r}.")
+    checkpoint, options = asked(options)
     made = list(_models(model_of, values))
     if not made:
         raise ParameterError("select: expected at least one value and a model of it, got none. Pass range(1, 5), say.")
     found, errors = list[Candidate](), list[Exception]()
-    for value, variant, model in followed(made, "select", "models", shown=progress):
-        em = EM(model, seed=seed, starts=int(starts), **options)
+    names = names_of([(value, variant) for value, variant, _ in made])
+    for place, (value, variant, model) in enumerate(followed(made, "select", "models", shown=progress)):
+        em = EM(model, seed=seed, starts=int(starts), checkpoint=of_fit(checkpoint, names[place]), **options)
         try:
             fit = grown_fit(em, fitted(found, variant), args, kwargs)
             found.append(_candidate(value, variant, fit))
@@ -101,8 +108,10 @@ def _grown_fit(em: EM, smaller: Sequence[Fit], args: tuple[Any, ...], kwargs: Ma
             nested, apart = split_starts(fit.params, problem, em.seed)
             drawn = starting_points(problem, em.starts, em.seed) if nested or apart else []
         if nested:
-            em.starts = nested
+            em.starts, kept = nested, em.checkpoint
+            em.checkpoint = of_fit(kept, "split")
             first = em.fit(*args, **kwargs)
+            em.checkpoint = kept
             nested = nested if first.outcome in BAD else [first.params]
         if drawn:
             em.starts = [*drawn, *nested, *apart]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 import torch
 from torch import Tensor
 
@@ -14,9 +15,17 @@ from .record import Information, Refused
 from .scores import outer, rows_of
 
 KINDS = ("observed", "opg", "robust", "complete")
+WEIGHTS = ("frequency", "probability")
+SAMPLED = "weights of rows are taken as sampling weights"
 
 
-def information(problem: Problem, params: Params, kind: str = "observed", plate: str | None = None) -> Information:
+def information(
+    problem: Problem,
+    params: Params,
+    kind: str = "observed",
+    plate: str | None = None,
+    weights: str = "frequency",
+) -> Information:
     """Return the information about fitted values of one kind.
 
     Args:
@@ -25,12 +34,14 @@ def information(problem: Problem, params: Params, kind: str = "observed", plate:
         kind: "observed", minus the second derivative of the objective; "opg", the sum of the outer products of the
             rows' scores; "robust", the sandwich of both; "complete", as if the latents had been seen.
         plate: whose rows are independent, for "opg" and "robust": the clusters. By default that with most of them.
+        weights: what the weights of rows are: "frequency", how often each is there; "probability", the inverse of the
+            probability with which it was drawn.
 
     Raises:
-        ParameterError: no such kind or plate, or rows that are not independent.
+        ParameterError: no such kind, plate or weights, kinds that do not go together, or rows that are not independent.
         PlanError: the program cannot be differentiated twice.
     """
-    _check(problem, kind, plate)
+    _check(problem, kind, plate, weights)
     found = top(problem, params)
     here = found.peak
     refused = [
@@ -43,7 +54,7 @@ def information(problem: Problem, params: Params, kind: str = "observed", plate:
     if kind == "complete":
         inner = torch.eye(here.rank, dtype=torch.float64)
     if kind in ("opg", "robust"):
-        inner, lost, said = _of_rows(found, kind, plate)
+        inner, lost, said = _of_rows(found, kind, plate, sampled=weights == "probability")
         refused.append(Refused(lost, "too few rows: no standard error"))
         notes = (*notes, *said)
     across = here.basis @ here.curved
@@ -68,10 +79,22 @@ def information(problem: Problem, params: Params, kind: str = "observed", plate:
     )
 
 
-def _check(problem: Problem, kind: str, plate: str | None) -> None:
+def _check(problem: Problem, kind: str, plate: str | None, weights: str) -> None:
     """Refuse what cannot be had together."""
     if kind not in KINDS:
         raise ParameterError(f"kind: expected one of {list(KINDS)}, got {kind!r}.")
+    if weights not in WEIGHTS:
+        raise ParameterError(f"weights: expected one of {list(WEIGHTS)}, got {weights!r}.")
+    if weights == "probability" and kind != "robust":
+        raise ParameterError(
+            f'weights: expected kind="robust" for sampling weights, got kind={kind!r}: the likelihood counts a weight '
+            f'as so many rows, which were not seen. Ask for information("robust", weights="probability").'
+        )
+    if weights == "probability" and not any(_scaled(problem)):
+        raise ParameterError(
+            'weights: expected weights of rows for weights="probability", got none. Put the plate into '
+            "poutine.scale(scale=weights), with a weight for every row."
+        )
     if plate is not None and kind not in ("opg", "robust"):
         raise ParameterError(f'plate: expected kind="opg" or "robust", which know of rows, got kind={kind!r}.')
     if kind == "opg" and problem.engine.priors:
@@ -81,25 +104,35 @@ def _check(problem: Problem, kind: str, plate: str | None) -> None:
         )
 
 
-def _of_rows(found: Top, kind: str, plate: str | None) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+def _scaled(problem: Problem) -> Iterator[bool]:
+    """Yield for every site whether a tensor scales it, one weight for all rows aside."""
+    for site in problem.engine.full.recognition.runs[0].values():
+        yield isinstance(site.scale, Tensor) and site.scale.numel() > 1
+
+
+def _of_rows(found: Top, kind: str, plate: str | None, *, sampled: bool) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """The covariance in coordinates of `here.curved`; directions `(D, m)` of which rows say nothing; and what to say.
 
-    References: Berndt, Hall, Hall & Hausman (1974); White (1982).
+    References: Berndt, Hall, Hall & Hausman (1974); White (1982); Binder (1983) for rows that were drawn with unequal
+    probabilities.
     """
     here = found.peak
     across = here.basis @ here.curved
-    products, many = _squares(found, plate)
+    products, many = _squares(found, plate, sampled=sampled)
     if kind == "robust":
         bread = torch.diag(1 / here.curvatures)
         few = f"{many} independent rows for {here.rank} directions: too few to tell how they vary"
-        return bread @ products @ bread, across[:, :0], (few,) if many <= here.rank else ()
+        said = [SAMPLED] * sampled + [few] * (many <= here.rank)
+        return bread @ products @ bread, across[:, :0], tuple(said)
     values, vectors = torch.linalg.eigh(products)
     seen = values >= here.least
     return vectors[:, seen] @ torch.diag(1 / values[seen]) @ vectors[:, seen].mT, across @ vectors[:, ~seen], ()
 
 
-def _squares(found: Top, plate: str | None) -> tuple[Tensor, int]:
+def _squares(found: Top, plate: str | None, *, sampled: bool) -> tuple[Tensor, int]:
     """The sum of outer products of scores, in coordinates of `curved`, and of how many rows.
+
+    A row that was `sampled` with weight `w` is one row, with the score `w s`.
 
     The pass over the rows has it already where these are a mixture, there is no prior to move their mean, and there are
     more of them than directions; else it is found by differences of the evidence of every row.
@@ -107,7 +140,8 @@ def _squares(found: Top, plate: str | None) -> tuple[Tensor, int]:
     here = found.peak
     problem = here.ground.problem
     many = max(problem.engine.full.program.plates.values(), default=1)
-    if found.squares is not None and plate is None and not problem.engine.priors and many > here.rank:
+    if found.squares is not None and plate is None and not sampled and not problem.engine.priors and many > here.rank:
         return here.curved.mT @ found.squares @ here.curved, many
     rows = rows_of(here.ground, here.basis, plate)
-    return outer(rows.scores(here.ground, here.basis @ here.curved), rows.counts), int((rows.counts > 0).sum())
+    counts = (rows.counts > 0).to(rows.counts) if sampled else rows.counts
+    return outer(rows.scores(here.ground, here.basis @ here.curved), counts), int((counts > 0).sum())
