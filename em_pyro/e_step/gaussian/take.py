@@ -17,13 +17,13 @@ from ...reading.latents.bilinear import Bilinear
 from ..contraction.schedule import Factor
 from ..left import Left
 from ..units import Unit
+from .alike.components import Members, members_of, place_of
+from .alike.merge import merged
+from .alike.ragged import joined
 from .block import Block, block_of, patterns_of
-from .components import Members, members_of, place_of
 from .forms import factor_of
 from .group import Group
-from .merge import merged
 from .precision.factored import width_of
-from .ragged import joined
 from .rows import Rows, layout_of, rows_of, weight_of
 from .squeeze import squeezed
 from .translate import translations

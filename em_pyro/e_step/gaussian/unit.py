@@ -18,7 +18,7 @@ from ..chunks import WHOLE, Chunk
 from ..sites.site_factor import SiteFactor
 from ..sums import Sums
 from ..units import Unit
-from .components import Members, place_of
+from .alike.components import Members, place_of
 from .forms import Expected
 from .group import Bindings, Group, Posterior, posterior, undetermined_entries
 from .laws import Laws

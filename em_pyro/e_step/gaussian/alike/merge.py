@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .rows import Part, Rows
+from ..rows import Part, Rows
 
 
 def merged(sites: Sequence[Rows]) -> list[tuple[Rows, tuple[str, ...]]]:
