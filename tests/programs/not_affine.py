@@ -171,11 +171,12 @@ AFFINE: Mapping[str, Location] = {
 
 
 def weighted(x: Tensor) -> None:
-    """Rows with weights: half a row is not a row of twice the variance."""
+    """Observations with weights, and not the latents that they have: half a row is not a row of twice the variance."""
     W = pyro.param("W", torch.ones(2))
-    with pyro.plate("rows", len(x)), poutine.scale(scale=torch.linspace(0.5, 2.0, len(x))):
+    with pyro.plate("rows", len(x)):
         z = pyro.sample("z", dist.Normal(0.0, 1.0))
-        pyro.sample("x", dist.Normal(z[:, None] * W, 1.0).to_event(1), obs=x)
+        with poutine.scale(scale=torch.linspace(0.5, 2.0, len(x))):
+            pyro.sample("x", dist.Normal(z[:, None] * W, 1.0).to_event(1), obs=x)
 
 
 def choice(pick: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor], None]:
@@ -250,7 +251,7 @@ def sum_seen(x: Tensor) -> None:
 
 
 WHOLE: Mapping[str, tuple[Callable[[Tensor], None], str]] = {
-    "row weights": (weighted, r'^Site "z": expected no row weights \(poutine.scale\)'),
+    "weights of a part": (weighted, r'^Site "x": expected the same poutine.scale as site "z"'),
     "a choice of latents": (chosen, r'^Site "x": expected .* in all states of the discrete latent "c" alike'),
     "a switching system": (switching, r"^The model: expected at most 4,096 joint states .*, got 16,384 \(s_"),
     "pyro.factor": (factored, r'^Site "bend": expected Normal, MultivariateNormal or Delta .*, got Unit'),

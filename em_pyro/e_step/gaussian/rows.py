@@ -135,6 +135,7 @@ class Rows:
         log_factors: logarithms of known factors of the scales, by which all else is divided; None is zero.
         entries: of the parameters, as (name, flat position).
         places: by plate the place of every row in it, where rows differ in it.
+        repeats: how often every row is there (`poutine.scale`), (rows,); None is once.
     """
 
     site: str
@@ -151,6 +152,7 @@ class Rows:
     log_factors: Tensor | None = field(repr=False)
     entries: tuple[tuple[str, int], ...] = field(repr=False)
     places: Mapping[str, Tensor] = field(repr=False)
+    repeats: Tensor | None = field(default=None, repr=False)
 
     @property
     def count(self) -> int:
