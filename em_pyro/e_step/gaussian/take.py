@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from math import prod
@@ -14,7 +14,7 @@ from ...errors import ModelError
 from ...program.named import batched, ordered
 from ...program.site import Site
 from ...reading.bound import Bound
-from ...reading.latents.bilinear import Bilinear
+from ...reading.latents.bilinear import Bilinear, Latents
 from ..contraction.exponents import exponents
 from ..contraction.schedule import Factor
 from ..left import Left
@@ -63,7 +63,7 @@ def take(left: Left) -> tuple[Sequence[Unit], Left]:
     order = tuple(every.index(n) for n in final)
     unit = Gaussian(
         name, sites, alike, tuple(rows), tuple(members), groups, whole, latents.places, states, plates, order,
-        translations(rows, latents.places.count, latents.sizes),
+        translations(rows, latents.places.count, _movable(left, latents, real)),
     )  # fmt: skip
     values = {n: v.double() for n, v in left.recognition.values.items()}
     if loose := unit.undetermined(Bound(batched(values), left.recognition.bank)):
@@ -82,6 +82,20 @@ def _ones(rows: Rows) -> list[bool]:
         part is not None and bool((part == 1).all()) and all(slot[j] is None for slot in rows.slopes)
         for j, part in enumerate(rows.constants[:-1])
     ]
+
+
+def _movable(left: Left, latents: Latents, sites: Collection[str]) -> dict[str, int]:
+    """Parameters that may be anything, and are part of locations of these sites alone; with their entries."""
+    found = set(latents.free)
+    for name, reach in left.recognition.reaches.items():
+        if name not in sites:
+            found -= reach
+            continue
+        reading = left.recognition.readings[name]
+        for key, role in reading.roles.items():
+            if key != "loc":
+                found -= left.recognition.bank.parameters(role, reading.family.roles[key].domain)
+    return {name: latents.sizes[name] for name in found}
 
 
 def _repeated(rows: Rows, site: Site) -> Rows:

@@ -170,11 +170,13 @@ class Latents:
         places: of their entries.
         sites: the residuals that they enter.
         sizes: entries of every parameter of the program.
+        free: parameters that nothing constrains.
     """
 
     places: Places
     sites: Mapping[str, Bilinear] = field(repr=False)
     sizes: Mapping[str, int] = field(repr=False)
+    free: frozenset[str] = field(repr=False)
 
     @cached_property
     def loadings(self) -> frozenset[str]:

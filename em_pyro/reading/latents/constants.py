@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ModelError
+from ...families.charts import domain_of
 from ...program.named import broadcast, unwrap
 from ...program.program import Program
 from ...program.site import Site
@@ -46,7 +47,8 @@ def latents_of(program: Program, recognition: Recognition) -> Latents | None:
                 f"parameter."
             )
     sizes = {name: parameter.initial.numel() for name, parameter in program.parameters.items()}
-    return Latents(places, bilinear(program, recognition, sites, places), sizes)
+    free = frozenset(n for n, parameter in program.parameters.items() if domain_of(parameter.constraint) == "real")
+    return Latents(places, bilinear(program, recognition, sites, places), sizes, free)
 
 
 def bilinear(program: Program, recognition: Recognition, sites: frozenset[str], places: Places) -> dict[str, Bilinear]:

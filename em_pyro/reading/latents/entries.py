@@ -29,7 +29,7 @@ def entries_of(reading: Reading, bank: Bank, shape: Sequence[int]) -> tuple[list
         return list(role.affine.entries), _laid(every, role, reading, shape)
     entries, where = list[tuple[str, int]](), torch.full((max(int(role.index.max()), 0) + 1,), -1)
     for segment in bank.touched(role, "real"):
-        if segment.chart.name != "itself" or segment.complement:
+        if segment.chart.name != "itself":  # one minus a parameter is affine in it
             raise _curved(reading.site.name)
         for position in role.entries[segment.holds(role.entries)].tolist():
             where[position] = len(entries)
