@@ -29,7 +29,7 @@ from .affine import affine_readings, may_be_affine
 from .bank import Bank, RoleMap, bound_once, entries_of, list_of, packed
 from .cut import cut_off
 from .improper import refuse_missing_values, refuse_mixed_priors, unbounded
-from .latents.constants import latents_of
+from .latents.constants import with_latents
 from .match import Atoms, atoms_of, divided, entering, match, match_matrices, narrowest, same
 from .priors import read_priors
 from .reading import Reading, Recognition, Refusal, Unrecognised, arguments
@@ -113,7 +113,7 @@ def _recognise(
     outside, priors = not_fitted(traced, leaves), with_shapes(read_priors(runs), runs, bank)
     endless = unbounded(program, points[0], leaves, traced)
     read = Recognition(layout, readings, refusals, reaches, priors, points[0], runs, points, cut, outside, endless)
-    return replace(read, latents=latents_of(program, read))
+    return with_latents(program, read)
 
 
 def _packed(bank: Bank, readings: dict[str, Reading]) -> Bank:

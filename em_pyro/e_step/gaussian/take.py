@@ -88,7 +88,7 @@ def _movable(left: Left, latents: Latents, sites: Collection[str]) -> dict[str, 
     """Parameters that may be anything, and are part of locations of these sites alone; with their entries."""
     found = set(latents.free)
     for name, reach in left.recognition.reaches.items():
-        if name not in sites:
+        if name not in sites or name in left.recognition.refusals:
             found -= reach
             continue
         reading = left.recognition.readings[name]

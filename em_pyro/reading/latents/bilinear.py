@@ -186,4 +186,4 @@ class Latents:
             for j, index in enumerate(site.index):
                 if any(slot.slopes[j] is not None for slot in site.slots):
                     found |= {site.entries[int(i)][0] for i in index.unique() if i >= 0}
-        return frozenset(found)
+        return frozenset(found & self.sizes.keys())
