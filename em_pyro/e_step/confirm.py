@@ -16,6 +16,7 @@ from ..errors import EMError
 from ..program.named import Named, Params, align, batched, ordered, squeeze, unwrap
 from ..program.unroll import unroll
 from ..reading.bank import bound_once, entries_of
+from ..reading.bound import Bound
 from ..reading.reading import arguments
 from ..recording.recorded import other_values
 from .build import build
@@ -47,11 +48,13 @@ def disagreements(engine: Engine, params: Params) -> list[str]:
             return []
         rounded = {n: v.to(engine.program.parameters[n].initial.dtype) for n, v in params.items()}
         bank = engine.recognition.bank
-        batch = batched(rounded)
+        batch = Bound(batched(rounded), bank).sources
         plain, probabilities = bank.values(batch), entries_of(bank.probabilities, batch)
         matrices = bank.stack(batch) if bank.matrices else torch.zeros(0)
         wrong = []
         for name in [*engine.sites, *(f.name for unit in engine.inner.values() for f in unit.factors)]:
+            if name in engine.recognition.refusals:  # computed by the model itself
+                continue
             reading = engine.recognition.readings[name]
             truth = arguments(reading.family, sites[name])
             for key, role in reading.roles.items():

@@ -28,6 +28,13 @@ def notes_of(engine: Engine, rows: str) -> tuple[str, ...]:
     for why, names in reasons.items():
         how = "recorded once as tensor operations" if engine.recording else "the model is replayed in every step"
         found.append(f"site{'s' * (len(names) > 1)} {listed(names)}: {how}, because {why}")
+    made = [n for n in engine.recognition.readings if n in engine.recognition.refusals]
+    for why in dict.fromkeys(engine.recognition.refusals[name].why for name in made):
+        names = [name for name in made if engine.recognition.refusals[name].why == why]
+        found.append(
+            f"site{'s' * (len(names) > 1)} {listed(names)}: the model is run for its location and scale in every step, "
+            f"because {why}"
+        )
     if engine.runs_model:
         found.append(f"the model cannot be recorded as tensor operations: {engine.unrecorded}")
     found += cut_off(engine)

@@ -139,7 +139,7 @@ class Scales:
                 if key in factor.roles and factor.roles[key].affine is None:
                     segments = bank.touched(factor.roles[key], factor.family.roles[key].domain)
                     found |= {segment.parameter for segment in segments if segment.chart.name in GROWING}
-        return frozenset(found)
+        return frozenset(found & self.engine.program.parameters.keys())
 
     def shrunk(self, params: Params) -> bool:
         """Whether one of these is far below what it was in the program as it is stated."""

@@ -58,7 +58,7 @@ def uses_of(engine: Engine) -> dict[str, list[Use]]:
     found: dict[str, list[Use]] = {name: [] for name in engine.program.parameters}
     for factor in engine.leaders.values():
         for key, role in factor.roles.items():
-            for name in bank.parameters(role, factor.family.roles[key].domain):
+            for name in bank.parameters(role, factor.family.roles[key].domain) & found.keys():
                 found[name].append((factor, key, role))
     return found
 

@@ -103,7 +103,8 @@ class Continuous:
                 f'log_evidence_by("{plate}"): expected independent rows, but continuous latents outside the plate '
                 f"({', '.join(list(self.unit.continuous)[:3])}) join them. Ask for a plate that holds them."
             )
-        return found
+        scale = self.engine.joined[self.unit.name].scale
+        return found if scale is None else found * scale.tensor
 
     def scores(self) -> dict[str, Named]:
         """Log-density of the means, by the factor of the unit: what the joint mode maximises over discrete latents."""

@@ -46,16 +46,28 @@ def affine_readings(
     wanted: Mapping[str, frozenset[str]],
     probes: Sequence[tuple[Params, Mapping[str, Site]]],
     atoms: Atoms,
+    *,
+    values: bool = False,
 ) -> Iterator[tuple[str, Reading]]:
-    """Find the sites among `wanted` (with the parameters that reach them) that are affine through a link."""
+    """Find the sites among `wanted` (with the parameters that reach them) that are affine through a link.
+
+    Args:
+        program: what is read.
+        wanted: sites with the parameters that reach them.
+        probes: values of all parameters, and the program there.
+        atoms: what arguments may be selections of.
+        values: whether locations are to be affine in all parameters as they are, whatever constrains them.
+    """
     size = {name: sum(program.parameters[n].initial.numel() for n in reach) for name, reach in wanted.items()}
     wanted = {name: reach for name, reach in wanted.items() if 0 < size[name] <= ENTRIES}
     runs = {name: [sites[name] for _, sites in probes] for name in wanted}
     matched = {name: _matched(runs[name], atoms) for name in wanted}
-    links = [link for _, links in matched.values() for link in links]
+    links = [link for _, links in matched.values() for link in links if not (values and link.unitless)]
     reach = frozenset[str]().union(*wanted.values())
     domains = {n: domain_of(p.constraint) for n, p in program.parameters.items() if n in reach}
     coordinates = {n: COORDINATES[domain] for n, domain in domains.items() if domain in ("real", "positive")}
+    if values:
+        coordinates = dict.fromkeys(domains, COORDINATES["real"])
     if not links or not coordinates:
         return
     try:

@@ -6,7 +6,7 @@ Binding the arguments of a recognised program to new parameter values is then a 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -87,11 +87,15 @@ class RoleMap:
 
 @dataclass(frozen=True)
 class Bank:
-    """Layout of the atoms: `entries` of plain arguments, `probabilities` bound as logarithms, whole `matrices`."""
+    """Layout of the atoms: `entries` of plain arguments, `probabilities` bound as logarithms, whole `matrices`.
+
+    Some may be of arguments that the model computes from the parameters: `computed` gives these, starts first.
+    """
 
     entries: tuple[Segment, ...]
     probabilities: tuple[Segment, ...]
     matrices: tuple[Segment, ...]
+    computed: Callable[[Batch], dict[str, Tensor]] | None = field(default=None, repr=False)
 
     @cached_property
     def plain(self) -> bool:

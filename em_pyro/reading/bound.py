@@ -48,9 +48,14 @@ class Bound:
         self.starts = len(next(iter(self.batch.values()), (0,)))
 
     @cached_property
+    def sources(self) -> Batch:
+        """Parameters, and arguments that the model computes from them."""
+        return self.batch if self.bank.computed is None else {**self.batch, **self.bank.computed(self.batch)}
+
+    @cached_property
     def entries(self) -> Tensor:
         """Plain atoms."""
-        return self.bank.values(self.batch)
+        return self.bank.values(self.sources)
 
     @cached_property
     def logs(self) -> Tensor:
@@ -73,7 +78,7 @@ class Bound:
     @cached_property
     def matrices(self) -> Tensor:
         """Cholesky factors."""
-        return self.bank.stack(self.batch)
+        return self.bank.stack(self.sources)
 
 
 def once(compute: Callable[[Of, Bound], Tensor]) -> Callable[[Of, Bound], Tensor]:

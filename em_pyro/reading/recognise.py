@@ -29,7 +29,7 @@ from .affine import affine_readings, may_be_affine
 from .bank import Bank, RoleMap, bound_once, entries_of, list_of, packed
 from .cut import cut_off
 from .improper import refuse_missing_values, refuse_mixed_priors, unbounded
-from .latents.constants import latents_of
+from .latents.constants import with_latents
 from .match import Atoms, atoms_of, divided, entering, match, match_matrices, narrowest, same
 from .priors import read_priors
 from .reading import Reading, Recognition, Refusal, Unrecognised, arguments
@@ -89,9 +89,13 @@ def _recognise(
     }
     if wanted:
         probed = [(values, sites) for (values, _), sites in zip(probes, unrolled, strict=True)]
-        for name, reading in affine_readings(program, wanted, probed, bank):
-            readings[name] = reading
-            del refusals[name]
+        found = dict(affine_readings(program, wanted, probed, bank))
+        wanted = {name: reach for name, reach in wanted.items() if name not in found}
+        if wanted and program.integrated:
+            # A location with latents inside is taken apart into parameters as they are, also those that torch climbs.
+            found |= affine_readings(program, wanted, probed, bank, values=True)
+        readings |= found
+        refusals = {name: refusal for name, refusal in refusals.items() if name not in found}
     layout = _packed(bank.bank, readings)
     cut: dict[str, tuple[str, ...]] = {}
     points = [values for values, _ in probes]
@@ -108,8 +112,8 @@ def _recognise(
     runs = [sites for _, sites in probes]
     outside, priors = not_fitted(traced, leaves), with_shapes(read_priors(runs), runs, bank)
     endless = unbounded(program, points[0], leaves, traced)
-    found = Recognition(layout, readings, refusals, reaches, priors, points[0], runs, points, cut, outside, endless)
-    return replace(found, latents=latents_of(program, found))
+    read = Recognition(layout, readings, refusals, reaches, priors, points[0], runs, points, cut, outside, endless)
+    return with_latents(program, read)
 
 
 def _packed(bank: Bank, readings: dict[str, Reading]) -> Bank:

@@ -114,6 +114,31 @@ def test_mixtures_of_normals() -> None:
     same(posterior.mode()["z"], mean.gather(1, best.unsqueeze(1)).squeeze(1), SOLVERS)
 
 
+def of_one_kind(x: Tensor) -> None:
+    """All rows are of one kind, and it is not known of which."""
+    loading = tensor([[1.0, 0.5, -0.7], [0.2, -1.1, 0.4]]).double()
+    kind = pyro.sample("kind", dist.Categorical(pyro.param("share", tensor([0.5, 0.5]))))
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(()).double(), 1.0))
+        pyro.sample("x", dist.Normal(z.unsqueeze(-1) * loading[kind], 0.5).to_event(1), obs=x)
+
+
+def test_a_state_of_all_rows() -> None:
+    """The factors of a draw are those of its kind, and so are statistics."""
+    x = 0.3 * values(2, 3, seed=2)
+    loading = tensor([[1.0, 0.5, -0.7], [0.2, -1.1, 0.4]]).double()
+    posterior = EM(of_one_kind).posterior(x)
+    covariance = loading.unsqueeze(-1) * loading.unsqueeze(-2) + 0.25 * torch.eye(3)
+    evidence = dist.MultivariateNormal(torch.zeros(3).double(), covariance).log_prob(x.unsqueeze(1)).sum(0)
+    same(posterior.marginal("kind"), evidence.softmax(0))
+    drawn = posterior.sample(DRAWS, seed=5)
+    mean = (x @ loading.T) / 0.25 / (1 + loading.square().sum(1) / 0.25)
+    for kind in range(2):
+        some = drawn["z"][drawn["kind"] == kind]
+        assert len(some) > DRAWS // 5
+        assert float((some.mean(0) - mean[:, kind]).abs().max()) < 5 * 0.5 / len(some) ** 0.5
+
+
 def test_what_is_seen_is_known() -> None:
     """Seen coordinates have no spread, and are what was seen in every draw."""
     x, seen = values(7, 3, seed=4), values(7, 3, seed=5) > -0.5

@@ -126,6 +126,10 @@ BESIDE: Mapping[str, tuple[Law, str]] = {
         lambda z, W, s: dist.MultivariateNormal(z @ W.T, scale_tril=torch.diag_embed(1 + z.abs())),
         "one in its scale_tril through abs",
     ),
+    "factor of a covariance": (
+        lambda z, W, s: dist.LowRankMultivariateNormal(z @ W.T, z.abs().unsqueeze(-1), torch.ones(2)),
+        "one in its cov_factor through abs",
+    ),
     "mask": (lambda z, W, s: dist.Normal(z @ W.T, s).mask(z > -1e9).to_event(1), "one in its inner mask through gt"),
     "only a mask": (lambda z, W, s: dist.Normal(W[0], s).mask(z > 0).to_event(1), "one in its inner mask through gt"),
 }  # fmt: skip
@@ -139,7 +143,6 @@ OTHER_LAWS: Mapping[str, Law] = {
     "TransformedDistribution": lambda z, W, s: dist.TransformedDistribution(
         dist.Normal(z @ W.T, s), [dist.transforms.AffineTransform(0.0, 2.0)]
     ).to_event(1),
-    "LowRankMultivariateNormal": lambda z, W, s: dist.LowRankMultivariateNormal(z @ W.T, torch.ones(2, 1), s),
     "Gamma": lambda z, W, s: dist.Gamma(z.exp(), s).to_event(1),
     "Poisson": lambda z, W, s: dist.Poisson(z.exp()).to_event(1),
     "Bernoulli": lambda z, W, s: dist.Bernoulli(logits=z @ W.T).to_event(1),
@@ -171,11 +174,12 @@ AFFINE: Mapping[str, Location] = {
 
 
 def weighted(x: Tensor) -> None:
-    """Rows with weights: half a row is not a row of twice the variance."""
+    """Observations with weights, and not the latents that they have: half a row is not a row of twice the variance."""
     W = pyro.param("W", torch.ones(2))
-    with pyro.plate("rows", len(x)), poutine.scale(scale=torch.linspace(0.5, 2.0, len(x))):
+    with pyro.plate("rows", len(x)):
         z = pyro.sample("z", dist.Normal(0.0, 1.0))
-        pyro.sample("x", dist.Normal(z[:, None] * W, 1.0).to_event(1), obs=x)
+        with poutine.scale(scale=torch.linspace(0.5, 2.0, len(x))):
+            pyro.sample("x", dist.Normal(z[:, None] * W, 1.0).to_event(1), obs=x)
 
 
 def choice(pick: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor], None]:
@@ -250,7 +254,7 @@ def sum_seen(x: Tensor) -> None:
 
 
 WHOLE: Mapping[str, tuple[Callable[[Tensor], None], str]] = {
-    "row weights": (weighted, r'^Site "z": expected no row weights \(poutine.scale\)'),
+    "weights of a part": (weighted, r'^Site "x": expected the same poutine.scale as site "z"'),
     "a choice of latents": (chosen, r'^Site "x": expected .* in all states of the discrete latent "c" alike'),
     "a switching system": (switching, r"^The model: expected at most 4,096 joint states .*, got 16,384 \(s_"),
     "pyro.factor": (factored, r'^Site "bend": expected Normal, MultivariateNormal or Delta .*, got Unit'),
@@ -259,9 +263,9 @@ WHOLE: Mapping[str, tuple[Callable[[Tensor], None], str]] = {
 }  # fmt: skip
 """Programs of their own, and what is said of them."""
 
-PARAMETERS: Mapping[str, tuple[Location, str]] = {
-    "square of a loading": (lambda z, W: z @ (W * W).T, "expected a location that is affine in its parameters"),
-    "exponential of a loading": (lambda z, W: z @ W.exp().T, "expected a location that is affine in its parameters"),
-    "product of loadings": (lambda z, W: z * W[0] * W[1], "expected a location that is affine in its parameters"),
+PARAMETERS: Mapping[str, Location] = {
+    "square of a loading": lambda z, W: z @ (W * W).T,
+    "exponential of a loading": lambda z, W: z @ W.exp().T,
+    "product of loadings": lambda z, W: z * W[0] * W[1],
 }
 """Locations that are affine in the latents and not in the parameters."""

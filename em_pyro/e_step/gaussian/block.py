@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...program.named import broadcast
-from .components import Members
+from .alike.components import Members
 from .rows import Part, Rows
 
 

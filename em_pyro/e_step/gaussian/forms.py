@@ -52,7 +52,7 @@ class Expected(InnerProduct):
         shape = (*factor.cell_shape, *((self.size, self.count) if self.size else (self.count,)))
         if affine is None:
             return torch.zeros((1, *shape), dtype=torch.float64)
-        return affine.predictor(bound.batch).reshape((bound.starts, *shape))
+        return affine.predictor(bound.sources).reshape((bound.starts, *shape))
 
     def centre(self, factor: SiteFactor, coefficients: Tensor) -> Tensor:
         """Around what statistics are taken, as the family has it."""

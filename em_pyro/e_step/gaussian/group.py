@@ -39,9 +39,10 @@ class Group:
         free: which latents of every pattern are not observed exactly and have a density, (p, k).
         given: values of those that are observed, (n, k); None is none.
         one: what stands for one in every member, (n,); None is one.
-        counts: how many components every pattern has, (p,).
+        counts: how many components every pattern has, row weights counted, (p,).
         width: of the blocks of its precision, where that is a chain of blocks; 0 is a whole matrix.
         at: where the evidence of every member goes, among the rows of its factor; None is one number.
+        repeats: how often every member is there, in a row of its factor that is there once, (n,); None is once.
     """
 
     blocks: tuple[Block, ...]
@@ -53,6 +54,7 @@ class Group:
     counts: Tensor = field(repr=False)
     width: int
     at: Tensor | None = field(repr=False)
+    repeats: Tensor | None = field(default=None, repr=False)
 
     @property
     def k(self) -> int:
@@ -63,6 +65,16 @@ class Group:
     def alone(self) -> bool:
         """Whether there is one pattern."""
         return len(self.counts) == 1
+
+    def into_rows(self, each: Tensor, rows: int) -> Tensor:
+        """Add up what members or patterns alone have, (..., n) or (..., 1), in so many rows of the factor."""
+        if self.repeats is not None:
+            each = each * self.repeats
+        elif each.shape[-1] == 1 and self.one is None:
+            each = each.expand((*each.shape[:-1], len(self.entries)))
+        if self.at is None:
+            return each.sum(-1, keepdim=True)
+        return each.new_zeros((*each.shape[:-1], rows)).index_add_(-1, self.at, each)
 
 
 @dataclass(frozen=True)

@@ -74,8 +74,7 @@ class Laws:
         total = torch.zeros((self.states, self.rows), dtype=torch.float64)
         for one, law in zip(self.groups, self.found, strict=True):
             each = (law.precision.log_det[0] - 0.5 * math.log(2 * math.pi) * one.free.sum(-1))[:, one.patterns.of]
-            each = each.expand((self.states, each.shape[-1]))
-            total = total.index_add(1, one.at, each) if one.at is not None else total + each.sum(-1, keepdim=True)
+            total = total + one.into_rows(each, self.rows)
         return total
 
     def at(self, chosen: Tensor) -> Tensor:
@@ -90,6 +89,6 @@ class Laws:
             n, k = one.entries.shape
             noise = torch.randn((len(chosen), n, k), generator=generator, dtype=torch.float64)
             noise = noise * one.free[one.patterns.of]
-            state = chosen[:, one.at] if one.at is not None else chosen.new_zeros((len(chosen), n))
+            state = chosen[:, one.at] if one.at is not None else chosen[:, :1].expand((len(chosen), n))
             total[:, one.entries] += law.precision.draw(noise, state, one.patterns.of)
         return total

@@ -7,7 +7,7 @@ from typing import cast
 
 import torch
 
-from ...program.named import Params, batched
+from ...program.named import Params, batched, ordered, squeeze
 from ..engine import Engine
 from .unit import Gaussian
 
@@ -28,6 +28,9 @@ def at_the_mean(engine: Engine, params: Params) -> float | None:
     for site in engine.program.run(params, values).values():
         if site.role != "prior":
             density = site.log_prob()
-            sizes = [engine.program.plates[name] for name in site.plates if name not in density.names]
-            total += float(density.tensor.double().sum()) * prod(sizes)
-    return total - float(laws.peaks.sum())
+            scale = squeeze(torch.as_tensor(site.scale, dtype=torch.float64), site.dims, site.name)
+            every = ordered((*density.names, *scale.names), engine.sizes)
+            sizes = [engine.program.plates[name] for name in site.plates if name not in every]
+            total += float((density.align(every).double() * scale.align(every)).sum()) * prod(sizes)
+    outer = engine.joined[unit.name].scale
+    return total - float(laws.peaks.sum()) * (1.0 if outer is None else float(outer.tensor))

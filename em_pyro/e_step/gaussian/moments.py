@@ -45,10 +45,14 @@ class Weights:
 
 
 def weights_of(group: Group, share: Tensor | None) -> Weights:
-    """Count the members by a share of each, (s, z, n); None is one."""
-    if share is None:
-        every = torch.ones((1, 1, len(group.patterns.of)), dtype=torch.float64)
-        return Weights(every, group.counts.double().reshape((1, 1, -1)))
+    """Count the members by the share of every row of the factor, (s, z, rows); None is one, row weights counted."""
+    repeats = 1.0 if group.repeats is None else group.repeats
+    if group.at is None:
+        share = torch.ones((1, 1, 1), dtype=torch.float64) if share is None else share
+        every = torch.ones((1, 1, len(group.patterns.of)), dtype=torch.float64) * repeats
+        return Weights(every * share, group.counts.double() * share)
+    assert share is not None
+    share = share[..., group.at] * repeats
     total = share.new_zeros((*share.shape[:2], len(group.counts)))
     return Weights(share, total.index_add_(-1, group.patterns.of, share))
 

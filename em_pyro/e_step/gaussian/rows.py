@@ -135,6 +135,7 @@ class Rows:
         log_factors: logarithms of known factors of the scales, by which all else is divided; None is zero.
         entries: of the parameters, as (name, flat position).
         places: by plate the place of every row in it, where rows differ in it.
+        repeats: how often every row is there (`poutine.scale`), (rows,); None is once.
     """
 
     site: str
@@ -151,6 +152,7 @@ class Rows:
     log_factors: Tensor | None = field(repr=False)
     entries: tuple[tuple[str, int], ...] = field(repr=False)
     places: Mapping[str, Tensor] = field(repr=False)
+    repeats: Tensor | None = field(default=None, repr=False)
 
     @property
     def count(self) -> int:
@@ -242,11 +244,7 @@ def _by_coordinate(made: Bilinear) -> tuple[Slot, ...]:
 def _scales(reading: Reading, layout: Layout, *, joint: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     """Where scales stand in the bank, the known ones, and by what those of the bank are multiplied."""
     role = reading.roles["scale_tril" if joint else "scale"]
-    if role.affine is not None:
-        raise ModelError(
-            f'Site "{reading.site.name}": expected a scale that is a parameter, got a function of several. Write it as '
-            f"a parameter of its own, or times known numbers."
-        )
+    assert role.affine is None  # else it is computed
     if joint:
         return layout.named(Named(role.index.unsqueeze(-1), role.names)), _one_matrix(role, reading), None
     index = layout.named(Named(role.index, role.names))
@@ -263,14 +261,8 @@ def _one_matrix(role: RoleMap, reading: Reading) -> Tensor:
     size = reading.site.value.shape[-1]
     if role.constant is None or not bool((role.index < 0).any()):
         return torch.eye(size, dtype=torch.float64)
-    every = role.constant.double()
-    every = every.expand((*role.index.shape, size, size))[role.index < 0].unique(dim=0)
-    if len(every) > 1:
-        raise ModelError(
-            f'Site "{reading.site.name}": expected one known covariance matrix, got {len(every)} of them. Divide by '
-            f"their roots, or make each a site of its own."
-        )
-    return every[0]
+    every = role.constant.double().expand((*role.index.shape, size, size))
+    return every[role.index < 0][0]  # where there are several, they are computed
 
 
 def _cells(index: list[Tensor], places: Tensor, layout: Layout, *, joint: bool) -> tuple[Tensor, Tensor, Tensor]:

@@ -22,6 +22,8 @@ def squeezed(group: Group) -> Group:
     """
     columns = [torch.ones((len(group.patterns.of), 1), dtype=torch.float64), *_columns(group)]
     matrix = torch.cat(columns, 1)
+    if group.repeats is not None:  # second moments of as many
+        matrix = matrix * group.repeats.sqrt().unsqueeze(-1)
     width, sizes = matrix.shape[1], group.patterns.sizes
     kept = torch.where(sizes > width, width, sizes)
     if WORTH * int(kept.sum()) > len(matrix):
@@ -47,12 +49,13 @@ def squeezed(group: Group) -> Group:
         offset = block.offset
         if offset is not None:
             total = torch.zeros((1, len(sizes)), dtype=torch.float64)
-            total.index_add_(1, group.patterns.of, offset.expand((1, len(group.patterns.of))))
+            each = offset.expand((1, len(group.patterns.of)))
+            total.index_add_(1, group.patterns.of, each if group.repeats is None else each * group.repeats)
             offset = torch.zeros((1, len(new)), dtype=torch.float64)
             offset[:, patterns.first] = total
         blocks.append(replace(block, constants=tuple(constants), offset=offset))
     given = None if group.given is None else new[:, column : column + group.k]
-    return replace(group, blocks=tuple(blocks), patterns=patterns, given=given, one=new[:, 0])
+    return replace(group, blocks=tuple(blocks), patterns=patterns, given=given, one=new[:, 0], repeats=None)
 
 
 def _columns(group: Group) -> Iterator[Tensor]:

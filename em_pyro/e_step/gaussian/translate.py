@@ -39,7 +39,7 @@ def translations(sites: Sequence[Rows], count: int, sizes: Mapping[str, int]) ->
     Args:
         sites: all sites that latents enter.
         count: entries of all latents.
-        sizes: entries of every parameter of a location.
+        sizes: entries of every parameter that may be moved.
     """
     found = []
     for own in sites:
@@ -74,7 +74,7 @@ def _coordinates(own: Rows, count: int) -> Tensor | None:
 
 def _moves(own: Rows, others: Sequence[Rows], coordinate: Tensor, sizes: Mapping[str, int]) -> dict[str, Tensor] | None:
     """How the parameters move with the mean; None if none of them do what it does."""
-    names = sorted({name for rows in others for name, _ in rows.entries})
+    names = sorted({name for rows in others for name, _ in rows.entries if name in sizes})
     first, at = {}, 0
     for name in names:
         first[name] = at
@@ -117,7 +117,7 @@ def _equations(
             slope = slot[-1]
             if slope is not None:
                 pull.scatter_add_(-1, at, slope.expand(shape).unsqueeze(-1))
-    where = torch.tensor([first[name] + i for name, i in rows.entries] + [entries])
+    where = torch.tensor([first[name] + i if name in first else entries for name, i in rows.entries] + [entries])
     design = torch.zeros((*shape, entries + 1), dtype=torch.float64)
     index = rows.index[rows.cells[..., 0]] if rows.joint else rows.index[rows.cells]
     for j, part in enumerate(rows.constants[:-1]):

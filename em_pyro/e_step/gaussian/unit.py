@@ -18,7 +18,7 @@ from ..chunks import WHOLE, Chunk
 from ..sites.site_factor import SiteFactor
 from ..sums import Sums
 from ..units import Unit
-from .components import Members, place_of
+from .alike.components import Members, place_of
 from .forms import Expected
 from .group import Bindings, Group, Posterior, posterior, undetermined_entries
 from .laws import Laws
@@ -134,12 +134,7 @@ class Gaussian(Unit):
         states, rows = prod(self.states.values()), prod(self.plates.values())
         total = torch.zeros((natural.starts, states, rows), dtype=torch.float64)
         for group, one in zip(self.groups, found, strict=True):
-            each = one.evidence.expand((natural.starts, states, one.evidence.shape[-1]))
-            if group.at is None:
-                each = each * (len(group.entries) if each.shape[-1] == 1 and group.one is None else 1)
-                total = total + each.sum(-1, keepdim=True)
-            else:
-                total = total.index_add(-1, group.at, each.expand((*each.shape[:2], len(group.at))))
+            total = total + group.into_rows(one.evidence, rows)
         return [self.laid_out(total)], found
 
     def laid_out(self, part: Tensor) -> Tensor:
@@ -156,8 +151,7 @@ class Gaussian(Unit):
         share = self.by_state(shares[0])
         total: dict[int, list[Tensor]] = {}
         for group, found in zip(self.groups, memo, strict=True):
-            mine = None if share is None or group.at is None else share[..., group.at]
-            weights = weights_of(group, mine)
+            weights = weights_of(group, share)
             for k, block in enumerate(group.blocks):
                 made = products(group, found, k, weights, len(self.rows[block.site].index))
                 have = total.get(block.site)
@@ -166,7 +160,7 @@ class Gaussian(Unit):
 
     def by_state(self, share: Tensor | None) -> Tensor | None:
         """Weights of the factor, (s, states, rows)."""
-        if share is None or not (self.states or self.plates):
+        if share is None or (not self.states and bool((share == 1).all())):
             return None
         back = sorted(range(len(self.order)), key=lambda d: self.order[d])
         return share.permute(0, *(1 + d for d in back)).reshape((len(share), prod(self.states.values()), -1))
@@ -213,14 +207,15 @@ class Gaussian(Unit):
     def evidence_by(self, plate: str, size: int, natural: Natural) -> Tensor | None:
         """Log evidence of the components in every row of a plate, where no discrete latent reaches them.
 
-        None if a component does not lie in one row.
+        As much of it as the factor has; None if a component does not lie in one row.
         """
         total = torch.zeros(size, dtype=torch.float64)
         for members, group in zip(self.components, self.whole(), strict=True):
             place = place_of(self.rows, members, plate)
             if place is None:
                 return None
-            total.index_add_(0, place, posterior(group, natural.bindings).evidence[0, 0].expand(len(place)))
+            each = posterior(group, natural.bindings).evidence[0, 0].expand(len(place))
+            total.index_add_(0, place, each if group.repeats is None else each * group.repeats)
         return total
 
     def state(self, chosen: Mapping[str, Tensor], plates: Mapping[str, Sequence[str]]) -> Tensor:

@@ -201,7 +201,7 @@ class SiteFactor:
                 if domain == "unit":
                     args[f"{key}_complement"] = self._log(f"{key}_complement", role, bound.log_complements, bound)
                 continue
-            args[key] = gather(role, bound.matrices if domain == "scale_tril" else bound.entries, bound.batch)
+            args[key] = gather(role, bound.matrices if domain == "scale_tril" else bound.entries, bound.sources)
             if args[key].dtype != torch.float64:
                 args[key] = args[key].double()
             centre = self.data.shift if centre is None else centre

@@ -11,7 +11,7 @@ from ...errors import ModelError, ParameterError
 from ..handlers import LABELS
 from ..named import unwrap
 
-NORMAL = ("Normal", "MultivariateNormal")  # laws of latents that can be integrated exactly
+NORMAL = ("Normal", "MultivariateNormal", "LowRankMultivariateNormal")  # laws of latents that can be integrated exactly
 
 
 def is_discrete(fn: Distribution) -> bool:

@@ -170,11 +170,13 @@ class Latents:
         places: of their entries.
         sites: the residuals that they enter.
         sizes: entries of every parameter of the program.
+        free: parameters that nothing constrains.
     """
 
     places: Places
     sites: Mapping[str, Bilinear] = field(repr=False)
     sizes: Mapping[str, int] = field(repr=False)
+    free: frozenset[str] = field(repr=False)
 
     @cached_property
     def loadings(self) -> frozenset[str]:
@@ -184,4 +186,4 @@ class Latents:
             for j, index in enumerate(site.index):
                 if any(slot.slopes[j] is not None for slot in site.slots):
                     found |= {site.entries[int(i)][0] for i in index.unique() if i >= 0}
-        return frozenset(found)
+        return frozenset(found & self.sizes.keys())

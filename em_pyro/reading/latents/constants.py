@@ -4,33 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...errors import ModelError
-from ...program.named import broadcast, unwrap
+from ...families.charts import domain_of
+from ...program.named import Params, broadcast, unwrap
 from ...program.program import Program
 from ...program.site import Site
 from ..reading import Recognition
 from .bilinear import Bilinear, Latents, Places, Slot
+from .computed import Computed, computed, taken_apart
 from .degree import sites_of_latents
 from .entries import colours_of, entries_of
 from .frames import Frame, takes_of
 from .moves import Moves
 from .replays import Crowded, Replays, names_of, thin
+from .stand_in import scale_name, unread, with_computed
 
 RUNS = 2000  # of the model, for all constants together
 
 
-def latents_of(program: Program, recognition: Recognition) -> Latents | None:
-    """Find how the latents that are integrated enter; None where there are none.
+def with_latents(program: Program, recognition: Recognition) -> Recognition:
+    """Return what is known of a program with how the latents that are integrated enter; itself where there are none.
 
     Raises:
-        ModelError: a site is not linear-Gaussian in them, or not affine in its parameters.
+        ModelError: a site is not linear-Gaussian in them.
     """
     if not program.integrated:
-        return None
+        return recognition
     run = recognition.runs[0]
     mine = [name for name in run if name in program.integrated]
     shapes = {name: tuple(run[name].value.shape) for name in mine}
@@ -38,18 +42,22 @@ def latents_of(program: Program, recognition: Recognition) -> Latents | None:
     places = Places(shapes, events, {name: run[name].value.dtype for name in mine})
     values = {name: run[name].value.clone() for name in mine}
     sites = sites_of_latents(program, recognition.values, values)
-    for name in sites:
-        if name in recognition.refusals and "v" not in vars(unwrap(run[name].fn).base):
-            raise ModelError(
-                f'Site "{name}": expected a location that is affine in its parameters, and a scale that is one, got '
-                f"neither: {recognition.refusals[name].why}. Write the location as sums of products of a latent and a "
-                f"parameter."
-            )
+    recognition = unread(recognition, sites)
+    found = bilinear(program, recognition, sites, places)
     sizes = {name: parameter.initial.numel() for name, parameter in program.parameters.items()}
-    return Latents(places, bilinear(program, recognition, sites, places), sizes)
+    free = frozenset(n for n, parameter in program.parameters.items() if domain_of(parameter.constraint) == "real")
+    recognition = recognition if found.made is None else with_computed(recognition, found.made)
+    return replace(recognition, latents=Latents(places, found.sites, sizes, free))
 
 
-def bilinear(program: Program, recognition: Recognition, sites: frozenset[str], places: Places) -> dict[str, Bilinear]:
+class Found(NamedTuple):
+    """The residuals of the sites, and what the model computes of them in every step."""
+
+    sites: dict[str, Bilinear]
+    made: Computed | None
+
+
+def bilinear(program: Program, recognition: Recognition, sites: frozenset[str], places: Places) -> Found:
     """Find the residuals of the sites that the latents enter.
 
     Args:
@@ -59,15 +67,16 @@ def bilinear(program: Program, recognition: Recognition, sites: frozenset[str], 
         places: of the latents.
 
     Raises:
-        ModelError: a residual is not affine in the parameters, or cells have too many latents.
+        ModelError: cells have too many latents.
     """
     deltas = frozenset(n for n in sites if "v" in vars(unwrap(recognition.runs[0][n].fn).base))
-    readings = {n: recognition.readings[n] for n in recognition.runs[0] if n in sites - deltas}
-    replays = Replays(program, recognition.values, places, readings, deltas)
+    run = {name: site for name, site in recognition.runs[0].items() if name in sites - deltas}
+    others = {name: scale_name(site) for name, site in run.items() if name not in recognition.readings}
+    replays = Replays(program, recognition.values, places, tuple(run), deltas)
     coarse = dict.fromkeys(places.kinds, 0)
     while True:
         try:
-            return _found(replays, recognition, coarse)
+            return _found(replays, recognition, others, coarse)
         except Crowded as crowded:
             left = [kind for kind, many in coarse.items() if many + 1 < len(places.cuts(kind))]
             if crowded.kind is None and left:
@@ -81,12 +90,15 @@ def bilinear(program: Program, recognition: Recognition, sites: frozenset[str], 
                 ) from None
 
 
-def _found(replays: Replays, recognition: Recognition, coarse: Mapping[tuple[int, ...], int]) -> dict[str, Bilinear]:
+def _found(
+    replays: Replays, recognition: Recognition, others: Mapping[str, str], coarse: Mapping[tuple[int, ...], int]
+) -> Found:
     places, zero = replays.places, torch.zeros(replays.places.count, dtype=torch.float64)
     frames = [Frame(kind, ids, places.count) for kind, ids in places.frames(coarse)]
     start = replays.run(zero, {})
     shapes = {n: _shape(replays.program, recognition.runs[0][n], parts) for n, parts in start.items()}
-    found = {n: entries_of(r, recognition.bank, shapes[n]) for n, r in replays.readings.items()}
+    read = {n: recognition.readings[n] for n in start if n in recognition.readings}
+    found = {n: entries_of(r, recognition.bank, shapes[n]) for n, r in read.items()}
     entries = sorted({entry for own, _ in found.values() for entry in own})
     number = {entry: k for k, entry in enumerate(entries)}
     indices = {n: _numbered(own, index, number) for n, (own, index) in found.items()}
@@ -110,14 +122,26 @@ def _found(replays: Replays, recognition: Recognition, coarse: Mapping[tuple[int
                 some = tuple(slope if bool((slope != 0).any()) else None for slope in slopes[name])
                 slots[name].append(Slot(taken, some))
     made = {}
-    for name in start:
+    for name in start.keys() - others.keys():
         site = recognition.runs[0][name]
         own = index.get(name, ())
         made[name] = _pruned(
             Bilinear(site, names_of(site), shapes[name], own, tuple(entries), constants[name], tuple(slots[name]))
         )
-    _certify(replays, made, far)
-    return made
+    if not others:
+        _certify(replays, made, far, replays.params)
+        return Found({name: made[name] for name in start}, None)
+    used = [k for k, takes in enumerate(which) if takes.keys() & others.keys()]
+    at = [frames[k].at(1.0) for k in used]
+    worked = computed(replays.program, recognition.points, places, at, others, single=replays.single)
+    runs = [start, *(replays.run(z, {}) for z in at)]
+    for name in others:
+        site, values = recognition.runs[0][name], [run[name][0] for run in runs]
+        parts = taken_apart(worked, name, shapes[name], [which[k].get(name) for k in used], values)
+        made[name] = Bilinear(site, names_of(site), shapes[name], parts[1], parts[0], parts[2], parts[3])
+    with torch.no_grad():
+        _certify(replays, made, far, {**replays.params, **worked.once(replays.params)})
+    return Found({name: made[name] for name in start}, worked)
 
 
 def _shape(program: Program, site: Site, parts: tuple[Tensor, Tensor]) -> tuple[int, ...]:
@@ -155,8 +179,14 @@ def _pruned(made: Bilinear) -> Bilinear:
     )
 
 
-def _certify(replays: Replays, made: Mapping[str, Bilinear], far: float) -> None:
+def _certify(replays: Replays, made: Mapping[str, Bilinear], far: float, params: Params) -> None:
     """Compare the residuals with the model's own where nothing was probed.
+
+    Args:
+        replays: the program.
+        made: what is claimed.
+        far: how far latents are moved.
+        params: of the residuals.
 
     Raises:
         ModelError: they differ.
@@ -165,23 +195,25 @@ def _certify(replays: Replays, made: Mapping[str, Bilinear], far: float) -> None
     generator = torch.Generator().manual_seed(5)
     noise = torch.randn(replays.places.count, generator=generator, dtype=torch.float64)
     for latents in (noise, far * noise):
-        for name, (mine, truth) in _different(replays, made, latents).items():
+        for name, (mine, truth) in _different(replays, made, latents, params).items():
             raise ModelError(
                 f'Site "{name}": expected a residual that is affine in the continuous latents and in the parameters, '
                 f"got one that is not ({float((mine - truth).abs().max()):.2g} off at random values). Write the "
                 f"location as sums of products of a latent and a parameter."
             )
     for some in replays.places.parts(generator):
-        if _different(replays, made, far * noise * some):
+        if _different(replays, made, far * noise * some, params):
             raise Crowded(None)
 
 
-def _different(replays: Replays, made: Mapping[str, Bilinear], latents: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+def _different(
+    replays: Replays, made: Mapping[str, Bilinear], latents: Tensor, params: Params
+) -> dict[str, tuple[Tensor, Tensor]]:
     """Residuals that are not the model's own beyond rounding, and these."""
     run, found = replays.run(latents, {}), {}
     for name, site in made.items():
         value, location = run[name]
-        mine, terms = site.residual(replays.params, latents), site.terms(replays.params, latents)
+        mine, terms = site.residual(params, latents), site.terms(params, latents)
         terms = terms + value.abs() + location.abs()
         if bool(((mine - (value - location)).abs() > replays.noise * (1e4 * terms + terms.max())).any()):
             found[name] = mine, value - location

@@ -50,7 +50,7 @@ SHAPES = frozenset(
 READS = frozenset("nonzero unique _unique2 unique_dim unique_consecutive".split())
 LEAVES = frozenset("numpy tolist __array__ data_ptr storage untyped_storage __dlpack__ __reduce_ex__".split())
 
-LOCATION = {"Normal": "loc", "MultivariateNormal": "loc", "Delta": "v"}
+LOCATION = {"Normal": "loc", "MultivariateNormal": "loc", "LowRankMultivariateNormal": "loc", "Delta": "v"}
 """Of every law that may have latents inside, the argument in which they may be."""
 
 
@@ -215,7 +215,7 @@ def _check(name: str, site: Site, degrees: Degrees) -> None:
                     f"enter {how}. {REMEDY}"
                 )
         elif degree:
-            what = {"_unbroadcasted_scale_tril": "scale_tril"}.get(what, what)
+            what = what.removeprefix("_unbroadcasted_")
             raise ModelError(
                 f'Site "{name}": expected latents in the location alone, got one in its {what}{through}. {REMEDY}'
             )

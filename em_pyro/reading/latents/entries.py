@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...errors import ModelError
 from ...program.named import Named
 from ..bank import Bank, RoleMap
 from ..reading import Reading
@@ -15,22 +14,14 @@ from .replays import names_of, trailing
 
 
 def entries_of(reading: Reading, bank: Bank, shape: Sequence[int]) -> tuple[list[tuple[str, int]], Tensor]:
-    """The entries of which locations are affine, and of every cell those that it has, -1 for none: cells + (slots,).
-
-    Raises:
-        ModelError: a location has a function of a parameter.
-    """
+    """The entries of which locations are affine, and of every cell those that it has, -1 for none: cells + (slots,)."""
     role = reading.roles["loc"]
     if role.affine is not None:
-        if role.affine.coordinates or role.affine.chart.name != "itself":
-            raise _curved(reading.site.name)
         slots = [piece.index for piece in role.affine.pieces]
         every = [part for piece in slots for part in piece.unbind(-1)]
         return list(role.affine.entries), _laid(every, role, reading, shape)
     entries, where = list[tuple[str, int]](), torch.full((max(int(role.index.max()), 0) + 1,), -1)
     for segment in bank.touched(role, "real"):
-        if segment.chart.name != "itself" or segment.complement:
-            raise _curved(reading.site.name)
         for position in role.entries[segment.holds(role.entries)].tolist():
             where[position] = len(entries)
             entries.append((segment.parameter, position - segment.offset))
@@ -44,13 +35,6 @@ def _laid(parts: Sequence[Tensor], role: RoleMap, reading: Reading, shape: Seque
     events = len(shape) - len(names)
     found = [trailing(Named(part, role.names).align(names), len(names), events) for part in parts]
     return torch.stack(torch.broadcast_tensors(*found), -1)
-
-
-def _curved(name: str) -> ModelError:
-    return ModelError(
-        f'Site "{name}": expected a location that is affine in its parameters, as it is in the continuous latents, got '
-        f"a function of one. Write the parameter as it enters: a loading itself, not its logarithm."
-    )
 
 
 def colours_of(indices: Sequence[Tensor], count: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -14,7 +14,6 @@ from ...program.named import Params, squeeze, unwrap
 from ...program.program import Program
 from ...program.site import Site
 from ..design.replays import NOISE
-from ..reading import Reading
 from .bilinear import Places
 
 Parts = dict[str, tuple[Tensor, Tensor]]
@@ -40,7 +39,7 @@ class Replays:
     program: Program
     params: Params = field(repr=False)
     places: Places
-    readings: Mapping[str, Reading] = field(repr=False)  # of the sites that the latents enter
+    names: Sequence[str]  # of the sites that the latents enter
     deltas: frozenset[str]  # sites that are observed exactly
 
     @cached_property
@@ -70,7 +69,7 @@ class Replays:
         """Return value and location of every site, both in the dimensions of its cells."""
         with torch.no_grad():
             sites = self.program.run({**self.params, **moved}, self.places.values(latents))
-        return {name: self._cells(sites[name]) for name in (*self.readings, *sorted(self.deltas))}
+        return {name: self._cells(sites[name]) for name in (*self.names, *sorted(self.deltas))}
 
     def _cells(self, site: Site) -> tuple[Tensor, Tensor]:
         """Lay value and location of a site out over its cells."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .rows import Part, Rows
+from ..rows import Part, Rows
 
 
 def merged(sites: Sequence[Rows]) -> list[tuple[Rows, tuple[str, ...]]]:
@@ -57,6 +57,10 @@ def _joined(some: Sequence[Rows]) -> Rows:
     logs = _below([rows.log_factors for rows in some], counts)
     weights = None if first.weight is None else torch.cat([r.weight for r in some if r.weight is not None])
     cells = _below([rows.cells for rows in some], counts)
+    repeats = None
+    if any(rows.repeats is not None for rows in some):
+        each = zip(some, counts, strict=True)
+        repeats = torch.cat([torch.ones(n).double() if r.repeats is None else r.repeats for r, n in each])
     assert cells is not None
     layout = replace(first.layout, several=sum(counts))
     return replace(
@@ -69,6 +73,7 @@ def _joined(some: Sequence[Rows]) -> Rows:
         weight=weights,
         log_factors=logs,
         places={p: torch.cat([rows.places[p] for rows in some]) for p in first.places},
+        repeats=repeats,
     )
 
 

@@ -7,8 +7,8 @@ from collections.abc import Hashable, Sequence
 import torch
 from torch import Tensor
 
+from ..rows import Rows
 from .components import Members
-from .rows import Rows
 
 
 def joined(sites: Sequence[Rows], members: Sequence[Members]) -> list[Members]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .rows import Rows
+from ..rows import Rows
 
 MIX = np.uint64(0x9E3779B97F4A7C15)
 

@@ -1,0 +1,1 @@
+"""Which rows and which sets of latents are alike: steps of a loop, connected components, kinds of unequal length."""

@@ -1,0 +1,174 @@
+"""Arguments that the model computes from parameters, in no way that has been read: it is run for them in every step.
+
+A location that is affine in the latents is `l_0 + sum_f l_f z_f`, whatever its coefficients are of the parameters: a
+run at zero tells `l_0`, and one with the entries of a frame at one tells `l_f`. These, and scales, are taken for
+parameters wherever the latents are summed out, and are differentiated where torch climbs `Q`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ...program.named import Batch, Named, Params, squeeze, unwrap
+from ...program.program import Program
+from ...program.site import Site
+from .bilinear import Places, Slot
+from .replays import names_of, thin, trailing
+
+SAME = {False: 1e-11, True: 1e-4}  # of the largest entry: by what entries that are one differ, in double and in single
+
+Part = tuple[int, tuple[int, ...]]
+"""The number of a run, and the dimensions along which nothing varies."""
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What the model is run for.
+
+    Attributes:
+        program: the model.
+        latents: values of all latents in every run, zero first.
+        places: of the latents.
+        locations: by site, what is kept of which runs.
+        scales: by site, the name of the argument and the dimensions along which nothing varies.
+    """
+
+    program: Program = field(repr=False)
+    latents: tuple[Tensor, ...] = field(repr=False)
+    places: Places
+    locations: Mapping[str, tuple[Part, ...]]
+    scales: Mapping[str, tuple[str, tuple[int, ...]]]
+
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the arguments by name, starts first; differentiable in the parameters."""
+        starts = len(next(iter(batch.values())))
+        each = [self.once({name: value[s] for name, value in batch.items()}) for s in range(starts)]
+        return {name: torch.stack([one[name] for one in each]) for name in each[0]}
+
+    def once(self, params: Params) -> dict[str, Tensor]:
+        """Return the arguments at one set of parameters: flat locations by site, and scales as they are laid out."""
+        runs = [self.program.run(params, self.places.values(z)) for z in self.latents]
+        found = dict[str, Tensor]()
+        for name, parts in self.locations.items():
+            base = location(runs[0][name])
+            kept = [base if k == 0 else location(runs[k][name]) - base for k, _ in parts]
+            flat = [_narrowed(part, dims).reshape(-1) for part, (_, dims) in zip(kept, parts, strict=True)]
+            found[location_of(name)] = torch.cat(flat)
+        for name, (key, dims) in self.scales.items():
+            found[scale_of(name)] = _narrowed(argument(runs[0][name], key).tensor.double(), dims)
+        return found
+
+
+def location_of(site: str) -> str:
+    """The name under which the parts of a location stand, which is none that a parameter can have by chance."""
+    return f"[loc of {site}]"
+
+
+def scale_of(site: str) -> str:
+    """The name under which a scale stands."""
+    return f"[scale of {site}]"
+
+
+def location(site: Site) -> Tensor:
+    """The location of every cell of a site."""
+    inner = unwrap(site.fn)
+    event = inner.event_rank + len(inner.base.event_shape)
+    names = names_of(site)
+    loc: Tensor = inner.base.loc  # type: ignore[attr-defined]
+    part = squeeze(loc, site.dims, site.name, event)
+    return trailing(part.align(names).double(), len(names), event)
+
+
+def argument(site: Site, key: str) -> Named:
+    """A scale, or the factor of a covariance."""
+    inner = unwrap(site.fn)
+    part: Tensor = getattr(inner.base, "scale_tril" if key == "scale_tril" else "scale")
+    return squeeze(part, site.dims, site.name, inner.event_rank + 2 * (key == "scale_tril"))
+
+
+def _narrowed(part: Tensor, dims: Sequence[int]) -> Tensor:
+    for d in dims:
+        part = part.narrow(d, 0, 1)
+    return part
+
+
+def idle(parts: Sequence[Tensor], dims: int, *, single: bool) -> tuple[int, ...]:
+    """The first dimensions, of so many, along which a part does not vary at any of some parameters."""
+    found = []
+    for d in range(dims):
+        gaps = [float((p - p.narrow(d, 0, 1)).abs().max()) <= SAME[single] * float(p.abs().max()) for p in parts]
+        if parts[0].shape[d] > 1 and all(gaps):
+            found.append(d)
+    return tuple(found)
+
+
+def computed(
+    program: Program,
+    points: Sequence[Params],
+    places: Places,
+    frames: Sequence[Tensor],
+    sites: Mapping[str, str],
+    *,
+    single: bool,
+) -> Computed:
+    """Find what has to be kept of which runs.
+
+    Args:
+        program: the model.
+        points: parameters at which it is tried.
+        places: of the latents.
+        frames: values of all latents, one a frame: one for the entries that move together.
+        sites: whose arguments are computed, with the name of the scale.
+        single: whether anything is in single precision.
+    """
+    latents = (torch.zeros(places.count, dtype=torch.float64), *frames)
+    with torch.no_grad():
+        runs = [[program.run(params, places.values(z)) for z in latents] for params in points]
+    locations, scales = dict[str, tuple[Part, ...]](), dict[str, tuple[str, tuple[int, ...]]]()
+    for name, key in sites.items():
+        parts = list[Part]()
+        bases = [location(run[0][name]) for run in runs]
+        for k in range(len(latents)):
+            kept = bases if k == 0 else [location(r[k][name]) - b for r, b in zip(runs, bases, strict=True)]
+            if k == 0 or any(bool((part != 0).any()) for part in kept):
+                parts.append((k, idle(kept, kept[0].dim(), single=single)))
+        locations[name] = tuple(parts)
+        kept = [argument(run[0][name], key).tensor.double() for run in runs]
+        scales[name] = key, idle(kept, kept[0].dim() - 2 * (key == "scale_tril"), single=single)
+    return Computed(program, latents, places, locations, scales)
+
+
+def taken_apart(
+    made: Computed, name: str, shape: Sequence[int], takes: Sequence[Tensor | None], values: Sequence[Tensor]
+) -> tuple[tuple[tuple[str, int], ...], tuple[Tensor, ...], tuple[Tensor, ...], tuple[Slot, ...]]:
+    """Entries, index, constants and slots of a `Bilinear`: the parts of a location are its parameters.
+
+    Args:
+        made: what is computed.
+        name: of the site.
+        shape: of its cells.
+        takes: of every frame which entry a cell takes, None for none.
+        values: of the site in every run, zero first.
+    """
+    index, at, order = list[Tensor](), 0, list[int]()
+    for k, dims in made.locations[name]:
+        size = [1 if d in dims else n for d, n in enumerate(shape)]
+        count = int(torch.tensor(size).prod())
+        index.append((at + torch.arange(count)).reshape(size))
+        order.append(k)
+        at += count
+    one = torch.ones((1,) * len(shape), dtype=torch.float64)
+    constants = (*(one if k == 0 else 0 * one for k in order), thin(values[0].expand(tuple(shape))))
+    slots = []
+    for f, which in enumerate(takes, 1):
+        if which is None:
+            continue
+        there = (which >= 0).double()
+        response = thin(values[f] - values[0])
+        covariates = (there if k == f else None for k in order)
+        slots.append(Slot(which, (*covariates, response if bool((response != 0).any()) else None)))
+    return tuple((location_of(name), k) for k in range(at)), tuple(index), constants, tuple(slots)
