@@ -30,6 +30,7 @@ from ..options import (
     telling,
 )
 from ..program.changes.fingerprint import Fingerprint
+from ..program.handlers import uncollected
 from ..program.named import alike, batched, only
 from ..program.stated import Known
 from .answer import answer
@@ -121,6 +122,7 @@ class Driver:
             return self._planned(args, kwargs)
         return self._prepared
 
+    @uncollected()
     def _planned(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], known: Known | None = None) -> Problem:
         """Trace and plan."""
         self._prepared = prepare(self.model, args, kwargs, self.m_step, **planning(self), known=known)
