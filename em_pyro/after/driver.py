@@ -28,6 +28,7 @@ from ..m_step.ascent.ascend import Carried
 from ..m_step.plan import Choice
 from ..options import planning, telling
 from ..program.changes.fingerprint import Fingerprint
+from ..program.handlers import uncollected
 from ..program.named import alike, batched, only
 from ..program.stated import Known
 from .answer import answer
@@ -120,6 +121,7 @@ class Driver:
             return self._planned(args, kwargs)
         return self._prepared
 
+    @uncollected()
     def _planned(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], known: Known | None = None) -> Problem:
         """Trace and plan."""
         self._prepared = prepare(self.model, args, kwargs, self.m_step, **planning(self), known=known)

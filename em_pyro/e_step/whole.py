@@ -7,15 +7,20 @@ import torch
 from ..program.named import Named
 from ..reading.bound import Bound
 from .engine import Engine
+from .sites.natural import Natural
 
 
 def compiled_factors(engine: Engine, bound: Bound) -> dict[str, Named]:
-    """Factors of the compiled sites."""
-    factors = {}
+    """Factors of the compiled sites; those that are one function are bound once, as in a step."""
+    factors, naturals = dict[str, Named](), dict[str, Natural]()
+    leading = {name: leader for leader, names in engine.members.items() for name in names}
     for name, factor in engine.sites.items():
         if name in engine.recognition.entered:
             continue
-        density = factor.log_density(factor.natural(bound), factor.features()).squeeze(0)
+        leader = leading.get(name, name)
+        if leader not in naturals:
+            naturals[leader] = engine.sites[leader].natural(bound)
+        density = factor.log_density(naturals[leader], factor.features()).squeeze(0)
         base = factor.data.base()
         factors[name] = Named(density if base is None else density + base.align(factor.names), factor.names)
     return factors

@@ -13,12 +13,14 @@ from pyro.ops.provenance import ProvenanceTensor, extract_provenance, track_prov
 from torch import Tensor
 from torch.distributions import Distribution, transform_to
 
+from .changes.lost import arguments_of
 from .named import Params, unexpand
-from .probes import arguments_of
 from .program import Program
 from .site import Site
 
 Marks = frozenset[str]
+WITHOUT = frozenset({bool, int, float, str, type(None), torch.Size, torch.dtype, torch.device})
+"""Kinds of values that carry no marks: Pyro would look for tensors inside, and find none."""
 
 
 class Marked(ProvenanceTensor):
@@ -38,6 +40,8 @@ def _plain(value: Any, found: set[str]) -> Any:
         found |= value._provenance
         return value._t
     kind = type(value)
+    if kind in WITHOUT:
+        return value
     if kind is tuple or kind is list:
         return kind([_plain(part, found) for part in value])
     if kind is dict:
@@ -53,6 +57,8 @@ def _marked(value: Any, marks: Marks) -> Any:
         return track_provenance(value, marks)
     if isinstance(value, Tensor):
         return Marked(value, marks)
+    if type(value) in WITHOUT:
+        return value
     if type(value) is tuple or type(value) is list:
         return type(value)([_marked(part, marks) for part in value])
     return track_provenance(value, marks)

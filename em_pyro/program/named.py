@@ -108,6 +108,8 @@ def ordered(names: Iterable[str], sizes: Mapping[str, int]) -> tuple[str, ...]:
 
 def broadcast(*shapes: Sequence[int]) -> tuple[int, ...]:
     """Return the shape that all broadcast to (`torch.broadcast_shapes` imports a library for symbolic shapes)."""
+    if not any(shapes):
+        return ()
     tensors = torch.broadcast_tensors(*(torch.empty(()).expand(tuple(shape)) for shape in shapes))
     return tuple(tensors[0].shape)
 

@@ -8,16 +8,17 @@ move a density out of the numbers (a coefficient of a covariate in thousands, un
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from pyro.distributions import constraints as pyro_constraints
 from torch import Tensor
-from torch.distributions import Distribution, constraints, transform_to
+from torch.distributions import constraints, transform_to
 
+from .changes.lost import First, arguments_of
 from .devices import seeded
-from .named import SLICE, unexpand
+from .named import SLICE
 from .program import Program
 from .site import Parameter, Site
 
@@ -42,25 +43,6 @@ Sizes = Mapping[str, tuple[float, float]]
 """How far the entries of real parameters (and the real coordinates of others) are moved, at even and at odd probes."""
 
 
-class _First:
-    """The program at its initial values, and how many entries of its arguments are usable there: counted once each."""
-
-    def __init__(self, sites: Mapping[str, Site]) -> None:
-        self.sites, self.counts = sites, dict[tuple[str, str], int]()
-        self.arguments = {name: dict(arguments_of(site.fn)) for name, site in sites.items()}
-
-    def lost(self, run: Mapping[str, Site]) -> bool:
-        """Tell whether an argument is no longer finite, or a rate or probability has become zero, where it was not."""
-        for name, before in self.arguments.items():
-            for key, tensor in arguments_of(run[name].fn) if name in run else ():
-                if key in before and tensor.data_ptr() != before[key].data_ptr():
-                    if (name, key) not in self.counts:
-                        self.counts[name, key] = _usable(key, before[key])
-                    if _usable(key, tensor) < self.counts[name, key]:
-                        return True
-        return False
-
-
 def probes(
     program: Program, count: int, first: Mapping[str, Site], generator: torch.Generator
 ) -> list[tuple[dict[str, Tensor], dict[str, Site]]]:
@@ -72,7 +54,7 @@ def probes(
         first: the program at its initial values: a probe loses no entry of an argument that is finite there.
         generator: of the moves.
     """
-    sizes, before = _sizes(program, first), _First(first)
+    sizes, before = _sizes(program, first), First(first)
     moves = {name: _move_of(parameter) for name, parameter in program.parameters.items()}
     found, bounded, strict = [], False, True
     for k in range(count):
@@ -225,8 +207,8 @@ def _share(site: Site, before: Site) -> float:
 def _spread(site: Site) -> float:
     """Return the standard deviation of a site's values, of some rows where there are many; zero if it has none."""
     value = site.value.detach()
-    if not value.is_floating_point() or not value.numel():
-        return 0.0
+    if not value.is_floating_point() or value.numel() <= (value.shape[-1] if value.dim() > 1 else 1):
+        return 0.0  # of one row, a step of a loop say
     rows = value.reshape(-1, value.shape[-1] if value.dim() > 1 else 1)
     rows = rows[:: max(1, len(rows) // SLICE)].double()
     rows = torch.where(torch.isfinite(rows), rows, torch.nan)
@@ -236,7 +218,7 @@ def _spread(site: Site) -> float:
 
 
 def _within_reach(
-    program: Program, moves: Mapping[str, Move], sizes: Sizes, first: _First, generator: torch.Generator
+    program: Program, moves: Mapping[str, Move], sizes: Sizes, first: First, generator: torch.Generator
 ) -> Sizes:
     """Shrink the move of every real parameter, by itself, until no argument is lost."""
     initial = {name: parameter.initial for name, parameter in program.parameters.items()}
@@ -257,24 +239,3 @@ def _within_reach(
                 found[name] = min(sizes[name][0], size), min(sizes[name][1], size)
                 break
     return found
-
-
-def _usable(key: str, tensor: Tensor) -> int:
-    """Count the entries that are finite, and not zero where only a real argument may be."""
-    tensor, real = unexpand(tensor).detach(), key.endswith(("loc", "logits", "_param"))
-    if math.isfinite(float(tensor.sum())):  # then so is every entry
-        return tensor.numel() if real else int(torch.count_nonzero(tensor))
-    usable = torch.isfinite(tensor)
-    return int(torch.count_nonzero(usable if real else usable & (tensor != 0)))
-
-
-def arguments_of(fn: Distribution, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Yield every floating tensor inside a distribution, by its place there."""
-    for key, value in vars(fn).items():
-        if isinstance(value, Distribution):
-            yield from arguments_of(value, f"{prefix}{key}.")
-            continue
-        parts: Sequence[Any] = value if isinstance(value, (list, tuple)) else [value]
-        for part in parts:
-            if isinstance(part, Tensor) and part.is_floating_point():
-                yield f"{prefix}{key}", part

@@ -24,8 +24,8 @@ def unroll(sites: Mapping[str, Site]) -> dict[str, Site]:
     """Replace every observed DiscreteHMM by its three sites."""
     found: dict[str, Site] = {}
     for name, site in sites.items():
-        base = unwrap(site.fn).base
-        if site.role == "observed" and isinstance(base, dist.DiscreteHMM):
+        base = unwrap(site.fn).base if site.role == "observed" else None
+        if isinstance(base, dist.DiscreteHMM):
             found.update(_parts(name, site, base))
         else:
             found[name] = site

@@ -80,9 +80,31 @@ class RoleMap:
         entries = {k for k in self.index.flatten().tolist() if k >= 0}
         return torch.tensor(sorted(entries), dtype=torch.long, device=self.index.device)
 
+    @property
+    def compressed(self) -> RoleMap:
+        """The map without named dimensions along which the program only materialised copies."""
+        role = self
+        for k in reversed(range(len(role.names))):
+            parts = (role.index, role.coefficient, role.constant)
+            if all(p is None or bool((p == p.narrow(k, 0, 1)).all()) for p in parts):
+                cut = [None if p is None else p.select(k, 0) for p in parts]
+                names = role.names[:k] + role.names[k + 1 :]
+                role = RoleMap(names, cut[0], cut[1], cut[2], rows=role.rows)  # type: ignore[arg-type]
+        return role
+
+    def along(self, names: tuple[str, ...]) -> RoleMap:
+        """The same map along dimensions of other names."""
+        return self if names == self.names else replace(self, names=names).occurring(self.entries)
+
+    def occurring(self, entries: Tensor) -> RoleMap:
+        """Take the positions that occur as given: the steps of a loop share them, and they are looked for once."""
+        self.__dict__["entries"] = entries
+        return self
+
     def moved(self, where: Tensor) -> RoleMap:
         """The same map after bank position `p` has become `where[p]`."""
-        return replace(self, index=torch.where(self.index < 0, -1, where[self.positions]))
+        moved = replace(self, index=torch.where(self.index < 0, -1, where[self.positions]))
+        return moved.occurring(where[self.entries])  # still in order
 
 
 @dataclass(frozen=True)
@@ -115,13 +137,21 @@ class Bank:
 
     def touched(self, role: RoleMap, domain: str) -> tuple[Segment, ...]:
         """Segments that an argument selects from, in order."""
-        segments, ends, entries = self.of(domain), self._ends[list_of(domain)], role.entries.tolist()
-        found, k = list[Segment](), 0
-        while k < len(entries):  # in order: on to the first entry after a segment
-            place = bisect_right(ends, entries[k])
-            found.append(segments[place])
-            k = bisect_left(entries, ends[place], k)
-        return tuple(found)
+        key = id(role.entries), list_of(domain)
+        if key not in self._touched:
+            segments, ends, entries = self.of(domain), self._ends[list_of(domain)], role.entries.tolist()
+            found, k = list[Segment](), 0
+            while k < len(entries):  # in order: on to the first entry after a segment
+                place = bisect_right(ends, entries[k])
+                found.append(segments[place])
+                k = bisect_left(entries, ends[place], k)
+            self._touched[key] = role.entries, tuple(found)  # kept alive with their identity
+        return self._touched[key][1]
+
+    @cached_property
+    def _touched(self) -> dict[tuple[int, str], tuple[Tensor, tuple[Segment, ...]]]:
+        """What `touched` has found: the steps of a loop share their entries, and a plan asks several times."""
+        return {}
 
     @cached_property
     def _ends(self) -> dict[str, list[int]]:

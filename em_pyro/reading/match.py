@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -165,8 +165,7 @@ def match(site: Site, role: str, stack: Sequence[Tensor], event_dim: int, atoms:
     if found is None:
         raise Unrecognised(f'"{role}" is computed from parameters, not selected from one')
     role_map, kept = found
-    names = tuple(first.names[k] for k in kept)
-    return replace(role_map, names=names) if names != role_map.names else role_map
+    return role_map.along(tuple(first.names[k] for k in kept))
 
 
 def divided(site: Site, values: Params) -> str:
@@ -207,7 +206,7 @@ def _match(
     if constant is not None and varying.any():
         constant = torch.where(varying.reshape(shape), 0.0, constant)
     coefficients = None if bool((coefficient == 1).all()) else coefficient.reshape(shape)
-    made = _compressed(RoleMap(first.names, index.reshape(shape), coefficients, constant))
+    made = RoleMap(first.names, index.reshape(shape), coefficients, constant).compressed
     return made, tuple(first.names.index(n) for n in made.names)
 
 
@@ -223,6 +222,9 @@ def _selected(entries: Tensor, atoms: Atoms, *, multiples: bool) -> tuple[Tensor
     rounding = torch.where(entries[0].isfinite(), atoms.rtol * entries[0].abs(), 0.0)
     still = (entries == entries[0]) | ((entries - entries[0]).abs() <= rounding)
     varying = ~(still | entries.isnan()).all(0)  # a constant may move by rounding where a row is normalised
+    exact = _exact(entries, atoms) if bool(varying.all()) else None
+    if exact is not None:
+        return exact, coefficient, varying
     open_entries = varying.nonzero().squeeze(-1)
     for wanted in (False, True) if multiples else (False,):
         for tier in atoms.tiers:
@@ -233,6 +235,17 @@ def _selected(entries: Tensor, atoms: Atoms, *, multiples: bool) -> tuple[Tensor
                 index[todo[hit]] = tier.positions[found[hit]]
                 coefficient[todo[hit]] = factor[hit]
     return None if bool((index[open_entries] < 0).any()) else (index, coefficient, varying)
+
+
+def _exact(entries: Tensor, atoms: Atoms) -> Tensor | None:
+    """Find the first atoms that `_search` would try, if they are all entries in every bit, as of most arguments."""
+    if not atoms.tiers or not bool(entries[0].isfinite().all()):
+        return None
+    tier = atoms.tiers[0]
+    keys, order = tier.entries
+    at = torch.searchsorted(keys, entries[0] - atoms.rtol * entries[0].abs())
+    candidate = order[at.clamp_(max=len(keys) - 1)]
+    return tier.positions[candidate] if torch.equal(tier.values[:, candidate], entries) else None
 
 
 def _search(entries: Tensor, tier: Tier, rtol: float, *, multiples: bool) -> tuple[Tensor, Tensor]:
@@ -281,15 +294,4 @@ def match_matrices(site: Site, stack: Sequence[Tensor], atoms: Atoms) -> RoleMap
     scale = near.abs().amax((-2, -1), keepdim=True)
     if bool(((entries - near).abs() > 1e3 * atoms.rtol * scale).any()):
         return None
-    return _compressed(RoleMap(first.names, index.reshape(shape), rows=dim))
-
-
-def _compressed(role: RoleMap) -> RoleMap:
-    """Drop named dimensions along which the program only materialised copies."""
-    for k in reversed(range(len(role.names))):
-        parts = (role.index, role.coefficient, role.constant)
-        if all(p is None or bool((p == p.narrow(k, 0, 1)).all()) for p in parts):
-            cut = [None if p is None else p.select(k, 0) for p in parts]
-            names = role.names[:k] + role.names[k + 1 :]
-            role = RoleMap(names, cut[0], cut[1], cut[2], rows=role.rows)  # type: ignore[arg-type]
-    return role
+    return RoleMap(first.names, index.reshape(shape), rows=dim).compressed

@@ -126,15 +126,16 @@ def _packed(bank: Bank, readings: dict[str, Reading]) -> Bank:
     probabilities, where_probability = packed(bank.entries, used["probabilities"])
     matrices, where_matrix = packed(bank.matrices, used["matrices"])
     where = {"entries": where_entry, "probabilities": where_probability, "matrices": where_matrix}
-    moved: dict[tuple[int, str], Tensor] = {}  # the steps of a loop share one index, before and after
+    moved: dict[tuple[int, str], RoleMap] = {}  # the steps of a loop share one index, before and after
     for name, reading in readings.items():
         roles = {}
         for key, role in reading.roles.items():
             kind = list_of(reading.family.roles[key].domain)
             if not role.known and role.affine is None:
                 if (id(role.index), kind) not in moved:
-                    moved[id(role.index), kind] = role.moved(where[kind]).index
-                role = replace(role, index=moved[id(role.index), kind])
+                    moved[id(role.index), kind] = role.moved(where[kind])
+                there = moved[id(role.index), kind]
+                role = replace(role, index=there.index).occurring(there.entries)
             roles[key] = role
         readings[name] = replace(reading, roles=roles)
     return Bank(entries, probabilities, matrices)

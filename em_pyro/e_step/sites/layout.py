@@ -127,7 +127,7 @@ def _spread(role: RoleMap, cells: tuple[str, ...], shape: tuple[int, ...]) -> Ro
             return part.reshape((*part.shape[: len(cells)], *(1,) * missing, *part.shape[len(cells) :]))
 
         affine = affine.changed(thin)
-    return RoleMap(cells, index, spread(role.coefficient), constant, affine, role.rows)
+    return RoleMap(cells, index, spread(role.coefficient), constant, affine, role.rows).occurring(role.entries)
 
 
 def _weight(reading: Reading, exponent: Named | None, sizes: Mapping[str, int]) -> Named | None:

@@ -163,7 +163,10 @@ def stacked(factors: Mapping[str, SiteFactor]) -> tuple[Stack, ...]:
             data = [replace(f.data, shift=centre, cache={}) for f in members]
             reach = torch.stack([part.reach for part in data]).amax()
             members = [replace(f, data=replace(d, agreed=reach)) for f, d in zip(members, data, strict=True)]
-        stacks.append(Stack(tuple(members), len(members) == 1 or _same_features(members)))
+        same = len(members) == 1 or _same_features(members)
+        if same and len(members) > 1:  # made once
+            members = [replace(f, data=replace(f.data, cache=members[0].data.cache)) for f in members]
+        stacks.append(Stack(tuple(members), same))
     return tuple(stacks)
 
 
@@ -203,5 +206,15 @@ def _same_features(members: Sequence[SiteFactor]) -> bool:
     known = members[0].data.known.keys()
     if any(factor.role != "latent" or factor.data.known.keys() != known for factor in members):
         return False
-    first = members[0].features()
-    return all(f.features().shape == first.shape and torch.equal(f.features(), first) for f in members[1:])
+    first = members[0]
+    return all(_same_rows(first, f) or _equal(first.features(), f.features()) for f in members[1:])
+
+
+def _same_rows(a: SiteFactor, b: SiteFactor) -> bool:
+    """Whether the features of two sites of one signature are seen to be the same before they are made."""
+    plain = all(not f.data.known and f.data.weight is None and f.data.shift is None for f in (a, b))
+    return plain and a.family is b.family and _equal(a.data.value.tensor, b.data.value.tensor)
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.equal(a, b)

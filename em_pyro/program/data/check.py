@@ -40,14 +40,15 @@ def check_data(
             there is no value, or a sequence without a step; data and parameters lie on different devices; a row's
             weight is negative or beyond all measure, or there is not one for every row.
     """
+    sizes, homes = {**states, **plates}, {p.device.type for p in params.values()}
     for site in sites.values():
         _check_weights(site, plates)
         if site.role != "observed" or isinstance(unwrap(site.fn).base, dist.Unit):  # a pyro.factor has no value
             continue
         _check_shape(site, plates)
-        _check_batch(site, {**states, **plates})
+        _check_batch(site, sizes)
         _check_sequences(site)
-        devices = {site.value.device.type} | {p.device.type for p in params.values()}
+        devices = {site.value.device.type} | homes
         if len(devices) > 1:
             raise DataError(
                 f'Site "{user_site(site.name)}": expected data and parameters on one device, got {sorted(devices)}. '
@@ -58,6 +59,8 @@ def check_data(
 
 def _check_weights(site: Site, plates: Mapping[str, int]) -> None:
     """Raise where the `poutine.scale` of a site is no weight of its rows."""
+    if type(site.scale) in (int, float) and 0 <= site.scale <= HEAVIEST:
+        return
     weights = torch.as_tensor(site.scale)
     what = f'Site "{site.name}": expected row weights (poutine.scale)'
     for dim, size in zip(range(-weights.dim(), 0), weights.shape, strict=True):

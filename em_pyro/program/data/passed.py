@@ -158,11 +158,11 @@ def as_numbers(value: Tensor, fn: Distribution) -> Tensor:
     """Return an observed value in a dtype that densities are computed in: no truth values, bytes or half precision."""
     if value.dtype not in WIDE:
         value = value.float() if value.is_floating_point() else value.long()
+    if value.dtype != torch.int64:
+        return value
     base = unwrap(fn).base
     law = unwrap(getattr(base, "observation_dist", base)).base  # of a DiscreteHMM
-    if value.dtype == torch.int64 and isinstance(law, CROSS_ENTROPIES):
-        return value.to(law.logits.dtype)
-    return value
+    return value.to(law.logits.dtype) if isinstance(law, CROSS_ENTROPIES) else value
 
 
 def weights_of(scale: Any) -> float | Tensor:

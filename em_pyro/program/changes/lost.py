@@ -1,0 +1,97 @@
+"""What has a run lost of the arguments that another has: entries that are no numbers any more, or have become zero."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from ..named import unexpand
+from ..site import Site
+
+TOGETHER = 10_000  # entries of an argument up to which it is looked at together with others
+
+Key = tuple[str, str]
+"""A site, and the place of an argument in its distribution."""
+
+
+class First:
+    """The program at its initial values, and how many entries of its arguments are usable there: counted once each."""
+
+    def __init__(self, sites: Mapping[str, Site]) -> None:
+        """Take a run at the initial values."""
+        self.sites, self.counts, self.sizes = sites, dict[Key, int](), dict[Key, int]()
+        self.arguments = {
+            (name, place): tensor for name, site in sites.items() for place, tensor in arguments_of(site.fn)
+        }
+
+    def lost(self, run: Mapping[str, Site]) -> bool:
+        """Tell whether an argument is no longer finite, or a rate or probability has become zero, where it was not."""
+        moved = dict[Key, list[Tensor]]()
+        for name in run:
+            for place, tensor in arguments_of(run[name].fn):
+                before = self.arguments.get((name, place))
+                if before is not None and tensor.data_ptr() != before.data_ptr():
+                    moved.setdefault((name, place), []).append(tensor)
+        if self._whole(moved):
+            return False
+        return any(_usable(key, tensor) < self._count(key) for key, tensors in moved.items() for tensor in tensors)
+
+    def _count(self, key: Key) -> int:
+        if key not in self.counts:
+            self.counts[key] = _usable(key, self.arguments[key])
+        return self.counts[key]
+
+    def _size(self, key: Key) -> int:
+        if key not in self.sizes:
+            self.sizes[key] = unexpand(self.arguments[key]).numel()
+        return self.sizes[key]
+
+    def _whole(self, moved: Mapping[Key, Sequence[Tensor]]) -> bool:
+        """Tell of many small arguments in a few operations whether every entry of all is usable, as mostly it is."""
+        seen = {True: dict[int, tuple[Tensor, Tensor]](), False: dict[int, tuple[Tensor, Tensor]]()}
+        for key, tensors in moved.items():
+            of_kind = seen[_may_be_zero(key)]
+            for tensor in tensors:
+                if id(tensor) in of_kind:  # some distributions keep it under two names
+                    continue
+                part = unexpand(tensor).detach()
+                if part.numel() > TOGETHER or part.numel() < self._size(key):
+                    return False
+                of_kind[id(tensor)] = tensor, part.reshape(-1)
+        for zeros, of_kind in seen.items():
+            joined = torch.cat([part for _, part in of_kind.values()]) if of_kind else torch.zeros(0)
+            if not math.isfinite(float(joined.sum())):
+                return False
+            if not zeros and int(torch.count_nonzero(joined)) < joined.numel():
+                return False
+        return True
+
+
+def _usable(key: Key, tensor: Tensor) -> int:
+    """Count the entries that are finite, and not zero where only a real argument may be."""
+    tensor, real = unexpand(tensor).detach(), _may_be_zero(key)
+    if math.isfinite(float(tensor.sum())):  # then so is every entry
+        return tensor.numel() if real else int(torch.count_nonzero(tensor))
+    usable = torch.isfinite(tensor)
+    return int(torch.count_nonzero(usable if real else usable & (tensor != 0)))
+
+
+def _may_be_zero(key: Key) -> bool:
+    return key[1].endswith(("loc", "logits", "_param"))
+
+
+def arguments_of(fn: Distribution, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield every floating tensor inside a distribution, by its place there."""
+    for key, value in vars(fn).items():
+        if isinstance(value, Distribution):
+            yield from arguments_of(value, f"{prefix}{key}.")
+            continue
+        parts: Sequence[Any] = value if isinstance(value, (list, tuple)) else [value]
+        for part in parts:
+            if isinstance(part, Tensor) and part.is_floating_point():
+                yield f"{prefix}{key}", part
