@@ -25,6 +25,7 @@ EXAMPLES = (
     "new_model",
     "em_versus_svi",
     "image_segmentation",
+    "neural_em",
     "market_regimes",
     "topics",
     "anomalies",
@@ -37,8 +38,6 @@ EXAMPLES = (
 
 DOTS_PER_INCH = 150
 """Eight inches wide, a picture is half as fine again as GitHub shows it."""
-
-
 
 
 def draw(name: str, folder: Path) -> None:
