@@ -47,12 +47,10 @@ effect = fit.posterior.marginal("effect")
 coef, within = fit.params["coef"], fit.params["within"]
 mean = common @ coef + (line * effect.mean[child]).sum(-1)
 sd = torch.einsum("np,npq,nq->n", line, effect.covariance_matrix[child], line).sqrt()
-alone = torch.stack(
-    [
-        line[child == k] @ torch.linalg.lstsq(line[~hidden & (child == k)], distance[~hidden & (child == k)]).solution
-        for k in child.unique()
-    ]
-).reshape(-1)  # rows are in the order of the children
+alone = torch.stack([
+    line[child == k] @ torch.linalg.lstsq(line[~hidden & (child == k)], distance[~hidden & (child == k)]).solution
+    for k in child.unique()
+]).reshape(-1)  # rows are in the order of the children
 
 
 def error(forecast: torch.Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Neural EM: every pixel of an image belongs to one of `K` objects or to the background, and a network draws the objects.
+"""Neural EM: a pixel of an image belongs to one of `K` objects or to the background, and a network draws the objects.
 
     place (N, K, 2)    look (N, K, L)   network              lit (2)
            |                 |             |                    |
@@ -14,9 +14,9 @@ The log odds that object `k` of image `n`, and not the background, has pixel `i`
     f(i - place_nk, look_nk) - |i - place_nk|^2,
 
 with one network `f` of two hidden layers for all objects of all images: it learns what an object looks like, and from
-`look` which kind this one is. Every object is a code of `2 + L` numbers, too few to draw two things at different places.
-Where the network says that no object is, the background is. A pixel is lit with probability `lit_1` inside an object and
-`lit_0` outside.
+`look` which kind this one is. Every object is a code of `2 + L` numbers, too few to draw two things at different
+places. Where the network says that no object is, the background is. A pixel is lit with probability `lit_1` inside an
+object and `lit_0` outside.
 
 Greff et al. have uniform weights, one Bernoulli a pixel and object for the emission, and a term outside the likelihood
 that darkens the pixels which an object does not have. Here the network gives the weights, so that the likelihood alone
