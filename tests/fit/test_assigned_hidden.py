@@ -75,6 +75,14 @@ def test_the_objective_is_that_of_the_best_paths(name: str) -> None:
     assert distance(fit.objective, best(fit.params, *args)) < IDENTITY
 
 
+def test_what_comes_after_the_end_does_not_choose_the_path() -> None:
+    """A sequence of one step is in the state that fits it, though another would be left less readily afterwards."""
+    start = START | {"transition": numbers([[0.55, 0.45], [0.02, 0.98]])}
+    args = Y, tensor([1, 1, 2])
+    fit = EM(discrete_hmm.poisson, e_step="hard", starts=start, tol=0, max_steps=0).fit(*args)
+    assert distance(fit.path[0], best(start, *args)) < IDENTITY
+
+
 @pytest.mark.parametrize("name", ARGS)
 def test_the_site_is_its_loop(name: str) -> None:
     """Values and path are those of the model with its states as latents."""
