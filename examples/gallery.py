@@ -25,6 +25,7 @@ EXAMPLES = (
     "new_model",
     "em_versus_svi",
     "image_segmentation",
+    "neural_em",
     "market_regimes",
     "topics",
     "anomalies",

@@ -8,6 +8,7 @@ from ..program.named import Named
 from ..reading.bound import Bound
 from .engine import Engine
 from .sites.natural import Natural
+from .units import Unit
 
 
 def compiled_factors(engine: Engine, bound: Bound) -> dict[str, Named]:
@@ -34,12 +35,17 @@ def log_factors(engine: Engine, bound: Bound) -> dict[str, Named]:
     for unit in engine.units:
         densities, _ = unit.log_factors(unit.natural(bound, None, replays))
         for name, density in zip(unit.members, densities, strict=True):
-            names, total = engine.joined[name].names, density.squeeze(0)
-            for site in unit.made_of(name):
-                base = site.data.base()
-                if base is not None:
-                    kept = base.align((*names, *(n for n in base.names if n not in names)))
-                    extra = tuple(range(len(names), kept.dim()))
-                    total = total + (kept.sum(extra) if extra else kept)
-            factors[name] = Named(total, names)
+            factors[name] = based(unit, name, Named(density.squeeze(0), engine.joined[name].names))
     return factors
+
+
+def based(unit: Unit, member: str, density: Named) -> Named:
+    """A member of a unit, one start and all rows, with the base measures of the sites that it is made of."""
+    total = density.tensor
+    for site in unit.made_of(member):
+        base = site.data.base()
+        if base is not None:
+            kept = base.align((*density.names, *(n for n in base.names if n not in density.names)))
+            extra = tuple(range(len(density.names), kept.dim()))
+            total = total + (kept.sum(extra) if extra else kept)
+    return Named(total, density.names)

@@ -9,7 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from em_pyro.models import discrete_hmm, factor_analysis, gaussian_mixture, hidden_markov, poisson_mixture
+from em_pyro.models import factor_analysis, gaussian_mixture, hidden_markov, poisson_mixture
 from oracles.engines import distance
 from oracles.tolerances import IDENTITY
 from programs.loops import stored
@@ -198,7 +198,6 @@ def test_a_state_without_rows_is_named() -> None:
 
 REFUSED: dict[str, tuple[Callable[..., None], Callable[[], tuple[Any, ...]], str]] = {
     "continuous": (factor_analysis.factor_analysis, lambda: (torch.randn(9, 3),), "continuous and integrated"),
-    "states inside a site": (discrete_hmm.poisson, lambda: (torch.arange(6.0)[None],), "pyro.markov"),
     "no latents": (lambda x: pyro.sample("x", dist.Normal(pyro.param("m", tensor(0.0)), 1.0), obs=x),
                    lambda: (tensor(1.0),), "without"),
 }  # fmt: skip

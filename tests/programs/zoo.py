@@ -21,6 +21,7 @@ from em_pyro.models import (
     markov_switching,
     missing_normal,
     mixture_of_factor_analysers,
+    neural_em,
     poisson_mixture,
     positive,
     random_effects,
@@ -128,6 +129,7 @@ ZOO: dict[str, Case] = {
     "von-mises": (heavy_tailed.von_mises, heavy_tailed.simulate_angles),
     "outliers": (heavy_tailed.outliers, heavy_tailed.simulate),
     "tomography": (tomography.tomography, tomography.simulate),
+    "neural-em": (neural_em.neural_em, neural_em.simulate),
 }
 
 GAUSSIAN: dict[str, Case] = {

@@ -96,22 +96,39 @@ class Chain(Line):
         return self._sums(law, pairs, states, natural or [None] * len(self.parts), memo.parts, chunk)
 
     def given(self, shares: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Statistics under given weights of the sites; of hidden states theirs: (starts, steps) + outside + (K,)."""
+        """Statistics under given weights of the sites; of hidden states theirs: (starts, steps) + outside + (K,).
+
+        Where these are states of one path, which states are left by each step stands under the name and `FROM`, without
+        the weights of rows; else every state stays as it is.
+        """
         if self.steps_of:
             found: dict[str, Tensor] = {}
             for part in self.parts:
                 mine = [shares[name] for name in (part.unit.members if part.unit is not None else (part.name,))]
                 found |= {part.name: mine[0]} if part.unit is None else part.unit.sums(mine, None, None)
             return found
-        smooth = align(shares[self.name], (TIME, *self.outside, STATE), (*self.apart, STATE, TIME, *self.rows))
-        smooth = smooth.reshape((len(smooth), *self._shape(self.apart), self.states, self.steps, -1))
+        states = self._hidden(shares[self.name])
+        left = self._hidden(shares[self.name + FROM]) if self.name + FROM in shares else None
+
+        def law(mark: Mark) -> Tensor:
+            first = states[..., 0, :]
+            if left is None:
+                return first
+            weight = first.sum(-2, keepdim=True)
+            return left[..., 0, :] * (weight if mark is None else weight * mark[..., 0, :].unsqueeze(-2))
 
         def pairs(mark: Mark, steps: slice | Tensor) -> Tensor:
-            right = smooth if mark is None else smooth * mark.unsqueeze(-3)
-            return torch.einsum("...itr,...jtr->...ij" if self.steady else "...itr,...jtr->...tij", smooth, right)
+            right = states if mark is None else states * mark.unsqueeze(-3)
+            before = states if left is None else left
+            return torch.einsum("...itr,...jtr->...ij" if self.steady else "...itr,...jtr->...tij", before, right)
 
         nothing = [None] * len(self.parts)
-        return self._sums(lambda _: smooth[..., 0, :], pairs, smooth, nothing, nothing, WHOLE)
+        return self._sums(law, pairs, states, nothing, nothing, WHOLE)
+
+    def _hidden(self, shares: Tensor) -> Tensor:
+        """Shares of hidden states as the recursion has them: (starts, apart), states, steps, rows."""
+        shares = align(shares, (TIME, *self.outside, STATE), (*self.apart, STATE, TIME, *self.rows))
+        return shares.reshape((len(shares), *self._shape(self.apart), self.states, self.steps, -1))
 
     def _sums(
         self,
@@ -189,6 +206,13 @@ class Chain(Line):
     def draws(self, natural: Sequence[Any], n: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Paths, drawn by filtering forwards and sampling backwards."""
         return self._by_site(paths.draw_paths(self._laid(natural), n, generator), 0)
+
+    def path(self, natural: Sequence[Any], generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """The best path of hidden states, or a drawn one, from the state before the first step on.
+
+        It ends where the last is seen. Returns its log-density together with the data, shape outside, and the path.
+        """
+        return paths.entered_path(self._laid(natural), self._mark(self.transitions[0], WHOLE), generator)
 
     def _laid(self, natural: Sequence[Any]) -> paths.Laid:
         """Everything of one start."""

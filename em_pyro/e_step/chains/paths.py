@@ -88,21 +88,34 @@ def entropy(laid: Laid, counted: Tensor | None = None) -> Tensor:
     return laid.by_row(total.squeeze(0)[..., None, :, None])[..., 0, 0]
 
 
-def best_paths(laid: Laid) -> tuple[Tensor, Tensor]:
+def best_paths(laid: Laid, counted: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Viterbi.
+
+    Args:
+        laid: the chain.
+        counted: steps into which transitions count, `(apart, T, rows)`; None is all.
 
     Returns:
         Log-probabilities of the best paths together with the data, shape (outside), and the paths, (outside) + `(T,)`.
 
     References: Rabiner (1989), section III B.
     """
+    best, steps = _best(laid, counted)
+    return laid.by_row(best[..., None, :, None])[..., 0, 0], laid.by_row(steps.unsqueeze(-1)).squeeze(-1)
+
+
+def _best(laid: Laid, counted: Tensor | None) -> tuple[Tensor, Tensor]:
+    """As `best_paths`, `(apart, rows)` and `(apart, T, rows)`."""
     seen, score = laid.seen.movedim(-2, 0), laid.start
     if laid.entered:
         score = (score.unsqueeze(-2) + laid.into(0).unsqueeze(-1)).amax(-3)
     score = score + seen[0]  # (apart, K, rows)
     origins = []
     for t in range(1, laid.steps):
-        score, origin = (score.unsqueeze(-2) + laid.into(t).unsqueeze(-1)).max(-3)
+        step = score.unsqueeze(-2) + laid.into(t).unsqueeze(-1)
+        if counted is not None:
+            step = torch.where(counted[..., t, :][..., None, None, :] > 0, step, score.unsqueeze(-2))
+        score, origin = step.max(-3)
         score = score + seen[t]
         origins.append(origin)
     best, state = score.max(-2)
@@ -110,12 +123,16 @@ def best_paths(laid: Laid) -> tuple[Tensor, Tensor]:
     for origin in reversed(origins):
         state = origin.gather(-2, state.unsqueeze(-2)).squeeze(-2)
         path.append(state)
-    steps = torch.stack(path[::-1], -2)  # (apart, T, rows)
-    return laid.by_row(best[..., None, :, None])[..., 0, 0], laid.by_row(steps.unsqueeze(-1)).squeeze(-1)
+    return best, torch.stack(path[::-1], -2)
 
 
 def draw_paths(laid: Laid, n: int, generator: torch.Generator) -> Tensor:
     """Draw `n` paths, filtering forwards once and sampling backwards: shape `(n,)` + (outside) + `(T,)`."""
+    return laid.by_row(_drawn(laid, n, generator).unsqueeze(-1), before=1).squeeze(-1)
+
+
+def _drawn(laid: Laid, n: int, generator: torch.Generator) -> Tensor:
+    """As `draw_paths`, `(n, apart, T, rows)`."""
     filtered = laid.found.log_filtered().squeeze(0)  # (apart, K, T, rows)
 
     def few(n: int) -> Tensor:
@@ -129,5 +146,34 @@ def draw_paths(laid: Laid, n: int, generator: torch.Generator) -> Tensor:
             path.append(state)
         return torch.stack(path[::-1], -2)  # (n, apart, T, rows)
 
-    steps = torch.cat([few(part) for part in portions(n, [filtered[..., 0, :].numel()])])
-    return laid.by_row(steps.unsqueeze(-1), before=1).squeeze(-1)
+    return torch.cat([few(part) for part in portions(n, [filtered[..., 0, :].numel()])])
+
+
+def entered_path(laid: Laid, counted: Tensor | None, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    """One path of every row, from the state before its first step on: the best one, or one drawn by `generator`.
+
+    Args:
+        laid: an entered chain.
+        counted: steps into which transitions count, `(apart, T, rows)`: up to the last at which something is seen. None
+            is all. States at the others are as good as any.
+        generator: None is the best path.
+
+    Returns:
+        Log-probabilities of the paths together with the data, shape (outside), and the paths, (outside) + `(1 + T,)`.
+    """
+    steps = _best(laid, counted)[1] if generator is None else _drawn(laid, 1, generator).squeeze(0)
+    entering = laid.start + _arriving(laid, 0, steps)
+    first = entering.argmax(-2) if generator is None else drawn(entering.unsqueeze(0), 1, -2, generator).squeeze(0)
+    path = torch.cat([first.unsqueeze(-2), steps], -2)
+    moves = [entering, *(_arriving(laid, t, steps) for t in range(1, laid.steps))]  # from every state
+    moved = torch.stack(moves, -2).gather(-3, path[..., :-1, :].unsqueeze(-3)).squeeze(-3)
+    moved = moved if counted is None else torch.where(counted > 0, moved, 0.0)
+    total = (moved + laid.seen.gather(-3, steps.unsqueeze(-3)).squeeze(-3)).sum(-2)
+    return laid.by_row(total[..., None, :, None])[..., 0, 0], laid.by_row(path.unsqueeze(-1)).squeeze(-1)
+
+
+def _arriving(laid: Laid, t: int, steps: Tensor) -> Tensor:
+    """Log-transitions from every state into that of step `t`, `(apart, K, rows)`."""
+    matrices = laid.into(t)
+    state = steps[..., t, :].unsqueeze(-2)
+    return matrices.gather(-1, state.expand(*matrices.shape[:-1], state.shape[-1]))

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
+from ...e_step.chains.chain import Chain
 from ...e_step.engine import Engine
 from ...e_step.shares import Shares
-from ...e_step.whole import compiled_factors, log_factors
+from ...e_step.whole import based, compiled_factors, log_factors
 from ...errors import PlanError
 from ...posterior.inside import Inside
 from ...posterior.joint import Joint
 from ...program.named import Named
+from ...program.unroll import FROM
 from ...reading.bound import Bound
 from ..starting.starts import weights_of
 
@@ -24,7 +28,8 @@ class Assigned:
     """Every latent in one state.
 
     Attributes:
-        states: indices by latent, of its plates.
+        states: indices by latent, of its plates; of a site with states inside, of its plates and of all steps, the
+            state before the first one included.
         shares: what statistics are taken under.
         log_joint: of the data and these states together, row weights counted.
         empty: states of latents of rows in which no row is.
@@ -48,13 +53,11 @@ def check_assignable(engine: Engine) -> None:
     """
     if engine.recognition.latents is not None:
         name = min(engine.program.integrated)
-        raise PlanError(f'e_step: expected discrete latents, got "{name}", continuous and integrated. Use "soft".')
-    if engine.inner:
         raise PlanError(
-            f'e_step: expected latents that are sites, got site "{min(engine.inner)}" with states inside, of which the '
-            f'one before the first step is never seen. Write the chain as a pyro.markov loop, or use "soft".'
+            f'e_step: expected discrete latents, got "{name}", continuous and integrated, which has no state to be in. '
+            f'Use "soft", or continuous={{"{name}": "maximise"}}: its values are parameters then.'
         )
-    if not engine.program.latents:
+    if not engine.program.latents and not engine.inner:
         raise PlanError('e_step: expected a program with discrete latents, got one without. Use "soft".')
 
 
@@ -69,17 +72,36 @@ def assigned(engine: Engine, bound: Bound, generator: torch.Generator | None = N
     """
     joint = Joint(engine, log_factors(engine, bound))
     inside = Inside(engine, bound, joint)
+    replays = engine.replays(engine.moved(bound))
+    paths = {site: _chain(engine, site).path(unit.natural(bound, None, replays), generator)
+             for site, unit in engine.inner.items()}  # fmt: skip
+    values = {site: based(engine.inner[site], site, Named(score, engine.joined[site].names))
+              for site, (score, _) in paths.items()}  # fmt: skip
     if generator is None:
         scores, found = inside.modes()
-        chosen = joint.choices(scores, largest=True).best()
+        chosen = joint.choices({**scores, **values}, largest=True).best()
     else:
         found = inside.draws(1, generator)
         chosen = joint.choices({}, largest=False).draws(1, generator)
+    found |= {site: path.unsqueeze(0) for site, (_, path) in paths.items()}
     states = {name: index.squeeze(0) for name, index in {**chosen, **inside.chosen(found, chosen)}.items()}
     weights = weights_of(engine, {name: _one_hot(engine, name, states[name]) for name in engine.program.latents})
-    values = {**compiled_factors(engine, bound), **engine.replays(engine.moved(bound))}
+    values = {**compiled_factors(engine, bound), **replays, **values}
     log_joint = sum(_total(weights[name], values[name]) for name in engine.factors)
+    for site, (_, path) in paths.items():
+        weights |= _hidden(_chain(engine, site), path, weights[site])
     return Assigned(states, Shares(weights), float(log_joint), _empty(engine, {n: states[n] for n in joint.free}))
+
+
+def _chain(engine: Engine, site: str) -> Chain:
+    """The unit of a site with states inside."""
+    return cast(Chain, engine.inner[site])
+
+
+def _hidden(chain: Chain, path: Tensor, weight: Tensor) -> dict[str, Tensor]:
+    """Shares of hidden states on one path of every row, weights of rows counted, and of those that each step leaves."""
+    every = one_hot(path, chain.states).double().movedim(-2, 0).unsqueeze(0)  # (1, 1 + T) + outside + (K,)
+    return {chain.name: every[:, 1:] * weight.unsqueeze(1).unsqueeze(-1), chain.name + FROM: every[:, :-1]}
 
 
 def _total(weight: Tensor, value: Named) -> Tensor:
