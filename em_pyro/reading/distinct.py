@@ -50,7 +50,9 @@ def find(program: Program, recognition: Recognition) -> tuple[Distinct | None, s
     if rows < ENOUGH:
         return None, ""
     sites = {n: s for n, s in recognition.runs[0].items() if plate in s.plates}
-    open_sites = [n for n, s in sites.items() if n not in recognition.readings and s.role != "prior"]
+    if own := [n for n, s in sites.items() if s.role == "prior"]:
+        return None, f'not merged: every row has a value of "{own[0]}" of its own'
+    open_sites = [n for n in sites if n not in recognition.readings]
     if open_sites:
         return None, f'not merged: site "{open_sites[0]}" is replayed'
     columns = _columns(program, recognition, sites, plate)

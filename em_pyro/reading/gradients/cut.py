@@ -6,12 +6,12 @@ from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
-from ..program.marks import tensors_of
-from ..program.named import Params
-from ..program.program import Program
-from ..program.site import Site
-from ..program.unroll import unroll
-from .match import same
+from ...program.marks import tensors_of
+from ...program.named import Params
+from ...program.program import Program
+from ...program.site import Site
+from ...program.unroll import unroll
+from ..match import same
 
 
 def cut_off(

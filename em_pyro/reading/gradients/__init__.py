@@ -1,0 +1,1 @@
+"""What gradients say of the sites: whether arguments have those of their maps, and which parameters they miss."""
