@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 from pyro.distributions import constraints as pyro_constraints
+from pyro.ops.gaussian import AffineNormal, Gaussian
 from torch import Tensor
-from torch.distributions import Distribution, constraints, transform_to
+from torch.distributions import Distribution, Transform, constraints, transform_to
 
 from .devices import seeded
 from .named import SLICE, unexpand
@@ -268,13 +269,16 @@ def _usable(key: str, tensor: Tensor) -> int:
     return int(torch.count_nonzero(usable if real else usable & (tensor != 0)))
 
 
-def arguments_of(fn: Distribution, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+MADE_OF = (Distribution, Transform, Gaussian, AffineNormal)
+"""Of what a distribution may be made, beside tensors."""
+
+
+def arguments_of(fn: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     """Yield every floating tensor inside a distribution, by its place there."""
     for key, value in vars(fn).items():
-        if isinstance(value, Distribution):
-            yield from arguments_of(value, f"{prefix}{key}.")
-            continue
         parts: Sequence[Any] = value if isinstance(value, (list, tuple)) else [value]
-        for part in parts:
-            if isinstance(part, Tensor) and part.is_floating_point():
+        for part in parts if key != "_cached_x_y" else ():
+            if isinstance(part, MADE_OF):
+                yield from arguments_of(part, f"{prefix}{key}.")
+            elif isinstance(part, Tensor) and part.is_floating_point():
                 yield f"{prefix}{key}", part
