@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from pyro.ops.provenance import ProvenanceTensor, extract_provenance, track_provenance
 from torch import Tensor
-from torch.distributions import Distribution, transform_to
+from torch.distributions import transform_to
 
-from .changes.lost import arguments_of
+from .changes.lost import MADE_OF, arguments_of
 from .named import Params, unexpand
 from .program import Program
 from .site import Site
@@ -68,8 +68,10 @@ def marks_of(*values: Any) -> Marks:
     """Return the latents on which any tensor in some values, or inside some distributions, depends."""
     found = set[str]()
     for value in values:
-        if isinstance(value, Distribution):
+        if isinstance(value, MADE_OF):
             found |= marks_of(*vars(value).values())
+        elif type(value) in (list, tuple) and any(isinstance(part, MADE_OF) for part in value):
+            found |= marks_of(*value)
         else:
             _plain(value, found)
     return frozenset(found)

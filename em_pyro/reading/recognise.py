@@ -35,6 +35,8 @@ from .reading import Reading, Recognition, Refusal, Unrecognised
 from .shapes import with_shapes
 
 REPLAYS = 10
+_LOOP = " (its states are summed out in its own density: as a loop of normal sites they have laws, and closed forms)"
+INSTEAD = {"GaussianHMM": _LOOP, "GaussianMRF": _LOOP}
 
 Probe = tuple[dict[str, Tensor], dict[str, Site]]
 """Values of all parameters, and the program there."""
@@ -146,7 +148,8 @@ def read_site(name: str, runs: Sequence[Site], atoms: Atoms) -> Reading:
     inner = [unwrap(run.fn) for run in runs]
     family = family_of(inner[0].base)
     if family is None:
-        raise Unrecognised(f"{type(inner[0].base).__name__} has no registered family")
+        kind = type(inner[0].base).__name__
+        raise Unrecognised(f"{kind} has no registered family{INSTEAD.get(kind, '')}")
     if any(not same(run.value, site.value) for run in runs[1:]):
         raise Unrecognised("the value of the site depends on a parameter")
     family, args = narrowest(family, [i.base for i in inner])

@@ -255,7 +255,7 @@ def sum_seen(x: Tensor) -> None:
 
 WHOLE: Mapping[str, tuple[Callable[[Tensor], None], str]] = {
     "weights of a part": (weighted, r'^Site "x": expected the same poutine.scale as site "z"'),
-    "a choice of latents": (chosen, r'^Site "x": expected .* in all states of the discrete latent "c" alike'),
+    "a choice of latents": (chosen, r'^Site "x": expected .* discrete latent "c" alike.*"maximise"'),
     "a switching system": (switching, r"^The model: expected at most 4,096 joint states .*, got 16,384 \(s_"),
     "pyro.factor": (factored, r'^Site "bend": expected Normal, MultivariateNormal or Delta .*, got Unit'),
     "a latent of all rows": (joined, r'^Plate "rows": expected continuous latents that hang together within'),

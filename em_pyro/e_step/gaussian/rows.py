@@ -105,7 +105,9 @@ def layout_of(made: Bilinear, states: Mapping[str, int], *, joint: bool) -> Layo
         if d in taken:
             raise ModelError(
                 f'Site "{made.site.name}": expected continuous latents that enter in all states of the discrete latent '
-                f'"{made.names[d]}" alike, got others in each. Multiply by a parameter that depends on the state.'
+                f'"{made.names[d]}" alike, got others in each: all choices together would have a law each. Multiply by '
+                f"a parameter that depends on the state; or let the latent be a parameter with a prior, whose scale is "
+                f'known: EM(continuous={{"name": "maximise"}}).'
             )
     last = len(made.shape) - 1
     if joint:

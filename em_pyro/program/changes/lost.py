@@ -7,11 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from pyro.ops.gaussian import AffineNormal, Gaussian
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Transform
 
 from ..named import unexpand
 from ..site import Site
+
+MADE_OF = (Distribution, Transform, Gaussian, AffineNormal)
+"""Of what a distribution may be made, beside tensors."""
 
 TOGETHER = 10_000  # entries of an argument up to which it is looked at together with others
 
@@ -85,13 +89,12 @@ def _may_be_zero(key: Key) -> bool:
     return key[1].endswith(("loc", "logits", "_param"))
 
 
-def arguments_of(fn: Distribution, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def arguments_of(fn: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     """Yield every floating tensor inside a distribution, by its place there."""
     for key, value in vars(fn).items():
-        if isinstance(value, Distribution):
-            yield from arguments_of(value, f"{prefix}{key}.")
-            continue
         parts: Sequence[Any] = value if isinstance(value, (list, tuple)) else [value]
-        for part in parts:
-            if isinstance(part, Tensor) and part.is_floating_point():
+        for part in parts if key != "_cached_x_y" else ():
+            if isinstance(part, MADE_OF):
+                yield from arguments_of(part, f"{prefix}{key}.")
+            elif isinstance(part, Tensor) and part.is_floating_point():
                 yield f"{prefix}{key}", part
