@@ -95,6 +95,14 @@ def test_equal_values_may_have_one(name: str) -> None:
     assert abs(float(fit.params["a"]) - expected) < 1e-5
 
 
+@pytest.mark.parametrize("zeros", [5, 20])
+def test_an_atom_is_no_spike(zeros: int) -> None:
+    """Counts with more zeros than a Poisson law has: their law has an atom, whatever its parameters are."""
+    y = torch.cat([torch.zeros(zeros), torch.tensor([1.0, 2, 2, 3, 4, 5, 3, 2])]).double()
+    fit = fitted(lambda: dist.ZeroInflatedPoisson(number("a", 2.0), gate=unit("q")), y)
+    assert fit.converged
+
+
 def test_a_component_that_loses_its_slope_is_no_maximum() -> None:
     """Of a mixture: torch has no slope of a narrow density at rows far from it, and what has none is named."""
     y = torch.cat([HALF, torch.linspace(0.05, 0.95, 30).double()])

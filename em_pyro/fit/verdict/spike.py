@@ -44,7 +44,9 @@ class Shapes:
                 values = site.value.detach().double()[seen_values(site)]
                 if values.numel():
                     size = float(values.abs().max()) or 1.0
-                    found[name] = SHARP * size if _are_equal(site) else DEGENERATE * float(unit(values))
+                    length = SHARP * size if _are_equal(site) else DEGENERATE * float(unit(values))
+                    if not _is_narrower(site, length):  # else it has atoms, whatever its parameters are
+                        found[name] = length
         return found
 
     def collapsed(self, params: Params) -> str:
@@ -73,7 +75,8 @@ class Shapes:
         """
         recognition = self.engine.full.recognition
         for name, site in recognition.runs[0].items():
-            if _support(site) is not None and _are_equal(site):
+            atoms = width(site) is None and site.fn.event_dim == 0 and name not in self.lengths  # type: ignore[attr-defined]
+            if _support(site) is not None and not atoms and _are_equal(site):
                 if not names or not recognition.reaches.get(name, frozenset()).isdisjoint(names):
                     return name
         return ""
