@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 
 from ..fit.certificate import certify
+from ..fit.endings import BAD
 from ..fit.notes import not_fitted
 from ..fit.path import Path
 from ..fit.problem import Problem
@@ -41,6 +42,8 @@ def answer(problem: Problem, paths: Sequence[Path], *, tol: float, measure: bool
     rounding = 0.0
     if measure and soft and best.outcome in LOOKED_AT:
         best, rounding = confirmed(problem, best, tol)
+        if others := _others(paths, reached[0], best):
+            return answer(problem, others, tol=tol)
     if measure and soft:
         best, evidence = _measured(problem, best, params, evidence, rounding)
     ends = [best if i == reached[0] else path for i, path in enumerate(paths)]
@@ -73,7 +76,31 @@ def confirmed(problem: Problem, path: Path, tol: float) -> tuple[Path, float]:
     seen = certify(problem, path.params, settled=path.converged)
     path = path._replace(notes=(*path.notes, *seen.notes))
     doubt = seen.doubt(path.level, tol) if path.converged and tol > 0 else ""
+    if path.converged and (why := _draws_together(problem, path, seen.ends, doubt)):
+        return path.ended("degenerate", why), 0.0
     return path.doubted(doubt) if doubt else path, _digits(problem, seen.endless)
+
+
+def _draws_together(problem: Problem, path: Path, ends: frozenset[str], doubt: str) -> str:
+    """Say which density draws together onto a value, so that the likelihood has no bound; empty if none does.
+
+    Args:
+        problem: the program.
+        path: to the end that is looked at.
+        ends: parameters at a boundary, or on their way to infinity.
+        doubt: why it is no maximum, if it is none.
+    """
+    shapes = problem.scales.shapes
+    why = shapes.collapsed(path.params)
+    if not why and (doubt or ends) and (name := shapes.of_equal_values(() if doubt else ends)):
+        why = f'site "{name}": all rows have one value, onto which its density draws together; give it a prior'
+    return "; ".join(filter(None, (why, doubt))) if why else ""
+
+
+def _others(paths: Sequence[Path], at: int, ended: Path) -> list[Path]:
+    """All ends, if that which seemed the best is none and others are left that may be; else nothing."""
+    ends = [ended if i == at else path for i, path in enumerate(paths)]
+    return ends if ended.outcome in BAD and any(path.outcome not in BAD for path in ends) else []
 
 
 def _measured(problem: Problem, path: Path, params: Params, evidence: float, rounding: float) -> tuple[Path, float]:

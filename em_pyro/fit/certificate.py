@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,9 +13,11 @@ from ..e_step.expectation import Expectation
 from ..program.named import Params, batched
 from .problem import Problem
 from .verdict.around import Around, Entry, named
+from .verdict.digits import noise
 from .verdict.edges import edge_notes, snapped
 from .verdict.ground import Ground
 from .verdict.infinity import running
+from .verdict.kinks import higher_elsewhere, kinks
 from .verdict.krylov import PRODUCTS, glimpse
 from .verdict.peak import SUSPECT, peak
 from .verdict.spreads import at_rest, at_zero, lifted
@@ -31,8 +33,6 @@ PROMISED = 10.0  # times the tolerance: a gain by the slope that is none of a ma
 ROUNDING = 1e-8  # relative to 1 + |objective|: a promise that is not put to the test
 TRIALS = tuple(0.1**k for k in range(10))  # of the step that the slope promises most for: next to no information
 BESIDE = tuple(0.1**k for k in range(1, 7))  # standard errors given complete data: how far neighbours are
-LAST = 8 * torch.finfo(torch.float64).eps  # of a parameter, relative: its last digits
-NEIGHBOURS, FEW = 8, 2  # at which it is asked what these are worth; where evaluations are dear
 
 
 @dataclass(frozen=True)
@@ -42,26 +42,53 @@ class Findings:
     Attributes:
         gain: nats that the slope promises to a step by the information in complete data.
         notes: what is at a boundary, runs to infinity, or is not identified; or that this was not looked at.
-        noise: nats by which the last digits of the parameters move the objective.
+        along: the entries whose slope is steepest.
+        noise: nats by which the last digits of the parameters move the objective, and of which entries.
         higher: nats by which it is higher a small part of a standard error away, and where.
+        plateau: nats by which it is higher at another value of an entry that has no slope, and where.
+        undefined: the entries by which the objective has no finite slope.
+        kinks: the entries at which the slope jumps, so that it vanishes nowhere near.
         endless: the largest of the positive numbers that run to infinity; zero if none does.
+        ends: the parameters with an entry at a boundary, or on its way to infinity.
     """
 
     gain: float
     notes: tuple[str, ...]
-    noise: float = 0.0
+    along: str = ""
+    noise: tuple[float, str] = (0.0, "")
     higher: tuple[float, str] = (0.0, "")
+    plateau: tuple[float, str] = (0.0, "")
+    undefined: str = ""
+    kinks: str = ""
     endless: float = 0.0
+    ends: frozenset[str] = frozenset()
 
     def doubt(self, objective: float, tol: float) -> str:
         """Say why this is no maximum at a tolerance: the slope, or an objective without digits; empty if it is one."""
         allowed = max(PROMISED * tol, ROUNDING) * (1 + abs(objective))
-        if self.gain > allowed:
-            return f"the slope is not zero: it promises {self.gain:.3g} nats to the next step"
-        if self.noise > allowed:
+        if self.undefined:
             return (
-                f"the objective has lost its digits: the last ones of the parameters move it by {self.noise:.3g} nats, "
-                f"so one of them may run to infinity; give it a prior, or bounds"
+                f"torch has no finite slope of the objective at {self.undefined}, so nothing tells a maximum; give "
+                f"them a prior or bounds, or keep their functions in the model differentiable there (xlogy, where)"
+            )
+        if self.gain > allowed:
+            return f"the slope is not zero: it promises {self.gain:.3g} nats to the next step, along {self.along}"
+        if self.noise[0] > allowed:
+            nats, where = self.noise
+            return (
+                f"the objective has lost its digits: the last ones of {where} move it by {nats:.3g} nats, so that it "
+                f"runs to infinity, or to where the density is rounding; give it a prior, or bounds"
+            )
+        if self.kinks:
+            return (
+                f"the slope jumps at {self.kinks}, a kink: it vanishes nowhere near, so that no slope tells a maximum, "
+                f"and standard errors have no meaning there"
+            )
+        if self.plateau[0] > allowed:
+            nats, where = self.plateau
+            return (
+                f"the objective is level here and {nats:.3g} nats higher at {where}: no slope leads away from a "
+                f"plateau, so start elsewhere"
             )
         if self.higher[0] > allowed:
             nats, where = self.higher
@@ -89,7 +116,7 @@ def certify(problem: Problem, params: Params, *, settled: bool = True) -> Findin
     ground = Ground(problem, around)
     found = problem.expect(problem.bind(batched(values)))
     level = float(found.log_evidence + problem.log_prior(problem.bind(batched(values))))
-    notes, unseen, endless = list[str](), _unseen(problem, around), 0.0
+    notes, unseen, endless, off = list[str](), _unseen(problem, around), 0.0, frozenset[str]()
     if not unseen:
         ground, put_there = snapped(ground, level)
         if put_there:
@@ -100,17 +127,40 @@ def certify(problem: Problem, params: Params, *, settled: bool = True) -> Findin
         information, unseen = None, "torch has no second derivatives of Q here"
     zero = at_zero(ground, level, closely=closely)
     notes += edge_notes(ground, zero)
+    edges = frozenset(name for name, _ in (*ground.around.edges(), *zero))
     if information is not None and not bool(torch.isfinite(information).all()):
         information = None
     if information is not None and not unseen and ground.around.size:
-        told, endless = _told(ground, level, found, information, zero, settled=settled)
+        told, endless, off = _told(ground, level, found, information, zero, settled=settled)
         notes += told
-    if not settled:
-        return Findings(0.0, tuple(notes), endless=endless)
-    if unseen:
+    if unseen and settled:
         notes.append(f"identification was not looked at: {unseen}")
-    higher = _beside(ground, level, information)
-    return Findings(_gain(ground, level, found, information), tuple(notes), _noise(ground, unseen), higher, endless)
+    findings = Findings(0.0, tuple(notes), endless=endless, ends=edges | off)
+    return _judged(findings, ground, level, found, information, unseen) if settled else findings
+
+
+def _judged(
+    findings: Findings, ground: Ground, level: float, found: Expectation, information: Tensor | None, unseen: str
+) -> Findings:
+    """Add what speaks against a maximum: slopes, digits, kinks, plateaus, and what is higher beside."""
+    slope = ground.slope_of_q(found, torch.zeros(1, ground.around.size, dtype=torch.float64))[0]
+    bad = [one for one, steep in zip(ground.around.entries, slope.tolist(), strict=True) if not math.isfinite(steep)]
+    findings = replace(
+        findings,
+        gain=_gain(ground, level, found, slope, information),
+        along=_steepest(ground, slope),
+        undefined=named(bad),
+    )
+    if ground.problem.slack <= SINGLE_SLACK:
+        findings = replace(findings, noise=noise(ground, ROUNDING * (1 + abs(level)), few=unseen != ""))
+    if not ground.problem.engine.moving:  # families have their digits, and no kinks
+        return findings
+    return replace(
+        findings,
+        higher=_beside(ground, level, information),
+        plateau=higher_elsewhere(ground, level, slope),
+        kinks=named(kinks(ground, information)) if not unseen else "",
+    )
 
 
 def _unseen(problem: Problem, around: Around) -> str:
@@ -134,10 +184,8 @@ def _entries(problem: Problem) -> int:
 # ---- the slope ----
 
 
-def _gain(ground: Ground, level: float, found: Expectation, information: Tensor | None) -> float:
+def _gain(ground: Ground, level: float, found: Expectation, slope: Tensor, information: Tensor | None) -> float:
     """What the slope promises to a step; and no more than such steps gain: a slope may be nothing but rounding."""
-    here = torch.zeros(1, ground.around.size, dtype=torch.float64)
-    slope = ground.slope_of_q(found, here)[0]
     if not len(slope) or not bool(torch.isfinite(slope).all()):
         return 0.0
     step = _along(ground, found, slope) if information is None else _newton(information, slope)
@@ -148,25 +196,12 @@ def _gain(ground: Ground, level: float, found: Expectation, information: Tensor 
     return min(promised, max(float(reached.max()), 0.0))
 
 
-def _noise(ground: Ground, unseen: str) -> float:
-    """Return by how much the objective differs at neighbours, parameters of which the last digits differ."""
-    around, many = ground.around, FEW if unseen else NEIGHBOURS
-    if not around.size or ground.problem.slack > SINGLE_SLACK:
-        return 0.0
-    generator = torch.Generator().manual_seed(0)
-    nudges = torch.randn((1 + many, around.size), generator=generator, dtype=torch.float64)
-    nudges[0] = 0.0
-    heights = ground.heights(LAST * around.sizes * nudges)
-    heights = heights[torch.isfinite(heights)]
-    return float(heights.max() - heights.min()) if len(heights) else 0.0
-
-
 def _beside(ground: Ground, level: float, information: Tensor | None) -> tuple[float, str]:
     """Return by how much the objective is higher beside, and along which entry; no maximum has such neighbours.
 
     The slope is zero on the steps of a density that is the rounding of something else, and at an inflection.
     """
-    if information is None or not ground.problem.engine.moving:  # families have their digits
+    if information is None:
         return 0.0, ""
     size = information.diagonal().abs()
     each = torch.diag(torch.where(size > 0, size.clamp(min=1e-300).rsqrt(), 0.0))
@@ -185,13 +220,19 @@ def _newton(information: Tensor, slope: Tensor) -> Tensor:
     return unit * (vectors @ ((slope * unit) @ vectors / values.abs().clamp(min=1e-10)))
 
 
+def _steepest(ground: Ground, slope: Tensor) -> str:
+    """Name the entries with most slope, each in its own size."""
+    steep = (slope * ground.around.sizes).abs().nan_to_num(nan=0.0)
+    return named([ground.around.entries[k] for k in steep.argsort(descending=True)[:2].tolist()])
+
+
 def _along(ground: Ground, found: Expectation, slope: Tensor) -> Tensor:
-    """The step to the top of `Q` along its slope, which gains no more than one to its maximum."""
+    """The step to the top of `Q` along its slope, which gains no more than one to its maximum; where no top is, one."""
     steep = slope.norm().clamp(min=1e-300)
     little = 1e-4 * slope / steep
     bend = ground.slope_of_q(found, -little.unsqueeze(0))[0] - ground.slope_of_q(found, little.unsqueeze(0))[0]
     curved = float(bend @ slope) / 2e-4 / float(steep)
-    return slope / curved if curved > 0 else torch.zeros_like(slope)
+    return slope / curved if curved > 0 else slope / steep
 
 
 # ---- infinity, and what is not identified ----
@@ -199,8 +240,12 @@ def _along(ground: Ground, found: Expectation, slope: Tensor) -> Tensor:
 
 def _told(
     ground: Ground, level: float, found: Expectation, information: Tensor, zero: Sequence[Entry], *, settled: bool
-) -> tuple[list[str], float]:
-    """Say what runs to infinity, how far it has come, and along what the objective is flat beside what is `zero`."""
+) -> tuple[list[str], float, frozenset[str]]:
+    """Say what runs to infinity, how far it has come, and along what the objective is flat beside what is `zero`.
+
+    Returns:
+        Notes; the largest of the positive numbers that run to infinity; and the parameters that run off.
+    """
     still, notes = at_rest(ground.around, zero), list[str]()
     off = {entry: to for entry, to in running(ground, level, information).items() if entry not in still}
     for where in dict.fromkeys(off.values()):
@@ -212,7 +257,7 @@ def _told(
         notes += [] if curved is None else _flat(ground, found, curved, aside)
     domains, params = ground.around.domains, ground.around.params
     far = (float(params[n][at]) for (n, at), to in off.items() if to == "infinity" and domains[n] == "positive")
-    return notes, max(far, default=0.0)
+    return notes, max(far, default=0.0), frozenset(name for name, _ in off)
 
 
 def _beside_zero(

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..e_step.expectation import Expectation
 from ..errors import ObjectiveError
 from ..families.charts import domain_of
+from ..m_step.ascent.ascend import has_run_off
 from ..m_step.pooling import PriorUnbounded
 from ..posterior.possible import is_possible
 from ..program.named import Batch, only
@@ -65,6 +66,8 @@ def lost(problem: Problem, path: Path, move: Move, seen: Look) -> Ending | None:
         why = problem.fault(move.found, path.here)
         if isinstance(why, ObjectiveError):
             where = _collapsing(problem, move.found, path.here) if path.before else ""
+            if not where and path.before and has_run_off(why):
+                where = str(why)
             if not where:
                 raise why
             return "degenerate", where

@@ -19,18 +19,15 @@ from ..program.masks import seen_values
 from ..program.named import Params, unraveled
 from ..program.site import Site
 from ..reading.bound import Bound
-from .verdict.narrow import lengths, width
+from .verdict.narrow import DEGENERATE, lengths, unit, width
+from .verdict.spike import Shapes
 
-DEGENERATE = 1e-6  # of the pooled scale
 SPIKE = 1e10  # concentration at which all values are one
 BLURRED = 1e-4  # of the pooled scale: of a column that loses digits beside others
 TORN = 1e-5  # of the pooled scale: of a column in which rounding is seen, so that another step has another root
 COLLINEAR = " is nearly a combination of the columns before it (collinear columns); leave one out, or take differences"
 POOLED = 10_000  # rows that are enough to know a spread by
-CLOSE, WIDE = 0.01, 40.0  # of the gaps between neighbours; so many, times the rows, are the width of a lone cluster
-SORTED = 1_000  # rows that are enough to know the gaps between neighbours by
 GROWING = ("itself", "exp", "softplus", "square", "sqrt", "covariance")  # charts under which a scale grows
-TIES = 1e-14  # of the size of values: nearer ones are equal
 
 
 @dataclass(frozen=True)
@@ -134,7 +131,7 @@ class Scales:
     def spreads(self) -> frozenset[str]:
         """Parameters that are scales, or roots of covariances, of sites that Gaussian latents enter."""
         found, bank = set[str](), self.engine.recognition.bank
-        for factor in (factor for unit in self.engine.units if unit.continuous for factor in unit.factors):
+        for factor in (factor for one in self.engine.units if one.continuous for factor in one.factors):
             for key in ("scale", "scale_tril"):
                 if key in factor.roles and factor.roles[key].affine is None:
                     segments = bank.touched(factor.roles[key], factor.family.roles[key].domain)
@@ -175,7 +172,7 @@ class Scales:
             if scale is None or not self._varies(name):
                 continue
             prior = start[name].role == "prior"
-            found[name] = float(scale.min()) if prior else float(_unit(_seen_lengths(start[name])))
+            found[name] = float(scale.min()) if prior else float(unit(_seen_lengths(start[name])))
         return found
 
     def _varies(self, name: str) -> bool:
@@ -185,16 +182,22 @@ class Scales:
 
     def replay_collapsed(self, params: Params) -> str:
         """Say the same of sites that are replayed, and of priors whose scale is a parameter: the model is run."""
-        if not self.replayed:
+        moving = [name for name in self.shapes.lengths if name in self.engine.moving]
+        if not self.replayed and not moving:
             return ""
         with torch.no_grad():
             sites = self.engine.program.run(params)
-        for name, unit in self.replayed.items():
+        for name, length in self.replayed.items():
             scale = width(sites[name])
-            if scale is not None and bool((scale < DEGENERATE * unit).any()):
+            if scale is not None and bool((scale < DEGENERATE * length).any()):
                 kind = "prior" if sites[name].role == "prior" else "site"
                 return f'{kind} "{name}": its scale collapsed'
-        return ""
+        return self.shapes.spiked(sites, moving)
+
+    @cached_property
+    def shapes(self) -> Shapes:
+        """Observed sites whose laws have no scale."""
+        return Shapes(self.engine)
 
 
 def _seen_lengths(site: Site) -> Tensor:
@@ -245,7 +248,7 @@ def pooled_scale(members: Sequence[SiteFactor], samples: Mapping[str, Tensor] | 
     Of values that do not vary it is their size (or one). `members` are sites of one function: the steps of a loop;
     `samples` has values of those that do not hold all of theirs.
     """
-    return _unit(pooled_values(members, samples))
+    return unit(pooled_values(members, samples))
 
 
 def pooled_values(members: Sequence[SiteFactor], samples: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -258,33 +261,6 @@ def pooled_values(members: Sequence[SiteFactor], samples: Mapping[str, Tensor] |
     if family.location is None and "loc" in family.roles:  # the scale of a logarithm
         values = values.clamp(min=0).log()
     return torch.where(torch.isfinite(values), values, torch.nan)
-
-
-def _unit(values: Tensor) -> Tensor:
-    """Their spread; of values that do not vary their size, or one."""
-    size = values.nan_to_num(0.0).abs().amax(0) if len(values) else values.new_zeros(values.shape[1:])
-    return spread(values, torch.where(size > 0, size, 1.0))
-
-
-def spread(values: Tensor, alone: Tensor) -> Tensor:
-    """Return the standard deviation of values over the first dimension, or of a cluster where clusters are far apart.
-
-    What is between clusters says nothing of how narrow one may become. Neighbours in a cluster of `n` rows are about
-    its scale over `n` apart, so that the closest of them tell it.
-
-    Args:
-        values: nan where there is none.
-        alone: where they do not vary.
-    """
-    size = values.nan_to_num(0.0).abs().amax(0) if len(values) else torch.zeros_like(alone)
-    deviation = (values - values.nanmean(0)).square().nanmean(0).nan_to_num(0.0).sqrt()
-    some = values[:: max(1, len(values) // SORTED)]
-    gaps = some.sort(0).values.diff(dim=0)
-    gaps = torch.where(gaps > TIES * size, gaps, torch.nan)
-    if len(gaps):
-        within = WIDE * torch.isfinite(some).sum(0) * gaps.nanquantile(CLOSE, 0)
-        deviation = torch.fmin(deviation, within)
-    return torch.where(deviation > TIES * size, deviation, alone)
 
 
 def thinned(factor: SiteFactor, stride: int) -> Tensor:

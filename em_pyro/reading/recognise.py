@@ -27,6 +27,7 @@ from .affine import affine_readings, may_be_affine
 from .bank import Bank, RoleMap, list_of, packed
 from .gradients.claims import disagreeing
 from .gradients.cut import cut_off
+from .gradients.elsewhere import elsewhere
 from .improper import refuse_missing_values, refuse_mixed_priors, unbounded
 from .latents.constants import with_latents
 from .match import Atoms, atoms_of, divided, entering, match, match_matrices, narrowest, same
@@ -49,12 +50,25 @@ def recognise(program: Program, first: Mapping[str, Site] | None = None) -> Reco
         program: what is read.
         first: the program at its initial values, where it has been run there.
     """
+    found = _read(program, first)
+    if moved := elsewhere(program, found):
+        parameters = {n: replace(p, initial=moved.get(n, p.initial)) for n, p in program.parameters.items()}
+        found = _read(replace(program, parameters=parameters), None, beside=program)
+    return found
+
+
+def _read(program: Program, first: Mapping[str, Site] | None, beside: Program | None = None) -> Recognition:
+    """Read a program around the initial values of its parameters; and `beside`, what is read has to hold at its own."""
     generator = torch.Generator().manual_seed(0)
     replays = 2 if len(program.upstream) > LONG_PROGRAM else REPLAYS
     found: list[Probe] = []
     if program.parameters:
         first = first or program.run({name: parameter.initial for name, parameter in program.parameters.items()})
         found = probes(program, replays, first, generator)
+    if beside is not None:
+        initial = {name: parameter.initial for name, parameter in beside.parameters.items()}
+        with torch.no_grad():
+            found.append((initial, beside.run(initial)))
     start = found[0][0] if found else {}
     with program.given(start):  # the weights of a module are leaves in place
         return _recognise(program, found, *traced_run(program, start))

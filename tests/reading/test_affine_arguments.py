@@ -21,6 +21,7 @@ from em_pyro.fit.problem import prepare
 from em_pyro.program.program import Program
 from em_pyro.program.survey import survey
 from em_pyro.reading.predictor import Affine, adjoint, gram
+from em_pyro.reading.gradients.elsewhere import WIDTHS
 from em_pyro.reading.recognise import recognise
 
 
@@ -72,7 +73,7 @@ def test_the_intercepts_of_groups_are_one_slot() -> None:
 
 @pytest.mark.parametrize("model", [regressions.poisson, regressions.experts], ids=["poisson", "experts"])
 def test_replays_do_not_grow_with_the_components(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten components are found by no more replays than three."""
+    """Ten components take no more replays than three, but for a few where a start may be saturated."""
     calls: list[int] = []
     run = Program.run
 
@@ -86,7 +87,7 @@ def test_replays_do_not_grow_with_the_components(model: Model, monkeypatch: pyte
         calls.clear()
         affine_of(model, design(3), counts(), components)
         found.append(len(calls))
-    assert found[1] <= found[0]
+    assert found[1] <= found[0] + len(WIDTHS)
 
 
 THROUGH: dict[str, Callable[[Tensor], Any]] = {

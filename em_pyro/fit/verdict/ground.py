@@ -78,6 +78,8 @@ class Ground:
     def curvature_of_q(self, found: Expectation) -> Tensor | None:
         """Return the information in complete data, minus the Hessian of `Q`, `(D, D)`; None if torch has none."""
         units = torch.eye(self.around.size, dtype=torch.float64)
+        if not len(units):  # all that moved is at a boundary
+            return units
         some = (units,) if self.problem.engine.open else self._split(units)
         try:
             rows = torch.cat([units[:0], *(self._products(found, directions) for directions in some)])

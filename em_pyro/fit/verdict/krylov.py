@@ -10,7 +10,8 @@ from torch import Tensor
 from ...e_step.expectation import Expectation
 from .around import Entry
 from .ground import ROUGH, STEP, Ground
-from .peak import Peak, level_ones
+from .peak import Peak
+from .ridge import level_ones
 from .whitened import whitened
 
 PRODUCTS = 24  # of the information with a direction, two E-steps each
@@ -47,6 +48,6 @@ def glimpse(ground: Ground, found: Expectation, information: Tensor, off: Collec
     basis = torch.stack(space, -1) if space else torch.zeros((size, 0), dtype=torch.float64)
     products = basis.mT @ torch.stack(images, -1) if images else torch.zeros((0, 0), dtype=torch.float64)
     slope = ground.slope_of_q(found, here.unsqueeze(0))[0] @ white.basis @ basis
-    level = level_ones(ground, white.unseen)
+    level = level_ones(ground, white.unseen, white.basis @ basis, products, white.unit)
     flat, kinks, symmetric = white.unseen[:, level], white.unseen[:, ~level], (products + products.mT) / 2
     return Peak(ground, white.basis @ basis, white.unit, flat, kinks, white.off, symmetric, slope, 0.0)

@@ -10,6 +10,11 @@ from torch.distributions import AffineTransform, Distribution, Transform
 from ...program.named import unwrap
 from ...program.site import Site
 
+DEGENERATE = 1e-6  # of the pooled scale
+CLOSE, WIDE = 0.01, 40.0  # of the gaps between neighbours; so many, times the rows, are the width of a lone cluster
+SORTED = 1_000  # rows that are enough to know the gaps between neighbours by
+TIES = 1e-14  # of the size of values: nearer ones are equal
+
 
 def width(site: Site) -> Tensor | None:
     """Return the scale of a site's distribution, or the roots of its covariance; None if it has none.
@@ -53,3 +58,30 @@ def _scale(fn: Distribution) -> Tensor | None:
     root = getattr(fn, "_unbroadcasted_scale_tril", getattr(fn, "scale_tril", None))
     scale = getattr(fn, "scale", None) if root is None else root.diagonal(dim1=-2, dim2=-1)
     return scale if isinstance(scale, Tensor) else None
+
+
+def unit(values: Tensor) -> Tensor:
+    """Their spread; of values that do not vary their size, or one."""
+    size = values.nan_to_num(0.0).abs().amax(0) if len(values) else values.new_zeros(values.shape[1:])
+    return spread(values, torch.where(size > 0, size, 1.0))
+
+
+def spread(values: Tensor, alone: Tensor) -> Tensor:
+    """Return the standard deviation of values over the first dimension, or of a cluster where clusters are far apart.
+
+    What is between clusters says nothing of how narrow one may become. Neighbours in a cluster of `n` rows are about
+    its scale over `n` apart, so that the closest of them tell it.
+
+    Args:
+        values: nan where there is none.
+        alone: where they do not vary.
+    """
+    size = values.nan_to_num(0.0).abs().amax(0) if len(values) else torch.zeros_like(alone)
+    deviation = (values - values.nanmean(0)).square().nanmean(0).nan_to_num(0.0).sqrt()
+    some = values[:: max(1, len(values) // SORTED)]
+    gaps = some.sort(0).values.diff(dim=0)
+    gaps = torch.where(gaps > TIES * size, gaps, torch.nan)
+    if len(gaps):
+        within = WIDE * torch.isfinite(some).sum(0) * gaps.nanquantile(CLOSE, 0)
+        deviation = torch.fmin(deviation, within)
+    return torch.where(deviation > TIES * size, deviation, alone)

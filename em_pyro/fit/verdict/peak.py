@@ -20,15 +20,17 @@ from torch import Tensor
 from ...e_step.expectation import Expectation
 from .around import Entry
 from .ground import FINE, ROUGH, Ground
-from .whitened import whitened
+from .ridge import LEVEL, level_ones
+from .whitened import Whitened, whitened
 
 SUSPECT, FLAT = 1e-3, 1e-7  # information in the observed data, of that in complete data
-LEVEL = 1e-9  # relative to 1 + |objective|: a change that is none
 SETTLED = 1e-5  # a slope in standard errors at which curvature is believed
 NO_LONGER = 1e-20  # nats still to gain, of no consequence to any digit
 ROUNDS, CHORDS, HALVES = 4, 30, 12  # Newton's method: second derivatives taken, steps by each, and halvings of a step
 MOVED = 1e-12  # in standard errors given complete data: a way after which curvature is taken anew
 NEAR = 1e-7  # likewise, times the root of the number of rows: the part of a standard error that it may change
+WILD = 10.0  # times the information in complete data, more than which observed data cannot have: it is rounding
+FAINT = 1e3  # of the standard errors of single entries: a direction that may be a ridge
 NAMED = 0.1  # of the largest part of a direction: entries that are named
 
 
@@ -221,26 +223,30 @@ def _seen(
 ) -> Peak | None:
     """Whiten by the information in complete data, and take second derivatives."""
     white, here = whitened(ground, information, off), torch.zeros(len(information), dtype=torch.float64)
-    level = level_ones(ground, white.unseen)
     observed = None if second is None else second(ground, white.basis)
     if observed is None:
         observed = ground.information(here, white.basis, stencil)
+    unseen = _unseen(ground, white, observed)
+    if bool(unseen.any()):
+        white, observed = white.without(unseen), observed[~unseen][:, ~unseen]
     slope = ground.slope_of_q(found, here.unsqueeze(0))[0] @ white.basis
     if not bool(torch.isfinite(observed).all() and torch.isfinite(slope).all()):
         return None
+    level = level_ones(ground, white.unseen, white.basis, observed, white.unit)
     error = float((observed - observed.mT).abs().max()) if len(slope) else 0.0
     flat, kinks, symmetric = white.unseen[:, level], white.unseen[:, ~level], (observed + observed.mT) / 2
     return Peak(ground, white.basis, white.unit, flat, kinks, white.off, symmetric, slope, error)
 
 
-def level_ones(ground: Ground, directions: Tensor) -> Tensor:
-    """Which directions without curvature are flat, `(r)`: at a kink, as a Laplace density has one, `Q` has none too."""
-    if not directions.shape[1]:
-        return torch.zeros(0, dtype=torch.bool)
-    lengths = torch.tensor([0.0, 1e-3, -1e-3, 1.0, -1.0], dtype=torch.float64)
-    points = (lengths[:, None, None] * directions.mT).reshape(-1, len(directions))
-    heights = ground.heights(points).reshape(len(lengths), -1)
-    return ((heights - heights[0]).abs() <= LEVEL * (1 + heights[0].abs())).all(0)
+def _unseen(ground: Ground, white: Whitened, observed: Tensor) -> Tensor:
+    """Which columns of the basis complete data know nothing of, but for what the rest of a slope bends, `(r)`."""
+    unseen = observed.diagonal() > WILD
+    faint = ((white.basis / white.unit.unsqueeze(-1)).norm(dim=0) > FAINT) & ~unseen
+    if bool(faint.any()):
+        rest = ~faint & ~unseen
+        ahead = white.without(faint).unseen[:, white.unseen.shape[1] :]
+        unseen[faint] = level_ones(ground, ahead, white.basis[:, rest], observed[rest][:, rest], white.unit)
+    return unseen
 
 
 def _climbed(here: Peak, least: float, near: float) -> Tensor | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,6 +30,12 @@ class Whitened:
     unseen: Tensor
     unit: Tensor
     off: Tensor
+
+    def without(self, faint: Tensor) -> Whitened:
+        """The same with some columns of the basis, of which complete data know as good as nothing, among the unseen."""
+        moved = self.basis[:, faint]
+        moved = moved / (moved / self.unit.unsqueeze(-1)).norm(dim=0)
+        return replace(self, basis=self.basis[:, ~faint], unseen=torch.cat([self.unseen, moved], 1))
 
 
 def whitened(ground: Ground, information: Tensor, off: Collection[Entry] = ()) -> Whitened:

@@ -8,6 +8,7 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from torch.distributions import transform_to
 
 from ...e_step.engine import Engine
 from ...e_step.expectation import Expectation
@@ -30,6 +31,15 @@ BOUNDED = ("unit", "simplex", "positive")
 EDGE = 16.0  # of an unconstrained coordinate: a ten-millionth from the boundary
 ITERATIONS, PARTIAL = 200, 20  # of L-BFGS, where `Q` is maximised and where it only has to rise
 STALLED = 1e4  # units of rounding: a gradient at which Newton has not done its work
+
+
+class RanOff(ObjectiveError):
+    """A parameter is so far out that `Q` has no gradient there, and has one nearer."""
+
+
+def has_run_off(why: Exception | None) -> bool:
+    """Whether a step failed because a parameter is so far out."""
+    return isinstance(why, RanOff)
 
 
 def ascend(
@@ -64,21 +74,26 @@ def _defined(hill: Hill, params: Params) -> tuple[float, Tensor]:
     old, slope = hill.slope(hill.start)
     bad = [name for name, part in hill.cut(slope).items() if not bool(torch.isfinite(part).all())]
     if bad or old != old:
-        raise ObjectiveError(_undefined(hill, params, bad or list(hill.cut(slope))))
+        raise _undefined(hill, params, bad or list(hill.cut(slope)))
     return old, slope
 
 
-def _undefined(hill: Hill, params: Params, bad: Sequence[str]) -> str:
-    """Say where `Q` has no gradient: at a parameter that has run off, if it has one where that is nearer."""
-    points = hill.cut(hill.start)
-    for name in sorted(points, key=lambda name: -_largest(points[name])):
-        near = joined(points | {name: points[name].clamp(-FAR, FAR)})
-        if hill.trial(near)[0] > -torch.inf:
-            return (
+def _undefined(hill: Hill, params: Params, bad: Sequence[str]) -> ObjectiveError:
+    """Say where `Q` has no gradient: at a parameter that has run off, if it has one where that is nearer.
+
+    Nearer is within reach of any logarithm; or, if nothing is farther out, where the model states it.
+    """
+    points, stated = hill.cut(hill.start), hill.engine.program.parameters
+    nearer = [{name: point.clamp(-FAR, FAR) for name, point in points.items()}]
+    nearer += [{name: transform_to(stated[name].constraint).inv(stated[name].initial.double()) for name in points}]
+    order = sorted(points, key=lambda name: -_largest(points[name]))
+    for name, near in ((name, one[name]) for one in nearer for name in order):
+        if hill.trial(joined(points | {name: near.reshape(points[name].shape)}))[0] > -torch.inf:
+            return RanOff(
                 f'Parameter "{name}": expected a finite gradient of Q, got nan at {params[name]}: it has run off. Give '
                 f"it a prior or a constraint, or keep it fixed."
             )
-    return (
+    return ObjectiveError(
         f'Parameter "{bad[0]}": expected a finite gradient of Q, got nan at {params[bad[0]]}. Keep its function in the '
         f"model differentiable there (xlogy, where)."
     )

@@ -1,0 +1,72 @@
+"""Directions of which complete data know nothing: flat ones, ridges that bend, and kinks.
+
+Along `a * b` or `a^2 + b^2` that are held the objective is level, and straight ahead it is not: the ridge bends away. A
+kink, or a top that is flat to fourth order, is told from it by climbing back at a right angle: only a ridge is there.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .ground import Ground
+
+LEVEL = 1e-9  # relative to 1 + |objective|: a change that is none
+LENGTHS = (
+    0.03,
+    0.1,
+    0.3,
+    1.0,
+    3.0,
+    10.0,
+)  # standard errors of each entry by itself: how far along a ridge it is looked
+LOST = 100.0  # times a change that is none: what has to be lost straight ahead, so that to have it back says something
+CHORDS, STEEP = 12, 1e-3  # steps back, and the least curvature by which they go, of that in complete data
+AHEAD = 0.5  # of the way ahead, which is left after them
+
+
+def level_ones(ground: Ground, directions: Tensor, basis: Tensor, observed: Tensor, unit: Tensor) -> Tensor:
+    """Which directions without curvature in complete data are flat, straight on or along a ridge, `(e)`.
+
+    Args:
+        ground: the objective around the fit.
+        directions: in columns, `(D, e)`.
+        basis: coordinates in which complete data have information one, `(D, r)`.
+        observed: the information in the observed data in that basis, `(r, r)`.
+        unit: the standard error of each coordinate by itself, `(D)`.
+    """
+    if not directions.shape[1]:
+        return torch.zeros(0, dtype=torch.bool)
+    lengths = torch.tensor([0.0, 1e-3, -1e-3, 1.0, -1.0], dtype=torch.float64)
+    points = (lengths[:, None, None] * directions.mT).reshape(-1, len(directions))
+    heights = ground.heights(points).reshape(len(lengths), -1)
+    level = ((heights - heights[0]).abs() <= LEVEL * (1 + heights[0].abs())).all(0)
+    values, vectors = torch.linalg.eigh((observed + observed.mT) / 2)
+    back = basis @ vectors * torch.where(values >= STEEP, values.clamp(min=STEEP).rsqrt(), 0.0)
+    for k in (~level).nonzero().flatten().tolist():
+        level[k] = is_ridge(ground, directions[:, k], back, unit, float(heights[0, k]))
+    return level
+
+
+def is_ridge(ground: Ground, ahead: Tensor, back: Tensor, unit: Tensor, level: float) -> bool:
+    """Whether the objective is level along a curve that leaves along `ahead (D)`, on both sides.
+
+    Args:
+        ground: the objective around the fit.
+        ahead: where the curve leaves to.
+        back: `back @ back.T` times a slope is the step that climbs back onto the curve, `(D, r)`.
+        unit: by which coordinates are compared, `(D)`.
+        level: the objective at the fit.
+    """
+    slack = LEVEL * (1 + abs(level))
+    for length in LENGTHS:
+        points = torch.stack([length * ahead, -length * ahead])
+        if bool((level - ground.heights(points) <= LOST * slack).any()):
+            continue
+        there = points
+        for _ in range(CHORDS):
+            there = there + ground.slopes(there) @ back @ back.mT
+        kept = (there @ (ahead / unit**2)).abs() >= AHEAD * (points @ (ahead / unit**2)).abs()
+        if bool((kept & (ground.heights(there) >= level - slack)).all()):
+            return True
+    return False
