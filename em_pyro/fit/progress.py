@@ -31,7 +31,8 @@ class Bar:
         """Show an empty bar; `tol` and `max_steps` say when a start ends."""
         from tqdm import tqdm
 
-        self._bar = tqdm(desc=f"EM, {starts} start{'s' * (starts > 1)}", unit=" steps")
+        line = "{desc}: {n_fmt} steps{postfix}"  # short enough for 80 columns
+        self._bar = tqdm(desc=f"EM, {starts} start{'s' * (starts > 1)}", bar_format=line)
         self._tol, self._most, self._seen = tol, max_steps, deque[Seen](maxlen=KEPT)
 
     def update(self, steps: int) -> None:
@@ -59,12 +60,12 @@ def said(seen: tuple[Seen, ...], tol: float, most: int) -> str:
     per_point = (here.step - seen[0].step) / (len(seen) - 1) if len(seen) > 1 else 1.0
     capped = (most - here.step) / per_point
     if isfinite(left) and rate > 0:
-        text += f", {left:.1e} nats to go"
+        text += f"; to go {left:.0e} nats"
     points = min(points, capped) if tol == 0 or isfinite(points) else points
     if not isfinite(points) or len(seen) < 3:
         return text
     seconds = points * (here.at - seen[0].at) / (len(seen) - 1)
-    return f"{text}, about {ceil(points * per_point)} steps, {_interval(seconds)}"
+    return f"{text}, ~{ceil(points * per_point)} steps, {_interval(seconds)}"
 
 
 def points_left(left: float, rate: float, enough: float) -> float:
@@ -82,4 +83,4 @@ def points_left(left: float, rate: float, enough: float) -> float:
 def _interval(seconds: float) -> str:
     from tqdm import tqdm
 
-    return f"{seconds:.1f} s" if seconds < 60 else str(tqdm.format_interval(seconds))
+    return f"{seconds:.{int(seconds < 10)}f} s" if seconds < 60 else str(tqdm.format_interval(seconds))

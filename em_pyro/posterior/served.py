@@ -73,7 +73,7 @@ def kind_of(here: Program, there: Program, args: Any, kwargs: Any, sites: Mappin
     shapes = {size for parameter in there.parameters.values() for size in parameter.initial.shape}
     free = {size: plate for plate, size in there.plates.items() if here.plates.get(plate) not in shapes}
     rows = tuple(free.get(size, "") for size in sizes)
-    stripped = replace(there, args=(), kwargs={}, indices={})
+    stripped = replace(there, args=(), kwargs={}, indices={}, passed=((), {}))
     return Kind(structure, sizes, rows, stripped, signatures(sites))
 
 

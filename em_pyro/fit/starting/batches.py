@@ -78,10 +78,7 @@ def march(problem: Problem, on_way: Mapping[int, Path], settings: Settings) -> d
                     continue
                 trails[i].append(objective)
                 staying.append(row)
-            if settings.reached and staying:
-                settings.reached(steps, max(trails[here[row]][-1] for row in staying))
-            if settings.tick:
-                settings.tick(len(staying))
+            _tell(settings, steps, [trails[here[row]][-1] for row in staying])
             batch = new if len(staying) == len(here) else {n: v[staying] for n, v in new.items()}
             here = [here[row] for row in staying]
     except KeyboardInterrupt as stopped:
@@ -92,6 +89,14 @@ def march(problem: Problem, on_way: Mapping[int, Path], settings: Settings) -> d
         leave(row)
         raise Interrupted(left[here[row]], getattr(stopped, "cause", None)) from None
     return left
+
+
+def _tell(settings: Settings, steps: int, levels: list[float]) -> None:
+    """Tell whoever watches how many starts have made a step, and how high the best of them is."""
+    if settings.reached and levels:
+        settings.reached(steps, max(levels))
+    if settings.tick:
+        settings.tick(len(levels))
 
 
 def _look_closer(objective: float, trail: list[float], settings: Settings, slack: float) -> bool:
