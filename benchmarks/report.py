@@ -152,6 +152,9 @@ def _iterations(found: list[dict[str, Any]]) -> str:
 def _coverage(found: list[dict[str, Any]]) -> str:
     lines = [
         "## Intervals: the share of simulated data sets whose nominal 95 % interval covers the truth\n",
+        "Fits begin at the truth. By chance alone a share of 1,000 sets is off by 0.007 in one case out of three,\n"
+        "of 300 by 0.013. Both kinds are asymptotic, and the sandwich is the further off in small samples: it is\n"
+        "made of squares of the scores of few rows.\n",
         "| problem | sets | entry | observed information | robust |",
         "|---|---|---|---|---|",
     ]
@@ -188,8 +191,8 @@ def _whole(found: dict[str, Any]) -> str:
 def _information(found: list[dict[str, Any]]) -> str:
     lines = [
         "## The observed information\n",
-        "The pass over the rows, and the call of `fit.information()`, which goes to the very top first. Differences of "
-        "scores take four E-steps a parameter. To reach: 15 E-steps of the first.\n",
+        "The pass over the rows, and the call of `fit.information()`, which goes to the very top first.\n"
+        "Differences of scores take four E-steps a parameter. To reach: 15 E-steps of the first.\n",
         "| work | parameters | an E-step, CPU ms | the pass, ms | E-steps | the call, ms | E-steps |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -197,8 +200,9 @@ def _information(found: list[dict[str, Any]]) -> str:
         if "failed" in part:
             lines.append(f"| {part['title']} | {part['failed']} | | | | | |")
             continue
-        step, *both = (1e3 * part[name] for name in ("step", "information", "call"))
-        cells = " | ".join(f"{_ms(one)} | {one / step:.1f}" for one in both)
+        step = 1e3 * part["step"]
+        both = [1e3 * part[name] if name in part else None for name in ("information", "call")]
+        cells = " | ".join(" | " if one is None else f"{_ms(one)} | {one / step:.1f}" for one in both)
         lines.append(f"| {part['title']} | {part['parameters']} | {_ms(step)} | {cells} |")
     return "\n".join(lines) + "\n"
 
