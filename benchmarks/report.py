@@ -152,6 +152,9 @@ def _iterations(found: list[dict[str, Any]]) -> str:
 def _coverage(found: list[dict[str, Any]]) -> str:
     lines = [
         "## Intervals: the share of simulated data sets whose nominal 95 % interval covers the truth\n",
+        "Fits begin at the truth. By chance alone a share of 1,000 sets is off by 0.007 in one case out of three,\n"
+        "of 300 by 0.013. Both kinds are asymptotic, and the sandwich is the further off in small samples: it is\n"
+        "made of squares of the scores of few rows.\n",
         "| problem | sets | entry | observed information | robust |",
         "|---|---|---|---|---|",
     ]
@@ -187,17 +190,20 @@ def _whole(found: dict[str, Any]) -> str:
 
 def _information(found: list[dict[str, Any]]) -> str:
     lines = [
-        "## The observed information, in one pass\n",
+        "## The observed information\n",
+        "The pass over the rows, and the call of `fit.information()`, which goes to the very top first.\n"
         "Differences of scores take four E-steps a parameter. To reach: 15 E-steps of the first.\n",
-        "| work | parameters | CPU ms | an E-step, ms | E-steps |",
-        "|---|---|---|---|---|",
+        "| work | parameters | an E-step, CPU ms | the pass, ms | E-steps | the call, ms | E-steps |",
+        "|---|---|---|---|---|---|---|",
     ]
     for part in found:
         if "failed" in part:
-            lines.append(f"| {part['title']} | {part['failed']} | | | |")
+            lines.append(f"| {part['title']} | {part['failed']} | | | | | |")
             continue
-        whole, step = 1e3 * part["information"], 1e3 * part["step"]
-        lines.append(f"| {part['title']} | {part['parameters']} | {_ms(whole)} | {_ms(step)} | {whole / step:.1f} |")
+        step = 1e3 * part["step"]
+        both = [1e3 * part[name] if name in part else None for name in ("information", "call")]
+        cells = " | ".join(" | " if one is None else f"{_ms(one)} | {one / step:.1f}" for one in both)
+        lines.append(f"| {part['title']} | {part['parameters']} | {_ms(step)} | {cells} |")
     return "\n".join(lines) + "\n"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -108,10 +109,15 @@ class Posterior:
         Raises:
             ParameterError: there are no such latents, or they have no joint table.
         """
+        latents, integrated = self.engine.program.latents, self.engine.program.integrated
+        if not isinstance(site, (str, Sequence)):
+            raise ParameterError(
+                f"marginal: expected the name of a latent site, or several, of {sorted({*latents, *integrated})}, "
+                f"got {site!r}."
+            )
         if not isinstance(site, str):
             with torch.no_grad():
                 return self._together(tuple(site))
-        latents, integrated = self.engine.program.latents, self.engine.program.integrated
         if site in integrated:
             with torch.no_grad():
                 return self._continuous.marginal(site)
@@ -188,8 +194,15 @@ class Posterior:
         """Draw `n` times from the joint posterior: `(n,)`, then the shape of Pyro's own value.
 
         Labelled rows of a partly labelled site (`obs_mask`) have their labels; no global generator moves.
+
+        Raises:
+            ParameterError: `n` is no number of at least one, or `seed` is no integer.
         """
-        generator = torch.Generator().manual_seed(seed)
+        if not isinstance(n, Integral) or isinstance(n, bool) or n < 1:
+            raise ParameterError(f"sample: expected n to be a number of draws of at least one, got {n!r}.")
+        if not isinstance(seed, Integral):
+            raise ParameterError(f"sample: expected seed to be an integer, got {seed!r}.")
+        n, generator = int(n), torch.Generator().manual_seed(int(seed))
         with torch.no_grad():
             inside = self._inside.draws(n, generator)
             chosen = self._joint.choices({}, largest=False).draws(n, generator)

@@ -1,6 +1,7 @@
 """Values that a posterior gives have the shape of Pyro's own, and draws cost one pass."""
 
 import itertools
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -11,7 +12,7 @@ from oracles.tolerances import IDENTITY
 from pyro import poutine
 from torch import Tensor, tensor
 
-from em_pyro import EM
+from em_pyro import EM, ParameterError
 from em_pyro.e_step.contraction import drawn
 from em_pyro.e_step.contraction.schedule import Schedule
 
@@ -127,3 +128,20 @@ def test_a_long_parameter_is_printed() -> None:
     text = str(EM(items, max_steps=0).fit((torch.arange(200.0).reshape(5, 40) % 3 == 0).double()))
     assert "shape (2, 40), from 0.2 to 0.8" in text
     assert "[0.2     , 0.207595, 0.21519 , ..., 0.481013, 0.488608, 0.496203]" in text
+
+
+@pytest.mark.parametrize(
+    "asked", [{"n": 0}, {"n": -1}, {"n": 2.5}, {"n": True}, {"n": "2"}, {"seed": "a"}, {"seed": None}]
+)
+def test_what_is_no_number_of_draws_is_refused(asked: dict[str, Any]) -> None:
+    """By name, with what was given."""
+    (name,) = asked
+    with pytest.raises(ParameterError, match=f"sample: expected {name} to be"):
+        EM(levels).posterior(X).sample(**asked)
+
+
+@pytest.mark.parametrize("asked", [3, None, 2.5])
+def test_what_is_no_name_is_refused(asked: Any) -> None:
+    """With the names that there are."""
+    with pytest.raises(ParameterError, match=r"marginal: expected the name of a latent site.*'g', 'u', 'v'"):
+        EM(levels).posterior(X).marginal(asked)

@@ -19,7 +19,7 @@ from ...fit.verdict.ground import Ground
 from ...fit.verdict.infinity import running
 from ...fit.verdict.peak import Peak, peak
 from ...fit.verdict.spreads import at_rest, at_zero, lifted
-from ...program.named import Params, batched
+from ...program.named import Params
 from .louis import SecondOrder, second_order, unserved
 from .record import Direction
 
@@ -132,7 +132,7 @@ def top(problem: Problem, params: Params) -> Top:
         )
     ground = Ground(problem, Around(problem.program, problem.plan.free, values))
     found = ground.found()
-    level = float(found.log_evidence + problem.log_prior(problem.bind(batched(values))))
+    level = ground.height(found)
     ground, edges = snapped(ground, level)
     found = ground.found() if edges else found
     information = _curvature(ground, found)
@@ -152,7 +152,7 @@ def top(problem: Problem, params: Params) -> Top:
     promised = here.promised(slope)
     height, gained = level, 0.0
     if here.ground is not ground or edges:
-        height = float(here.ground.heights(torch.zeros(1, here.ground.around.size, dtype=torch.float64)))
+        height = here.height
         gained = height - level
     still = {entry: _where(ground.around, entry) for entry in _still(here.ground.around)}
     still |= {entry: f"runs to {to}: no standard error" for entry, to in off.items()}

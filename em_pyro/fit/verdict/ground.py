@@ -57,6 +57,10 @@ class Ground:
         with torch.no_grad():
             return self.problem.expect(self.problem.bind(batched(self.around.params)))
 
+    def height(self, found: Expectation) -> float:
+        """Return the objective at the fitted values, of which `found` is the E-step."""
+        return float(found.log_evidence + self.problem.log_prior(self.problem.bind(batched(self.around.params))))
+
     def slopes(self, points: Tensor) -> Tensor:
         """Return the gradient of the objective at `points`, both `(M, D)`: by Fisher's identity that of `Q`."""
         return torch.cat([points[:0], *(self._slopes(some) for some in self._split(points))])

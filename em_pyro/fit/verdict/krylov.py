@@ -50,4 +50,5 @@ def glimpse(ground: Ground, found: Expectation, information: Tensor, off: Collec
     slope = ground.slope_of_q(found, here.unsqueeze(0))[0] @ white.basis @ basis
     level = level_ones(ground, white.unseen, white.basis @ basis, products, white.unit)
     flat, kinks, symmetric = white.unseen[:, level], white.unseen[:, ~level], (products + products.mT) / 2
-    return Peak(ground, white.basis @ basis, white.unit, flat, kinks, white.off, symmetric, slope, 0.0)
+    height = ground.height(found)
+    return Peak(ground, white.basis @ basis, white.unit, flat, kinks, white.off, symmetric, slope, 0.0, height)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ...e_step.expectation import Expectation
+from .approach import approached
 from .around import Entry
 from .ground import FINE, ROUGH, Ground
 from .ridge import LEVEL, level_ones
@@ -31,6 +32,7 @@ MOVED = 1e-12  # in standard errors given complete data: a way after which curva
 NEAR = 1e-7  # likewise, times the root of the number of rows: the part of a standard error that it may change
 WILD = 10.0  # times the information in complete data, more than which observed data cannot have: it is rounding
 FAINT = 1e3  # of the standard errors of single entries: a direction that may be a ridge
+MANY, ENOUGH = 10_000, 1e-6  # rows over which second derivatives are worth several E-steps; and `NEAR` of so many
 NAMED = 0.1  # of the largest part of a direction: entries that are named
 
 
@@ -49,6 +51,7 @@ class Peak:
         observed: the information in the observed data in that basis, `(r, r)`.
         slope: the gradient there, `(r)`.
         error: of `observed`: by how much it is not symmetric; zero after a glance.
+        height: the objective there.
     """
 
     ground: Ground
@@ -60,6 +63,7 @@ class Peak:
     observed: Tensor
     slope: Tensor
     error: float
+    height: float
 
     @cached_property
     def _eigen(self) -> tuple[Tensor, Tensor]:
@@ -181,12 +185,15 @@ def peak(
         The top; the best point reached, if it is not; None if there are no finite slopes.
     """
     look = partial(_seen, off=off, second=second)
+    many = second is not None and rows >= MANY
+    near = MOVED if second is None else (ENOUGH if many else NEAR) * rows**0.5
+    if fine and many:
+        ground, found, information = approached(ground, found, information, off, near)
     here = look(ground, found, information, stencil=FINE if fine else ROUGH)
     if here is not None and not fine:
         if here.smallest >= SUSPECT:
             return replace(here, error=0.0)
         here = look(ground, found, information, stencil=FINE)
-    near = MOVED if second is None else NEAR * rows**0.5
     for least in (SUSPECT, *[FLAT] * ROUNDS) if fine else [SUSPECT] * ROUNDS:
         at = None if here is None else _climbed(here, least, near)
         if here is None or at is None:
@@ -235,7 +242,7 @@ def _seen(
     level = level_ones(ground, white.unseen, white.basis, observed, white.unit)
     error = float((observed - observed.mT).abs().max()) if len(slope) else 0.0
     flat, kinks, symmetric = white.unseen[:, level], white.unseen[:, ~level], (observed + observed.mT) / 2
-    return Peak(ground, white.basis, white.unit, flat, kinks, white.off, symmetric, slope, error)
+    return Peak(ground, white.basis, white.unit, flat, kinks, white.off, symmetric, slope, error, ground.height(found))
 
 
 def _unseen(ground: Ground, white: Whitened, observed: Tensor) -> Tensor:
