@@ -53,7 +53,7 @@ class Joint:
     def of(cls, engine: Engine, block: Block) -> Joint:
         """Group the cells of a family, and ask it whether it solves for this set of roles."""
         solver = grouped(engine, block)
-        tried(solver.family, lambda: solver.solve(made_up(terms_of(engine, block.names)), first_batch(engine)))
+        tried(solver.family, lambda: solver.solve(made_up(terms_of(engine, block.names)), first_batch(engine, block)))
         return solver
 
     @property
@@ -198,9 +198,10 @@ def _check_apart(
             raise Refused(f'"{charts[key][0]}" is shared by cells whose other arguments differ')
 
 
-def first_batch(engine: Engine) -> dict[str, Tensor]:
-    """The values that parameters have at first, as a batch of one start."""
-    return {n: p.initial.double().unsqueeze(0) for n, p in engine.program.parameters.items()}
+def first_batch(engine: Engine, block: Block) -> dict[str, Tensor]:
+    """The values that the parameters of a block, and those that meet them, have at first: a batch of one start."""
+    parameters = engine.program.parameters
+    return {name: parameters[name].initial.double().unsqueeze(0) for name in {*block.names, *block.held}}
 
 
 def tried(family: Family, solve: Callable[[], object]) -> None:

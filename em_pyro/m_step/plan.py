@@ -7,7 +7,7 @@ maximum in closed form; where they have only conditional ones, the block is swep
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -241,8 +241,7 @@ def draw_in(engine: Engine, kinds: dict[str, str]) -> dict[str, str]:
     drawn: dict[str, str] = {}
     while True:
         met: dict[str, str] = {}
-        for factor in engine.leaders.values():
-            here = [name for name in kinds if name in factor.parameters]
+        for here in _meetings(engine, kinds):
             taking = [kinds[name] for name in here if solver_of(kinds[name]).absorbs]
             if taking:
                 met |= {name: taking[0] for name in here if not solver_of(kinds[name]).absorbs}
@@ -254,8 +253,12 @@ def draw_in(engine: Engine, kinds: dict[str, str]) -> dict[str, str]:
 
 def blocks_of(engine: Engine, kinds: Mapping[str, str]) -> list[list[str]]:
     """Parameters that must be solved together: those that meet at a site of a family with several roles."""
-    meetings = (
-        [n for n in kinds if n in factor.parameters and not solver_of(kinds[n]).separable]
-        for factor in engine.leaders.values()
-    )
+    meetings = ([n for n in here if not solver_of(kinds[n]).separable] for here in _meetings(engine, kinds))
     return connected(kinds, meetings)
+
+
+def _meetings(engine: Engine, kinds: Mapping[str, str]) -> Iterator[list[str]]:
+    """Yield the parameters among `kinds`, in their order, that meet at each site."""
+    order = {name: k for k, name in enumerate(kinds)}
+    for factor in engine.leaders.values():
+        yield sorted(factor.parameters & order.keys(), key=order.__getitem__)

@@ -57,7 +57,7 @@ class Rows:
         solver = cls(joint, slots, torch.cat(values, 1), of_rows)
         # Without weight: nothing is to be solved, and only what the family cannot do comes to light.
         nothing = {n: replace(s, parts=(torch.zeros_like(s.parts[0]),)) for n, s in made_up(factors).items()}
-        tried(joint.family, lambda: solver.solve(nothing, first_batch(engine)))
+        tried(joint.family, lambda: solver.solve(nothing, first_batch(engine, block)))
         return solver
 
     @property

@@ -1,11 +1,15 @@
 """What planning costs: it grows with the program, not with its square, and imports nothing that is dear."""
 
+import gc
 import subprocess
 import sys
+from contextlib import nullcontext
+from itertools import product
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
+import pytest
 import torch
 from torch import Tensor, tensor
 from torch.distributions import constraints
@@ -78,3 +82,29 @@ def test_a_fit_imports_no_compiler() -> None:
     run = subprocess.run([sys.executable, "-W", "ignore", "-c", DEAR], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == "[]"
+
+
+def test_garbage_is_looked_for_afterwards() -> None:
+    """No cycles are looked for while a plan is made; afterwards they are, or not, as before: also after an error."""
+    looked = list[bool]()
+
+    def model(x: Tensor, *, wrong: bool) -> None:
+        looked.append(gc.isenabled())
+        if wrong:
+            raise ArithmeticError
+        p = pyro.param("p", tensor([0.3, 0.6]), constraint=constraints.unit_interval)
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Categorical(tensor([0.4, 0.6])))
+            pyro.sample("x", dist.Bernoulli(p[z]), obs=x)
+
+    before = gc.isenabled()
+    try:
+        for enabled, wrong in product((True, False), repeat=2):
+            (gc.enable if enabled else gc.disable)()
+            with pytest.raises(ArithmeticError) if wrong else nullcontext():
+                EM(model).plan(torch.arange(20.0).remainder(2.0), wrong=wrong)
+            assert gc.isenabled() is enabled
+    finally:
+        (gc.enable if before else gc.disable)()
+    assert looked
+    assert not any(looked)

@@ -155,7 +155,8 @@ def selection_of(engine: Engine, factor: SiteFactor, key: str) -> Selection:
     """Read an argument whose cells select numbers, each by itself."""
     role = factor.roles[key]
     segments, places = segments_of(engine.recognition.bank, factor, key), list[Place]()
-    for name in engine.program.parameters:
+    order = {name: k for k, name in enumerate(engine.program.parameters)} if len(segments) > 1 else {}
+    for name in sorted({s.parameter for s in segments}, key=lambda name: order.get(name, 0)):
         for segment in (s for s in segments if s.parameter == name):
             places += [Place(name, segment.chart, where) for where in select(role, [segment], name)]
     index = role.index.reshape(-1)

@@ -1,0 +1,66 @@
+"""What a probe has lost of the arguments at the start, told of many small arguments at once as of each by itself."""
+
+from collections.abc import Callable, Mapping
+
+import pytest
+import torch
+from torch import Tensor, tensor
+from torch.distributions import Bernoulli, Distribution, Normal, Poisson
+
+from em_pyro.program.changes import lost
+from em_pyro.program.changes.lost import First
+from em_pyro.program.site import Site
+
+Change = Mapping[str, Distribution]
+
+
+def run(**changed: Distribution) -> dict[str, Site]:
+    """Twenty sites, of three laws, some of which are changed."""
+    laws: dict[str, Distribution] = {}
+    for k in range(20):
+        laws[f"x{k}"] = Poisson(tensor([1.0, 2.0]) + k)
+    laws["expanded"] = expanded([0.0, 1.0])
+    laws["impossible"] = Bernoulli(tensor([0.0, 0.5]))
+    return {name: _site(name, fn) for name, fn in (laws | changed).items()}
+
+
+def expanded(loc: list[float]) -> Distribution:
+    """A law of two states, in fifty rows that share it."""
+    return Normal(tensor(loc).unsqueeze(-1), tensor([[1.0], [2.0]]), validate_args=False).expand([2, 50])
+
+
+def _site(name: str, fn: Distribution) -> Site:
+    return Site(name, "observed", fn, torch.zeros(()), (), {}, 1.0, None)
+
+
+CHANGES: Mapping[str, tuple[Callable[[], Change], bool]] = {
+    "other numbers": (lambda: {"x3": Poisson(tensor([5.0, 9.0]))}, False),
+    "a rate of zero": (lambda: {"x19": Poisson(tensor([0.0, 9.0]))}, True),
+    "no number": (lambda: {"x7": Poisson(tensor([torch.nan, 9.0]), validate_args=False)}, True),
+    "an infinite location": (lambda: {"expanded": expanded([torch.inf, 1.0])}, True),
+    "a location of zero": (lambda: {"expanded": expanded([0.0, 0.0])}, False),
+    "zero where it was": (lambda: {"impossible": Bernoulli(tensor([0.0, 0.9]))}, False),
+    "zero elsewhere too": (lambda: {"impossible": Bernoulli(tensor([0.0, 0.0]))}, True),
+    "fewer entries": (lambda: {"x5": Poisson(tensor(6.0))}, True),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("together", [True, False])
+def test_lost(name: str, together: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001
+    """An entry that is no number or zero now, and was not, is lost; whichever way one looks."""
+    if not together:
+        monkeypatch.setattr(lost, "TOGETHER", 0)
+    change, expected = CHANGES[name]
+    assert First(run()).lost(run(**change())) is expected
+
+
+def test_planted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look that takes any argument for whole misses what is lost."""
+
+    def whole(first: First, moved: Mapping[lost.Key, list[Tensor]]) -> bool:
+        return True
+
+    monkeypatch.setattr(First, "_whole", whole)
+    missed = [name for name, (change, _) in CHANGES.items() if not First(run()).lost(run(**change()))]
+    assert missed == list(CHANGES)
