@@ -46,8 +46,8 @@ def sensitivity(problem: Problem, params: Params, of: str, to: Tensor) -> Tensor
 
     Raises:
         ParameterError: no such parameter, or no such tensor of real numbers among the arguments.
-        PlanError: the program has integrated latents or states inside a site, or torch cannot differentiate its
-            densities; or the parameters are not identified.
+        PlanError: the program has integrated latents, or torch cannot differentiate its densities; or the parameters
+            are not identified.
     """
     engine = problem.engine.full
     if of not in problem.program.parameters:
@@ -56,11 +56,6 @@ def sensitivity(problem: Problem, params: Params, of: str, to: Tensor) -> Tensor
         raise PlanError(
             f'sensitivity: expected discrete latents, got "{min(engine.program.integrated)}", continuous and '
             f"integrated. Fit again at other data, and compare."
-        )
-    if engine.inner:
-        raise PlanError(
-            f'sensitivity: expected latents that are sites, got site "{min(engine.inner)}" with states inside. Write '
-            f"the chain as a pyro.markov loop."
         )
     slope = _Slope(problem, _place(problem, to))
     values = {name: value.detach().double() for name, value in params.items()}
@@ -152,7 +147,7 @@ class _Slope:
 
     def __call__(self, params: Params) -> Tensor:
         """At some parameters."""
-        program = self.problem.engine.full.program
+        program = self._whole.program
         old = program.kwargs[self.place] if isinstance(self.place, str) else program.args[self.place]
         leaf = old.detach().clone().requires_grad_()
         args = tuple(leaf if k == self.place else value for k, value in enumerate(program.args))
@@ -185,7 +180,7 @@ class _Slope:
 
     @cached_property
     def _whole(self) -> Engine:
-        """The engine of all rows by the model's own densities."""
+        """The engine of all rows by the model's own densities; states inside a site are summed out by itself."""
         full = self.problem.engine.full
         recognition = full.recognition
         return build(full.program, recognition, recognition.runs[0], recognition.priors, {}, recognised=False)

@@ -135,6 +135,13 @@ class Unit(Protocol):
         """The largest log-density over all that is inside, in the dimensions of the factor, and where it is taken."""
         raise KeyError(self.members)
 
+    def path(self, natural: Any, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """The best path of hidden states, or a drawn one, from the state before the first step to the last seen.
+
+        Returns its log-density together with the data, in the dimensions of the factor, and the path: those and steps.
+        """
+        raise KeyError(self.members)
+
     def draws(self, natural: Any, n: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Drawn `n` times, shape `(n,)` + dimensions of the factor + its own."""
         return {}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..e_step.engine import Engine
 from ..e_step.units import Unit
+from ..e_step.whole import based
 from ..program.named import Named, align
 from ..reading.bound import Bound
 from .joint import Joint
@@ -69,6 +70,17 @@ class Inside:
         found: dict[str, Tensor] = {}
         for unit in self.units:
             found |= unit.draws(self._natural(unit), n, generator)
+        return found
+
+    def paths(self, generator: torch.Generator | None = None) -> dict[str, tuple[Named, Tensor]]:
+        """One path of every site with states inside, the best or a drawn one: its log-density, and its states.
+
+        Unlike a mode it ends where the last is seen, and begins with the state before the first step.
+        """
+        found = dict[str, tuple[Named, Tensor]]()
+        for site, unit in self.engine.inner.items():
+            density, states = unit.path(self._natural(unit), generator)
+            found[site] = based(unit, site, Named(density, self._names(unit))), states
         return found
 
     def chosen(self, found: Mapping[str, Tensor], around: Mapping[str, Tensor]) -> dict[str, Tensor]:

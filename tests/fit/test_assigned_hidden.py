@@ -78,7 +78,7 @@ def test_the_objective_is_that_of_the_best_paths(name: str) -> None:
 def test_what_comes_after_the_end_does_not_choose_the_path() -> None:
     """A sequence of one step is in the state that fits it, though another would be left less readily afterwards."""
     start = START | {"transition": numbers([[0.55, 0.45], [0.02, 0.98]])}
-    args = Y, tensor([1, 1, 2])
+    args = numbers([[3.0, 0.0, 0.0, 0.0, 0.0]]), tensor([1])
     fit = EM(discrete_hmm.poisson, e_step="hard", starts=start, tol=0, max_steps=0).fit(*args)
     assert distance(fit.path[0], best(start, *args)) < IDENTITY
 

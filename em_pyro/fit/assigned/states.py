@@ -13,7 +13,7 @@ from torch.nn.functional import one_hot
 from ...e_step.chains.chain import Chain
 from ...e_step.engine import Engine
 from ...e_step.shares import Shares
-from ...e_step.whole import based, compiled_factors, log_factors
+from ...e_step.whole import compiled_factors, log_factors
 from ...errors import PlanError
 from ...posterior.inside import Inside
 from ...posterior.joint import Joint
@@ -72,11 +72,8 @@ def assigned(engine: Engine, bound: Bound, generator: torch.Generator | None = N
     """
     joint = Joint(engine, log_factors(engine, bound))
     inside = Inside(engine, bound, joint)
-    replays = engine.replays(engine.moved(bound))
-    paths = {site: _chain(engine, site).path(unit.natural(bound, None, replays), generator)
-             for site, unit in engine.inner.items()}  # fmt: skip
-    values = {site: based(engine.inner[site], site, Named(score, engine.joined[site].names))
-              for site, (score, _) in paths.items()}  # fmt: skip
+    paths = inside.paths(generator)
+    values = {site: density for site, (density, _) in paths.items()}
     if generator is None:
         scores, found = inside.modes()
         chosen = joint.choices({**scores, **values}, largest=True).best()
@@ -86,16 +83,11 @@ def assigned(engine: Engine, bound: Bound, generator: torch.Generator | None = N
     found |= {site: path.unsqueeze(0) for site, (_, path) in paths.items()}
     states = {name: index.squeeze(0) for name, index in {**chosen, **inside.chosen(found, chosen)}.items()}
     weights = weights_of(engine, {name: _one_hot(engine, name, states[name]) for name in engine.program.latents})
-    values = {**compiled_factors(engine, bound), **replays, **values}
+    values = {**compiled_factors(engine, bound), **engine.replays(engine.moved(bound)), **values}
     log_joint = sum(_total(weights[name], values[name]) for name in engine.factors)
     for site, (_, path) in paths.items():
-        weights |= _hidden(_chain(engine, site), path, weights[site])
+        weights |= _hidden(cast(Chain, engine.inner[site]), path, weights[site])
     return Assigned(states, Shares(weights), float(log_joint), _empty(engine, {n: states[n] for n in joint.free}))
-
-
-def _chain(engine: Engine, site: str) -> Chain:
-    """The unit of a site with states inside."""
-    return cast(Chain, engine.inner[site])
 
 
 def _hidden(chain: Chain, path: Tensor, weight: Tensor) -> dict[str, Tensor]:
