@@ -14,7 +14,7 @@ from ..fit.checkpoint.opened import opened
 from ..fit.endings import check_step
 from ..fit.look import look
 from ..fit.loop import Settings, State
-from ..fit.path import Interrupted, Move, Path
+from ..fit.path import Interrupted, Lost, Move, Path
 from ..fit.problem import Problem, prepare
 from ..fit.rows.everywhere import check_possible, watched
 from ..fit.rows.slices import Slices
@@ -83,9 +83,12 @@ class Driver:
         self, problem: Problem, planned: Callable[[Known], Problem] | None, slices: Any, passes: int | None = None
     ) -> Fit:
         """Follow every start to its end; the best is left in the store."""
-        draw = partial(starting_points, problem, self.starts, self.seed, self._current.own(problem))
-        problem, journal = opened(problem, self.checkpoint, self.every, telling(self), planned, draw)
-        points = problem.rows.gathered(journal.points)[0]
+        try:
+            draw = partial(starting_points, problem, self.starts, self.seed, self._current.own(problem))
+            problem, journal = opened(problem, self.checkpoint, self.every, telling(self), planned, draw)
+            points = problem.rows.gathered(journal.points)[0]
+        except Lost as lost:
+            raise lost.cause from None
         bar = bar_of(len(points)) if self.progress else None
         problem, tick = watched(problem, bar)
         cap = self.max_steps if passes is None else int(passes)

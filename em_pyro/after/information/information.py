@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import reduce
+from operator import add
+
 import torch
 from torch import Tensor
 
+from ...e_step.engine import Engine
 from ...errors import ParameterError
 from ...fit.problem import Problem
+from ...fit.rows.held import AT_HAND
 from ...program.named import Params
 from ..dimension import dimension
+from .louis import most_rows
 from .oakes import Top, top
 from .record import Information, Refused
-from .scores import outer, rows_of
+from .scores import Outer, outer, rows_of
 
 KINDS = ("observed", "opg", "robust", "complete")
 
@@ -106,8 +113,28 @@ def _squares(found: Top, plate: str | None) -> tuple[Tensor, int]:
     """
     here = found.peak
     problem = here.ground.problem
-    many = max(problem.engine.full.program.plates.values(), default=1)
+    many = most_rows(problem)
     if found.squares is not None and plate is None and not problem.engine.priors and many > here.rank:
         return here.curved.mT @ found.squares @ here.curved, many
-    rows = rows_of(here.ground, here.basis, plate)
-    return outer(rows.scores(here.ground, here.basis @ here.curved), rows.counts), int((rows.counts > 0).sum())
+    summed = reduce(add, (_of_part(found, engine, plate) for engine in problem.rows.parts(problem.engine)))
+    return summed.products, summed.rows
+
+
+def _of_part(found: Top, engine: Engine, plate: str | None) -> Outer:
+    """Sum over the rows of one engine: all rows, or a batch of them, which may be one row."""
+    here = found.peak
+    ground, least = here.ground, 2
+    if not ground.problem.rows.whole:
+        plate, least = _split(engine, plate), 1
+        ground = replace(ground, problem=replace(ground.problem, engine=engine, rows=AT_HAND))
+    rows = rows_of(ground, here.basis, plate, least)
+    return outer(rows.scores(ground, here.basis @ here.curved), rows.counts)
+
+
+def _split(engine: Engine, plate: str | None) -> str | None:
+    """Return the plate whose rows are read in batches; rows of others are not apart from one batch to the next."""
+    if plate not in (None, engine.plate):
+        raise ParameterError(
+            f'plate: expected "{engine.plate}", whose rows are read in batches, got "{plate}". Fit all rows at once.'
+        )
+    return engine.plate
