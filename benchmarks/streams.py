@@ -1,8 +1,8 @@
 """Rows from a memory map against rows in memory: time a row, and memory beside the interpreter's.
 
-`python -m benchmarks.streams --rows 20000000 --batch 250000`. A mixture of five Normals with diagonal covariances in ten
-dimensions, plain steps, one thread. Every side runs in a process of its own; memory is `RssAnon` of Linux, of pages that
-no file backs, at its largest while steps are taken, less what it was before the data were opened.
+`python -m benchmarks.streams --rows 20000000 --batch 250000`. Five Normals with diagonal covariances in ten dimensions
+are mixed, plain steps, one thread. Every side runs in a process of its own; memory is `RssAnon` of Linux, of pages
+that no file backs, at its largest while steps are taken, less what it was before the data were opened.
 """
 
 from __future__ import annotations

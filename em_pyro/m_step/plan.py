@@ -143,6 +143,10 @@ def choose(
                     f'm_step["{name}"]: expected a closed form, but there is none: {reasons.get(name)}. '
                     f'Choose "torch" or leave it out.'
                 )
+        if how == STEP and options.get(name) == "closed":
+            raise PlanError(
+                f'm_step["{name}"]: expected a closed form, but {why}. Leave it out, or fit all rows at once.'
+            )
         why += in_coordinates(engine, name) if how != "closed form" else ""
         lines[name] = Line(name, how, role, sites, why)
     alternated = [name for name, line in lines.items() if line.how == "swept"]

@@ -139,3 +139,8 @@ def test_what_does_not_add_up_is_refused_by_its_site() -> None:
         EM(by_row).fit_stream(batches((0, 40, 80, 120)))
     with pytest.raises(PlanError, match='Site "y": expected statistics that are kept by slice'):
         EM(poissons, batches=3).fit_stream(batches())
+    with pytest.raises(PlanError, match='m_step\\["b"\\]: expected a closed form'):
+        EM(poissons, m_step={"b": "closed"}).fit_stream(batches())
+    for how in ("fixed", "torch"):
+        with pytest.raises(PlanError, match='Site "y": expected statistics that add up'):
+            EM(poissons, m_step={"b": how}).fit_stream(batches())

@@ -214,7 +214,7 @@ def check_streamed(engine: Engine, plan: Plan) -> None:
             raise PlanError(_kept(name, plate, "it is computed by the model itself"))
     added = {name for step in plan.steps for name in step.sites}
     for factor in (f for unit in engine.units for f in unit.factors):
-        if factor.kept is not None and factor.name not in added and any(n in plan.free for n in factor.parameters):
+        if factor.kept is not None and factor.name not in added and factor.parameters:
             raise PlanError(_kept(factor.name, plate, factor.stuck(plate)))
 
 
