@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from . import coverage, information, iterations, published, restarts, scale, svi, whole
+from . import coverage, information, iterations, published, restarts, scale, streams, svi, weak, whole
 from .cases import CASES
 from .process import machine
 from .race import DisagreementError, Row, race
@@ -17,7 +17,10 @@ from .report import report, updated
 
 HERE = Path(__file__).parent
 DRAWS = 5  # of the race with SVI
-OTHERS = ("svi", "restarts", "iterations", "published", "scale", "float32", "whole", "information", "coverage")
+OTHERS = (
+    "svi", "restarts", "iterations", "published", "scale", "float32", "whole", "information", "coverage", "streams",
+    "weak",
+)  # fmt: skip
 SINGLE = ("gmm_10k", "gmm_100k", "gmm_1m", "gmm_wide", "diag_100k", "diag_1m", "coins", "classes")
 
 
@@ -65,6 +68,10 @@ def main() -> None:
         found["whole"] = whole.compare()
     if "information" in others:
         found["information"] = information.compare()
+    if "streams" in others:
+        found["streams"] = streams.compare()
+    if "weak" in others:
+        found["weak"] = weak.compare()
     if asked.update and folder:
         found = updated(json.loads((folder / "results.json").read_text()), found, names)
     page = report(found)

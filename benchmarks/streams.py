@@ -1,8 +1,8 @@
 """Rows from a memory map against rows in memory: time a row, and memory beside the interpreter's.
 
-`python -m benchmarks.streams --rows 20000000`. A mixture of five Normals with diagonal covariances in ten dimensions,
-plain steps, one thread. Every side runs in a process of its own; memory is `RssAnon` of Linux, of pages that no file
-backs, at its largest while steps are taken, less what it was before the data were opened.
+`python -m benchmarks.streams --rows 20000000 --batch 250000`. Five Normals with diagonal covariances in ten dimensions
+are mixed, plain steps, one thread. Every side runs in a process of its own; memory is `RssAnon` of Linux, of pages
+that no file backs, at its largest while steps are taken, less what it was before the data were opened.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyro
@@ -98,27 +99,35 @@ def side(path: Path, batch: int) -> dict[str, float]:
     return {"ns": 1e9 * each / rows, "MiB": watch.most - watch.before, "objective": fit.objective}
 
 
+def compare(rows: int = 2_000_000, batch: int = 250_000) -> dict[str, Any]:
+    """Write the data, and run both sides."""
+    found: dict[str, Any] = {"rows": rows, "batch": batch, "mebibytes": 8 * rows * D / 2**20}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.npy"
+        write(path, rows)
+        for name, size in (("in memory", 0), ("streamed", batch)):
+            command = [sys.executable, "-m", "benchmarks.streams", "--side", str(path), str(size)]
+            found[name] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return found
+
+
 def main() -> None:
-    """Write the data, run both sides, print."""
+    """Compare, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=2_000_000)
-    parser.add_argument("--batch", type=int, default=100_000)
+    parser.add_argument("--batch", type=int, default=250_000)
     parser.add_argument("--side", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
         print(json.dumps(side(Path(options.side[0]), int(options.side[1]))))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "rows.npy"
-        write(path, options.rows)
-        print(f"{options.rows} rows x {D}, {8 * options.rows * D / 2**20:.0f} MiB, batches of {options.batch}")
-        for name, batch in (("in memory", 0), ("streamed", options.batch)):
-            command = [sys.executable, "-m", "benchmarks.streams", "--side", str(path), str(batch)]
-            found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            print(
-                f"{name:>10}: {found['ns']:6.0f} ns a row and step, {found['MiB']:6.0f} MiB, "
-                f"objective {found['objective']:.6f}"
-            )
+    found = compare(options.rows, options.batch)
+    print(f"{options.rows} rows x {D}, {found['mebibytes']:.0f} MiB, batches of {options.batch}")
+    for name in ("in memory", "streamed"):
+        print(
+            f"{name:>10}: {found[name]['ns']:6.0f} ns a row and step, {found[name]['MiB']:6.0f} MiB, "
+            f"objective {found[name]['objective']:.6f}"
+        )
 
 
 if __name__ == "__main__":

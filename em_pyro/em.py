@@ -17,8 +17,7 @@ from .errors import ModelError
 from .families.base import summed
 from .fit.loop import State
 from .fit.problem import Problem
-from .fit.rows.processes import shared
-from .fit.rows.scan import streamed
+from .fit.rows.agreed import shared, shared_stream
 from .fit.rows.slices import as_slices, sliced
 from .fit.starting.current import Current
 from .fit.starting.starts import given_value, need_parameters
@@ -30,6 +29,7 @@ from .options import (
     check_batches,
     check_file,
     check_options,
+    check_passes,
     check_priors,
     check_switches,
     check_together,
@@ -86,7 +86,8 @@ class EM(Driver):
             after each; full EM steps follow. `max_steps` counts passes.
         update: "incremental" keeps the statistics of every slice; "online" forgets them, by `(t + 1)^-step_size`.
         step_size: of online passes.
-        process_group: of torch.distributed: the rows passed to `fit` are the share of this process, perhaps none.
+        process_group: of torch.distributed: the rows passed to `fit` or `fit_stream` are the share of this process,
+            perhaps none.
 
     Attributes:
         last: the last `Fit`; also one that Ctrl-C or an error of the callback ended, with the outcome "interrupted".
@@ -231,7 +232,9 @@ class EM(Driver):
     def fit_stream(self, batches: Any, passes: int | None = None) -> Fit:
         """Run exact EM on rows that come in batches, as `fit` does on all of them, in the memory of one batch.
 
-        The model is planned on the first batch, and its initialisers see that one alone. Every EM step is a pass.
+        The model is planned on the first batch, and its initialisers see that one alone. Every EM step is a pass. With
+        a `process_group` the batches are those of this process, perhaps none. What would keep its rows (a regression
+        with a link) takes one step of Newton's method where `fit` maximises, and the plan says so.
 
         Args:
             batches: an iterable that can be read again, or a function that returns an iterator: of tuples of the
@@ -243,9 +246,9 @@ class EM(Driver):
             DataError: a batch is empty, has another shape than the first, or is another in a later pass.
             ParameterError: the batches can be read only once; or an option does not go with them.
         """
-        check_alone(self.process_group, "fit_stream", passes)
+        check_passes(passes)
         check_together("fit_stream", checkpoint=self.checkpoint is not None, e_step=self.e_step != "soft")
-        problem = streamed(self._prepare, batches)
+        problem = shared_stream(self, self._prepare, batches, passes)
         need_parameters(problem)
         with beside(problem.program.device):
             return self._fitted(problem, None, as_slices(problem.rows, self.batches), passes)

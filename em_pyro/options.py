@@ -126,16 +126,15 @@ def need_soft(e_step: str) -> None:
         raise ParameterError(f'EM.step: expected e_step="soft", got "{e_step}". Use EM.fit, with max_steps=1.')
 
 
-def check_alone(process_group: Any, what: str, passes: Any = None) -> None:
-    """Refuse what is done of the rows at hand alone, where others hold some too; and what is no number of passes.
+def check_alone(process_group: Any, what: str) -> None:
+    """Refuse what is done of the rows at hand alone, where others hold some too.
 
     Raises:
-        ParameterError: there is a process group, or no such number.
+        ParameterError: there is a process group.
     """
-    _check_passes(passes)
     if process_group is not None:
         raise ParameterError(
-            f"EM.{what}: expected no process_group, which is for fit, got one. Take an EM without it for {what}."
+            f"EM.{what}: expected no process_group, which is for fits, got one. Take an EM without it for {what}."
         )
 
 
@@ -187,8 +186,12 @@ def check_together(what: str, **asked: bool) -> None:
         raise ParameterError(f"EM: expected {both[0]} or {both[1]}, got both. Leave one of them out.")
 
 
-def _check_passes(passes: Any) -> None:
-    """Refuse what is no number of passes."""
+def check_passes(passes: Any) -> None:
+    """Refuse what is no number of passes.
+
+    Raises:
+        ParameterError: it is none.
+    """
     if passes is not None and not (isinstance(passes, Integral) and not isinstance(passes, bool) and int(passes) >= 0):
         raise ParameterError(f"fit_stream: expected passes to be None or an integer of at least 0, got {passes!r}.")
 

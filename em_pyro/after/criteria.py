@@ -9,7 +9,8 @@ from typing import Any
 
 from ..errors import ParameterError
 from ..fit.problem import Problem
-from ..posterior.posterior import Posterior
+from ..posterior.posterior import Posterior, posterior
+from ..program.named import Params
 from .dimension import dimension
 from .rows import independent_rows, most_entropy
 
@@ -99,7 +100,18 @@ def counted(criteria: Criteria, n: Any) -> Criteria:
     return replace(criteria, n=float(n), rows="as given")
 
 
-def criteria(problem: Problem, log_likelihood: float, posterior: Posterior) -> Criteria:
-    """Work out the criteria of a fit."""
-    rows, what = independent_rows(problem)
-    return Criteria(log_likelihood, dimension(problem), rows, posterior.entropy, most_entropy(problem), what)
+def criteria(problem: Problem, log_likelihood: float, law: Posterior) -> Criteria:
+    """Work out the criteria of a fit, by the posterior of all rows."""
+    rows, what = independent_rows(problem.engine)
+    return Criteria(log_likelihood, dimension(problem), rows, law.entropy, most_entropy(problem.engine), what)
+
+
+def criteria_by_parts(problem: Problem, log_likelihood: float, params: Params) -> Criteria:
+    """Work out the criteria of a fit whose rows are read in batches: rows and entropy are summed over these."""
+    rows, entropy, most, what = 0.0, 0.0, 0.0, ""
+    for engine in problem.rows.parts(problem.engine):
+        here, what = independent_rows(engine)
+        rows += here
+        entropy += posterior(engine, params).entropy
+        most += most_entropy(engine)
+    return Criteria(log_likelihood, dimension(problem), rows, entropy, most, what)

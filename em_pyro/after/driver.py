@@ -15,7 +15,7 @@ from ..fit.checkpoint.opened import opened
 from ..fit.endings import check_step
 from ..fit.look import look
 from ..fit.loop import Settings, State
-from ..fit.path import Interrupted, Move, Path
+from ..fit.path import Interrupted, Lost, Move, Path
 from ..fit.problem import Problem, prepare
 from ..fit.progress import Bar
 from ..fit.rows.everywhere import check_possible, watched
@@ -82,9 +82,12 @@ class Driver:
         self, problem: Problem, planned: Callable[[Known], Problem] | None, slices: Any, passes: int | None = None
     ) -> Fit:
         """Follow every start to its end; the best is left in the store."""
-        draw = partial(starting_points, problem, self.starts, self.seed, self._current.own(problem))
-        problem, journal = opened(problem, self.checkpoint, self.every, telling(self), planned, draw)
-        points = problem.rows.gathered(journal.points)[0]
+        try:
+            draw = partial(starting_points, problem, self.starts, self.seed, self._current.own(problem))
+            problem, journal = opened(problem, self.checkpoint, self.every, telling(self), planned, draw)
+            points = problem.rows.gathered(journal.points)[0]
+        except Lost as lost:
+            raise lost.cause from None
         cap = self.max_steps if passes is None else int(passes)
         bar = Bar(len(points), 0.0 if self.e_step == "sampled" else self.tol, cap) if self.progress else None
         problem, tick = watched(problem, bar)

@@ -20,7 +20,7 @@ from ..posterior.posterior import Posterior, posterior
 from ..posterior.served import Kind
 from ..program.devices import beside
 from ..program.handlers import alone
-from .criteria import Criteria, counted, criteria
+from .criteria import Criteria, counted, criteria, criteria_by_parts
 from .dimension import dimension
 from .drawn.simulate import simulator
 from .fitted import fitted_model
@@ -63,6 +63,8 @@ class Fit(Record):
     def save(self, path: str | os.PathLike[str], *, remarks: Mapping[str, Any] | None = None) -> None:
         """Write the fit to a file, without the model and its data: `em_pyro.load` reads it, and asks for these.
 
+        Information criteria are written too; of rows in batches if they have been asked for.
+
         The file holds tensors, numbers and words, and nothing that runs: `torch.load(path, weights_only=True)` reads
         it. It is written whole or not at all; one that is there is replaced.
 
@@ -74,8 +76,9 @@ class Fit(Record):
             OSError: it cannot be written.
         """
         source = self._told()
-        with contextlib.suppress(EMError):  # of data that have changed
-            source = replace(source, criteria=self.criteria())
+        if self.prepared is None or self.prepared.rows.whole or "_criteria" in self.__dict__:  # else it is a pass
+            with contextlib.suppress(EMError):  # of data that have changed
+                source = replace(source, criteria=self.criteria())
         there = replace(self, source=source, fitted={n: v.detach().cpu() for n, v in self.fitted.items()})
         save(there, path, remarks or {})
 
@@ -147,7 +150,7 @@ class Fit(Record):
             raise ParameterError(
                 f'Fit.{asked}: expected a maximum, got a fit that ended as "{self.outcome}". {OUTCOMES[self.outcome]}'
             )
-        return self._unchanged(asked, "fit(...)")
+        return self._unchanged(asked, "fit(...)", summed=True)
 
     @alone()
     def simulate(self, *args: Any, seed: int = 0, **kwargs: Any) -> dict[str, Tensor]:
@@ -236,7 +239,12 @@ class Fit(Record):
     def _criteria(self) -> Criteria:
         if self.prepared is None and self.source is not None and self.source.criteria is not None:
             return self.source.criteria
-        return criteria(self._alive(), self.log_likelihood, self.posterior)
+        if self._alive().rows.whole:
+            return criteria(self._alive(), self.log_likelihood, self.posterior)
+        with alone():
+            here = self._unchanged("criteria", "fit(...)", summed=True)
+            with beside(here.program.device):
+                return criteria_by_parts(here, self.log_likelihood, self.fitted)
 
     @property
     def aic(self) -> float:

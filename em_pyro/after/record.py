@@ -81,13 +81,20 @@ class Record:
             )
         return self.prepared
 
-    def _unchanged(self, asked: str, remedy: str) -> Problem:
-        """Return the program and its data, if they are still those of the fit."""
+    def _unchanged(self, asked: str, remedy: str, *, summed: bool = False) -> Problem:
+        """Return the program and its data, if they are still those of the fit.
+
+        Args:
+            asked: what for.
+            remedy: what to ask if they are not.
+            summed: whether that is a sum over rows, for which batches are read once more.
+        """
         here = self._alive()
-        if not here.rows.whole:
+        if not here.rows.whole and not (summed and here.rows.alone):
+            where = "has read them in batches" if here.rows.alone else "was one of several processes"
             raise DataError(
-                f"Fit.{asked}: expected all rows at hand, but this fit has read them in batches. Ask "
-                f"Fit.posterior_on(...) of each, or fit the rows at once."
+                f"Fit.{asked}: expected all rows at hand, but this fit {where}. Ask Fit.posterior_on(...) of rows that "
+                f"are, or fit all of them at once."
             )
         changed = here.change(*here.program.passed, run=True)
         if changed:

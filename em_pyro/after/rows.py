@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ..e_step.engine import Engine
-from ..fit.problem import Problem
 from ..program.handlers import LABELS
 from ..program.masks import anywhere, seen
 from ..program.named import connected, listed, squeeze
@@ -33,7 +32,7 @@ class Rows:
     counts: Tensor = field(repr=False)
 
 
-def independent_rows(problem: Problem) -> tuple[float, str]:
+def independent_rows(engine: Engine) -> tuple[float, str]:
     """Return how many independent rows there are, and what they are.
 
     Rows are those of the plate that owns the latents: of the plates that hold all latents which hang together, so a
@@ -42,7 +41,7 @@ def independent_rows(problem: Problem) -> tuple[float, str]:
     inside larger ones do not count. Weights (`poutine.scale`) are added up, and a row of which nothing is seen has
     none. Without latents the rows are those of the observed sites.
     """
-    parts = outermost(parts_of(problem.engine.full))
+    parts = outermost(parts_of(engine.full))
     n = sum(float(part.counts.sum()) for part in parts)
     owners = dict.fromkeys(" and ".join(f'"{plate}"' for plate in part.plates) for part in parts)
     what = (
@@ -53,12 +52,12 @@ def independent_rows(problem: Problem) -> tuple[float, str]:
     return n, what
 
 
-def most_entropy(problem: Problem) -> float:
+def most_entropy(engine: Engine) -> float:
     """Return the entropy of discrete latents of which nothing is known: the logarithms of their states, added up.
 
     Entries that nothing observed depends on are left out, and rows count by their weights.
     """
-    engine = problem.engine.full
+    engine = engine.full
     program, sites, total = engine.program, engine.recognition.runs[0], 0.0
     for name, latent in program.latents.items():
         weight = _weight(sites[name], latent.plates)

@@ -7,6 +7,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
+
 from ..errors import PlanError
 from ..program.masks import alive
 from ..program.program import Program
@@ -79,7 +81,8 @@ def _elsewhere(
         PlanError: a site is read in another way there.
     """
     there = program.on(args, kwargs)
-    read = recognise(there)
+    with torch.enable_grad():  # by gradients it is seen what reaches what; a step takes none
+        read = recognise(there)
     for name in program.upstream:
         before, after = recognition.readings.get(name), read.readings.get(name)
         if (before is None) != (after is None) or (before and after and before.family is not after.family):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import PlanError
 from ..families import Family
+from ..program.named import Batch
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Sums:
         kept: the plate whose rows stand side by side in `parts`, because cells differ by row or the family needs all
             rows at once; None where rows are summed.
         axis: the dimension of that plate; None where its rows lie among those of others, and cannot be told apart.
+        coordinates: of parameters, if `parts` are those of an expansion in them (`second/expansion.py`).
     """
 
     site: str
@@ -34,6 +36,7 @@ class Sums:
     around: Tensor | None = field(default=None, repr=False)
     kept: str | None = None
     axis: int | None = None
+    coordinates: Callable[[Batch], Tensor] | None = field(default=None, repr=False)
 
     def __add__(self, other: Sums) -> Sums:
         """Add the statistics of other rows: moved to one centre first, or side by side where they are kept by row.

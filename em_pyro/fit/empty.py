@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..e_step.engine import Engine
 from ..e_step.expectation import Expectation
+from ..e_step.second.expansion import counted
 from ..e_step.sites.site_factor import SiteFactor
 from ..e_step.sums import Sums
 from ..m_step.uses import CHART
@@ -28,7 +29,8 @@ def emptied(problem: Problem, found: Expectation) -> str:
     engine, rows = problem.engine, dict[tuple[str, int], Tensor]()
     for name, factor in engine.leaders.items():
         if factor.role == "observed" and factor.parameters:
-            for key, weights in _entries(engine, factor, found.sums[name]):
+            sums = counted(found.sums[name], factor.cell_shape)
+            for key, weights in _entries(engine, factor, sums) if sums.parts else ():
                 rows[key] = rows[key] + weights if key in rows else weights
     for (name, size), (used, possible) in rows.items():
         small = (possible > 0) & (used <= EMPTY * possible)

@@ -200,8 +200,10 @@ class Problem:
 
     @cached_property
     def _unmerged(self) -> Problem:
-        full = self.engine.full
-        return replace(self, engine=full, plan=choose(full, self.options, self.withdrawn))
+        return replace(self, engine=self.engine.full, plan=self._chosen(self.engine.full, self.withdrawn))
+
+    def _chosen(self, engine: Engine, withdrawn: Mapping[str, str]) -> Plan:
+        return choose(engine, self.options, withdrawn, at_hand=self.rows.whole)
 
     def without(self, names: frozenset[str], sites: frozenset[str], why: str) -> Problem:
         """Withdraw the closed forms of `names`; sites in `sites` are replayed from now on."""
@@ -209,20 +211,19 @@ class Problem:
         recognition = recognition.refused(sites, why) if sites else recognition
         engine, _ = engine_of(self.program, recognition, merge=self.collapse, refuted=self.refuted)
         withdrawn = {**self.withdrawn, **dict.fromkeys(names, why)}
-        plan = replace(choose(engine, self.options, withdrawn), notes=self.plan.notes, seconds=self.plan.seconds)
+        plan = replace(self._chosen(engine, withdrawn), notes=self.plan.notes, seconds=self.plan.seconds)
         return replace(self, engine=engine, plan=plan, withdrawn=withdrawn)
 
     def without_recording(self, why: str) -> Problem:
         """Run the model for the sites that had been recorded."""
         engine, rows = engine_of(self.program, self.engine.full.recognition, merge=self.collapse, refuted=why)
-        plan = replace(choose(engine, self.options, self.withdrawn), notes=notes_of(engine, rows))
+        plan = replace(self._chosen(engine, self.withdrawn), notes=notes_of(engine, rows))
         return replace(self, engine=engine, plan=replace(plan, seconds=self.plan.seconds), refuted=why)
 
     def corrected(self, wrong: Collection[str]) -> tuple[Problem, str]:
         """Give up what the model refutes at the sites of `wrong`; and the note that says so."""
         readings = self.engine.full.recognition.readings
-        compiled = [site for site in wrong if site in readings]
-        if not compiled:
+        if not (compiled := [site for site in wrong if site in readings]):
             why = "the model has other log-densities at the fitted values than its recording"
             note = f"recording of {sorted(wrong)} withdrawn: {why}; the fit went on with the model itself"
             return self.without_recording(why), note

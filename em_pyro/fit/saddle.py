@@ -185,8 +185,8 @@ def row_units(
 
 
 def _rows(problem: Problem) -> float:
-    """Number of observed rows, all sites together."""
-    full = problem.engine.full
-    observed = [factor for name, factor in full.factors.items() if name not in full.program.latents]
-    here = sum(math.prod(full.program.plates[p] for p in factor.plates) for factor in observed)
-    return float(max(1, round(here * problem.rows.times)))
+    """Number of observed rows, all sites together; of plates around which there is no latent, all are one row."""
+    full, times = problem.engine.full, problem.rows.times
+    observed = [factor.plates for name, factor in full.factors.items() if name not in full.program.latents]
+    each = (math.prod(full.program.plates[p] for p in ps) * (times if full.plate in ps else 1.0) for ps in observed)
+    return float(max(1, round(sum(each))))

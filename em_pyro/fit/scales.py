@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..e_step.engine import Engine
 from ..e_step.expectation import Expectation
+from ..e_step.second.expansion import counted
 from ..e_step.sites.centring import scales
 from ..e_step.sites.site_factor import SiteFactor
 from ..families.charts import domain_of
@@ -217,7 +218,8 @@ def _onto(one: Watched, small: Tensor, found: Expectation, *, shared: bool) -> s
     if factor.plates and factor.plates <= set(factor.cells) and not shared:
         return ", which is one of a single row, fitted exactly; give its parameters a prior, or use fewer of them"
     where = tuple(at[: len(factor.cells)])
-    parts = [found.sums[factor.name].parts[k].squeeze(0) for k in sorted(factor.family.counting)]
+    sums = counted(found.sums[factor.name], factor.cell_shape).parts
+    parts = [sums[k].squeeze(0) for k in sorted(factor.family.counting)] if sums else []
     tie = ", tie it between them" if math.prod(small.shape[: len(factor.cells)]) > 1 else ""
     advice = f"; give it a prior, use fewer components{tie}, or other starts"
     if not parts:

@@ -13,6 +13,7 @@ from ..program.named import Batch
 from .look import look
 from .problem import Problem
 
+HALVINGS = 20  # of a step of Newton's method: the share that is left is next to nothing
 TOGETHER = 1 << 23  # bytes of what a batch holds at once: beyond the cache starts are faster alone
 
 
@@ -39,7 +40,7 @@ def em_step(problem: Problem, batch: Batch, memory: Carried | None = None) -> tu
         memory.update(before)
         again, found = em_pass(problem, batch, memory, about=new)
         new = _chosen(blurred, again, new)
-    return new, found
+    return _held_back(problem, batch, new, found) if problem.plan.steps else new, found
 
 
 def em_pass(
@@ -58,6 +59,27 @@ def em_pass(
     found = problem.expect(bound, None if about is None else problem.bind(about))
     found = found.with_prior(problem.log_prior(bound))
     return problem.maximise(found, batch, memory), found
+
+
+def _held_back(problem: Problem, batch: Batch, new: Batch, found: Expectation) -> dict[str, Tensor]:
+    """Halve steps of Newton's method until the objective does not fall; other parameters stay at their maxima.
+
+    The pass that tells is the next one, and is not taken again. With none of the steps left, `Q` has not fallen.
+    """
+    floor, here = found.objective, dict(new)
+    floor = floor - problem.slack * (1 + floor.abs())
+    for halved in range(HALVINGS):
+        if any(bool(here[name].isnan().any()) for name in problem.witness):  # there is no step
+            break
+        bound = problem.bind(here)
+        height = problem.expect(bound).log_evidence + problem.log_prior(bound)
+        fallen = (~(torch.isfinite(height) & (height >= floor))).tolist()
+        if not any(fallen):
+            break
+        for step in problem.plan.steps:
+            back = {n: batch[n] for n in step.parameters} if halved == HALVINGS - 1 else step.between(batch, here)
+            here = here | _chosen(fallen, back, {n: here[n] for n in step.parameters})
+    return here
 
 
 def abreast(problem: Problem) -> int:

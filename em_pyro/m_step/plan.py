@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -18,7 +18,8 @@ from ..errors import ParameterError, PlanError
 from ..program.named import connected, listed
 from .ascent.climbs import Climb, climbs_of
 from .pooling import Refused
-from .solvers import Solver, solver_of
+from .regression.steps import STEP, WHY, Steps
+from .solvers import Solver, by_steps, solver_of
 from .uses import (
     CONDITIONAL,
     Block,
@@ -41,7 +42,7 @@ class Line:
     """What happens to one parameter in every M-step."""
 
     parameter: str
-    how: str  # "closed form" | "Newton" | "swept" | "torch" | "fixed" | "callable"
+    how: str  # "closed form" | "Newton" | "Newton step" | "swept" | "torch" | "fixed" | "callable"
     role: str  # family and argument, "Binomial.probs"
     sites: tuple[str, ...]
     why: str
@@ -86,6 +87,11 @@ class Plan:
         return tuple(n for n in self.free if n not in self.callables)
 
     @property
+    def steps(self) -> tuple[Steps, ...]:
+        """Solvers that take a step where others maximise."""
+        return tuple(cast(Steps, solver) for solver in self.solvers if solver.how == STEP)
+
+    @property
     def held(self) -> Plan:
         """The same with torch parameters held where they are."""
         return replace(self, climbs=(), swept=tuple(n for n, line in self.lines.items() if line.how == "swept"))
@@ -104,13 +110,16 @@ class Plan:
         return "\n".join(text)
 
 
-def choose(engine: Engine, options: Mapping[str, Choice], withdrawn: Mapping[str, str]) -> Plan:
+def choose(
+    engine: Engine, options: Mapping[str, Choice], withdrawn: Mapping[str, str], *, at_hand: bool = True
+) -> Plan:
     """Choose a solver for every parameter of `engine`.
 
     Args:
         engine: the program, recognised and laid out.
         options: the user's `m_step` by parameter.
         withdrawn: parameters whose closed form failed a check, with the reason.
+        at_hand: whether an M-step is given all rows; else it is given what adds up over them.
 
     Raises:
         ParameterError: an option names no parameter, or is none of those that exist.
@@ -121,7 +130,7 @@ def choose(engine: Engine, options: Mapping[str, Choice], withdrawn: Mapping[str
     _check(options, engine)
     uses = uses_of(engine)
     forced = {n: c if isinstance(c, str) else "callable" for n, c in options.items() if c != "closed"}
-    solvers, reasons = solved(engine, uses, forced, withdrawn)
+    solvers, reasons = solved(engine, uses, forced, withdrawn, at_hand=at_hand)
     owner = {name: solver for solver in solvers for name in solver.parameters}
     lines = {}
     for name in parameters:
@@ -134,6 +143,10 @@ def choose(engine: Engine, options: Mapping[str, Choice], withdrawn: Mapping[str
                     f'm_step["{name}"]: expected a closed form, but there is none: {reasons.get(name)}. '
                     f'Choose "torch" or leave it out.'
                 )
+        if how == STEP and options.get(name) == "closed":
+            raise PlanError(
+                f'm_step["{name}"]: expected a closed form, but {why}. Leave it out, or fit all rows at once.'
+            )
         why += in_coordinates(engine, name) if how != "closed form" else ""
         lines[name] = Line(name, how, role, sites, why)
     alternated = [name for name, line in lines.items() if line.how == "swept"]
@@ -186,6 +199,8 @@ def _found(engine: Engine, name: str, uses: Sequence[Use], solver: Solver | None
         return "torch", ""
     if solver.swept:
         return "swept", solver.swept
+    if solver.how == STEP:
+        return STEP, WHY
     if solver.how == "Newton":
         return solver.how, because_newton(uses, solver.parameters, name)
     return solver.how, because(uses, engine, name)
@@ -195,7 +210,12 @@ def _found(engine: Engine, name: str, uses: Sequence[Use], solver: Solver | None
 
 
 def solved(
-    engine: Engine, uses: Mapping[str, Sequence[Use]], forced: Mapping[str, str], withdrawn: Mapping[str, str]
+    engine: Engine,
+    uses: Mapping[str, Sequence[Use]],
+    forced: Mapping[str, str],
+    withdrawn: Mapping[str, str],
+    *,
+    at_hand: bool,
 ) -> tuple[list[Solver], dict[str, str]]:
     """Find a solver for every block that has one; and the reasons of the parameters that have none.
 
@@ -216,7 +236,8 @@ def solved(
         block = block_of(engine, names, kinds[names[0]], uses, forced)
         try:
             if block.solved:
-                solvers.append(solver_of(block.kind).of(engine, block))
+                kept = not at_hand and any(factor.kept is not None for factor in terms_of(engine, names))
+                solvers.append(by_steps(engine, block) if kept else solver_of(block.kind).of(engine, block))
         except Refused as reason:
             back = {name: drawn.pop(name) for name in names if name in drawn}
             reasons |= {name: str(reason) for name in names if name not in back}

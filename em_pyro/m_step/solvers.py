@@ -14,6 +14,7 @@ from .counts import Counts, Rates
 from .joint import Joint
 from .least_squares.solver import LeastSquares
 from .regression.irls import Regression
+from .regression.steps import Steps
 from .rows import Rows
 from .uses import Block
 
@@ -22,7 +23,7 @@ class Solver(Protocol):
     """Maximises `Q` over the parameters of one block, given the expected statistics.
 
     Attributes:
-        how: what the plan calls it, "closed form" or "Newton".
+        how: what the plan calls it, "closed form", "Newton" or "Newton step".
         separable: whether each parameter of this kind is maximised by itself, whatever else meets it at a site.
         absorbs: whether every parameter that meets one of this kind at a site is solved with it.
     """
@@ -68,6 +69,15 @@ SOLVERS: Mapping[str, type[Solver]] = {
     "joint": Joint,
 }
 """Solvers by the kind of block: what `Family.solver` says, and "newton" where arguments are affine through a link."""
+
+
+def by_steps(engine: Engine, block: Block) -> Solver:
+    """Plan a block of which some statistics are kept by row, and these rows are gone when it is solved.
+
+    Raises:
+        Refused: it has no second derivatives, or cannot be solved by itself.
+    """
+    return Steps.of(engine, block)
 
 
 def solver_of(kind: str) -> type[Solver]:

@@ -1,6 +1,7 @@
 """Fits of rows that lie with several real processes, which are started here: as in one, or a named error on all."""
 
 import json
+import os
 import subprocess
 import sys
 from functools import cache
@@ -13,7 +14,7 @@ import pytest
 import torch
 from oracles.engines import distance
 from oracles.tolerances import IDENTITY
-from programs import share
+from programs import links, share
 
 from em_pyro import EM, ParameterError
 from em_pyro.fit.rows import processes
@@ -27,8 +28,9 @@ def ran(scenario: str, size: int) -> list[Any]:
     """What every process has printed; None of one that has ended without a word."""
     command = [sys.executable, str(ROOT / "tests" / "programs" / "share.py"), scenario]
     file = str(Path(mkdtemp()) / "group")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     started = [
-        subprocess.Popen([*command, str(rank), str(size), file], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        subprocess.Popen([*command, str(rank), str(size), file], stdout=subprocess.PIPE, text=True, cwd=ROOT, env=env)
         for rank in range(size)
     ]
     said = [process.communicate(timeout=240)[0] for process in started]
@@ -64,6 +66,40 @@ def test_a_fit_of_several_processes_is_that_of_one(name: str, size: int) -> None
         assert max(abs(a - b) for a, b in zip(found["path"], whole.path, strict=True)) < IDENTITY * abs(whole.objective)
         pairs = zip(found["starts"], whole.starts, strict=True)
         assert max(abs(a - b.objective) for a, b in pairs) < IDENTITY * abs(whole.objective)
+
+
+@pytest.mark.parametrize("size", [2, 3], ids=["two", "three-one-empty"])
+def test_batches_in_every_process_are_one_fit(size: int) -> None:
+    """Streams and processes compose: iterates, ending and log-likelihood are those of all rows in memory."""
+    every = [one["stream"] for one in ran("streams", size)]
+    assert all(one == every[0] for one in every)
+    first = share.data()[: 12 if size == 2 else 50].mean() + torch.tensor([-1.0, 1.0])  # of the first batch
+    pyro.clear_param_store()
+    whole = EM(share.mixture, collapse=False, acceleration=None, starts={"loc": first}).fit(share.data())
+    assert every[0]["outcome"] == whole.outcome == "converged"
+    assert max(abs(a - b) for a, b in zip(every[0]["path"], whole.path, strict=True)) < IDENTITY * abs(whole.objective)
+    for key, value in whole.params.items():
+        assert distance(torch.tensor(every[0]["params"][key]), value) < IDENTITY
+
+
+@pytest.mark.parametrize("size", [2, 3], ids=["two", "three-one-empty"])
+@pytest.mark.parametrize("name", ["poissons", "gamma", "shares"])
+def test_slopes_and_curvatures_are_added_up(name: str, size: int) -> None:
+    """Regressions with a link, in batches and in shares: the maximum of all rows, the same bits everywhere."""
+    every = [one[name] for one in ran("streams", size)]
+    assert all(one == every[0] for one in every)
+    pyro.clear_param_store()
+    whole = EM(links.PROGRAMS["poissons" if name == "shares" else name], tol=1e-12, collapse=False).fit(*links.rows())
+    assert every[0]["outcome"] == whole.outcome == "converged"
+    assert distance(every[0]["log_likelihood"], whole.log_likelihood) < 1e-8
+
+
+def test_what_one_process_reads_ends_all() -> None:
+    """A batch that changes between passes, in the last of them; and batches of none."""
+    first, last = ran("streams", 2)
+    assert last["changed"]["error"] == "DataError"
+    assert first["changed"]["text"].startswith("Process 1: Batch 2: expected the same rows in every pass")
+    assert all("at least one row in some process" in one["none"]["text"] for one in (first, last))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from programs.loops import mixture, symmetric
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
-from em_pyro import EM, DataError, EMError, ObjectiveError, ParameterError, predictive_check
+from em_pyro import EM, DataError, EMError, ObjectiveError, ParameterError
 from em_pyro.e_step import rebind
 from em_pyro.reading import recognise
 
@@ -203,23 +203,6 @@ def test_the_answer_is_asked_of_batches_one_by_one() -> None:
     assert farthest(dict(em.params), fit.params) < IDENTITY
     assert distance(-em.step(X), fit.objective) < IDENTITY
     assert em.last is fit
-
-
-def test_nothing_is_answered_from_one_batch_alone() -> None:
-    """What is a matter of all rows is refused by name: draws of their size, derivatives by them, standard errors."""
-    fit = EM(mixture).fit_stream(batches())
-    first = batches()[0]
-    for asked in (
-        fit.simulate,
-        fit.information,
-        fit.certificate,
-        fit.criteria,
-        lambda: fit.sensitivity(of="loc", to=first),
-        lambda: predictive_check(fit, lambda sites: float(sites["x"].mean())),
-    ):
-        with pytest.raises(DataError, match="all (its )?rows at hand"):
-            asked()
-    assert len(fit.simulate(first)["x"]) == len(first)
 
 
 def test_a_wrong_centre_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,8 @@ import torch
 from oracles.engines import distance, farthest
 from oracles.tolerances import IDENTITY
 from programs.batches import X, batches, both
+from programs.links import batches as linked
+from programs.links import poissons
 from programs.loops import mixture
 from torch import Tensor, tensor
 from torch.distributions import constraints
@@ -57,6 +59,12 @@ def test_what_cannot_be_read_again_is_named() -> None:
     for wrong in (iter(batches()), (part for part in batches()), X, 5, "x"):
         with pytest.raises(ParameterError, match="fit_stream: expected"):
             source_of(wrong)
+
+
+def test_an_argument_of_another_shape_is_named() -> None:
+    """Covariates of another number, with which the model would run all the same."""
+    with pytest.raises(DataError, match=r"Batch 1: expected argument 0 of shape \(50, 2\) but for the rows"):
+        EM(poissons, check=False).fit_stream([linked()[0], (linked()[1][0][:, :1], linked()[1][1])])
 
 
 class Changing:

@@ -133,7 +133,7 @@ def test_sums_over_blocks_are_derivatives(name: str, monkeypatch: pytest.MonkeyP
     batch = {n: torch.stack([built.here[n], built.there[n]]) for n in built.here}
     sums = built.compiled.expect(built.compiled.bind(batch)).sums
     for solver in (one for one in built.plan.solvers if isinstance(one, Regression)):
-        theta = solver._coordinates(batch)
+        theta = solver.coordinates(batch)
         for site, line, some in zip(solver.sites, solver.lines, solver._sums(sums), strict=True):
             if line is not None:
                 found = line.expand(theta, some)

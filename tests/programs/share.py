@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pyro
@@ -15,6 +16,7 @@ from torch.distributions import constraints
 
 from em_pyro import EM, EMError
 from em_pyro.fit.loop import State
+from programs.links import batches, gamma, poissons
 
 TIMEOUT = 15  # seconds, of the group; of the one in which a process hangs, three
 
@@ -65,10 +67,10 @@ def told(fit: Any) -> dict[str, Any]:
     }
 
 
-def raised(em: EM, x: Tensor) -> dict[str, str]:
+def raised(em: EM, x: Any, how: str = "fit") -> dict[str, str]:
     """The error of a fit."""
     try:
-        em.fit(x)
+        getattr(em, how)(x)
     except EMError as error:
         return {"error": type(error).__name__, "text": str(error)}
     return {}
@@ -94,6 +96,41 @@ def fits(group: Any, shares: list[Tensor], rank: int) -> dict[str, Any]:
     found["data"] = raised(EM(mixture, process_group=group), bad)
     found["step"] = raised_by_step(EM(mixture, process_group=group), shares[rank])
     return found
+
+
+def streams(group: Any, size: int, rank: int) -> dict[str, Any]:
+    """Fits of batches in every process, of slopes and curvatures that are added up, and what one of them breaks."""
+    x = data()
+    cut = [[x[:12], x[12:30]], [x[30:31], x[31:70], x[70:]]] if size == 2 else [[], [x[:50]], [x[50:60], x[60:]]]
+    found: dict[str, Any] = {}
+    pyro.clear_param_store()
+    found["stream"] = told(EM(mixture, process_group=group, acceleration=None).fit_stream(cut[rank]))
+    every = batches()
+    mine = [every[:1], every[1:]] if size == 2 else [[], every[:1], every[1:]]
+    for model in (poissons, gamma):
+        pyro.clear_param_store()
+        found[model.__name__] = told(EM(model, process_group=group, tol=1e-12).fit_stream(mine[rank]))
+    whole = [torch.cat(parts) for parts in zip(*mine[rank], strict=True)] or [part[:0] for part in every[0]]
+    pyro.clear_param_store()
+    found["shares"] = told(EM(poissons, process_group=group, tol=1e-12).fit(*whole))
+    broken = Broken(cut[rank]) if rank == size - 1 else cut[rank]
+    found["changed"] = raised(EM(mixture, process_group=group, acceleration=None, check=False), broken, "fit_stream")
+    found["none"] = raised(EM(mixture, process_group=group), [], "fit_stream")
+    return found
+
+
+class Broken:
+    """Batches of which the last changes from the fourth pass on."""
+
+    def __init__(self, parts: list[Tensor]) -> None:
+        """Take them as they are at first."""
+        self.parts, self.passes = parts, 0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Begin another pass."""
+        self.passes += 1
+        yield from self.parts[:-1]
+        yield self.parts[-1] + (1e-9 if self.passes > 3 else 0.0)
 
 
 def raised_by_step(em: EM, x: Tensor) -> str:
@@ -134,7 +171,8 @@ def main() -> None:
     x = data()
     shares = [x[:30], x[30:]] if size == 2 else [x[:0], x[:50], x[50:]]
     group = distributed.group.WORLD
-    print(json.dumps(fits(group, shares, rank) if scenario == "fits" else lost(scenario, group, shares, rank)))
+    asked = {"fits": lambda: fits(group, shares, rank), "streams": lambda: streams(group, size, rank)}
+    print(json.dumps(asked.get(scenario, lambda: lost(scenario, group, shares, rank))()))
     sys.stdout.flush()
     os._exit(0)  # a group of which a process is gone does not end by itself
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import reduce
+from operator import add
+
 import torch
 from torch import Tensor
 
+from ...e_step.engine import Engine
 from ...errors import ParameterError
 from ...fit.problem import Problem
+from ...fit.rows.held import AT_HAND
 from ...program.named import Params
 from ..dimension import dimension
+from .louis import most_rows
 from .oakes import Top, top
 from .record import Information, Refused
-from .scores import outer, rows_of
+from .scores import Outer, outer, rows_of
 
 KINDS = ("observed", "opg", "robust", "complete")
 WEIGHTS = ("frequency", "probability")
@@ -139,9 +146,30 @@ def _squares(found: Top, plate: str | None, *, sampled: bool) -> tuple[Tensor, i
     """
     here = found.peak
     problem = here.ground.problem
-    many = max(problem.engine.full.program.plates.values(), default=1)
+    many = most_rows(problem)
     if found.squares is not None and plate is None and not sampled and not problem.engine.priors and many > here.rank:
         return here.curved.mT @ found.squares @ here.curved, many
-    rows = rows_of(here.ground, here.basis, plate)
+    parts = problem.rows.parts(problem.engine)
+    summed = reduce(add, (_of_part(found, engine, plate, sampled=sampled) for engine in parts))
+    return summed.products, summed.rows
+
+
+def _of_part(found: Top, engine: Engine, plate: str | None, *, sampled: bool) -> Outer:
+    """Sum over the rows of one engine: all rows, or a batch of them, which may be one row."""
+    here = found.peak
+    ground, least = here.ground, 2
+    if not ground.problem.rows.whole:
+        plate, least = _split(engine, plate), 1
+        ground = replace(ground, problem=replace(ground.problem, engine=engine, rows=AT_HAND))
+    rows = rows_of(ground, here.basis, plate, least)
     counts = (rows.counts > 0).to(rows.counts) if sampled else rows.counts
-    return outer(rows.scores(here.ground, here.basis @ here.curved), counts), int((counts > 0).sum())
+    return outer(rows.scores(ground, here.basis @ here.curved), counts)
+
+
+def _split(engine: Engine, plate: str | None) -> str | None:
+    """Return the plate whose rows are read in batches; rows of others are not apart from one batch to the next."""
+    if plate not in (None, engine.plate):
+        raise ParameterError(
+            f'plate: expected "{engine.plate}", whose rows are read in batches, got "{plate}". Fit all rows at once.'
+        )
+    return engine.plate

@@ -46,6 +46,13 @@ def around_of(problem: Problem, params: Params) -> Around:
     return Around(problem.program, moving, {name: value.detach().double() for name, value in params.items()})
 
 
+def most_rows(problem: Problem) -> int:
+    """Return how many rows the plate with most of them has, wherever they are."""
+    engine = problem.engine.full
+    sizes = (n * (problem.rows.times if plate == engine.plate else 1) for plate, n in engine.program.plates.items())
+    return round(max(sizes, default=1))
+
+
 def unserved(problem: Problem) -> str:
     """Say why second-order sums cannot be collected for a program; empty if they can."""
     try:

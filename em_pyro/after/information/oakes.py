@@ -20,7 +20,7 @@ from ...fit.verdict.infinity import running
 from ...fit.verdict.peak import Peak, peak
 from ...fit.verdict.spreads import at_rest, at_zero, lifted
 from ...program.named import Params
-from .louis import SecondOrder, second_order, unserved
+from .louis import SecondOrder, most_rows, second_order, unserved
 from .record import Direction
 
 BELOW = 1e-6  # nats, relative to 1 + |objective|: how far below the top a fit may end without a note
@@ -143,7 +143,7 @@ def top(problem: Problem, params: Params) -> Top:
         ground = lifted(ground, aside.zero)
         found = ground.found()
         information = _curvature(ground, found)
-    rows = max(problem.engine.full.program.plates.values(), default=1)
+    rows = most_rows(problem)
     louis = None if unserved(problem) else Louis(problem)
     here = peak(ground, found, information, {*off, *resting}, fine=True, second=louis, rows=rows)
     if here is None:

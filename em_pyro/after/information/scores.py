@@ -48,20 +48,44 @@ class Rows:
         return torch.stack(columns, -1) if columns else self.counts.new_zeros((len(self.counts), 0))
 
 
-def outer(scores: Tensor, counts: Tensor) -> Tensor:
-    """Return the sum of the outer products of scores that were multiplied by counts, `(r, r)`, about their mean.
+@dataclass(frozen=True)
+class Outer:
+    """Outer products of scores that were multiplied by counts, summed: of parts of the rows they add.
 
-    A row that is there `c` times counts `c` times: `sum_i (c_i s_i) (c_i s_i)' / c_i`. The mean is zero at a maximum of
-    the likelihood; a prior moves it from there.
+    Attributes:
+        products: about the mean of these rows, `(r, r)`. A row that is there `c` times counts `c` times:
+            `sum_i (c_i s_i) (c_i s_i)' / c_i`. The mean is zero at a maximum of the likelihood, if these are all rows
+            and no prior moves it from there.
+        total: the sum of the scores, `(r)`.
+        weight: of the counts.
+        rows: of those that count.
     """
+
+    products: Tensor = field(repr=False)
+    total: Tensor = field(repr=False)
+    weight: float
+    rows: int
+
+    def __add__(self, other: Outer) -> Outer:
+        """Add those of other rows; about the mean of all."""
+        weight = self.weight + other.weight
+        apart = self.total / max(self.weight, 1e-300) - other.total / max(other.weight, 1e-300)
+        between = self.weight * other.weight / max(weight, 1e-300) * torch.outer(apart, apart)
+        products = self.products + other.products + between
+        return Outer(products, self.total + other.total, weight, self.rows + other.rows)
+
+
+def outer(scores: Tensor, counts: Tensor) -> Outer:
+    """Sum the outer products of scores that were multiplied by counts."""
     there = counts > 0
     scores, counts = scores[there], counts[there].unsqueeze(-1)
-    scores = scores - counts * (scores.sum(0) / counts.sum())
-    return scores.mT @ (scores / counts)
+    total, weight = scores.sum(0), float(counts.sum())
+    scores = scores - counts * (total / max(weight, 1e-300))
+    return Outer(scores.mT @ (scores / counts), total, weight, len(counts))
 
 
-def rows_of(ground: Ground, basis: Tensor, plate: str | None) -> Rows:
-    """Find the rows that are independent: those of `plate`, or of the plate with most of them.
+def rows_of(ground: Ground, basis: Tensor, plate: str | None, least: int = 2) -> Rows:
+    """Find the rows that are independent: those of `plate`, or of the plate with most of them; `least` how many.
 
     Their evidence has to change as that of all does, which may have parts of its own that no parameter enters.
 
@@ -91,7 +115,7 @@ def rows_of(ground: Ground, basis: Tensor, plate: str | None) -> Rows:
         change[name] = float(replace(asked, params=there).log_evidence_by(name).sum() - rows.sum())
     for names in _choices(problem, sizes):
         missed = sum(change[name] for name in names) - (aside - here)
-        if abs(missed) <= TOTAL * (1 + abs(here)) and sum(sizes[name] for name in names) > 1:
+        if abs(missed) <= TOTAL * (1 + abs(here)) and sum(sizes[name] for name in names) >= least:
             counts = torch.cat([_counts(problem, name) for name in names])
             return Rows(tuple(found[name] for name in names), names, counts)
     where = f'plate "{plate}"' if plate is not None else f"one of the plates {sorted(plates)}" if plates else "a plate"

@@ -23,6 +23,7 @@ from ...reading.bank import RoleMap, gather
 from ...reading.bound import LOWEST, Bound, finite, once
 from ..chunks import WHOLE, Chunk
 from ..second.common import Common
+from ..second.expansion import share
 from ..sums import Sums
 from .natural import Natural, with_excess
 from .site_data import Layout, SiteData
@@ -181,7 +182,7 @@ class SiteFactor:
 
     def inner(self, bound: Bound, sums: Sums) -> Tensor:
         """`<eta, S>` of every cell and statistic, the share of this site in `Q`: (starts) + (whatever adds up)."""
-        return self.form.inner(self, bound, sums)
+        return self.form.inner(self, bound, sums) if sums.coordinates is None else share(sums, bound.batch)
 
     # ---- arguments ----
 
@@ -228,7 +229,7 @@ class SiteFactor:
 
     def stuck(self, plate: str) -> str:
         """Why rows of `plate` cannot be taken in chunks; empty if they can."""
-        if self.family.solver == "rows" and plate in self.names:
+        if self.family.solver == "rows" and plate in (*self.names, *self.data.folded):
             return f'the family of site "{self.name}" needs all rows at once'
         return f'an argument of site "{self.name}" differs by row of plate "{plate}"' if plate in self.cells else ""
 

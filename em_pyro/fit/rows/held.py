@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self, TypeVar
 
 from torch import Tensor
@@ -11,6 +11,8 @@ from torch import Tensor
 from ...e_step.engine import Engine
 from ...e_step.expectation import Expectation
 from ...e_step.shares import SOFT, SUMS, Collect, Shares
+from ...m_step.regression.steps import Steps
+from ...program.named import Batch, alike
 from ...reading.bound import Bound
 
 T = TypeVar("T")
@@ -22,6 +24,34 @@ Sharing = Callable[[Engine], Shares]
 def soft(_: Engine) -> Shares:
     """By the posterior."""
     return SOFT
+
+
+def expanded(steps: Sequence[Steps], found: Expectation, bound: Bound) -> Expectation:
+    """Expand what keeps its rows, around the parameters that are bound: what is left of it adds up."""
+    sums = dict(found.sums)
+    for step in steps:
+        sums |= step.expanded(sums, bound.batch)
+    return replace(found, sums=sums) if steps else found
+
+
+class Remembered:
+    """The last passes over rows that are dear to read, by the parameters."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._known: list[tuple[Engine, Batch, Expectation]] = []
+
+    def at(self, engine: Engine, bound: Bound) -> Expectation | None:
+        """Return what was found there, if it is one of the last."""
+        for of, batch, found in self._known:
+            if of is engine and alike(batch, bound.batch):
+                return found
+        return None
+
+    def keep(self, engine: Engine, bound: Bound, found: Expectation) -> Expectation:
+        """Keep what was found there."""
+        self._known = [*self._known[-1:], (engine, bound.batch, found)]
+        return found
 
 
 class Rows(Protocol):
@@ -42,6 +72,10 @@ class Rows(Protocol):
     @property
     def holder(self) -> int:
         """Which of all who hold rows this one is."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is the only one, and need not wait for another to ask with it."""
 
     def expect(
         self,
@@ -70,6 +104,7 @@ class AtHand:
     times: float = 1.0
     whole: bool = True
     holder: int = 0
+    alone: bool = True
     samples: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
     def expect(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -85,32 +86,43 @@ def streamed(prepare: Prepare, batches: Any) -> Problem:
         raise DataError("fit_stream: expected at least one batch, got none. Pass data.")
     problem = prepare(*first).of_all_rows
     with beside(problem.program.device):
-        engine = _split(problem.engine, source)
-        check_streamed(engine)
+        engine = along(problem.engine, split_plate(sizes_of(problem.engine, source)))
+        check_streamed(engine, choose(engine, problem.options, problem.withdrawn, at_hand=False))
         check_apart(engine, first)
         stream, engine = scanned(source, engine)
-    plan = choose(engine, problem.options, problem.withdrawn)
+        plan = choose(engine, problem.options, problem.withdrawn, at_hand=False)
     rows = f"{len(stream.seals)} batches, read again in every pass"
     plan = replace(plan, notes=notes_of(engine, rows), seconds=problem.plan.seconds)
-    return replace(problem, engine=engine, plan=plan, collapse=False, rows=stream)
+    return replace(problem, engine=engine, plan=plan, collapse=False, rows=replace(stream, steps=plan.steps))
 
 
-def _split(engine: Engine, source: Source) -> Engine:
-    """Return the engine whose rows of the right plate may be split: of those around all sites, the one that differs.
+Sizes = Mapping[str, int]
+"""Of the plates around all sites."""
 
-    Where the first two batches have as many rows in all of them, it is the largest.
-    """
+
+def sizes_of(engine: Engine, source: Source | None = None) -> list[Sizes]:
+    """Return how many rows each plate around all sites has here, and in the second batch where that may tell."""
     plates = engine.program.plates
-    around = [plate for plate in sorted(plates, key=lambda p: -plates[p]) if not outside_of(engine, plate)]
-    if not around or around == [engine.plate]:
-        return engine
-    second = next(islice(source.read(), 1, None), None)
-    try:
-        sizes = plates if second is None else engine.program.on(*second).plates
-    except EMError:  # is said when all batches are read
-        sizes = plates
-    plate = next((plate for plate in around if sizes[plate] != plates[plate]), around[0])
-    if plate == engine.plate:
+    around = [plate for plate in plates if not outside_of(engine, plate)]
+    found: list[Sizes] = [{plate: plates[plate] for plate in around}]
+    second = None if source is None or len(around) < 2 else next(islice(source.read(), 1, None), None)
+    if second is not None:
+        with suppress(EMError):  # is said when all batches are read
+            there = engine.program.on(*second).plates
+            found.append({plate: there[plate] for plate in around})
+    return found
+
+
+def split_plate(sizes: Sequence[Sizes]) -> str | None:
+    """Name the plate whose rows are split: of those around all sites, the one that differs; else the largest."""
+    first = sizes[0]
+    order = sorted(first, key=lambda plate: -first[plate])
+    return next((plate for plate in order if any(one[plate] != first[plate] for one in sizes)), next(iter(order), None))
+
+
+def along(engine: Engine, plate: str | None) -> Engine:
+    """Return the engine whose rows of a plate may be split."""
+    if plate is None or plate == engine.plate:
         return engine
     return engine_of(replace(engine.program, view=None), engine.recognition, merge=False, plate=plate)[0]
 
@@ -163,6 +175,13 @@ def _cut(value: Any, rows: int, half: int) -> Any:
 
 def scanned(source: Source, engine: Engine) -> tuple[Stream, Engine]:
     """Read all batches once: check them, and find what is agreed on."""
+    seen = looked(source, engine)
+    centres = seen.centres()
+    return stream_of(source, engine, seen, centres, seen.samples), centred(engine, centres)
+
+
+def looked(source: Source, engine: Engine) -> Seen:
+    """Read all batches once, and check them."""
     seen = Seen()
     for k, call in enumerate(source.read()):
         seen.seals.append(seal(call))
@@ -179,9 +198,13 @@ def scanned(source: Source, engine: Engine) -> tuple[Stream, Engine]:
             "fit_stream: expected the same batches in every pass, got none in the second one. A function must return a "
             "new iterator whenever it is called."
         )
-    centres = seen.centres()
+    return seen
+
+
+def stream_of(
+    source: Source, engine: Engine, seen: Seen, centres: Mapping[str, Centre], samples: Mapping[str, Tensor]
+) -> Stream:
+    """Return the rows of the batches that were seen, around centres that all who hold rows have agreed on."""
     assert engine.plate is not None
     rows = sum(seen.rows)
-    times = rows / engine.program.plates[engine.plate]
-    stream = Stream(source, tuple(seen.seals), rows, times, centres, seen.samples)
-    return stream, centred(engine, centres)
+    return Stream(source, tuple(seen.seals), rows, rows / engine.program.plates[engine.plate], centres, samples)

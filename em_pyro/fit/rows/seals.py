@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...errors import DataError, ParameterError
 
-LANES = 64  # positions that are told apart in a sum
+LANES, ROWS = 1024, 64  # positions that are told apart in a sum of so many numbers each, one after another
 SMALL = 1 << 16  # bytes up to which every one of them is told apart
 
 Call = tuple[tuple[Any, ...], Mapping[str, Any]]
@@ -86,16 +86,16 @@ def _number(value: Any) -> Any:
 
 
 def _checksum(array: np.ndarray) -> int:
-    """Sum an array as whole numbers, by lanes across it and along it: several times as fast as a checksum by bytes."""
+    """Sum an array as whole numbers, by lanes of one stretch after another: many times as fast as one by bytes."""
     if array.dtype == object:
         return hash(str(array.tolist()))
     data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     if data.nbytes <= SMALL:
         return zlib.crc32(data.data)
-    whole = data.nbytes // (8 * LANES) * 8 * LANES
-    words = data[:whole].view(np.int64)
-    across, along = words.reshape(-1, LANES).sum(0), words.reshape(LANES, -1).sum(1)
-    return zlib.crc32(data[whole:].data, zlib.crc32(along.data, zlib.crc32(across.data)))
+    whole = data.nbytes // (8 * LANES) * LANES
+    words = data[: 8 * whole].view(np.int64).reshape(-1, LANES)
+    parts = [words[at : at + ROWS].sum(0) for at in range(0, len(words), ROWS)]
+    return zlib.crc32(data[8 * whole :].data, zlib.crc32(np.concatenate(parts).data))
 
 
 def changed(k: int) -> DataError:

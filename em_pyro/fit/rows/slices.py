@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ...e_step.engine import Engine
 from ...e_step.expectation import Expectation
-from ...errors import ParameterError
+from ...errors import ParameterError, PlanError
 from ...m_step.ascent.ascend import Carried
 from ...program.named import Batch, Named, only
 from ..endings import guard
@@ -178,7 +178,7 @@ def sliced(problem: Problem, args: tuple[Any, ...], kwargs: Mapping[str, Any], m
         PlanError: statistics do not add up over slices.
     """
     engine = problem.engine.full
-    check_streamed(engine)
+    check_streamed(engine, problem.plan)
     assert engine.plate is not None
     rows = engine.program.plates[engine.plate]
     if not 1 <= many <= rows:
@@ -202,9 +202,16 @@ def as_slices(stream: Any, many: int | None) -> Stream | None:
 
     Raises:
         ParameterError: there are not so many.
+        PlanError: slopes and curvatures of a site belong to one point, and statistics of slices to several.
     """
     if many is None:
         return None
+    for step in stream.steps:
+        name = next(iter(step.sites))
+        raise PlanError(
+            f'Site "{name}": expected statistics that are kept by slice, got slopes and curvatures of a link. Leave '
+            f"batches= out."
+        )
     if stream.many != many:
         raise ParameterError(
             f"batches: expected the number of batches that fit_stream is given, {stream.many}, got {many}. Each of "

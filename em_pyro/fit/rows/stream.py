@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -17,9 +18,11 @@ from ...e_step.expectation import Expectation
 from ...e_step.rebind import Centres, rebound
 from ...e_step.shares import SUMS, Collect
 from ...errors import DataError, EMError, PlanError
+from ...m_step.plan import Plan
+from ...m_step.regression.steps import Steps
 from ...program.site import Site
 from ...reading.bound import Bound
-from .held import Sharing, soft
+from .held import Remembered, Sharing, expanded, soft
 from .seals import Call, Source, changed, fewer, seal
 
 T = TypeVar("T")
@@ -36,6 +39,7 @@ class Stream:
         times: how many times as many rows there are as in the first batch.
         centres: around what values are taken, in all batches.
         samples: some values of every site of a location family, from all batches.
+        steps: solvers of what keeps its rows, which are gone when it is solved.
         tick: told after every batch.
     """
 
@@ -45,9 +49,11 @@ class Stream:
     times: float
     centres: Centres = field(repr=False)
     samples: Mapping[str, Tensor] = field(repr=False)
+    steps: tuple[Steps, ...] = field(default=(), repr=False)
     tick: Callable[[int], Any] | None = field(default=None, repr=False)
     whole: bool = False
     holder: int = 0
+    alone: bool = True
 
     def expect(
         self,
@@ -58,15 +64,24 @@ class Stream:
         shares: Sharing = soft,
     ) -> Expectation:
         """Run one E-step: a pass over all batches."""
+        plain = about is None and collect == SUMS and shares is soft
+        if plain and (known := self.last.at(engine, bound)) is not None:
+            return known
         found: Expectation | None = None
         for part in self.parts(engine):
             more = part.expect(bound, about, collect, shares(part))
+            more = expanded([step.on(part) for step in self.steps], more, bound)
             if found is None:
                 check_additive(engine, more)
             found = more if found is None else found + more
             del part  # before the next one is made
         assert found is not None
-        return found
+        return self.last.keep(engine, bound, found) if plain else found
+
+    @cached_property
+    def last(self) -> Remembered:
+        """The last passes: a step that is tried begins the next one."""
+        return Remembered()
 
     def parts(self, engine: Engine) -> Iterator[Engine]:
         """Read all batches once more.
@@ -117,6 +132,7 @@ def read_on(engine: Engine, k: int, call: Call) -> Engine:
             f"{type(error).__name__}: {error}. Pass rows of the same kind in every batch."
         ) from error
     here, there = engine.program.plates, part.program.plates
+    _check_arguments(engine, part, k)
     for plate, size in here.items():
         if plate != engine.plate and there[plate] != size:
             raise DataError(
@@ -135,6 +151,29 @@ def read_on(engine: Engine, k: int, call: Call) -> Engine:
     return part
 
 
+def _check_arguments(engine: Engine, part: Engine, k: int) -> None:
+    """Refuse arguments of another shape than in the first batch, but for the rows.
+
+    Raises:
+        DataError: naming the argument.
+    """
+    plate = engine.plate or ""
+    rows = engine.program.plates.get(plate), part.program.plates.get(plate)
+    (args, there), named = (engine.program.args, part.program.args), part.program.kwargs
+    pairs: dict[int | str, tuple[Any, Any]] = {
+        at: (one, there[at] if at < len(there) else None) for at, one in enumerate(args)
+    }
+    pairs |= {name: (one, named.get(name)) for name, one in engine.program.kwargs.items()}
+    for name, pair in pairs.items():
+        first, other = (tuple(getattr(one, "shape", ())) for one in pair)
+        alike = len(first) == len(other) and all(n == m or (n, m) == rows for n, m in zip(first, other, strict=True))
+        if not alike:
+            raise DataError(
+                f"Batch {k}: expected argument {name!r} of shape {first} but for the rows of plate "
+                f'"{plate}", as in the first batch, got {other}. Pass rows of the same kind in every batch.'
+            )
+
+
 def _without_rows(site: Site, plate: str | None) -> list[int]:
     """The shape of a site's value but for one plate."""
     event = site.fn.event_dim  # type: ignore[attr-defined]
@@ -151,8 +190,8 @@ def _at(k: int, error: EMError) -> EMError:
 # ---- what cannot be streamed -----------------------------------------------------------------------------------------
 
 
-def check_streamed(engine: Engine) -> None:
-    """Refuse a program of which some statistics do not add up over batches.
+def check_streamed(engine: Engine, plan: Plan) -> None:
+    """Refuse a program of which some statistics do not add up over batches, and are not expanded in the plan.
 
     Raises:
         PlanError: naming the site.
@@ -173,8 +212,9 @@ def check_streamed(engine: Engine) -> None:
     for name in engine.moving:
         if plate in engine.absorbed.get(name, ()) or name in engine.factors and plate in engine.factors[name].names:
             raise PlanError(_kept(name, plate, "it is computed by the model itself"))
+    added = {name for step in plan.steps for name in step.sites}
     for factor in (f for unit in engine.units for f in unit.factors):
-        if factor.kept is not None and factor.parameters:
+        if factor.kept is not None and factor.name not in added and factor.parameters:
             raise PlanError(_kept(factor.name, plate, factor.stuck(plate)))
 
 

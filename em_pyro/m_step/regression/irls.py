@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ...e_step.engine import Engine
+from ...e_step.sites.site_factor import SiteFactor
 from ...e_step.sums import Sums
 from ...families.charts import COORDINATES, Chart, domain_of
 from ...families.newton import ascent_direction
@@ -79,8 +80,22 @@ class Regression:
     @classmethod
     def of(cls, engine: Engine, block: Block) -> Regression:
         """Collect the sites of a block, and differentiate them twice: a family that is not ours may not allow it."""
-        initial, factors = {n: p.initial for n, p in engine.program.parameters.items()}, terms_of(engine, block.names)
-        inside = set[str]().union(*(entering(engine, factor) for factor in factors))
+        factors = terms_of(engine, block.names)
+        solver = cls.laid_out(engine, block, factors)
+        batch = {name: p.initial.double().unsqueeze(0) for name, p in engine.program.parameters.items()}
+        try:
+            solver.expand(solver.coordinates(batch), solver._sums(made_up(factors)), batch)
+        except (RuntimeError, NotImplementedError) as reason:
+            raise Refused(f"its site cannot be differentiated twice ({reason})") from None
+        return solver
+
+    @classmethod
+    def laid_out(
+        cls, engine: Engine, block: Block, factors: Sequence[SiteFactor], *, joined: bool = True
+    ) -> Regression:
+        """Lay out some of the sites of a block over the coordinates of all; those that are alike `joined` into one."""
+        initial = {n: p.initial for n, p in engine.program.parameters.items()}
+        inside = set[str]().union(*(entering(engine, factor) for factor in terms_of(engine, block.names)))
         moving = tuple(name for name in initial if name in block.solved)
         held = tuple(name for name in initial if name in inside and name not in moving)
         domains = {n: domain_of(engine.program.parameters[n].constraint) for n in (*moving, *held)}
@@ -89,7 +104,8 @@ class Regression:
         for name in (*moving, *held):
             for i in range(initial[name].numel()):
                 place[name, i] = len(place)
-        sites = side_by_side([site_of(engine, factor, place) for factor in factors])
+        sites = tuple(site_of(engine, factor, place) for factor in factors)
+        sites = side_by_side(sites) if joined else sites
         priors = {n: engine.priors[n] for n in moving if n in engine.priors and not engine.priors[n].flat}
         others = [name for name in held if name in block.moving]
         why = (
@@ -97,14 +113,7 @@ class Regression:
         )
         sizes = {name: initial[name].numel() for name in moving}
         sets = apart(sites, tuple(sizes.values()), [k for k, name in enumerate(moving) if name in priors])
-        lines = tuple(lines_of(site) for site in sites)
-        solver = cls(moving, held, domains, sizes, sites, lines, priors, sets, why)
-        batch = {name: value.double().unsqueeze(0) for name, value in initial.items()}
-        try:
-            solver.expand(solver._coordinates(batch), solver._sums(made_up(factors)), batch)
-        except (RuntimeError, NotImplementedError) as reason:
-            raise Refused(f"its site cannot be differentiated twice ({reason})") from None
-        return solver
+        return cls(moving, held, domains, sizes, sites, tuple(map(lines_of, sites)), priors, sets, why)
 
     @property
     def count(self) -> int:
@@ -113,8 +122,11 @@ class Regression:
 
     def solve(self, sums: Mapping[str, Sums], batch: Batch) -> dict[str, Tensor]:
         """Climb until the gradient is zero; a start whose `Q` is not finite stays where it is."""
-        theta = self._coordinates(batch)
-        solved = self._climb(theta, self._sums(sums), batch)
+        theta = self.coordinates(batch)
+        return self.values(self._climb(theta, self._sums(sums), batch), theta, batch)
+
+    def values(self, solved: Tensor, theta: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return the parameters at coordinates, those that are where `theta` is as they are in `batch`."""
         new, at = {}, 0
         for name, size in self.sizes.items():
             old, here = batch[name], slice(at, at + size)
@@ -124,7 +136,7 @@ class Regression:
             at += size
         return new
 
-    def _coordinates(self, batch: Batch) -> Tensor:
+    def coordinates(self, batch: Batch) -> Tensor:
         """Coordinates `(S, E)` of all parameters: what the predictors are affine in."""
         parts = []
         for name in (*self.parameters, *self.held):
@@ -184,16 +196,11 @@ class Regression:
         """Expand `Q` to second order in the coordinates that move, for every start."""
         count = self.count
         value = theta.new_zeros((len(theta), self.apart.count))
-        slope, curvature = theta.new_zeros(theta.shape), theta.new_zeros((*theta.shape, theta.shape[-1]))
-        for at, (site, line, some) in enumerate(zip(self.sites, self.lines, sums, strict=True)):
-            if line is None and site.by_coordinates(count):
-                q, first, second = site.expanded(theta, some, count)
-                slope[:, :count] += first
-                curvature[:, :count, :count] += second
-            else:
-                q, first, second = _expanded(site, theta, some) if line is None else line.expand(theta, some)
-                slope, curvature = slope + first, curvature + second
+        slope, curvature = theta.new_zeros((len(theta), count)), theta.new_zeros((len(theta), count, count))
+        for at, some in enumerate(sums):
+            q, first, second = self.of_site(at, theta, some)
             value = value + self.apart.of_cells(at, q)
+            slope, curvature = slope + first, curvature + second
         at = 0
         for name, n in self.sizes.items():
             if name in self.priors:
@@ -203,7 +210,15 @@ class Regression:
                 slope[:, here] += g
                 curvature[:, here, here] += h
             at += n
-        return value, slope[:, :count], curvature[:, :count, :count]
+        return value, slope, curvature
+
+    def of_site(self, at: int, theta: Tensor, sums: Sums) -> Expansion:
+        """Expand the share of one site: `Q` of every start and cell, gradient and Hessian in what moves."""
+        site, line, count = self.sites[at], self.lines[at], self.count
+        if line is None and site.by_coordinates(count):
+            return site.expanded(theta, sums, count)
+        q, slope, curvature = _expanded(site, theta, sums) if line is None else line.expand(theta, sums)
+        return q, slope[:, :count], curvature[:, :count, :count]
 
 
 def _check(engine: Engine, moving: Sequence[str], domains: Mapping[str, str]) -> None:

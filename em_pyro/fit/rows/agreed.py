@@ -1,0 +1,205 @@
+"""What several processes agree on before a fit: plan, options, the plate that is split, centres, the number of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...e_step.engine import Engine
+from ...e_step.rebind import centred
+from ...errors import DataError, ParameterError, PlanError
+from ...m_step.plan import Plan, choose
+from ...options import telling
+from ...program.devices import beside
+from ...program.named import squeeze
+from ...program.unroll import unroll
+from ...reading.reading import arguments
+from ..notes import notes_of
+from ..path import Lost
+from ..problem import Problem
+from .held import AT_HAND, Rows
+from .processes import Shared, Team
+from .scan import Prepare, Seen, along, check_apart, looked, sizes_of, split_plate, stream_of, streamed
+from .seals import Call, Source, source_of
+from .stream import check_streamed
+
+
+def shared(em: Any, prepare: Prepare, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Problem:
+    """Plan on the rows of this process, and return the problem of the rows of all.
+
+    Args:
+        em: with the options, which must be the same in all processes; without a process group this one is alone.
+        prepare: plans.
+        args: of the model, with the rows of this process; they may be none.
+        kwargs: likewise.
+
+    Raises:
+        PlanError: processes have other plans or options; or statistics of a site do not add up over their rows.
+        DataError: no process has a row.
+        EMError: planning failed in one of them, or one of them does not answer.
+    """
+    if em.process_group is None:
+        return prepare(args, kwargs)
+    call = None if _no_rows((*args, *kwargs.values())) else (args, kwargs)
+    try:
+        return _agreed(_team(em.process_group), prepare, call, None, telling(em))
+    except Lost as lost:
+        raise lost.cause from None
+
+
+def shared_stream(em: Any, prepare: Prepare, batches: Any, passes: int | None) -> Problem:
+    """Plan on the first batch of this process, read all of them once, and return the problem of the rows of all.
+
+    Args:
+        em: as for `shared`.
+        prepare: plans.
+        batches: of this process; they may be none.
+        passes: the same in all processes.
+
+    Raises:
+        EMError: as for `shared`, and of batches.
+    """
+    if em.process_group is None:
+        return streamed(prepare, batches)
+    team = _team(em.process_group)
+    try:
+        source = team.together(lambda: source_of(batches))
+        return _agreed(team, prepare, next(source.read(), None), source, {**telling(em), "passes": passes})
+    except Lost as lost:
+        raise lost.cause from None
+
+
+def _team(group: Any) -> Team:
+    from torch import distributed
+
+    if not (distributed.is_available() and distributed.is_initialized()):
+        raise ParameterError(
+            "EM: expected process_group to be one of torch.distributed, which has not been initialised. Call "
+            'torch.distributed.init_process_group("gloo") first, and start the processes by torchrun.'
+        )
+    return Team(group, distributed.get_rank(group), distributed.get_world_size(group))
+
+
+def _no_rows(values: tuple[Any, ...]) -> bool:
+    """Whether an argument has no rows."""
+    return any(isinstance(value, (Tensor, np.ndarray)) and 0 in value.shape for value in values)
+
+
+def _agreed(
+    team: Team, prepare: Prepare, call: Call | None, source: Source | None, options: Mapping[str, Any]
+) -> Problem:
+    """Plan in every process: on its own rows, or on those that the first one with rows lends it."""
+    empty = call is None
+    flags = team.gathered((empty, source is not None))
+    if any(streams != flags[0][1] for _, streams in flags):
+        raise PlanError("process_group: expected fit in all processes, or fit_stream in all, got both.")
+    without = [none for none, _ in flags]
+    if all(without):
+        raise DataError("process_group: expected at least one row in some process, got none. Pass data.")
+    if any(without):
+        lender = without.index(False)
+        lent = team.gathered(call if team.rank == lender else None)[lender]
+        call = lent if call is None else call
+    assert call is not None
+    args, kwargs = call
+    problem = team.together(lambda: prepare(args, kwargs).of_all_rows)
+    with beside(problem.program.device):
+        own = None if empty else source
+        every = team.gathered([] if empty else sizes_of(problem.engine, own))
+        plate = split_plate([one for sizes in every for one in sizes])
+
+        def checked() -> tuple[Engine, Seen]:
+            engine = along(problem.engine, plate)
+            check_streamed(engine, _plan(problem, engine))
+            seen = Seen()
+            if own is not None:
+                check_apart(engine, (args, kwargs))
+                seen = looked(own, engine)
+            elif not empty:
+                seen.add(engine)
+            return engine, seen
+
+        engine, seen = team.together(checked)
+        return _joined(team, replace(problem, engine=engine), options, seen, own, reads=source is not None)
+
+
+def _plan(problem: Problem, engine: Engine) -> Plan:
+    return choose(engine, problem.options, problem.withdrawn, at_hand=False)
+
+
+def _joined(
+    team: Team, problem: Problem, options: Mapping[str, Any], mine: Seen, source: Source | None, *, reads: bool
+) -> Problem:
+    """Compare options, plan and arguments with the others, and agree on the centre of values and their spread.
+
+    Raises:
+        PlanError: they are not the same.
+    """
+    engine = problem.engine
+    assert engine.plate is not None
+    for what, here in {
+        "options": {name: repr(value) for name, value in options.items()},
+        "plan": _in_words(problem, _plan(problem, engine)),
+        "arguments": _arguments(team, engine),
+    }.items():
+        for rank, there in enumerate(team.gathered(here)):
+            names = [name for name in here if not _same(here[name], there.get(name))]
+            if names or here.keys() != there.keys():
+                name = names[0] if names else next(iter(here.keys() ^ there.keys()))
+                raise PlanError(
+                    f'process_group: expected the same {what} in all processes, got another "{name}" in process {rank} '
+                    f"than in process {team.rank}. What is computed of the rows is to be computed of all of them."
+                )
+    seen = Seen()
+    for one in team.gathered(replace(mine, seals=[])):
+        seen.rows += one.rows
+        for name, places in one.places.items():
+            seen.places.setdefault(name, []).extend(places)
+        for name, values in one.samples.items():
+            known = seen.samples.get(name)
+            seen.samples[name] = values if known is None else torch.cat([known, values])
+    rows, centres = sum(seen.rows), seen.centres()
+    engine = centred(engine, centres)
+    plan = _plan(problem, engine)
+    local: Rows = AT_HAND
+    note = f"{rows} rows of {team.size} processes, {sum(mine.rows)} of them here"
+    if source is not None:
+        local = replace(stream_of(source, engine, mine, centres, seen.samples), steps=plan.steps)
+        note += f" in {len(mine.seals)} batches, read again in every pass"
+    plan = replace(plan, notes=notes_of(engine, note), seconds=problem.plan.seconds)
+    times = rows / engine.program.plates[str(engine.plate)]
+    held = Shared(team, not mine.rows, times, seen.samples, local, plan.steps, reads)
+    return replace(problem, engine=engine, plan=plan, collapse=False, rows=held)
+
+
+def _in_words(problem: Problem, plan: Plan) -> dict[str, Any]:
+    """How every parameter is maximised, and its shape."""
+    shapes = {name: tuple(p.initial.shape) for name, p in problem.program.parameters.items()}
+    return {name: (line.how, line.sites, shapes[name]) for name, line in plan.lines.items()}
+
+
+def _arguments(team: Team, engine: Engine) -> dict[str, Any]:
+    """Arguments of all sites that no row enters, and priors, at the values that the first process has probed."""
+    values = team.gathered({name: value.detach() for name, value in engine.recognition.values.items()})[0]
+    run, found = unroll(engine.program.run(values)), dict[str, Any]()
+    for name, site in run.items():
+        if site.role == "prior":
+            found[name] = site.log_prob().tensor.detach()
+    for name, reading in engine.recognition.readings.items():
+        for key, value in arguments(reading.family, run[name]).items():
+            if key in reading.family.roles:
+                event = reading.event_rank + reading.family.roles[key].event_dim
+                part = squeeze(value.detach(), run[name].dims, name, event)
+                found[f"{name}.{key}"] = None if engine.plate in part.names else part.tensor.clone()
+    return found
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and torch.allclose(one, other, rtol=1e-12, atol=0.0, equal_nan=True)
+    return bool(type(one) is type(other) and one == other)
