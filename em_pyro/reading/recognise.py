@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.distributions import transform_to
 
+from ..errors import EMError
 from ..families import family_for, family_of
 from ..program.devices import seeded
 from ..program.marks import not_fitted, reached, traced_run
@@ -30,6 +31,7 @@ from .bank import Bank, RoleMap, bound_once, entries_of, list_of, packed
 from .cut import cut_off
 from .improper import refuse_missing_values, refuse_mixed_priors, unbounded
 from .latents.constants import latents_of
+from .latents.few_rows import carried_over, few_rows
 from .match import Atoms, atoms_of, divided, entering, match, match_matrices, narrowest, same
 from .priors import read_priors
 from .reading import Reading, Recognition, Refusal, Unrecognised, arguments
@@ -48,6 +50,13 @@ def recognise(program: Program, first: Mapping[str, Site] | None = None) -> Reco
         program: what is read.
         first: the program at its initial values, where it has been run there.
     """
+    if (rows := few_rows(program)) is not None:
+        try:
+            read = carried_over(rows, recognise(rows.few))
+        except EMError:  # is said of all rows, with their numbers
+            read = None
+        if read is not None:
+            return read
     generator = torch.Generator().manual_seed(0)
     replays = 2 if len(program.upstream) > LONG_PROGRAM else REPLAYS
     found: list[Probe] = []

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ModelError
-from ...program.named import broadcast, unwrap
+from ...program.named import Params, broadcast, unwrap
 from ...program.program import Program
 from ...program.site import Site
 from ..reading import Recognition
@@ -20,6 +20,7 @@ from .frames import Frame, takes_of
 from .moves import Moves
 from .replays import Crowded, Replays, names_of, thin
 
+STEPS = 8  # of a loop, from which it is taken that neighbours meet
 RUNS = 2000  # of the model, for all constants together
 
 
@@ -64,7 +65,7 @@ def bilinear(program: Program, recognition: Recognition, sites: frozenset[str], 
     deltas = frozenset(n for n in sites if "v" in vars(unwrap(recognition.runs[0][n].fn).base))
     readings = {n: recognition.readings[n] for n in recognition.runs[0] if n in sites - deltas}
     replays = Replays(program, recognition.values, places, readings, deltas)
-    coarse = dict.fromkeys(places.kinds, 0)
+    coarse = {kind: int(len(names) > STEPS) for kind, names in places.kinds.items()}
     while True:
         try:
             return _found(replays, recognition, coarse)
@@ -181,11 +182,18 @@ def _different(replays: Replays, made: Mapping[str, Bilinear], latents: Tensor) 
     run, found = replays.run(latents, {}), {}
     for name, site in made.items():
         value, location = run[name]
-        mine, terms = site.residual(replays.params, latents), site.terms(replays.params, latents)
-        terms = terms + value.abs() + location.abs()
-        if bool(((mine - (value - location)).abs() > replays.noise * (1e4 * terms + terms.max())).any()):
-            found[name] = mine, value - location
+        if not same_residuals(site, replays.params, latents, value, location, replays.noise):
+            found[name] = site.residual(replays.params, latents), value - location
     return found
+
+
+def same_residuals(
+    site: Bilinear, params: Params, latents: Tensor, value: Tensor, location: Tensor, noise: float
+) -> bool:
+    """Tell whether residuals at some values of parameters and latents are those of a run there, but for rounding."""
+    terms = site.terms(params, latents) + value.abs() + location.abs()
+    off = site.residual(params, latents) - (value - location)
+    return not bool((off.abs() > noise * (1e4 * terms + terms.max())).any())
 
 
 def _too_many(places: Places) -> ModelError:
