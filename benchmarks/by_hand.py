@@ -150,3 +150,36 @@ def _digamma(value: float) -> float:
 
 def _trigamma(value: float) -> float:
     return float(torch.polygamma(1, torch.tensor(value, dtype=torch.float64)))
+
+
+def factors_with_holes(problem: Problem) -> Run:
+    """Factor analysis of rows with missing entries, all rows at once: a precision for each of them by one product."""
+    x, seen, start = problem.rows["x"], problem.rows["seen"], problem.start
+    n, k = len(x), start["loadings"].shape[1]
+    filled = x * seen
+
+    def run(iterations: int) -> Result:
+        loc, W, scale = start["loc"], start["loadings"], start["scale"]
+        for left in range(iterations, -1, -1):
+            white = W / scale[:, None]
+            outer = (white[:, :, None] * white[:, None, :]).reshape(len(W), -1)
+            precision = np.eye(k) + (seen @ outer).reshape(n, k, k)
+            rest = (filled - loc * seen) / scale
+            pull = rest @ white
+            covariance = np.linalg.inv(precision)
+            mean = (covariance @ pull[:, :, None])[:, :, 0]
+            if not left:
+                break
+            u = np.column_stack([mean, np.ones(n)])
+            products = u[:, :, None] * u[:, None, :]
+            products[:, :k, :k] += covariance
+            gram = (seen.T @ products.reshape(n, -1)).reshape(-1, k + 1, k + 1)
+            first = filled.T @ u
+            coef = np.linalg.solve(gram, first[:, :, None])[:, :, 0]
+            scale = np.sqrt(((filled * filled).sum(0) - (coef * first).sum(1)) / seen.sum(0))
+            W, loc = coef[:, :k], coef[:, k]
+        log_det = np.linalg.slogdet(precision)[1].sum()
+        norm = (seen @ (np.log(scale) + 0.5 * np.log(2 * np.pi))).sum()
+        return Result(float(-0.5 * ((rest * rest).sum() - (pull * mean).sum() + log_det) - norm))
+
+    return run

@@ -11,6 +11,7 @@ from .problem import Problem
 
 FLOOR = "hand-written torch"
 SKLEARN, STEPMIX, HMMLEARN, MIXLE = "scikit-learn", "StepMix", "hmmlearn", "mixle"
+STATSMODELS = "statsmodels"
 FULL: Mapping[str, Contender] = {
     "em_pyro": ours.full,
     SKLEARN: peers.sklearn_full,
@@ -166,6 +167,22 @@ CASES: Mapping[str, Case] = {
         {"em_pyro": ours.factors, SKLEARN: peers.sklearn_factors},
         (SKLEARN, 100.0),
         tolerance=None,
+    ),
+    "factors_holes": Case(
+        "factor analysis, 100k x 50, k=5, 5 % missing",
+        lambda: problem.factors(100_000, 50, 5, missing=0.05),
+        2,
+        7,
+        {"em_pyro": ours.factors, BY_HAND: by_hand.factors_with_holes},
+        (BY_HAND, 1.0),
+    ),
+    "system": Case(
+        "linear dynamical system, T=10,000, state 4, observed 10",
+        lambda: problem.system(10_000, 10, 4),
+        2,
+        12,
+        {"em_pyro": ours.system, STATSMODELS: peers.statsmodels_system},
+        (STATSMODELS, 5.0),
     ),
     "linear": Case(
         "linear regressions, 100k x 10, K=3",

@@ -171,7 +171,31 @@ def factors(problem: Problem) -> Run:
     from em_pyro.models import factor_analysis
 
     x, k = torch.as_tensor(problem.rows["x"]), problem.start["loadings"].shape[1]
-    return exact(factor_analysis.factor_analysis, x, k, start=problem.start, options={"acceleration": None})
+    seen = (torch.as_tensor(problem.rows["seen"]) > 0,) if "seen" in problem.rows else ()
+    return exact(factor_analysis.factor_analysis, x, k, *seen, start=problem.start, options={"acceleration": None})
+
+
+def system(problem: Problem) -> Run:
+    """A linear dynamical system without a loop: states without a density of their own, whose moves are scored."""
+    import pyro
+    import pyro.distributions as dist
+    import torch
+    from torch.distributions import constraints
+
+    def model(y: torch.Tensor, k: int) -> None:
+        transition = pyro.param("transition", torch.eye(k).to(y))
+        emission = pyro.param("emission", y.new_ones(y.shape[1], k))
+        loc = pyro.param("loc", y.mean(0))
+        noise = pyro.param("noise", y.new_ones(y.shape[1]), constraint=constraints.positive)
+        first = (torch.arange(len(y)) == 0).unsqueeze(-1)
+        with pyro.plate("time", len(y)):
+            state = pyro.sample("state", dist.Normal(y.new_zeros(k), 1.0).mask(first).to_event(1))
+            pyro.sample("y", dist.Normal(state @ emission.T + loc, noise).to_event(1), obs=y)
+        with pyro.plate("moves", len(y) - 1):
+            pyro.sample("moved", dist.Normal(state[:-1] @ transition.T, 1.0).to_event(1), obs=state[1:])
+
+    y, k = torch.as_tensor(problem.rows["y"]), len(problem.start["transition"])
+    return exact(model, y, k, start=problem.start, options={"acceleration": None})
 
 
 def linear(problem: Problem) -> Run:

@@ -42,6 +42,39 @@ def sklearn_factors(problem: Problem) -> Run:
     return run
 
 
+def statsmodels_system(problem: Problem) -> Run:
+    """`statsmodels`' smoother, and the M-step from its moments by hand."""
+    from statsmodels.tsa.statespace.mlemodel import MLEModel
+
+    y, start = problem.rows["y"], problem.start
+    T, D, k = len(y), y.shape[1], len(start["transition"])
+
+    def run(iterations: int) -> Result:
+        F, H, loc, noise = (start[name] for name in ("transition", "emission", "loc", "noise"))
+        model = MLEModel(y, k_states=k, initialization="known", initial_state=np.zeros(k), initial_state_cov=np.eye(k))
+        model["selection"], model["state_cov"] = np.eye(k), np.eye(k)
+        model["obs_intercept"] = np.zeros((D, 1))
+        for left in range(iterations, -1, -1):
+            model["transition"], model["design"], model["obs_cov"] = F, H, np.diag(noise**2)
+            model["obs_intercept", :, 0] = loc
+            if not left:
+                break
+            found = model.ssm.smooth()
+            mean, cov = found.smoothed_state.T, found.smoothed_state_cov
+            beside = found.smoothed_state_autocov[:, :, : T - 1].sum(-1)
+            moved = mean[1:].T @ mean[:-1] + beside
+            F = np.linalg.solve(mean[:-1].T @ mean[:-1] + cov[:, :, :-1].sum(-1), moved.T).T
+            u = np.column_stack([mean, np.ones(T)])
+            gram = u.T @ u
+            gram[:k, :k] += cov.sum(-1)
+            coef = np.linalg.solve(gram, u.T @ y).T
+            noise = np.sqrt(((y * y).sum(0) - (coef * (y.T @ u)).sum(1)) / T)
+            H, loc = coef[:, :k], coef[:, k]
+        return Result(float(model.ssm.loglike()))
+
+    return run
+
+
 def _sklearn(problem: Problem, kind: str, precisions: Array) -> Run:
     from sklearn.mixture import GaussianMixture
 

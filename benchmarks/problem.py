@@ -170,17 +170,34 @@ def topics(n: int, documents: int, V: int, K: int, *, seed: int = 0) -> Problem:
     return Problem({"document": document.astype(float), "word": word.astype(float)}, start)
 
 
-def factors(n: int, D: int, k: int, *, seed: int = 0) -> Problem:
+def factors(n: int, D: int, k: int, *, missing: float = 0.0, seed: int = 0) -> Problem:
     """Measurements that go together by factors.
 
     Returns:
-        Rows `x` `(n, D)`; start `loc` and `scale` `(D,)`, `loadings` `(D, k)`.
+        Rows `x` `(n, D)`, and `seen` `(n, D)` if some are missing; start `loc` and `scale` `(D,)`, `loadings` `(D, k)`.
     """
     rng = np.random.default_rng(seed)
     loadings, scale = rng.standard_normal((D, k)), rng.uniform(0.5, 1.5, D)
     x = rng.standard_normal((n, k)) @ loadings.T + rng.standard_normal(D) + scale * rng.standard_normal((n, D))
     start = {"loc": x.mean(0), "loadings": loadings + 0.3 * rng.standard_normal((D, k)), "scale": np.ones(D)}
-    return Problem({"x": x}, start)
+    seen = {"seen": (rng.random((n, D)) >= missing).astype(float)} if missing else {}
+    return Problem({"x": x, **seen}, start)
+
+
+def system(T: int, D: int, k: int, *, seed: int = 0) -> Problem:
+    """A state that turns slowly and is disturbed, seen through noise.
+
+    Returns:
+        Rows `y` `(T, D)`; start `transition` `(k, k)`, `emission` `(D, k)`, `loc` and `noise` `(D,)`.
+    """
+    rng = np.random.default_rng(seed)
+    transition = 0.9 * np.linalg.qr(rng.standard_normal((k, k)))[0]
+    emission, state = rng.standard_normal((D, k)), rng.standard_normal((T, k))
+    for t in range(1, T):
+        state[t] += transition @ state[t - 1]
+    y = state @ emission.T + 0.5 * rng.standard_normal((T, D))
+    start = {"transition": 0.5 * np.eye(k), "emission": emission + 0.1, "loc": y.mean(0), "noise": np.ones(D)}
+    return Problem({"y": y}, start)
 
 
 def regressions(n: int, D: int, K: int, *, link: str = "identity", seed: int = 0) -> Problem:

@@ -15,11 +15,11 @@ import torch
 
 from ..errors import PlanError
 from ..program.changes.same import first_difference
-from ..program.masks import alive, seen
-from ..program.named import Named, squeeze, unwrap
+from ..program.masks import alive
+from ..program.named import squeeze, unwrap
 from ..program.site import Site
 from ..program.unroll import unroll
-from ..reading.reading import Centre, Reading, arguments
+from ..reading.reading import Centre, arguments
 from .build import build
 from .engine import Engine
 
@@ -50,7 +50,10 @@ def rebound(engine: Engine, args: tuple[Any, ...], kwargs: Mapping[str, Any], ce
     if recognition.latents is not None or not _same_arguments(engine, unroll(before), unroll(run)):
         return engine.on(args, kwargs)
     apart = unroll(run)
-    readings = {name: _moved(part, apart[name], centres.get(name)) for name, part in recognition.readings.items()}
+    readings = {
+        name: replace(part.on(apart[name]), centre=centres.get(name), passing=True)
+        for name, part in recognition.readings.items()
+    }
     read = replace(recognition, readings=readings, runs=[run], points=recognition.points[:1])
     built = build(there, read, run, recognition.priors, alive(there, [run]), plate=engine.plate)
     return replace(built, recording=engine.recording, unrecorded=engine.unrecorded)
@@ -97,12 +100,3 @@ def _same_arguments(engine: Engine, before: Mapping[str, Site], now: Mapping[str
         if engine.plate not in was.names and not torch.equal(was.tensor, here.tensor):
             raise PlanError(f'Site "{name}": {_DEPENDS.format("density")}')
     return same
-
-
-def _moved(reading: Reading, site: Site, centre: Centre | None) -> Reading:
-    """The same reading of a site with other values."""
-    known = {key: part for key, part in arguments(reading.family, site).items() if key not in reading.family.roles}
-    part = seen(site)
-    if part is not None and reading.event_rank > unwrap(site.fn).event_rank:  # read as a row of Normals
-        part = Named(part.tensor.unsqueeze(-1), part.names)
-    return replace(reading, site=site, seen=part, known=known, centre=centre, passing=True)

@@ -275,7 +275,7 @@ def prepare(
             recognition = recognition.refused(wrong, why)
             engine, rows = engine_of(program, recognition, merge=collapse)
         if check:
-            own = {n: sites[n].log_prob().names for n in recognition.entered}  # their factor is one of them all
+            own = {n: sites[n].names for n in recognition.entered}  # their factor is one of them all
             check_structure(program, {**{n: f.names for n, f in engine.factors.items()}, **own}, sites)
             check_values(program, recognition.values, recognition.runs[0])
         if any(callable(choice) for choice in options.values()) and (kept := notes.seen_by_row(engine)):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from .named import Named, squeeze, unwrap
+from .named import Named, broadcast, squeeze, unwrap
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,14 @@ class Site:
     dims: Mapping[int, str] = field(repr=False)  # tensor dimension -> the plate or latent that lives there
     scale: float | Tensor = field(repr=False)
     mask: Tensor | None = field(repr=False)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its log-density, which is not computed."""
+        shapes = [self.fn.batch_shape, self.value.shape[: self.value.dim() - len(self.fn.event_shape)]]
+        if self.mask is not None and self.role != "latent":
+            shapes.append(self.mask.shape)
+        return squeeze(torch.empty(()).expand(broadcast(*shapes)), self.dims, self.name).names
 
     def log_prob(self) -> Named:
         """Return the unscaled log-density; masked entries are zero, but an enumerated latent keeps its prior."""

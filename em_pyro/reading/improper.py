@@ -12,6 +12,7 @@ from torch.distributions import transform_to
 
 from ..errors import ModelError
 from ..program.coordinates import FAR
+from ..program.marks import reached
 from ..program.named import Params, unwrap
 from ..program.program import Program
 from ..program.site import Site
@@ -68,13 +69,16 @@ def unbounded(
         traced: the sites, with their gradients.
     """
     found, moved = [], dict[tuple[str, str], dict[str, Site]]()
-    for site in traced.values():
-        if site.role == "prior" and not dropped(site):
+    priors = {name: site for name, site in traced.items() if site.role == "prior" and not dropped(site)}
+    entering = reached(priors, leaves, lambda site: [tensor for _, tensor in _arguments(site)])
+    for site in priors.values():
+        if entering[site.name]:
+            inside = {name: leaf for name, leaf in leaves.items() if name in entering[site.name]}
             for argument, tensor in _arguments(site):
                 shrinking = (
                     argument in SHRINKING or isinstance(unwrap(site.fn).base, dist.InverseGamma) and argument == "rate"
                 )
-                for name, slope in _slopes(tensor, leaves).items():
+                for name, slope in _slopes(tensor, inside).items():
                     end = "lower" if bool((slope > 0).any()) == shrinking else "upper"
                     if name != site.name and not _held(program, traced, name, end):
                         if _reaches(program, values, site.name, argument, name, end, moved, shrinking=shrinking):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from ..families import Family, family_for
+from ..program.masks import seen
 from ..program.named import Named, Params, unwrap
 from ..program.site import Site
 from .bank import Bank, RoleMap
@@ -37,6 +38,14 @@ class Reading:
     parameters: frozenset[str]
     centre: Centre | None = None  # on which all who hold rows have agreed; None is the mean of the rows at hand
     passing: bool = False  # whether its rows are read once
+
+    def on(self, site: Site) -> Reading:
+        """Return the same reading of the site in another run: of other rows, say."""
+        known = {key: part for key, part in arguments(self.family, site).items() if key not in self.family.roles}
+        part = seen(site)
+        if part is not None and self.event_rank > unwrap(site.fn).event_rank:  # read as a row of Normals
+            part = Named(part.tensor.unsqueeze(-1), part.names)
+        return replace(self, site=site, seen=part, known=known)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from ..errors import EMError
 from ..families import family_for, family_of
 from ..program.marks import not_fitted, reached, traced_run
 from ..program.masks import seen
@@ -30,6 +31,7 @@ from .gradients.cut import cut_off
 from .gradients.elsewhere import elsewhere
 from .improper import refuse_missing_values, refuse_mixed_priors, unbounded
 from .latents.constants import with_latents
+from .latents.few_rows import carried_over, few_rows
 from .match import Atoms, atoms_of, divided, entering, match, match_matrices, narrowest, same
 from .priors import read_priors
 from .reading import Reading, Recognition, Refusal, Unrecognised
@@ -50,6 +52,13 @@ def recognise(program: Program, first: Mapping[str, Site] | None = None) -> Reco
         program: what is read.
         first: the program at its initial values, where it has been run there.
     """
+    if (rows := few_rows(program)) is not None:
+        try:
+            read = carried_over(rows, recognise(rows.few))
+        except EMError:  # is said of all rows, with their numbers
+            read = None
+        if read is not None:
+            return read
     found = _read(program, first)
     if moved := elsewhere(program, found):
         parameters = {n: replace(p, initial=moved.get(n, p.initial)) for n, p in program.parameters.items()}

@@ -24,7 +24,7 @@ class Block:
     Attributes:
         site: number of the site.
         joint: whether coordinates have a covariance matrix in common.
-        cells: (z, c, e); e is one if joint.
+        cells: (z, c, e), c of size one where all rows of a member are of the same; e is one if joint.
         slots: which latents of its component a row takes, (c, f).
         constants: covariates, then the response, where all latents are zero: (z, n, c, e) each.
         slopes: of every slot the same, (z, p, c, e).
@@ -45,6 +45,16 @@ class Block:
     def count(self) -> int:
         """Number of covariates."""
         return len(self.constants) - 1
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of a member."""
+        return len(self.slots)
+
+    @property
+    def alike(self) -> bool:
+        """Whether all rows of a member are of the same cells: their sums are one."""
+        return self.rows > 1 and self.cells.shape[1] == 1
 
 
 @dataclass(frozen=True)
@@ -108,7 +118,8 @@ def block_of(number: int, rows: Rows, mine: Tensor, slots: Tensor, present: Tens
     """
     firsts = mine[patterns.first]
     cells = rows.cells if rows.cells.shape[1] == 1 else rows.cells[:, mine[0]]
-    cells = cells.expand((cells.shape[0], mine.shape[1], 1 if rows.joint else rows.layout.sizes[2]))
+    cells = cells[:, :1] if bool((cells == cells[:, :1]).all()) else cells
+    cells = cells.expand((*cells.shape[:2], 1 if rows.joint else rows.layout.sizes[2]))
     constants = tuple(_laid(part, mine) for part in rows.constants)
     slopes = tuple(tuple(_laid(part, firsts) for part in slot) for slot in rows.slopes)
     weight, seen = None, seen_of(rows, mine, present)
@@ -145,7 +156,7 @@ class Law:
     """A block at bound arguments.
 
     Attributes:
-        block: what is bound.
+        block: what is bound; c is of size one in what all of its rows have in common.
         slopes: of the residuals, (s, z, p, c, e, f).
         constants: the residuals where the latents are zero, (s, z, n, c, e).
         roots: what whitens residuals: (s, z, c, e), or (s, z, c, e, e) if joint.

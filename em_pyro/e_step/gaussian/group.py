@@ -15,12 +15,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from .block import Block, Law, Patterns, law_of
-from .precision.factored import Factored, factor, places_of
+from .precision.factored import Factored, factor, places_of, spots_of
 from .precision.orthogonal import orthogonal, strained
 from .precision.proper import undetermined
 
@@ -76,6 +77,21 @@ class Group:
             return each.sum(-1, keepdim=True)
         return each.new_zeros((*each.shape[:-1], rows)).index_add_(-1, self.at, each)
 
+    @cached_property
+    def places(self) -> tuple[tuple[Tensor, int], ...]:
+        """Where the products of every block are added up, and how many places there are."""
+        return tuple(places_of(block.slots, self.k, self.width) for block in self.blocks)
+
+    @cached_property
+    def spots(self) -> tuple[Tensor, ...]:
+        """Where the covariances of the latents that rows take stand, of every block: (c, f, f)."""
+        return tuple(spots_of(b.slots.unsqueeze(-1), b.slots.unsqueeze(-2), self.k, self.width) for b in self.blocks)
+
+    @cached_property
+    def whole(self) -> bool:
+        """Whether no latent is observed exactly, or without a density."""
+        return bool(self.free.all())
+
 
 @dataclass(frozen=True)
 class Posterior:
@@ -102,15 +118,16 @@ def posterior(group: Group, bindings: Bindings) -> Posterior:
     if group.given is not None:
         laws = tuple(_known(group, law) for law in laws)
     white = whitened(laws)
-    flat = added([_precision(group, law.block, slopes) for law, (slopes, _) in zip(laws, white, strict=True)])
+    every = zip(laws, white, group.places, strict=True)
+    flat = added([_precision(law.block, slopes, *places) for law, (slopes, _), places in every])
     pull = added([_pull(group, law.block, *both) for law, both in zip(laws, white, strict=True)])
     free = group.free
-    if not bool(free.all()):
+    if not group.whole:
         pull = pull * free[group.patterns.of]
     precision: Factored = factor(flat, free, group.k, group.width)
     square: Tensor | None = None
     if strained(flat, precision, group.k, group.width):
-        precision, mean, square = orthogonal(group.blocks, white, free, group.patterns.of)
+        precision, mean, square = orthogonal(group.blocks, _every_row(laws, white), free, group.patterns.of)
     else:
         mean = -precision.solve(pull, group.patterns.of)
     residuals = tuple(_residual(group, law, law.slopes, law.constants, mean) for law in laws)
@@ -130,10 +147,22 @@ def whitened(laws: Sequence[Law]) -> list[tuple[Tensor, Tensor]]:
     return [(law.whitened(law.slopes, slots=True), law.whitened(law.constants, slots=False)) for law in laws]
 
 
+def _every_row(laws: Sequence[Law], white: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """The same with all rows laid out, also where they have it in common."""
+    return [
+        (
+            slopes.expand((*slopes.shape[:3], law.block.rows, *slopes.shape[4:])),
+            constants.expand((*constants.shape[:3], law.block.rows, *constants.shape[4:])),
+        )
+        for law, (slopes, constants) in zip(laws, white, strict=True)
+    ]
+
+
 def undetermined_entries(group: Group, bindings: Bindings) -> Tensor:
     """Latent entries that nothing determines, among those of all members; mostly none."""
     found = posterior(group, bindings)
-    which = undetermined(group.blocks, whitened(found.laws), group.free, found.evidence)
+    white = _every_row(found.laws, whitened(found.laws))
+    which = undetermined(group.blocks, white, group.free, found.evidence)
     return group.entries[:, :0] if which is None else group.entries[:, which]
 
 
@@ -170,6 +199,9 @@ def _known(group: Group, law: Law) -> Law:
 def _residual(group: Group, law: Law, slopes: Tensor, constants: Tensor, latents: Tensor) -> Tensor:
     """Residuals at latents (s, z, n, k)."""
     taken = taken_of(law.block, latents)  # (s, z, n, c, f)
+    if slopes.shape[2:4] == (1, 1):  # one product for all rows of all members
+        shape = (*taken.shape[2:4], slopes.shape[4])
+        return constants + (taken.flatten(2, 3) @ slopes[:, :, 0, 0].mT).unflatten(2, shape[:2])
     if slopes.shape[2] > 1:
         slopes = slopes[:, :, group.patterns.of]
     return constants + (slopes @ taken.unsqueeze(-1)).squeeze(-1)
@@ -185,9 +217,9 @@ def taken_of(block: Block, latents: Tensor) -> Tensor:
     return found if bool((block.slots >= 0).all()) else torch.where(block.slots >= 0, found, 0.0)
 
 
-def _precision(group: Group, block: Block, slopes: Tensor) -> Tensor:
+def _precision(block: Block, slopes: Tensor, at: Tensor, places: int) -> Tensor:
     """What a block adds to `J`, (s, z, p, places)."""
-    c = len(block.slots)
+    c = block.rows
     if block.weight is None:
         products = slopes.mT @ slopes  # (s, z, p, c, f, f)
     elif slopes.shape[2] == 1:
@@ -195,8 +227,8 @@ def _precision(group: Group, block: Block, slopes: Tensor) -> Tensor:
         products = torch.einsum("pce,szxcefg->szpcfg", block.weight.expand((-1, c, slopes.shape[4])), each)
     else:
         products = slopes.mT @ (slopes * block.weight.unsqueeze(-1))
-    at, places = places_of(block.slots, group.k, group.width)
     found = products.new_zeros((*products.shape[:3], places + 1))
+    products = products.expand((*products.shape[:3], c, *products.shape[4:]))
     return found.index_add_(-1, at, products.flatten(3))[..., :places]
 
 
@@ -204,9 +236,12 @@ def _pull(group: Group, block: Block, slopes: Tensor, constants: Tensor) -> Tens
     """What a block adds to `A' a`, (s, z, n, k)."""
     if block.weight is not None:
         constants = constants * block.weight[group.patterns.of]
-    if slopes.shape[2] > 1:
-        slopes = slopes[:, :, group.patterns.of]
-    products = (slopes.mT @ constants.unsqueeze(-1)).squeeze(-1)
+    if slopes.shape[2:4] == (1, 1):  # one product for all rows of all members
+        products = (constants.flatten(2, 3) @ slopes[:, :, 0, 0]).unflatten(2, constants.shape[2:4])
+    else:
+        slopes = slopes[:, :, group.patterns.of] if slopes.shape[2] > 1 else slopes
+        products = (slopes.mT @ constants.unsqueeze(-1)).squeeze(-1)
+    products = products.expand((*products.shape[:3], block.rows, products.shape[-1]))
     found = products.new_zeros((*products.shape[:3], group.k + 1))
     at = torch.where(block.slots >= 0, block.slots, group.k).reshape(-1)
     found.index_add_(-1, at, products.flatten(3))
@@ -217,7 +252,7 @@ def _log_roots(law: Law) -> Tensor:
     """Log-densities of residuals of zero, over all that is seen, (s, z, p)."""
     roots = law.roots.diagonal(dim1=-2, dim2=-1) if law.block.joint else law.roots
     logs = roots.log() - 0.5 * math.log(2 * math.pi)  # (s, z, c, e)
-    weight = law.block.weight
+    weight, logs = law.block.weight, logs.expand((*logs.shape[:2], law.block.rows, logs.shape[-1]))
     if weight is None:
         return logs.sum((-1, -2)).unsqueeze(-1)
     return torch.einsum("szce,pce->szp", logs, weight.expand((-1, *logs.shape[-2:])))

@@ -69,9 +69,10 @@ def products(group: Group, found: Posterior, k: int, weights: Weights, cells: in
         members = members * block.weight[group.patterns.of]
     count = weights.patterns[..., None, None]
     count = (count if block.weight is None else count * block.weight).sum(2)
-    around = _around(block, _slopes(block, law), found.precision, weights)
+    around = _around(block, _slopes(block, law), found.precision, weights, group.spots[k])
     one = torch.ones((1,) * 5, dtype=torch.float64) if group.one is None else group.one.reshape((1, 1, -1, 1, 1))
     terms = _Terms(block, count, x, residual, members, around, one)
+    terms = _together(terms) if block.alike else terms
     return _joint(terms, cells) if block.joint else _apart(terms, cells)
 
 
@@ -84,7 +85,8 @@ class _Terms(NamedTuple):
         x: covariates at the means, (s, z, n, c, e, J).
         residual: residuals at the means, (s, z, n, c, e).
         weight: how much every member counts, likewise.
-        around: covariances of covariates and residuals, members added up, (s, z, c, e, J + 1, J + 1).
+        around: covariances of covariates and residuals, members added up, (s, z, c, e, J + 1, J + 1); rows as well
+            where all are of the same cells.
         one: what stands for one in every member, likewise.
     """
 
@@ -95,6 +97,23 @@ class _Terms(NamedTuple):
     weight: Tensor
     around: Tensor
     one: Tensor
+
+
+def _together(terms: _Terms) -> _Terms:
+    """Take all rows of a member for members with one row, where they are of the same cells."""
+    rows, members = terms.block.rows, max(terms.residual.shape[2], terms.weight.shape[2])
+
+    def each(part: Tensor) -> Tensor:
+        if part.shape[2:4] == (1, 1):
+            return part
+        return part.expand((*part.shape[:2], members, rows, *part.shape[4:])).flatten(2, 3).unsqueeze(3)
+
+    many = terms.many
+    many = many * rows if many.shape[2] == 1 else many.sum(2, keepdim=True)
+    weight = terms.weight.expand((*terms.weight.shape[:2], members, rows, terms.weight.shape[4]))
+    return terms._replace(
+        many=many, x=each(terms.x), residual=each(terms.residual), weight=each(weight), one=each(terms.one)
+    )
 
 
 def _covariate(group: Group, block: Block, j: int, taken: Tensor) -> Tensor:
@@ -123,21 +142,29 @@ def _slopes(block: Block, law: Law) -> Tensor:
     return torch.stack([torch.stack([part.expand(shape) for part in slot], -1) for slot in by_slot], -1)
 
 
-def _around(block: Block, slopes: Tensor, precision: Factored, weights: Weights) -> Tensor:
+def _around(block: Block, slopes: Tensor, precision: Factored, weights: Weights, spots: Tensor) -> Tensor:
     """`B Cov(z) B'` of every row, members added up: (s, z, c, e, J + 1, J + 1), coordinates side by side if joint."""
     if block.joint:
         slopes = slopes.flatten(4, 5).unsqueeze(4)
     if precision.half is None:
-        return (slopes @ _spread(block, precision, weights) @ slopes.mT).sum(2)
+        inside = _spread(block, precision, weights, spots)
+        if block.alike and slopes.shape[3] == 1:  # rows are added up before they are multiplied
+            return (slopes @ inside.sum(3, keepdim=True) @ slopes.mT).sum(2)
+        return _of_rows(block, (slopes @ inside @ slopes.mT).sum(2))
     padded = torch.nn.functional.pad(precision.half, (0, 0, 0, 1))
     taken = padded[..., torch.where(block.slots >= 0, block.slots, padded.shape[-2] - 1), :]  # (s, z, p, c, f, k)
     half = slopes @ taken.unsqueeze(4)
     weight = weights.patterns[..., None, None]
     weight = weight if block.weight is None else weight * block.weight
-    return ((half * weight[..., None, None]) @ half.mT).sum(2)
+    return _of_rows(block, ((half * weight[..., None, None]) @ half.mT).sum(2))
 
 
-def _spread(block: Block, precision: Factored, weights: Weights) -> Tensor:
+def _of_rows(block: Block, part: Tensor) -> Tensor:
+    """Rows (s, z, c, ...) added up, where all are of the same cells."""
+    return part.expand((*part.shape[:2], block.rows, *part.shape[3:])).sum(2, keepdim=True) if block.alike else part
+
+
+def _spread(block: Block, precision: Factored, weights: Weights, spots: Tensor) -> Tensor:
     """Covariances of the latents that rows take, times the members of each pattern: (s, z, p, c, e, f, f).
 
     Summed over patterns where slopes are the same in all of them.
@@ -145,8 +172,7 @@ def _spread(block: Block, precision: Factored, weights: Weights) -> Tensor:
     f = block.slots.shape[1]
     if not f:
         return torch.zeros((1,) * 5 + (0, 0), dtype=torch.float64)
-    first, second = torch.broadcast_tensors(block.slots.unsqueeze(-1), block.slots.unsqueeze(-2))
-    taken = precision.covariances(first, second)  # (s, z, p, c, f, f)
+    taken = precision.at(spots)  # (s, z, p, c, f, f)
     alike = all(s is None or s.shape[1] == 1 for slot in block.slopes for s in slot)
     if not alike:
         weight = weights.patterns[..., None, None]

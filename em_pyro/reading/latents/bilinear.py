@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -65,17 +66,27 @@ class Bilinear:
         return self._added(params, latents, lambda part: part.double().abs(), 1)
 
     def _added(self, params: Params, latents: Tensor, as_is: Callable[[Tensor], Tensor], sign: int) -> Tensor:
-        theta = [as_is(params[name].reshape(-1)[at]) for name, at in self.entries]
-        table = torch.stack([*theta, torch.zeros((), dtype=torch.float64)]) if theta else torch.zeros(1).double()
-        values = [as_is(part) for part in self.constants]
-        padded = torch.cat([as_is(latents), latents.new_zeros(1).double()])
-        for slot in self.slots:
-            z = padded[slot.which]
-            values = [v if s is None else v + as_is(s) * z for v, s in zip(values, slot.slopes, strict=True)]
+        theta = [as_is(params[name].reshape(-1)[at]) for name, at in self._sources]
+        table = torch.cat([*theta, torch.zeros(1, dtype=torch.float64)])  # an index of -1 takes the zero
+        values = self.values(latents, as_is)
         total = values[-1]
         for x, index in zip(values, self.index, strict=False):
             total = total + sign * x * table[index]
         return total.expand(self.shape)
+
+    @cached_property
+    def _sources(self) -> tuple[tuple[str, Tensor], ...]:
+        """Parameters in the order of the entries, each with its flat positions."""
+        groups = groupby(self.entries, key=lambda entry: entry[0])
+        return tuple((name, torch.tensor([at for _, at in some])) for name, some in groups)
+
+    def values(self, latents: Tensor, as_is: Callable[[Tensor], Tensor] = torch.Tensor.double) -> list[Tensor]:
+        """Return the covariates, then the response, at values of all latents side by side."""
+        values = [as_is(part) for part in self.constants]
+        for slot in self.slots:
+            z = torch.where(slot.which < 0, 0.0, as_is(latents[slot.which.clamp(min=0)]))
+            values = [v if s is None else v + as_is(s) * z for v, s in zip(values, slot.slopes, strict=True)]
+        return values
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from .moves import Moves
 from .replays import Crowded, Replays, names_of, thin
 from .stand_in import scale_name, unread, with_computed
 
+STEPS = 8  # of a loop, from which it is taken that neighbours meet
 RUNS = 2000  # of the model, for all constants together
 
 
@@ -73,7 +74,7 @@ def bilinear(program: Program, recognition: Recognition, sites: frozenset[str], 
     run = {name: site for name, site in recognition.runs[0].items() if name in sites - deltas}
     others = {name: scale_name(site) for name, site in run.items() if name not in recognition.readings}
     replays = Replays(program, recognition.values, places, tuple(run), deltas)
-    coarse = dict.fromkeys(places.kinds, 0)
+    coarse = {kind: int(len(names) > STEPS) for kind, names in places.kinds.items()}
     while True:
         try:
             return _found(replays, recognition, others, coarse)
@@ -213,11 +214,18 @@ def _different(
     run, found = replays.run(latents, {}), {}
     for name, site in made.items():
         value, location = run[name]
-        mine, terms = site.residual(params, latents), site.terms(params, latents)
-        terms = terms + value.abs() + location.abs()
-        if bool(((mine - (value - location)).abs() > replays.noise * (1e4 * terms + terms.max())).any()):
-            found[name] = mine, value - location
+        if not same_residuals(site, params, latents, value, location, replays.noise):
+            found[name] = site.residual(params, latents), value - location
     return found
+
+
+def same_residuals(
+    site: Bilinear, params: Params, latents: Tensor, value: Tensor, location: Tensor, noise: float
+) -> bool:
+    """Tell whether residuals at some values of parameters and latents are those of a run there, but for rounding."""
+    terms = site.terms(params, latents) + value.abs() + location.abs()
+    off = site.residual(params, latents) - (value - location)
+    return not bool((off.abs() > noise * (1e4 * terms + terms.max())).any())
 
 
 def _too_many(places: Places) -> ModelError:

@@ -7,7 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from ....program.named import broadcast
 from ..rows import Part, Rows
 
 
@@ -24,8 +26,44 @@ def _ordered(rows: Rows) -> Rows:
     """Latents in a fixed order, those that come last in the program first."""
     if rows.which.shape[1] < 2:
         return rows
+    if any(part is not None and part.shape[1] > 1 for slot in rows.slopes for part in slot):
+        by_row = _ordered_by_row(rows)
+        if _varying(by_row) < _varying(rows):
+            return by_row
     order = rows.which.amax(0).argsort(descending=True, stable=True)
     return replace(rows, which=rows.which[:, order], slopes=tuple(rows.slopes[k] for k in order.tolist()))
+
+
+def _varying(rows: Rows) -> int:
+    """How many slopes differ from row to row."""
+    return sum(part is not None and part.shape[1] > 1 for slot in rows.slopes for part in slot)
+
+
+def _ordered_by_row(rows: Rows) -> Rows:
+    """The same within each row: neighbours in time take the same latents in turns, and with the same slopes."""
+    which, order = rows.which.sort(dim=1, descending=True, stable=True)
+    used = int((which >= 0).sum(1).amax())
+    slopes = [[_picked(rows, order[:, f], which[:, f] >= 0, j) for j in range(rows.count + 1)] for f in range(used)]
+    return replace(rows, which=which[:, :used], slopes=tuple(tuple(slot) for slot in slopes))
+
+
+def _picked(rows: Rows, slot: Tensor, some: Tensor, j: int) -> Part:
+    """Slopes of a covariate, of one slot in every row; thin where all rows that have one have the same."""
+    parts = [slopes[j] for slopes in rows.slopes]
+    known = [part for part in parts if part is not None]
+    if not known:
+        return None
+    shape = broadcast(*(part.shape for part in known))
+    nothing = torch.zeros((1, 1, 1), dtype=torch.float64)
+    every = torch.stack([(nothing if part is None else part).expand(shape) for part in parts])
+    at = slot.reshape((1, 1, -1, 1))
+    found = every.expand((len(parts), shape[0], len(slot), shape[2])).gather(0, at.expand((1, shape[0], -1, shape[2])))[
+        0
+    ]
+    first = found[:, int(some.byte().argmax())].unsqueeze(1)
+    if bool(((found == first) | ~some.reshape((1, -1, 1))).all()):
+        return first if bool((first != 0).any()) else None
+    return found
 
 
 def _key(rows: Rows) -> Any:

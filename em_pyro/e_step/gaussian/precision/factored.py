@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -29,6 +30,9 @@ class Factored(Protocol):
 
     def covariances(self, first: Tensor, second: Tensor) -> Tensor:
         """Entries of `J^-1` in places (...), (s, z, p) + those; zero where a place is -1 or what is observed."""
+
+    def at(self, spots: Tensor) -> Tensor:
+        """The same in places that `spots_of` has worked out."""
 
     @property
     def half(self) -> Tensor | None:
@@ -63,8 +67,11 @@ class Whole:
 
     def covariances(self, first: Tensor, second: Tensor) -> Tensor:
         """Entries of `J^-1`."""
-        padded = torch.nn.functional.pad(self.covariance, (0, 1, 0, 1))
-        return padded[..., first, second]
+        return self.at(spots_of(first, second, self.covariance.shape[-1], 0))
+
+    def at(self, spots: Tensor) -> Tensor:
+        """The same in places that are known."""
+        return torch.nn.functional.pad(self.covariance.flatten(-2), (0, 1))[..., spots]
 
     def draw(self, noise: Tensor, state: Tensor, of: Tensor) -> Tensor:
         """Turn standard normal vectors into ones with this precision."""
@@ -101,16 +108,21 @@ class Chain:
 
     def covariances(self, first: Tensor, second: Tensor) -> Tensor:
         """Entries of `J^-1`, which lie in one block or in neighbouring ones."""
+        return self.at(spots_of(first, second, self.k, self.width))
+
+    def at(self, spots: Tensor) -> Tensor:
+        """The same in places that are known."""
+        return self._entries[..., spots]
+
+    @cached_property
+    def _entries(self) -> Tensor:
+        """Blocks of `J^-1` side by side, and a zero behind them."""
         diagonal, below = self.matrix.inverse
-        w, blocks = self.width, diagonal.shape[-3]
-        flat = torch.cat([diagonal.flatten(-3), below.flatten(-3), diagonal.new_zeros((*diagonal.shape[:3], 1))], -1)
-        low, high = torch.minimum(first, second), torch.maximum(first, second)
-        i, j = high.clamp(min=0) // w, low.clamp(min=0) // w
-        inner = high % w * w + low % w
-        at = torch.where(i == j, i * w * w + inner, blocks * w * w + j * w * w + inner)
-        found = flat[..., torch.where((low < 0) | (i > j + 1), flat.shape[-1] - 1, at)]
-        free = torch.cat([self.free, self.free.new_zeros((len(self.free), 1))], -1)
-        return torch.where(free[:, first] & free[:, second], found, 0.0)
+        if not bool(self.free.all()):
+            mine = torch.nn.functional.pad(self.free, (0, -self.k % self.width)).unflatten(-1, (-1, self.width))
+            diagonal = torch.where(mine.unsqueeze(-1) & mine.unsqueeze(-2), diagonal, 0.0)
+            below = torch.where(mine[:, 1:].unsqueeze(-1) & mine[:, :-1].unsqueeze(-2), below, 0.0)
+        return torch.cat([diagonal.flatten(-3), below.flatten(-3), diagonal.new_zeros((*diagonal.shape[:3], 1))], -1)
 
     def draw(self, noise: Tensor, state: Tensor, of: Tensor) -> Tensor:
         """Turn standard normal vectors into ones with this precision."""
@@ -177,6 +189,18 @@ def places_of(slots: Tensor, k: int, width: int) -> tuple[Tensor, int]:
     at = torch.where(i == j, i * size + inner, (blocks + j) * size + inner)
     total = (2 * blocks - 1) * size
     return torch.where(some & ((i == j) | (i == j + 1)), at, total).reshape(-1), total
+
+
+def spots_of(first: Tensor, second: Tensor, k: int, width: int) -> Tensor:
+    """Where entries of a covariance matrix stand in a flat one, and where there is a zero behind it."""
+    low, high = torch.minimum(first, second), torch.maximum(first, second)
+    if not width:
+        return torch.where(low < 0, k * k, high * k + low)
+    blocks, size = -(-k // width), width * width
+    i, j = high.clamp(min=0) // width, low.clamp(min=0) // width
+    inner = high % width * width + low % width
+    at = torch.where(i == j, i * size + inner, (blocks + j) * size + inner)
+    return torch.where((low < 0) | (i > j + 1), (2 * blocks - 1) * size, at)
 
 
 def factor(flat: Tensor, free: Tensor, k: int, width: int) -> Factored:
