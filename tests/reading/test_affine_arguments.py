@@ -20,8 +20,8 @@ from torch.distributions import constraints
 from em_pyro.fit.problem import prepare
 from em_pyro.program.program import Program
 from em_pyro.program.survey import survey
-from em_pyro.reading.predictor import Affine, adjoint, gram
 from em_pyro.reading.gradients.elsewhere import WIDTHS
+from em_pyro.reading.predictor import Affine, adjoint, gram
 from em_pyro.reading.recognise import recognise
 
 
