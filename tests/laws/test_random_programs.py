@@ -139,6 +139,7 @@ class Checked:
             if not b >= a - max(self.exact / 10, IDENTITY) * (1 + abs(a)):
                 yield f"{kind}: the objective fell from {a:.12g} to {b:.12g}"
         if fit.outcome == "degenerate" or any("lost its digits" in note for note in fit.notes):
+            yield from [f"{kind}: converged where digits are lost"] if fit.converged else []
             return
         reached = float(self.brute.objective(there))
         if not isfinite(reached) and not fit.converged:
