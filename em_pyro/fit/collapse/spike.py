@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ...e_step.engine import Engine
+from ...program.data.check import allowed
 from ...program.masks import seen_values
 from ...program.named import Params, listed, unwrap
 from ...program.site import Site, unvalidated
@@ -128,7 +129,7 @@ def _beside(site: Site, length: float) -> list[Tensor]:
     event: int = site.fn.event_dim  # type: ignore[attr-defined]
     found = []
     for there in (value + length, value - length):
-        inside = support.check(there)
+        inside = allowed(support, there)
         inside = inside.flatten(inside.dim() - event).all(-1) if event else inside
         found.append(torch.where(inside, unvalidated(site.fn, there), -torch.inf).nan_to_num(nan=-torch.inf))
     return found
