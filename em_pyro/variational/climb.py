@@ -1,4 +1,4 @@
-"""The theorem of variational Bayes on the plan of EM, and its iteration."""
+"""The iteration of variational Bayes: what is asked after every step, and how it ended."""
 
 from __future__ import annotations
 
@@ -9,50 +9,18 @@ from typing import Any
 
 import torch
 
-from ..e_step.expectation import Expectation
 from ..errors import ObjectiveError
 from ..fit.problem import Problem
 from ..fit.stopping import CALM, aitken, is_small
 from ..program.named import Params, batched
 from ..reading.bound import Bound
 from .conjugate import Conjugate
-from .laws import AtLaws, Held, bound_to, divergence
+from .laws import AtLaws
+from .saddle import leave_saddle
+from .step import level, step
 
+SADDLES = 5  # that a start may leave
 SLACK = 1e-10  # rounding of the bound, relative to 1 + |bound|
-
-
-def step(problem: Problem, laws: tuple[Conjugate, ...], bound: Bound, held: Held | None) -> tuple[AtLaws, Expectation]:
-    """Take one step of variational Bayes: EM with laws in place of points.
-
-    With site factors `L_s(z_s; theta)` of the log-joint, linear in natural parameters `eta_s(theta)`:
-
-        E-step.  W_s = d log Z / d L_s at E_q eta;  S_s = <W_s, T_s(x)>.
-        M-step.  q(theta) has the hyperparameters of the prior, with sum_s S_s added.
-
-    Where sums have too few digits at the new laws, they are taken once more around these, as in EM.
-
-    Args:
-        problem: of the E-step.
-        laws: conjugate priors of all parameters.
-        bound: laws, or at the start points.
-        held: the laws so far; None at the start.
-
-    References:
-        Beal (2003), Variational algorithms for approximate Bayesian inference, theorem 2.2.
-        Bishop (2006), Pattern Recognition and Machine Learning, section 10.2.
-    """
-    found = problem.expect(bound)
-    new = bound_to(_updated(laws, found, bound, held), problem.engine.recognition.bank)
-    short = problem.engine.blurred(bound, new)
-    if short is not None and bool(short):
-        found = problem.expect(bound, new)
-        new = bound_to(_updated(laws, found, bound, held), problem.engine.recognition.bank)
-    return new, found
-
-
-def _updated(laws: tuple[Conjugate, ...], found: Expectation, bound: Bound, held: Held | None) -> Held:
-    before = [None] * len(laws) if held is None else [law for _, law in held]
-    return [(each, each.updated(found.sums, bound.batch, law)) for each, law in zip(laws, before, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -64,12 +32,14 @@ class Climb:
         path: the evidence lower bound at every step, the start included.
         outcome: "converged", "step limit" or "stopped".
         gap: estimated nats that further steps would gain.
+        notes: what was found out on the way.
     """
 
     bound: AtLaws
     path: tuple[float, ...]
     outcome: str
     gap: float
+    notes: tuple[str, ...] = ()
 
 
 @torch.no_grad()
@@ -88,22 +58,27 @@ def climb(
         ObjectiveError: the bound is not finite, or fell.
     """
     now, path, calm, gap = _first(problem, laws, start), list[float](), 0, float("inf")
+    notes = list[str]()
     while True:
         last = len(path) >= max_steps
         if last:
             new, found = now, problem.expect(now)
         else:
             new, found = step(problem, laws, now, now.held)
-        path.append(float(found.log_evidence) - float(divergence(now.held)))
+        path.append(level(found, now))
         _check(path)
         if told(len(path) - 1, path[-1], now) is True and len(path) > 1:
-            return Climb(now, tuple(path), "stopped", gap)
+            return Climb(now, tuple(path), "stopped", gap, tuple(notes))
         gap = aitken(path)[0]
         calm = calm + 1 if is_small(gap, path[-1], tol) else 0
         if tol > 0 and calm >= CALM:
-            return Climb(now, tuple(path), "converged", gap)
+            higher = leave_saddle(problem, laws, now, path[-1], gap, len(notes))
+            if higher is None or len(notes) >= SADDLES:
+                return Climb(now, tuple(path), "converged", gap, tuple(notes))
+            notes.append(f"left a saddle after {len(path) - 1} steps")
+            new, calm = higher, 0
         if last:
-            return Climb(now, tuple(path), "step limit", gap)
+            return Climb(now, tuple(path), "step limit", gap, tuple(notes))
         now = new
 
 

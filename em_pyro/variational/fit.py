@@ -23,7 +23,7 @@ from .laws import Held, bound_to, law_of, means_of
 from .other_rows import fitted_on, own_of_rows
 
 OUTCOMES = {
-    "converged": "The estimated remaining gain of the bound is below tol.",
+    "converged": "The estimated remaining gain of the bound is below tol, and a small disturbance led nowhere higher.",
     "step limit": "max_steps was reached before the bound settled: raise max_steps.",
     "stopped": "The callback returned True.",
 }
@@ -41,6 +41,7 @@ class VariationalFit:
         outcome: "converged", "step limit" or "stopped"; `str(fit)` says what to try.
         gap: estimated nats that further steps would add to the bound.
         starts: of every start the bound and the outcome.
+        notes: what was found out on the way.
     """
 
     elbo: float
@@ -53,6 +54,7 @@ class VariationalFit:
     prepared: Problem = field(repr=False, compare=False)
     priors: Mapping[Any, Any] = field(default_factory=dict, repr=False, compare=False)
     tol: float = 1e-8
+    notes: tuple[str, ...] = ()
 
     @property
     def converged(self) -> bool:
@@ -141,6 +143,7 @@ class VariationalFit:
             num_steps=len(end.path) - 1,
             outcome=end.outcome,
             gap=end.gap,
+            notes=end.notes,
             starts=((end.path[-1], end.outcome),),
             held=tuple(end.bound.held),
             prepared=there,
@@ -163,7 +166,7 @@ class VariationalFit:
                 lines += [" " * (width + 4 + len(kind) + 7) + row for row in rows[1:]]
         if len(self.starts) > 1:
             lines.append(f"best of {len(self.starts)} starts")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.notes])
 
 
 def _bank(fit: VariationalFit) -> Bank:

@@ -18,7 +18,7 @@ from ..m_step.least_squares.solver import Site
 from ..m_step.pooling import added, pool
 from ..program.named import Batch, Params
 from ..reading.bank import Bank
-from .conjugate import Real
+from .conjugate import Draw, Real
 from .entering import known, places, positions, selected
 from .normal_wishart import NormalWishart
 
@@ -66,9 +66,19 @@ class Mean(Real):
 
     means = points
 
-    def divergence(self, law: Any) -> Tensor:
+    def divergence(self, law: Any, other: Any = None) -> Tensor:
         """Of all entries, or rows."""
-        return dist.kl_divergence(law, self.prior).sum()
+        return dist.kl_divergence(law, self.prior if other is None else other).sum()
+
+    def disturbed(self, law: Any, nats: float, draw: Draw) -> Any:
+        """The means, by standard deviations of the law."""
+        far = (2 * nats) ** 0.5
+        if isinstance(law, dist.Normal):
+            return dist.Normal(law.loc + far * law.scale * draw(law.loc), law.scale)
+        root = law.scale_tril
+        return dist.MultivariateNormal(
+            law.loc + far * (root @ draw(law.loc).unsqueeze(-1)).squeeze(-1), scale_tril=root
+        )
 
     def excess(self, law: Any, factor: SiteFactor, bank: Bank) -> Tensor | None:
         """`-tr(P Var mu) / 2`: the mean is uncertain."""
@@ -139,9 +149,13 @@ class MeanAndScale(Real):
 
     means = points
 
-    def divergence(self, law: NormalWishart) -> Tensor:
+    def divergence(self, law: NormalWishart, other: Any = None) -> Tensor:
         """Of all pairs."""
-        return law.divergence(self.prior).sum()
+        return law.divergence(self.prior if other is None else other).sum()
+
+    def disturbed(self, law: NormalWishart, nats: float, draw: Draw) -> NormalWishart:
+        """Means, and the axes of the precision."""
+        return law.disturbed(nats, draw(law.loc), draw(law.loc))
 
     def excess(self, law: NormalWishart, factor: SiteFactor, bank: Bank) -> Tensor | None:
         """`(E log |P| - log |E P| - D / kappa) / 2`."""

@@ -135,6 +135,22 @@ class NormalWishart:
         scatter = scatter + self.kappa[..., None, None] * _outer(prior) - kappa[..., None, None] * _outer(moved)
         return NormalWishart(about + moved, kappa, (scatter + scatter.mT) / 2, self.df + n)
 
+    def disturbed(self, nats: float, means: Tensor, axes: Tensor) -> NormalWishart:
+        """The law with its means, and the axes of the precision, so far from here that each costs about `nats`.
+
+        Args:
+            nats: of divergence.
+            means: standard normal numbers, `(..., D)`.
+            axes: the same.
+        """
+        df, kappa = self.df.unsqueeze(-1), self.kappa.unsqueeze(-1)
+        away = ((2 * nats / (kappa * df)).sqrt() * means).unsqueeze(-1)
+        longer = ((4 * nats / df).sqrt().clamp(max=1.0) * axes).exp()
+        inverse = (self._root * longer.unsqueeze(-2)) @ self._root.mT
+        return NormalWishart(
+            self.loc + (self._root @ away).squeeze(-1), self.kappa, (inverse + inverse.mT) / 2, self.df
+        )
+
     def divergence(self, prior: NormalWishart) -> Tensor:
         """Kullback-Leibler divergence of this law from `prior`, in nats: `(...)`."""
         ratio, dim = prior.kappa / self.kappa, self.dim

@@ -19,7 +19,7 @@ from ..program.named import Batch, Params
 from ..reading.bank import Bank
 from .choose import Priors, choose
 from .climb import Climb, climb
-from .conjugate import Conjugate
+from .conjugate import Conjugate, Draw
 from .laws import bound_to
 
 
@@ -47,9 +47,13 @@ class Kept:
         """Those of the law."""
         return self.of.means(law)
 
-    def divergence(self, law: Any) -> Tensor:
+    def divergence(self, law: Any, other: Any = None) -> Tensor:
         """Nothing: it has been paid for."""
         return torch.zeros((), dtype=torch.float64)
+
+    def disturbed(self, law: Any, nats: float, draw: Draw) -> Any:
+        """The law, which stays."""
+        return law
 
     def log(self, law: Any, *, complement: bool) -> Tensor:
         """Those of the law."""
