@@ -18,7 +18,7 @@ from ..m_step.uses import uses_of
 from ..program.named import Batch, Params
 from ..reading.bank import Bank
 from .choose import Priors, choose
-from .climb import Climb, climb
+from .climbing.climb import Climb, climb
 from .conjugate import Conjugate, Draw
 from .laws import bound_to
 

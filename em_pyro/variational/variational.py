@@ -18,7 +18,7 @@ from ..options import check_options, check_switches, written
 from ..program.devices import beside
 from ..program.handlers import alone
 from .choose import choose
-from .climb import Climb, climb
+from .climbing.climb import Climb, climb
 from .fit import VariationalFit
 from .laws import AtLaws, means_of
 

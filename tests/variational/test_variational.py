@@ -25,7 +25,7 @@ from torch import Tensor, tensor
 from em_pyro import EMError, NormalWishart, ParameterError, PlanError, StickBreaking, VariationalEM, VariationalFit
 from em_pyro.fit.starting.starts import starting_points
 from em_pyro.variational.choose import choose
-from em_pyro.variational.climb import climb
+from em_pyro.variational.climbing.climb import climb
 
 
 def flat(size: int, count: float = 1.0) -> dist.Dirichlet:

@@ -12,7 +12,7 @@ from oracles.engines import distance
 from oracles.tolerances import IDENTITY, SOLVERS
 from torch import Tensor, tensor
 
-import em_pyro.variational.climb
+import em_pyro.variational.climbing.climb
 from em_pyro import NormalWishart, StickBreaking, VariationalEM, VariationalFit
 from em_pyro.fit.problem import prepare
 from em_pyro.variational.choose import choose
@@ -96,7 +96,7 @@ def test_a_saddle_is_left(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert fit.notes[0] in str(fit)
     assert distance(fit.elbo, there.elbo) < SOLVERS
     assert all(b >= a - IDENTITY * abs(a) for a, b in zip(fit.path, fit.path[1:], strict=False))
-    monkeypatch.setattr(em_pyro.variational.climb, "leave_saddle", lambda *_: None)
+    monkeypatch.setattr(em_pyro.variational.climbing.climb, "leave_saddle", lambda *_: None)
     left = fitted(name, equal=True)
     assert left.converged
     assert not left.notes
@@ -113,7 +113,7 @@ def test_a_maximum_is_none(name: str) -> None:
 
 def test_no_tolerance_no_test(monkeypatch: pytest.MonkeyPatch) -> None:
     """With `tol=0` exactly `max_steps` are taken, and nothing is disturbed."""
-    monkeypatch.setattr(em_pyro.variational.climb, "leave_saddle", lambda *_: 1 / 0)
+    monkeypatch.setattr(em_pyro.variational.climbing.climb, "leave_saddle", lambda *_: 1 / 0)
     model, priors, start, args = cases()["coins"]
     assert VariationalEM(model, priors, starts=start, tol=0, max_steps=7).fit(*args).num_steps == 7
 

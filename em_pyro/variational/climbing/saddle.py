@@ -13,11 +13,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..fit.problem import Problem
-from ..fit.saddle import CAP, LARGE, REST, SMALL, STAYING, STEPS, may_pass, observed_rows
-from ..program.devices import seeded
-from .conjugate import Conjugate
-from .laws import AtLaws, bound_to
+from ...fit.problem import Problem
+from ...fit.saddle import CAP, LARGE, REST, SMALL, STAYING, STEPS, may_pass, observed_rows
+from ...program.devices import seeded
+from ..conjugate import Conjugate
+from ..laws import AtLaws, bound_to
 from .step import level, step
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from ..errors import ObjectiveError
-from ..fit.problem import Problem
-from ..fit.stopping import CALM, aitken, is_small
-from ..program.named import Params, batched
-from ..reading.bound import Bound
-from .conjugate import Conjugate
-from .laws import AtLaws
+from ...errors import ObjectiveError
+from ...fit.problem import Problem
+from ...fit.stopping import CALM, aitken, is_small
+from ...program.named import Params, batched
+from ...reading.bound import Bound
+from ..conjugate import Conjugate
+from ..laws import AtLaws
 from .saddle import leave_saddle
 from .step import level, step
 

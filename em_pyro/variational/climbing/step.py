@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ..e_step.expectation import Expectation
-from ..fit.problem import Problem
-from ..reading.bound import Bound
-from .conjugate import Conjugate
-from .laws import AtLaws, Held, bound_to, divergence
+from ...e_step.expectation import Expectation
+from ...fit.problem import Problem
+from ...reading.bound import Bound
+from ..conjugate import Conjugate
+from ..laws import AtLaws, Held, bound_to, divergence
 
 
 def step(problem: Problem, laws: tuple[Conjugate, ...], bound: Bound, held: Held | None) -> tuple[AtLaws, Expectation]:
