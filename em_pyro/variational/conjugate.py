@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 import torch.distributions as dist
@@ -31,6 +31,9 @@ class Conjugate(Protocol):
 
     `about` are values at which everything is bound, before there are laws; later those of `points`.
     """
+
+    moves: ClassVar[bool]
+    """Whether steps move it."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -64,6 +67,8 @@ class Conjugate(Protocol):
 @dataclass(frozen=True)
 class Probabilities:
     """`Dirichlet(a + counts)`, `Beta(a + successes, b + failures)`, or the Betas of sticks."""
+
+    moves: ClassVar[bool] = True
 
     name: str
     prior: dist.Dirichlet | dist.Beta | StickBreaking
@@ -130,6 +135,8 @@ class Probabilities:
 class Real:
     """What laws of real numbers have in common: they enter through no logarithm of a probability."""
 
+    moves: ClassVar[bool] = True
+
     def log(self, law: Any, *, complement: bool) -> Tensor:
         """No probability."""
         raise AssertionError
@@ -176,6 +183,8 @@ class Rate(Real):
 @dataclass(frozen=True)
 class Untouched(Real):
     """The prior of a parameter that enters no site: of the law of the only state there is, say."""
+
+    moves: ClassVar[bool] = False
 
     name: str
     prior: Any

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ from .laws import bound_to
 @dataclass(frozen=True)
 class Kept:
     """A law that stays as it is."""
+
+    moves: ClassVar[bool] = False
 
     of: Conjugate = field(repr=False)
     law: Any
