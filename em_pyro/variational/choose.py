@@ -21,7 +21,7 @@ from ..m_step.uses import Block, Use, chart_of, charts_of, kind_of, terms_of, us
 from ..program.named import unwrap
 from ..reading.priors import exponent
 from .conjugate import Conjugate, Probabilities, Rate, Untouched
-from .entering import places
+from .entering import scales_of
 from .locations import Mean, MeanAndScale
 from .normal_wishart import NormalWishart
 from .stick_breaking import StickBreaking
@@ -205,11 +205,10 @@ def _pair(engine: Engine, names: tuple[str, ...], prior: Any, uses: Uses) -> Con
         raise Refused("the first is to be the mean of a Normal, the second its scale")
     if charts_of(engine, loc, uses[loc]) != {"itself"}:
         raise Refused(f'"{loc}" enters through a function')
-    for site in sites:
-        _check_paired(site, loc, scale)
     shapes = tuple(engine.program.parameters[name].initial.shape for name in names)
     dim = sites[0].loc.unit[0] if sites[0].loc.unit else 1
     batch = shapes[0][:-1] if sites[0].loc.unit else shapes[0]
+    of = scales_of(sites, (loc, batch.numel()), (scale, shapes[1].numel() // (dim * dim)))
     try:
         law = prior.expand(batch)
         assert law.dim == dim
@@ -218,19 +217,19 @@ def _pair(engine: Engine, names: tuple[str, ...], prior: Any, uses: Uses) -> Con
             f"priors[{names}]: expected a NormalWishart of {dim} coordinates that broadcasts to batch shape "
             f"{tuple(batch)}, got {prior.dim} and {tuple(prior.batch_shape)}."
         ) from None
-    return MeanAndScale(loc, scale, law, sites, chart_of(engine, scale, uses[scale]), (shapes[0], shapes[1]))
+    _check_shared(names, law, of)
+    return MeanAndScale(loc, scale, law, sites, chart_of(engine, scale, uses[scale]), (shapes[0], shapes[1]), of)
 
 
-def _check_paired(site: Site, loc: str, scale: str) -> None:
-    """Refuse a site in which a mean does not have a scale of its own."""
-    means, scales = places(site.loc, loc), places(site.scale, scale)
-    same = [(p.where.cells.tolist(), p.where.entries.tolist()) for p in means] == [
-        (p.where.cells.tolist(), p.where.entries.tolist()) for p in scales
-    ]
-    if not same or any(p.where.complement for p in (*means, *scales)):
-        raise Refused(f'at site "{site.name}" not every mean has one scale of its own')
-    if site.loc.coefficient is not None or site.scale.coefficient is not None:
-        raise Refused(f'at site "{site.name}" they are multiplied by known factors')
+def _check_shared(names: tuple[str, ...], law: NormalWishart, of: Tensor) -> None:
+    """Refuse priors that differ between means with the same scale: it has one."""
+    first = torch.stack([(of == k).nonzero()[0, 0] for k in of])
+    inverse, df = law.scale_matrix_inverse.reshape((-1, law.dim, law.dim)), law.df.reshape(-1)
+    if not torch.equal(inverse[first], inverse) or not torch.equal(df[first], df):
+        raise ParameterError(
+            f"priors[{names}]: expected one scale_matrix_inverse and df for means that share a scale, got several. Its "
+            f"prior counts once."
+        )
 
 
 def _sites(engine: Engine, names: tuple[str, ...], uses: Uses) -> tuple[Site, ...]:

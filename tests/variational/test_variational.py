@@ -190,7 +190,6 @@ REFUSED: Mapping[str, tuple[Callable[..., None], dict[Any, Any], Tensor, type[EM
         '"total_count"',
     ),
     "scale unknown": (FULL, {"weights": WEIGHTS, "loc": dist.Normal(0.0, 1.0)}, ROWS, PlanError, "NormalWishart"),
-    "shared scale": (gaussian_mixture.tied, {"weights": WEIGHTS, TRIL: VAGUE}, ROWS, PlanError, "scale of its own"),
     "wrong way round": (FULL, {"weights": WEIGHTS, TRIL[::-1]: VAGUE}, ROWS, PlanError, "the first"),
     "one name": (FULL, {"weights": WEIGHTS, "loc": VAGUE}, ROWS, PlanError, "two parameters"),
     "dimensions": (FULL, {"weights": WEIGHTS, TRIL: pair(3)}, ROWS, ParameterError, "2 coordinates"),
