@@ -120,8 +120,11 @@ def _law(engine: Engine, names: tuple[str, ...], prior: Any, kinds: set[str], us
         raise Refused("two parameters have a law together where they are a mean and its scale: a NormalWishart")
     (kind,) = kinds if len(kinds) == 1 else (" and ".join(sorted(kinds)),)
     for name in names:
-        if any(role.affine is not None for _, _, role in uses[name]):
-            raise Refused("an argument is affine in it, and not a selection of it")
+        for factor, key, role in uses[name]:
+            if role.affine is not None:
+                raise Refused(
+                    f'"{key}" of site "{factor.name}" is affine in it, as in a regression, and no selection of it'
+                )
     if prior is None:
         raise Refused(f"it has none, and one is needed: {_HINTS.get(kind, 'there is none of that kind')}")
     make = KINDS.get((kind, _kind(prior)))
