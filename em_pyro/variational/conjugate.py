@@ -63,6 +63,9 @@ class Conjugate(Protocol):
     def excess(self, law: Any, factor: SiteFactor, bank: Bank) -> Tensor | None:
         """What the law adds to the first natural parameter of the cells of a site; None where it does not enter."""
 
+    def spread(self, law: Any, factor: SiteFactor) -> Tensor | None:
+        """Covariance of the coefficients of a site's lines; None where the law is of none."""
+
 
 @dataclass(frozen=True)
 class Probabilities:
@@ -131,6 +134,10 @@ class Probabilities:
         """None: logarithms are bound as such."""
         return None
 
+    def spread(self, law: Any, factor: SiteFactor) -> Tensor | None:
+        """None: no coefficients."""
+        return None
+
 
 class Real:
     """What laws of real numbers have in common: they enter through no logarithm of a probability."""
@@ -140,6 +147,10 @@ class Real:
     def log(self, law: Any, *, complement: bool) -> Tensor:
         """No probability."""
         raise AssertionError
+
+    def spread(self, law: Any, factor: SiteFactor) -> Tensor | None:
+        """None: no coefficients."""
+        return None
 
 
 @dataclass(frozen=True)

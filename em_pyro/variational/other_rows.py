@@ -65,6 +65,10 @@ class Kept:
         """Those of the law."""
         return self.of.excess(law, factor, bank)
 
+    def spread(self, law: Any, factor: SiteFactor) -> Tensor | None:
+        """Those of the law."""
+        return self.of.spread(law, factor)
+
 
 def own_of_rows(engine: Engine) -> frozenset[str]:
     """Parameters of which the rows of the longest plate select entries: they belong to these rows."""

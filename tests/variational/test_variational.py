@@ -178,16 +178,6 @@ COUNTS, ROWS, WEIGHTS, TRIL = (
 KINDS, FULL = poisson_mixture.poisson_mixture, gaussian_mixture.full
 VAGUE, PRIOR = pair(2), dist.Gamma(1.0, 1.0)
 
-
-def line(x: Tensor) -> None:
-    """Two regressions whose noise is known."""
-    weights = pyro.param("weights", tensor([0.5, 0.5]), constraint=dist.constraints.simplex)
-    coef = pyro.param("coef", tensor([[0.0, -1.0], [0.0, 1.0]]))
-    with pyro.plate("rows", len(x)):
-        z = pyro.sample("z", dist.Categorical(weights))
-        pyro.sample("y", dist.Normal(coef[z, 0] + coef[z, 1] * x[:, 0], 0.5), obs=x[:, 1])
-
-
 REFUSED: Mapping[str, tuple[Callable[..., None], dict[Any, Any], Tensor, type[EMError], str]] = {
     "none": (KINDS, {"rate": PRIOR}, COUNTS, PlanError, '"weights", got none'),
     "another": (KINDS, {"weights": dist.Beta(1.0, 1.0)}, COUNTS, PlanError, "rows that add up"),
@@ -206,7 +196,6 @@ REFUSED: Mapping[str, tuple[Callable[..., None], dict[Any, Any], Tensor, type[EM
     "unknown name": (FULL, {"weight": WEIGHTS}, ROWS, ParameterError, '"weight"'),
     "twice": (FULL, {"loc": dist.Normal(0.0, 1.0), TRIL: VAGUE}, ROWS, ParameterError, "got two"),
     "shape": (FULL, {"weights": flat(3), TRIL: VAGUE}, ROWS, ParameterError, "broadcast"),
-    "regression": (line, {"weights": WEIGHTS, "coef": dist.Normal(0.0, 9.0)}, ROWS, PlanError, '"loc" of site "y" is'),
     "continuous": (factor_analysis.factor_analysis, {}, ROWS, PlanError, "continuous and integrated"),
 }
 
