@@ -122,7 +122,7 @@ def _climb(problem: Problem, moved: Batch, objective: float, margin: float) -> t
                 break  # the starts after it are not asked any more
             sound = True
             paths[start].append(now)
-            if step < STEPS or _may_pass(paths[start], objective, margin):
+            if step < STEPS or may_pass(paths[start], objective, margin):
                 staying.append(row)
         if sound:
             trail.append(new)
@@ -133,7 +133,7 @@ def _climb(problem: Problem, moved: Batch, objective: float, margin: float) -> t
     return higher[min(higher)] if higher else None, trail
 
 
-def _may_pass(path: Sequence[float], objective: float, margin: float) -> bool:
+def may_pass(path: Sequence[float], objective: float, margin: float) -> bool:
     """Whether the gains of a path grow, or shrink so slowly that they would pass the old objective."""
     last, before = path[-1] - path[-2], path[-2] - path[-3]
     rounding = 1e-14 * (1 + abs(objective))
@@ -176,7 +176,7 @@ def row_units(
                 squares[name] += torch.zeros(()) if row is None else row.square() / PROBES
     units = {}
     for name, square in squares.items():
-        unit = (2 * _rows(problem) / square.sqrt()).sqrt()
+        unit = (2 * observed_rows(problem) / square.sqrt()).sqrt()
         curved = square > FLAT**2 * (square.max() if square.numel() else 0.0)
         unit = torch.where(torch.isfinite(unit) & curved, unit, 0.0)
         real = domain_of(program.parameters[name].constraint) == "real"
@@ -184,7 +184,7 @@ def row_units(
     return units
 
 
-def _rows(problem: Problem) -> float:
+def observed_rows(problem: Problem) -> float:
     """Number of observed rows, all sites together; of plates around which there is no latent, all are one row."""
     full, times = problem.engine.full, problem.rows.times
     observed = [factor.plates for name, factor in full.factors.items() if name not in full.program.latents]

@@ -75,6 +75,13 @@ class Bound:
         """
         return None
 
+    def spread(self, factor: Any) -> Tensor | None:
+        """Covariance of the coefficients of a site that is linear in covariates: none at points.
+
+        Under laws, cells + events + (J, J).
+        """
+        return None
+
     @cached_property
     def matrices(self) -> Tensor:
         """Cholesky factors."""

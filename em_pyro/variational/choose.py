@@ -14,14 +14,17 @@ from torch.distributions import Distribution
 from ..e_step.engine import Engine
 from ..errors import ParameterError, PlanError
 from ..families.charts import domain_of
+from ..families.normal import LINEAR
 from ..m_step.counts import Counts, Rates
+from ..m_step.least_squares.lines import LineSite
 from ..m_step.least_squares.solver import SITES, Site
 from ..m_step.pooling import Refused
 from ..m_step.uses import Block, Use, chart_of, charts_of, kind_of, terms_of, uses_of
 from ..program.named import unwrap
 from ..reading.priors import exponent
+from .coefficients import Coefficients, check_alone
 from .conjugate import Conjugate, Probabilities, Rate, Untouched
-from .entering import places
+from .entering import scales_of
 from .locations import Mean, MeanAndScale
 from .normal_wishart import NormalWishart
 from .stick_breaking import StickBreaking
@@ -119,9 +122,10 @@ def _law(engine: Engine, names: tuple[str, ...], prior: Any, kinds: set[str], us
     if len(names) > 2 or len(names) == 2 and not isinstance(prior, NormalWishart):
         raise Refused("two parameters have a law together where they are a mean and its scale: a NormalWishart")
     (kind,) = kinds if len(kinds) == 1 else (" and ".join(sorted(kinds)),)
-    for name in names:
-        if any(role.affine is not None for _, _, role in uses[name]):
-            raise Refused("an argument is affine in it, and not a selection of it")
+    affine = [(f.name, key) for name in names for f, key, role in uses[name] if role.affine is not None]
+    if affine and (kind != "normal" or len(names) > 1):
+        site, key = affine[0]
+        raise Refused(f'"{key}" of site "{site}" is affine in it, as in a regression, and no selection of it')
     if prior is None:
         raise Refused(f"it has none, and one is needed: {_HINTS.get(kind, 'there is none of that kind')}")
     make = KINDS.get((kind, _kind(prior)))
@@ -172,7 +176,6 @@ def _rate(engine: Engine, names: tuple[str, ...], prior: Any, uses: Uses) -> Con
 
 def _mean(engine: Engine, names: tuple[str, ...], prior: Any, uses: Uses) -> Conjugate:
     (name,), shape = names, engine.program.parameters[names[0]].initial.shape
-    sites = _sites(engine, names, uses)
     for factor, key, _ in uses[name]:
         scale = "scale" if "scale" in factor.roles else "scale_tril"
         if key != "loc" or not factor.roles[scale].known:
@@ -180,11 +183,24 @@ def _mean(engine: Engine, names: tuple[str, ...], prior: Any, uses: Uses) -> Con
                 f'the scale of site "{factor.name}" is a parameter too: give both a law together, '
                 f"priors={{(mean, scale): em_pyro.NormalWishart(...)}}"
             )
+    if any(role.affine is not None for _, _, role in uses[name]):
+        return _coefficients(engine, name, prior, shape)
+    sites = _sites(engine, names, uses)
     if any(factor.family.event_dim for factor, _, _ in uses[name]):
         return Mean(name, _vectors(name, prior, shape), sites)
     if not isinstance(prior, dist.Normal):
         raise Refused("coordinates that are independent in the data have a Normal each")
     return Mean(name, dist.Normal(_spread(name, prior.loc, shape), _spread(name, prior.scale, shape)), sites)
+
+
+def _coefficients(engine: Engine, name: str, prior: Any, shape: torch.Size) -> Conjugate:
+    sites = list[LineSite]()
+    for factor in terms_of(engine, (name,)):
+        if factor.family is not LINEAR:
+            raise Refused(f'at site "{factor.name}" it is no row of coefficients of covariates')
+        sites.append(LineSite.of(engine, factor))
+        check_alone(sites[-1], name, shape)
+    return Coefficients(name, _vectors(name, prior, shape), tuple(sites))
 
 
 def _vectors(name: str, prior: Any, shape: torch.Size) -> dist.MultivariateNormal:
@@ -205,11 +221,10 @@ def _pair(engine: Engine, names: tuple[str, ...], prior: Any, uses: Uses) -> Con
         raise Refused("the first is to be the mean of a Normal, the second its scale")
     if charts_of(engine, loc, uses[loc]) != {"itself"}:
         raise Refused(f'"{loc}" enters through a function')
-    for site in sites:
-        _check_paired(site, loc, scale)
     shapes = tuple(engine.program.parameters[name].initial.shape for name in names)
     dim = sites[0].loc.unit[0] if sites[0].loc.unit else 1
     batch = shapes[0][:-1] if sites[0].loc.unit else shapes[0]
+    of = scales_of(sites, (loc, batch.numel()), (scale, shapes[1].numel() // (dim * dim)))
     try:
         law = prior.expand(batch)
         assert law.dim == dim
@@ -218,19 +233,19 @@ def _pair(engine: Engine, names: tuple[str, ...], prior: Any, uses: Uses) -> Con
             f"priors[{names}]: expected a NormalWishart of {dim} coordinates that broadcasts to batch shape "
             f"{tuple(batch)}, got {prior.dim} and {tuple(prior.batch_shape)}."
         ) from None
-    return MeanAndScale(loc, scale, law, sites, chart_of(engine, scale, uses[scale]), (shapes[0], shapes[1]))
+    _check_shared(names, law, of)
+    return MeanAndScale(loc, scale, law, sites, chart_of(engine, scale, uses[scale]), (shapes[0], shapes[1]), of)
 
 
-def _check_paired(site: Site, loc: str, scale: str) -> None:
-    """Refuse a site in which a mean does not have a scale of its own."""
-    means, scales = places(site.loc, loc), places(site.scale, scale)
-    same = [(p.where.cells.tolist(), p.where.entries.tolist()) for p in means] == [
-        (p.where.cells.tolist(), p.where.entries.tolist()) for p in scales
-    ]
-    if not same or any(p.where.complement for p in (*means, *scales)):
-        raise Refused(f'at site "{site.name}" not every mean has one scale of its own')
-    if site.loc.coefficient is not None or site.scale.coefficient is not None:
-        raise Refused(f'at site "{site.name}" they are multiplied by known factors')
+def _check_shared(names: tuple[str, ...], law: NormalWishart, of: Tensor) -> None:
+    """Refuse priors that differ between means with the same scale: it has one."""
+    first = torch.stack([(of == k).nonzero()[0, 0] for k in of])
+    inverse, df = law.scale_matrix_inverse.reshape((-1, law.dim, law.dim)), law.df.reshape(-1)
+    if not torch.equal(inverse[first], inverse) or not torch.equal(df[first], df):
+        raise ParameterError(
+            f"priors[{names}]: expected one scale_matrix_inverse and df for means that share a scale, got several. Its "
+            f"prior counts once."
+        )
 
 
 def _sites(engine: Engine, names: tuple[str, ...], uses: Uses) -> tuple[Site, ...]:

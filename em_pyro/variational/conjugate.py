@@ -5,9 +5,9 @@ To add one, write a class with the members of `Conjugate` and give it a row in `
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol
 
 import torch
 import torch.distributions as dist
@@ -22,11 +22,18 @@ from .entering import selected
 from .stick_breaking import StickBreaking, Sticks
 
 
+Draw = Callable[[Tensor], Tensor]
+"""Standard normal numbers of a shape."""
+
+
 class Conjugate(Protocol):
     """The law of one parameter or of a pair, shapes of the parameters; of one start.
 
     `about` are values at which everything is bound, before there are laws; later those of `points`.
     """
+
+    moves: ClassVar[bool]
+    """Whether steps move it."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -41,8 +48,14 @@ class Conjugate(Protocol):
     def means(self, law: Any) -> Params:
         """Expected values, within the constraints of the parameters."""
 
-    def divergence(self, law: Any) -> Tensor:
-        """Kullback-Leibler divergence of the law from the prior, in nats."""
+    def divergence(self, law: Any, other: Any = None) -> Tensor:
+        """Kullback-Leibler divergence of the law from the prior, or from another law, in nats."""
+
+    def disturbed(self, law: Any, nats: float, draw: Draw) -> Any:
+        """The law with every hyperparameter moved at random, each by so much as costs the bound about `nats`.
+
+        At `q` the bound falls from its maximum over this law, `q*`, by the divergence of `q` from `q*`.
+        """
 
     def log(self, law: Any, *, complement: bool) -> Tensor:
         """`E log p`, or `E log (1 - p)`, of every entry of a probability."""
@@ -50,10 +63,15 @@ class Conjugate(Protocol):
     def excess(self, law: Any, factor: SiteFactor, bank: Bank) -> Tensor | None:
         """What the law adds to the first natural parameter of the cells of a site; None where it does not enter."""
 
+    def spread(self, law: Any, factor: SiteFactor) -> Tensor | None:
+        """Covariance of the coefficients of a site's lines; None where the law is of none."""
+
 
 @dataclass(frozen=True)
 class Probabilities:
     """`Dirichlet(a + counts)`, `Beta(a + successes, b + failures)`, or the Betas of sticks."""
+
+    moves: ClassVar[bool] = True
 
     name: str
     prior: dist.Dirichlet | dist.Beta | StickBreaking
@@ -83,11 +101,23 @@ class Probabilities:
 
     means = points
 
-    def divergence(self, law: Any) -> Tensor:
+    def divergence(self, law: Any, other: Any = None) -> Tensor:
         """Of all rows, or entries."""
-        if isinstance(self.prior, StickBreaking):
-            return law.divergence.sum()  # type: ignore[no-any-return]
-        return dist.kl_divergence(law, self.prior).sum()
+        if isinstance(law, Sticks):
+            return law.divergence(other).sum()
+        from_: Any = self.prior if other is None else other
+        return dist.kl_divergence(law, from_).sum()
+
+    def disturbed(self, law: Any, nats: float, draw: Draw) -> Any:
+        """Shapes, by their logarithms."""
+        if isinstance(law, dist.Dirichlet):
+            total = law.concentration.sum(-1, keepdim=True)
+            return dist.Dirichlet(_moved(law.concentration, total, nats, draw))
+        if isinstance(law, Sticks):
+            total = law.ones + law.rest
+            return replace(law, ones=_moved(law.ones, total, nats, draw), rest=_moved(law.rest, total, nats, draw))
+        ones, rest = law.concentration1, law.concentration0
+        return dist.Beta(_moved(ones, ones + rest, nats, draw), _moved(rest, ones + rest, nats, draw))
 
     def log(self, law: Any, *, complement: bool) -> Tensor:
         """Differences of digammas."""
@@ -104,13 +134,23 @@ class Probabilities:
         """None: logarithms are bound as such."""
         return None
 
+    def spread(self, law: Any, factor: SiteFactor) -> Tensor | None:
+        """None: no coefficients."""
+        return None
+
 
 class Real:
     """What laws of real numbers have in common: they enter through no logarithm of a probability."""
 
+    moves: ClassVar[bool] = True
+
     def log(self, law: Any, *, complement: bool) -> Tensor:
         """No probability."""
         raise AssertionError
+
+    def spread(self, law: Any, factor: SiteFactor) -> Tensor | None:
+        """None: no coefficients."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -138,9 +178,13 @@ class Rate(Real):
 
     means = points
 
-    def divergence(self, law: dist.Gamma) -> Tensor:
+    def divergence(self, law: dist.Gamma, other: Any = None) -> Tensor:
         """Of all entries."""
-        return dist.kl_divergence(law, self.prior).sum()
+        return dist.kl_divergence(law, self.prior if other is None else other).sum()
+
+    def disturbed(self, law: dist.Gamma, nats: float, draw: Draw) -> dist.Gamma:
+        """The rate by its logarithm, whose curvature is the shape."""
+        return dist.Gamma(law.concentration, _scaled(law.rate, law.concentration, nats, draw))
 
     def excess(self, law: dist.Gamma, factor: SiteFactor, bank: Bank) -> Tensor | None:
         """`E log rate - log E rate`."""
@@ -150,6 +194,8 @@ class Rate(Real):
 @dataclass(frozen=True)
 class Untouched(Real):
     """The prior of a parameter that enters no site: of the law of the only state there is, say."""
+
+    moves: ClassVar[bool] = False
 
     name: str
     prior: Any
@@ -170,10 +216,26 @@ class Untouched(Real):
 
     means = points
 
-    def divergence(self, law: Any) -> Tensor:
+    def divergence(self, law: Any, other: Any = None) -> Tensor:
         """Nothing."""
         return torch.zeros((), dtype=torch.float64)
+
+    def disturbed(self, law: Any, nats: float, draw: Draw) -> Any:
+        """The prior: no statistics reach it."""
+        return law
 
     def excess(self, law: Any, factor: SiteFactor, bank: Bank) -> Tensor | None:
         """Nothing."""
         return None
+
+
+def _moved(shapes: Tensor, total: Tensor, nats: float, draw: Draw) -> Tensor:
+    """Shapes of a Dirichlet moved: the divergence has curvature `a^2 (psi'(a) - psi'(total))` in `log a`."""
+    curvature = shapes**2 * (torch.polygamma(1, shapes) - torch.polygamma(1, total))
+    return _scaled(shapes, curvature, nats, draw)
+
+
+def _scaled(value: Tensor, curvature: Tensor, nats: float, draw: Draw) -> Tensor:
+    """Move the logarithm as far as costs `nats` on average, but to no end of its range: by `1 + |log|` at most."""
+    unit = torch.minimum((2 * nats / curvature).sqrt(), 1 + value.log().abs())
+    return value * (unit * draw(value)).exp()

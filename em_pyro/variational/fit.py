@@ -19,11 +19,12 @@ from ..posterior.posterior import Posterior, posterior
 from ..program.devices import beside
 from ..program.handlers import alone
 from ..reading.bank import Bank
+from .climbing.accelerated import Accelerated
 from .laws import Held, bound_to, law_of, means_of
 from .other_rows import fitted_on, own_of_rows
 
 OUTCOMES = {
-    "converged": "The estimated remaining gain of the bound is below tol.",
+    "converged": "The estimated remaining gain of the bound is below tol, and a small disturbance led nowhere higher.",
     "step limit": "max_steps was reached before the bound settled: raise max_steps.",
     "stopped": "The callback returned True.",
 }
@@ -37,10 +38,13 @@ class VariationalFit:
         elbo: evidence lower bound, in nats, with all constants: `log p(x)` less the divergence of the laws from the
             exact posterior.
         path: the bound at every step, that of the first laws included; it never falls.
-        num_steps: steps that led from the first laws to these.
+        num_steps: steps that led from the first laws to these; an accelerated fit takes up to three to a point of
+            `path`. Those of the saddle test are not counted.
         outcome: "converged", "step limit" or "stopped"; `str(fit)` says what to try.
         gap: estimated nats that further steps would add to the bound.
         starts: of every start the bound and the outcome.
+        notes: what was found out on the way.
+        acceleration: cycles and extrapolations of an accelerated fit, else None.
     """
 
     elbo: float
@@ -53,6 +57,8 @@ class VariationalFit:
     prepared: Problem = field(repr=False, compare=False)
     priors: Mapping[Any, Any] = field(default_factory=dict, repr=False, compare=False)
     tol: float = 1e-8
+    notes: tuple[str, ...] = ()
+    acceleration: Accelerated | None = None
 
     @property
     def converged(self) -> bool:
@@ -138,9 +144,11 @@ class VariationalFit:
             self,
             elbo=end.path[-1],
             path=end.path,
-            num_steps=len(end.path) - 1,
+            num_steps=end.num_steps,
+            acceleration=None,
             outcome=end.outcome,
             gap=end.gap,
+            notes=end.notes,
             starts=((end.path[-1], end.outcome),),
             held=tuple(end.bound.held),
             prepared=there,
@@ -163,7 +171,9 @@ class VariationalFit:
                 lines += [" " * (width + 4 + len(kind) + 7) + row for row in rows[1:]]
         if len(self.starts) > 1:
             lines.append(f"best of {len(self.starts)} starts")
-        return "\n".join(lines)
+        if self.acceleration is not None:
+            lines.append(str(self.acceleration))
+        return "\n".join([*lines, *self.notes])
 
 
 def _bank(fit: VariationalFit) -> Bank:

@@ -44,6 +44,11 @@ class AtLaws(Bound):
         found = _excess(factor, self)
         return found if found.numel() else None
 
+    def spread(self, factor: Any) -> Tensor | None:
+        """Covariance of the coefficients of a site's lines: of the one law that they have."""
+        found = (each.spread(law, factor) for each, law in self.held)
+        return next((part for part in found if part is not None), None)
+
     def _expected(self, *, complement: bool) -> Tensor:
         parts = [self._log(segment, complement=segment.complement != complement) for segment in self.bank.probabilities]
         return torch.cat(parts).unsqueeze(0).clamp(min=LOWEST) if parts else torch.zeros((1, 0), dtype=torch.float64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from ..m_step.least_squares.solver import Site
 from ..m_step.pooling import added, pool
 from ..program.named import Batch, Params
 from ..reading.bank import Bank
-from .conjugate import Real
+from .conjugate import Draw, Real
 from .entering import known, places, positions, selected
 from .normal_wishart import NormalWishart
 
@@ -66,9 +67,19 @@ class Mean(Real):
 
     means = points
 
-    def divergence(self, law: Any) -> Tensor:
+    def divergence(self, law: Any, other: Any = None) -> Tensor:
         """Of all entries, or rows."""
-        return dist.kl_divergence(law, self.prior).sum()
+        return dist.kl_divergence(law, self.prior if other is None else other).sum()
+
+    def disturbed(self, law: Any, nats: float, draw: Draw) -> Any:
+        """The means, by standard deviations of the law."""
+        far = (2 * nats) ** 0.5
+        if isinstance(law, dist.Normal):
+            return dist.Normal(law.loc + far * law.scale * draw(law.loc), law.scale)
+        root = law.scale_tril
+        return dist.MultivariateNormal(
+            law.loc + far * (root @ draw(law.loc).unsqueeze(-1)).squeeze(-1), scale_tril=root
+        )
 
     def excess(self, law: Any, factor: SiteFactor, bank: Bank) -> Tensor | None:
         """`-tr(P Var mu) / 2`: the mean is uncertain."""
@@ -89,15 +100,18 @@ class Mean(Real):
 
 @dataclass(frozen=True)
 class MeanAndScale(Real):
-    """A mean and its own scale: `NormalWishart`, in one dimension a normal and a Gamma.
+    """A mean and its scale: `NormalWishart`, in one dimension a normal and a Gamma.
+
+    Where means share a scale, the law of each with it is a `NormalWishart`, of which the precision is the same.
 
     Attributes:
         loc: parameter of the means.
         scale: of the scales, or of covariance matrices in whatever form.
-        prior: batch dimensions are those of the scales.
+        prior: batch dimensions are those of the means.
         sites: all that they enter.
         chart: from the parameter of the scales to Cholesky factors.
         shapes: of the two parameters.
+        of: which scale every mean has, shape (means,).
     """
 
     loc: str
@@ -106,11 +120,29 @@ class MeanAndScale(Real):
     sites: tuple[Site, ...] = field(repr=False)
     chart: Chart = field(repr=False)
     shapes: tuple[torch.Size, torch.Size]
+    of: Tensor = field(repr=False)
 
     @property
     def names(self) -> tuple[str, ...]:
         """The two."""
         return self.loc, self.scale
+
+    @cached_property
+    def first(self) -> Tensor:
+        """Of every scale the first mean that has it, shape (scales,)."""
+        return torch.stack([(self.of == k).nonzero()[0, 0] for k in range(int(self.of.max()) + 1)])
+
+    @cached_property
+    def counted(self) -> Tensor:
+        """One for the first mean of every scale, zero for the others, in the batch shape of the prior."""
+        return torch.zeros_like(self.prior.df).reshape(-1).index_fill(0, self.first, 1.0).reshape(self.prior.df.shape)
+
+    def shared(self, part: Tensor) -> Tensor:
+        """Of every mean the sum of a part over all means with its scale; batch dimensions first."""
+        batch = self.prior.df.dim()
+        flat = part.reshape((len(self.of), *part.shape[batch:]))
+        total = flat.new_zeros((len(self.first), *flat.shape[1:])).index_add(0, self.of, flat)
+        return total[self.of].reshape(part.shape)
 
     def updated(self, sums: Mapping[str, Sums], about: Batch, law: Any) -> NormalWishart:
         """Sums around the values so far, added to the prior's."""
@@ -129,19 +161,25 @@ class MeanAndScale(Real):
             n.reshape(shape),
             first.reshape((*shape, prior.dim)),
             second.reshape((*shape, prior.dim, prior.dim)),
+            self.shared,
         )
 
     def points(self, law: NormalWishart) -> Params:
         """The means, and the scale of the expected precision."""
-        root = torch.linalg.cholesky(law.covariance)
-        scale = root.reshape(self.shapes[1]) if law.dim == 1 and root.numel() == self.shapes[1].numel() else root
+        root = torch.linalg.cholesky(law.covariance.reshape((-1, law.dim, law.dim))[self.first])
+        scale = root.reshape(self.shapes[1])
         return {self.loc: law.loc.reshape(self.shapes[0]), self.scale: self.chart.inverse(scale)}
 
     means = points
 
-    def divergence(self, law: NormalWishart) -> Tensor:
-        """Of all pairs."""
-        return law.divergence(self.prior).sum()
+    def divergence(self, law: NormalWishart, other: Any = None) -> Tensor:
+        """Of all means given their precisions, and of every precision once."""
+        return law.divergence(self.prior if other is None else other, self.counted).sum()
+
+    def disturbed(self, law: NormalWishart, nats: float, draw: Draw) -> NormalWishart:
+        """Means, and the axes of every precision."""
+        axes = draw(law.loc.reshape((-1, law.dim))[self.first])
+        return law.disturbed(nats, draw(law.loc), axes[self.of].reshape(law.loc.shape))
 
     def excess(self, law: NormalWishart, factor: SiteFactor, bank: Bank) -> Tensor | None:
         """`(E log |P| - log |E P| - D / kappa) / 2`."""

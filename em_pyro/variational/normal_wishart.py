@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
@@ -120,7 +120,9 @@ class NormalWishart:
         at_mean = self.dim * self.df.log() + self._log_det
         return (self.expected_log_det - at_mean - self.dim / self.kappa) / 2
 
-    def updated(self, about: Tensor, n: Tensor, first: Tensor, second: Tensor) -> NormalWishart:
+    def updated(
+        self, about: Tensor, n: Tensor, first: Tensor, second: Tensor, shared: Callable[[Tensor], Tensor]
+    ) -> NormalWishart:
         """The law given observations (Bishop, 10.60 to 10.63), whose sums are of values less `about`.
 
         Args:
@@ -128,15 +130,32 @@ class NormalWishart:
             n: their weight, `(...)`.
             first: sum of the deviations, `(..., D)`.
             second: sum of their products, `(..., D, D)`.
+            shared: sums what belongs to one precision over the means that have it.
         """
         kappa, prior = self.kappa + n, self.loc - about
         moved = (self.kappa.unsqueeze(-1) * prior + first) / kappa.unsqueeze(-1)
-        scatter = self.scale_matrix_inverse + second
-        scatter = scatter + self.kappa[..., None, None] * _outer(prior) - kappa[..., None, None] * _outer(moved)
-        return NormalWishart(about + moved, kappa, (scatter + scatter.mT) / 2, self.df + n)
+        scatter = second + self.kappa[..., None, None] * _outer(prior) - kappa[..., None, None] * _outer(moved)
+        inverse = self.scale_matrix_inverse + shared(scatter + scatter.mT) / 2
+        return NormalWishart(about + moved, kappa, inverse, self.df + shared(n))
 
-    def divergence(self, prior: NormalWishart) -> Tensor:
-        """Kullback-Leibler divergence of this law from `prior`, in nats: `(...)`."""
+    def disturbed(self, nats: float, means: Tensor, axes: Tensor) -> NormalWishart:
+        """The law with its means, and the axes of the precision, so far from here that each costs about `nats`.
+
+        Args:
+            nats: of divergence.
+            means: standard normal numbers, `(..., D)`.
+            axes: the same.
+        """
+        df, kappa = self.df.unsqueeze(-1), self.kappa.unsqueeze(-1)
+        away = ((2 * nats / (kappa * df)).sqrt() * means).unsqueeze(-1)
+        longer = ((4 * nats / df).sqrt().clamp(max=1.0) * axes).exp()
+        inverse = (self._root * longer.unsqueeze(-2)) @ self._root.mT
+        return NormalWishart(
+            self.loc + (self._root @ away).squeeze(-1), self.kappa, (inverse + inverse.mT) / 2, self.df
+        )
+
+    def divergence(self, prior: NormalWishart, counted: Number = 1.0) -> Tensor:
+        """Kullback-Leibler divergence of this law from `prior`, in nats: `(...)`; that of precisions as `counted`."""
         ratio, dim = prior.kappa / self.kappa, self.dim
         apart = (self.loc - prior.loc).unsqueeze(-1)
         precision = self.precision
@@ -144,7 +163,7 @@ class NormalWishart:
         trace = (prior.scale_matrix_inverse * precision).sum((-2, -1))
         of_precision = self._log_normaliser - prior._log_normaliser
         of_precision = of_precision + ((self.df - prior.df) * self.expected_log_det - self.df * dim + trace) / 2
-        return of_mean + of_precision
+        return of_mean + counted * of_precision
 
     @property
     def _log_normaliser(self) -> Tensor:

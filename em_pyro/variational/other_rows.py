@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,14 +18,16 @@ from ..m_step.uses import uses_of
 from ..program.named import Batch, Params
 from ..reading.bank import Bank
 from .choose import Priors, choose
-from .climb import Climb, climb
-from .conjugate import Conjugate
+from .climbing.climb import Climb, climb
+from .conjugate import Conjugate, Draw
 from .laws import bound_to
 
 
 @dataclass(frozen=True)
 class Kept:
     """A law that stays as it is."""
+
+    moves: ClassVar[bool] = False
 
     of: Conjugate = field(repr=False)
     law: Any
@@ -47,9 +49,13 @@ class Kept:
         """Those of the law."""
         return self.of.means(law)
 
-    def divergence(self, law: Any) -> Tensor:
+    def divergence(self, law: Any, other: Any = None) -> Tensor:
         """Nothing: it has been paid for."""
         return torch.zeros((), dtype=torch.float64)
+
+    def disturbed(self, law: Any, nats: float, draw: Draw) -> Any:
+        """The law, which stays."""
+        return law
 
     def log(self, law: Any, *, complement: bool) -> Tensor:
         """Those of the law."""
@@ -58,6 +64,10 @@ class Kept:
     def excess(self, law: Any, factor: SiteFactor, bank: Bank) -> Tensor | None:
         """Those of the law."""
         return self.of.excess(law, factor, bank)
+
+    def spread(self, law: Any, factor: SiteFactor) -> Tensor | None:
+        """Those of the law."""
+        return self.of.spread(law, factor)
 
 
 def own_of_rows(engine: Engine) -> frozenset[str]:

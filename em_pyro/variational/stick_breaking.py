@@ -88,12 +88,17 @@ class Sticks:
         kept, passed = self.ones.digamma() - total, self.rest.digamma() - total
         return self._placed(kept + passed.cumsum(-1) - passed)
 
-    @property
-    def divergence(self) -> Tensor:
-        """Kullback-Leibler divergence from the prior, in nats: `(...)`."""
-        one = torch.ones_like(self.ones)
-        prior = dist.Beta(one, self.prior.concentration * one)
-        return dist.kl_divergence(dist.Beta(self.ones, self.rest), prior).sum(-1)
+    def divergence(self, other: Sticks | None = None) -> Tensor:
+        """Kullback-Leibler divergence from the prior, or from another law, in nats: `(...)`.
+
+        Sticks in another order are the law of something else: infinite.
+        """
+        one, same = torch.ones_like(self.ones), torch.ones_like(self.order, dtype=torch.bool)
+        from_ = dist.Beta(one, self.prior.concentration * one)
+        if other is not None:
+            from_, same = dist.Beta(other.ones, other.rest), self.order == other.order
+        apart = dist.kl_divergence(dist.Beta(self.ones, self.rest), from_).sum(-1)
+        return torch.where(same.all(-1), apart, torch.inf)
 
     def _placed(self, by_stick: Tensor) -> Tensor:
         return torch.empty_like(by_stick).scatter_(-1, self.order, by_stick)

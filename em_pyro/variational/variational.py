@@ -18,7 +18,8 @@ from ..options import check_options, check_switches, written
 from ..program.devices import beside
 from ..program.handlers import alone
 from .choose import choose
-from .climb import Climb, climb
+from .climbing.accelerated import ACCELERATIONS
+from .climbing.climb import Climb, climb
 from .fit import VariationalFit
 from .laws import AtLaws, means_of
 
@@ -33,8 +34,9 @@ class VariationalEM:
     Args:
         model: a Pyro model whose latent variables are discrete; all its parameters need a conjugate prior.
         priors: of parameters that have none in the program, by name: a Dirichlet on rows of probabilities, a Beta on
-            single ones, a Gamma on rates, a Normal or MultivariateNormal on a mean with a known scale, `StickBreaking`
-            on weights; by the names of a mean and its scale, `{("loc", "scale_tril"): NormalWishart(...)}`. Arguments
+            single ones, a Gamma on rates, a Normal or MultivariateNormal on a mean with a known scale or on rows of
+            coefficients of a linear regression with known noise, `StickBreaking` on weights; by the names of a mean and
+            its scale, `{("loc", "scale_tril"): NormalWishart(...)}`, the same where means share the scale. Arguments
             are broadcast to the parameter.
         tol: a fit has converged when its estimated remaining gain is below `tol * (1 + |bound|)` nats on two successive
             steps; 0 runs exactly `max_steps`.
@@ -45,6 +47,9 @@ class VariationalEM:
         progress: show a progress bar.
         callback: called with a `State` after every step, whose objective is the bound and whose params are the means;
             returning True stops.
+        acceleration: "squarem" extrapolates the hyperparameters of all laws together (Varadhan & Roland 2008), never
+            to where the bound is lower; "auto" begins so when the plain steps still to come would be many; None takes
+            plain steps.
 
     References:
         Attias (1999), Inferring parameters and structure of latent variable models by variational Bayes, UAI.
@@ -64,6 +69,7 @@ class VariationalEM:
         check: bool = True,
         progress: bool = False,
         callback: Callable[[State], Any] | None = None,
+        acceleration: str | None = "auto",
     ) -> None:
         """Take the model, the priors and the options; nothing runs yet."""
         if not callable(model):
@@ -72,10 +78,14 @@ class VariationalEM:
             raise ParameterError(f"VariationalEM: expected priors to be a dict by parameter name, got {priors!r}.")
         check_options(tol, max_steps, seed, starts, None, callback, None)
         check_switches(check=check, progress=progress)
+        if not (acceleration is None or isinstance(acceleration, str) and acceleration in ACCELERATIONS):
+            raise ParameterError(
+                f'VariationalEM: expected acceleration to be None, "auto" or "squarem", got {acceleration!r}.'
+            )
         self.model, self.priors = model, dict(priors or {})
         self.tol, self.max_steps, self.seed = tol, int(max_steps), int(seed)
         self.starts = int(starts) if isinstance(starts, Integral) else starts
-        self.check, self.progress, self.callback = check, progress, callback
+        self.check, self.progress, self.callback, self.acceleration = check, progress, callback, acceleration
 
     def __repr__(self) -> str:
         """Return the model, the priors and the options that are not their defaults."""
@@ -106,9 +116,8 @@ class VariationalEM:
             bar = Bar(len(points), self.tol, self.max_steps) if self.progress else None
             told = partial(self._told, bar)
             try:
-                ends = [
-                    climb(problem, laws, point, tol=self.tol, max_steps=self.max_steps, told=told) for point in points
-                ]
+                go = partial(climb, problem, laws, tol=self.tol, max_steps=self.max_steps, told=told)
+                ends = [go(point, due=ACCELERATIONS[self.acceleration]) for point in points]
             finally:
                 if bar is not None:
                     bar.close()
@@ -130,9 +139,11 @@ def _answer(problem: Problem, ends: Sequence[Climb], priors: Mapping[Any, Any], 
     return VariationalFit(
         elbo=best.path[-1],
         path=best.path,
-        num_steps=len(best.path) - 1,
+        num_steps=best.num_steps,
         outcome=best.outcome,
         gap=best.gap,
+        notes=best.notes,
+        acceleration=best.acceleration,
         starts=tuple((end.path[-1], end.outcome) for end in ends),
         held=tuple(best.bound.held),
         prepared=problem,

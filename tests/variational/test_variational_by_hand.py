@@ -283,7 +283,7 @@ def test_faults_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
         planted.setattr(locations.MeanAndScale, "excess", lambda *_: None)
         assert distance(tensor(fitted("vectors")[0].path), tensor(path)) > FAR
     with monkeypatch.context() as planted:
-        planted.setattr(Law, "divergence", lambda self, prior: torch.zeros_like(self.df))
+        planted.setattr(Law, "divergence", lambda self, *_: torch.zeros_like(self.df))
         model, priors, start, args, *_ = cases()["vectors"]
         fit = VariationalEM(model, priors, starts=start, tol=0, max_steps=0).fit(*args)
         assert distance(fit.path[0], path[0]) > FAR

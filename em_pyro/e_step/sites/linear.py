@@ -125,13 +125,19 @@ class Linear(InnerProduct):
         scale = gather(factor.roles["scale"], bound.entries, bound.batch).double().expand((starts, *inner))
         centre = wanted.reshape((starts, -1, self.count))
         eta = centre if about is None else factor.locations(bound).reshape(centre.shape)
-        return Natural(eta, wanted, lines=Lines(scale.reshape((starts, -1, 1)), centre))
+        spread = bound.spread(factor)
+        if spread is not None:
+            spread = spread.expand((*inner, self.count, self.count)).reshape((-1, self.count, self.count))
+        return Natural(eta, wanted, lines=Lines(scale.reshape((starts, -1, 1)), centre, spread))
 
     def log_density(self, factor: SiteFactor, natural: Natural, features: Rows, chunk: Chunk) -> Tensor:
         """Log-densities of all rows in all cells, events and folded plates summed."""
         assert natural.lines is not None
         scale = natural.lines.scale
-        found = _residual(natural.eta, features).div_(scale).square_().mul_(-0.5).sub_(scale.log())
+        found = _residual(natural.eta, features).div_(scale).square_()
+        if natural.lines.spread is not None:  # E (y - x' b)^2 = (y - x' E b)^2 + x' (Var b) x
+            found = found.add_(torch.einsum("jn,cjk,kn->cn", features.x, natural.lines.spread, features.x) / scale**2)
+        found = found.mul_(-0.5).sub_(scale.log())
         found = found.unflatten(1, (-1, len(features.y)))
         found = found.squeeze(2) if features.weight is None and len(features.y) == 1 else _weighed(found, features)
         sizes = factor.laid_out_sizes(chunk)

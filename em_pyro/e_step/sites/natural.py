@@ -33,10 +33,12 @@ class Lines(NamedTuple):
     Attributes:
         scale: (starts) + (cells x events, 1).
         centre: the coefficients around which statistics are taken, (starts) + (cells x events, J).
+        spread: covariance of the coefficients under laws, (cells x events, J, J); None at points.
     """
 
     scale: Tensor
     centre: Tensor
+    spread: Tensor | None = None
 
 
 class Natural(NamedTuple):

@@ -1,0 +1,1 @@
+"""Steps of variational Bayes, and where they end."""
