@@ -27,6 +27,7 @@ from .step import abreast, em_step
 SMALL, LARGE = 1e-3, 0.3
 STEPS, CAP = 10, 200  # taken after a disturbance; and at most, while the climb gathers speed
 STAYING, REST = 0.99, 0.1  # of a disturbance left by the second half of the steps, and by all
+BESIDE = 32  # starts that may step as one batch, from which one more costs next to nothing
 PROBES = 3  # products with the Hessian of Q
 FLAT = 1e-20  # of the curvature of other entries: an entry has run off to where there is none
 
@@ -61,26 +62,27 @@ def leave_saddle(problem: Problem, here: Batch, found: Expectation, gap: float, 
             ends = [constrained(program, name, point + size * units[name] * noise[name]) for size in sizes]
             shifted = torch.stack(ends)
             moved[name] = torch.where(torch.isfinite(shifted), shifted, params[name])
-        higher, trail = _climb(problem, moved, objective, margin)
+        calm = batched(params) if sizes == (SMALL,) and abreast(problem) >= BESIDE else None
+        higher, trail, rest = _climb(problem, moved, objective, margin, calm)
         if higher is not None:
             return higher
-        if sizes == (SMALL,) and not _stays(problem, batched(params), units, trail):
+        if sizes == (SMALL,) and not _stays(problem, batched(params), units, trail, rest):
             return None
     return None
 
 
-def _stays(problem: Problem, here: Batch, units: Params, trail: Sequence[Batch]) -> bool:
+def _stays(problem: Problem, here: Batch, units: Params, trail: Sequence[Batch], calm: Sequence[Batch]) -> bool:
     """Whether some parameter stays where it was put, neither climbing nor coming back: the second half of the way.
 
     EM may still be on its way, by no more than the tolerance: what seems to stay is looked at beside where it leads
-    without a disturbance.
+    without a disturbance, of which `calm` is as much as has been walked.
     """
     if len(trail) < STEPS:
         return False
     staying = _staying(problem, units, trail, [here] * len(trail))
     if not staying:
         return False
-    calm = [here]
+    calm = list(calm) or [here]
     while len(calm) < len(trail):
         calm.append(em_step(problem, calm[-1])[0])
     return bool(_staying(problem, {name: units[name] for name in staying}, trail, calm))
@@ -101,20 +103,32 @@ def _staying(problem: Problem, units: Params, trail: Sequence[Batch], calm: Sequ
     return found
 
 
-def _climb(problem: Problem, moved: Batch, objective: float, margin: float) -> tuple[Batch | None, list[Batch]]:
+def _climb(
+    problem: Problem, moved: Batch, objective: float, margin: float, calm: Batch | None
+) -> tuple[Batch | None, list[Batch], list[Batch]]:
     """Step on from disturbed points while the gains grow, or shrink so slowly that they would pass the old objective.
 
+    Args:
+        problem: the program and its M-steps.
+        moved: the disturbed points.
+        objective: the old one.
+        margin: by how much it has to be passed.
+        calm: a point that steps beside them, as the last of the batch, if it may.
+
     Returns:
-        Where the objective has passed the old one, of the first start where it does, else None; and the points on the
-        way.
+        Where the objective has passed the old one, of the first start where it does, else None; the points on the way;
+        and those on the way of `calm`.
     """
-    here, batch, trail, higher = list(range(len(next(iter(moved.values()))))), moved, [moved], dict[int, Batch]()
+    here, trail, higher = list(range(len(next(iter(moved.values()))))), [moved], dict[int, Batch]()
     paths = [list[float]() for _ in here]
+    batch, rest = moved, list[Batch]()
+    if calm is not None:
+        batch, rest = {name: torch.cat([value, calm[name]]) for name, value in moved.items()}, [calm]
     for step in range(CAP):
         new, found = em_step(problem, batch)
         seen = look(problem, found, batch, new)
         sound, staying = False, list[int]()
-        for row, (start, now) in enumerate(zip(here, seen.objective, strict=True)):
+        for row, (start, now) in enumerate(zip(here, seen.objective, strict=calm is None)):
             if not seen.stepped[row] or not math.isfinite(now) or seen.narrowest[row] < DEGENERATE:
                 continue  # a collapse is higher, and no maximum
             if now > objective + margin:
@@ -124,13 +138,18 @@ def _climb(problem: Problem, moved: Batch, objective: float, margin: float) -> t
             paths[start].append(now)
             if step < STEPS or may_pass(paths[start], objective, margin):
                 staying.append(row)
-        if sound:
+        if sound and calm is None:
             trail.append(new)
+        elif sound:
+            trail.append({name: value[:-1] for name, value in new.items()})
+            rest.append({name: value[-1:] for name, value in new.items()})
         if not staying:
             break
-        batch = new if len(staying) == len(here) else {name: value[staying] for name, value in new.items()}
-        here = [here[row] for row in staying]
-    return higher[min(higher)] if higher else None, trail
+        if len(staying) < len(here):
+            kept = staying if calm is None else [*staying, len(here)]
+            new = {name: value[kept] for name, value in new.items()}
+        batch, here = new, [here[row] for row in staying]
+    return higher[min(higher)] if higher else None, trail, rest
 
 
 def may_pass(path: Sequence[float], objective: float, margin: float) -> bool:

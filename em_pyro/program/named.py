@@ -107,11 +107,19 @@ def ordered(names: Iterable[str], sizes: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def broadcast(*shapes: Sequence[int]) -> tuple[int, ...]:
-    """Return the shape that all broadcast to (`torch.broadcast_shapes` imports a library for symbolic shapes)."""
-    if not any(shapes):
-        return ()
-    tensors = torch.broadcast_tensors(*(torch.empty(()).expand(tuple(shape)) for shape in shapes))
-    return tuple(tensors[0].shape)
+    """Return the shape that all broadcast to (`torch.broadcast_shapes` imports a library for symbolic shapes).
+
+    Raises:
+        RuntimeError: as torch does, where they do not.
+    """
+    found = [1] * max(map(len, shapes), default=0)
+    for shape in shapes:
+        for k, size in enumerate(shape, len(found) - len(shape)):
+            if size != 1:
+                if found[k] not in (1, size):
+                    raise RuntimeError(f"expected shapes that broadcast, got {[tuple(one) for one in shapes]}")
+                found[k] = size
+    return tuple(found)
 
 
 def unraveled(index: Tensor, shape: Sequence[int]) -> tuple[Tensor, ...]:

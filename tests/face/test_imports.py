@@ -1,5 +1,6 @@
 """The house: imports run one way, from the floors above to those below, held by looking at the source."""
 
+import subprocess
 import sys
 from collections.abc import Mapping
 from graphlib import TopologicalSorter
@@ -107,3 +108,18 @@ def test_fault_is_noticed(module: str, text: str, complaint: str) -> None:
     """Each rule complains of an import that breaks it, and not of a harmless one."""
     assert any(complaint in fault for fault in faults(module, text))
     assert faults(module, "import math\nfrom collections.abc import Mapping") == []
+
+
+def test_a_first_fit_imports_what_it_needs() -> None:
+    """Rooms for later are imported when they are asked for, by every public name and by their own; others are none."""
+    code = """
+import sys, em_pyro
+late = {"compare", "plotting", "selection", "variational"}
+early = {name.split(".")[1] for name in sys.modules if name.startswith("em_pyro.")}
+assert not early & late, early & late
+assert {*em_pyro.__all__, *late} <= set(dir(em_pyro))
+assert all(getattr(em_pyro, name).__name__ == f"em_pyro.{name}" for name in late)
+assert all(hasattr(em_pyro, name) for name in em_pyro.__all__)
+assert not hasattr(em_pyro, "nothing")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

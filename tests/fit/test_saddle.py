@@ -179,3 +179,26 @@ def tied(x: Tensor) -> None:
     with pyro.plate("row", len(x)):
         z = pyro.sample("z", dist.Categorical(torch.ones(2) / 2))
         pyro.sample("x", dist.Normal(loc[z], scale), obs=x)
+
+
+def test_the_way_that_rests_is_walked_beside_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where EM is still on its way, as at a tolerance this wide, what stays is told by fewer steps, and the same."""
+    steps, taken = list[int](), em_pyro.fit.saddle.em_step
+
+    def counted(problem: Any, batch: Mapping[str, Tensor]) -> Any:
+        steps[-1] += 1
+        return taken(problem, batch)
+
+    monkeypatch.setattr(em_pyro.fit.saddle, "em_step", counted)
+    fits, x = list[Any](), points()
+    for beside in (em_pyro.fit.saddle.BESIDE, 10**9):
+        pyro.clear_param_store()
+        monkeypatch.setattr(em_pyro.fit.saddle, "BESIDE", beside)
+        steps.append(0)
+        fits.append(EM(mixture, tol=1e-4).fit(x))
+    together, alone = fits
+    assert steps[0] < steps[1]
+    assert (together.outcome, together.notes) == (alone.outcome, alone.notes)
+    close(together.objective, alone.objective)
+    for name, value in together.params.items():
+        close(value, alone.params[name])

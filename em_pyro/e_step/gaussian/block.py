@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -50,6 +51,11 @@ class Block:
     def rows(self) -> int:
         """Number of rows of a member."""
         return len(self.slots)
+
+    @cached_property
+    def full(self) -> bool:
+        """Whether every row takes a latent in each slot."""
+        return bool((self.slots >= 0).all())
 
     @property
     def alike(self) -> bool:

@@ -209,12 +209,11 @@ def _residual(group: Group, law: Law, slopes: Tensor, constants: Tensor, latents
 
 def taken_of(block: Block, latents: Tensor) -> Tensor:
     """The latents (..., k) that every row takes, (..., c, f); zero where it takes none."""
-    found = (
-        latents[..., block.slots.clamp(min=0)]
-        if latents.shape[-1]
-        else latents.new_zeros((*latents.shape[:-1], *block.slots.shape))
-    )
-    return found if bool((block.slots >= 0).all()) else torch.where(block.slots >= 0, found, 0.0)
+    if not latents.shape[-1]:
+        return latents.new_zeros((*latents.shape[:-1], *block.slots.shape))
+    if block.full:
+        return latents[..., block.slots]
+    return torch.where(block.slots >= 0, latents[..., block.slots.clamp(min=0)], 0.0)
 
 
 def _precision(block: Block, slopes: Tensor, at: Tensor, places: int) -> Tensor:

@@ -119,27 +119,30 @@ def _together(terms: _Terms) -> _Terms:
 def _covariate(group: Group, block: Block, j: int, taken: Tensor) -> Tensor:
     """A covariate at the means, (s, z, n, c, e), thin where it does not vary."""
     part = block.constants[j]
-    total = taken.new_zeros((1,) * 5) if part is None else part.unsqueeze(0)
-    if part is not None and group.one is not None and part.shape[1] == 1:
-        total = total * group.one.reshape((1, 1, -1, 1, 1))
+    total: Tensor | None = None
+    if part is not None:
+        total = part.unsqueeze(0)
+        if group.one is not None and part.shape[1] == 1:
+            total = total * group.one.reshape((1, 1, -1, 1, 1))
     for f, slot in enumerate(block.slopes):
         slope = slot[j]
         if slope is not None:
             slope = slope[:, group.patterns.of] if slope.shape[1] > 1 else slope
-            total = total + slope * taken[..., f].unsqueeze(-1)
-    return total
+            term = slope * taken[..., f].unsqueeze(-1)
+            total = term if total is None else total + term
+    return taken.new_zeros((1,) * 5) if total is None else total
 
 
 def _slopes(block: Block, law: Law) -> Tensor:
     """Slopes of the covariates and of the residual, (s, z, p, c, e, J + 1, f)."""
-    by_slot = [
-        [law.slopes.new_zeros((1,) * 5) if s is None else s.unsqueeze(0) for s in slot[:-1]] + [law.slopes[..., f]]
-        for f, slot in enumerate(block.slopes)
-    ]
-    if not by_slot:
+    if not block.slopes:
         return law.slopes.unsqueeze(-2).expand((*law.slopes.shape[:-1], block.count + 1, 0))
-    shape = broadcast(*(part.shape for slot in by_slot for part in slot))
-    return torch.stack([torch.stack([part.expand(shape) for part in slot], -1) for slot in by_slot], -1)
+    none = law.slopes.new_zeros((1,) * 5)
+    each = (slot[j] for j in range(block.count) for slot in block.slopes)
+    parts = [*(none if part is None else part.unsqueeze(0) for part in each), *law.slopes.unbind(-1)]
+    shape = broadcast(*(part.shape for part in parts))
+    stacked = torch.stack([part.expand(shape) for part in parts], -1)
+    return stacked.unflatten(-1, (block.count + 1, len(block.slopes)))
 
 
 def _around(block: Block, slopes: Tensor, precision: Factored, weights: Weights, spots: Tensor) -> Tensor:

@@ -97,28 +97,46 @@ class Equations:
             right[:, here] += total
         old = torch.cat([batch[name].double().reshape((len(right), -1)) for name in self.sizes], -1)
         reach = matrix.diagonal(dim1=-2, dim2=-1) > 0
-        matrix = matrix + torch.diag_embed(torch.where(reach, 0.0, 1.0))
         right = torch.where(reach, right, old)
-        scale = matrix.diagonal(dim1=-2, dim2=-1).rsqrt()
-        scaled = matrix * scale.unsqueeze(-1) * scale.unsqueeze(-2)
-        finite = torch.isfinite(scaled).flatten(1).all(-1) & torch.isfinite(right).all(-1)
-        scaled = torch.where(finite[:, None, None], scaled, 0.0)
-        right = torch.where(finite.unsqueeze(-1), right * scale, 0.0).unsqueeze(-1)
-        solved = self._solved(scaled, right) * scale
+        parts = [_scaled(*part) for part in self._taken_apart(matrix, right, reach)]
+        finite = torch.isfinite(right).all(-1)
+        for scaled, _, _ in parts:
+            finite = finite & torch.isfinite(scaled).flatten(1).all(-1)
+        solved = self._together([_solved(*part, finite[:, None, None]) for part in parts])
         solved = torch.where(finite.unsqueeze(-1), solved, old)
-        parts = solved.split(list(self.sizes.values()), -1)
-        return {name: part.reshape(batch[name].shape) for name, part in zip(self.sizes, parts, strict=True)}
+        pieces = solved.split(list(self.sizes.values()), -1)
+        return {name: piece.reshape(batch[name].shape) for name, piece in zip(self.sizes, pieces, strict=True)}
 
-    def _solved(self, matrix: Tensor, right: Tensor) -> Tensor:
-        """Solve every set of unknowns by itself: (S, count, count) and (S, count, 1) give (S, count)."""
-        driver = "gelsd" if not matrix.is_cuda else None
+    def _taken_apart(self, matrix: Tensor, right: Tensor, reach: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Equations of sets of one size: matrices (S, sets, n, n), right sides (S, sets, n), and what is reached."""
         if not self.apart:
-            return torch.linalg.lstsq(matrix, right, driver=driver).solution.squeeze(-1)
-        found = torch.empty_like(right.squeeze(-1))
+            yield matrix.unsqueeze(1), right.unsqueeze(1), reach.unsqueeze(1)
         for sets in self.apart:
-            some = matrix[:, sets.unsqueeze(-1), sets.unsqueeze(-2)]
-            found[:, sets] = torch.linalg.lstsq(some, right[:, sets], driver=driver).solution.squeeze(-1)
+            yield matrix[:, sets.unsqueeze(-1), sets.unsqueeze(-2)], right[:, sets], reach[:, sets]
+
+    def _together(self, solved: Sequence[Tensor]) -> Tensor:
+        """All unknowns, (S, count), from those of the sets."""
+        if not self.apart:
+            return solved[0].squeeze(1)
+        found = solved[0].new_empty((len(solved[0]), self.count))
+        for sets, part in zip(self.apart, solved, strict=True):
+            found[:, sets] = part
         return found
+
+
+def _scaled(matrix: Tensor, right: Tensor, reach: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Equations with a diagonal of one, and by what they were multiplied; the identity where nothing is reached."""
+    matrix = matrix + torch.diag_embed(torch.where(reach, 0.0, 1.0))
+    scale = matrix.diagonal(dim1=-2, dim2=-1).rsqrt()
+    return matrix * scale.unsqueeze(-1) * scale.unsqueeze(-2), right * scale, scale
+
+
+def _solved(scaled: Tensor, right: Tensor, scale: Tensor, finite: Tensor) -> Tensor:
+    """Solve each set by itself, (S, sets, n): zeros, which are no solution, for starts that are not finite."""
+    scaled = torch.where(finite.unsqueeze(-1), scaled, 0.0)
+    right = torch.where(finite, right, 0.0).unsqueeze(-1)
+    driver = "gelsd" if not scaled.is_cuda else None
+    return torch.linalg.lstsq(scaled, right, driver=driver).solution.squeeze(-1) * scale
 
 
 def _meetings(designs: Sequence[Affine]) -> Iterator[list[int]]:
