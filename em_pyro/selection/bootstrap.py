@@ -92,7 +92,8 @@ def bootstrap_lrt(
         options: of `EM`; those of fits that say what is fitted (M-steps, priors) are kept.
 
     Raises:
-        ParameterError: an option does not fit, or the larger model lacks an observed site of the smaller.
+        ParameterError: an option does not fit, the first model has more parameters than the second, or that lacks an
+            observed site of the first.
         ModelError: data cannot be drawn: rows have weights (a table of counts), or a site has no draws.
         EMError: the data cannot be fitted, or none of the draws.
     """
@@ -105,6 +106,11 @@ def bootstrap_lrt(
     seeds = torch.randint(2**62, (int(draws),), generator=torch.Generator().manual_seed(seed)).tolist()
     first = _drawn(source, seeds[0])
     others = [_other(fit, first) for fit in (lower, upper)]
+    if upper.num_parameters < lower.num_parameters:
+        raise ParameterError(
+            f"bootstrap_lrt: expected the smaller model first, got one of {lower.num_parameters} parameters before one "
+            f"of {upper.num_parameters}. Exchange them."
+        )
     found, failed = list[float](), list[str]()
     for own in followed(seeds, "bootstrap", "draws", shown=progress):
         values = _drawn(source, own)
