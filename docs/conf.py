@@ -75,7 +75,8 @@ nitpicky = True
 # Types of other libraries, of which nothing is fetched; and rooms of ours that no user enters.
 INSIDE = (
     "fit.problem.Problem", "fit.path.Acceleration", "after.source.Source", "e_step.engine.Engine",
-    "families.base.FamilyType", "reading.bound.Bound", "variational.stick_breaking.Sticks",
+    "families.base.FamilyType", "m_step.regression.steps.Steps", "reading.bound.Bound",
+    "variational.stick_breaking.Sticks",
 )  # fmt: skip
 nitpick_ignore_regex = [("py:.*", r"(?!em_pyro\.).*"), *(("py:class", f"em_pyro.{name}") for name in INSIDE)]
 

@@ -14,7 +14,7 @@ from .units import Unit
 def compiled_factors(engine: Engine, bound: Bound) -> dict[str, Named]:
     """Factors of the compiled sites; those that are one function are bound once, as in a step."""
     factors, naturals = dict[str, Named](), dict[str, Natural]()
-    leading = {name: leader for leader, names in engine.members.items() for name in names}
+    leading = {n: leader for leader, names in engine.members.items() for n in names if leader in engine.sites}
     for name, factor in engine.sites.items():
         if name in engine.recognition.entered:
             continue

@@ -20,8 +20,8 @@ from ..program.masks import seen_values
 from ..program.named import Params, unraveled
 from ..program.site import Site
 from ..reading.bound import Bound
-from .verdict.narrow import DEGENERATE, lengths, unit, width
-from .verdict.spike import Shapes
+from .collapse.narrow import DEGENERATE, lengths, unit, width
+from .collapse.spike import Shapes
 
 SPIKE = 1e10  # concentration at which all values are one
 BLURRED = 1e-4  # of the pooled scale: of a column that loses digits beside others

@@ -138,15 +138,8 @@ def choose(
         how, why = _forced(forced.get(name)) if name in forced else _found(engine, name, uses[name], owner.get(name))
         if how == "torch" and name not in forced:
             why = reasons.get(name, "no closed form")
-            if options.get(name) == "closed":
-                raise PlanError(
-                    f'm_step["{name}"]: expected a closed form, but there is none: {reasons.get(name)}. '
-                    f'Choose "torch" or leave it out.'
-                )
-        if how == STEP and options.get(name) == "closed":
-            raise PlanError(
-                f'm_step["{name}"]: expected a closed form, but {why}. Leave it out, or fit all rows at once.'
-            )
+        if options.get(name) == "closed":
+            _check_closed(name, how, why)
         why += in_coordinates(engine, name) if how != "closed form" else ""
         lines[name] = Line(name, how, role, sites, why)
     alternated = [name for name, line in lines.items() if line.how == "swept"]
@@ -157,6 +150,16 @@ def choose(
     climbed = {name for climb in climbs for name in climb.names}
     swept = tuple(name for name in alternated if name not in climbed)
     return Plan(lines, tuple(solvers), swept, callables=calls, climbs=climbs)
+
+
+def _check_closed(name: str, how: str, why: str) -> None:
+    """Raise where a closed form was asked for and there is none."""
+    if how == "torch":
+        raise PlanError(
+            f'm_step["{name}"]: expected a closed form, but there is none: {why}. Choose "torch" or leave it out.'
+        )
+    if how == STEP:
+        raise PlanError(f'm_step["{name}"]: expected a closed form, but {why}. Leave it out, or fit all rows at once.')
 
 
 def _why_climbed(lines: Mapping[str, Line], climb: Climb, name: str) -> str:

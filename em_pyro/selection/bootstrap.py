@@ -106,11 +106,7 @@ def bootstrap_lrt(
     seeds = torch.randint(2**62, (int(draws),), generator=torch.Generator().manual_seed(seed)).tolist()
     first = _drawn(source, seeds[0])
     others = [_other(fit, first) for fit in (lower, upper)]
-    if upper.num_parameters < lower.num_parameters:
-        raise ParameterError(
-            f"bootstrap_lrt: expected the smaller model first, got one of {lower.num_parameters} parameters before one "
-            f"of {upper.num_parameters}. Exchange them."
-        )
+    _check_order(lower, upper)
     found, failed = list[float](), list[str]()
     for own in followed(seeds, "bootstrap", "draws", shown=progress):
         values = _drawn(source, own)
@@ -133,6 +129,15 @@ def _check(draws: Any, starts: Any, options: Mapping[str, Any]) -> None:
     for name, number in (("draws", draws), ("starts", starts)):
         if not isinstance(number, Integral) or isinstance(number, bool) or number < 1:
             raise ParameterError(f"bootstrap_lrt: expected {name} to be a number of at least one, got {number!r}.")
+
+
+def _check_order(lower: Fit, upper: Fit) -> None:
+    """Refuse a first model of more parameters than the second."""
+    if upper.num_parameters < lower.num_parameters:
+        raise ParameterError(
+            f"bootstrap_lrt: expected the smaller model first, got one of {lower.num_parameters} parameters before one "
+            f"of {upper.num_parameters}. Exchange them."
+        )
 
 
 def _other(fit: Fit, values: Mapping[str, Tensor]) -> Replacement:

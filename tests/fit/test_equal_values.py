@@ -11,7 +11,7 @@ from torch import Tensor, tensor
 from torch.distributions import constraints
 
 from em_pyro import EM, Fit
-from em_pyro.fit.verdict.spike import Shapes
+from em_pyro.fit.collapse.spike import Shapes
 
 HALF, THREE = torch.full((8,), 0.5).double(), torch.full((8,), 3.0).double()
 ROWS = tensor([0.2, 0.3, 0.5], dtype=torch.float64).expand(8, 3)

@@ -3,6 +3,7 @@
 import gc
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pyro
@@ -17,8 +18,8 @@ from torch import Tensor, tensor
 from torch.distributions import constraints
 
 from em_pyro import EM, DataError, EMError, ObjectiveError, ParameterError
-from em_pyro.e_step import rebind
 from em_pyro.reading import recognise
+from em_pyro.reading.reading import Reading
 
 # ---- as in memory ----------------------------------------------------------------------------------------------------
 
@@ -207,18 +208,16 @@ def test_the_answer_is_asked_of_batches_one_by_one() -> None:
 
 def test_a_wrong_centre_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches that are laid out around another centre than they say: the objective falls, or ends elsewhere."""
-    right = rebind._moved
+    right = Reading.on
 
-    def wrong(reading: Any, site: Any, centre: Any) -> Any:
-        found = right(reading, site, centre)
-        return (
-            found
-            if reading.family.location is None
-            else rebind.replace(found, site=rebind.replace(site, value=site.value + 1e-3 * len(site.value)))
-        )
+    def wrong(reading: Reading, site: Any) -> Reading:
+        found = right(reading, site)
+        if reading.family.location is None:
+            return found
+        return replace(found, site=replace(site, value=site.value + 1e-3 * len(site.value)))
 
     whole, _ = both(acceleration=None, tol=0, max_steps=3)
-    monkeypatch.setattr(rebind, "_moved", wrong)
+    monkeypatch.setattr(Reading, "on", wrong)
     pyro.clear_param_store()
     try:
         streamed = EM(mixture, acceleration=None, tol=0, max_steps=3).fit_stream(batches())

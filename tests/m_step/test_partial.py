@@ -1,6 +1,7 @@
 """M-steps that go part of the way: few evaluations, no fall, and the same end."""
 
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import pyro
@@ -144,7 +145,7 @@ def test_blocks_of_many_entries_remember_pairs() -> None:
     for _ in range(8):
         here = {**here, **ascend(built.compiled, found, here, part, memory)}
         heights.append(float(built.compiled.q({n: v.unsqueeze(0) for n, v in here.items()}, found)))
-    assert heights == sorted(heights)
+    assert all(b >= a - IDENTITY * abs(a) for a, b in pairwise(heights))
     assert isinstance(memory[climb.names], Pairs)
 
 
@@ -167,7 +168,7 @@ def test_categories_cost_no_passes_of_their_own(monkeypatch: pytest.MonkeyPatch)
             assert isinstance(solver, Regression)
             batch = {name: p.initial.double().unsqueeze(0) for name, p in here.program.parameters.items()}
             sums = here.engine.expect(here.engine.bind(batch)).sums
-            found.append(solver.expand(solver._coordinates(batch), solver._sums(sums), batch))
+            found.append(solver.expand(solver.coordinates(batch), solver._sums(sums), batch))
             (site,) = solver.sites
     monkeypatch.undo()
     assert site.by_coordinates(1)

@@ -106,7 +106,7 @@ def _check_values(site: Site) -> None:
     if support is None:
         return
     event = getattr(base, "event_dim", 0)
-    inside = _inside(support, value)
+    inside = allowed(support, value)
     enumerated = inside.dim() - (value.dim() - event)
     if enumerated > 0:  # the support depends on a latent: one state that allows the value is enough
         inside = inside.flatten(0, enumerated - 1).any(0)
@@ -138,7 +138,7 @@ def has_density_outside(site: Site) -> bool:
         return False
     visible = visible.flatten(visible.dim() - event).any(-1) if event else visible
     with pyro.validation_enabled(is_validate=False):
-        return bool((~_inside(support, value) & visible & torch.isfinite(base.log_prob(value))).any())
+        return bool((~allowed(support, value) & visible & torch.isfinite(base.log_prob(value))).any())
 
 
 def _any_at(edges: tuple[float, ...], value: Tensor) -> bool:
@@ -146,12 +146,12 @@ def _any_at(edges: tuple[float, ...], value: Tensor) -> bool:
     return any(bool((part == edge).any()) for edge in edges for part in value.reshape(-1).split(SLICE))
 
 
-def _inside(support: Any, value: Tensor) -> Tensor:
+def allowed(support: Any, value: Tensor) -> Tensor:
     """Return which values a support allows, broadcast to the states of the latents on which it depends."""
     if not hasattr(support, "constraint0"):
         return support.check(value)  # type: ignore[no-any-return]
     # that of a MaskedMixture, whose own check allows for no latent
-    return torch.where(support.mask, _inside(support.constraint1, value), _inside(support.constraint0, value))
+    return torch.where(support.mask, allowed(support.constraint1, value), allowed(support.constraint0, value))
 
 
 def _all_inside(support: constraints.Constraint, value: Tensor) -> bool:
@@ -161,7 +161,7 @@ def _all_inside(support: constraints.Constraint, value: Tensor) -> bool:
     support, bounds = _slim(support)
     batch = value.dim() - support.event_dim
     if batch <= 0 or any(not isinstance(b, (int, float)) and getattr(b, "shape", None) != () for b in bounds):
-        return bool(_inside(support, value).all())
+        return bool(allowed(support, value).all())
     longest = max(range(batch), key=lambda axis: value.shape[axis])
     return all(bool(support.check(part).all()) for part in value.split(SLICE, longest))
 

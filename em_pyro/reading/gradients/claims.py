@@ -42,6 +42,8 @@ def disagreeing(
     if not leaves or not readings:
         return {}
     batch = batched({n: transform_to(program.parameters[n].constraint)(leaf) for n, leaf in leaves.items()})
+    if bank.computed is not None:
+        batch = {**batch, **bank.computed(batch)}
     pairs = _claims(traced, readings, bank, batch)
     generator = torch.Generator().manual_seed(1)
     every = [pair for of_site in pairs.values() for pair in of_site]

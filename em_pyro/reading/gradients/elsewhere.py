@@ -87,7 +87,7 @@ def _apart(program: Program, found: Recognition, values: Mapping[str, Tensor]) -
         except (RuntimeError, ValueError):  # the model has no value there
             return frozenset()
         sites = unroll(run)
-        readings = {name: reading for name, reading in found.readings.items() if _finite(sites[name])}
+        readings = {n: r for n, r in found.readings.items() if n not in found.refusals and _finite(sites[n])}
         wrong = disagreeing(program, leaves, sites, readings, found.bank)
     return frozenset[str]().union(*wrong.values())
 

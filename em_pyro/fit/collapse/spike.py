@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ...e_step.engine import Engine
+from ...program.data.check import allowed
 from ...program.masks import seen_values
 from ...program.named import Params, listed, unwrap
 from ...program.site import Site, unvalidated
@@ -143,5 +144,5 @@ def _beside(site: Site, length: float) -> list[Tensor]:
 def _inside(site: Site, there: Tensor) -> Tensor:
     """Which rows of some values the support of a site has."""
     event: int = site.fn.event_dim  # type: ignore[attr-defined]
-    inside = _support(site).check(there)
+    inside = allowed(_support(site), there)
     return inside.flatten(inside.dim() - event).all(-1) if event and inside.dim() > there.dim() - event else inside
