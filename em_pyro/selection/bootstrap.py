@@ -92,8 +92,7 @@ def bootstrap_lrt(
         options: of `EM`; those of fits that say what is fitted (M-steps, priors) are kept.
 
     Raises:
-        ParameterError: an option does not fit, the first model has more parameters than the second, or that lacks an
-            observed site of the first.
+        ParameterError: an option does not fit, or the second model has fewer parameters, or lacks a site of the first.
         ModelError: data cannot be drawn: rows have weights (a table of counts), or a site has no draws.
         EMError: the data cannot be fitted, or none of the draws.
     """
