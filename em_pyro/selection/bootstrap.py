@@ -103,8 +103,7 @@ def bootstrap_lrt(
     lower, upper = _both(calls, rules)
     source = simulator(lower._alive(), lower.params, (), {})
     seeds = torch.randint(2**62, (int(draws),), generator=torch.Generator().manual_seed(seed)).tolist()
-    first = _drawn(source, seeds[0])
-    others = [_other(fit, first) for fit in (lower, upper)]
+    others = [_other(fit, first) for first in [_drawn(source, seeds[0])] for fit in (lower, upper)]
     _check_order(lower, upper)
     found, failed = list[float](), list[str]()
     for own in followed(seeds, "bootstrap", "draws", shown=progress):
