@@ -92,7 +92,7 @@ def _draws_together(problem: Problem, path: Path, ends: frozenset[str], doubt: s
     """
     shapes = problem.scales.shapes
     why = shapes.collapsed(path.params)
-    if not why and (doubt or ends) and (name := shapes.of_equal_values(() if doubt else ends)):
+    if not why and (doubt or ends) and (name := shapes.of_equal_values(path.params, () if doubt else ends)):
         why = f'site "{name}": all rows have one value, onto which its density draws together; give it a prior'
     return "; ".join(filter(None, (why, doubt))) if why else ""
 

@@ -16,7 +16,7 @@ from .verdict.around import Around, Entry, named
 from .verdict.digits import noise
 from .verdict.edges import edge_notes, snapped
 from .verdict.ground import Ground
-from .verdict.infinity import running
+from .verdict.infinity import run_off, running
 from .verdict.kinks import higher_elsewhere, kinks
 from .verdict.krylov import PRODUCTS, glimpse
 from .verdict.peak import SUSPECT, peak
@@ -248,9 +248,8 @@ def _told(
     """
     still, notes = at_rest(ground.around, zero), list[str]()
     off = {entry: to for entry, to in running(ground, level, information).items() if entry not in still}
-    for where in dict.fromkeys(off.values()):
-        those = named([entry for entry, to in off.items() if to == where])
-        notes.append(f"runs to {where}: {those}; the objective rises for ever, and has no maximum at finite values")
+    silent = [entry for entry, row in zip(ground.around.entries, information, strict=True) if not row.any()]
+    notes += run_off(off, silent)
     aside = {*off, *still}
     if settled and len(aside) < ground.around.size:
         ground, found, curved = _beside_zero(ground, found, information, zero)

@@ -5,7 +5,7 @@ Marks are Pyro's provenance, without a walk through every tree of arguments.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -67,14 +67,20 @@ def _marked(value: Any, marks: Marks) -> Any:
 def marks_of(*values: Any) -> Marks:
     """Return the latents on which any tensor in some values, or inside some distributions, depends."""
     found = set[str]()
+    _gather(values, found, ())
+    return frozenset(found)
+
+
+def _gather(values: Iterable[Any], found: set[str], inside: tuple[Any, ...]) -> None:
+    """Add those of values in what they are `inside` of: a transform and its inverse hold one another."""
     for value in values:
         if isinstance(value, MADE_OF):
-            found |= marks_of(*vars(value).values())
+            if not any(value is one for one in inside):
+                _gather(vars(value).values(), found, (*inside, value))
         elif type(value) in (list, tuple) and any(isinstance(part, MADE_OF) for part in value):
-            found |= marks_of(*value)
+            _gather(value, found, inside)
         else:
             _plain(value, found)
-    return frozenset(found)
 
 
 def traced_run(

@@ -92,7 +92,7 @@ def bootstrap_lrt(
         options: of `EM`; those of fits that say what is fitted (M-steps, priors) are kept.
 
     Raises:
-        ParameterError: an option does not fit, or the larger model lacks an observed site of the smaller.
+        ParameterError: an option does not fit, or the second model has fewer parameters, or lacks a site of the first.
         ModelError: data cannot be drawn: rows have weights (a table of counts), or a site has no draws.
         EMError: the data cannot be fitted, or none of the draws.
     """
@@ -103,8 +103,8 @@ def bootstrap_lrt(
     lower, upper = _both(calls, rules)
     source = simulator(lower._alive(), lower.params, (), {})
     seeds = torch.randint(2**62, (int(draws),), generator=torch.Generator().manual_seed(seed)).tolist()
-    first = _drawn(source, seeds[0])
-    others = [_other(fit, first) for fit in (lower, upper)]
+    others = [_other(fit, first) for first in [_drawn(source, seeds[0])] for fit in (lower, upper)]
+    _check_order(lower, upper)
     found, failed = list[float](), list[str]()
     for own in followed(seeds, "bootstrap", "draws", shown=progress):
         values = _drawn(source, own)
@@ -127,6 +127,15 @@ def _check(draws: Any, starts: Any, options: Mapping[str, Any]) -> None:
     for name, number in (("draws", draws), ("starts", starts)):
         if not isinstance(number, Integral) or isinstance(number, bool) or number < 1:
             raise ParameterError(f"bootstrap_lrt: expected {name} to be a number of at least one, got {number!r}.")
+
+
+def _check_order(lower: Fit, upper: Fit) -> None:
+    """Refuse a first model of more parameters than the second."""
+    if upper.num_parameters < lower.num_parameters:
+        raise ParameterError(
+            f"bootstrap_lrt: expected the smaller model first, got one of {lower.num_parameters} parameters before one "
+            f"of {upper.num_parameters}. Exchange them."
+        )
 
 
 def _other(fit: Fit, values: Mapping[str, Tensor]) -> Replacement:

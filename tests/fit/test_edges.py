@@ -186,3 +186,19 @@ def test_a_matrix_that_has_lost_its_root_is_an_ending(argument: str) -> None:
         assert fit.outcome == "degenerate"
         assert bool(torch.isfinite(pyro.param("matrix")).all())
         assert not bool(torch.linalg.cholesky_ex(pyro.param("matrix").detach()).info)
+
+
+@pytest.mark.parametrize("start", [-2.0, -50.0])
+def test_a_level_half_line_does_not_rise(start: float) -> None:
+    """Before a rectifier the objective is the same however far: a maximum, of which no value is told."""
+
+    def model(x: Tensor) -> None:
+        more, loc = pyro.param("more", torch.tensor(start)), pyro.param("loc", torch.tensor(0.0))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", dist.Normal(loc, (1.0 + more.relu())), obs=x)
+
+    pyro.clear_param_store()
+    fit = EM(model).fit(torch.tensor([-1.0, 0.2, 0.9, 0.3]))
+    notes = str(fit.notes)
+    assert 'level from here to minus infinity: "more"' in notes
+    assert "rises" not in notes

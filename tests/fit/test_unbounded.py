@@ -171,3 +171,43 @@ def test_a_slope_along_which_there_is_next_to_no_information_is_looked_at() -> N
     pyro.clear_param_store()
     fit = EM(model).fit(torch.tensor([0.46, 0.92, -1.05]), torch.tensor([0.86, -0.49, -0.4]))
     assert fit.outcome in ("unconfirmed", "degenerate")
+
+
+@pytest.mark.parametrize("states", [1, 2])
+@pytest.mark.parametrize("bound", [False, True])
+def test_a_tail_that_draws_together_onto_its_bound_is_an_ending(states: int, bound: bool) -> None:  # noqa: FBT001
+    """What Pareto's law calls a scale is where it begins; its width is that over the shape, which runs off."""
+
+    def model(x: Tensor) -> None:
+        weights = pyro.param("weights", torch.linspace(1.0, 2.0, states).softmax(0), constraint=SIMPLEX)
+        shape = pyro.param("shape", 1.0 + torch.arange(states), constraint=POSITIVE)
+        start = pyro.param("start", torch.tensor(1.5), constraint=constraints.interval(0.0, 2.0)) if bound else 2.0
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Categorical(weights))
+            pyro.sample("x", dist.Pareto(start, shape[z]), obs=x)
+
+    pyro.clear_param_store()
+    fit = EM(model).fit(torch.full((8,), 2.0))
+    assert fit.outcome == "degenerate"
+    assert "draws together" in str(fit.notes)
+    if not bound and states == 1:
+        pyro.clear_param_store()
+        x = torch.tensor([2.1, 2.7, 3.5, 2.2, 6.0])
+        spread = EM(model).fit(x)
+        assert spread.converged
+        close(spread.params["shape"], (len(x) / (x / 2.0).log().sum()).reshape(1), SOLVERS)
+
+
+def test_equal_values_under_a_law_of_known_width_have_a_maximum() -> None:
+    """A positive centre goes to zero where the values lie below it; the density stays as wide as it is."""
+
+    def model(x: Tensor) -> None:
+        centre = pyro.param("centre", torch.tensor(1.0), constraint=POSITIVE)
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", dist.LogNormal(centre, 1.0), obs=x)
+
+    pyro.clear_param_store()
+    x = torch.full((10,), 0.5)
+    fit = EM(model).fit(x)
+    assert fit.outcome == "converged"
+    close(torch.tensor(fit.log_likelihood), dist.LogNormal(0.0, 1.0).log_prob(x).sum(), SOLVERS)

@@ -225,3 +225,9 @@ def test_draws_that_cannot_be_fitted_are_left_out(monkeypatch: pytest.MonkeyPatc
     calls["made"] = 0
     with pytest.raises(EMError, match="expected draws that can be fitted, got none"):
         bootstrap_lrt(normals(1), normals(2), X, draws=2, **SHORT)
+
+
+def test_the_smaller_model_comes_first() -> None:
+    """Exchanged, a ratio below zero would be compared with others below zero."""
+    with pytest.raises(ParameterError, match="the smaller model first, got one of 4 parameters before one of 2"):
+        bootstrap_lrt(normals(2), normals(1), X, draws=2, **SHORT)

@@ -13,6 +13,7 @@ from ...program.site import Site
 DEGENERATE = 1e-6  # of the pooled scale
 CLOSE, WIDE = 0.01, 40.0  # of the gaps between neighbours; so many, times the rows, are the width of a lone cluster
 SORTED = 1_000  # rows that are enough to know the gaps between neighbours by
+BOUNDED_BY_SCALE = (dist.Pareto,)  # what they call a scale is where the support begins, and no width
 TIES = 1e-14  # of the size of values: nearer ones are equal
 
 
@@ -55,6 +56,8 @@ def _units(transforms: list[Transform]) -> int:
 
 
 def _scale(fn: Distribution) -> Tensor | None:
+    if isinstance(fn, BOUNDED_BY_SCALE):
+        return None
     root = getattr(fn, "_unbroadcasted_scale_tril", getattr(fn, "scale_tril", None))
     scale = getattr(fn, "scale", None) if root is None else root.diagonal(dim1=-2, dim2=-1)
     return scale if isinstance(scale, Tensor) else None

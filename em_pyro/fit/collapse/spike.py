@@ -19,6 +19,7 @@ from ...program.site import Site, unvalidated
 from .narrow import DEGENERATE, unit, width
 
 SHARP = 1e-4  # of the size of equal values: a density as narrow as this is on its way to them
+BEGUN = 0.3  # of the size: a density as narrow as this has begun to draw together
 DROP = 0.5  # nats that a density falls at a distance beside a value, on either side, where it is narrower than that
 
 
@@ -44,8 +45,7 @@ class Shapes:
             if support is not None and (support.event_dim == 0 or _is_simplex(support)) and width(site) is None:
                 values = site.value.detach().double()[seen_values(site)]
                 if values.numel():
-                    size = float(values.abs().max()) or 1.0
-                    length = SHARP * size if _are_equal(site) else DEGENERATE * float(unit(values))
+                    length = SHARP * _size(site) if _are_equal(site) else DEGENERATE * float(unit(values))
                     if not _is_narrower(site, length):  # else it has atoms, whatever its parameters are
                         found[name] = length
         return found
@@ -69,16 +69,19 @@ class Shapes:
                 )
         return ""
 
-    def of_equal_values(self, names: Collection[str] = ()) -> str:
+    def of_equal_values(self, params: Params, names: Collection[str] = ()) -> str:
         """Return a site all rows of which have one value, and which one of `names` enters, if there are any.
 
-        Its density has no bound where its law can draw together.
+        Its density has no bound where its law can draw together; of `names`, where it has begun to.
         """
         recognition = self.engine.full.recognition
+        with torch.no_grad():
+            sites = self.engine.program.run(params) if names else {}
         for name, site in recognition.runs[0].items():
             atoms = width(site) is None and site.fn.event_dim == 0 and name not in self.lengths  # type: ignore[attr-defined]
             if _support(site) is not None and not atoms and _are_equal(site):
-                if not names or not recognition.reaches.get(name, frozenset()).isdisjoint(names):
+                enters = not recognition.reaches.get(name, frozenset()).isdisjoint(names)
+                if not names or (enters and _is_narrower(sites.get(name, site), BEGUN * _size(site))):
                     return name
         return ""
 
@@ -92,6 +95,11 @@ def _support(site: Site) -> Any:
     except NotImplementedError:
         return None
     return None if support is None or support.is_discrete else support
+
+
+def _size(site: Site) -> float:
+    """Return the largest value of a site that is seen; one where all are zero."""
+    return float(site.value.detach().double()[seen_values(site)].abs().max()) or 1.0
 
 
 def _is_simplex(support: Any) -> bool:
@@ -115,7 +123,7 @@ def _is_narrower(site: Site, length: float) -> bool:
     visible = seen_values(site)
     event: int = site.fn.event_dim  # type: ignore[attr-defined]
     seen = visible.flatten(visible.dim() - event).all(-1) if event else visible
-    return bool(((here - highest > DROP) & torch.isfinite(here) & seen).any())
+    return bool(((here - highest > DROP) & torch.isfinite(here) & seen & _inside(site, site.value.detach())).any())
 
 
 def _beside(site: Site, length: float) -> list[Tensor]:
@@ -126,10 +134,15 @@ def _beside(site: Site, length: float) -> list[Tensor]:
         moved = [value * (sign * tilt).exp() for sign in (1, -1)]
         moved = [rows / rows.sum(-1, keepdim=True) for rows in moved]
         return [unvalidated(site.fn, rows).nan_to_num(nan=-torch.inf) for rows in moved]
-    event: int = site.fn.event_dim  # type: ignore[attr-defined]
     found = []
     for there in (value + length, value - length):
-        inside = allowed(support, there)
-        inside = inside.flatten(inside.dim() - event).all(-1) if event else inside
-        found.append(torch.where(inside, unvalidated(site.fn, there), -torch.inf).nan_to_num(nan=-torch.inf))
+        density = torch.where(_inside(site, there), unvalidated(site.fn, there), -torch.inf)
+        found.append(density.nan_to_num(nan=-torch.inf))
     return found
+
+
+def _inside(site: Site, there: Tensor) -> Tensor:
+    """Which rows of some values the support of a site has."""
+    event: int = site.fn.event_dim  # type: ignore[attr-defined]
+    inside = allowed(_support(site), there)
+    return inside.flatten(inside.dim() - event).all(-1) if event and inside.dim() > there.dim() - event else inside

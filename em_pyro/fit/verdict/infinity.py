@@ -6,12 +6,12 @@ objective is looked at, far out: it does not fall at any distance on one side, a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
-from .around import Entry
+from .around import Entry, named
 from .ground import Ground
 
 FAR = (0.1, 1.0, 4.0, 16.0)  # distances at which it may not fall
@@ -52,6 +52,20 @@ def running(ground: Ground, level: float, information: Tensor) -> dict[Entry, st
             low, high = ENDS.get(ground.around.domains[entry[0]], ("minus infinity", "infinity"))
             found.setdefault(entry, high if one[k] > 0 else low)
     return found
+
+
+def run_off(off: Mapping[Entry, str], silent: Collection[Entry]) -> list[str]:
+    """Name what runs off, and where to; of entries of which even complete data say nothing, the objective is level."""
+    notes = []
+    for where in dict.fromkeys(off.values()):
+        there = [entry for entry, to in off.items() if to == where]
+        if rising := [entry for entry in there if entry not in silent]:
+            why = "the objective rises for ever, and has no maximum at finite values"
+            notes.append(f"runs to {where}: {named(rising)}; {why}")
+        if level := [entry for entry in there if entry in silent]:
+            why = "the objective is the same to its last digit, however far, and tells no value of it"
+            notes.append(f"level from here to {where}: {named(level)}; {why}")
+    return notes
 
 
 def _holds(ground: Ground, points: Tensor, least: float) -> Tensor:

@@ -17,9 +17,6 @@ from ..site import Site
 MADE_OF = (Distribution, Transform, Gaussian, AffineNormal)
 """Of what a distribution may be made, beside tensors."""
 
-LEADS_BACK = ("_cached_x_y", "_inv")
-"""Of a transform: its last value, and the inverse, of which it is the inverse."""
-
 TOGETHER = 10_000  # entries of an argument up to which it is looked at together with others
 
 Key = tuple[str, str]
@@ -92,12 +89,16 @@ def _may_be_zero(key: Key) -> bool:
     return key[1].endswith(("loc", "logits", "_param"))
 
 
-def arguments_of(fn: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Yield every floating tensor inside a distribution, by its place there."""
+def arguments_of(fn: Any, prefix: str = "", inside: tuple[Any, ...] = ()) -> Iterator[tuple[str, Tensor]]:
+    """Yield every floating tensor inside a distribution, by its place there.
+
+    A transform and its inverse hold one another: what is `inside` of is not entered again.
+    """
     for key, value in vars(fn).items():
         parts: Sequence[Any] = value if isinstance(value, (list, tuple)) else [value]
-        for part in parts if key not in LEADS_BACK else ():
+        for part in parts if key != "_cached_x_y" else ():
             if isinstance(part, MADE_OF):
-                yield from arguments_of(part, f"{prefix}{key}.")
+                if not any(part is one for one in inside):
+                    yield from arguments_of(part, f"{prefix}{key}.", (*inside, fn))
             elif isinstance(part, Tensor) and part.is_floating_point():
                 yield f"{prefix}{key}", part

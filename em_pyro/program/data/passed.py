@@ -118,6 +118,7 @@ def tensor_of(value: Any) -> Tensor:
 
     Raises:
         ValueError: they are no numbers, or no table.
+        DataError: some are masked.
     """
     if isinstance(value, Tensor):
         return value
@@ -125,6 +126,12 @@ def tensor_of(value: Any) -> Tensor:
         return torch.as_tensor(value)
     if _holds_tensors(value):
         return torch.stack(tuple(value))
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise DataError(
+            f"Arguments: expected numbers, got a masked array with {np.ma.count_masked(value)} of {value.size} entries "
+            f"masked, and a tensor has no mask. Pass array.filled(0) and ~np.ma.getmaskarray(array), and leave entries "
+            f"out by fn.mask(observed)."
+        )
     plain = isinstance(value, (list, tuple))
     array = np.asarray(value.to_numpy() if hasattr(value, "to_numpy") else value)
     if array.dtype.kind == "O" and all(isinstance(entry, numbers.Real) for entry in array.flat):
@@ -147,6 +154,8 @@ def observed(name: str, value: Any) -> Tensor:
         return value
     try:
         return tensor_of(value)
+    except DataError:
+        raise
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(
             f'Site "{name}": expected a tensor, or an array, frame or list of numbers, got {type(value).__name__} '
@@ -194,6 +203,8 @@ def _converted(arg: Any, how: int) -> Any:
     if _is_array(arg) or (how == LISTS and _is_list(arg)):
         try:
             return tensor_of(arg)
+        except DataError:
+            raise
         except (TypeError, ValueError, RuntimeError):
             return arg
     if type(arg) in (list, tuple):

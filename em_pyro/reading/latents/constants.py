@@ -25,6 +25,7 @@ from .replays import Crowded, Replays, names_of, thin
 from .stand_in import scale_name, unread, with_computed
 
 STEPS = 8  # of a loop, from which it is taken that neighbours meet
+BLURRED = 1e-3  # of the terms of a residual: what may be rounding, however coarse
 RUNS = 2000  # of the model, for all constants together
 
 
@@ -225,7 +226,7 @@ def same_residuals(
     """Tell whether residuals at some values of parameters and latents are those of a run there, but for rounding."""
     terms = site.terms(params, latents) + value.abs() + location.abs()
     off = site.residual(params, latents) - (value - location)
-    return not bool((off.abs() > noise * (1e4 * terms + terms.max())).any())
+    return not bool((off.abs() > min(1e4 * noise, BLURRED) * terms + noise * terms.max()).any())
 
 
 def _too_many(places: Places) -> ModelError:

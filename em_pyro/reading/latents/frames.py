@@ -13,6 +13,7 @@ from .replays import Crowded, Parts, Replays, thin_which
 
 AGAIN = (1 + math.sqrt(5)) / 2  # times as far: no multiple of a unit in the last place is another one
 STEADY = {False: 1e-6, True: 1e-2}  # of a faint slope that is one, in double precision and in single
+BLURRED = {False: 1e4, True: 1.0}  # times the noise, of an effect: what is no other entry's, but rounding; likewise
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def takes_of(
             continue
         read = _binary if replays.single else _marked
         place, gap = read(frame, torch.where(idle, 1.0, first), others)
-        slack = torch.where(idle, 4 * floor, 1e4 * noise * first.abs() + 4 * floor)
+        slack = torch.where(idle, 4 * floor, BLURRED[replays.single] * noise * first.abs() + 4 * floor)
         if bool((torch.where(idle, torch.stack([o.abs() for o in others]).amax(0), gap) > slack).any()):
             raise Crowded(frame.kind)
         found[name] = thin_which(torch.where(idle, -1, frame.ids[place]), rows[name])
