@@ -21,7 +21,6 @@ from ..reading.bank import Bank
 from .entering import selected
 from .stick_breaking import StickBreaking, Sticks
 
-
 Draw = Callable[[Tensor], Tensor]
 """Standard normal numbers of a shape."""
 

@@ -63,10 +63,20 @@ def is_ridge(ground: Ground, ahead: Tensor, back: Tensor, unit: Tensor, level: f
         points = torch.stack([length * ahead, -length * ahead])
         if bool((level - ground.heights(points) <= LOST * slack).any()):
             continue
-        there = points
-        for _ in range(CHORDS):
-            there = there + ground.slopes(there) @ back @ back.mT
+        there = _climbed_back(ground, points, back)
+        if there is None:
+            continue
         kept = (there @ (ahead / unit**2)).abs() >= AHEAD * (points @ (ahead / unit**2)).abs()
         if bool((kept & (ground.heights(there) >= level - slack)).all()):
             return True
     return False
+
+
+def _climbed_back(ground: Ground, points: Tensor, back: Tensor) -> Tensor | None:
+    """Climb from `points (M, D)` back onto a curve; None if a step leads out of the numbers."""
+    there = points
+    for _ in range(CHORDS):
+        if not bool(torch.isfinite(ground.heights(there)).all()):
+            return None
+        there = there + ground.slopes(there) @ back @ back.mT
+    return there
