@@ -119,37 +119,42 @@ def _climb(
         Where the objective has passed the old one, of the first start where it does, else None; the points on the way;
         and those on the way of `calm`.
     """
-    here, trail, higher = list(range(len(next(iter(moved.values()))))), [moved], dict[int, Batch]()
-    paths = [list[float]() for _ in here]
-    batch, rest = moved, list[Batch]()
-    if calm is not None:
-        batch, rest = {name: torch.cat([value, calm[name]]) for name, value in moved.items()}, [calm]
+    here, higher = list(range(len(next(iter(moved.values()))))), dict[int, Batch]()
+    paths, trail, rest = [list[float]() for _ in here], [moved], [] if calm is None else [calm]
+    batch, beside = _together(moved, *rest), len(rest)
     for step in range(CAP):
         new, found = em_step(problem, batch)
         seen = look(problem, found, batch, new)
         sound, staying = False, list[int]()
-        for row, (start, now) in enumerate(zip(here, seen.objective, strict=calm is None)):
+        for row, start in enumerate(here):
+            now = seen.objective[row]
             if not seen.stepped[row] or not math.isfinite(now) or seen.narrowest[row] < DEGENERATE:
                 continue  # a collapse is higher, and no maximum
             if now > objective + margin:
-                higher[start] = {name: value[row : row + 1] for name, value in batch.items()}
+                higher[start] = _rows(batch, [row])
                 break  # the starts after it are not asked any more
             sound = True
             paths[start].append(now)
             if step < STEPS or may_pass(paths[start], objective, margin):
                 staying.append(row)
-        if sound and calm is None:
-            trail.append(new)
-        elif sound:
-            trail.append({name: value[:-1] for name, value in new.items()})
-            rest.append({name: value[-1:] for name, value in new.items()})
+        own, others = range(len(here)), range(len(here), len(here) + beside)
+        if sound:
+            trail.append(_rows(new, own))
+            rest += [_rows(new, others)] * beside
         if not staying:
             break
-        if len(staying) < len(here):
-            kept = staying if calm is None else [*staying, len(here)]
-            new = {name: value[kept] for name, value in new.items()}
-        batch, here = new, [here[row] for row in staying]
+        batch, here = _rows(new, [*staying, *others]), [here[row] for row in staying]
     return higher[min(higher)] if higher else None, trail, rest
+
+
+def _together(*batches: Batch) -> Batch:
+    """Return the points of all as one batch."""
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def _rows(batch: Batch, rows: Sequence[int]) -> Batch:
+    """Return some points of a batch; all of them as they are."""
+    return {name: value if len(rows) == len(value) else value[list(rows)] for name, value in batch.items()}
 
 
 def may_pass(path: Sequence[float], objective: float, margin: float) -> bool:
