@@ -92,7 +92,7 @@ figure, ((left, right), (canvas, parts)) = plt.subplots(
 )
 law, some = eruptions.laws["loc", "scale_tril"], there[0]
 ellipses(x, eruptions.posterior.marginal("component")[:, some], law.mean[some], law.covariance[some], left)
-left.set(xlabel="eruption (minutes)", ylabel="wait for the next (minutes)", title=f"Two of {K}")
+left.set(xlabel="eruption (minutes)", ylabel="wait for the next (minutes)", title=f"{int(there[0].sum())} of {K}")
 left.legend(loc="lower right", frameon=False)
 found = {name: value[there[1]] for name, value in velocities.params.items()}
 mixture_curves(galaxies, [found], right)
