@@ -131,9 +131,11 @@ def posterior(group: Group, bindings: Bindings) -> Posterior:
     else:
         mean = -precision.solve(pull, group.patterns.of)
     residuals = tuple(_residual(group, law, law.slopes, law.constants, mean) for law in laws)
-    constant = 0.5 * math.log(2 * math.pi) * free.sum(-1) - precision.log_det
+    constant = 0.5 * math.log(2 * math.pi) * free.sum(-1).double() - precision.log_det
     constant = constant + added([_log_roots(law) for law in laws])
-    offset = added([torch.zeros(1, 1), *(law.block.offset for law in laws if law.block.offset is not None)])
+    offset = added(
+        [torch.zeros(1, 1, dtype=torch.float64), *(law.block.offset for law in laws if law.block.offset is not None)]
+    )
     if square is None:
         square = added([_squared(group, law, residual) for law, residual in zip(laws, residuals, strict=True)])
     evidence = _of_members(group, constant) - 0.5 * square + offset

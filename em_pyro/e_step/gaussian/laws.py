@@ -73,7 +73,9 @@ class Laws:
         """Log-density of the latents at their means, (states, rows), those of a row of the factor added up."""
         total = torch.zeros((self.states, self.rows), dtype=torch.float64)
         for one, law in zip(self.groups, self.found, strict=True):
-            each = (law.precision.log_det[0] - 0.5 * math.log(2 * math.pi) * one.free.sum(-1))[:, one.patterns.of]
+            each = (law.precision.log_det[0] - 0.5 * math.log(2 * math.pi) * one.free.sum(-1).double())[
+                :, one.patterns.of
+            ]
             total = total + one.into_rows(each, self.rows)
         return total
 
