@@ -289,11 +289,8 @@ def _scale(found: dict[str, Any]) -> str:
     lines = ["## Scale law\n", "![cost and memory against rows and components](scale.png)\n"]
     lines += ["| rows | CPU ms an iteration | memory beyond the data, MiB | planning s |", "|---|---|---|---|"]
     lines += [f"| {p['n']:,} | {_ms(p['cpu'])} | {p['memory']:.0f} | {p['planning']:.2f} |" for p in found["rows"]]
-    lines.append("")
-    lines.append(
-        f"Growth exponent between the two largest sizes: {slope(found['rows'], 'n'):.2f} in rows, "
-        f"{slope(found['components'], 'K'):.2f} in components."
-    )
+    rows, components = slope(found["rows"], "n"), slope(found["components"], "K")
+    lines += ["", f"Growth exponent between the two largest sizes: {rows:.2f} in rows, {components:.2f} in components."]
     if found["left_out"]:
         lines.append(f"Left out, for want of memory: {', '.join(f'{n:,}' for n in found['left_out'])} rows.")
     return "\n".join(lines) + "\n"

@@ -69,7 +69,7 @@ def _held_back(problem: Problem, batch: Batch, new: Batch, found: Expectation) -
     floor, here = found.objective, dict(new)
     floor = floor - problem.slack * (1 + floor.abs())
     for halved in range(HALVINGS):
-        if any(bool(here[name].isnan().any()) for name in problem.witness):  # there is no step
+        if any(bool(here[name].isnan().any()) for name in problem.witness):  # no step; starts come here one by one
             break
         bound = problem.bind(here)
         height = problem.expect(bound).log_evidence + problem.log_prior(bound)

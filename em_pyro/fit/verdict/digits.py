@@ -78,10 +78,10 @@ def _on_the_way(ground: Ground, entry: Entry) -> float:
     """Return by how much the objective differs between neighbours on the way to where an entry has gone."""
     name, at = entry
     value, start = float(ground.around.params[name][at]), float(ground.problem.program.parameters[name].initial[at])
+    last, first = (math.log(min(max(x, 1e-300), 1e300)) for x in (value, start))  # either may be zero, or have run off
     lost = 0.0
     for k in range(1, WAY + 1):
-        part = k / WAY
-        there = math.exp(part * math.log(value) + (1 - part) * math.log(max(start, 1e-300)))
+        there = math.exp(first + k / WAY * (last - first))
         heights = ground.with_entries([(entry, there * beside) for beside in (1.0, *BESIDE)])
         lost = max(lost, _range(heights))
     return lost
