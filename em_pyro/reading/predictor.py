@@ -84,6 +84,13 @@ class Affine:
         return [self.changed(partial(_entry, c)) for c in range(self.offset.shape[-1])]
 
     @property
+    def kind(self) -> tuple[object, ...]:
+        """Equal for predictors of the same entries whose designs may stand side by side."""
+        coordinates = tuple((name, chart.name) for name, chart in sorted(self.coordinates.items()))
+        pieces = tuple((piece.index.shape, piece.value.shape) for piece in self.pieces)
+        return self.entries, self.chart.name, coordinates, self.offset.shape, pieces
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Dimensions of the argument, as far as it varies."""
         parts = [p.shape[:-1] for piece in self.pieces for p in (piece.index, piece.value)]
@@ -100,6 +107,21 @@ def _entry(c: int, part: Tensor, slots: int) -> Tensor:
     """One entry of the last dimension."""
     d = part.dim() - slots - 1
     return part.select(d, c if part.shape[d] > 1 else 0)
+
+
+def stacked(parts: Sequence[Tensor]) -> Tensor:
+    """Put tensors of one shape side by side, of size one where they are all the same."""
+    both = torch.stack(list(parts))
+    return both[:1] if bool((both == both[:1]).all()) else both
+
+
+def side_by_side(affines: Sequence[Affine]) -> Affine:
+    """Put predictors of one kind into one, with a dimension for them in front."""
+    pieces = tuple(
+        Piece(stacked([piece.index for piece in some]), stacked([piece.value for piece in some]))
+        for some in zip(*(affine.pieces for affine in affines), strict=True)
+    )
+    return replace(affines[0], offset=stacked([affine.offset for affine in affines]), pieces=pieces)
 
 
 def log_probabilities(chart: Chart, predictor: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
 import torch
 
-from ...program.unroll import FROM, STATE, TO
+from ...program.unroll import FROM, STATE, TIME, TO
 from ..contraction.elimination import components
 from ..contraction.schedule import Factor
 from ..forward_backward.compiled import choose
 from ..left import Left
+from ..sites.abreast import abreast, kind_of
 from ..sites.site_factor import SiteFactor
 from ..sites.stack import Stack
 from ..units import Unit
 from .chain import Chain
-from .parts import Part, Replayed, compiled, marks, renamed
+from .parts import Each, Part, Replayed, compiled, marks, renamed
 
 CHAIN = 8  # latents from which a chain is a unit; fewer are summed out one by one
 MOVING = "transitions differ between steps"
@@ -149,12 +150,30 @@ def _parts(sites: Sequence[Sequence[str]], words: Sequence[Mapping[str, str]], l
             while key in groups and groups[key][-1][0] == t:  # one function twice at a step
                 key = (*key, t)
             groups.setdefault(key, []).append((t, factor))
-    for members in groups.values():
+    for members in _abreast(groups.values(), words):
         every, steps = tuple(factor for _, factor in members), tuple(t for t, _ in members)
         alive = marks([left.factors[factor.name].alive for factor in every])
-        same = place[every[0].name][0].same
-        found.append(compiled(Stack(every, same), words[steps[0]], steps, alive))
+        stack = place[every[0].name][0]
+        if any(place[factor.name][0] is not stack for factor in every):
+            found.append(Each(abreast(every, words[steps[0]], TIME), steps, alive))
+        else:
+            found.append(compiled(Stack(every, stack.same), words[steps[0]], steps, alive))
     return found
+
+
+def _abreast(
+    groups: Iterable[list[tuple[int, SiteFactor]]], words: Sequence[Mapping[str, str]]
+) -> Iterator[list[tuple[int, SiteFactor]]]:
+    """Groups of sites that are one function, and those left alone that differ in their arguments only together."""
+    alone: dict[object, list[tuple[int, SiteFactor]]] = {}
+    for members in groups:
+        t, factor = members[0]
+        kind = kind_of(factor, words[t]) if len(members) == 1 else None
+        key: tuple[object, ...] = (id(members),) if kind is None else (kind,)
+        while key in alone and alone[key][-1][0] >= t:  # two of them at a step
+            key = (*key, t)
+        alone.setdefault(key, []).extend(members)
+    return iter(alone.values())
 
 
 def with_recursion(chain: Chain, device: torch.device | None = None) -> Chain:

@@ -18,6 +18,7 @@ from torch import Tensor
 from ...program.named import align
 from ...program.unroll import FROM, STATE, TIME, TO
 from ..chunks import WHOLE, Chunk
+from ..sites.abreast import Abreast
 from ..sites.site_factor import SiteFactor
 from ..sites.stack import Stack
 from ..units import Unit
@@ -78,24 +79,24 @@ class Line(Unit):
         return (*self.initial, *self.transitions, *self.emissions)
 
     @cached_property
-    def compiled(self) -> tuple[Stack, ...]:
+    def compiled(self) -> tuple[Stack | Abreast, ...]:
         """The compiled sites."""
         return tuple(part.unit for part in self.parts if part.unit is not None)
 
     @cached_property
     def factors(self) -> tuple[SiteFactor, ...]:
         """The site factors whose sums come out."""
-        return tuple(unit.first for unit in self.compiled)
+        return tuple(factor for unit in self.compiled for factor in unit.factors)
 
     @cached_property
     def every(self) -> tuple[SiteFactor, ...]:
         """All site factors in it."""
-        return tuple(factor for unit in self.compiled for factor in unit.sites)
+        return tuple(factor for unit in self.compiled for factor in unit.every)
 
     @property
     def stands_for(self) -> Mapping[str, tuple[str, ...]]:
         """The sites of all steps, under the names of those that are the same function."""
-        return {unit.first.name: unit.members for unit in self.compiled}
+        return {name: same for unit in self.compiled for name, same in unit.stands_for.items()}
 
     @cached_property
     def absorbed(self) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ from ...program.named import Named, align
 from ...program.unroll import TIME
 from ...reading.bound import Bound
 from ..chunks import Chunk
+from ..sites.abreast import Abreast
 from ..sites.natural import Natural
 from ..sites.stack import Stack
 from ..sums import Sums
@@ -125,6 +126,47 @@ class Many(Compiled):
 
 
 @dataclass(frozen=True)
+class Each:
+    """Compiled sites that are laid out alike and whose arguments differ by step: one product for all."""
+
+    unit: Abreast
+    steps: tuple[int, ...]
+    alive: Named | None = field(default=None, repr=False)
+    own: bool = True
+
+    @property
+    def name(self) -> str:
+        """Name of the first site."""
+        return self.unit.first.name
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those of the sites, and the steps."""
+        return self.unit.whole.names
+
+    @property
+    def wanted(self) -> bool:
+        """Whether any of the sites has parameters."""
+        return bool(self.unit.whole.parameters)
+
+    def natural(self, bound: Bound, about: Bound | None, replays: Mapping[str, Named]) -> Natural:
+        """Natural parameters of all sites."""
+        return self.unit.natural(bound, about)
+
+    def log_factor(self, natural: Natural, chunk: Chunk) -> tuple[Tensor, Any]:
+        """Log-densities of all sites; the features are remembered."""
+        return self.unit.log_density(natural, chunk)
+
+    def sums(self, weights: Tensor, natural: Natural | None, memo: Any, chunk: Chunk) -> dict[str, Tensor]:
+        """Expected statistics of all sites."""
+        return self.unit.weighted(weights, natural, memo, chunk)
+
+    def finish(self, found: Mapping[str, Tensor], natural: Natural | None) -> dict[str, Sums]:
+        """Statistics of every site."""
+        return self.unit.finish(found, natural)
+
+
+@dataclass(frozen=True)
 class Replayed:
     """A site, or a part of one, whose log-densities come from the model itself."""
 
@@ -154,7 +196,7 @@ class Replayed:
         return {}
 
 
-Part = One | Many | Replayed
+Part = One | Many | Each | Replayed
 
 
 def renamed(names: tuple[str, ...], own: Mapping[str, str]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from ...e_step.sites.site_factor import SiteFactor
 from ...e_step.sums import Sums
 from ...program.named import Params, batched
 from ...reading.bound import finite
-from ...reading.predictor import Piece
+from ...reading.predictor import side_by_side as beside
 from ..ascent.products import SIDE_BY_SIDE, products
 from ..pooling import Refused
 from ..uses import family_name
@@ -150,19 +150,8 @@ def side_by_side(sites: Sequence[Site]) -> tuple[Site, ...]:
 
 def _joined(sites: Sequence[Site]) -> Site:
     """Several sites as one, with a dimension for them in front of the cells."""
-
-    def stacked(parts: Sequence[Tensor]) -> Tensor:
-        both = torch.stack(list(parts))
-        return both[:1] if bool((both == both[:1]).all()) else both
-
     arguments = []
     for alike in zip(*(site.arguments for site in sites), strict=True):
-        affines = [argument.affine for argument in alike]
-        pieces = tuple(
-            Piece(stacked([p.index for p in some]), stacked([p.value for p in some]))
-            for some in zip(*(affine.pieces for affine in affines), strict=True)
-        )
-        offset = stacked([affine.offset for affine in affines])
-        arguments.append(replace(alike[0], affine=replace(affines[0], offset=offset, pieces=pieces)))
+        arguments.append(replace(alike[0], affine=beside([argument.affine for argument in alike])))
     known = {key: torch.stack([site.known[key] for site in sites]) for key in sites[0].known}
     return Site(tuple(site.factors[0] for site in sites), tuple(arguments), known)

@@ -143,3 +143,19 @@ def chain_of_chords(notes: Tensor) -> None:
             with note as index:
                 y = pyro.sample(f"y_{t}", dist.Bernoulli(Vindex(p)[x, index, last]), obs=notes[:, t])
             last = y.long()
+
+
+@program(lambda: (tensor([1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0, 0.0]),))
+def chain_of_steps_of_their_own(y: Tensor) -> None:
+    """Give every step transitions and emissions of its own; one observation is missing."""
+    t, count = torch.arange(len(y)), len(y)
+    rows = torch.stack([0.9 - 0.05 * t, 0.1 + 0.05 * t, 0.3 + 0.04 * t, 0.7 - 0.04 * t], -1).reshape(count, 2, 2)
+    moves = pyro.param("moves", rows, constraint=constraints.simplex)
+    heads = pyro.param(
+        "heads", torch.stack([0.2 + 0.03 * t, 0.85 - 0.02 * t], -1), constraint=constraints.unit_interval
+    )
+    x = torch.tensor(0)
+    for k in pyro.markov(range(count)):
+        x = pyro.sample(f"x_{k}", dist.Categorical(moves[k, x]))
+        with pyro.poutine.mask(mask=torch.tensor(k != 4)):
+            pyro.sample(f"y_{k}", dist.Bernoulli(heads[k, x]), obs=y[k])
