@@ -83,12 +83,26 @@ def test_recursions_are_log_space(method: str, shape: tuple[int, int, int]) -> N
                 assert_same(other, first, moves, seen)
 
 
+@pytest.mark.parametrize("steps", [20, scan.LONG + 14])
 @pytest.mark.parametrize("rows", [1, 3])
-def test_matrices_that_differ_by_step_and_row(rows: int) -> None:
-    """One transition matrix for each step, shared by the rows or not."""
-    first, _, seen = drawn(20, 3, 3)
-    moves = torch.randn((19, rows, 3, 3), generator=torch.Generator().manual_seed(1)).log_softmax(-1)
+def test_matrices_that_differ_by_step_and_row(rows: int, steps: int) -> None:
+    """One transition matrix for each step, shared by the rows or not; in another order they are others."""
+    first, _, seen = drawn(steps, 3, 3)
+    moves = torch.randn((steps - 1, rows, 3, 3), generator=torch.Generator().manual_seed(1)).log_softmax(-1)
     assert_same(chain.smooth(first, moves, seen.clone), first, moves, seen)
+    with pytest.raises(AssertionError):
+        assert_same(chain.smooth(first, moves.flip(0), seen.clone), first, moves, seen)
+
+
+def test_starts_have_matrices_by_step_of_their_own() -> None:
+    """In blocks, as one by one."""
+    first, _, seen = drawn(scan.LONG + 14, 2, 3, 2)
+    moves = torch.randn((2, scan.LONG + 13, 1, 3, 3), generator=torch.Generator().manual_seed(1)).log_softmax(-1)
+    together = chain.smooth(first, moves, seen.clone)
+    for k in range(2):
+        assert_same(chain.smooth(first[k], moves[k], seen[k].clone), first[k], moves[k], seen[k])
+        alone = chain.smooth(first[k], moves[k], seen[k].clone)
+        assert float((together.states[k] - alone.states).abs().max()) < IDENTITY
 
 
 @pytest.mark.parametrize("shape", [(30, 2, 3), (200, 1, 2)])

@@ -9,11 +9,78 @@ two-level scan of Blelloch (1990).
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 LONG = 128  # steps from which a chain of few rows is taken in blocks
 WIDE = 4096  # rows x states^2 up to which it is: the transfer matrices cost that much a step
+
+
+class Moves(Protocol):
+    """The transition matrices of a chain."""
+
+    def forth(self, row: Tensor, t: int) -> Tensor:
+        """Take a law `(..., K, R)` over the transition that leads to step `t + 1`."""
+
+    def back(self, message: Tensor, t: int) -> Tensor:
+        """Take a message back over it."""
+
+    def matrices(self, t: int) -> Tensor:
+        """The matrices of it, `(..., R or 1, K, K)`."""
+
+    def in_blocks(self, blocks: int, length: int, rows: int) -> Moves:
+        """Those of the steps of all blocks side by side: `t` counts within a block, rows are those of all blocks."""
+
+
+@dataclass(frozen=True)
+class Shared(Moves):
+    """One matrix for all steps and rows."""
+
+    turned: Tensor = field(repr=False)
+    matrix: Tensor = field(repr=False)  # (..., K, K)
+
+    def forth(self, row: Tensor, t: int) -> Tensor:
+        """One product for all rows."""
+        return self.turned @ row
+
+    def back(self, message: Tensor, t: int) -> Tensor:
+        """Likewise."""
+        return self.matrix @ message
+
+    def matrices(self, t: int) -> Tensor:
+        """The one."""
+        return self.matrix.unsqueeze(-3)
+
+    def in_blocks(self, blocks: int, length: int, rows: int) -> Shared:
+        """The one."""
+        return self
+
+
+@dataclass(frozen=True)
+class Each(Moves):
+    """A matrix for every step, shared by the rows or not."""
+
+    every: Tensor = field(repr=False)  # (..., T - 1, R or 1, K, K)
+
+    def forth(self, row: Tensor, t: int) -> Tensor:
+        """Every row by its own."""
+        return _times(row, self.matrices(t))
+
+    def back(self, message: Tensor, t: int) -> Tensor:
+        """Likewise."""
+        return _times(message, self.matrices(t).mT)
+
+    def matrices(self, t: int) -> Tensor:
+        """Those of the step."""
+        return self.every[..., t, :, :, :]
+
+    def in_blocks(self, blocks: int, length: int, rows: int) -> Each:
+        """The steps of all blocks that have one place in them."""
+        inner = self.every[..., : blocks * length, :, :, :].unflatten(-4, (blocks, length)).movedim(-5, -4)
+        return Each(inner.expand((*inner.shape[:-3], rows, *inner.shape[-2:])).flatten(-4, -3))
 
 
 def smooth(first: Tensor, transition: Tensor, likelihood: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -32,33 +99,25 @@ def smooth(first: Tensor, transition: Tensor, likelihood: Tensor) -> tuple[Tenso
     filtered, beta = torch.empty_like(likelihood), torch.empty_like(likelihood)
     norms = likelihood.new_empty((*likelihood.shape[:-3], steps, rows))
     shared = transition.dim() == likelihood.dim() - 1
-    if shared and steps >= LONG and rows * states**2 <= WIDE:
-        _in_blocks(first, transition, likelihood, filtered, norms, beta)
+    moves = Shared(transition.mT.contiguous(), transition) if shared else Each(transition)
+    if steps >= LONG and rows * states**2 <= WIDE:
+        _in_blocks(first, moves, likelihood, filtered, norms, beta)
         likelihood.div_(norms.unsqueeze(-3)).mul_(beta)
     else:
-        _step_by_step(first, transition, likelihood, filtered, norms, beta, shared=shared)
+        _step_by_step(first, moves, likelihood, filtered, norms, beta)
     peaks = (beta.amax(-3) / norms).amax(-2)
     return filtered, norms, beta.mul_(filtered), peaks
 
 
 def _step_by_step(
-    first: Tensor,
-    transition: Tensor,
-    likelihood: Tensor,
-    filtered: Tensor,
-    norms: Tensor,
-    beta: Tensor,
-    *,
-    shared: bool,
+    first: Tensor, moves: Moves, likelihood: Tensor, filtered: Tensor, norms: Tensor, beta: Tensor
 ) -> None:
     seen, forth, back = likelihood.unbind(-2), filtered.unbind(-2), beta.unbind(-2)
     totals = norms.unsqueeze(-3).unbind(-2)
-    if shared:
-        forwards, backwards = transition.mT.contiguous(), transition
     row = first
     for t in range(len(seen)):
         if t:
-            row = forwards @ row if shared else _times(row, transition[..., t - 1, :, :, :])
+            row = moves.forth(row, t - 1)
         row = row * seen[t]
         totals[t].copy_(row.sum(-2, keepdim=True))
         row = row.div_(totals[t])
@@ -68,7 +127,7 @@ def _step_by_step(
         back[t].copy_(row)
         message = seen[t].mul_(row).div_(totals[t])
         if t:
-            row = backwards @ message if shared else _times(message, transition[..., t - 1, :, :, :].mT)
+            row = moves.back(message, t - 1)
 
 
 def _times(row: Tensor, transition: Tensor) -> Tensor:
@@ -85,20 +144,19 @@ def _cut(steps: int) -> tuple[int, int]:
     return (steps - 1) // length, length
 
 
-def _in_blocks(
-    first: Tensor, transition: Tensor, likelihood: Tensor, filtered: Tensor, norms: Tensor, beta: Tensor
-) -> None:
+def _in_blocks(first: Tensor, moves: Moves, likelihood: Tensor, filtered: Tensor, norms: Tensor, beta: Tensor) -> None:
     """All steps after the first in blocks of one length, then the few that are left over."""
     lead, (states, steps, rows) = likelihood.shape[:-3], likelihood.shape[-3:]
     blocks, length = _cut(steps)
     last = blocks * length  # step at which the last block ends
     # (length, ..., K, blocks x rows): the rows of all blocks side by side
     inner = likelihood[..., 1 : 1 + last, :].unflatten(-2, (blocks, length)).movedim(-2, 0).flatten(-2).contiguous()
-    forwards, eye = transition.mT.contiguous(), torch.eye(states, dtype=first.dtype, device=first.device)
+    within_block = moves.in_blocks(blocks, length, rows)
+    eye = torch.eye(states, dtype=first.dtype, device=first.device)
     ends = eye.expand((*lead, blocks * rows, states, states))
     logs = first.new_zeros((*lead, blocks * rows, states))  # of what was taken out of each row of a transfer matrix
-    for seen in inner:
-        ends = (ends @ transition.unsqueeze(-3)).mul_(seen.mT.unsqueeze(-2))
+    for k, seen in enumerate(inner):
+        ends = (ends @ within_block.matrices(k)).mul_(seen.mT.unsqueeze(-2))
         total = ends.sum(-1, keepdim=True)
         ends = ends.div_(torch.where(total == 0, 1.0, total))
         logs = logs + total.squeeze(-1).log()
@@ -119,18 +177,18 @@ def _in_blocks(
     row, within = starts.flatten(-2), torch.empty_like(inner)
     totals = inner.new_empty((length, *lead, 1, blocks * rows))
     for k in range(length):
-        row = (forwards @ row).mul_(inner[k])
+        row = within_block.forth(row, k).mul_(inner[k])
         totals[k] = row.sum(-2, keepdim=True)
         within[k] = row = row.div_(totals[k])
     filtered[..., 1 : 1 + last, :] = _laid_back(within, blocks)
     norms[..., 1 : 1 + last, :] = _laid_back(totals, blocks).squeeze(-3)
     for t in range(1 + last, steps):
-        step(forwards @ filtered[..., t - 1, :], t)
+        step(moves.forth(filtered[..., t - 1, :], t - 1), t)
 
     row = torch.ones_like(first)
     for t in range(steps - 1, last, -1):
         beta[..., t, :] = row
-        row = transition @ (row * likelihood[..., t, :] / norms[..., t, :].unsqueeze(-2))
+        row = moves.back(row * likelihood[..., t, :] / norms[..., t, :].unsqueeze(-2), t - 1)
     after = first.new_empty((*lead, states, blocks, rows))
     for b in range(blocks - 1, -1, -1):
         after[..., b, :] = row
@@ -140,7 +198,7 @@ def _in_blocks(
     row, inner = after.flatten(-2), inner.div_(totals)
     for k in range(length - 1, -1, -1):
         within[k] = row
-        row = transition @ (row * inner[k])
+        row = within_block.back(row * inner[k], k)
     beta[..., 1 : 1 + last, :] = _laid_back(within, blocks)
     beta[..., 0, :] = row.unflatten(-1, (blocks, rows))[..., 0, :]
 
