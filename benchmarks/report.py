@@ -156,9 +156,9 @@ def _iterations(found: list[dict[str, Any]]) -> str:
 def _coverage(found: list[dict[str, Any]]) -> str:
     lines = [
         "## Intervals: the share of simulated data sets whose nominal 95 % interval covers the truth\n",
-        "Fits begin at the truth. By chance alone a share of 1,000 sets is off by 0.007 in one case out of three,\n"
-        "of 300 by 0.013. Both kinds are asymptotic, and the sandwich is the further off in small samples: it is\n"
-        "made of squares of the scores of few rows.\n",
+        "Fits begin at the truth. By chance alone a share of 1,000 sets is off by 0.007 in one case out of three, and\n"
+        "by 0.014 in one out of twenty. Both kinds are asymptotic, the sandwich is the further off in small samples:\n"
+        "it is made of squares of the scores of few rows.\n",
         "| problem | sets | entry | observed information | robust |",
         "|---|---|---|---|---|",
     ]
