@@ -234,3 +234,41 @@ def test_entries_beside_entries() -> None:
     close(both.features.to_dense(), torch.cat([first.features.to_dense(), second.features.to_dense()]))
     close(both.transposed.to_dense(), both.features.to_dense().mT)
     assert numbers == 9
+
+
+def both(x: Tensor, y: Tensor, n: Tensor) -> None:
+    """Two words of one topic, and a number beside them."""
+    weights = pyro.param("weights", torch.full((2,), 0.5), constraint=constraints.simplex)
+    first = pyro.param("first", rows(2, V), constraint=constraints.simplex)
+    second = pyro.param("second", rows(2, V).flip(-1), constraint=constraints.simplex)
+    rate = pyro.param("rate", torch.tensor([1.0, 4.0]), constraint=constraints.positive)
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Categorical(weights))
+        pyro.sample("x", dist.Categorical(first[z]), obs=x)
+        pyro.sample("y", dist.Categorical(second[z]), obs=y)
+        pyro.sample("n", dist.Poisson(rate[z]), obs=n)
+
+
+@pytest.mark.parametrize("case", ["category", "category-with-gaps", "document", "both"])
+def test_rows_of_a_mixture_answer_for_themselves(case: str) -> None:
+    """Standard errors ask the unit of the rows for its densities, and for its sums: they are those of products."""
+    model, args, _ = CASES.get(case, (both, lambda: (draw(N), draw(N).flip(0), draw(N) % 5), Table))
+    engine, batch = engine_of(model, args())
+    with products_only():
+        other, _ = engine_of(model, args())
+    answers = []
+    for each in (engine, other):
+        (mixture,) = each.parts
+        assert isinstance(mixture, Mixture)
+        unit, bound = mixture.rows, each.bind(batch)
+        natural = unit.natural(bound)
+        (found,), memo = unit.log_factors(natural)
+        shares = found.softmax(-1)
+        answers.append((found, unit.sums([shares], natural, memo)))
+    (mine, sums), (theirs, others) = answers
+    close(mine, theirs)
+    assert sums.keys() == others.keys()
+    for name, part in sums.items():
+        close(part, others[name])
+    with pytest.raises(AssertionError):
+        close(mine.flip(-1), theirs)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -79,8 +80,17 @@ class Bundle(Unit):
             self.cache[chunk] = made
         return self.cache[chunk]
 
-    def log_factors(self, natural: Side, chunk: Chunk = WHOLE) -> tuple[list[Tensor], Tensor]:
-        """The sum of all log-densities; the features are remembered."""
+    @cached_property
+    def together(self) -> bool:
+        """Whether all have features that may stand one above the other: those that are looked up have none."""
+        return all(factor.form.together for factor in self.sites)
+
+    def log_factors(self, natural: Side, chunk: Chunk = WHOLE) -> tuple[list[Tensor], Tensor | None]:
+        """The sum of all log-densities; features that all have in common are remembered."""
+        if not self.together:
+            pairs = zip(self.sites, natural.each, strict=True)
+            each = [factor.log_density(part, factor.features(chunk), chunk) for factor, part in pairs]
+            return [sum(each[1:], each[0])], None
         features, first = self.features(chunk), self.sites[0]
         product = first.log_density(Natural(natural.eta), features, chunk)
         if natural.owned:
@@ -110,6 +120,10 @@ class Bundle(Unit):
         """Expected statistics of every site, by name."""
         (share,), first = shares, self.sites[0]
         assert share is not None
+        if not self.together:
+            each = [None] * len(self.sites) if natural is None else natural.each
+            pairs = [(f, part) for f, part in zip(self.sites, each, strict=True) if f.parameters]
+            return {f.name: f.weighted(share, part, f.features(chunk), chunk) for f, part in pairs}
         features = self.features(chunk) if memo is None else memo
         found = self.cut(first.weighted(share, None, features, chunk))
         if natural is not None and natural.owned:
