@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 
+from ..e_step.expectation import Expectation
 from ..fit.certificate import certify
 from ..fit.endings import BAD
 from ..fit.notes import not_fitted
@@ -17,7 +18,7 @@ from ..fit.rows.everywhere import measured
 from ..fit.starting.ends import ranked
 from ..fit.starting.runs import SAME_MAXIMUM, Start, Starts, local_maxima
 from ..program.data.check import has_density_outside
-from ..program.named import Params, batched
+from ..program.named import Params, alike, batched, only
 from .fit import Fit
 from .fitted import write_back
 
@@ -37,11 +38,13 @@ def answer(problem: Problem, paths: Sequence[Path], *, tol: float, measure: bool
     params = write_back(problem, best.params)
     bound = problem.bind(batched({name: value.double() for name, value in params.items()}))
     prior = float(problem.log_prior(bound))
-    evidence = float(problem.expect(bound).log_evidence) if measure else best.level - prior
+    found = problem.expect(bound) if measure else None
+    evidence = best.level - prior if found is None else float(found.log_evidence)
     best = best._replace(notes=(*not_fitted(problem.engine), *best.notes))
     rounding = 0.0
     if measure and soft and best.outcome in LOOKED_AT:
-        best, rounding = confirmed(problem, best, tol)
+        exact = alike(only(bound.batch), best.params)  # to the last bit, where the program is in double precision
+        best, rounding = confirmed(problem, best, tol, found if exact else None)
         if others := _others(paths, reached[0], best):
             return answer(problem, others, tol=tol)
     if measure and soft:
@@ -67,13 +70,19 @@ def answer(problem: Problem, paths: Sequence[Path], *, tol: float, measure: bool
     )
 
 
-def confirmed(problem: Problem, path: Path, tol: float) -> tuple[Path, float]:
+def confirmed(problem: Problem, path: Path, tol: float, found: Expectation | None = None) -> tuple[Path, float]:
     """Look closer at the end of a path: note what is found, and doubt one whose slope is not that of a maximum.
+
+    Args:
+        problem: the program.
+        path: to the end.
+        tol: of the fit.
+        found: the E-step there, if it is known.
 
     Returns:
         The path, and by how much its log evidence may be rounding when the model itself measures it.
     """
-    seen = certify(problem, path.params, settled=path.converged)
+    seen = certify(problem, path.params, settled=path.converged, found=found)
     path = path._replace(notes=(*path.notes, *seen.notes))
     doubt = seen.doubt(path.level, tol) if path.converged and tol > 0 else ""
     if path.converged and (why := _draws_together(problem, path, seen.ends, doubt)):

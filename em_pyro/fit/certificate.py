@@ -100,13 +100,14 @@ class Findings:
         return ""
 
 
-def certify(problem: Problem, params: Params, *, settled: bool = True) -> Findings:
+def certify(problem: Problem, params: Params, *, settled: bool = True, found: Expectation | None = None) -> Findings:
     """Look at the objective around `params`, in coordinates of all parameters that plan and data move.
 
     The slope is Fisher's: that of `Q` at the parameters of its E-step. Its scale is the information in complete data,
     minus the Hessian of `Q`. With many coordinates, or where the evaluations would cost more than some E-steps of the
     rows at hand, the slope alone is looked at and a note says so. Whether this is a maximum, and what is flat, is
     asked only where the steps have `settled`: on the way to one, and at a saddle, it says nothing about the model.
+    The E-step there is run, unless it is known: `found`.
 
     References: Fisher (1925); Oakes (1999).
     """
@@ -114,8 +115,9 @@ def certify(problem: Problem, params: Params, *, settled: bool = True) -> Findin
     values = {name: value.detach().double() for name, value in params.items()}
     around = Around(problem.program, moving, values)
     ground = Ground(problem, around)
-    found = problem.expect(problem.bind(batched(values)))
-    level = float(found.log_evidence + problem.log_prior(problem.bind(batched(values))))
+    bound = problem.bind(batched(values))
+    found = problem.expect(bound) if found is None else found
+    level = float(found.log_evidence + problem.log_prior(bound))
     notes, unseen, endless, off = list[str](), _unseen(problem, around), 0.0, frozenset[str]()
     if not unseen:
         ground, put_there = snapped(ground, level)
@@ -143,7 +145,7 @@ def _judged(
     findings: Findings, ground: Ground, level: float, found: Expectation, information: Tensor | None, unseen: str
 ) -> Findings:
     """Add what speaks against a maximum: slopes, digits, kinks, plateaus, and what is higher beside."""
-    slope = ground.slope_of_q(found, torch.zeros(1, ground.around.size, dtype=torch.float64))[0]
+    slope = ground.slope(found)
     bad = [one for one, steep in zip(ground.around.entries, slope.tolist(), strict=True) if not math.isfinite(steep)]
     findings = replace(
         findings,

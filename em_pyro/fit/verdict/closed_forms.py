@@ -34,7 +34,7 @@ def tried(problem: Problem, point: Params) -> tuple[Problem, tuple[str, ...], bo
         check_possible(problem, only(here), problem.objective(here))
         return problem, (), True
     try:
-        new, found = em_step(replace(problem, plan=problem.plan.held, expands=False), here)
+        new, found = em_step(_on_trial(problem), here)
     except (RuntimeError, ValueError):  # of torch: a matrix of nothing but NaN, where the data are impossible
         check_possible(problem, only(here), problem.objective(here))
         raise
@@ -53,6 +53,13 @@ def tried(problem: Problem, point: Params) -> tuple[Problem, tuple[str, ...], bo
     why = "its closed form left a gradient of Q that is not zero"
     without = problem.without(frozenset(wrong), frozenset(), why)
     return without, (f"closed forms of {wrong} withdrawn: {why}",), True
+
+
+def _on_trial(problem: Problem) -> Problem:
+    """The same by plain steps, with torch parameters held."""
+    held = replace(problem, plan=problem.plan.held, expands=False)
+    held.__dict__["scales"] = problem.scales  # of the same data: their spread is found once
+    return held
 
 
 def _beyond_rounding(
