@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -44,7 +45,8 @@ def leave_saddle(problem: Problem, here: Batch, found: Expectation, gap: float, 
     """
     objective, params, program = float(found.objective), only(here), problem.program
     margin = max(10 * abs(gap), 1e-9 * (1 + abs(objective)))
-    points = {name: problem.coordinates.points(params)[name] for name in problem.plan.maximised}
+    every = problem.coordinates.points(params)
+    points = {name: every[name] for name in problem.plan.maximised}
     if not points:
         return None
     generator = torch.Generator().manual_seed(seed)
@@ -92,15 +94,18 @@ def _staying(problem: Problem, units: Params, trail: Sequence[Batch], calm: Sequ
     """Name the parameters that stay as far from a calm way as they were put from it."""
     found = []
     for name, unit in units.items():
-        offsets = []
-        for k in (0, STEPS // 2, -1):
-            at, rest = (unconstrained(problem.program, name, only(way[k])[name]) for way in (trail, calm))
-            offset = (at - rest) / unit
-            offsets.append(float(torch.where(torch.isfinite(offset), offset, 0.0).norm()))
-        first, middle, last = offsets
-        if last > STAYING * middle and last > REST * first:
+        apart = partial(_apart, problem, name, unit)
+        last = apart(trail[-1], calm[-1])
+        if last > REST * apart(trail[0], calm[0]) and last > STAYING * apart(trail[STEPS // 2], calm[STEPS // 2]):
             found.append(name)
     return found
+
+
+def _apart(problem: Problem, name: str, unit: Tensor, one: Batch, other: Batch) -> float:
+    """How far a parameter of one start is from that of another, in unconstrained units."""
+    here, there = (unconstrained(problem.program, name, batch[name].squeeze(0)) for batch in (one, other))
+    offset = (here - there) / unit
+    return float(torch.where(torch.isfinite(offset), offset, 0.0).norm())
 
 
 def _climb(

@@ -73,7 +73,7 @@ def _beyond_rounding(
 
 def _unit(problem: Problem, batch: Batch, name: str) -> Tensor:
     """Return what the coordinates of a parameter are measured in, at most one: real ones have the units of the data."""
-    value, domain = only(batch)[name].double(), domain_of(problem.program.parameters[name].constraint)
+    value, domain = batch[name].squeeze(0).double(), domain_of(problem.program.parameters[name].constraint)
     if domain not in ("real", "lower_cholesky", "positive_definite") or not value.numel():
         return torch.ones((), dtype=torch.float64)
     sizes = value.abs().nan_to_num(0.0, posinf=1.0)
