@@ -30,7 +30,7 @@ EPS = 2 * torch.finfo(torch.float64).eps
 def answer(problem: Problem, paths: Sequence[Path], *, tol: float, measure: bool = True) -> Fit:
     """Rank the ends of all starts; look closer at the best, and measure it on the user's program, if `measure`."""
     top = paths[ranked(paths)[0]]
-    soft = top.e_step == "soft"  # else it ends at no maximum of the likelihood, and nothing certifies one
+    closely = measure and top.e_step == "soft"  # others end at no maximum of the likelihood, and nothing certifies one
     level = top.level - SAME_MAXIMUM * (1 + abs(top.level))
     same = (path.level >= level and path.outcome == top.outcome and path.repeats is None for path in paths)
     reached = [i for i, found in enumerate(same) if found]
@@ -42,12 +42,11 @@ def answer(problem: Problem, paths: Sequence[Path], *, tol: float, measure: bool
     evidence = best.level - prior if found is None else float(found.log_evidence)
     best = best._replace(notes=(*not_fitted(problem.engine), *best.notes))
     rounding = 0.0
-    if measure and soft and best.outcome in LOOKED_AT:
-        exact = alike(only(bound.batch), best.params)  # to the last bit, where the program is in double precision
-        best, rounding = confirmed(problem, best, tol, found if exact else None)
+    if closely and best.outcome in LOOKED_AT:
+        best, rounding = confirmed(problem, best, tol, found, only(bound.batch))
         if others := _others(paths, reached[0], best):
             return answer(problem, others, tol=tol)
-    if measure and soft:
+    if closely:
         best, evidence = _measured(problem, best, params, evidence, rounding)
     ends = [best if i == reached[0] else path for i, path in enumerate(paths)]
     starts = tuple(Start(i, p.level, p.outcome, p.num_steps, p.repeats) for i, p in enumerate(ends))
@@ -70,19 +69,22 @@ def answer(problem: Problem, paths: Sequence[Path], *, tol: float, measure: bool
     )
 
 
-def confirmed(problem: Problem, path: Path, tol: float, found: Expectation | None = None) -> tuple[Path, float]:
+def confirmed(problem: Problem, path: Path, tol: float, found: Expectation | None, of: Params) -> tuple[Path, float]:
     """Look closer at the end of a path: note what is found, and doubt one whose slope is not that of a maximum.
 
     Args:
         problem: the program.
         path: to the end.
         tol: of the fit.
-        found: the E-step there, if it is known.
+        found: an E-step, if it has been run.
+        of: the parameters that it was run at: those of the end, but where the program is not in double precision.
 
     Returns:
         The path, and by how much its log evidence may be rounding when the model itself measures it.
     """
-    seen = certify(problem, path.params, settled=path.converged, found=found)
+    if found is None or not alike(of, path.params):
+        found = problem.expect(problem.bind(batched(path.params)))
+    seen = certify(problem, path.params, found, settled=path.converged)
     path = path._replace(notes=(*path.notes, *seen.notes))
     doubt = seen.doubt(path.level, tol) if path.converged and tol > 0 else ""
     if path.converged and (why := _draws_together(problem, path, seen.ends, doubt)):

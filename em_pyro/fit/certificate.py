@@ -100,14 +100,13 @@ class Findings:
         return ""
 
 
-def certify(problem: Problem, params: Params, *, settled: bool = True, found: Expectation | None = None) -> Findings:
-    """Look at the objective around `params`, in coordinates of all parameters that plan and data move.
+def certify(problem: Problem, params: Params, found: Expectation, *, settled: bool = True) -> Findings:
+    """Look at the objective around `params`, where `found` is the E-step, in coordinates of all that may move.
 
     The slope is Fisher's: that of `Q` at the parameters of its E-step. Its scale is the information in complete data,
     minus the Hessian of `Q`. With many coordinates, or where the evaluations would cost more than some E-steps of the
     rows at hand, the slope alone is looked at and a note says so. Whether this is a maximum, and what is flat, is
     asked only where the steps have `settled`: on the way to one, and at a saddle, it says nothing about the model.
-    The E-step there is run, unless it is known: `found`.
 
     References: Fisher (1925); Oakes (1999).
     """
@@ -115,9 +114,7 @@ def certify(problem: Problem, params: Params, *, settled: bool = True, found: Ex
     values = {name: value.detach().double() for name, value in params.items()}
     around = Around(problem.program, moving, values)
     ground = Ground(problem, around)
-    bound = problem.bind(batched(values))
-    found = problem.expect(bound) if found is None else found
-    level = float(found.log_evidence + problem.log_prior(bound))
+    level = float(found.log_evidence + problem.log_prior(problem.bind(batched(values))))
     notes, unseen, endless, off = list[str](), _unseen(problem, around), 0.0, frozenset[str]()
     if not unseen:
         ground, put_there = snapped(ground, level)
