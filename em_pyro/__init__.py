@@ -6,9 +6,7 @@ What a first fit does not need is imported when it is asked for.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .after.criteria import Criteria
 from .after.fit import Fit
-from .after.summary import Summary
 from .e_step.forward_backward import recursion
 from .em import EM
 from .errors import (
@@ -28,9 +26,11 @@ from .posterior.posterior import Posterior
 from .program.data.columns import columns
 
 if TYPE_CHECKING:
+    from .after.criteria import Criteria
     from .after.drawn.predictive import PredictiveCheck, predictive_check
     from .after.inference_data import to_inference_data
     from .after.load import load
+    from .after.summary import Summary
     from .compare.race import race
     from .selection.bootstrap import LikelihoodRatio, bootstrap_lrt
     from .selection.cross_validate import CrossValidation, cross_validate
@@ -44,12 +44,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LATE = {
+    "Criteria": "after.criteria",
     "CrossValidation": "selection.cross_validate",
     "LikelihoodRatio": "selection.bootstrap",
     "NormalWishart": "variational.normal_wishart",
     "PredictiveCheck": "after.drawn.predictive",
     "Selection": "selection.selection",
     "StickBreaking": "variational.stick_breaking",
+    "Summary": "after.summary",
     "VariationalEM": "variational.variational",
     "VariationalFit": "variational.fit",
     "bootstrap_lrt": "selection.bootstrap",

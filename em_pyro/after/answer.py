@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 
+from ..e_step.expectation import Expectation
 from ..fit.certificate import certify
 from ..fit.endings import BAD
 from ..fit.notes import not_fitted
@@ -17,7 +18,7 @@ from ..fit.rows.everywhere import measured
 from ..fit.starting.ends import ranked
 from ..fit.starting.runs import SAME_MAXIMUM, Start, Starts, local_maxima
 from ..program.data.check import has_density_outside
-from ..program.named import Params, batched
+from ..program.named import Params, alike, batched, only
 from .fit import Fit
 from .fitted import write_back
 
@@ -29,7 +30,7 @@ EPS = 2 * torch.finfo(torch.float64).eps
 def answer(problem: Problem, paths: Sequence[Path], *, tol: float, measure: bool = True) -> Fit:
     """Rank the ends of all starts; look closer at the best, and measure it on the user's program, if `measure`."""
     top = paths[ranked(paths)[0]]
-    soft = top.e_step == "soft"  # else it ends at no maximum of the likelihood, and nothing certifies one
+    closely = measure and top.e_step == "soft"  # others end at no maximum of the likelihood, and nothing certifies one
     level = top.level - SAME_MAXIMUM * (1 + abs(top.level))
     same = (path.level >= level and path.outcome == top.outcome and path.repeats is None for path in paths)
     reached = [i for i, found in enumerate(same) if found]
@@ -37,14 +38,15 @@ def answer(problem: Problem, paths: Sequence[Path], *, tol: float, measure: bool
     params = write_back(problem, best.params)
     bound = problem.bind(batched({name: value.double() for name, value in params.items()}))
     prior = float(problem.log_prior(bound))
-    evidence = float(problem.expect(bound).log_evidence) if measure else best.level - prior
+    found = problem.expect(bound) if measure else None
+    evidence = best.level - prior if found is None else float(found.log_evidence)
     best = best._replace(notes=(*not_fitted(problem.engine), *best.notes))
     rounding = 0.0
-    if measure and soft and best.outcome in LOOKED_AT:
-        best, rounding = confirmed(problem, best, tol)
+    if closely and best.outcome in LOOKED_AT:
+        best, rounding = confirmed(problem, best, tol, found, only(bound.batch))
         if others := _others(paths, reached[0], best):
             return answer(problem, others, tol=tol)
-    if measure and soft:
+    if closely:
         best, evidence = _measured(problem, best, params, evidence, rounding)
     ends = [best if i == reached[0] else path for i, path in enumerate(paths)]
     starts = tuple(Start(i, p.level, p.outcome, p.num_steps, p.repeats) for i, p in enumerate(ends))
@@ -67,13 +69,22 @@ def answer(problem: Problem, paths: Sequence[Path], *, tol: float, measure: bool
     )
 
 
-def confirmed(problem: Problem, path: Path, tol: float) -> tuple[Path, float]:
+def confirmed(problem: Problem, path: Path, tol: float, found: Expectation | None, of: Params) -> tuple[Path, float]:
     """Look closer at the end of a path: note what is found, and doubt one whose slope is not that of a maximum.
+
+    Args:
+        problem: the program.
+        path: to the end.
+        tol: of the fit.
+        found: an E-step, if it has been run.
+        of: the parameters that it was run at: those of the end, but where the program is not in double precision.
 
     Returns:
         The path, and by how much its log evidence may be rounding when the model itself measures it.
     """
-    seen = certify(problem, path.params, settled=path.converged)
+    if found is None or not alike(of, path.params):
+        found = problem.expect(problem.bind(batched(path.params)))
+    seen = certify(problem, path.params, found, settled=path.converged)
     path = path._replace(notes=(*path.notes, *seen.notes))
     doubt = seen.doubt(path.level, tol) if path.converged and tol > 0 else ""
     if path.converged and (why := _draws_together(problem, path, seen.ends, doubt)):

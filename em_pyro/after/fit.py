@@ -1,4 +1,7 @@
-"""The answer: fitted values, the path that led there, and how it ended."""
+"""The answer: fitted values, the path that led there, and how it ended.
+
+What is asked of few fits is imported when it is asked for.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyro
 from torch import Tensor
@@ -15,23 +18,20 @@ from torch import Tensor
 from ..errors import EMError, ParameterError
 from ..fit.endings import BAD, OUTCOMES
 from ..fit.problem import Problem
-from ..posterior.new_rows import posterior_on
 from ..posterior.posterior import Posterior, posterior
 from ..posterior.served import Kind
 from ..program.devices import beside
 from ..program.handlers import alone
-from .criteria import Criteria, counted, criteria, criteria_by_parts
 from .dimension import dimension
-from .drawn.simulate import simulator
 from .fitted import fitted_model
-from .information.certificate import Certificate, certificate
-from .information.information import information
-from .information.record import Information
 from .record import Record
-from .reorder import reordered
-from .sensitivity import sensitivity
 from .source import save
-from .summary import Summary, summary
+
+if TYPE_CHECKING:
+    from .criteria import Criteria
+    from .information.certificate import Certificate
+    from .information.record import Information
+    from .summary import Summary
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,8 @@ class Fit(Record):
             ModelError: the model is another program on them.
             DataError: the data cannot be used; there are none, or some row is impossible.
         """
+        from ..posterior.new_rows import posterior_on
+
         here = self._on(args, kwargs)
         with pyro.get_param_store().scope():  # what another fit has left there does not matter here
             return posterior_on(here.program, self.params, args, kwargs, self._served)
@@ -132,6 +134,8 @@ class Fit(Record):
             PlanError: the program cannot be differentiated twice.
             DataError: the data, or what else the model sees, are no longer those of the fit.
         """
+        from .information.information import information
+
         return information(self._maximum("information"), self.fitted, kind, plate, weights)
 
     @alone()
@@ -143,6 +147,8 @@ class Fit(Record):
             PlanError: the program cannot be differentiated twice.
             DataError: the data, or what else the model sees, are no longer those of the fit.
         """
+        from .information.certificate import certificate
+
         return certificate(self._maximum("certificate"), self.fitted)
 
     def _maximum(self, asked: str) -> Problem:
@@ -169,6 +175,8 @@ class Fit(Record):
             ParameterError: the shape of a parameter does not serve these arguments.
             DataError: there are no rows, or those of the fit have changed.
         """
+        from .drawn.simulate import simulator
+
         with pyro.get_param_store().scope():
             return simulator(self._on(args, kwargs), self.params, args, kwargs).draw(seed)
 
@@ -185,6 +193,8 @@ class Fit(Record):
 
         References: Dini's implicit function theorem at the stationary point of EM; Oakes (1999) for the information.
         """
+        from .sensitivity import sensitivity
+
         if self.outcome != "converged":
             raise ParameterError(
                 f'Fit.sensitivity: expected a fit that ended as "converged", got "{self.outcome}": a derivative is one '
@@ -218,6 +228,8 @@ class Fit(Record):
             ParameterError: no such latent or parameter, no permutation, or states that cannot change places: constants,
                 labels or a constraint tell them apart.
         """
+        from .reorder import reordered
+
         new, note = reordered(self._alive(), self.fitted, site, by)
         return replace(self, fitted=new, notes=(*self.notes, note))
 
@@ -233,10 +245,14 @@ class Fit(Record):
             ParameterError: `n` is no number above zero.
             DataError: the data are no longer those of the fit.
         """
+        from .criteria import counted
+
         return self._criteria if n is None else counted(self._criteria, n)
 
     @cached_property
     def _criteria(self) -> Criteria:
+        from .criteria import criteria, criteria_by_parts
+
         if self.prepared is None and self.source is not None and self.source.criteria is not None:
             return self.source.criteria
         if self._alive().rows.whole:
@@ -269,4 +285,6 @@ class Fit(Record):
         Raises:
             ParameterError: `level` is not between 0 and 1.
         """
+        from .summary import summary
+
         return summary(self.fitted, self._head(()), self.notes, self.information, self.criteria, level)

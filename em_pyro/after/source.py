@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from math import isclose
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
@@ -23,8 +23,10 @@ from ..program.handlers import Substitute, Weights
 from ..program.named import Params, batched
 from ..program.site import Parameter
 from ..program.stated import Known, misfit
-from .criteria import Criteria
 from .fitted import write_back
+
+if TYPE_CHECKING:
+    from .criteria import Criteria
 
 KIND, FORM, WHOSE = "fit of em_pyro", 1, "Fit.save"  # of the file
 IN_NO_FILE = ("prepared", "model", "patterns")  # fields of records: what runs, and what is worked out again

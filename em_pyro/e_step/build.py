@@ -19,17 +19,26 @@ from .contraction.elimination import plan_contraction
 from .contraction.mixture import as_mixture
 from .contraction.schedule import Factor
 from .engine import Engine
-from .gaussian import take as gaussian
 from .left import Left, alone
 from .part import Contracted, Part
 from .sites import bundle, compiled
 from .sites.site_factor import SiteFactor
 from .units import Unit
 
+
+def gaussian(left: Left) -> tuple[Sequence[Unit], Left]:
+    """Take all sites that Gaussian latents enter; how is imported where there are some."""
+    if left.recognition.latents is None:
+        return (), left
+    from .gaussian.take import take
+
+    return take(left)
+
+
 TAKERS: tuple[Callable[[Left], tuple[Sequence[Unit], Left]], ...] = (
     hidden.take,
     compiled.take,
-    gaussian.take,
+    gaussian,
     find.take,
     bundle.take,
     alone,

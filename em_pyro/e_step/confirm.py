@@ -21,7 +21,6 @@ from ..reading.reading import arguments
 from ..recording.recorded import other_values
 from .build import build
 from .engine import Engine
-from .gaussian.measured import at_the_mean
 from .shares import EVIDENCE
 from .sites.site_factor import SiteFactor
 from .whole import compiled_factors
@@ -142,6 +141,8 @@ def measured(engine: Engine, params: Params) -> float | None:
     if not _affordable(engine):
         return None
     if engine.recognition.latents is not None:
+        from .gaussian.measured import at_the_mean
+
         return at_the_mean(engine, params)
     # Nothing is recognised: a DiscreteHMM is still taken apart, because its own scan loses what lies between zeros.
     recognition = replace(engine.recognition, readings={})

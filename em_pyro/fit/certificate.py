@@ -100,8 +100,8 @@ class Findings:
         return ""
 
 
-def certify(problem: Problem, params: Params, *, settled: bool = True) -> Findings:
-    """Look at the objective around `params`, in coordinates of all parameters that plan and data move.
+def certify(problem: Problem, params: Params, found: Expectation, *, settled: bool = True) -> Findings:
+    """Look at the objective around `params`, where `found` is the E-step, in coordinates of all that may move.
 
     The slope is Fisher's: that of `Q` at the parameters of its E-step. Its scale is the information in complete data,
     minus the Hessian of `Q`. With many coordinates, or where the evaluations would cost more than some E-steps of the
@@ -114,7 +114,6 @@ def certify(problem: Problem, params: Params, *, settled: bool = True) -> Findin
     values = {name: value.detach().double() for name, value in params.items()}
     around = Around(problem.program, moving, values)
     ground = Ground(problem, around)
-    found = problem.expect(problem.bind(batched(values)))
     level = float(found.log_evidence + problem.log_prior(problem.bind(batched(values))))
     notes, unseen, endless, off = list[str](), _unseen(problem, around), 0.0, frozenset[str]()
     if not unseen:
@@ -143,7 +142,7 @@ def _judged(
     findings: Findings, ground: Ground, level: float, found: Expectation, information: Tensor | None, unseen: str
 ) -> Findings:
     """Add what speaks against a maximum: slopes, digits, kinks, plateaus, and what is higher beside."""
-    slope = ground.slope_of_q(found, torch.zeros(1, ground.around.size, dtype=torch.float64))[0]
+    slope = ground.slope(found)
     bad = [one for one, steep in zip(ground.around.entries, slope.tolist(), strict=True) if not math.isfinite(steep)]
     findings = replace(
         findings,

@@ -18,6 +18,7 @@ from ..e_step.sums import Sums
 from ..m_step.uses import CHART
 from ..program.named import unraveled
 from ..program.unroll import STATE
+from ..reading.bank import list_of
 from ..reading.predictor import Affine, Piece, adjoint
 from .problem import Problem
 
@@ -26,11 +27,11 @@ EMPTY = 1e-8  # of the rows that an entry would have if its states had all of th
 
 def emptied(problem: Problem, found: Expectation) -> str:
     """Say which entry of a parameter has next to no weight in its cells, all sites together; empty if none."""
-    engine, rows = problem.engine, dict[tuple[str, int], Tensor]()
+    engine, rows, met = problem.engine, dict[tuple[str, int], Tensor](), set[str]()
     for name, factor in engine.leaders.items():
         if factor.role == "observed" and factor.parameters:
             sums = counted(found.sums[name], factor.cell_shape)
-            for key, weights in _entries(engine, factor, sums) if sums.parts else ():
+            for key, weights in _entries(engine, factor, sums, met) if sums.parts else ():
                 rows[key] = rows[key] + weights if key in rows else weights
     for (name, size), (used, possible) in rows.items():
         small = (possible > 0) & (used <= EMPTY * possible)
@@ -41,8 +42,14 @@ def emptied(problem: Problem, found: Expectation) -> str:
     return ""
 
 
-def _entries(engine: Engine, factor: SiteFactor, sums: Sums) -> Iterator[tuple[tuple[str, int], Tensor]]:
+def _entries(engine: Engine, factor: SiteFactor, sums: Sums, met: set[str]) -> Iterator[tuple[tuple[str, int], Tensor]]:
     """The weights of one site by the entries that its arguments take.
+
+    Args:
+        engine: of the program.
+        factor: of the site.
+        sums: its statistics.
+        met: lists of entries of which all parameters have been named, in their order; it is added to.
 
     Yields:
         A parameter and its number of entries (a matrix is one); and, shape (2, entries), the weight of the cells in
@@ -65,7 +72,9 @@ def _entries(engine: Engine, factor: SiteFactor, sums: Sums) -> Iterator[tuple[t
                 yield (name, size), both.new_zeros((2, size)).index_add_(1, places.to(both.device), own)
                 at += len(places)
         elif not role.known:  # of a state, all plates together: an item may well have no rows in one
-            segments = engine.recognition.bank.of(factor.family.roles[key].domain)
+            domain, bank = factor.family.roles[key].domain, engine.recognition.bank
+            segments = bank.touched(role, domain) if list_of(domain) in met else bank.of(domain)
+            met.add(list_of(domain))
             one = weight.new_ones((1,) * role.index.dim())
             affine = Affine((), one, (Piece(role.index.unsqueeze(-1), one.unsqueeze(-1)),), CHART["itself"])
             both = _both(affine, of_states, latent, max(s.offset + s.size for s in segments))

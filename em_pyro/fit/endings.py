@@ -174,7 +174,8 @@ def capped(problem: Problem, path: Path, move: Move, max_steps: int) -> Ending |
 def degenerate(problem: Problem, path: Path, move: Move, seen: Look) -> Ending | None:
     """End a path that leads to where a scale has collapsed; those of replayed sites are looked at now and then."""
     seldom = problem.engine.runs_model or (path.step and path.step % SELDOM == 0)
-    if seldom or seen.narrowest[0] < DEGENERATE or problem.scales.shrunk(only(move.new)):
+    scales = problem.scales
+    if seldom or seen.narrowest[0] < DEGENERATE or (scales.spreads and scales.shrunk(only(move.new))):
         where = collapsed(problem, move.new, move.found)
         if where or seen.narrowest[0] < DEGENERATE:
             return "degenerate", where

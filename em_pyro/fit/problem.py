@@ -27,7 +27,7 @@ from ..program.changes.same import check_kept, check_steady, first_difference, s
 from ..program.coordinates import Coordinates
 from ..program.data.check import check_data
 from ..program.devices import beside
-from ..program.named import Batch, Params, batched, only
+from ..program.named import Batch, Params, only
 from ..program.program import Program
 from ..program.stated import Known
 from ..program.store import check_starts, values_now
@@ -108,7 +108,11 @@ class Problem:
 
     def sooner(self, acceleration: str | None, tol: float) -> Problem:
         """The same with M-steps that lead as high and sooner, but where plain steps are asked for."""
-        return replace(self, expands=acceleration is not None and tol > 0)
+        return self._sooner if acceleration is not None and tol > 0 else self
+
+    @cached_property
+    def _sooner(self) -> Problem:  # one for all fits of a plan: what it works out of the data, it has for the next
+        return replace(self, expands=True)
 
     def fault(self, found: Expectation, batch: Batch) -> PriorUnbounded | ObjectiveError | None:
         """Say why one start has no M-step; None if it has one."""
@@ -127,10 +131,6 @@ class Problem:
     def gradient(self, found: Expectation, batch: Batch, names: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Return the gradient of `Q` in unconstrained coordinates, by default those of all parameters that move."""
         return gradient(self.engine, found, only(batch), self.plan.free if names is None else names)[1]
-
-    def q(self, params: Params, found: Expectation) -> Tensor:
-        """Return `Q(params)`, differentiable."""
-        return self.engine.q(batched(params), found).squeeze(0)
 
     def magnitude(self, found: Expectation, batch: Batch) -> float:
         """Return the sum of the absolute terms of `Q`: what its rounding is relative to."""

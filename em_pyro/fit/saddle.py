@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -44,7 +45,8 @@ def leave_saddle(problem: Problem, here: Batch, found: Expectation, gap: float, 
     """
     objective, params, program = float(found.objective), only(here), problem.program
     margin = max(10 * abs(gap), 1e-9 * (1 + abs(objective)))
-    points = {name: problem.coordinates.points(params)[name] for name in problem.plan.maximised}
+    every = problem.coordinates.points(params)
+    points = {name: every[name] for name in problem.plan.maximised}
     if not points:
         return None
     generator = torch.Generator().manual_seed(seed)
@@ -92,15 +94,18 @@ def _staying(problem: Problem, units: Params, trail: Sequence[Batch], calm: Sequ
     """Name the parameters that stay as far from a calm way as they were put from it."""
     found = []
     for name, unit in units.items():
-        offsets = []
-        for k in (0, STEPS // 2, -1):
-            at, rest = (unconstrained(problem.program, name, only(way[k])[name]) for way in (trail, calm))
-            offset = (at - rest) / unit
-            offsets.append(float(torch.where(torch.isfinite(offset), offset, 0.0).norm()))
-        first, middle, last = offsets
-        if last > STAYING * middle and last > REST * first:
+        apart = partial(_apart, problem, name, unit)
+        last = apart(trail[-1], calm[-1])
+        if last > REST * apart(trail[0], calm[0]) and last > STAYING * apart(trail[STEPS // 2], calm[STEPS // 2]):
             found.append(name)
     return found
+
+
+def _apart(problem: Problem, name: str, unit: Tensor, one: Batch, other: Batch) -> float:
+    """How far a parameter of one start is from that of another, in unconstrained units."""
+    here, there = (unconstrained(problem.program, name, batch[name].squeeze(0)) for batch in (one, other))
+    offset = (here - there) / unit
+    return float(torch.where(torch.isfinite(offset), offset, 0.0).norm())
 
 
 def _climb(
@@ -153,8 +158,10 @@ def _together(*batches: Batch) -> Batch:
 
 
 def _rows(batch: Batch, rows: Sequence[int]) -> Batch:
-    """Return some points of a batch; all of them as they are."""
-    return {name: value if len(rows) == len(value) else value[list(rows)] for name, value in batch.items()}
+    """Return some points of a batch; of all it is the batch itself, whose arguments are bound already."""
+    if all(len(value) == len(rows) for value in batch.values()):
+        return batch
+    return {name: value[list(rows)] for name, value in batch.items()}
 
 
 def may_pass(path: Sequence[float], objective: float, margin: float) -> bool:
@@ -180,24 +187,28 @@ def row_units(
     program = problem.program
     if any(program.parameters[name].tensor is not None for name in points) and problem.engine.runs_model:
         return plain  # the weights of a module are no leaves of ours
-    leaves = {name: point.detach().clone().requires_grad_() for name, point in points.items()}
+    probes = 1 if problem.engine.open else PROBES  # side by side: the model itself is evaluated at one start
+    leaves = {name: _beside(point.detach(), probes).requires_grad_() for name, point in points.items()}
     squares = {name: torch.zeros_like(point) for name, point in points.items()}
     with torch.enable_grad():
-        values = dict(params) | {name: constrained(program, name, leaf) for name, leaf in leaves.items()}
-        q = problem.q(values, found)
+        values = {name: _beside(value, probes) for name, value in params.items()}
+        for name, leaf in leaves.items():
+            values[name] = torch.stack([constrained(program, name, one) for one in leaf.unbind()])
+        q = problem.engine.q(values, found).sum()
         if not q.requires_grad:
             return plain
         slopes = torch.autograd.grad(q, list(leaves.values()), create_graph=True, allow_unused=True)
         slopes = tuple(s for s in slopes if s is not None and s.requires_grad)
-        for _ in range(PROBES if slopes else 0):
-            signs = [seeded(torch.randint, 2, s.shape, generator=generator).to(s) * 2 - 1 for s in slopes]
+        drawn = [[_signs(slope[0], generator) for slope in slopes] for _ in range(PROBES if slopes else 0)]
+        for some in range(0, len(drawn), probes):
+            signs = [torch.stack(of_one) for of_one in zip(*drawn[some : some + probes], strict=True)]
             along = torch.stack([(v * s.nan_to_num(0.0)).sum() for v, s in zip(signs, slopes, strict=True)]).sum()
             try:
                 rows = torch.autograd.grad(along, list(leaves.values()), retain_graph=True, allow_unused=True)
             except RuntimeError:  # a function of the model that can be differentiated only once
                 return plain
             for name, row in zip(leaves, rows, strict=True):
-                squares[name] += torch.zeros(()) if row is None else row.square() / PROBES
+                squares[name] += torch.zeros(()) if row is None else row.square().sum(0) / PROBES
     units = {}
     for name, square in squares.items():
         unit = (2 * observed_rows(problem) / square.sqrt()).sqrt()
@@ -206,6 +217,15 @@ def row_units(
         real = domain_of(program.parameters[name].constraint) == "real"
         units[name] = unit if real else torch.minimum(unit, plain[name])
     return units
+
+
+def _beside(value: Tensor, many: int) -> Tensor:
+    """Return a value for each of several starts."""
+    return value.expand((many, *value.shape)).clone()
+
+
+def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
+    return seeded(torch.randint, 2, like.shape, generator=generator).to(like) * 2 - 1
 
 
 def observed_rows(problem: Problem) -> float:

@@ -79,9 +79,9 @@ def expanded(
         sums = dict(found.sums)
         for unit in engine.units:
             more, by = unit.expanded(found.sums)
-            if by.keys() <= {n for n in plan.maximised if n not in engine.priors}:
+            if by and by.keys() <= {n for n in plan.maximised if n not in engine.priors}:
                 sums, moved = {**sums, **more}, {**moved, **by}
-        found = replace(found, sums=sums)
+        found = replace(found, sums=sums) if moved else found
     new = maximise(engine, plan, found, batch, carried)
     return new | {name: new[name] + by.reshape(new[name].shape) for name, by in moved.items()}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, cast
 
 from torch import Tensor
@@ -76,17 +77,17 @@ class Plan:
         """Parameters that torch maximises."""
         return tuple(n for n, line in self.lines.items() if line.how == "torch")
 
-    @property
+    @cached_property
     def free(self) -> tuple[str, ...]:
         """Parameters that move."""
         return tuple(n for n, line in self.lines.items() if line.how != "fixed")
 
-    @property
+    @cached_property
     def maximised(self) -> tuple[str, ...]:
         """Parameters that move, but for those with an M-step of the user's own: what that returns stands."""
         return tuple(n for n in self.free if n not in self.callables)
 
-    @property
+    @cached_property
     def steps(self) -> tuple[Steps, ...]:
         """Solvers that take a step where others maximise."""
         return tuple(cast(Steps, solver) for solver in self.solvers if solver.how == STEP)

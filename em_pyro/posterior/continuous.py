@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import pyro.distributions as dist
 import torch
@@ -13,12 +13,14 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ..e_step.engine import Engine
-from ..e_step.gaussian.laws import Laws
-from ..e_step.gaussian.unit import Gaussian, Natural
 from ..errors import ParameterError
 from ..program.named import Named
 from ..reading.bound import Bound
 from .joint import Joint
+
+if TYPE_CHECKING:
+    from ..e_step.gaussian.laws import Laws
+    from ..e_step.gaussian.unit import Gaussian, Natural
 
 
 @dataclass(frozen=True)

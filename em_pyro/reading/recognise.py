@@ -20,7 +20,7 @@ from ..families import family_for, family_of
 from ..program.marks import not_fitted, reached, traced_run
 from ..program.masks import seen
 from ..program.named import Named, unwrap
-from ..program.probes import LONG_PROGRAM, probes
+from ..program.probes import LONG_PROGRAM, SPREADS, probes
 from ..program.program import Program
 from ..program.site import Site
 from ..program.unroll import unroll, user_site
@@ -69,7 +69,7 @@ def recognise(program: Program, first: Mapping[str, Site] | None = None) -> Reco
 def _read(program: Program, first: Mapping[str, Site] | None, beside: Program | None = None) -> Recognition:
     """Read a program around the initial values of its parameters; and `beside`, what is read has to hold at its own."""
     generator = torch.Generator().manual_seed(0)
-    replays = 2 if len(program.upstream) > LONG_PROGRAM else REPLAYS
+    replays = _replays(len(program.upstream))
     found: list[Probe] = []
     if program.parameters:
         first = first or program.run({name: parameter.initial for name, parameter in program.parameters.items()})
@@ -81,6 +81,13 @@ def _read(program: Program, first: Mapping[str, Site] | None, beside: Program | 
     start = found[0][0] if found else {}
     with program.given(start):  # the weights of a module are leaves in place
         return _recognise(program, found, *traced_run(program, start))
+
+
+def _replays(sites: int) -> int:
+    """Return how many replays tell where arguments come from: the fewer, the longer each of them takes."""
+    if sites > LONG_PROGRAM:
+        return 2
+    return max(len(SPREADS), min(REPLAYS, LONG_PROGRAM // max(1, sites)))
 
 
 def _recognise(

@@ -74,4 +74,5 @@ def test_a_lower_place_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     assert approached(ground, found, information, (), 1e-6)[0] is not ground
     slope = Ground.slope_of_q
     monkeypatch.setattr(Ground, "slope_of_q", lambda *args: -slope(*args))
+    ground = Ground(problem, ground.around)  # one that has seen no slope yet
     assert approached(ground, found, information, (), 1e-6) == (ground, found, information)

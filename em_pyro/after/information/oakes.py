@@ -148,7 +148,7 @@ def top(problem: Problem, params: Params) -> Top:
     here = peak(ground, found, information, {*off, *resting}, fine=True, second=louis, rows=rows)
     if here is None:
         raise PlanError("information: expected finite slopes around the fitted values, got none. Take other starts.")
-    slope = ground.slope_of_q(found, torch.zeros(1, ground.around.size, dtype=torch.float64))[0]
+    slope = ground.slope(found)
     promised = here.promised(slope)
     height, gained = level, 0.0
     if here.ground is not ground or edges:

@@ -36,8 +36,7 @@ MOST = 4096  # joint states of the discrete latents that reach a component
 def take(left: Left) -> tuple[Sequence[Unit], Left]:
     """Take the sites out, and put in the factor of their components."""
     latents = left.recognition.latents
-    if latents is None:
-        return (), left
+    assert latents is not None
     real = {f.name: f for stack in left.stacks for f in stack.every if f.name in latents.sites}
     exact = [name for name, made in latents.sites.items() if name not in left.recognition.readings]
     names = {n for f in real.values() for n in f.names if n in left.owners}

@@ -39,7 +39,7 @@ def approached(
         Hestenes and Stiefel (1952). Jamshidian and Jennrich (1993), for EM steps as the preconditioner.
     """
     basis = whitened(ground, information, off).basis
-    left = ground.slope_of_q(found, basis.new_zeros(1, len(basis)))[0] @ basis
+    left = ground.slope(found) @ basis
     at, along = torch.zeros_like(left), left
     for _ in range(TURNS):
         if not float(left.norm()) > WELL * near:

@@ -59,17 +59,23 @@ class Around:
         places = {n: self._point(n) if domain == "other" else self.params[n] for n, domain in self.domains.items()}
         return torch.stack([places[name][at] for name, at in self.entries])
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of coordinates `D`."""
-        return sum(int(free.sum()) for free in self.free.values())
+        return sum(many for many, _ in self._places.values())
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[int, Tensor | None]]:
+        """How many entries of each parameter have a coordinate, and which of all laid out flat; None is all."""
+        found = {name: free.reshape(-1).nonzero().squeeze(-1) for name, free in self.free.items()}
+        return {n: (len(at), None if len(at) == self.free[n].numel() else at) for n, at in found.items()}
 
     def logarithmic(self, entry: Entry) -> bool:
         """Whether the coordinate of an entry is a logarithm, or a logit; else it is added."""
         name, at = entry
         return at[-1] == at[-2] if self.domains[name] in MATRICES else self.domains[name] != "real"
 
-    @property
+    @cached_property
     def sizes(self) -> Tensor:
         """What every coordinate is small beside: one of a logarithm, else the entry itself."""
         sizes = (1.0 if self.logarithmic(one) else float(self.params[one[0]][one[1]].abs()) for one in self.entries)
@@ -90,10 +96,11 @@ class Around:
         """Return the parameters at coordinates `v (starts, D)`, starts first; differentiable."""
         values = {name: value.expand((len(v), *value.shape)) for name, value in self.params.items()}
         at = 0
-        for name, free in self.free.items():
-            many = int(free.sum())
-            move = v.new_zeros((len(v), *free.shape))
-            move[:, free] = v[:, at : at + many]
+        for name, (many, places) in self._places.items():
+            move, shape = v[:, at : at + many], self.free[name].shape
+            if places is not None:
+                move = v.new_zeros((len(v), shape.numel())).index_copy(1, places, move)
+            move = move.reshape((len(v), *shape))
             values[name] = _moved(self._point(name), self.params[name], move, self.domains[name], self._onto(name))
             at += many
         return values

@@ -34,7 +34,7 @@ def tried(problem: Problem, point: Params) -> tuple[Problem, tuple[str, ...], bo
         check_possible(problem, only(here), problem.objective(here))
         return problem, (), True
     try:
-        new, found = em_step(replace(problem, plan=problem.plan.held, expands=False), here)
+        new, found = em_step(_on_trial(problem), here)
     except (RuntimeError, ValueError):  # of torch: a matrix of nothing but NaN, where the data are impossible
         check_possible(problem, only(here), problem.objective(here))
         raise
@@ -55,6 +55,13 @@ def tried(problem: Problem, point: Params) -> tuple[Problem, tuple[str, ...], bo
     return without, (f"closed forms of {wrong} withdrawn: {why}",), True
 
 
+def _on_trial(problem: Problem) -> Problem:
+    """The same by plain steps, with torch parameters held."""
+    held = replace(problem, plan=problem.plan.held, expands=False)
+    held.__dict__["scales"] = problem.scales  # of the same data: their spread is found once
+    return held
+
+
 def _beyond_rounding(
     problem: Problem, found: Expectation, new: Batch, slopes: Mapping[str, Tensor], names: Sequence[str]
 ) -> dict[str, Tensor]:
@@ -66,7 +73,7 @@ def _beyond_rounding(
 
 def _unit(problem: Problem, batch: Batch, name: str) -> Tensor:
     """Return what the coordinates of a parameter are measured in, at most one: real ones have the units of the data."""
-    value, domain = only(batch)[name].double(), domain_of(problem.program.parameters[name].constraint)
+    value, domain = batch[name].squeeze(0).double(), domain_of(problem.program.parameters[name].constraint)
     if domain not in ("real", "lower_cholesky", "positive_definite") or not value.numel():
         return torch.ones((), dtype=torch.float64)
     sizes = value.abs().nan_to_num(0.0, posinf=1.0)

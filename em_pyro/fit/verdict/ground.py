@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -27,10 +27,12 @@ class Ground:
     Attributes:
         problem: the program.
         around: the coordinates.
+        known: gradients at the fitted values that were seen, each with the E-step whose `Q` it is of.
     """
 
     problem: Problem
     around: Around
+    known: list[tuple[Expectation, Tensor]] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @torch.no_grad()
     def heights(self, points: Tensor) -> Tensor:
@@ -70,6 +72,17 @@ class Ground:
             found = self.problem.expect(self.problem.bind(self.around.batch(points)))
         return self.slope_of_q(found, points)
 
+    def slope(self, found: Expectation) -> Tensor:
+        """Return the gradient `(D)` at the fitted values, of which `found` is the E-step.
+
+        It is asked for several times, and curvature has it for nothing: it is kept.
+        """
+        for of, slope in self.known:
+            if of is found:
+                return slope
+        self.known.append((found, self.slope_of_q(found, torch.zeros((1, self.around.size), dtype=torch.float64))[0]))
+        return self.known[-1][1]
+
     def slope_of_q(self, found: Expectation, points: Tensor) -> Tensor:
         """Return the gradient at `points` of the `Q` that an E-step found."""
         leaf = points.detach().clone().requires_grad_()
@@ -101,6 +114,7 @@ class Ground:
         with torch.enable_grad():
             q = self.problem.engine.q(self.around.batch(leaf), found).sum()
             slope = torch.autograd.grad(q, leaf, create_graph=True)[0] if q.requires_grad else leaf.detach()
+        self.known.append((found, slope[0].detach()))
         if not slope.requires_grad:
             return torch.zeros_like(directions)
         along = ((slope * one).sum() for one in directions.split(len(leaf)))

@@ -27,7 +27,7 @@ def glimpse(ground: Ground, found: Expectation, information: Tensor, off: Collec
     References:
         Lanczos (1950), with every direction made orthogonal to all before.
     """
-    white, here = whitened(ground, information, off), torch.zeros(len(information), dtype=torch.float64)
+    white = whitened(ground, information, off)
     generator = torch.Generator().manual_seed(0)
     size = white.basis.shape[1]
     space, images = list[Tensor](), list[Tensor]()
@@ -47,7 +47,7 @@ def glimpse(ground: Ground, found: Expectation, information: Tensor, off: Collec
         images.append(direction)
     basis = torch.stack(space, -1) if space else torch.zeros((size, 0), dtype=torch.float64)
     products = basis.mT @ torch.stack(images, -1) if images else torch.zeros((0, 0), dtype=torch.float64)
-    slope = ground.slope_of_q(found, here.unsqueeze(0))[0] @ white.basis @ basis
+    slope = ground.slope(found) @ white.basis @ basis
     level = level_ones(ground, white.unseen, white.basis @ basis, products, white.unit)
     flat, kinks, symmetric = white.unseen[:, level], white.unseen[:, ~level], (products + products.mT) / 2
     height = ground.height(found)

@@ -236,7 +236,7 @@ def _seen(
     unseen = _unseen(ground, white, observed)
     if bool(unseen.any()):
         white, observed = white.without(unseen), observed[~unseen][:, ~unseen]
-    slope = ground.slope_of_q(found, here.unsqueeze(0))[0] @ white.basis
+    slope = ground.slope(found) @ white.basis
     if not bool(torch.isfinite(observed).all() and torch.isfinite(slope).all()):
         return None
     level = level_ones(ground, white.unseen, white.basis, observed, white.unit)

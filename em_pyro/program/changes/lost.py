@@ -28,7 +28,7 @@ class First:
 
     def __init__(self, sites: Mapping[str, Site]) -> None:
         """Take a run at the initial values."""
-        self.sites, self.counts, self.sizes = sites, dict[Key, int](), dict[Key, int]()
+        self.sites, self.counts, self.zeros = sites, dict[Key, int](), dict[Key, Tensor]()
         self.arguments = {
             (name, place): tensor for name, site in sites.items() for place, tensor in arguments_of(site.fn)
         }
@@ -50,29 +50,32 @@ class First:
             self.counts[key] = _usable(key, self.arguments[key])
         return self.counts[key]
 
-    def _size(self, key: Key) -> int:
-        if key not in self.sizes:
-            self.sizes[key] = unexpand(self.arguments[key]).numel()
-        return self.sizes[key]
+    def _zero(self, key: Key) -> Tensor:
+        """Which entries of an argument are zero to begin with: those above the diagonal of a Cholesky factor are."""
+        if key not in self.zeros:
+            self.zeros[key] = unexpand(self.arguments[key]).detach().reshape(-1) == 0
+        return self.zeros[key]
 
     def _whole(self, moved: Mapping[Key, Sequence[Tensor]]) -> bool:
-        """Tell of many small arguments in a few operations whether every entry of all is usable, as mostly it is."""
-        seen = {True: dict[int, tuple[Tensor, Tensor]](), False: dict[int, tuple[Tensor, Tensor]]()}
+        """Tell of many small arguments in a few operations whether no entry of any is lost, as mostly none is."""
+        seen = {True: dict[int, tuple[Tensor, Tensor, Key]](), False: dict[int, tuple[Tensor, Tensor, Key]]()}
         for key, tensors in moved.items():
             of_kind = seen[_may_be_zero(key)]
             for tensor in tensors:
                 if id(tensor) in of_kind:  # some distributions keep it under two names
                     continue
                 part = unexpand(tensor).detach()
-                if part.numel() > TOGETHER or part.numel() < self._size(key):
+                if part.numel() > TOGETHER or part.numel() < len(self._zero(key)):
                     return False
-                of_kind[id(tensor)] = tensor, part.reshape(-1)
+                of_kind[id(tensor)] = tensor, part.reshape(-1), key
         for zeros, of_kind in seen.items():
-            joined = torch.cat([part for _, part in of_kind.values()]) if of_kind else torch.zeros(0)
+            joined = torch.cat([part for _, part, _ in of_kind.values()]) if of_kind else torch.zeros(0)
             if not math.isfinite(float(joined.sum())):
                 return False
             if not zeros and int(torch.count_nonzero(joined)) < joined.numel():
-                return False
+                before = torch.cat([self._zero(key) for _, _, key in of_kind.values()])
+                if len(before) != len(joined) or bool(((joined == 0) & ~before).any()):
+                    return False
         return True
 
 
