@@ -112,11 +112,11 @@ def tensors_of(site: Site) -> list[Tensor]:
 
 
 def reached(
-    traced: Mapping[str, Site], leaves: Mapping[str, Tensor], of: Callable[[Site], Sequence[Tensor]] | None = None
+    traced: Mapping[str, Any], leaves: Mapping[str, Tensor], of: Callable[[Any], Sequence[Tensor]] | None = None
 ) -> dict[str, frozenset[str]]:
     """Return the parameters that each site depends on, by walking the graph of the gradient, each of its nodes once.
 
-    `of` says which tensors of a site are asked for; None is all.
+    `of` says which tensors of a site, or of what else has a name, are asked for; None is all of a site.
     """
     names = {id(leaf): name for name, leaf in leaves.items()}
     known: dict[Any, frozenset[str]] = {}  # the nodes are kept: their identity is that of the Python object
