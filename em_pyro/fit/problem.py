@@ -27,6 +27,7 @@ from ..program.changes.same import check_kept, check_steady, first_difference, s
 from ..program.coordinates import Coordinates
 from ..program.data.check import check_data
 from ..program.devices import beside
+from ..program.marks import bounding
 from ..program.named import Batch, Params, only
 from ..program.program import Program
 from ..program.stated import Known
@@ -263,7 +264,7 @@ def prepare(
         start = values_now(program) if known is None else {name: known.start[name] for name in program.parameters}
         with torch.no_grad():
             sites = _first_run(program, start)
-        check_data(sites, start, program.plates, program.states)
+        check_data(sites, start, program.plates, program.states, partial(bounding, program, start))
         check_starts(program, start)  # afterwards: a start that was computed of bad data is not to blame
         states, recognition = states_of(sites), recognise(program, sites)
         check_steady(sites, states, recognition.runs[0], lambda: _first_run(program, start))
@@ -271,8 +272,7 @@ def prepare(
         engine, rows = engine_of(program, recognition, merge=collapse)
         wrong = other_densities(engine.full) if check else []
         if wrong:
-            why = "its registered family computes another density than its log_prob"
-            recognition = recognition.refused(wrong, why)
+            recognition = recognition.refused(wrong, "its registered family computes another density than its log_prob")
             engine, rows = engine_of(program, recognition, merge=collapse)
         if check:
             own = {n: sites[n].names for n in recognition.entered}  # their factor is one of them all

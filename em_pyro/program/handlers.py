@@ -7,6 +7,7 @@ import gc
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pyro
@@ -14,6 +15,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from pyro.primitives import _masked_observe  # what makes two sites of one with an obs_mask
 from torch import Tensor
+from torch.distributions import constraints, transform_to
 
 from ..errors import DataError, EMError, ModelError
 from .named import Params
@@ -66,11 +68,13 @@ class Substitute(Messenger):
     def __init__(self, values: Params) -> None:
         """Take the fitted values, by name."""
         super().__init__()
-        self.values = values
+        self.values, self.constraints = values, dict[str, Any]()  # that of the first statement of each
 
     def _pyro_param(self, msg: Any) -> None:
         if msg["name"] in self.values:
-            msg["value"], msg["done"] = self.values[msg["name"]], True
+            options = dict(zip(("init_tensor", "constraint"), msg["args"][1:], strict=False)) | msg["kwargs"]
+            constraint = self.constraints.setdefault(msg["name"], options.get("constraint", constraints.real))
+            msg["value"], msg["done"] = handed_out(self.values[msg["name"]], constraint), True
 
     def _pyro_sample(self, msg: Any) -> None:
         if name_of(msg) in self.values and not msg["is_observed"]:
@@ -147,9 +151,19 @@ def untouched_store() -> Iterator[dict[str, tuple[Tensor, Any]]]:
     try:
         yield found
     finally:
-        for name in set(store._params) - before:
-            found[name] = store._params[name], store._constraints[name]
+        for name in set(store._params) - before:  # a decorated PyroParam leaves the constraint to pyro.param
+            found[name] = store._params[name], store._constraints.setdefault(name, constraints.real)
             del store[name]
+
+
+def handed_out(value: Tensor, constraint: Any) -> Tensor:
+    """Return the value of a parameter as `pyro.param` does: a PyroModule asks it for its unconstrained one."""
+    value.unconstrained = partial(_unconstrained, value.detach(), constraint)  # type: ignore[attr-defined]
+    return value
+
+
+def _unconstrained(value: Tensor, constraint: Any) -> Tensor:
+    return transform_to(constraint).inv(value)  # type: ignore[no-any-return]
 
 
 def register(name: str, tensor: Tensor, constraint: Any) -> None:

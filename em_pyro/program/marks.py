@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import transform_to
 
 from .changes.lost import MADE_OF, arguments_of
-from .named import Params, unexpand
+from .named import Params, unexpand, unwrap
 from .program import Program
 from .site import Site
 
@@ -112,11 +112,11 @@ def tensors_of(site: Site) -> list[Tensor]:
 
 
 def reached(
-    traced: Mapping[str, Site], leaves: Mapping[str, Tensor], of: Callable[[Site], Sequence[Tensor]] | None = None
+    traced: Mapping[str, Any], leaves: Mapping[str, Tensor], of: Callable[[Any], Sequence[Tensor]] | None = None
 ) -> dict[str, frozenset[str]]:
     """Return the parameters that each site depends on, by walking the graph of the gradient, each of its nodes once.
 
-    `of` says which tensors of a site are asked for; None is all.
+    `of` says which tensors of a site, or of what else has a name, are asked for; None is all of a site.
     """
     names = {id(leaf): name for name, leaf in leaves.items()}
     known: dict[Any, frozenset[str]] = {}  # the nodes are kept: their identity is that of the Python object
@@ -149,6 +149,20 @@ def reached(
                 parts.append(below(tensor.grad_fn))
         found[name] = frozenset[str]().union(*parts)
     return found
+
+
+def bounding(program: Program, values: Params, name: str) -> frozenset[str]:
+    """Return the parameters that enter the support of a site, by one more run."""
+    with program.given(values):
+        leaves, traced = traced_run(program, values)
+    return reached({name: traced[name]}, leaves, lambda site: _bounds(unwrap(site.fn).base.support))[name]
+
+
+def _bounds(support: Any) -> list[Tensor]:
+    """Return the tensors of which a constraint is made."""
+    found = list(vars(support).values())
+    parts = [part for part in found if isinstance(part, torch.distributions.constraints.Constraint)]
+    return [part for part in found if isinstance(part, Tensor)] + [t for part in parts for t in _bounds(part)]
 
 
 def not_fitted(traced: Mapping[str, Site], leaves: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -22,7 +22,7 @@ from .changes.same import OTHER_ARGUMENTS, SAME_ARGUMENTS, check_same, unstable
 from .continuous.standing import standing
 from .data.passed import AS_PASSED, as_numbers, converted, observed, weights_of
 from .devices import visiting
-from .handlers import Indices, indices_of, is_subsample, name_of, no_empty_plate, quiet, untouched_store
+from .handlers import Indices, handed_out, indices_of, is_subsample, name_of, no_empty_plate, quiet, untouched_store
 from .named import Params
 from .site import Latent, Parameter, Run, Site
 from .volume import Unconstrained
@@ -72,6 +72,11 @@ class Program:
         """The `id`s of the tensors that hold the parameters, in modules of the user's."""
         held = [p.tensor for p in self.parameters.values() if p.tensor is not None]
         return frozenset(id(tensor) for tensor in (*held, *(tensor for tensor, _ in self.registered.values())))
+
+    def handed_out(self, name: str, values: Params) -> Tensor:
+        """Return what a `pyro.param` statement is given: the value, or the weight of a module that has it."""
+        known = self.parameters[name]
+        return handed_out(values[name], known.constraint) if known.tensor is None else known.tensor
 
     def batch_shape(self, plates: Iterable[str], rank: int = 0) -> tuple[int, ...]:
         """Return the batch shape of Pyro's own value within `plates`: one where a dimension belongs to none of them."""
@@ -159,8 +164,7 @@ class _Replay(Messenger):
         if msg["name"] not in self.values:
             raise unstable(msg["name"], "it is new in this one", self.remedy)
         self.run.stated[msg["name"]] = next(iter(msg["args"][1:]), msg["kwargs"].get("init_tensor"))
-        weight = self.program.parameters[msg["name"]].tensor
-        msg["value"], msg["done"] = self.values[msg["name"]] if weight is None else weight, True
+        msg["value"], msg["done"] = self.program.handed_out(msg["name"], self.values), True
 
     def _pyro_sample(self, msg: Any) -> None:
         if is_subsample(msg) and msg["value"] is None:

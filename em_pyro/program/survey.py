@@ -21,6 +21,7 @@ from .continuous.standing import standing
 from .data.passed import converted, first_that_runs, observed
 from .handlers import (
     Indices,
+    handed_out,
     indices_of,
     is_subsample,
     name_of,
@@ -67,7 +68,8 @@ class _Survey(Messenger):
         if self.parameters[name].kind == "param":
             # A leaf with a gradient, so that a distribution that must be fixed (a quadrature) can tell that it is not.
             initial = self.parameters[name].initial
-            msg["value"], msg["done"] = initial.clone().requires_grad_(initial.is_floating_point()), True
+            value = initial.clone().requires_grad_(initial.is_floating_point())
+            msg["value"], msg["done"] = handed_out(value, self.parameters[name].constraint), True
 
     def _pyro_sample(self, msg: Any) -> None:
         if is_subsample(msg) and msg["value"] is None:
@@ -201,7 +203,8 @@ def _run(
     try:
         with quiet(), untouched_store() as registered, torch.enable_grad(), no_empty_plate(), handler:
             model(*args, **kwargs)
-        handler.registered = registered
+        stated = handler.parameters
+        handler.registered = {n: (t, stated[n].constraint if n in stated else c) for n, (t, c) in registered.items()}
     except ValueError as error:
         told = str(error).partition(NO_WEIGHT)
         if told[0] or not told[1]:

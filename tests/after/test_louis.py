@@ -8,12 +8,15 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from oracles.engines import laid_out
 from oracles.tolerances import IDENTITY, SOLVERS
 from oracles.units import off, unit_of
 from torch import Tensor
+from torch.distributions import constraints
 
 from em_pyro.after.information.louis import around_of, second_order, unserved
 from em_pyro.e_step.second.pairs import Pairs
@@ -177,6 +180,27 @@ def test_too_many_sums_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     problem, params = problem_of("gaussian-full")
     monkeypatch.setattr("em_pyro.e_step.second.rows.MOST", 10)
     assert second_order(problem, params) is None
+
+
+def coupled(x: Tensor, steps: int) -> None:
+    """Two chains, each moved by both: no chain of one latent, and `4^steps` joint states."""
+    moves = pyro.param("moves", torch.tensor([[0.8, 0.4], [0.6, 0.2]]), constraint=constraints.unit_interval)
+    loc = pyro.param("loc", torch.tensor([0.0, 1.5]))
+    a = b = torch.tensor(0)
+    for t in pyro.markov(range(steps)):
+        first = pyro.sample(f"a_{t}", dist.Bernoulli(moves[a, b])).long()
+        a, b = first, pyro.sample(f"b_{t}", dist.Bernoulli(moves[b, a])).long()
+        pyro.sample(f"x_{t}", dist.Normal(loc[a] - loc[b], 1.0), obs=x[t])
+
+
+@pytest.mark.parametrize(("steps", "served"), [(3, True), (11, False), (25, False), (40, False)])
+def test_too_many_joint_states_are_refused(steps: int, *, served: bool) -> None:
+    """A table of all joint states is not tried where there are more of them than memory holds, or numbers count."""
+    x = torch.linspace(0.0, 4.0, steps).sin()
+    problem = prepare(coupled, (x, steps), {}, {}, check=False)
+    params = {name: p.initial for name, p in problem.program.parameters.items()}
+    assert not unserved(problem)
+    assert (second_order(problem, params) is not None) == served
 
 
 # ---- seen to fail ----------------------------------------------------------------------------------------------------

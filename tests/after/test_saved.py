@@ -23,6 +23,7 @@ from em_pyro import EM, DataError, ModelError, ParameterError, load
 NAMES = (
     "gaussian_mixture",
     "ModuleMixture",
+    "DecoratedModule",
     "RegisteredLinear",
     "hmm_ragged",
     "beta_coins",

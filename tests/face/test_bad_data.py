@@ -89,6 +89,29 @@ def test_data_outside_the_support(name: str) -> None:
     refuse("data", f'^Site "y": expected values within .*{got}', model, data)
 
 
+BOUNDED: dict[str, Callable[[Tensor], Any]] = {
+    "Pareto": lambda b: dist.Pareto(b, 2.0),
+    "Uniform": lambda b: dist.Uniform(-b, 2.0),
+}
+
+
+@pytest.mark.parametrize("name", ["Pareto", "Uniform"])
+@pytest.mark.parametrize("latent", [False, True])
+def test_a_start_beyond_the_data(name: str, *, latent: bool) -> None:
+    """Where parameters bound the support, a start is to blame, and not the data."""
+
+    def model(x: Tensor) -> None:
+        low = pyro.param("low", tensor(3.0), constraint=constraints.positive)
+        scale = pyro.param("scale", tensor([1.0, 1.0]), constraint=constraints.positive)
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5]))) if latent else torch.tensor(0)
+            pyro.sample("y", BOUNDED[name](low), obs=x)
+            pyro.sample("x", dist.Normal(0.0, scale[z]), obs=x)
+
+    data = tensor([4.0, 1.5, 5.0]) if name == "Pareto" else tensor([1.0, -3.5, 0.0])
+    refuse("parameter", rf'^Parameters "low": .* of site "y" without {data[1]:.1f} at index \(1,\)', model, data)
+
+
 def test_more_heads_than_flips_in_one_row() -> None:
     """A support that differs by row."""
     heads, flips = tensor([5.0, 7.0, 3.0]), tensor([10.0, 6.0, 9.0])

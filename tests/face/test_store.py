@@ -110,7 +110,9 @@ def test_a_callback_that_fails_leaves_the_store() -> None:
     assert equal(stored(), before)
 
 
-@pytest.mark.parametrize("name", ["ModuleMixture", "ModuleWithPrior", "NestedLinear", "RegisteredLinear"])
+@pytest.mark.parametrize(
+    "name", ["ModuleMixture", "ModuleWithPrior", "DecoratedModule", "NestedLinear", "RegisteredLinear"]
+)
 def test_modules_hold_the_fitted_values(name: str) -> None:
     """`PyroParam`s and weights are read back from the module itself."""
     case = build(name)

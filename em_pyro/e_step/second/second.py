@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
+from math import prod
 
 import torch
 from torch import Tensor
@@ -104,6 +105,9 @@ def _of(
 
 def _views(states: States, bound: Bound, along: Directions, bind: Callable[[Batch], Bound]) -> Sequence[Pairs | Rows]:
     """Pairs of states by the centres of their features; or the rows themselves, where this is less or has to be."""
+    rows = max(prod(states.rows(chunk)) for chunk in states.chunks)
+    check(states.count * rows, "joint states and rows")  # latents that are no chain may have 2^50 of them
+    check(along.count * states.count * len(states.moving), "directions, joint states and sites")
     narrow, view = _narrowness(states, bound), Pairs.of(states, bound, along, bind, None, ())
     pairs, width = states.count * (states.count + 1) // 2, view.sums.shape[-1]
     few = along.count * states.count * (along.count + view.slopes.shape[-1]) < pairs * width

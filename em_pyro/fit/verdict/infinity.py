@@ -6,7 +6,9 @@ objective is looked at, far out: it does not fall at any distance on one side, a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -24,6 +26,7 @@ NAMED = 0.1  # of the largest part of a direction: entries that are named
 FAINT = 1e-6  # information along a combination of entries, of what each has by itself: it may run off with them
 BESIDE = (1 - 3e-6, 1 - 1e-6, 1 + 1e-6, 1 + 2e-6)  # neighbours, whose heights differ by rounding alone
 DIGITS = 4.0  # times this difference: what may be rounding
+GROWING, PAIRS = ("real", "positive"), 100  # domains of what may multiply a prior away; pairs that are looked at
 ENDS = {"positive": ("zero", "infinity"), "unit": ("zero", "one"), "simplex": ("zero", "one")}
 
 
@@ -43,7 +46,7 @@ def running(ground: Ground, level: float, information: Tensor) -> dict[Entry, st
         left = left[_holds(ground, farthest[left].clamp(max=far) * both[left], level - slack)] if len(left) else left
     if len(left):
         left = left[ground.heights(-FAR[-1] * both[left]) < level - FALL]
-    found: dict[Entry, str] = {}
+    found = _shrinking(ground, level, slack)
     weights = information.diagonal().clamp(min=0).sqrt()
     for one in both[left]:
         part = one.abs() * torch.where(weights > 0, weights, weights.max().clamp(min=1e-300))
@@ -127,6 +130,36 @@ def _combinations(information: Tensor, domains: list[str]) -> Iterator[Tensor]:
     for vector in vectors.mT[values < FAINT]:
         one = unit * vector
         yield one / one.abs().max()
+
+
+def _shrinking(ground: Ground, level: float, slack: float) -> dict[Entry, str]:
+    """Parameters with a prior that shrink as others, which have none and multiply them, grow: the prior alone is left.
+
+    Such a way bends: the one is multiplied by what divides the other. So it is looked at by pairs.
+    """
+    around, parameters = ground.around, ground.problem.program.parameters
+    found, many = dict[Entry, str](), 0
+    where = {name: [k for k, (n, _) in enumerate(around.entries) if n == name] for name in around.names}
+    shrink = [n for n, own in where.items() if own and parameters[n].kind == "prior" and around.domains[n] == "real"]
+    grow = [n for n, own in where.items() if own and parameters[n].kind == "param" and around.domains[n] in GROWING]
+    for one, other in product(shrink, grow):
+        if (many := many + 1) > PAIRS:
+            break
+        ways = [_multiplied(ground, {one: -far, other: far}, where) for far in (*FAR, -FAR[-1])]
+        heights = ground.heights(torch.stack(ways))
+        if bool((heights[:-1] >= level - slack).all() & (heights[-1] < level - FALL)):
+            found |= {around.entries[k]: "zero" for k in where[one]}
+            found |= {around.entries[k]: "infinity" for k in where[other]}
+    return found
+
+
+def _multiplied(ground: Ground, factors: Mapping[str, float], where: Mapping[str, list[int]]) -> Tensor:
+    """Coordinates `(D)` at which parameters are multiplied by the exponentials of these."""
+    point = torch.zeros_like(ground.around.values)
+    for name, factor in factors.items():
+        values = ground.around.values[where[name]]
+        point[where[name]] = factor if ground.around.domains[name] == "positive" else values * math.expm1(factor)
+    return point
 
 
 def _rays(entries: tuple[Entry, ...], domains: list[str]) -> list[list[int]]:

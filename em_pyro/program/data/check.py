@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from ...errors import DataError, ModelError
+from ...errors import DataError, ModelError, ParameterError
 from ..masks import seen, seen_values
 from ..named import SLICE, unexpand, unwrap
 from ..site import Site
@@ -30,12 +30,19 @@ HEAVIEST = 1e20  # a weight: beyond, a row that is merely unlikely counts for mo
 
 
 def check_data(
-    sites: Mapping[str, Site], params: Mapping[str, Tensor], plates: Mapping[str, int], states: Mapping[str, int]
+    sites: Mapping[str, Site],
+    params: Mapping[str, Tensor],
+    plates: Mapping[str, int],
+    states: Mapping[str, int],
+    bounding: Callable[[str], Collection[str]] = lambda name: (),
 ) -> None:
     """Check the values of all observed `sites`, against `params` and the sizes of `plates`, at one run of the model.
 
+    `bounding` names the parameters that enter the support of a site: data beyond it are not to blame.
+
     Raises:
         ModelError: the batch of an observed value is not that of its plates.
+        ParameterError: parameters begin where the support leaves out a value that is observed.
         DataError: a value that is observed and not masked is not finite or outside the support of its distribution;
             there is no value, or a sequence without a step; data and parameters lie on different devices; a row's
             weight is negative or beyond all measure, or there is not one for every row.
@@ -54,7 +61,7 @@ def check_data(
                 f'Site "{user_site(site.name)}": expected data and parameters on one device, got {sorted(devices)}. '
                 f"Move the data, or create the parameters with device=data.device."
             )
-        _check_values(site)
+        _check_values(site, bounding)
 
 
 def _check_weights(site: Site, plates: Mapping[str, int]) -> None:
@@ -86,7 +93,7 @@ def _check_weights(site: Site, plates: Mapping[str, int]) -> None:
         )
 
 
-def _check_values(site: Site) -> None:
+def _check_values(site: Site, bounding: Callable[[str], Collection[str]]) -> None:
     """Raise where a value that no mask leaves out is not a finite number, or outside the support."""
     base, value = unwrap(site.fn).base, site.value
     if value.is_complex():
@@ -111,9 +118,23 @@ def _check_values(site: Site) -> None:
     if enumerated > 0:  # the support depends on a latent: one state that allows the value is enough
         inside = inside.flatten(0, enumerated - 1).any(0)
     visible = seen.flatten(seen.dim() - event).any(-1) if event else seen
-    _refuse(site, ~inside & visible, f"values within {support}")
+    outside = ~inside & visible
+    if bool(outside.any()) and (names := sorted(bounding(site.name))):
+        raise ParameterError(_beyond(site, outside, support, names))
+    _refuse(site, outside, f"values within {support}")
     for edge in edges:
         _refuse(site, (value == edge) & seen, f"values off {edge}, where a {type(law).__name__} has no finite density")
+
+
+def _beyond(site: Site, outside: Tensor, support: Any, names: Sequence[str]) -> str:
+    """Say which value a start makes impossible."""
+    index = tuple(int(i) for i in outside.nonzero()[0])
+    kind, those = str(_slim(support)[0]).partition("(")[0], ", ".join(f'"{name}"' for name in names)
+    return (
+        f"Parameters {those}: expected starts at which all that is observed is possible, got a support ({kind}) of "
+        f'site "{user_site(site.name)}" without {site.value[index].tolist()} at index {index}. Give pyro.param other '
+        f"values to start from, or keep what bounds a support known: its maximum is where no slope is zero."
+    )
 
 
 def uncounted(sites: Mapping[str, Site]) -> str:

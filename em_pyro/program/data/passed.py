@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import numbers
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from torch.distributions import Distribution
 
 from ...errors import DataError, EMError
 from ..named import unwrap
+from .indices import wrong_index
 
 AS_PASSED, ARRAYS, LISTS = 0, 1, 2
 """How much of the arguments is converted: nothing, arrays and frames, lists of numbers as well."""
@@ -51,11 +53,43 @@ def first_that_runs(
             except Exception as error:
                 errors.append(error)
         ours = next((error for error in reversed(errors) if isinstance(error, EMError)), None)
-        if ours is None and (said := _blamed(model, args, kwargs, errors[0])):
-            raise DataError(said) from errors[0]
+        if ours is None:
+            for said, reason in _said(model, args, kwargs, run, errors):
+                raise DataError(said) from reason
         raise ours or errors[0]
     finally:
         errors.clear()  # an error holds the frames that it passed, and these the data
+
+
+def _said(
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    run: Callable[[tuple[Any, ...], Mapping[str, Any]], Any],
+    errors: list[Exception],
+) -> Iterator[tuple[str, Exception]]:
+    """Yield what can be said of the argument over which a model has stumbled, with its error."""
+    given = _given(model, args, kwargs)
+
+    def again(changed: Mapping[str, Any]) -> Any:
+        assert given is not None
+        there = inspect.BoundArguments(given.signature, OrderedDict(changed))
+        return run(*converted(there.args, there.kwargs, LISTS))
+
+    if given is not None and (said := wrong_index(given.arguments, errors[-1], again)):
+        yield said, errors[-1]
+    if said := _blamed(model, args, kwargs, errors[0]):
+        yield said, errors[0]
+
+
+def _given(
+    model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> inspect.BoundArguments | None:
+    """Bind arguments to the names that the model has for them; None where it has none, or they do not fit."""
+    try:
+        return inspect.signature(model).bind(*args, **kwargs)
+    except (TypeError, ValueError):
+        return None
 
 
 def _blamed(model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], error: Exception) -> str:

@@ -93,8 +93,7 @@ class _Redraw(Messenger):
 
     def _pyro_param(self, msg: Any) -> None:
         if msg["name"] in self.values:
-            weight = self.program.parameters[msg["name"]].tensor
-            msg["value"], msg["done"] = self.values[msg["name"]] if weight is None else weight, True
+            msg["value"], msg["done"] = self.program.handed_out(msg["name"], self.values), True
 
     def _pyro_sample(self, msg: Any) -> None:
         if is_subsample(msg) or msg["infer"].get("_deterministic"):

@@ -5,7 +5,9 @@ Normal and MultivariateNormal latents are, if
 1. they are in a data plate (`program/survey.py`);
 2. a parameter drives a scale of their own law, so that their joint density with it has no bound;
 3. their law, or a law that they enter, is that of a latent that is integrated;
-4. their prior is left out by `mask(False)`, and they enter the value of a site: they are its missing entries.
+4. their prior is left out by `mask(False)`, and they enter the value of a site: they are its missing entries;
+5. a parameter without a prior multiplies them, as the spread of a non-centred effect or a loading: their joint density
+   rises for ever, as the one grows and the others shrink.
 
 All others are parameters with a prior. `EM(continuous={"b": "maximise"})`, or "integrate", has the last word.
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from ...program.continuous.local import NORMAL
@@ -26,7 +29,7 @@ from ..priors import dropped
 
 
 def to_integrate(program: Program, values: Params, chosen: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the latents that are integrated by rules 2 to 4, and those that are already, and why.
+    """Return the latents that are integrated by rules 2 to 5, and those that are already, and why.
 
     Args:
         program: in which they are still parameters with a prior.
@@ -50,6 +53,9 @@ def to_integrate(program: Program, values: Params, chosen: Mapping[str, str]) ->
                 found.setdefault(bad.site, f'"{bad.parameter}" is its {bad.argument}, and may go to zero')
         for name, site in _missing(traced, leaves, normal).items():
             found.setdefault(name, f'without a prior, inside the value of "{site}": its missing entries')
+        free = {name for name, p in program.parameters.items() if p.kind != "prior"}
+        for name, by in _multiplied(traced, leaves, normal - found.keys(), free).items():
+            found[name] = f'"{by}", which has no prior, multiplies it'
         if found:
             _add_connected(found, normal, traced, {**leaves, **standing})
         return found
@@ -61,6 +67,29 @@ def _missing(traced: Mapping[str, Site], leaves: Mapping[str, Tensor], normal: s
     observed = {n: site for n, site in traced.items() if site.role == "observed" and site.value.requires_grad}
     inside = reached(observed, leaves, lambda site: [site.value]) if flat and observed else {}
     return {name: site for site, names in inside.items() for name in sorted(names & flat)}
+
+
+def _multiplied(
+    traced: Mapping[str, Site], leaves: Mapping[str, Tensor], normal: set[str], free: set[str]
+) -> dict[str, str]:
+    """Latents of which a location is a multiple, with the parameter that is the factor; no products of latents."""
+    wanted = [name for name in leaves if name in normal]
+    located = {name: site for name, site in traced.items() if type(unwrap(site.fn).base).__name__ in NORMAL}
+    both = [n for n, inside in reached(located, leaves, _locations).items() if inside & normal and inside & free]
+    if not both:
+        return {}
+    with torch.enable_grad():
+        total = torch.stack([_weighed(located[name]) for name in both]).sum()
+        slopes = torch.autograd.grad(total, [leaves[n] for n in wanted], create_graph=True, allow_unused=True)
+    moved = {n: slope for n, slope in zip(wanted, slopes, strict=True) if slope is not None and slope.requires_grad}
+    factors = reached(moved, leaves, lambda slope: [slope])
+    return {n: min(inside & free) for n, inside in factors.items() if inside & free and not inside & normal}
+
+
+def _weighed(site: Site) -> Tensor:
+    """Return the sum of a location, no two entries of which count alike: none cancels another."""
+    (loc,) = _locations(site)
+    return (loc * torch.linspace(1.0, 2.0, loc.numel(), dtype=loc.dtype, device=loc.device).reshape(loc.shape)).sum()
 
 
 def _add_connected(

@@ -63,6 +63,33 @@ class ModuleWithPrior(PyroModule):
             pyro.sample("x", dist.Normal(loc[z], 1.0), obs=x)
 
 
+@program(_points)
+class DecoratedModule(PyroModule):
+    """Declare weights, means and scale by decorators, which make them when they are first asked for."""
+
+    @PyroParam(constraint=constraints.simplex)
+    def weights(self) -> Tensor:
+        """Start from generic values."""
+        return tensor([0.35, 0.65])
+
+    @PyroParam
+    def loc(self) -> Tensor:
+        """Start from generic values."""
+        return tensor([-0.4, 2.3])
+
+    @PyroParam(constraint=constraints.positive)
+    def scale(self) -> Tensor:
+        """Start from a generic value."""
+        return tensor(1.2)
+
+    def forward(self, x: Tensor) -> None:
+        """Run the mixture on `x`, shape `(N,)`."""
+        weights, loc, scale = self.weights, self.loc, self.scale
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Categorical(weights))
+            pyro.sample("x", dist.Normal(loc[z], scale), obs=x)
+
+
 @program(_lines)
 class RegisteredLinear:
     """Predict both components' means by an `nn.Linear` that `pyro.module` registers."""

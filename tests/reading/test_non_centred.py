@@ -1,0 +1,178 @@
+"""Normal latents that a parameter without a prior multiplies: a spread or a loading beside a known scale.
+
+As the parameter grows the latents shrink, and their joint density rises for ever: they are integrated. The oracle is
+the multivariate normal law of all that is observed, written down as a matrix.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from oracles.tolerances import IDENTITY, SOLVERS
+from torch import Tensor
+from torch.distributions import constraints
+
+from em_pyro import EM
+from em_pyro.fit.verdict import infinity
+from em_pyro.reading.latents import which
+
+GROUP = torch.arange(24) // 4
+Y = (
+    torch.tensor([1.3, -0.9, 0.4, 2.1, -1.6, 0.2], dtype=torch.float64)[GROUP]
+    + (torch.arange(24, dtype=torch.float64) * 1.7).sin() * 0.4
+)
+X = (torch.arange(24, dtype=torch.float64) * 0.9).cos()
+WIDE = torch.stack([Y, 0.6 * Y + 0.3 * X, X - Y], -1)[::2]
+
+
+def intercept(y: Tensor) -> None:
+    """A random intercept, not centred."""
+    mean = pyro.param("mean", torch.tensor(0.1))
+    spread = pyro.param("spread", torch.tensor(0.8), constraint=constraints.positive)
+    noise = pyro.param("noise", torch.tensor(0.6), constraint=constraints.positive)
+    with pyro.plate("groups", 6):
+        effect = pyro.sample("effect", dist.Normal(0.0, 1.0))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(mean + spread * effect[GROUP], noise), obs=y)
+
+
+def slopes(y: Tensor) -> None:
+    """Random slopes: a real parameter, which multiplies a latent and a covariate."""
+    size = pyro.param("size", torch.tensor(-0.7))
+    noise = pyro.param("noise", torch.tensor(0.6), constraint=constraints.positive)
+    effect = pyro.sample("effect", dist.Normal(torch.zeros(6), 1.0).to_event(1))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(size * (effect[..., GROUP] * X), noise), obs=y)
+
+
+def factor(y: Tensor) -> None:
+    """A dynamic factor of known innovations: its own past has a coefficient, observations have loadings."""
+    memory = pyro.param("memory", torch.tensor(0.5))
+    loadings = pyro.param("loadings", torch.tensor([0.9, 0.5, -0.4]))
+    noise = pyro.param("noise", torch.ones(3), constraint=constraints.positive)
+    state = torch.tensor(0.0)
+    for t in range(len(y)):
+        state = pyro.sample(f"state_{t}", dist.Normal(memory * state, 1.0))
+        pyro.sample(f"y_{t}", dist.Normal(loadings * state, noise).to_event(1), obs=y[t])
+
+
+def of_intercept(p: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of all rows."""
+    together = (GROUP[:, None] == GROUP).double()
+    return p["mean"].expand(24), p["spread"] ** 2 * together + p["noise"] ** 2 * torch.eye(24)
+
+
+def of_slopes(p: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of all rows."""
+    together = (GROUP[:, None] == GROUP).double() * torch.outer(X, X)
+    return torch.zeros(24), p["size"] ** 2 * together + p["noise"] ** 2 * torch.eye(24)
+
+
+def of_factor(p: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of all steps, three coordinates each."""
+    steps = len(WIDE)
+    lag = torch.arange(steps)[:, None] - torch.arange(steps)
+    past = torch.where(lag >= 0, p["memory"] ** lag.clamp(min=0), 0.0)
+    covariance = torch.kron(past @ past.mT, torch.outer(p["loadings"], p["loadings"]))
+    return torch.zeros(3 * steps), covariance + torch.kron(torch.eye(steps), torch.diag(p["noise"] ** 2))
+
+
+Law = Callable[[dict[str, Tensor]], tuple[Tensor, Tensor]]
+PROGRAMS: dict[str, tuple[Any, Tensor, Law]] = {
+    "intercept": (intercept, Y, of_intercept),
+    "slopes": (slopes, Y, of_slopes),
+    "factor": (factor, WIDE, of_factor),
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_fit_is_that_of_the_marginal_law(name: str) -> None:
+    """The latents are integrated, and the maximum is one of what was observed."""
+    model, y, law = PROGRAMS[name]
+    em = EM(model, tol=1e-10)
+    plan = str(em.plan(y))
+    assert "which has no prior, multiplies it" in plan
+    fit = em.fit(y)
+    assert fit.converged
+
+    def evidence(p: dict[str, Tensor]) -> Tensor:
+        mean, covariance = law(p)
+        return dist.MultivariateNormal(mean, covariance).log_prob(y.reshape(-1))
+
+    leaves = {n: v.clone().requires_grad_() for n, v in fit.params.items()}
+    found = evidence(leaves)
+    assert fit.log_likelihood == pytest.approx(found.item(), rel=IDENTITY)
+    slope = torch.autograd.grad(found, list(leaves.values()))
+    assert max(float(s.abs().max()) for s in slope) < SOLVERS**0.5  # its square is what a step may gain
+
+
+def held(y: Tensor) -> None:
+    """A prior holds the spread: the joint density has a maximum."""
+    spread = pyro.sample("spread", dist.HalfNormal(1.0))
+    effect = pyro.sample("effect", dist.Normal(torch.zeros(6), 1.0).to_event(1))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(spread * effect[..., GROUP], 0.5), obs=y)
+
+
+def known(y: Tensor) -> None:
+    """What multiplies the latents is known; a parameter is added."""
+    mean = pyro.param("mean", torch.tensor(0.1))
+    effect = pyro.sample("effect", dist.Normal(torch.zeros(6), 1.0).to_event(1))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(mean + 0.8 * effect[..., GROUP], 0.5), obs=y)
+
+
+def bent(y: Tensor) -> None:
+    """A function of the latents that is no multiple of them: no integral."""
+    size = pyro.param("size", torch.tensor(0.9))
+    effect = pyro.sample("effect", dist.Normal(torch.zeros(6), 1.0).to_event(1))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal((size * effect[..., GROUP]).tanh(), 0.5), obs=y)
+
+
+@pytest.mark.parametrize("model", [held, known, bent])
+def test_others_stay_parameters(model: Callable[[Tensor], None]) -> None:
+    """Where the joint density has a maximum, or there is no integral, the latents are parameters with a prior."""
+    assert "effect" in EM(model).plan(Y).lines
+
+
+def robust(y: Tensor) -> None:
+    """A multiple of a latent that no integral is known for."""
+    size = pyro.param("size", torch.tensor(1.0))
+    effect = pyro.sample("effect", dist.Laplace(torch.zeros(6), 1.0).to_event(1))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(size * effect[..., GROUP], 0.5), obs=y)
+
+
+FAR = {
+    "size": torch.tensor(1e5),
+    "effect": torch.tensor([1.2, -0.9, 0.4, 2.0, -1.5, 0.2]) / 1e5,
+}  # on the way to infinity
+
+
+@pytest.mark.parametrize(("model", "chosen"), [(robust, {}), (slopes, {"effect": "maximise"})])
+def test_what_grows_as_others_shrink_is_noted(model: Callable[[Tensor], None], chosen: dict[str, str]) -> None:
+    """Where they are maximised all the same, the notes name both."""
+    notes = "; ".join(EM(model, continuous=chosen, starts=FAR).fit(Y).notes)
+    assert 'runs to zero: "effect"' in notes
+    assert 'infinity: "size"' in notes
+
+
+# ---- seen to fail ----------------------------------------------------------------------------------------------------
+
+
+def test_without_the_rule_there_is_no_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As parameters with a prior the effects vanish, and the spread is many times what it should be."""
+    monkeypatch.setattr(which, "_multiplied", lambda *args: {})
+    fit = EM(intercept).fit(Y)
+    assert float(fit.params["spread"]) > 50
+    assert any("runs to infinity" in note for note in fit.notes)
+
+
+def test_without_pairs_the_note_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No straight way shows it."""
+    monkeypatch.setattr(infinity, "PAIRS", 0)
+    assert not any("runs to" in note for note in EM(robust, starts=FAR).fit(Y).notes)
