@@ -73,10 +73,9 @@ for ax, selection, title in zip(
     panels, (eruptions, galaxies, verdicts), ("Old Faithful", "Galaxies", "Carcinoma"), strict=True
 ):
     criteria(selection, ax)
-    ax.set(title=title, xlabel="number of components", ylabel="")
+    ax.set(title=title, xlabel="number of components", ylabel="criterion (smaller is better)")
     ax.legend(frameon=False, fontsize=8)
-panels[0].set(ylabel="BIC (smaller is better)")
-panels[0].legend(frameon=False, fontsize=8, loc="center right", bbox_to_anchor=(1, 0.4))
+panels[0].set(ylabel="BIC (smaller is better)", xlim=(0.6, 2.2), ylim=(2300, 2420))  # one component, and EII, are above
 plt.show()
 
 # %% [markdown]

@@ -78,19 +78,24 @@ for j, (value, se) in enumerate(zip(difficulty.value, difficulty.se, strict=True
 
 # %%
 truth = -torch.linspace(-1, 2, 5) / torch.linspace(0.8, 1.6, 5)
-figure, (left, middle, right) = plt.subplots(1, 3, figsize=(8, 3.6), layout="constrained")
-intervals(linkage, ax=left)
-left.axvline((15 + 53809**0.5) / 394, color=COLOURS[1], linestyle=":", label="closed form")
-left.legend(fontsize="small")
-left.set_title("linkage")
-intervals(deaths, ax=middle)
-middle.set_title("deaths")
+layout = [["linkage", "questions"], ["weights", "questions"], ["rates", "questions"]]
+figure, axes = plt.subplot_mosaic(layout, figsize=(8, 4.8), height_ratios=[1.2, 2, 2], layout="constrained")
+intervals(linkage, ax=axes["linkage"])
+exact = (15 + 53809**0.5) / 394
+axes["linkage"].plot(exact, 0, "|", color=COLOURS[1], markersize=20, markeredgewidth=2, label="closed form")
+axes["linkage"].legend(frameon=False, loc="upper left", fontsize="small", markerscale=0.5)
+axes["linkage"].set(title="linkage", xlim=(0.4, 0.8), xlabel="probability, 95 % interval")
+intervals(deaths, "weights", ax=axes["weights"])
+axes["weights"].set(title="deaths: two kinds of days", xlim=(0, 1), xlabel="share of the days, 95 % interval")
+intervals(deaths, "rate", ax=axes["rates"])
+axes["rates"].set(xlim=(0, 4), xlabel="deaths a day, 95 % interval")
+right = axes["questions"]
 for j, (value, lower, upper) in enumerate(zip(difficulty.value, *difficulty.interval, strict=True)):
     right.plot([lower, upper], [j, j], color=COLOURS[0], linewidth=2.5)
     right.plot(value, j, "o", color=COLOURS[0])
-right.plot(truth, range(5), "|", color=COLOURS[1], markersize=16, markeredgewidth=2, label="truth")
-right.legend(fontsize="small", loc="lower right")
-right.set(title="questions", xlabel="difficulty, 95 % interval", ylim=(4.5, -0.5))
+right.plot(truth, range(5), "|", color=COLOURS[1], markersize=20, markeredgewidth=2, label="truth")
+right.legend(frameon=False, loc="lower right", fontsize="small", markerscale=0.5)
+right.set(title="questions", xlabel="difficulty (abilities have scale 1),\n95 % interval", ylim=(4.5, -0.5))
 right.set_yticks(range(5), [f"question {j}" for j in range(5)])
 right.grid(axis="x", alpha=0.3)
 plt.show()

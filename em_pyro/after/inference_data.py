@@ -1,4 +1,4 @@
-"""A fit as ArviZ's `InferenceData`, for its plots, its summaries and its files."""
+"""A fit as what ArviZ takes, for its plots, its summaries and its files."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from .fit import Fit
 
 if TYPE_CHECKING:
     from arviz import InferenceData
+    from xarray import DataTree
 
 SAMPLE = ("chain", "draw")
 
@@ -43,10 +44,11 @@ class Variable(NamedTuple):
 
 def to_inference_data(
     fit: Fit, *, draws: int = 1000, seed: int = 0, coords: Mapping[str, Any] | None = None
-) -> InferenceData:
+) -> InferenceData | DataTree:
     """Return a fit for ArviZ: draws of its latents, fitted values, data and log evidence.
 
-    Plates are dimensions, under their own names. Groups:
+    It is what the ArviZ that is installed takes: an `xarray.DataTree` from version 1 on, before it an `InferenceData`.
+    Both have the same groups, under the same names. Plates are dimensions, under their own names. Groups:
 
     - `posterior`: draws of all latents from their joint posterior at the fitted values, in one chain. They are
       independent and exact, so no diagnosis of convergence has anything to say of them.
@@ -73,13 +75,7 @@ def to_inference_data(
     """
     if not isinstance(draws, Integral) or isinstance(draws, bool) or draws < 1:
         raise ParameterError(f"to_inference_data: expected draws to be a number of at least one, got {draws!r}.")
-    try:
-        import arviz
-        from xarray import Dataset
-    except ModuleNotFoundError as missing:
-        raise ModuleNotFoundError(
-            "to_inference_data: expected ArviZ, which is not installed. pip install 'em-pyro[arviz]'."
-        ) from missing
+    arviz, xarray = _libraries()
     law = fit.posterior
     with alone(), torch.no_grad():
         groups = {
@@ -93,12 +89,26 @@ def to_inference_data(
     made = {}
     for group, variables in groups.items():
         if variables:
-            data = Dataset({name: variable.named(name) for name, variable in variables.items()}, attrs=_library())
+            named = {name: variable.named(name) for name, variable in variables.items()}
+            data = xarray.Dataset(named, attrs=_library())
             rows = {dim: labels.get(dim, np.arange(size)) for dim, size in data.sizes.items()}
             made[group] = data.assign_coords(rows)
     if "posterior" in made:
         made["posterior"].attrs |= ended
-    return arviz.InferenceData(**made)
+    before = int(arviz.__version__.split(".")[0]) < 1
+    return arviz.InferenceData(**made) if before else xarray.DataTree.from_dict(made)
+
+
+def _libraries() -> tuple[Any, Any]:
+    """Return ArviZ, and xarray, which it brings."""
+    try:
+        import arviz
+        import xarray
+    except ModuleNotFoundError as missing:
+        raise ModuleNotFoundError(
+            "to_inference_data: expected ArviZ, which is not installed. pip install 'em-pyro[arviz]'."
+        ) from missing
+    return arviz, xarray
 
 
 def _library() -> dict[str, str]:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .. import __version__
 from . import own_arguments
 from .problems import MIXTURES
 from .types import names, picture, positive, seconds, tolerance, writable
@@ -87,6 +88,7 @@ def parser(
     shape = partial(argparse.RawDescriptionHelpFormatter, max_help_position=26)
     page: dict[str, Any] = {"formatter_class": shape}
     root = argparse.ArgumentParser(PROG, description=ABOUT, epilog=EXAMPLES, **page)
+    root.add_argument("--version", action="version", version=f"{PROG} {__version__}")
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     text = "fit coins and Old Faithful and compare with EM by hand; the same as no command"
@@ -145,6 +147,8 @@ def _racing(command: argparse.ArgumentParser, what: str, example: str, columns: 
 
 def _data(command: argparse.ArgumentParser, what: str, example: str, columns: str) -> None:
     add = command.add_argument
-    add("--data", type=Path, metavar="FILE.csv", help=f"what to fit (default: {example})")
+    text = f"what to fit, CSV or parquet; pip install 'em-pyro[data]' brings what reads it (default: {example})"
+    add("--data", type=Path, metavar="FILE.csv", help=text)
     add("--columns", type=names, metavar=columns, help="which columns to use, numbered from 1 if there is no header")
+    own_arguments.layout(command)
     add("--components", type=positive, default=2, metavar="K", help=f"how many {what} (default: 2)")

@@ -52,7 +52,9 @@ def columns_of(
     Raises:
         TableError: the model asks for what is neither a column nor a setting, or a cell is not a number.
     """
-    parameters, needed = _arguments(model, settings)
+    parameters, needed = _arguments(model, settings, later)
+    if key is not None:
+        table.cells(key)  # there, if only to be left out
     names = list(chosen or (name for name in table.names if name != key))
     named = [name for name in names if name in parameters and name not in settings]
     missing = [name for name in needed if name not in (*named, *settings, *later)]
@@ -77,12 +79,15 @@ def columns_of(
     return Columns((x.squeeze(-1) if len(names) == 1 else x,), dict(settings), names)
 
 
-def _arguments(model: Callable[..., Any], settings: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+def _arguments(
+    model: Callable[..., Any], settings: Mapping[str, Any], later: Sequence[str]
+) -> tuple[list[str], list[str]]:
     """Return the names of a model's arguments, and of those without a default."""
     known, needed, free = arguments_of(model)
-    unknown = [name for name in settings if name not in known and not free]
-    if unknown:
-        raise TableError(f"--set {unknown[0]}: expected an argument of the model, {listed(known)}.")
+    for option, given in (("--set", settings), ("--over", later)):
+        unknown = [name for name in given if name not in known and not free]
+        if unknown:
+            raise TableError(f"{option} {unknown[0]}: expected an argument of the model, {listed(known)}.")
     return known, needed
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
+import torch
+
 from ..errors import EMError
 from . import demo
 from .arguments import PROG, parser
+from .model_file import raised_in
 from .problems import Problem, bundled, coin_problem, gaussian_problem
 from .race import race
 from .runs import picture, save_json, solve
@@ -23,14 +27,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given[0] == "compare" and len(given) > 1 and ".py:" in given[1]:
         given.insert(1, "model")
     args = parser(_demo, _coins, _gaussians, _race_coins, _race_gaussians).parse_args(given)
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # as the columns are that a model is given
     try:
         return int(args.run(args))
-    except (TableError, EMError, OSError) as error:
-        print(f"{PROG}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    except BrokenPipeError:  # whoever read the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (TableError, EMError) as error:
+        return _refused(str(error))
+    except OSError as error:
+        return _refused(f"{error.filename}: {error.strerror}." if error.filename else str(error))
+    except Exception as error:
+        where = raised_in(error)
+        if not where:  # a mistake of ours, which wants its traceback
+            raise
+        return _refused(f"{where}: expected a model that runs, got {type(error).__name__}: {error}")
     except KeyboardInterrupt:
         print(f"{PROG}: interrupted", file=sys.stderr)
         return 130
+    finally:
+        torch.set_default_dtype(usual)
+
+
+def _refused(text: str) -> int:
+    print(f"{PROG}: error: {' '.join(text.split())}", file=sys.stderr)
+    return 2
 
 
 def _demo(args: Namespace) -> int:
@@ -59,16 +81,20 @@ def _race(problem: Problem, args: Namespace) -> int:
 
 def _coin_problem(args: Namespace) -> Problem:
     options = {"columns": args.columns, "components": args.components, "equal_weights": args.equal_weights}
+    options["key"] = args.id
     return coin_problem(_table(args, "coins"), **options)
 
 
 def _gaussian_problem(args: Namespace) -> Problem:
     options = {"columns": args.columns, "components": args.components, "covariance": args.covariance}
+    options["key"] = args.id
     return gaussian_problem(_table(args, "faithful"), **options)
 
 
 def _table(args: Namespace, name: str) -> Table:
-    return bundled(name) if args.data is None else read(args.data)
+    if args.data is None:
+        return bundled(name)
+    return read(args.data, separator=args.separator, decimal=args.decimal)
 
 
 def _fit(problem: Problem, args: Namespace) -> int:

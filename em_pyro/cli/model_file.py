@@ -10,6 +10,9 @@ from typing import Any
 
 from ..errors import ModelError
 
+MARK = "__model_file__"
+"""What a module has that is a model's file: the name that the user gave it."""
+
 
 def model_in(spec: str) -> Callable[..., Any]:
     """Run a file, and return the model of a name in it; modules beside it can be imported.
@@ -27,12 +30,14 @@ def model_in(spec: str) -> Callable[..., Any]:
     assert made is not None
     assert made.loader is not None
     module = importlib.util.module_from_spec(made)
+    setattr(module, MARK, file)
     sys.path.insert(0, str(path.resolve().parent))
     try:
         made.loader.exec_module(module)
     except Exception as error:
-        line = _line(error, path)
-        raise ModelError(f"{file}{line}: expected a file that runs, got {type(error).__name__}: {error}") from error
+        where = f"{file}, line {error.lineno}" if isinstance(error, SyntaxError) else raised_in(error) or file
+        said = error.msg if isinstance(error, SyntaxError) else error
+        raise ModelError(f"{where}: expected a file that runs, got {type(error).__name__}: {said}") from error
     finally:
         sys.path.pop(0)
     model = getattr(module, name, None)
@@ -44,13 +49,12 @@ def model_in(spec: str) -> Callable[..., Any]:
     return model
 
 
-def _line(error: BaseException, path: Path) -> str:
-    """Return the last line of the file that the error passed through, as it is written behind its name."""
-    if isinstance(error, SyntaxError) and error.lineno:
-        return f", line {error.lineno}"
+def raised_in(error: BaseException) -> str:
+    """Return the model's file and the last line of it that an error passed through, empty if it passed through none."""
     found, trace = "", error.__traceback__
     while trace is not None:
-        if Path(trace.tb_frame.f_code.co_filename).resolve() == path.resolve():
-            found = f", line {trace.tb_lineno}"
+        file = trace.tb_frame.f_globals.get(MARK)
+        if file is not None:
+            found = f"{file}, line {trace.tb_lineno}"
         trace = trace.tb_next
     return found

@@ -55,6 +55,9 @@ def choose(args: Namespace) -> int:
         lambda value: partial(model, **{name: value}), values, *columns.args, model_kwargs=columns.kwargs, **options
     )
     print(f"{_title(args)}\n\n{found}")
+    if args.json:
+        found.to_frame().to_json(args.json, orient="records", indent=2, double_precision=15)
+        print(f"\nAnswer: {args.json}")
     return 0
 
 
@@ -74,11 +77,11 @@ def label(args: Namespace) -> int:
     table = _table(args)
     columns = columns_of(model, table, args.columns or told.get("columns"), settings, args.id, args.integers)
     found: Fit = load(args.fit, model)
-    names, rows = labelled(found.posterior_on(*columns.args, **columns.kwargs), len(table.rows))
-    if args.id:
-        names, rows = [args.id, *names], [[cell, *row] for cell, row in zip(table.cells(args.id), rows, strict=True)]
-    write(args.output, names, rows)
-    print(f"{len(rows)} rows: {args.output}")
+    said = labelled(found.posterior_on(*columns.args, **columns.kwargs), len(table))
+    if args.id in said:
+        raise TableError(f'--id: expected a column that is called otherwise than a latent, got "{args.id}". Rename it.')
+    write(args.output, {**({args.id: table.cells(args.id)} if args.id else {}), **said})
+    print(f"{len(table)} rows: {args.output}")
     return 0
 
 

@@ -9,12 +9,13 @@ from typing import Any
 
 from ..selection.selection import NAMES as CRITERIA
 from . import own
-from .types import names, picture, positive, seconds, tolerance, writable
+from .types import names, picture, positive, seconds, separator, tolerance, writable
 
 MODEL = """\
 MODEL is FILE.py:NAME, a function in a Python file. The file is a program: it is run. DATA is a
-table, CSV or parquet. Arguments of the function that are named after columns are given
-these; a function with one other argument is given all columns, as a matrix.
+table, CSV or parquet, which pandas reads: pip install 'em-pyro[data]'. Arguments of the
+function that are named after columns are given these; a function with one other argument is
+given all columns, as a matrix. Numbers are torch.float64, which is the default type meanwhile.
 """
 
 LABEL = """\
@@ -22,10 +23,30 @@ Write what the posterior says of every row: for each discrete latent its most pr
 and the probabilities of all of them. FIT is a file that `em-pyro fit --save` wrote.
 """
 
+SUMMARY = """\
+Print the parameters, how the fit ended and its criteria. FIT is a file that `em-pyro fit --save`
+or Fit.save wrote; it has no data, so that standard errors are those of `em-pyro fit --errors`.
+"""
+
+EXAMPLE = """\
+example: two kinds of shops by the number of their visits. my_model.py is
+    import pyro, pyro.distributions as dist, torch
+    from torch.distributions import constraints
+
+    def shops(visits, K=2):
+        share = pyro.param("share", torch.ones(K) / K, constraint=constraints.simplex)
+        rate = pyro.param("rate", torch.linspace(1.0, 9.0, K), constraint=constraints.positive)
+        with pyro.plate("shops", len(visits)):
+            kind = pyro.sample("kind", dist.Categorical(share))
+            pyro.sample("visits", dist.Poisson(rate[kind]), obs=visits)
+and visits.csv has a column "visits", and one "shop" that tells them apart:
+    em-pyro fit my_model.py:shops visits.csv --id shop --starts 20 --set K=3 --save fit.pt
+"""
+
 
 def add(commands: Any, page: dict[str, Any]) -> None:
     """Add the commands to those of the root."""
-    fit = _posed(commands, "fit", "fit a model of your own", page)
+    fit = _posed(commands, "fit", "fit a model of your own", {**page, "epilog": EXAMPLE})
     _fitting(fit)
     fit.add_argument("--errors", action="store_true", help="print standard errors and intervals")
     fit.add_argument("--save", type=writable, metavar="FIT.pt", help="save the fit, for label, summary and Python")
@@ -39,6 +60,7 @@ def add(commands: Any, page: dict[str, Any]) -> None:
     text = "values of an argument: K=1:8, both ends included, or shape=full,tied"
     choose.add_argument("--over", type=_over, required=True, metavar="NAME=VALUES", help=text)
     choose.add_argument("--criterion", choices=list(CRITERIA), default="bic", help="by which to choose (default: bic)")
+    choose.add_argument("--json", type=writable, metavar="FILE.json", help="save the table for another program")
     choose.set_defaults(run=own.choose)
 
     label = commands.add_parser(
@@ -51,8 +73,8 @@ def add(commands: Any, page: dict[str, Any]) -> None:
     _table(label)
     label.set_defaults(run=own.label)
 
-    summary = commands.add_parser("summary", help="print a fit that was saved", **page)
-    summary.add_argument("fit", type=Path, metavar="FIT.pt")
+    summary = commands.add_parser("summary", help="print a fit that was saved", description=SUMMARY, **page)
+    summary.add_argument("fit", type=Path, metavar="FIT.pt", help="a fit")
     summary.set_defaults(run=own.summary)
 
 
@@ -81,9 +103,16 @@ def _table(command: argparse.ArgumentParser) -> None:
     add("--set", action=_Settings, default={}, type=_setting, metavar="NAME=VALUE", help="an argument of the model")
     add("--columns", type=names, metavar="A,B,C", help="which columns to use (default: all but --id)")
     add("--integers", type=names, metavar="A,B", help="columns of whole numbers, to index with")
+    layout(command)
+
+
+def layout(command: Any) -> None:
+    """Add what tells how a table is written down."""
+    add = command.add_argument
     add("--id", metavar="COLUMN", help="a column that tells rows apart: kept in what is written, not fitted")
-    add("--separator", metavar="CHAR", help="between cells, if it is not a comma, semicolon or tab")
-    add("--decimal", choices=[".", ","], default=".", help="the mark in numbers (default: .)")
+    text = "between cells, if it is not a comma, semicolon or tab; a blank stands for any number of them"
+    add("--separator", type=separator, metavar="CHAR", help=text)
+    add("--decimal", choices=[".", ","], default=".", metavar="MARK", help="in numbers, . or , (default: .)")
 
 
 def _fitting(command: argparse.ArgumentParser, starts: int = 1) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from importlib import resources
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -14,8 +13,9 @@ from torch import Tensor
 
 from .. import Fit, plotting
 from ..models import coins, gaussian_mixture
+from ..models.data import load
 from ..program.named import Params
-from .tables import Table, TableError, read
+from .tables import Table, TableError, known
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,6 +43,7 @@ class Problem:
         args: its arguments.
         latent: the name of its assignment site.
         draw: `(fit, history, ax) -> ax`, the picture that suits the model.
+        ids: what tells the rows apart, where a column does.
     """
 
     title: str
@@ -50,30 +51,33 @@ class Problem:
     args: tuple[Tensor, ...]
     latent: str
     draw: Callable[[Fit, Sequence[Params], Axes], Axes]
+    ids: Sequence[str] | None = None
 
 
 def bundled(name: str) -> Table:
     """Read a data set that comes with the package; in messages it goes by its bare name."""
-    file = f"{name}.csv"
-    with resources.as_file(resources.files("em_pyro.models.data").joinpath(file)) as path:
-        return replace(read(path), source=file)
+    return known(f"{name}.csv", load(name))
 
 
 def coin_problem(
-    table: Table, *, columns: Sequence[str] | None = None, components: int = 2, equal_weights: bool = False
+    table: Table,
+    *,
+    columns: Sequence[str] | None = None,
+    components: int = 2,
+    equal_weights: bool = False,
+    key: str | None = None,
 ) -> Problem:
-    """Pose the mixture of coins for a table of heads and tosses.
+    """Pose the mixture of coins for a table of heads and tosses; `key` is a column that tells the rows apart.
 
     Raises:
         TableError: the table does not hold such counts, or fewer rows than coins.
     """
-    counts = table.counts(_heads_and_tosses(table, columns))
+    counts = table.counts(_heads_and_tosses(table, columns, key))
     wrong = np.argwhere(counts[:, 0] > counts[:, 1])
     if len(wrong):
         i = wrong[0, 0]
         found = f"{counts[i, 0]:g} of {counts[i, 1]:g}"
-        where = f"{table.source}, line {table.rows[i][0]}"
-        raise TableError(f"{where}: expected no more heads than tosses, got {found}. Correct the row.")
+        raise TableError(f"{table.at(i)}: expected no more heads than tosses, got {found}. Correct the row.")
     _enough(table, components)
     heads, flips = torch.from_numpy(counts).unbind(1)
 
@@ -82,21 +86,27 @@ def coin_problem(
 
     title = f"{components} coins, {len(heads)} sequences of tosses from {table.source}"
     model = partial(coins.equal_coins if equal_weights else coins.coins, K=components)
-    return Problem(title, model, (heads, flips), "coin", draw)
+    return Problem(title, model, (heads, flips), "coin", draw, _ids(table, key))
 
 
 def gaussian_problem(
-    table: Table, *, columns: Sequence[str] | None = None, components: int = 2, covariance: Covariance = "full"
+    table: Table,
+    *,
+    columns: Sequence[str] | None = None,
+    components: int = 2,
+    covariance: Covariance = "full",
+    key: str | None = None,
 ) -> Problem:
     """Pose the mixture of Gaussians for the columns of a table, all of them if none are named.
 
-    Of more than two columns, the first two are drawn.
+    Of more than two columns, the first two are drawn. `key` is a column that tells the rows apart, no coordinate.
 
     Raises:
         TableError: the columns do not hold finite numbers, one of them the same number throughout, or there are fewer
             rows than components.
     """
-    names = tuple(columns or table.names)
+    ids = _ids(table, key)
+    names = tuple(columns or (name for name in table.names if name != key))
     x = torch.from_numpy(table.numbers(names))
     for name, constant in zip(names, (x == x[0]).all(0), strict=True):
         if constant:
@@ -113,7 +123,7 @@ def gaussian_problem(
             return ax
 
         line = partial(gaussian_mixture.univariate, K=components, tied=covariance == "tied")
-        return Problem(title, line, (values,), "component", draw_curves)
+        return Problem(title, line, (values,), "component", draw_curves, ids)
 
     def draw(fit: Fit, history: Sequence[Params], ax: Axes) -> Axes:
         weights, means = fit.posterior.marginal("component"), fit.params["loc"][:, :2]
@@ -121,7 +131,7 @@ def gaussian_problem(
         ax.set(xlabel=names[0], ylabel=names[1])
         return ax
 
-    return Problem(title, partial(MIXTURES[covariance], K=components), (x,), "component", draw)
+    return Problem(title, partial(MIXTURES[covariance], K=components), (x,), "component", draw, ids)
 
 
 def covariances(params: Params) -> Tensor:
@@ -132,13 +142,14 @@ def covariances(params: Params) -> Tensor:
     return torch.diag_embed(scale.expand_as(params["loc"]) ** 2)
 
 
-def _heads_and_tosses(table: Table, columns: Sequence[str] | None) -> tuple[str, ...]:
+def _heads_and_tosses(table: Table, columns: Sequence[str] | None, key: str | None) -> tuple[str, ...]:
+    others = tuple(name for name in table.names if name != key)
     if columns:
         if len(columns) != 2:
             raise TableError(f"--columns: expected two, of heads and of tosses, got {len(columns)}.")
         return tuple(columns)
-    if not table.headed and len(table.names) == 2:
-        return table.names
+    if not table.headed and len(others) == 2:
+        return others
     tosses = [name for name in TOSSES if name in table.names]
     if "heads" not in table.names or not tosses:
         remedy = "Name them so, or choose with --columns HEADS,TOSSES."
@@ -147,7 +158,11 @@ def _heads_and_tosses(table: Table, columns: Sequence[str] | None) -> tuple[str,
     return "heads", tosses[0]
 
 
+def _ids(table: Table, key: str | None) -> list[str] | None:
+    return None if key is None else [str(cell) for cell in table.cells(key)]
+
+
 def _enough(table: Table, components: int) -> None:
-    if len(table.rows) < components:
+    if len(table) < components:
         remedy = "Ask for fewer --components."
-        raise TableError(f"{table.source}: expected at least {components} rows, got {len(table.rows)}. {remedy}")
+        raise TableError(f"{table.source}: expected at least {components} rows, got {len(table)}. {remedy}")

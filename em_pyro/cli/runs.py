@@ -57,8 +57,8 @@ def picture(path: Path, draw: Callable[[Axes], Axes]) -> None:
 
 
 def save_json(path: Path, problem: Problem, fit: Fit) -> None:
-    """Write the parameters, the log-likelihood, how the fit ended, and each row's most likely component."""
-    answer = {
+    """Write the parameters, the log-likelihood, how the fit ended, and each row's most likely component and its id."""
+    answer: dict[str, Any] = {
         "problem": problem.title,
         "params": {name: value.tolist() for name, value in fit.params.items()},
         "log_likelihood": fit.log_likelihood,
@@ -68,4 +68,6 @@ def save_json(path: Path, problem: Problem, fit: Fit) -> None:
         "gap": fit.gap,
         "assignments": fit.posterior.marginal(problem.latent).argmax(-1).tolist(),
     }
+    if problem.ids is not None:
+        answer["ids"] = list(problem.ids)
     path.write_text(json.dumps(answer, indent=2) + "\n", encoding="utf-8")

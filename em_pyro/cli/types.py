@@ -22,6 +22,15 @@ def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
 
 
+def separator(text: str) -> str:
+    """Read what is between cells: one character, a tab by name or as in Python."""
+    known = {"\\t": "\t", "tab": "\t", "blank": " "}
+    found = known.get(text, text)
+    if len(found) != 1 or found in '"\r\n':
+        raise argparse.ArgumentTypeError(f"expected one character, tab or blank, got {text!r}")
+    return found
+
+
 def positive(text: str) -> int:
     """Read a number of at least one."""
     if not text.isdecimal() or int(text) < 1:

@@ -1,7 +1,8 @@
 """The command line: the demonstration, a stranger's own file, and files that are no good."""
 
 import json
-import math
+import subprocess
+import sys
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from oracles.tolerances import IDENTITY, SOLVERS, printed
 from em_pyro import analytic
 from em_pyro.cli import demo
 from em_pyro.cli.commands import main
-from em_pyro.cli.tables import TableError, read
 
 COINS = "heads,flips\n5,10\n9,10\n8,10\n4,10\n7,10\n"
 PLANE = "1.0,2.0\n1.5,1.0\n0.5,2.5\n7.0,9.0\n9.0,7.0\n8.5,9.5\n0.0,1.5\n9.5,11.0\n"
@@ -187,6 +187,10 @@ def test_param_store(file: Any) -> None:
         ("gaussians", "", ["expected rows"]),
         ("gaussians", "x,y\n", ["expected rows"]),
         ("gaussians", "1,2\n3\n", ["line 2", "2 cells", "got 1"]),
+        ("gaussians", "\n\nx,y\n1,2\n\n3,4,5\n", ["line 6", "2 cells", "got 3"]),
+        ("gaussians --columns y", 'x,y\n"a\nb",2\n"c",oops\n', ["line 4", '"y"', '"oops"']),
+        ("gaussians", "x,x\n1,2\n3,5\n", ["one column", '"x"', "got 2"]),
+        ("gaussians", "x,y\n1,2\n3,NA\n", ["line 3", '"y"', '"NA"']),
         ("gaussians", "x,y\n1,2\n\n3,oops\n", ["line 4", '"y"', '"oops"']),
         ("gaussians", "x,y\n1,2\n3,\n", ["line 3", '"y"', "empty cell"]),
         ("gaussians", "1,2\n3,nan\n", ["line 2", '"nan"']),
@@ -217,15 +221,22 @@ def test_bad_file(command: str, text: str, parts: list[str], file: Any, capsys: 
     assert name in line or "--columns: expected two" in line
 
 
-def test_no_file(tmp_path: Path, file: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """A file that is missing, a folder, or not text gives exit status 2 and one line."""
-    (tmp_path / "binary.csv").write_bytes(bytes(range(256)))
-    for name in ("missing.csv", ".", "binary.csv"):
-        assert main(["gaussians", "--data", str(tmp_path / name)]) == 2
-        assert len(capsys.readouterr().err.splitlines()) == 1
-    assert read(Path(file("\ufeffx\n1\n"))).names == ("x",)  # a byte-order mark, as spreadsheets write
-    with pytest.raises(TableError, match="text file"):
-        read(Path(file("größe\n1\n", encoding="latin-1")))
+def test_ids(tmp_path: Path, file: Any) -> None:
+    """A column that tells rows apart is not fitted, and is kept as it is written."""
+    text = "who,x,y\n" + "".join(f"00{i},{line}\n" for i, line in enumerate(PLANE.split()))
+    named = answer(tmp_path, "gaussians", "--data", file(text), "--id", "who", "--covariance", "tied")
+    assert named["ids"] == [f"00{i}" for i in range(8)]
+    assert named["params"] == answer(tmp_path, "gaussians", "--data", file(PLANE), "--covariance", "tied")["params"]
+
+
+def test_closed_pipe() -> None:
+    """`em-pyro ... | head` ends without a word."""
+    command = [sys.executable, "-m", "em_pyro", "coins"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
 
 
 @pytest.mark.parametrize(
@@ -272,12 +283,3 @@ def test_help(command: list[str], capsys: pytest.CaptureFixture[str], monkeypatc
     assert max(len(line) for line in page.splitlines()) <= 100
     expected = [] if not command else ["--out"] if command == ["demo"] else ["--data", "--components", "--plot"]
     assert all(option in page for option in expected or ["coins", "gaussians", "demo", "exit status"])
-
-
-def test_numbers_of_a_table(file: Any) -> None:
-    """Cells are read as they stand: spaces do not matter, order of columns does."""
-    table = read(Path(file(" a ; b \n 1 ; 2e3 \n-4;.5\n")))
-    assert table.headed
-    assert table.names == ("a", "b")
-    assert table.numbers(["b", "a"]).tolist() == [[2000.0, 1.0], [0.5, -4.0]]
-    assert math.isclose(table.numbers(["a"]).sum(), -3)

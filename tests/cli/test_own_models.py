@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -82,6 +83,17 @@ def test_plan_and_select(here: Path, capsys: pytest.CaptureFixture[str]) -> None
     said = capsys.readouterr().out
     assert "bic" in said.lower()
     assert "3" in said
+    assert main(["select", *POINTS, "--over", "K=1,2", "--starts", "1", "--json", "table.json"]) == 0
+    assert [row["value"] for row in json.loads((here / "table.json").read_text())] == [1, 2]
+
+
+def test_numbers_are_doubles(here: Path) -> None:
+    """What a model makes by default has the type of the columns, and the default is as before afterwards."""
+    (here / "m.py").write_text(MODEL.replace(".double()", ""))
+    before = torch.get_default_dtype()
+    assert main(["fit", *POINTS, "--save", "fit.pt"]) == 0
+    assert em_pyro.load(here / "fit.pt").params["weights"].dtype == torch.float64
+    assert torch.get_default_dtype() == before
 
 
 def test_columns_by_name(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,13 +113,18 @@ def test_a_race(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_parquet(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A table in parquet is the same table."""
-    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is optional: pip install -e '.[data]'")
-    import pyarrow.parquet as parquet
-
     x = np.random.default_rng(1).normal(size=40)
-    parquet.write_table(pyarrow.table({"a": x}), here / "a.parquet")
-    assert main(["fit", "m.py:mixture", "a.parquet", "--set", "K=1", "--json", "fit.json"]) == 0
+    frame = pd.DataFrame({"a": x}, index=pd.Index([f"r{k}" for k in range(40)], name="who"))
+    frame.to_parquet(here / "a.parquet")
+    command = ["--id", "who", "--set", "K=1"]
+    assert main(["fit", "m.py:mixture", "a.parquet", *command, "--json", "fit.json", "--save", "fit.pt"]) == 0
     assert json.loads((here / "fit.json").read_text())["params"]["loc"][0] == pytest.approx([x.mean()])
+    assert main(["label", "a.parquet", "--id", "who", "--fit", "fit.pt", "--output", "out.parquet"]) == 0
+    assert pd.read_parquet(here / "out.parquet")["who"].tolist() == frame.index.tolist()
+    frame["a"] = frame["a"].where(frame["a"] != x[3])
+    frame.to_parquet(here / "a.parquet")
+    assert main(["fit", "m.py:mixture", "a.parquet", *command]) == 2
+    assert 'a.parquet, row 4, column "a": expected a number, got an empty cell' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -120,11 +137,17 @@ def test_parquet(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["fit", "m.py:line", "points.csv", "--id", "who", "--decimal", ","], "expected columns named after"),
         (["fit", "m.py:line", "doses.csv", "--columns", "dose,response"], 'expected a column "group"'),
         (["fit", "m.py:line", "doses.csv", "--integers", "response,group"], "expected a whole number"),
+        (["fit", "bad.py:g", "points.csv"], "bad.py, line 4: expected a file that runs, got SyntaxError"),
+        (["fit", "late.py:f", "doses.csv"], "late.py, line 2: expected a model that runs, got KeyError: 'key'"),
         (["fit", *POINTS, "--set", "Q=2"], "--set Q: expected an argument of the model, x, K"),
+        (["select", *POINTS, "--over", "Q=1:2"], "--over Q: expected an argument of the model, x, K"),
+        (["fit", "m.py:line", "doses.csv", "--id", "nobody"], 'doses.csv: expected a column "nobody"'),
+        (["fit", "m.py:line", "doses.csv", "--separator", "."], "--separator: expected another mark"),
         (
             ["select", *POINTS, "--over", "K=1:2", "--set", "K=3"],
             "--over: expected an argument that --set does not fix",
         ),
+        (["summary", "none.pt"], "none.pt: No such file"),
         (["summary", "points.csv"], "points.csv: expected a file of Fit.save"),
         (["label", "points.csv", "--fit", "points.csv", "--output", "out.csv"], "expected a file of Fit.save"),
     ],
@@ -133,7 +156,8 @@ def test_mistakes_are_named_in_a_line(
     here: Path, capsys: pytest.CaptureFixture[str], command: list[str], words: str
 ) -> None:
     """The file, the line and the column; and the status of a command that could not be used."""
-    (here / "bad.py").write_text("f = 1\n1 / 0\n")
+    (here / "bad.py").write_text("f = 1\n\n\ng = (\n" if "bad.py:g" in command else "f = 1\n1 / 0\n")
+    (here / "late.py").write_text("def f(dose):\n    {}['key']\n")
     assert main(command) == 2
     said = capsys.readouterr().err
     assert words in said
