@@ -54,6 +54,9 @@ class Contracted(Protocol):
     def digits(self, bound: Bound, near: Bound) -> Tensor | None:
         """Say by how much digits run short, as `Unit.digits`."""
 
+    def beside(self, other: Contracted) -> Contracted:
+        """The same, written into the rooms of another one, which is not at work meanwhile."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -148,6 +151,10 @@ class Part:
     def digits(self, bound: Bound, near: Bound) -> Tensor | None:
         """Say by how much digits run short."""
         return worst(unit.digits(bound, near) for unit in self.units)
+
+    def beside(self, other: Contracted) -> Part:
+        """It has no rooms of its own."""
+        return self
 
     def schedule_of(self, chunk: Chunk) -> Schedule:
         """The contraction of one chunk."""

@@ -56,7 +56,9 @@ def rebound(engine: Engine, args: tuple[Any, ...], kwargs: Mapping[str, Any], ce
     }
     read = replace(recognition, readings=readings, runs=[run], points=recognition.points[:1])
     built = build(there, read, run, recognition.priors, alive(there, [run]), plate=engine.plate)
-    return replace(built, recording=engine.recording, unrecorded=engine.unrecorded)
+    parts = tuple(new.beside(old) for new, old in zip(built.parts, engine.parts, strict=False))
+    parts += built.parts[len(parts) :]
+    return replace(built, parts=parts, recording=engine.recording, unrecorded=engine.unrecorded)
 
 
 def centred(engine: Engine, centres: Centres) -> Engine:

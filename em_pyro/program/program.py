@@ -111,7 +111,7 @@ class Program:
         """Return the same as `on`, and the sites of that run."""
         passed = args, kwargs
         args, kwargs = converted(args, kwargs, self.how)
-        other = replace(self, args=args, kwargs=kwargs, indices={}, passed=passed)
+        other = replace(self, args=args, kwargs=kwargs, indices=dict(self.indices), passed=passed)
         initial = {name: parameter.initial for name, parameter in self.parameters.items()}
         try:
             with torch.no_grad(), no_empty_plate():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
@@ -89,13 +90,16 @@ class Bound:
 
 
 def once(compute: Callable[[Of, Bound], Tensor]) -> Callable[[Of, Bound], Tensor]:
-    """Work something out once for every object and binding: a step leads to where the next one starts."""
+    """Work something out once for every object and binding: a step leads to where the next one starts.
+
+    Objects are known by their identity, and forgotten when they are gone: a batch of rows must not live on in here.
+    """
 
     @wraps(compute)
     def remembered(of: Of, bound: Bound) -> Tensor:
-        key = id(of), compute
-        if key not in bound.known:
-            bound.known[key] = of, compute(of, bound)  # kept alive with its identity
-        return bound.known[key][1]
+        key, known = (id(of), compute), bound.known
+        if key not in known:
+            known[key] = weakref.ref(of, lambda _: known.pop(key, None)), compute(of, bound)
+        return known[key][1]
 
     return remembered

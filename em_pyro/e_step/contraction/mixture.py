@@ -8,7 +8,7 @@ data grows with the number of rows. The general contraction of `part.py` gives t
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from math import prod
 from typing import Any, NamedTuple
@@ -186,6 +186,10 @@ class Mixture:
         return worst((narrow, torch.stack((few if bound.plain else few * (self.lean.digits(bound) <= 1), few))))
 
     # ---- buffers ----
+
+    def beside(self, other: object) -> Mixture:
+        """The same with the buffers of another one, which is not at work meanwhile."""
+        return replace(self, buffers=other.buffers) if isinstance(other, Mixture) else self
 
     def _room(self, features: Features, chunk: Chunk) -> Tensor:
         """Where to write the features of a chunk."""

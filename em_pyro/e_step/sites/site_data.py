@@ -248,7 +248,8 @@ class SiteData:
 
         None if it differs between rows or is not known: no statistic then follows from the others.
         """
-        if self.layout.batch or self.layout.folded != self.folded or self.role != "observed":
+        never = type(self.family).total is Family.total  # no row need be looked at
+        if never or self.layout.batch or self.layout.folded != self.folded or self.role != "observed":
             return None
         inner = (*(self.sizes[n] for n in self.folded), *self.event_shape)
         total: Tensor | None = None
@@ -261,8 +262,7 @@ class SiteData:
             total = found[0] if total is None else total
             if not bool((found == total).all()):
                 return None
-        assert total is not None
-        return total.double().expand(inner).reshape(-1)
+        return None if total is None else total.double().expand(inner).reshape(-1)
 
     @cached_property
     def reach(self) -> Tensor:
