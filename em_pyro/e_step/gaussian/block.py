@@ -52,6 +52,11 @@ class Block:
         """Number of rows of a member."""
         return len(self.slots)
 
+    @property
+    def residuals(self) -> int:
+        """Number of residuals of a member."""
+        return self.rows * max(self.cells.shape[2], *(part.shape[3] for part in self.constants if part is not None), 1)
+
     @cached_property
     def full(self) -> bool:
         """Whether every row takes a latent in each slot."""
@@ -122,13 +127,17 @@ def block_of(number: int, rows: Rows, mine: Tensor, slots: Tensor, present: Tens
         present: which of these a member has; None is all.
         patterns: of the members.
     """
+    seen = seen_of(rows, mine, present)
+    if seen is not None and not bool((some := (seen != 0).any(-1).any(0)).all()):  # what no member has is no row
+        some[0] = True
+        mine, slots, seen = mine[:, some], slots[some], seen[:, some]
     firsts = mine[patterns.first]
     cells = rows.cells if rows.cells.shape[1] == 1 else rows.cells[:, mine[0]]
     cells = cells[:, :1] if bool((cells == cells[:, :1]).all()) else cells
     cells = cells.expand((*cells.shape[:2], 1 if rows.joint else rows.layout.sizes[2]))
     constants = tuple(_laid(part, mine) for part in rows.constants)
     slopes = tuple(tuple(_laid(part, firsts) for part in slot) for slot in rows.slopes)
-    weight, seen = None, seen_of(rows, mine, present)
+    weight = None
     if seen is not None:  # what is not seen may be anything
         constants = tuple(None if c is None else c * seen if c.shape[1] > 1 else c for c in constants)
         weight = seen[patterns.first][..., : 1 if rows.joint else None]

@@ -103,16 +103,20 @@ def _together(terms: _Terms) -> _Terms:
     """Take all rows of a member for members with one row, where they are of the same cells."""
     rows, members = terms.block.rows, max(terms.residual.shape[2], terms.weight.shape[2])
 
-    def each(part: Tensor) -> Tensor:
-        if part.shape[2:4] == (1, 1):
+    def each(part: Tensor, *, thin: bool = True) -> Tensor:
+        if thin and part.shape[2:4] == (1, 1):
             return part
         return part.expand((*part.shape[:2], members, rows, *part.shape[4:])).flatten(2, 3).unsqueeze(3)
 
     many = terms.many
     many = many * rows if many.shape[2] == 1 else many.sum(2, keepdim=True)
-    weight = terms.weight.expand((*terms.weight.shape[:2], members, rows, terms.weight.shape[4]))
+    one_weight = members == 1 and terms.weight.shape[3] == 1  # else there is one for every row
     return terms._replace(
-        many=many, x=each(terms.x), residual=each(terms.residual), weight=each(weight), one=each(terms.one)
+        many=many,
+        x=each(terms.x, thin=not one_weight),
+        residual=each(terms.residual, thin=not one_weight),
+        weight=each(terms.weight, thin=one_weight),
+        one=each(terms.one),
     )
 
 
@@ -150,10 +154,9 @@ def _around(block: Block, slopes: Tensor, precision: Factored, weights: Weights,
     if block.joint:
         slopes = slopes.flatten(4, 5).unsqueeze(4)
     if precision.half is None:
-        inside = _spread(block, precision, weights, spots)
         if block.alike and slopes.shape[3] == 1:  # rows are added up before they are multiplied
-            return (slopes @ inside.sum(3, keepdim=True) @ slopes.mT).sum(2)
-        return _of_rows(block, (slopes @ inside @ slopes.mT).sum(2))
+            return (slopes @ _spread_of_all(block, precision, weights, spots) @ slopes.mT).sum(2)
+        return _of_rows(block, (slopes @ _spread(block, precision, weights, spots) @ slopes.mT).sum(2))
     padded = torch.nn.functional.pad(precision.half, (0, 0, 0, 1))
     taken = padded[..., torch.where(block.slots >= 0, block.slots, padded.shape[-2] - 1), :]  # (s, z, p, c, f, k)
     half = slopes @ taken.unsqueeze(4)
@@ -167,6 +170,21 @@ def _of_rows(block: Block, part: Tensor) -> Tensor:
     return part.expand((*part.shape[:2], block.rows, *part.shape[3:])).sum(2, keepdim=True) if block.alike else part
 
 
+def _spread_of_all(block: Block, precision: Factored, weights: Weights, spots: Tensor) -> Tensor:
+    """Covariances of the latents that rows take, times how often they are there, rows added up: (s, z, p, 1, e, f, f).
+
+    Summed over patterns where slopes are the same in all of them.
+    """
+    weight = weights.patterns[..., None, None]
+    inside = precision.summed(spots, weight if block.weight is None else weight * block.weight.mT)
+    return (inside.sum(2, keepdim=True) if _alike_slopes(block) else inside).unsqueeze(3)
+
+
+def _alike_slopes(block: Block) -> bool:
+    """Whether slopes are the same in all patterns."""
+    return all(s is None or s.shape[1] == 1 for slot in block.slopes for s in slot)
+
+
 def _spread(block: Block, precision: Factored, weights: Weights, spots: Tensor) -> Tensor:
     """Covariances of the latents that rows take, times the members of each pattern: (s, z, p, c, e, f, f).
 
@@ -176,8 +194,7 @@ def _spread(block: Block, precision: Factored, weights: Weights, spots: Tensor) 
     if not f:
         return torch.zeros((1,) * 5 + (0, 0), dtype=torch.float64)
     taken = precision.at(spots)  # (s, z, p, c, f, f)
-    alike = all(s is None or s.shape[1] == 1 for slot in block.slopes for s in slot)
-    if not alike:
+    if not _alike_slopes(block):
         weight = weights.patterns[..., None, None]
         weight = weight if block.weight is None else weight * block.weight
         return taken.unsqueeze(4) * weight[..., None, None]
@@ -197,29 +214,32 @@ def _apart(terms: _Terms, cells: int) -> Products:
     """Coordinates each with a scale of its own."""
     block, many, x, residual, weight, around, one = terms
     J = block.count
-    pull = weight * residual
-    if x.shape[4] == 1:  # the same covariates in all coordinates
-        square = x.unsqueeze(-1) * x.unsqueeze(-2)
-        shape = broadcast(weight.shape[:4], square.shape[:4])
-        w = weight.expand((*shape, weight.shape[4]))
-        gram = torch.einsum("sznce,szncij->szceij", w, square.squeeze(4).expand((*shape, J, J)))
-        shape = broadcast(pull.shape[:4], x.shape[:4])
-        first = torch.einsum(
-            "sznce,sznci->szcei", pull.expand((*shape, pull.shape[4])), x.squeeze(4).expand((*shape, J))
-        )
+    if x.shape[4] == 1 and weight.shape[2:] == (1, 1, 1):  # the same covariates in all coordinates, and one weight
+        line, right = x.squeeze(4).movedim(2, -2), residual.movedim(2, -2)  # (s, z, c, n, J), (s, z, c, n, e)
+        each = weight.squeeze(2)
+        gram, first = each[..., None] * (line.mT @ line).unsqueeze(3), each[..., None] * (right.mT @ line)
+        second, total = each * residual.square().sum(2), each * (residual * one).sum(2)
     else:
-        weighted = weight.unsqueeze(-1) * x
-        gram = (weighted.unsqueeze(-1) * x.unsqueeze(-2)).sum(2)
-        first = (pull.unsqueeze(-1) * x).sum(2)
-    second = (pull * residual).sum(2)
-    parts = (
-        many,
-        gram + around[..., :J, :J],
-        first + around[..., :J, J],
-        second + around[..., J, J],
-        (pull * one).sum(2),
-    )
+        pull = weight * residual
+        gram, first = _of_lines(x, weight, pull)
+        second, total = (pull * residual).sum(2), (pull * one).sum(2)
+    parts = (many, gram + around[..., :J, :J], first + around[..., :J, J], second + around[..., J, J], total)
     return Products(*(_into(part, block.cells, cells) for part in parts))
+
+
+def _of_lines(x: Tensor, weight: Tensor, pull: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted products of covariates with each other, and with residuals that are weighted already."""
+    if x.shape[4] > 1:
+        weighted = weight.unsqueeze(-1) * x
+        return (weighted.unsqueeze(-1) * x.unsqueeze(-2)).sum(2), (pull.unsqueeze(-1) * x).sum(2)
+    J = x.shape[5]
+    square = x.unsqueeze(-1) * x.unsqueeze(-2)
+    shape = broadcast(weight.shape[:4], square.shape[:4])
+    w = weight.expand((*shape, weight.shape[4]))
+    gram = torch.einsum("sznce,szncij->szceij", w, square.squeeze(4).expand((*shape, J, J)))
+    shape = broadcast(pull.shape[:4], x.shape[:4])
+    pull, x = pull.expand((*shape, pull.shape[4])), x.squeeze(4).expand((*shape, J))
+    return gram, torch.einsum("sznce,sznci->szcei", pull, x)
 
 
 def _joint(terms: _Terms, cells: int) -> Products:

@@ -88,6 +88,11 @@ class Gaussian(Unit):
         """All latents that are integrated."""
         return tuple(self.places.shapes)
 
+    @property
+    def held(self) -> int:
+        """Numbers that the laws of all latents take, at one start."""
+        return prod(self.states.values()) * sum(group.held for group in self.groups)
+
     def structure(self, latent: str) -> str:
         """Say how a latent hangs together with others."""
         first = self.places.first[latent]
@@ -99,8 +104,7 @@ class Gaussian(Unit):
         each = f"{sets:,} sets of {size} that hang together" if sets > 1 else f"{size} that hang together"
         patterns = sum(len(group.counts) for _, group in mine)
         each += f", of {patterns:,} kinds" if patterns > 1 else ""
-        widths = sorted({group.width for _, group in mine if group.width})
-        return each + (f", in a chain of blocks of {widths[0]}" if widths else "")
+        return each + next(iter(sorted({g.chain for _, g in mine if g.width})), "")
 
     @property
     def stands_for(self) -> Mapping[str, tuple[str, ...]]:
