@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from torch import Tensor
 from ...program.named import broadcast
 from .alike.components import Members
 from .rows import Part, Rows
+
+DENSE = 1 << 16  # slopes, of which most may be zero, up to which one product is taken with all of them
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,38 @@ class Block:
         """Whether every row takes a latent in each slot."""
         return bool((self.slots >= 0).all())
 
+    @cached_property
+    def dense(self) -> tuple[Tensor | None, Tensor] | None:
+        """Slopes of all covariates, (z, p, c, e, J, f), and of the response, (z, p, c, e, f), for products with them.
+
+        None where they are many, of which most may be zero; no covariates where no latent enters any.
+        """
+        parts = [part for slot in self.slopes for part in slot if part is not None]
+        cells = prod(broadcast(*(part.shape for part in parts))) if parts else 0
+        if not parts or cells * (self.count + 1) * len(self.slopes) > DENSE:
+            return None
+        *covariates, response = (_beside([slot[j] for slot in self.slopes]) for j in range(self.count + 1))
+        if not self.moving:
+            return None, response
+        shape = broadcast(*(part.shape for part in covariates))
+        return torch.stack([part.expand(shape) for part in covariates], -2), response
+
+    @cached_property
+    def moving(self) -> bool:
+        """Whether latents enter covariates."""
+        return any(part is not None for slot in self.slopes for part in slot[:-1])
+
     @property
     def alike(self) -> bool:
         """Whether all rows of a member are of the same cells: their sums are one."""
         return self.rows > 1 and self.cells.shape[1] == 1
+
+
+def _beside(parts: Sequence[Part]) -> Tensor:
+    """Parts of all slots side by side, (z, p, c, e, f)."""
+    filled = [torch.zeros((1,) * 4, dtype=torch.float64) if part is None else part for part in parts]
+    shape = broadcast(*(part.shape for part in filled))
+    return torch.stack([part.expand(shape) for part in filled], -1)
 
 
 @dataclass(frozen=True)
@@ -206,15 +237,25 @@ def law_of(block: Block, coefficients: Tensor, roots: Tensor, one: Tensor | None
         whiten = roots[:, block.cells[..., 0]]
     else:
         theta, whiten = coefficients[:, block.cells], roots[:, block.cells]
+    constants = affine(theta, standing(block.constants, one), 2)
+    return Law(block, _slopes_at(block, theta), constants, whiten)
+
+
+def _slopes_at(block: Block, theta: Tensor) -> Tensor:
+    """Slopes of the residuals at some coefficients, (s, z, p, c, e, f)."""
+    starts, _, c, e = theta.shape[:4]
+    if not block.slopes:
+        return theta.new_zeros((starts, 1, 1, c, e, 0))
+    if block.dense is not None:
+        covariates, response = block.dense
+        own = response.unsqueeze(0)
+        return own if covariates is None else own - (theta.unsqueeze(-2).unsqueeze(2) @ covariates).squeeze(-2)
     slopes = [affine(theta, slot, 2) for slot in block.slopes]
-    constants = affine(theta, _standing(block.constants, one), 2)
-    starts, z, c, e = theta.shape[:4]
-    shape = broadcast(*(part.shape for part in slopes)) if slopes else (starts, 1, 1, c, e)
-    stacked = torch.stack([part.expand(shape) for part in slopes], -1) if slopes else theta.new_zeros((*shape, 0))
-    return Law(block, stacked, constants, whiten)
+    shape = broadcast(*(part.shape for part in slopes))
+    return torch.stack([part.expand(shape) for part in slopes], -1)
 
 
-def _standing(parts: Sequence[Part], one: Tensor | None) -> list[Part]:
+def standing(parts: Sequence[Part], one: Tensor | None) -> list[Part]:
     """Constants that are the same in all members, times what stands for one in each."""
     if one is None:
         return list(parts)

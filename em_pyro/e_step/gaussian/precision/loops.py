@@ -15,6 +15,8 @@ Takahashi, Fagan and Chin (1973), formation of a sparse bus impedance matrix.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -110,66 +112,78 @@ def back(root: Array, coupling: Array, of: Index, vectors: Array) -> None:
                 vectors[n, t, i] = total / root[b, t, i, i]
 
 
-def invert_roots(root: Array, inverse: Array, diagonal: Array) -> None:
-    """Invert the lower triangles.
+@lru_cache
+def inverting_roots(width: int) -> Callable[..., None]:
+    """The loop for blocks of one width, of which a compiler makes a third of the time."""
 
-    Args:
-        root: `L`, `(B, T, w, w)`.
-        inverse: receives `L^-1`, whose upper half is left as it is, `(B, T, w, w)`.
-        diagonal: receives `(L L')^-1`, `(B, T, w, w)`.
-    """
-    matrices, steps, width = root.shape[:3]
-    for b in range(matrices):
-        for t in range(steps):
-            for j in range(width):
-                inverse[b, t, j, j] = 1.0 / root[b, t, j, j]
-            for j in range(width):
-                for i in range(j + 1, width):
-                    total = 0.0
-                    for k in range(j, i):
-                        total -= root[b, t, i, k] * inverse[b, t, k, j]
-                    inverse[b, t, i, j] = total * inverse[b, t, i, i]
-            for i in range(width):
-                for j in range(i + 1):
-                    total = 0.0
-                    for k in range(i, width):
-                        total += inverse[b, t, k, i] * inverse[b, t, k, j]
-                    diagonal[b, t, i, j] = total
-                    diagonal[b, t, j, i] = total
+    def invert_roots(root: Array, inverse: Array, diagonal: Array) -> None:
+        """Invert the lower triangles.
 
-
-def invert(inverse: Array, coupling: Array, diagonal: Array, below: Array) -> None:
-    """Find the blocks of the inverse on the diagonal and below it.
-
-    Args:
-        inverse: `L^-1`, `(B, T, w, w)`.
-        coupling: `M`, `(B, T - 1, w, w)`.
-        diagonal: `(L L')^-1` on entry, `V_ii` on exit, `(B, T, w, w)`.
-        below: receives `V_{i+1,i}`, `(B, T - 1, w, w)`.
-    """
-    matrices, steps, width = inverse.shape[:3]
-    gain = np.empty((width, width))
-    for b in range(matrices):
-        for t in range(steps - 2, -1, -1):
-            for i in range(width):
+        Args:
+            root: `L`, `(B, T, w, w)`.
+            inverse: receives `L^-1`, whose upper half is left as it is, `(B, T, w, w)`.
+            diagonal: receives `(L L')^-1`, `(B, T, w, w)`.
+        """
+        matrices, steps = root.shape[:2]
+        for b in range(matrices):
+            for t in range(steps):
                 for j in range(width):
-                    total = 0.0
-                    for k in range(j, width):
-                        total += coupling[b, t, i, k] * inverse[b, t, k, j]
-                    gain[i, j] = total
-            for i in range(width):
+                    inverse[b, t, j, j] = 1.0 / root[b, t, j, j]
                 for j in range(width):
-                    total = 0.0
-                    for k in range(width):
-                        total -= diagonal[b, t + 1, i, k] * gain[k, j]
-                    below[b, t, i, j] = total
-            for i in range(width):
-                for j in range(i + 1):
-                    total = diagonal[b, t, i, j]
-                    for k in range(width):
-                        total -= gain[k, i] * below[b, t, k, j]
-                    diagonal[b, t, i, j] = total
-                    diagonal[b, t, j, i] = total
+                    for i in range(j + 1, width):
+                        total = 0.0
+                        for k in range(j, i):
+                            total -= root[b, t, i, k] * inverse[b, t, k, j]
+                        inverse[b, t, i, j] = total * inverse[b, t, i, i]
+                for i in range(width):
+                    for j in range(i + 1):
+                        total = 0.0
+                        for k in range(i, width):
+                            total += inverse[b, t, k, i] * inverse[b, t, k, j]
+                        diagonal[b, t, i, j] = total
+                        diagonal[b, t, j, i] = total
+
+    return invert_roots
+
+
+@lru_cache
+def inverting(width: int) -> Callable[..., None]:
+    """Likewise."""
+
+    def invert(inverse: Array, coupling: Array, diagonal: Array, below: Array) -> None:
+        """Find the blocks of the inverse on the diagonal and below it.
+
+        Args:
+            inverse: `L^-1`, `(B, T, w, w)`.
+            coupling: `M`, `(B, T - 1, w, w)`.
+            diagonal: `(L L')^-1` on entry, `V_ii` on exit, `(B, T, w, w)`.
+            below: receives `V_{i+1,i}`, `(B, T - 1, w, w)`.
+        """
+        matrices, steps = inverse.shape[:2]
+        gain = np.empty((width, width))
+        for b in range(matrices):
+            for t in range(steps - 2, -1, -1):
+                for i in range(width):
+                    for j in range(width):
+                        total = 0.0
+                        for k in range(j, width):
+                            total += coupling[b, t, i, k] * inverse[b, t, k, j]
+                        gain[i, j] = total
+                for i in range(width):
+                    for j in range(width):
+                        total = 0.0
+                        for k in range(width):
+                            total -= diagonal[b, t + 1, i, k] * gain[k, j]
+                        below[b, t, i, j] = total
+                for i in range(width):
+                    for j in range(i + 1):
+                        total = diagonal[b, t, i, j]
+                        for k in range(width):
+                            total -= gain[k, i] * below[b, t, k, j]
+                        diagonal[b, t, i, j] = total
+                        diagonal[b, t, j, i] = total
+
+    return invert
 
 
 def scatter(products: Array, at: Index, found: Array) -> None:
@@ -202,16 +216,15 @@ def gather(diagonal: Array, below: Array, spots: Index, weights: Array, found: A
     matrices, kinds = weights.shape[:2]
     rows, size = spots.shape
     first, second, shared = diagonal.shape[1], diagonal.shape[1] + below.shape[1], weights.shape[2] == 1
+    each = np.empty(size)
     for b in range(matrices):
+        each[:] = 0.0
         for c in range(rows):
-            own = 0 if shared else c
             for f in range(size):
                 at = spots[c, f]
-                if at < first:
-                    value = diagonal[b, at]
-                elif at < second:
-                    value = below[b, at - first]
-                else:
-                    continue
+                value = diagonal[b, at] if at < first else below[b, at - first] if at < second else 0.0
+                each[f] = each[f] + value if shared else value
+            if not shared or c == rows - 1:
                 for w in range(kinds):
-                    found[b, w, f] += weights[b, w, own] * value
+                    for f in range(size):
+                        found[b, w, f] += weights[b, w, 0 if shared else c] * each[f]

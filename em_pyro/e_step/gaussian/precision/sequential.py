@@ -59,8 +59,9 @@ class Sequential:
     def inverse(self) -> tuple[Tensor, Tensor]:
         """Blocks of the inverse: on the diagonal (..., blocks, w, w), and below it (..., blocks - 1, w, w)."""
         inverse, diagonal, below = (torch.empty_like(part) for part in (self.root, self.root, self.coupling))
-        compiled(loops.invert_roots)(_flat(self.root), _flat(inverse), _flat(diagonal))
-        compiled(loops.invert)(_flat(inverse), _flat(self.coupling), _flat(diagonal), _flat(below))
+        width = self.root.shape[-1]
+        compiled(loops.inverting_roots(width))(_flat(self.root), _flat(inverse), _flat(diagonal))
+        compiled(loops.inverting(width))(_flat(inverse), _flat(self.coupling), _flat(diagonal), _flat(below))
         return diagonal, below
 
     def summed(self, spots: Tensor, weights: Tensor) -> Tensor:
