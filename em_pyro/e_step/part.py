@@ -91,10 +91,11 @@ class Part:
         return chunks_of(self.plate, self.size, rows)
 
     def entries(self) -> int:
-        """Entries of its largest product, in the smallest chunk of rows."""
+        """Entries of its largest product, in the smallest chunk of rows; or of what a unit holds."""
         names = {n: factor.sizes[n] for unit in self.units for factor in unit.every for n in factor.names}
         least = min(LEAST, self.length)
-        return prod(min(size, least) if name == self.plate else size for name, size in names.items())
+        largest = prod(min(size, least) if name == self.plate else size for name, size in names.items())
+        return max(largest, *(unit.held for unit in self.units)) if self.units else largest
 
     def natural(self, bound: Bound, about: Bound | None, replays: Mapping[str, Named]) -> tuple[Any, ...]:
         """Bind the arguments of every unit."""

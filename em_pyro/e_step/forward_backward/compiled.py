@@ -1,8 +1,8 @@
-"""Which recursion a chain runs through: loops compiled by numba, or the scan in torch.
+"""Which recursion a chain runs through, of discrete or Gaussian latents: loops compiled by numba, or torch.
 
 The choice is made when a program is planned, and the plan says which it was. Numba is an extra
 (`pip install em-pyro[fast]`). Where it is not installed, for data on other devices and for chains so short that
-compiling would not pay, the scan runs; the two agree to rounding. To choose by hand, plan inside `recursion`:
+compiling would not pay, torch runs; the two agree to rounding. To choose by hand, plan inside `recursion`:
 
     with em_pyro.recursion("torch"):
         fit = em.fit(y)
@@ -47,12 +47,13 @@ def recursion(method: str) -> Iterator[None]:
         _asked.reset(token)
 
 
-def choose(entries: int, device: torch.device) -> tuple[str, str]:
+def choose(entries: int, device: torch.device, against: str = "") -> tuple[str, str]:
     """Return "numba" or "torch", and why.
 
     Args:
-        entries: states x steps x rows of the chain.
+        entries: states x steps x rows of the chain, or numbers in the blocks of its precision.
         device: where the data are.
+        against: why compiling would not pay, whatever its length; empty if it would.
 
     Raises:
         PlanError: numba was asked for and cannot be had.
@@ -62,8 +63,8 @@ def choose(entries: int, device: torch.device) -> tuple[str, str]:
         return "torch", "you asked for it"
     if device.type != "cpu":
         return "torch", f"the data are on {device.type}"
-    if asked == "auto" and entries < LARGE:
-        return "torch", "the chain is short"
+    if asked == "auto" and (against or entries < LARGE):
+        return "torch", against or "the chain is short"
     found = _compiled()
     if isinstance(found, str):
         if asked == "numba":
@@ -79,9 +80,26 @@ def functions(rows: int) -> tuple[Callable[..., None], Callable[..., None]]:
     return found[rows >= recursions.FEW]
 
 
+@lru_cache
+def compiled(function: Callable[..., None]) -> Callable[..., None]:
+    """Another plain loop over arrays, to be compiled at its first call; only where `choose` has said "numba"."""
+    made = _compiler()
+    assert not isinstance(made, str), made
+    return made(function)
+
+
 @lru_cache(maxsize=1)
 def _compiled() -> tuple[tuple[Callable[..., None], Callable[..., None]], ...] | str:
     """Filters and smoothers for few rows and for many, to be compiled at their first call; or what is in the way."""
+    made = _compiler()
+    if isinstance(made, str):
+        return made
+    few, many = recursions.BY_ROWS
+    return (made(few[0]), made(few[1])), (made(many[0]), made(many[1]))
+
+
+def _compiler() -> Callable[[Callable[..., None]], Callable[..., None]] | str:
+    """What has loops compiled; or what is in the way."""
     try:
         import numba
     except ImportError as error:
@@ -95,5 +113,4 @@ def _compiled() -> tuple[tuple[Callable[..., None], Callable[..., None]], ...] |
         except RuntimeError:  # neither beside the source nor in the home of the user can anything be written
             return numba.njit(**options)(function)
 
-    few, many = recursions.BY_ROWS
-    return (made(few[0]), made(few[1])), (made(many[0]), made(many[1]))
+    return made

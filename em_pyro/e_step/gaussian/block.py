@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from torch import Tensor
 from ...program.named import broadcast
 from .alike.components import Members
 from .rows import Part, Rows
+
+DENSE = 1 << 16  # slopes, of which most may be zero, up to which one product is taken with all of them
 
 
 @dataclass(frozen=True)
@@ -52,15 +55,48 @@ class Block:
         """Number of rows of a member."""
         return len(self.slots)
 
+    @property
+    def residuals(self) -> int:
+        """Number of residuals of a member."""
+        return self.rows * max(self.cells.shape[2], *(part.shape[3] for part in self.constants if part is not None), 1)
+
     @cached_property
     def full(self) -> bool:
         """Whether every row takes a latent in each slot."""
         return bool((self.slots >= 0).all())
 
+    @cached_property
+    def dense(self) -> tuple[Tensor | None, Tensor] | None:
+        """Slopes of all covariates, (z, p, c, e, J, f), and of the response, (z, p, c, e, f), for products with them.
+
+        None where they are many, of which most may be zero; no covariates where no latent enters any.
+        """
+        parts = [part for slot in self.slopes for part in slot if part is not None]
+        cells = prod(broadcast(*(part.shape for part in parts))) if parts else 0
+        if not parts or cells * (self.count + 1) * len(self.slopes) > DENSE:
+            return None
+        *covariates, response = (_beside([slot[j] for slot in self.slopes]) for j in range(self.count + 1))
+        if not self.moving:
+            return None, response
+        shape = broadcast(*(part.shape for part in covariates))
+        return torch.stack([part.expand(shape) for part in covariates], -2), response
+
+    @cached_property
+    def moving(self) -> bool:
+        """Whether latents enter covariates."""
+        return any(part is not None for slot in self.slopes for part in slot[:-1])
+
     @property
     def alike(self) -> bool:
         """Whether all rows of a member are of the same cells: their sums are one."""
         return self.rows > 1 and self.cells.shape[1] == 1
+
+
+def _beside(parts: Sequence[Part]) -> Tensor:
+    """Parts of all slots side by side, (z, p, c, e, f)."""
+    filled = [torch.zeros((1,) * 4, dtype=torch.float64) if part is None else part for part in parts]
+    shape = broadcast(*(part.shape for part in filled))
+    return torch.stack([part.expand(shape) for part in filled], -1)
 
 
 @dataclass(frozen=True)
@@ -122,13 +158,17 @@ def block_of(number: int, rows: Rows, mine: Tensor, slots: Tensor, present: Tens
         present: which of these a member has; None is all.
         patterns: of the members.
     """
+    seen = seen_of(rows, mine, present)
+    if seen is not None and not bool((some := (seen != 0).any(-1).any(0)).all()):  # what no member has is no row
+        some[0] = True
+        mine, slots, seen = mine[:, some], slots[some], seen[:, some]
     firsts = mine[patterns.first]
     cells = rows.cells if rows.cells.shape[1] == 1 else rows.cells[:, mine[0]]
     cells = cells[:, :1] if bool((cells == cells[:, :1]).all()) else cells
     cells = cells.expand((*cells.shape[:2], 1 if rows.joint else rows.layout.sizes[2]))
     constants = tuple(_laid(part, mine) for part in rows.constants)
     slopes = tuple(tuple(_laid(part, firsts) for part in slot) for slot in rows.slopes)
-    weight, seen = None, seen_of(rows, mine, present)
+    weight = None
     if seen is not None:  # what is not seen may be anything
         constants = tuple(None if c is None else c * seen if c.shape[1] > 1 else c for c in constants)
         weight = seen[patterns.first][..., : 1 if rows.joint else None]
@@ -197,15 +237,25 @@ def law_of(block: Block, coefficients: Tensor, roots: Tensor, one: Tensor | None
         whiten = roots[:, block.cells[..., 0]]
     else:
         theta, whiten = coefficients[:, block.cells], roots[:, block.cells]
+    constants = affine(theta, standing(block.constants, one), 2)
+    return Law(block, _slopes_at(block, theta), constants, whiten)
+
+
+def _slopes_at(block: Block, theta: Tensor) -> Tensor:
+    """Slopes of the residuals at some coefficients, (s, z, p, c, e, f)."""
+    starts, _, c, e = theta.shape[:4]
+    if not block.slopes:
+        return theta.new_zeros((starts, 1, 1, c, e, 0))
+    if block.dense is not None:
+        covariates, response = block.dense
+        own = response.unsqueeze(0)
+        return own if covariates is None else own - (theta.unsqueeze(-2).unsqueeze(2) @ covariates).squeeze(-2)
     slopes = [affine(theta, slot, 2) for slot in block.slopes]
-    constants = affine(theta, _standing(block.constants, one), 2)
-    starts, z, c, e = theta.shape[:4]
-    shape = broadcast(*(part.shape for part in slopes)) if slopes else (starts, 1, 1, c, e)
-    stacked = torch.stack([part.expand(shape) for part in slopes], -1) if slopes else theta.new_zeros((*shape, 0))
-    return Law(block, stacked, constants, whiten)
+    shape = broadcast(*(part.shape for part in slopes))
+    return torch.stack([part.expand(shape) for part in slopes], -1)
 
 
-def _standing(parts: Sequence[Part], one: Tensor | None) -> list[Part]:
+def standing(parts: Sequence[Part], one: Tensor | None) -> list[Part]:
     """Constants that are the same in all members, times what stands for one in each."""
     if one is None:
         return list(parts)

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from .block import Block, Law, Patterns, law_of
-from .precision.factored import Factored, factor, places_of, spots_of
+from .precision.factored import Factored, factor
 from .precision.orthogonal import orthogonal, strained
+from .precision.places import places_of, put, spots_of
 from .precision.proper import undetermined
 
 Bindings = Sequence[tuple[Tensor, Tensor]]
@@ -44,6 +45,8 @@ class Group:
         width: of the blocks of its precision, where that is a chain of blocks; 0 is a whole matrix.
         at: where the evidence of every member goes, among the rows of its factor; None is one number.
         repeats: how often every member is there, in a row of its factor that is there once, (n,); None is once.
+        method: "numba" or "torch", how a chain is factored.
+        reason: for that method.
     """
 
     blocks: tuple[Block, ...]
@@ -56,6 +59,8 @@ class Group:
     width: int
     at: Tensor | None = field(repr=False)
     repeats: Tensor | None = field(default=None, repr=False)
+    method: str = "torch"
+    reason: str = ""
 
     @property
     def k(self) -> int:
@@ -66,6 +71,19 @@ class Group:
     def alone(self) -> bool:
         """Whether there is one pattern."""
         return len(self.counts) == 1
+
+    @property
+    def chain(self) -> str:
+        """How a chain of blocks is factored, as the plan says it."""
+        how = "compiled loops" if self.method == "numba" else "in torch"
+        return f", in a chain of blocks of {self.width} ({how}, because {self.reason})"
+
+    @property
+    def held(self) -> int:
+        """Numbers that their law takes in one state: matrices of patterns, latents and residuals of members."""
+        matrices = len(self.counts) * self.k * (4 * self.width or 2 * self.k)
+        residuals = sum(block.residuals for block in self.blocks)
+        return matrices + len(self.patterns.of) * (self.k + residuals)
 
     def into_rows(self, each: Tensor, rows: int) -> Tensor:
         """Add up what members or patterns alone have, (..., n) or (..., 1), in so many rows of the factor."""
@@ -78,9 +96,16 @@ class Group:
         return each.new_zeros((*each.shape[:-1], rows)).index_add_(-1, self.at, each)
 
     @cached_property
-    def places(self) -> tuple[tuple[Tensor, int], ...]:
-        """Where the products of every block are added up, and how many places there are."""
-        return tuple(places_of(block.slots, self.k, self.width) for block in self.blocks)
+    def places(self) -> tuple[tuple[Tensor, ...], int, str]:
+        """Where the products of every block are added up, (c, f f), how many places there are, and how it is done."""
+        found = [places_of(block.slots, self.k, self.width) for block in self.blocks]
+        return tuple(at for at, _ in found), found[0][1], self.method
+
+    @cached_property
+    def pulled(self) -> tuple[tuple[Tensor, ...], int, str]:
+        """The same of what is a number for each latent, (c, f)."""
+        found = tuple(torch.where(block.slots >= 0, block.slots, self.k) for block in self.blocks)
+        return found, self.k, self.method
 
     @cached_property
     def spots(self) -> tuple[Tensor, ...]:
@@ -118,13 +143,12 @@ def posterior(group: Group, bindings: Bindings) -> Posterior:
     if group.given is not None:
         laws = tuple(_known(group, law) for law in laws)
     white = whitened(laws)
-    every = zip(laws, white, group.places, strict=True)
-    flat = added([_precision(law.block, slopes, *places) for law, (slopes, _), places in every])
-    pull = added([_pull(group, law.block, *both) for law, both in zip(laws, white, strict=True)])
+    flat = put([_precision(law.block, slopes) for law, (slopes, _) in zip(laws, white, strict=True)], *group.places)
+    pull = put([_pull(group, law.block, *both) for law, both in zip(laws, white, strict=True)], *group.pulled)
     free = group.free
     if not group.whole:
         pull = pull * free[group.patterns.of]
-    precision: Factored = factor(flat, free, group.k, group.width)
+    precision: Factored = factor(flat, free, group.k, group.width, group.method)
     square: Tensor | None = None
     if strained(flat, precision, group.k, group.width):
         precision, mean, square = orthogonal(group.blocks, _every_row(laws, white), free, group.patterns.of)
@@ -213,40 +237,31 @@ def taken_of(block: Block, latents: Tensor) -> Tensor:
     """The latents (..., k) that every row takes, (..., c, f); zero where it takes none."""
     if not latents.shape[-1]:
         return latents.new_zeros((*latents.shape[:-1], *block.slots.shape))
-    if block.full:
-        return latents[..., block.slots]
-    return torch.where(block.slots >= 0, latents[..., block.slots.clamp(min=0)], 0.0)
+    at = block.slots if block.full else block.slots.clamp(min=0)
+    taken = latents.gather(-1, at.reshape(-1).expand((*latents.shape[:-1], -1))).unflatten(-1, at.shape)
+    return taken if block.full else torch.where(block.slots >= 0, taken, 0.0)
 
 
-def _precision(block: Block, slopes: Tensor, at: Tensor, places: int) -> Tensor:
-    """What a block adds to `J`, (s, z, p, places)."""
-    c = block.rows
+def _precision(block: Block, slopes: Tensor) -> Tensor:
+    """What rows of a block add to `J`, (s, z, p, c, f f), c of size one where all add the same."""
     if block.weight is None:
         products = slopes.mT @ slopes  # (s, z, p, c, f, f)
     elif slopes.shape[2] == 1:
         each = slopes.unsqueeze(-1) * slopes.unsqueeze(-2)  # (s, z, 1, c, e, f, f)
-        products = torch.einsum("pce,szxcefg->szpcfg", block.weight.expand((-1, c, slopes.shape[4])), each)
+        products = torch.einsum("pce,szxcefg->szpcfg", block.weight.expand((-1, block.rows, slopes.shape[4])), each)
     else:
         products = slopes.mT @ (slopes * block.weight.unsqueeze(-1))
-    found = products.new_zeros((*products.shape[:3], places + 1))
-    products = products.expand((*products.shape[:3], c, *products.shape[4:]))
-    return found.index_add_(-1, at, products.flatten(3))[..., :places]
+    return products.flatten(-2)
 
 
 def _pull(group: Group, block: Block, slopes: Tensor, constants: Tensor) -> Tensor:
-    """What a block adds to `A' a`, (s, z, n, k)."""
+    """What rows of a block add to `A' a`, (s, z, n, c, f), likewise."""
     if block.weight is not None:
         constants = constants * block.weight[group.patterns.of]
     if slopes.shape[2:4] == (1, 1):  # one product for all rows of all members
-        products = (constants.flatten(2, 3) @ slopes[:, :, 0, 0]).unflatten(2, constants.shape[2:4])
-    else:
-        slopes = slopes[:, :, group.patterns.of] if slopes.shape[2] > 1 else slopes
-        products = (slopes.mT @ constants.unsqueeze(-1)).squeeze(-1)
-    products = products.expand((*products.shape[:3], block.rows, products.shape[-1]))
-    found = products.new_zeros((*products.shape[:3], group.k + 1))
-    at = torch.where(block.slots >= 0, block.slots, group.k).reshape(-1)
-    found.index_add_(-1, at, products.flatten(3))
-    return found[..., : group.k]
+        return (constants.flatten(2, 3) @ slopes[:, :, 0, 0]).unflatten(2, constants.shape[2:4])
+    slopes = slopes[:, :, group.patterns.of] if slopes.shape[2] > 1 else slopes
+    return (slopes.mT @ constants.unsqueeze(-1)).squeeze(-1)
 
 
 def _log_roots(law: Law) -> Tensor:

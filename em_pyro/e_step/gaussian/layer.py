@@ -9,14 +9,16 @@ import torch
 from torch import Tensor
 
 from ...errors import ModelError
+from ..forward_backward.compiled import choose
 from .alike.components import Members, place_of
 from .alike.repeats import within
 from .block import Block, block_of, patterns_of
 from .group import Group
-from .precision.factored import width_of
+from .precision.places import width_of
 from .rows import Rows
 
 LARGEST = 4096  # latents of a component: its precision matrix is a whole one
+WIDE = 32  # latents of a block from which torch's products of matrices are faster than loops
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ class Layer:
         if repeats is not None:
             repeats = repeats.expand(len(members.entries))
             counts = repeats.new_zeros(len(counts)).index_add_(0, patterns.of, repeats)
-        return Group(blocks, members.entries, patterns, live, values, None, counts, width, at, repeats)
+        how = _method(blocks, len(patterns.sizes), k, width)
+        return Group(blocks, members.entries, patterns, live, values, None, counts, width, at, repeats, *how)
 
     def _places(self, members: Members) -> Tensor:
         """The row of the factor that every member belongs to.
@@ -83,6 +86,15 @@ class Layer:
                 )
             found = found * size + place
         return found
+
+
+def _method(blocks: Sequence[Block], patterns: int, k: int, width: int) -> tuple[str, str]:
+    """How chains are factored, and why; whole matrices are by torch."""
+    if not width:
+        return "torch", ""
+    states = max(len(part) for block in blocks for slot in block.slopes for part in slot if part is not None)
+    against = "its blocks are wide" if width > WIDE else ""
+    return choose(states * patterns * k * width, blocks[0].slots.device, against)
 
 
 def _live(blocks: Sequence[Block], patterns: int, k: int) -> Tensor:

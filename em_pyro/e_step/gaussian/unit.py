@@ -22,7 +22,7 @@ from .alike.components import Members, place_of
 from .forms import Expected
 from .group import Bindings, Group, Posterior, posterior, undetermined_entries
 from .laws import Laws
-from .moments import Products, products, weights_of
+from .moments import Products, cut, products, weights_of
 from .rows import Rows
 from .translate import Translation
 
@@ -88,6 +88,11 @@ class Gaussian(Unit):
         """All latents that are integrated."""
         return tuple(self.places.shapes)
 
+    @property
+    def held(self) -> int:
+        """Numbers that the laws of all latents take, at one start."""
+        return prod(self.states.values()) * sum(group.held for group in self.groups)
+
     def structure(self, latent: str) -> str:
         """Say how a latent hangs together with others."""
         first = self.places.first[latent]
@@ -99,8 +104,7 @@ class Gaussian(Unit):
         each = f"{sets:,} sets of {size} that hang together" if sets > 1 else f"{size} that hang together"
         patterns = sum(len(group.counts) for _, group in mine)
         each += f", of {patterns:,} kinds" if patterns > 1 else ""
-        widths = sorted({group.width for _, group in mine if group.width})
-        return each + (f", in a chain of blocks of {widths[0]}" if widths else "")
+        return each + next(iter(sorted({g.chain for _, g in mine if g.width})), "")
 
     @property
     def stands_for(self) -> Mapping[str, tuple[str, ...]]:
@@ -149,14 +153,13 @@ class Gaussian(Unit):
     ) -> dict[str, Tensor]:
         """Products of every cell, side by side."""
         share = self.by_state(shares[0])
-        total: dict[int, list[Tensor]] = {}
+        total: dict[int, Tensor] = {}
         for group, found in zip(self.groups, memo, strict=True):
             weights = weights_of(group, share)
             for k, block in enumerate(group.blocks):
                 made = products(group, found, k, weights, len(self.rows[block.site].index))
-                have = total.get(block.site)
-                total[block.site] = list(made) if have is None else [a + b for a, b in zip(have, made, strict=True)]
-        return {self.sites[s].name: _beside(parts, natural.starts) for s, parts in total.items()}
+                total[block.site] = total[block.site] + made if block.site in total else made
+        return {self.sites[s].name: part.expand((natural.starts, *part.shape[1:])) for s, part in total.items()}
 
     def by_state(self, share: Tensor | None) -> Tensor | None:
         """Weights of the factor, (s, states, rows)."""
@@ -186,7 +189,7 @@ class Gaussian(Unit):
         sums = {}
         for k, (factor, rows) in enumerate(zip(self.sites, self.rows, strict=True)):
             if factor.name in found:
-                parts = _cut(found[factor.name], rows)
+                parts = cut(found[factor.name], rows.count, rows.layout.sizes[2] if rows.joint else 0)
                 sums[factor.name] = _sums(factor, rows, parts, natural.bindings[k][0], natural.around[k])
         return sums
 
@@ -266,26 +269,6 @@ def _roots(factor: SiteFactor, bound: Bound) -> Tensor:
         return scale.reciprocal().expand((scale.shape[0], *factor.cell_shape))
     unit = torch.eye(scale.shape[-1], dtype=scale.dtype)
     return torch.linalg.solve_triangular(scale, unit, upper=False)
-
-
-def _beside(parts: Sequence[Tensor], starts: int) -> Tensor:
-    """Products side by side, (s, cells, F)."""
-    flat = [part.reshape((*part.shape[:2], -1)) for part in parts]
-    return torch.cat([part.expand((starts, *part.shape[1:])) for part in flat], -1)
-
-
-def _cut(found: Tensor, rows: Rows) -> Products:
-    """Cut them again."""
-    J, e = rows.count, rows.layout.sizes[2]
-    events = ((), (e, J, e, J), (e, J, e), (e, e), (e,)) if rows.joint else ((), (J, J), (J,), (), ())
-    parts, at = [], 0
-    for event in events:
-        size = 1
-        for n in event:
-            size *= n
-        parts.append(found[..., at : at + size].reshape((*found.shape[:2], *event)))
-        at += size
-    return Products(*parts)
 
 
 def _sums(factor: SiteFactor, rows: Rows, parts: Products, at: Tensor, around: Tensor) -> Sums:

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ....program.named import broadcast
 from ..block import Block
-from .factored import Factored, Whole, places_of
+from .factored import Factored, Whole
+from .places import places_of
 
 STRAINED = 1e6  # times that a latent is known less well than its own row of the precision matrix says
 WIDEST = 256  # latents up to which the rows of a component are factored
@@ -46,7 +47,7 @@ def strained(flat: Tensor, precision: Factored, k: int, width: int) -> bool:
         return False
     own = torch.arange(k)
     at, _ = places_of(own.unsqueeze(-1), k, width)
-    return bool((flat[..., at] * precision.covariances(own, own) > STRAINED).any())
+    return bool((flat[..., at.reshape(-1)] * precision.covariances(own, own) > STRAINED).any())
 
 
 def orthogonal(

@@ -12,8 +12,8 @@ Matrix computations, section 4.5.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -49,7 +49,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Tridiagonal:
-    """A factored matrix; leading dimensions are batches.
+    """A factored matrix; leading dimensions are batches, the last of them patterns.
 
     Attributes:
         levels: the rounds, the first one first.
@@ -62,13 +62,38 @@ class Tridiagonal:
     fine: Tensor = field(repr=False)
 
     @property
+    def batch(self) -> torch.Size:
+        """Sizes of the leading dimensions."""
+        return self.last.shape[:-3]
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> Tridiagonal:
+        """The same with other leading dimensions."""
+        levels = [replace(v, root=change(v.root), left=change(v.left), right=change(v.right)) for v in self.levels]
+        return replace(self, levels=levels, last=change(self.last))
+
+    @property
     def log_det(self) -> Tensor:
         """Half the logarithm of the determinant."""
         roots = [level.root for level in self.levels] + [self.last]
         return torch.stack([r.diagonal(dim1=-2, dim2=-1).log().sum((-1, -2)) for r in roots]).sum(0)
 
-    def solve(self, right: Tensor) -> Tensor:
-        """Solve for vectors (..., blocks, w); batches broadcast against those of the matrix."""
+    def solve(self, right: Tensor, of: Tensor) -> Tensor:
+        """Solve for vectors (..., n, blocks, w), each with the matrix of its pattern."""
+        return self._of_each(of)._solved(right)
+
+    def draw(self, noise: Tensor, of: Tensor) -> Tensor:
+        """Turn independent standard normal vectors (..., n, blocks, w) into ones with this precision."""
+        return self._of_each(of)._drawn(noise)
+
+    def summed(self, spots: Tensor, weights: Tensor) -> None:
+        """Entries of the inverse are taken one by one."""
+
+    def _of_each(self, of: Tensor) -> Tridiagonal:
+        """The matrix of every vector, from those of the patterns."""
+        at = len(self.batch) - 1
+        return self if self.batch[-1] == 1 else self.changed(lambda part: part.index_select(at, of))
+
+    def _solved(self, right: Tensor) -> Tensor:
         kept = list[Tensor]()
         for level in self.levels:
             even, odd = right[..., ::2, :], right[..., 1::2, :]
@@ -83,8 +108,7 @@ class Tridiagonal:
             found = _joined(solved - self._beside(level, found), found, level.size)
         return found
 
-    def draw(self, noise: Tensor) -> Tensor:
-        """Turn independent standard normal vectors (..., blocks, w) into ones with this precision."""
+    def _drawn(self, noise: Tensor) -> Tensor:
         parts = []
         for _ in self.levels:
             parts.append(noise[..., 1::2, :])

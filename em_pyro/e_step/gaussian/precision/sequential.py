@@ -1,0 +1,107 @@
+"""Positive definite matrices of blocks that meet their neighbours alone, factored one block after the other.
+
+The loops are compiled: a step of a chain costs some hundred products, and there are no rounds. What `Tridiagonal` finds
+in torch is found here as well, to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....program.named import broadcast
+from ...forward_backward.compiled import compiled
+from . import loops
+
+
+@dataclass(frozen=True)
+class Sequential:
+    """A factored matrix; leading dimensions are batches, the last of them patterns.
+
+    Attributes:
+        root: lower triangles on the diagonal of the factor, (..., blocks, w, w).
+        coupling: blocks below it, (..., blocks - 1, w, w).
+        fine: whether it exists, of every batch.
+    """
+
+    root: Tensor = field(repr=False)
+    coupling: Tensor = field(repr=False)
+    fine: Tensor = field(repr=False)
+
+    @property
+    def batch(self) -> torch.Size:
+        """Sizes of the leading dimensions."""
+        return self.root.shape[:-3]
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> Sequential:
+        """The same with other leading dimensions."""
+        return replace(self, root=change(self.root), coupling=change(self.coupling))
+
+    @cached_property
+    def log_det(self) -> Tensor:
+        """Half the logarithm of the determinant."""
+        return self.root.diagonal(dim1=-2, dim2=-1).log().sum((-1, -2))
+
+    def solve(self, right: Tensor, of: Tensor) -> Tensor:
+        """Solve for vectors (..., n, blocks, w), each with the matrix of its pattern."""
+        return self._run((loops.forth, loops.back), right, of)
+
+    def draw(self, noise: Tensor, of: Tensor) -> Tensor:
+        """Turn independent standard normal vectors (..., n, blocks, w) into ones with this precision."""
+        return self._run((loops.back,), noise, of)
+
+    @cached_property
+    def inverse(self) -> tuple[Tensor, Tensor]:
+        """Blocks of the inverse: on the diagonal (..., blocks, w, w), and below it (..., blocks - 1, w, w)."""
+        inverse, diagonal, below = (torch.empty_like(part) for part in (self.root, self.root, self.coupling))
+        width = self.root.shape[-1]
+        compiled(loops.inverting_roots(width))(_flat(self.root), _flat(inverse), _flat(diagonal))
+        compiled(loops.inverting(width))(_flat(inverse), _flat(self.coupling), _flat(diagonal), _flat(below))
+        return diagonal, below
+
+    def summed(self, spots: Tensor, weights: Tensor) -> Tensor:
+        """Entries of the inverse in places (c, F) added up: (..., w, F), with weights (..., w, c) or (..., w, 1)."""
+        diagonal, below = self.inverse
+        lead = broadcast(self.batch, weights.shape[:-2])
+        found = diagonal.new_zeros((*lead, weights.shape[-2], spots.shape[-1]))
+        parts = (_flat(part.flatten(-3).expand((*lead, -1)), 1) for part in (diagonal, below))
+        weights = weights.expand((*lead, *weights.shape[-2:]))
+        compiled(loops.gather)(*parts, spots.numpy(), _flat(weights, 2), _flat(found, 2))
+        return found
+
+    def _run(self, passes: Sequence[Callable[..., None]], vectors: Tensor, of: Tensor) -> Tensor:
+        """Run loops over vectors, one after the other."""
+        patterns = self.batch[-1]
+        mine = of if patterns > 1 else torch.zeros_like(of)
+        number = torch.arange(self.batch[:-1].numel()).reshape((*self.batch[:-1], 1)) * patterns + mine
+        lead = broadcast(vectors.shape[:-2], number.shape)
+        found = vectors.expand((*lead, *vectors.shape[-2:])).clone(memory_format=torch.contiguous_format)
+        which = number.expand(lead).reshape(-1).contiguous()
+        for loop in passes:
+            compiled(loop)(_flat(self.root), _flat(self.coupling), which.numpy(), _flat(found, 2))
+        return found
+
+
+def factored(diagonal: Tensor, below: Tensor) -> Sequential:
+    """Factor a matrix of blocks on the diagonal (..., blocks, w, w) and below it (..., blocks - 1, w, w)."""
+    root, coupling = (part.clone(memory_format=torch.contiguous_format) for part in (diagonal, below))
+    fine = torch.empty(root.shape[:-3], dtype=torch.bool)
+    compiled(loops.factor)(_flat(root), _flat(coupling), _flat(fine, 0))
+    return Sequential(root, coupling, fine)
+
+
+def put(products: Tensor, at: Tensor, found: Tensor) -> None:
+    """Add what rows have, (..., c, F) or (..., 1, F), in their places (c, F), to (..., places)."""
+    lead = found.shape[:-1]
+    compiled(loops.scatter)(_flat(products.expand((*lead, *products.shape[-2:])), 2), at.numpy(), _flat(found, 1))
+
+
+def _flat(part: Tensor, kept: int = 3) -> Any:
+    """An array of all batches, on the memory of a contiguous tensor, whose last dimensions are kept."""
+    lead = part.shape[: part.dim() - kept]
+    return part.contiguous().view((lead.numel(), *part.shape[part.dim() - kept :])).numpy()
