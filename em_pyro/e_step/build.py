@@ -21,7 +21,8 @@ from .contraction.schedule import Factor
 from .engine import Engine
 from .left import Left, alone
 from .part import Contracted, Part
-from .sites import bundle, compiled
+from .several import bundle
+from .sites import compiled
 from .sites.site_factor import SiteFactor
 from .units import Unit
 

@@ -9,7 +9,7 @@ from ..program.named import Named
 from ..program.site import Site
 from ..reading.reading import Recognition
 from .contraction.schedule import Factor
-from .sites.stack import Stack
+from .several.stack import Stack
 from .units import Unit
 
 

@@ -17,7 +17,7 @@ from em_pyro import EM
 from em_pyro.e_step.chains import find
 from em_pyro.e_step.chains.chain import Chain
 from em_pyro.e_step.chains.parts import Each
-from em_pyro.e_step.sites import abreast
+from em_pyro.e_step.several import abreast
 
 PROGRAMS = ("chain_of_steps_of_their_own", "hmm-with-covariate")
 

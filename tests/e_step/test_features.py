@@ -15,7 +15,7 @@ from em_pyro import EM
 from em_pyro.e_step.contraction import mixture
 from em_pyro.e_step.contraction.mixture import Mixture
 from em_pyro.e_step.engine import Engine
-from em_pyro.e_step.sites.lean import LEAST, SMALLEST, Features
+from em_pyro.e_step.several.lean import LEAST, SMALLEST, Features
 from em_pyro.m_step.maximise import maximise
 from em_pyro.m_step.plan import Plan
 from em_pyro.program.named import batched

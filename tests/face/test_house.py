@@ -102,7 +102,7 @@ def test_tables_name_what_is_there() -> None:
 
 BRANCHED = "def f(x):\n" + "".join(f"    if x == {n}:\n        return {n}\n" for n in range(BRANCHES + 1))
 
-KNOWN = {"Stack": "em_pyro.e_step.sites.stack", "Sum": "em_pyro.e_step.contraction.schedule"}
+KNOWN = {"Stack": "em_pyro.e_step.several.stack", "Sum": "em_pyro.e_step.contraction.schedule"}
 
 
 @pytest.mark.parametrize(

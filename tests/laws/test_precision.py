@@ -13,9 +13,9 @@ from torch.distributions import constraints
 
 from em_pyro import EM, ObjectiveError
 from em_pyro.e_step.engine import Engine
+from em_pyro.e_step.several.bundle import Bundle
+from em_pyro.e_step.several.stack import Stack
 from em_pyro.e_step.sites import centring
-from em_pyro.e_step.sites.bundle import Bundle
-from em_pyro.e_step.sites.stack import Stack
 from em_pyro.fit.problem import prepare
 from em_pyro.program.named import batched
 

@@ -13,9 +13,9 @@ from ..contraction.elimination import components
 from ..contraction.schedule import Factor
 from ..forward_backward.compiled import choose
 from ..left import Left
-from ..sites.abreast import abreast, kind_of
+from ..several.abreast import abreast, kind_of
+from ..several.stack import Stack
 from ..sites.site_factor import SiteFactor
-from ..sites.stack import Stack
 from ..units import Unit
 from .chain import Chain
 from .parts import Each, Part, Replayed, compiled, marks, renamed

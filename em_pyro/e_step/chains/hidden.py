@@ -12,9 +12,9 @@ from ...program.unroll import FROM, INITIAL, STATE, TIME, TO, TRANSITION, unroll
 from ..contraction.exponents import exponents
 from ..contraction.schedule import Factor
 from ..left import Left
+from ..several.stack import Stack
 from ..sites.compiled import still
 from ..sites.layout import laid_out
-from ..sites.stack import Stack
 from ..units import Unit
 from .chain import Chain
 from .find import with_recursion

@@ -18,9 +18,9 @@ from torch import Tensor
 from ...program.named import align
 from ...program.unroll import FROM, STATE, TIME, TO
 from ..chunks import WHOLE, Chunk
-from ..sites.abreast import Abreast
+from ..several.abreast import Abreast
+from ..several.stack import Stack
 from ..sites.site_factor import SiteFactor
-from ..sites.stack import Stack
 from ..units import Unit
 from .parts import Part, together
 

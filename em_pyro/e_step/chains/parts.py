@@ -29,9 +29,9 @@ from ...program.named import Named, align
 from ...program.unroll import TIME
 from ...reading.bound import Bound
 from ..chunks import Chunk
-from ..sites.abreast import Abreast
+from ..several.abreast import Abreast
+from ..several.stack import Stack
 from ..sites.natural import Natural
-from ..sites.stack import Stack
 from ..sums import Sums
 
 

@@ -1,8 +1,8 @@
 """Rows that hang on one latent each: the E-step of a chunk is two matrix products and a softmax.
 
 This is what a mixture is, whatever its families. The sites of the rows lie side by side in one matrix product (see
-`sites/bundle.py`), the latent's prior is added to it, and buffers are reused from chunk to chunk: no memory beyond the
-data grows with the number of rows. The general contraction of `part.py` gives the same and is its oracle.
+`several/bundle.py`), the latent's prior is added to it, and buffers are reused from chunk to chunk: no memory beyond
+the data grows with the number of rows. The general contraction of `part.py` gives the same and is its oracle.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from torch import Tensor
 from ...program.named import Named
 from ...reading.bound import Bound
 from ..chunks import LEAST, Chunk, chunks_of
+from ..several.bundle import Bundle, Side
+from ..several.lean import Features, features_of
+from ..several.stack import Stack
 from ..shares import Collect, Found, add
-from ..sites.bundle import Bundle, Side
-from ..sites.lean import Features, features_of
-from ..sites.stack import Stack
 from ..sums import Sums
 from ..units import Unit, worst
 from .schedule import Factor

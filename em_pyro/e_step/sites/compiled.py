@@ -14,10 +14,10 @@ from ...reading.reading import Reading
 from ..contraction.exponents import exponents, ratio
 from ..contraction.schedule import Factor
 from ..left import Left
+from ..several.stack import stacked
 from ..units import Unit
 from .layout import laid_out, names_of
 from .site_factor import SiteFactor
-from .stack import stacked
 
 
 def take(left: Left) -> tuple[Sequence[Unit], Left]:

@@ -18,12 +18,12 @@ from ...program.named import Named, align
 from ...reading.bound import Bound
 from ..chunks import WHOLE, Chunk
 from ..left import Left
+from ..sites import centring
+from ..sites.natural import Natural
+from ..sites.site_data import Room
+from ..sites.site_factor import SiteFactor
 from ..sums import Sums
 from ..units import Unit, worst
-from . import centring
-from .natural import Natural
-from .site_data import Room
-from .site_factor import SiteFactor
 from .stack import row_width
 
 

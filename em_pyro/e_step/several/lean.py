@@ -24,9 +24,9 @@ from torch import Tensor
 
 from ...reading.bound import Bound
 from ..chunks import Chunk
+from ..sites.site_data import Room
+from ..sites.site_factor import SiteFactor
 from .bundle import Bundle
-from .site_data import Room
-from .site_factor import SiteFactor
 
 SMALLEST = 1e-6
 """Probability down to which a statistic may be left out: ten digits of it are left."""

@@ -18,12 +18,12 @@ from ...program.named import Named, align
 from ...reading.bank import RoleMap
 from ...reading.bound import Bound
 from ..chunks import WHOLE, Chunk
+from ..sites import centring
+from ..sites.natural import Natural
+from ..sites.site_data import CACHE, Room
+from ..sites.site_factor import SiteFactor
 from ..sums import Sums
 from ..units import Unit
-from . import centring
-from .natural import Natural
-from .site_data import CACHE, Room
-from .site_factor import SiteFactor
 
 COMPARED = 100_000  # entries of an index map up to which two of them are compared
 

@@ -19,12 +19,12 @@ from ...reading.bank import RoleMap
 from ...reading.bound import Bound
 from ...reading.predictor import side_by_side, stacked
 from ..chunks import WHOLE, Chunk
+from ..sites.natural import Natural
+from ..sites.product import InnerProduct
+from ..sites.site_data import Layout, SiteData
+from ..sites.site_factor import SiteFactor
 from ..sums import Sums
 from ..units import Unit
-from .natural import Natural
-from .product import InnerProduct
-from .site_data import Layout, SiteData
-from .site_factor import SiteFactor
 from .stack import row_width
 
 

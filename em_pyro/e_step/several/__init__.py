@@ -1,0 +1,1 @@
+"""Several sites as one unit: one function, alike in layout, or side by side."""
