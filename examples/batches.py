@@ -69,8 +69,7 @@ own = torch.stack([grams[batch == k].mean() for k in range(len(names))]) - fit.p
 heights = sorted(ax.get_yticks(), reverse=True)  # from the first batch, on top, to the last
 ax.plot(own, heights, "x", color=COLOURS[1], markersize=8, label="mean of the batch's own samples")
 ax.axvline(0, color="0.8", zorder=0)
-ax.set(title="", xlabel="effect of the batch (grams of dye), with 95 % of its draws")
-ax.set_ylabel("batch", y=0.5, size="medium")
+ax.set(title="", xlabel="effect of the batch (grams of dye), with 95 % of its draws", ylabel="batch")
 ax.set_yticks(heights, names)
 ax.tick_params(labelsize="medium")
 ax.xaxis.label.set_size("medium")

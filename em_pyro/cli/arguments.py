@@ -88,7 +88,7 @@ def parser(
     shape = partial(argparse.RawDescriptionHelpFormatter, max_help_position=26)
     page: dict[str, Any] = {"formatter_class": shape}
     root = argparse.ArgumentParser(PROG, description=ABOUT, epilog=EXAMPLES, **page)
-    root.add_argument("--version", action="version", version=f"{PROG} {__version__}")
+    root.add_argument("-V", "--version", action="version", version=f"{PROG} {__version__}")
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     text = "fit coins and Old Faithful and compare with EM by hand; the same as no command"

@@ -59,6 +59,8 @@ class Table:
             cell = columns[j][i]
             found = "an empty cell" if cell is None or cell == "" else f'"{cell}"'
             remedy = "Correct or remove the row, or choose other columns with --columns."
+            if i == 0 and not self.headed:
+                remedy += " If this is a header, give each column a name that is no number."
             raise TableError(f"{self.at(i, names[j])}: expected a number, got {found}. {remedy}")
         return values
 

@@ -191,6 +191,7 @@ def test_param_store(file: Any) -> None:
         ("gaussians --columns y", 'x,y\n"a\nb",2\n"c",oops\n', ["line 4", '"y"', '"oops"']),
         ("gaussians", "x,x\n1,2\n3,5\n", ["one column", '"x"', "got 2"]),
         ("gaussians", "x,y\n1,2\n3,NA\n", ["line 3", '"y"', '"NA"']),
+        ("gaussians", "x,1990\n1,2\n3,5\n", ["line 1", '"x"', "a header", "no number"]),
         ("gaussians", "x,y\n1,2\n\n3,oops\n", ["line 4", '"y"', '"oops"']),
         ("gaussians", "x,y\n1,2\n3,\n", ["line 3", '"y"', "empty cell"]),
         ("gaussians", "1,2\n3,nan\n", ["line 2", '"nan"']),
