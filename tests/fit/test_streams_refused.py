@@ -56,9 +56,41 @@ def test_parquet_files(tmp_path: Any) -> None:
 
 def test_what_cannot_be_read_again_is_named() -> None:
     """One pass is not enough, and a tensor is no list of batches."""
-    for wrong in (iter(batches()), (part for part in batches()), X, 5, "x"):
+    for wrong in (
+        iter(batches()),
+        (part for part in batches()),
+        X,
+        X.numpy(),
+        {"x": X},
+        5,
+        "x",
+        lambda many: batches(),
+    ):
         with pytest.raises(ParameterError, match="fit_stream: expected"):
             source_of(wrong)
+    for returned in (None, X, X.numpy(), {"x": X}):
+        with pytest.raises(ParameterError, match=f"got one that returns {type(returned).__name__}"):
+            EM(mixture).fit_stream(lambda found=returned: found)
+
+
+def test_an_error_of_the_reader_is_its_own() -> None:
+    """In the middle of a pass: it comes out as it is, and the store is as it was."""
+    passes = 0
+
+    def read() -> Iterator[Tensor]:
+        nonlocal passes
+        passes += 1
+        yield X[:40]
+        if passes > 4:
+            raise OSError("the disk is gone")
+        yield X[40:]
+
+    pyro.param("loc", tensor([0.0, 4.0]))
+    with pytest.raises(OSError, match="the disk is gone"):
+        EM(mixture).fit_stream(read)
+    assert passes == 5
+    assert torch.equal(pyro.param("loc"), tensor([0.0, 4.0]))
+    assert "scale" not in pyro.get_param_store()
 
 
 def test_an_argument_of_another_shape_is_named() -> None:

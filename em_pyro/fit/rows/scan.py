@@ -37,7 +37,9 @@ class Seen:
 
     seals: list[int] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
-    places: dict[str, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)  # mean and reach, by site and batch
+    # Mean and reach, by site and batch: as Python's numbers, for a small tensor that stays from every batch pins the
+    # memory around it, and the next batch needs more.
+    places: dict[str, list[tuple[Any, float]]] = field(default_factory=dict)
     samples: dict[str, Tensor] = field(default_factory=dict)
     stride: int = 1
 
@@ -47,7 +49,8 @@ class Seen:
         self.rows.append(part.program.plates[part.plate])
         for factor in _located(part):
             if factor.data.shift is not None:
-                self.places.setdefault(factor.name, []).append((factor.data.shift.double(), factor.data.reach))
+                place = factor.data.shift.double().tolist(), float(factor.data.reach)
+                self.places.setdefault(factor.name, []).append(place)
             more = thinned(factor, self.stride)
             known = self.samples.get(factor.name)
             self.samples[factor.name] = more if known is None else torch.cat([known, more])
@@ -59,10 +62,11 @@ class Seen:
         """The mean over all batches, and the largest distance of any value from it, by site."""
         found, rows = dict[str, Centre](), torch.tensor(self.rows, dtype=torch.float64)
         for name, places in self.places.items():
-            shifts = torch.stack([shift for shift, _ in places])
+            shifts = torch.tensor([shift for shift, _ in places], dtype=torch.float64)
             mean = torch.tensordot(rows / rows.sum(), shifts, 1)
             away = (shifts - mean).abs().reshape((len(shifts), -1)).amax(-1)
-            found[name] = Centre(mean, (torch.stack([reach for _, reach in places]) + away).amax())
+            reach = torch.tensor([reach for _, reach in places], dtype=torch.float64)
+            found[name] = Centre(mean, (reach + away).amax())
         return found
 
 
