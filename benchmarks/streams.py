@@ -1,9 +1,10 @@
 """Rows from a memory map against rows in memory: time a row, and memory beside the interpreter's.
 
-`python -m benchmarks.streams --rows 20000000 --batch 250000`, which takes minutes. Five Normals with diagonal covariances in ten dimensions
-are mixed, plain steps, one thread. Every side runs in a process of its own; memory is `RssAnon` of Linux, of pages
-that no file backs, at its largest during the whole fit, less what it was before the data were opened. A map is opened
-copy-on-write, so that its pages are handed on as they are, or read-only, so that every batch is copied.
+`python -m benchmarks.streams --rows 20000000 --batch 250000`, which takes minutes. Five Normals with diagonal
+covariances in ten dimensions are mixed, plain steps, one thread. Every side runs in a process of its own; memory is
+`RssAnon` of Linux, of pages that no file backs, at its largest during the whole fit, less what it was before the data
+were opened. A map is opened copy-on-write, so that its pages are handed on as they are, or read-only, so that every
+batch is copied.
 """
 
 from __future__ import annotations
