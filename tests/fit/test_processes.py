@@ -49,6 +49,17 @@ def test_a_fit_of_several_processes_is_that_of_one(name: str, size: int, ran: Ra
 
 
 @pytest.mark.parametrize("size", [2, 3], ids=["two", "three-one-empty"])
+def test_rows_without_weight_count_nothing(size: int, ran: Ran) -> None:
+    """All those of one process: the fit is that of the others' rows."""
+    every = [one["idle"] for one in ran("fits", size)]
+    assert all(one == every[0] for one in every)
+    pyro.clear_param_store()
+    x = share.data()[: 30 if size == 2 else 50]
+    whole = EM(share.weighed, acceleration=None, collapse=False).fit(x, torch.ones_like(x))
+    assert max(abs(a - b) for a, b in zip(every[0]["path"], whole.path, strict=True)) < IDENTITY * abs(whole.objective)
+
+
+@pytest.mark.parametrize("size", [2, 3], ids=["two", "three-one-empty"])
 def test_batches_in_every_process_are_one_fit(size: int, ran: Ran) -> None:
     """Streams and processes compose: iterates, ending and log-likelihood are those of all rows in memory."""
     every = [one["stream"] for one in ran("streams", size)]

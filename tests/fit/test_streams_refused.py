@@ -150,6 +150,30 @@ def test_a_seal_tells_bits_places_and_shapes() -> None:
     assert seal(((x.clone(),), {})) == seals[0] != seal(((), {"x": x}))
 
 
+def weighed(x: Tensor, w: Tensor) -> None:
+    """Rows with weights."""
+    loc = pyro.param("loc", tensor([0.0, 4.0]))
+    with pyro.poutine.scale(scale=w), pyro.plate("row", len(x)):
+        z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5])))
+        pyro.sample("x", dist.Normal(loc[z], 1.0), obs=x)
+
+
+def test_weights_are_looked_at_in_every_batch() -> None:
+    """The first may have none, if another has; a wrong one is named with its batch."""
+    options: dict[str, Any] = {"acceleration": None, "tol": 0, "max_steps": 3}
+    first, later = torch.zeros(40), torch.ones(50)
+    fit = EM(weighed, **options).fit_stream([(X[:40], first), (X[40:], later)])
+    pyro.clear_param_store()
+    whole = EM(weighed, collapse=False, **options).fit(X, torch.cat([first, later]))
+    assert farthest(fit.params, whole.params) < IDENTITY
+    with pytest.raises(DataError, match="expected a row that counts"):
+        EM(weighed).fit_stream([(X[:40], first), (X[40:], 0 * later)])
+    for wrong in (-1.0, float("nan")):
+        bad = torch.where(torch.arange(50) == 7, wrong, later)
+        with pytest.raises(DataError, match=f"Batch 1: .*not negative, got {wrong} at index"):
+            EM(weighed).fit_stream([(X[:40], later[:40]), (X[40:], bad)])
+
+
 # ---- what is refused -------------------------------------------------------------------------------------------------
 
 

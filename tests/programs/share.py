@@ -66,6 +66,14 @@ def centred(x: Tensor) -> None:
         pyro.sample("x", dist.Normal(loc[z], scale), obs=x)
 
 
+def weighed(x: Tensor, w: Tensor) -> None:
+    """Rows with weights."""
+    loc = pyro.param("loc", tensor([0.0, 4.0]))
+    with pyro.poutine.scale(scale=w), pyro.plate("row", len(x)):
+        z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5])))
+        pyro.sample("x", dist.Normal(loc[z], 1.0), obs=x)
+
+
 def told(fit: Any) -> dict[str, Any]:
     """What is compared."""
     return {
@@ -97,6 +105,9 @@ def fits(group: Any, shares: list[Tensor], rank: int) -> dict[str, Any]:
     }.items():
         pyro.clear_param_store()
         found[name] = told(EM(mixture, process_group=group, **options).fit(shares[rank]))
+    pyro.clear_param_store()
+    weights = torch.full_like(shares[rank], float(rank < len(shares) - 1))
+    found["idle"] = told(EM(weighed, process_group=group, acceleration=None).fit(shares[rank], weights))
     pyro.clear_param_store()
     found["refused"] = raised(EM(heavy, process_group=group), shares[rank])
     found["centred"] = raised(EM(centred, process_group=group), shares[rank])

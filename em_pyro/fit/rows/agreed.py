@@ -174,11 +174,13 @@ def _joined(
     seen = Seen()
     for one in team.gathered(replace(mine, seals=[])):
         seen.rows += one.rows
+        seen.counted = seen.counted or one.counted
         for name, places in one.places.items():
             seen.places.setdefault(name, []).extend(places)
         for name, values in one.samples.items():
             known = seen.samples.get(name)
             seen.samples[name] = values if known is None else torch.cat([known, values])
+    seen.check_counted(engine)
     rows, centres = sum(seen.rows), seen.centres()
     engine = centred(engine, centres)
     plan = _plan(problem, engine)

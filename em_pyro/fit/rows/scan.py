@@ -18,7 +18,7 @@ from ...e_step.rebind import centred
 from ...e_step.sites.site_factor import SiteFactor
 from ...errors import DataError, EMError, PlanError
 from ...m_step.plan import choose
-from ...program.data.check import check_data
+from ...program.data.check import check_data, nothing_counts, uncounted
 from ...program.devices import beside
 from ...program.site import Site
 from ...reading.reading import Centre
@@ -42,11 +42,13 @@ class Seen:
     places: dict[str, list[tuple[Any, float]]] = field(default_factory=dict)
     samples: dict[str, Tensor] = field(default_factory=dict)
     stride: int = 1
+    counted: bool = False  # whether any row counts
 
     def add(self, part: Engine) -> None:
         """Take in one batch."""
         assert part.plate is not None
         self.rows.append(part.program.plates[part.plate])
+        self.counted = self.counted or not uncounted(part.recognition.runs[0])
         for factor in _located(part):
             if factor.data.shift is not None:
                 place = factor.data.shift.double().tolist(), float(factor.data.reach)
@@ -57,6 +59,15 @@ class Seen:
         while any(len(values) > 2 * POOLED for values in self.samples.values()):
             self.stride *= 2
             self.samples = {name: values[::2] for name, values in self.samples.items()}
+
+    def check_counted(self, engine: Engine) -> None:
+        """Refuse rows none of which counts.
+
+        Raises:
+            DataError: naming a site.
+        """
+        if not self.counted:
+            raise nothing_counts(next(n for n, s in engine.recognition.runs[0].items() if s.role == "observed"))
 
     def centres(self) -> dict[str, Centre]:
         """The mean over all batches, and the largest distance of any value from it, by site."""
@@ -180,6 +191,7 @@ def _cut(value: Any, rows: int, half: int) -> Any:
 def scanned(source: Source, engine: Engine) -> tuple[Stream, Engine]:
     """Read all batches once: check them, and find what is agreed on."""
     seen = looked(source, engine)
+    seen.check_counted(engine)
     centres = seen.centres()
     return stream_of(source, engine, seen, centres, seen.samples), centred(engine, centres)
 
