@@ -25,7 +25,6 @@ from .m_step.ascent.ascend import Carried
 from .m_step.plan import Choice, Plan
 from .options import (
     EVERY,
-    check_alone,
     check_batches,
     check_file,
     check_options,
@@ -77,17 +76,18 @@ class EM(Driver):
         continuous: {"site": "maximise"} makes a continuous latent in a data plate a parameter with an entry a row.
         checkpoint: a path to which `fit` writes, in one move, where it is; a fit that finds the file of the same data,
             model and options there takes the path of one that was never stopped. It stays when the fit has ended, and
-            gives its answer then; remove it to begin anew. Where it cannot be written the fit warns, and goes on.
+            gives its answer then; remove it to begin anew. Where it cannot be written the fit warns, and goes on. Of
+            several processes the first one has the file.
         every: so many EM steps it is written.
-        e_step: of `fit`: "soft" shares rows out among states by the posterior, "hard" gives them to the most probable
+        e_step: of fits: "soft" shares rows out among states by the posterior, "hard" gives them to the most probable
             ones (k-means is its limit), "sampled" to drawn ones, `max_steps` times whatever `tol` is; the second half
             is averaged. Neither screens starts: all are followed to their ends.
         batches: begin a fit with passes over so many slices of the rows (the batches of `fit_stream`), and an M-step
             after each; full EM steps follow. `max_steps` counts passes.
         update: "incremental" keeps the statistics of every slice; "online" forgets them, by `(t + 1)^-step_size`.
         step_size: of online passes.
-        process_group: of torch.distributed: the rows passed to `fit` or `fit_stream` are the share of this process,
-            perhaps none.
+        process_group: of torch.distributed: the rows passed to `fit`, `fit_stream` or `step` are the share of this
+            process, perhaps none.
 
     Attributes:
         last: the last `Fit`; also one that Ctrl-C or an error of the callback ended, with the outcome "interrupted".
@@ -137,7 +137,6 @@ class EM(Driver):
         check_switches(check=check, progress=progress, screen=screen, collapse=collapse)
         check_file(checkpoint, every)
         both = {"checkpoint": checkpoint is not None, "e_step": e_step != "soft", "batches": batches is not None}
-        both["process_group"] = process_group is not None
         check_together("EM", **both)
         self.model = model
         self.tol, self.max_steps, self.seed = tol, int(max_steps), int(seed)
@@ -150,6 +149,7 @@ class EM(Driver):
         self.process_group = process_group
         self.last: Fit | None = None
         self._prepared: Problem | None = None
+        self._joined: Problem | None = None  # of the last step: the same with the rows of all processes
         self._current = Current(self.starts, self.seed)
         self._carried: Carried = {}  # what climbs remember between calls of `step`
         self._previous: tuple[Fingerprint, float, dict[str, Tensor]] | None = None
@@ -192,8 +192,8 @@ class EM(Driver):
             ObjectiveError: the objective fell between consecutive steps on the same arguments; or there is no step.
         """
         need_soft(self.e_step)
-        check_alone(self.process_group, "step")
-        problem = self._prepare(args, kwargs, closely=False)
+        problem = shared(self, partial(self._prepare, closely=False), args, kwargs, self._joined)
+        self._joined = None if self.process_group is None else problem
         need_parameters(problem)
         with beside(problem.program.device):
             return self._stepped(problem)
@@ -226,7 +226,7 @@ class EM(Driver):
         need_parameters(problem)
         with beside(problem.program.device):
             slices = None if self.batches is None else sliced(problem, args, kwargs, self.batches)
-            return self._fitted(problem, partial(self._planned, args, kwargs), slices)
+            return self._fitted(problem, partial(self._known, args, kwargs), slices)
 
     @alone()
     def fit_stream(self, batches: Any, passes: int | None = None) -> Fit:
@@ -247,7 +247,7 @@ class EM(Driver):
             ParameterError: the batches can be read only once; or an option does not go with them.
         """
         check_passes(passes)
-        check_together("fit_stream", checkpoint=self.checkpoint is not None, e_step=self.e_step != "soft")
+        check_together("fit_stream", checkpoint=self.checkpoint is not None)
         problem = shared_stream(self, self._prepare, batches, passes)
         need_parameters(problem)
         with beside(problem.program.device):

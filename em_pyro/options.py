@@ -126,18 +126,6 @@ def need_soft(e_step: str) -> None:
         raise ParameterError(f'EM.step: expected e_step="soft", got "{e_step}". Use EM.fit, with max_steps=1.')
 
 
-def check_alone(process_group: Any, what: str) -> None:
-    """Refuse what is done of the rows at hand alone, where others hold some too.
-
-    Raises:
-        ParameterError: there is a process group.
-    """
-    if process_group is not None:
-        raise ParameterError(
-            f"EM.{what}: expected no process_group, which is for fits, got one. Take an EM without it for {what}."
-        )
-
-
 def check_priors(prior_density: Any, continuous: Any) -> None:
     """Refuse what is no density of priors, and what cannot be done with continuous latents.
 

@@ -18,6 +18,7 @@ from ..fit.loop import Settings, State
 from ..fit.path import Interrupted, Lost, Move, Path
 from ..fit.problem import Problem, prepare
 from ..fit.progress import Bar
+from ..fit.rows.agreed import shared
 from ..fit.rows.everywhere import check_possible, watched
 from ..fit.rows.slices import Slices
 from ..fit.starting.current import Current
@@ -29,7 +30,7 @@ from ..m_step.plan import Choice
 from ..options import planning, telling
 from ..program.changes.fingerprint import Fingerprint
 from ..program.handlers import uncollected
-from ..program.named import alike, batched, only
+from ..program.named import Params, alike, batched, only
 from ..program.stated import Known
 from .answer import answer
 from .fit import Fit
@@ -54,14 +55,21 @@ class Driver:
     update: str
     step_size: float
     last: Fit | None
+    process_group: Any
     _prepared: Problem | None
+    _joined: Problem | None
     _current: Current
     _carried: Carried
     _previous: tuple[Fingerprint, float, dict[str, Tensor]] | None
 
     def _stepped(self, problem: Problem) -> float:
-        """Take one EM step from the current values."""
-        params = self._current.values(problem)
+        """Take one EM step from the current values; of several processes those of the first."""
+        try:
+            return self._step(problem, problem.rows.gathered(self._current.values(problem))[0])
+        except Lost as lost:
+            raise lost.cause from None
+
+    def _step(self, problem: Problem, params: Params) -> float:
         batch, carried = batched(params), dict(self._carried)
         if self._previous is None:  # before the M-step meets what is impossible
             check_possible(problem, params, problem.objective(batch))
@@ -123,6 +131,10 @@ class Driver:
         if self._prepared is None or self._prepared.change(args, kwargs, run=closely):
             return self._planned(args, kwargs)
         return self._prepared
+
+    def _known(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], known: Known) -> Problem:
+        """Trace and plan with the values of another process, of the rows of all."""
+        return shared(self, partial(self._planned, known=known), args, kwargs)
 
     @uncollected()
     def _planned(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], known: Known | None = None) -> Problem:

@@ -113,7 +113,7 @@ class Engine:
             shares: how rows are shared out among the states.
         """
         if shares.given is not None:
-            return self._given(shares.given, bound)
+            return self._given(shares.given, shares.evidence, bound)
         replays = self.replays(self.moved(bound))
         evidence: list[Tensor] = []
         sums: dict[str, Sums] = {}
@@ -131,7 +131,7 @@ class Engine:
             second = second_order(self.states, bound, collect.along, self.bind, replays, self.offsets)
         return Expectation(total + self.base, sums, weights, self.plate, second=second)
 
-    def _given(self, shares: Mapping[str, Tensor], bound: Bound) -> Expectation:
+    def _given(self, shares: Mapping[str, Tensor], evidence: float, bound: Bound) -> Expectation:
         """Statistics under given shares."""
         sums: dict[str, Sums] = {}
         weights = {n: Named(shares[n].squeeze(0), factor.names) for n, factor in self.replayed.items()}
@@ -141,7 +141,7 @@ class Engine:
                 if name in found:
                     weights[name] = Named(found.pop(name).squeeze(0), self.absorbed[name])
             sums |= unit.finish(found, None) | unit.given_at(shares, bound)
-        return Expectation(torch.zeros(1, dtype=torch.float64), sums, weights, self.plate)
+        return Expectation(torch.tensor([evidence], dtype=torch.float64), sums, weights, self.plate)
 
     def log_prior(self, bound: Bound) -> Tensor:
         """Log-density of the sites with a prior, shape `(starts)`: once, whatever the rows are split into."""

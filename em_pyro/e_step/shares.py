@@ -34,11 +34,13 @@ class Shares:
 
     Attributes:
         given: the weights of every factor, (starts) + its dimensions, in place of the posterior; of a site whose states
-            are summed out inside, those of its states. Evidence is zero then, and statistics stay around the common
-            centre: there are no parameters that they belong to.
+            are summed out inside, those of its states. Statistics then stay around the common centre: there are no
+            parameters that they belong to.
+        evidence: what stands for the log evidence of the rows where weights are given.
     """
 
     given: Mapping[str, Tensor] | None = field(default=None, repr=False)
+    evidence: float = 0.0
 
 
 SOFT = Shares()

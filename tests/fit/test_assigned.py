@@ -17,7 +17,7 @@ from pyro import poutine
 from torch import Tensor, tensor
 
 from em_pyro import EM, ObjectiveError, ParameterError, PlanError
-from em_pyro.fit.assigned import climb
+from em_pyro.fit.assigned import states
 
 FAR = 1e-3
 
@@ -226,12 +226,12 @@ def test_unknown_choices_are_refused(options: dict[str, Any]) -> None:
 def test_faults_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """States that are drawn where the best are wanted let the objective fall."""
     x = gaussian_mixture.simulate(90, 2, 3)
-    real, seen = climb.assigned, list[int]()
+    real, seen = states.assigned, list[int]()
 
     def drawn(engine: Any, bound: Any, generator: Any = None) -> Any:
         seen.append(len(seen))
         return real(engine, bound, torch.Generator().manual_seed(seen[-1]))
 
-    monkeypatch.setattr(climb, "assigned", drawn)
+    monkeypatch.setattr(states, "assigned", drawn)
     with pytest.raises(ObjectiveError, match="classification log-likelihood to rise"):
         EM(gaussian_mixture.full, e_step="hard", tol=0, max_steps=50).fit(x, 3)

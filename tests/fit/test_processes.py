@@ -1,12 +1,5 @@
 """Fits of rows that lie with several real processes, which are started here: as in one, or a named error on all."""
 
-import json
-import os
-import subprocess
-import sys
-from functools import cache
-from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import pyro
@@ -15,38 +8,25 @@ import torch
 from oracles.engines import distance
 from oracles.tolerances import IDENTITY
 from programs import links, share
+from programs.share import Ran
 
 from em_pyro import EM, ParameterError
+from em_pyro.fit.assigned import climb
 from em_pyro.fit.rows import processes
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without processes")
-
-
-@cache
-def ran(scenario: str, size: int) -> list[Any]:
-    """What every process has printed; None of one that has ended without a word."""
-    command = [sys.executable, str(ROOT / "tests" / "programs" / "share.py"), scenario]
-    file = str(Path(mkdtemp()) / "group")
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    started = [
-        subprocess.Popen([*command, str(rank), str(size), file], stdout=subprocess.PIPE, text=True, cwd=ROOT, env=env)
-        for rank in range(size)
-    ]
-    said = [process.communicate(timeout=240)[0] for process in started]
-    return [json.loads(text.splitlines()[-1]) if text else None for text in said]
 
 
 OPTIONS: dict[str, Any] = {
     "plain": {"acceleration": None},
     "starts": {"acceleration": None, "starts": 6, "seed": 2},
-    "auto": {},
+    "accelerated": {"acceleration": "quasi-newton"},
 }
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("size", [2, 3], ids=["two", "three-one-empty"])
-def test_a_fit_of_several_processes_is_that_of_one(name: str, size: int) -> None:
+def test_a_fit_of_several_processes_is_that_of_one(name: str, size: int, ran: Ran) -> None:
     """Starts, iterates, log-likelihood, certificate and ending; the same bits everywhere."""
     every = [one[name] for one in ran("fits", size)]
     assert all(one == every[0] for one in every)
@@ -57,7 +37,7 @@ def test_a_fit_of_several_processes_is_that_of_one(name: str, size: int) -> None
     if not start:
         pyro.param("loc", first.mean() + torch.tensor([-1.0, 1.0]))
     whole = EM(share.mixture, collapse=False, **start, **OPTIONS[name]).fit(share.data())
-    exact = name != "auto"
+    exact = name != "accelerated"
     for key, value in whole.params.items():
         assert distance(torch.tensor(found["params"][key]), value) < (IDENTITY if exact else 1e-5)
     assert distance(found["log_likelihood"], whole.log_likelihood) < IDENTITY
@@ -69,7 +49,18 @@ def test_a_fit_of_several_processes_is_that_of_one(name: str, size: int) -> None
 
 
 @pytest.mark.parametrize("size", [2, 3], ids=["two", "three-one-empty"])
-def test_batches_in_every_process_are_one_fit(size: int) -> None:
+def test_rows_without_weight_count_nothing(size: int, ran: Ran) -> None:
+    """All those of one process: the fit is that of the others' rows."""
+    every = [one["idle"] for one in ran("fits", size)]
+    assert all(one == every[0] for one in every)
+    pyro.clear_param_store()
+    x = share.data()[: 30 if size == 2 else 50]
+    whole = EM(share.weighed, acceleration=None, collapse=False).fit(x, torch.ones_like(x))
+    assert max(abs(a - b) for a, b in zip(every[0]["path"], whole.path, strict=True)) < IDENTITY * abs(whole.objective)
+
+
+@pytest.mark.parametrize("size", [2, 3], ids=["two", "three-one-empty"])
+def test_batches_in_every_process_are_one_fit(size: int, ran: Ran) -> None:
     """Streams and processes compose: iterates, ending and log-likelihood are those of all rows in memory."""
     every = [one["stream"] for one in ran("streams", size)]
     assert all(one == every[0] for one in every)
@@ -84,7 +75,7 @@ def test_batches_in_every_process_are_one_fit(size: int) -> None:
 
 @pytest.mark.parametrize("size", [2, 3], ids=["two", "three-one-empty"])
 @pytest.mark.parametrize("name", ["poissons", "gamma", "shares"])
-def test_slopes_and_curvatures_are_added_up(name: str, size: int) -> None:
+def test_slopes_and_curvatures_are_added_up(name: str, size: int, ran: Ran) -> None:
     """Regressions with a link, in batches and in shares: the maximum of all rows, the same bits everywhere."""
     every = [one[name] for one in ran("streams", size)]
     assert all(one == every[0] for one in every)
@@ -94,7 +85,7 @@ def test_slopes_and_curvatures_are_added_up(name: str, size: int) -> None:
     assert distance(every[0]["log_likelihood"], whole.log_likelihood) < 1e-8
 
 
-def test_what_one_process_reads_ends_all() -> None:
+def test_what_one_process_reads_ends_all(ran: Ran) -> None:
     """A batch that changes between passes, in the last of them; and batches of none."""
     first, last = ran("streams", 2)
     assert last["changed"]["error"] == "DataError"
@@ -110,41 +101,56 @@ def test_what_one_process_reads_ends_all() -> None:
         ("options", "PlanError", 'the same options in all processes, got another "seed"'),
     ],
 )
-def test_what_cannot_be_reduced_is_refused_by_all(what: str, error: str, text: str) -> None:
+def test_what_cannot_be_reduced_is_refused_by_all(what: str, error: str, text: str, ran: Ran) -> None:
     """At planning, and no process waits for another."""
     for one in ran("fits", 2):
         assert one[what]["error"] == error
         assert text in one[what]["text"]
 
 
-def test_bad_data_of_one_end_all() -> None:
+def test_bad_data_of_one_end_all(ran: Ran) -> None:
     """The process that has them says where, the others which process."""
     first, second = (one["data"] for one in ran("fits", 2))
     assert second["error"] == "DataError"
     assert first["text"].startswith('Process 1: Site "x": expected finite data')
 
 
-def test_a_step_is_of_all_or_of_none() -> None:
-    """What would be done of the share alone is refused."""
-    assert all("expected no process_group" in one["step"] for one in ran("fits", 2))
+@pytest.mark.parametrize("size", [2, 3], ids=["two", "three-one-empty"])
+def test_single_steps_are_those_of_one(size: int, ran: Ran) -> None:
+    """Losses and values; planned once, and anew in all where one of them has other rows."""
+    every = ran("steps", size)
+    assert all(one == every[0] for one in every)
+    assert every[0]["plans"] == 1
+    alone, x = EM(share.mixture, collapse=False, starts={"loc": torch.tensor([0.0, 4.0])}), share.data()
+    other = torch.cat([x[: 30 if size == 2 else 50], x[30 if size == 2 else 50 :] + 1.0])
+    losses = [alone.step(x) for _ in range(4)] + [alone.step(other) for _ in range(2)]
+    assert max(abs(a - b) for a, b in zip(every[0]["losses"], losses, strict=True)) < IDENTITY * abs(losses[0])
+    assert distance(torch.tensor(every[0]["loc"]), alone.params["loc"]) < IDENTITY
 
 
-@pytest.mark.parametrize("scenario", ["dies", "hangs"])
-def test_a_process_that_is_lost_is_named(scenario: str) -> None:
-    """On the others, within the group's timeout; `last` has the last values and the way to them."""
-    first, second = ran(scenario, 2)
-    assert second is None
-    assert first["error"] == "ProcessError"
-    assert "Process 0 of 2" in first["text"]
-    assert first["seconds"] < 20
-    assert first["outcome"] == "interrupted"
-    assert first["steps"] >= 2
-    assert first["path"] == sorted(first["path"])
+@pytest.mark.parametrize("size", [2, 3], ids=["two", "three-one-empty"])
+def test_rows_in_one_state_each_add_up(size: int, ran: Ran) -> None:
+    """Hard: the path of one process, in shares and in their batches. Sampled: the same everywhere, around a maximum."""
+    every = ran("assigned", size)
+    assert all(one == every[0] for one in every)
+    start: dict[str, Any] = {"starts": {"loc": torch.tensor([0.0, 4.0])}}
+    whole = EM(share.mixture, e_step="hard", **start).fit(share.data())
+    for how in ("hard", "stream"):
+        found = every[0][how]
+        assert found["outcome"] == whole.outcome == "settled"
+        assert max(abs(a - b) for a, b in zip(found["path"], whole.path, strict=True)) < IDENTITY * abs(whole.objective)
+        assert distance(found["log_likelihood"], whole.log_likelihood) < IDENTITY
     pyro.clear_param_store()
-    start = {"loc": share.data()[:30].mean() + torch.tensor([-1.0, 1.0])}
-    options: dict[str, Any] = {"tol": 0, "acceleration": None, "max_steps": first["steps"], "starts": start}
-    fit = EM(share.mixture, collapse=False, **options).fit(share.data())
-    assert distance(torch.tensor(first["loc"]), fit.params["loc"]) < IDENTITY
+    soft = EM(share.mixture, **start).fit(share.data())
+    assert every[0]["sampled"]["outcome"] == "averaged"
+    assert soft.objective - 1 < every[0]["sampled"]["path"][-1] < soft.objective
+    assert 'Site "y": expected statistics that add up over rows' in every[0]["links"]
+
+
+def test_every_process_draws_states_of_its_own() -> None:
+    """Else equal rows of two processes would always be in the same state; those of a lone one are what they were."""
+    first, second = (climb.generator(3, 1, holder).initial_seed() for holder in (0, 1))
+    assert first == 3 * 1_000_003 + 1 != second
 
 
 def test_without_a_group_it_is_named() -> None:

@@ -56,9 +56,41 @@ def test_parquet_files(tmp_path: Any) -> None:
 
 def test_what_cannot_be_read_again_is_named() -> None:
     """One pass is not enough, and a tensor is no list of batches."""
-    for wrong in (iter(batches()), (part for part in batches()), X, 5, "x"):
+    for wrong in (
+        iter(batches()),
+        (part for part in batches()),
+        X,
+        X.numpy(),
+        {"x": X},
+        5,
+        "x",
+        lambda many: batches(),
+    ):
         with pytest.raises(ParameterError, match="fit_stream: expected"):
             source_of(wrong)
+    for returned in (None, X, X.numpy(), {"x": X}):
+        with pytest.raises(ParameterError, match=f"got one that returns {type(returned).__name__}"):
+            EM(mixture).fit_stream(lambda found=returned: found)
+
+
+def test_an_error_of_the_reader_is_its_own() -> None:
+    """In the middle of a pass: it comes out as it is, and the store is as it was."""
+    passes = 0
+
+    def read() -> Iterator[Tensor]:
+        nonlocal passes
+        passes += 1
+        yield X[:40]
+        if passes > 4:
+            raise OSError("the disk is gone")
+        yield X[40:]
+
+    pyro.param("loc", tensor([0.0, 4.0]))
+    with pytest.raises(OSError, match="the disk is gone"):
+        EM(mixture).fit_stream(read)
+    assert passes == 5
+    assert torch.equal(pyro.param("loc"), tensor([0.0, 4.0]))
+    assert "scale" not in pyro.get_param_store()
 
 
 def test_an_argument_of_another_shape_is_named() -> None:
@@ -116,6 +148,30 @@ def test_a_seal_tells_bits_places_and_shapes() -> None:
     seals = [seal(((part,), {})) for part in (x, other, moved, x.reshape(3, -1), x.flip(0), x[:-1], x.float())]
     assert len(set(seals)) == len(seals)
     assert seal(((x.clone(),), {})) == seals[0] != seal(((), {"x": x}))
+
+
+def weighed(x: Tensor, w: Tensor) -> None:
+    """Rows with weights."""
+    loc = pyro.param("loc", tensor([0.0, 4.0]))
+    with pyro.poutine.scale(scale=w), pyro.plate("row", len(x)):
+        z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5])))
+        pyro.sample("x", dist.Normal(loc[z], 1.0), obs=x)
+
+
+def test_weights_are_looked_at_in_every_batch() -> None:
+    """The first may have none, if another has; a wrong one is named with its batch."""
+    options: dict[str, Any] = {"acceleration": None, "tol": 0, "max_steps": 3}
+    first, later = torch.zeros(40), torch.ones(50)
+    fit = EM(weighed, **options).fit_stream([(X[:40], first), (X[40:], later)])
+    pyro.clear_param_store()
+    whole = EM(weighed, collapse=False, **options).fit(X, torch.cat([first, later]))
+    assert farthest(fit.params, whole.params) < IDENTITY
+    with pytest.raises(DataError, match="expected a row that counts"):
+        EM(weighed).fit_stream([(X[:40], first), (X[40:], 0 * later)])
+    for wrong in (-1.0, float("nan")):
+        bad = torch.where(torch.arange(50) == 7, wrong, later)
+        with pytest.raises(DataError, match=f"Batch 1: .*not negative, got {wrong} at index"):
+            EM(weighed).fit_stream([(X[:40], later[:40]), (X[40:], bad)])
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------

@@ -1,22 +1,33 @@
-"""One process of a group: `python share.py SCENARIO RANK SIZE FILE`; what it has found is printed as JSON."""
+"""Groups of real processes: `python share.py` reads lines "SCENARIO SIZE FOLDER", and forks a group for each.
+
+Of every line it prints what each process has found, as JSON. Torch is imported once, before the forks.
+"""
 
 import datetime
 import json
 import os
+import signal
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
-from typing import Any
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pyro
 import pyro.distributions as dist
 import torch
+import torch._dynamo  # a backward pass imports it: here it is once for all
 from torch import Tensor, distributed, tensor
 from torch.distributions import constraints
 
-from em_pyro import EM, EMError
+from em_pyro import EM, EMError, load
 from em_pyro.fit.loop import State
 from programs.links import batches, gamma, poissons
+
+Ran = Callable[..., list[Any]]
+"""Asked for a scenario by so many processes, what each has found."""
 
 TIMEOUT = 15  # seconds, of the group; of the one in which a process hangs, three
 
@@ -25,7 +36,7 @@ def data() -> Tensor:
     """Two clusters, sorted: the shares have other means."""
     generator = torch.Generator().manual_seed(0)
     sides = torch.arange(90).remainder(3).eq(0).double()
-    return (torch.randn(90, generator=generator, dtype=torch.float64) + 4 * sides).sort().values
+    return (torch.randn(90, generator=generator, dtype=torch.float64) + 6 * sides).sort().values
 
 
 def mixture(x: Tensor) -> None:
@@ -55,6 +66,14 @@ def centred(x: Tensor) -> None:
         pyro.sample("x", dist.Normal(loc[z], scale), obs=x)
 
 
+def weighed(x: Tensor, w: Tensor) -> None:
+    """Rows with weights."""
+    loc = pyro.param("loc", tensor([0.0, 4.0]))
+    with pyro.poutine.scale(scale=w), pyro.plate("row", len(x)):
+        z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5])))
+        pyro.sample("x", dist.Normal(loc[z], 1.0), obs=x)
+
+
 def told(fit: Any) -> dict[str, Any]:
     """What is compared."""
     return {
@@ -82,10 +101,13 @@ def fits(group: Any, shares: list[Tensor], rank: int) -> dict[str, Any]:
     for name, options in {
         "plain": {"acceleration": None},
         "starts": {"acceleration": None, "starts": 6, "seed": 2},
-        "auto": {},
+        "accelerated": {"acceleration": "quasi-newton"},
     }.items():
         pyro.clear_param_store()
         found[name] = told(EM(mixture, process_group=group, **options).fit(shares[rank]))
+    pyro.clear_param_store()
+    weights = torch.full_like(shares[rank], float(rank < len(shares) - 1))
+    found["idle"] = told(EM(weighed, process_group=group, acceleration=None).fit(shares[rank], weights))
     pyro.clear_param_store()
     found["refused"] = raised(EM(heavy, process_group=group), shares[rank])
     found["centred"] = raised(EM(centred, process_group=group), shares[rank])
@@ -94,7 +116,6 @@ def fits(group: Any, shares: list[Tensor], rank: int) -> dict[str, Any]:
     if rank == len(shares) - 1:
         bad[-1] = torch.nan
     found["data"] = raised(EM(mixture, process_group=group), bad)
-    found["step"] = raised_by_step(EM(mixture, process_group=group), shares[rank])
     return found
 
 
@@ -133,48 +154,144 @@ class Broken:
         yield self.parts[-1] + (1e-9 if self.passes > 3 else 0.0)
 
 
-def raised_by_step(em: EM, x: Tensor) -> str:
-    """The error of a step of one process."""
+def steps(group: Any, shares: list[Tensor], rank: int) -> dict[str, Any]:
+    """Single steps, planned once; and more of them where one process has other rows."""
+    em, plans = EM(mixture, process_group=group, starts={"loc": tensor([0.0, 4.0])}), [0]
+    planned = em._planned
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        plans[0] += 1
+        return planned(*args, **kwargs)
+
+    em._planned = counted  # type: ignore[method-assign]
+    losses = [em.step(shares[rank]) for _ in range(4)]
+    first = plans[0]
+    other = shares[rank] + 1.0 if rank == len(shares) - 1 else shares[rank]
+    losses += [em.step(other) for _ in range(2)]
+    return {"losses": losses, "loc": em.params["loc"].tolist(), "plans": first}
+
+
+def assigned(group: Any, shares: list[Tensor], rank: int) -> dict[str, Any]:
+    """Rows in one state each: in shares, in batches of shares, and what has no such M-step."""
+    found: dict[str, Any] = {}
+    batches_of = list(shares[rank].split(20)) if len(shares[rank]) else []
+    start = {"starts": {"loc": tensor([0.0, 4.0])}}
+    for how, options in {"hard": {}, "sampled": {"max_steps": 60}}.items():
+        pyro.clear_param_store()
+        found[how] = told(EM(mixture, process_group=group, e_step=how, **start, **options).fit(shares[rank]))
+    pyro.clear_param_store()
+    found["stream"] = told(EM(mixture, process_group=group, e_step="hard", **start).fit_stream(batches_of))
     try:
-        em.step(x)
+        EM(poissons, process_group=group, e_step="hard").fit(*batches()[0])
     except EMError as error:
-        return str(error)
-    return ""
+        found["links"] = str(error)
+    return found
 
 
-def lost(scenario: str, group: Any, shares: list[Tensor], rank: int) -> dict[str, Any]:
+def lost(scenario: str, group: Any, shares: list[Tensor], rank: int, folder: Path) -> dict[str, Any]:
     """The last process ends, or hangs, in its third step; the others say so, and keep what they had."""
 
     def leave(state: State) -> None:
         if rank == len(shares) - 1 and state.step == 3:
             if scenario == "dies":
                 os._exit(3)
-            time.sleep(30)
-            os._exit(3)
+            time.sleep(600)
 
     em = EM(mixture, process_group=group, callback=leave, tol=0, max_steps=50, acceleration=None)
     began = time.monotonic()
     found = raised(em, shares[rank])
     last = em.last
     assert last is not None
+    last.save(folder / scenario)
     return {**found, "seconds": time.monotonic() - began, "outcome": last.outcome, "steps": last.num_steps,
             "path": last.path, "loc": last.params["loc"].tolist()}  # fmt: skip
 
 
-def main() -> None:
-    """Join the group, and do what is asked."""
-    scenario, rank, size, file = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-    torch.set_default_dtype(torch.float64)
-    torch.set_num_threads(1)
+def kept(scenario: str, group: Any, shares: list[Tensor], rank: int, folder: Path) -> dict[str, Any]:
+    """Fits that write a checkpoint: the first or the last process is killed, or all go on, in these or other shares."""
+    dies = {"first-killed": 0, "last-killed": len(shares) - 1}.get(scenario)
+
+    def leave(state: State) -> None:
+        if rank == dies and state.step == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    file = folder / "fit.pt"
+    if rank == 0 and dies is not None:
+        file.unlink(missing_ok=True)
+    em = EM(mixture, process_group=group, callback=leave, acceleration=None, checkpoint=file, every=1)
+    x = shares[rank].flip(0) if scenario == "other-shares" else shares[rank]
+    found = raised(em, x)
+    return found or told(em.last)
+
+
+def again(group: Any, shares: list[Tensor], rank: int, folder: Path) -> dict[str, Any]:
+    """A fit from the last values of one that has lost a process."""
+    values = load(folder / "dies").params
+    return told(EM(mixture, process_group=group, acceleration=None, starts=values).fit(shares[rank]))
+
+
+def joined(scenario: str, rank: int, size: int, folder: Path, there: Path) -> Any:
+    """Join a group whose file lies `there`, and do what is asked; files of the scenario go into `folder`."""
     wait = datetime.timedelta(seconds=3 if scenario == "hangs" else 4 * TIMEOUT)
-    distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=size, timeout=wait)
+    file = f"file://{there / 'group'}"
+    distributed.init_process_group("gloo", init_method=file, rank=rank, world_size=size, timeout=wait)
     x = data()
     shares = [x[:30], x[30:]] if size == 2 else [x[:0], x[:50], x[50:]]
     group = distributed.group.WORLD
-    asked = {"fits": lambda: fits(group, shares, rank), "streams": lambda: streams(group, size, rank)}
-    print(json.dumps(asked.get(scenario, lambda: lost(scenario, group, shares, rank))()))
-    sys.stdout.flush()
-    os._exit(0)  # a group of which a process is gone does not end by itself
+    if scenario == "streams":
+        return streams(group, size, rank)
+    if scenario in ("dies", "hangs"):
+        return lost(scenario, group, shares, rank, folder)
+    if scenario == "again":
+        return again(group, shares, rank, folder)
+    if scenario in ALONE:
+        return ALONE[scenario](group, shares, rank)
+    return kept(scenario, group, shares, rank, folder)
+
+
+ALONE: dict[str, Callable[[Any, list[Tensor], int], dict[str, Any]]] = {
+    "fits": fits,
+    "steps": steps,
+    "assigned": assigned,
+}
+
+
+def ran(scenario: str, size: int, folder: Path) -> list[Any]:
+    """Fork a group, and return what each process has found; None of one that has ended without a word.
+
+    One that hangs is killed when all others have ended.
+    """
+    there, children = Path(tempfile.mkdtemp()), []
+    for rank in range(size):
+        if not (child := os.fork()):
+            forked(scenario, rank, size, folder, there)
+        children.append(child)
+    for rank, child in enumerate(children):
+        if scenario == "hangs" and rank == size - 1:
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    files = [there / str(rank) for rank in range(size)]
+    return [json.loads(file.read_text()) if file.exists() else None for file in files]
+
+
+def forked(scenario: str, rank: int, size: int, folder: Path, there: Path) -> NoReturn:
+    """Write what one process has found, and end: a group of which a process is gone does not end by itself."""
+    try:
+        found = joined(scenario, rank, size, folder, there)
+        (there / str(rank)).write_text(json.dumps(found))
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(0)
+
+
+def main() -> None:
+    """Answer line by line."""
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        scenario, size, folder = line.split()
+        print(json.dumps(ran(scenario, int(size), Path(folder))), flush=True)
 
 
 if __name__ == "__main__":

@@ -19,13 +19,14 @@ from torch import Tensor
 
 from ...errors import ObjectiveError
 from ...m_step.ascent.ascend import Carried
-from ...posterior.possible import check_possible, is_possible
+from ...posterior.possible import is_possible
 from ...program.named import Batch, Params, only
 from ..loop import Settings, told
 from ..path import Interrupted, Path, start
 from ..problem import Problem
+from ..rows.everywhere import check_possible
 from ..stopping import is_small
-from .states import Assigned, assigned, check_assignable
+from .states import Everywhere, assigned_everywhere, check_assignable
 
 BURN_IN = 0.5  # of the steps, before draws are averaged
 
@@ -40,15 +41,20 @@ def follow_assigned(problem: Problem, points: Sequence[Params], settings: Settin
         Interrupted: with the path so far.
     """
     problem = replace(problem.of_all_rows, expands=False)
-    check_assignable(problem.engine)
+    check_assignable(problem)
     ends = list[Path]()
     for i, point in enumerate(points):
         path = start(point)._replace(e_step=settings.e_step)
         if settings.e_step == "hard":
             ends.append(classify(problem, path, settings))
         else:
-            ends.append(sample(problem, path, settings, torch.Generator().manual_seed(1_000_003 * settings.seed + i)))
+            ends.append(sample(problem, path, settings, generator(settings.seed, i, problem.rows.holder)))
     return ends
+
+
+def generator(seed: int, start: int, holder: int) -> torch.Generator:
+    """What draws the states of a start: others for each who holds rows."""
+    return torch.Generator().manual_seed(2**40 * holder + 1_000_003 * seed + start)
 
 
 def classify(problem: Problem, path: Path, settings: Settings) -> Path:
@@ -61,31 +67,30 @@ def classify(problem: Problem, path: Path, settings: Settings) -> Path:
     k-means, up to constants.
     """
     memory = dict[Any, Any]()
-    before: Assigned | None = None
+    before: tuple[bytes, ...] = ()
     try:
         while True:
-            here = problem.bind(path.here)
-            states = assigned(problem.engine, here)
-            objective = states.log_joint + float(problem.log_prior(here))
+            states = assigned_everywhere(problem, path.here)
+            objective = float(states.found.log_evidence) + float(problem.log_prior(problem.bind(path.here)))
             if why := _lost(problem, path, objective):
                 return path.ended("degenerate", why)
             path = path.reached(objective)
             if told(path, settings):
                 return path.ended("stopped")
             gain = objective - path.before[-1] if path.before else float("inf")
-            if settings.tol > 0 and states.same(before) and is_small(gain, objective, settings.tol):
+            if settings.tol > 0 and states.seals == before and is_small(gain, objective, settings.tol):
                 return path.estimated(0.0, small=True).ended("settled", "; ".join(states.empty))
             new = _maximised(problem, states, path.here, memory)
             if len(path.before) >= settings.max_steps:
                 return path.ended("step limit")
             if new is None:
                 return path.ended("degenerate", "these states leave no M-step")
-            path, before = path.moved(new, {}), states
+            path, before = path.moved(new, {}), states.seals
     except KeyboardInterrupt as stopped:
         raise _interrupted(stopped, path) from None
 
 
-def sample(problem: Problem, path: Path, settings: Settings, generator: torch.Generator) -> Path:
+def sample(problem: Problem, path: Path, settings: Settings, draws: torch.Generator) -> Path:
     """Iterate stochastic EM `max_steps` times, and end at the average of the second half.
 
         S-step.  z drawn from p(z | x, theta), all latents together.
@@ -98,9 +103,9 @@ def sample(problem: Problem, path: Path, settings: Settings, generator: torch.Ge
     total, kept, again = dict[str, Tensor](), 0, 0
     try:
         path = path.reached(problem.objective(path.here))
-        check_possible(problem.engine, path.params, path.level)
+        check_possible(problem, path.params, path.level)
         for step in range(1, settings.max_steps + 1):
-            states = assigned(problem.engine, problem.bind(path.here), generator)
+            states = assigned_everywhere(problem, path.here, draws)
             new = _maximised(problem, states, path.here, {})
             level = float("nan") if new is None else problem.objective(new)
             if new is None or not is_possible(level):
@@ -120,9 +125,9 @@ def sample(problem: Problem, path: Path, settings: Settings, generator: torch.Ge
     return path.moved(mean, {}).reached(problem.objective(mean)).ended("averaged", note)
 
 
-def _maximised(problem: Problem, states: Assigned, here: Batch, memory: Carried) -> Batch | None:
+def _maximised(problem: Problem, states: Everywhere, here: Batch, memory: Carried) -> Batch | None:
     """The M-step given states; None where there is none."""
-    new = problem.maximise(problem.given(problem.bind(here), lambda _: states.shares), here, memory)
+    new = problem.maximise(states.found, here, memory)
     return new if all(bool(torch.isfinite(value).all()) for value in new.values()) else None
 
 
@@ -133,7 +138,7 @@ def _lost(problem: Problem, path: Path, objective: float) -> str:
         ObjectiveError: it fell.
     """
     if not path.before:
-        check_possible(problem.engine, only(path.here), objective)
+        check_possible(problem, only(path.here), objective)
         return ""
     if not isfinite(objective):
         return "the objective is no longer finite: a state is down to too few rows for its scale"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -12,45 +12,80 @@ from torch.nn.functional import one_hot
 
 from ...e_step.chains.chain import Chain
 from ...e_step.engine import Engine
-from ...e_step.shares import Shares
+from ...e_step.expectation import Expectation
+from ...e_step.shares import SOFT, Shares
 from ...e_step.whole import compiled_factors, log_factors
 from ...errors import PlanError
 from ...posterior.inside import Inside
 from ...posterior.joint import Joint
-from ...program.named import Named
+from ...program.named import Batch, Named
 from ...program.unroll import FROM
 from ...reading.bound import Bound
+from ..problem import Problem
 from ..starting.starts import weights_of
 
 
-@dataclass(frozen=True)
-class Assigned:
-    """Every latent in one state.
+class Assigned(NamedTuple):
+    """Rows whose latents are in one state each.
 
     Attributes:
-        states: indices by latent, of its plates; of a site with states inside, of its plates and of all steps, the
-            state before the first one included.
-        shares: what statistics are taken under.
-        log_joint: of the data and these states together, row weights counted.
-        empty: states of latents of rows in which no row is.
+        shares: what statistics are taken under; their evidence is the log-density of the data and these states
+            together, row weights counted.
+        seal: a digest of the states.
+        counts: of latents of rows, how many rows are in each state.
     """
 
-    states: Mapping[str, Tensor] = field(repr=False)
-    shares: Shares = field(repr=False)
-    log_joint: float
+    shares: Shares
+    seal: bytes
+    counts: Mapping[str, Tensor]
+
+
+class Everywhere(NamedTuple):
+    """All rows in states, wherever they lie.
+
+    Attributes:
+        found: statistics under these states; the log-density of data and states stands for log evidence.
+        seals: of the states, by all who hold rows.
+        empty: states of latents of rows in which no row is, in words.
+    """
+
+    found: Expectation
+    seals: tuple[bytes, ...]
     empty: tuple[str, ...]
 
-    def same(self, other: Assigned | None) -> bool:
-        """Whether no latent is in another state."""
-        return other is not None and all(torch.equal(one, other.states[name]) for name, one in self.states.items())
+
+def assigned_everywhere(problem: Problem, here: Batch, generator: torch.Generator | None = None) -> Everywhere:
+    """Put the latents of all rows into the states that are most probable, or into some drawn by `generator`."""
+    bound, seen = problem.bind(here), list[Assigned]()
+
+    def shares(engine: Engine) -> Shares:
+        one = assigned(engine, bound, generator)
+        seen.append(one._replace(shares=SOFT))
+        return one.shares
+
+    found, seals, total = problem.given(bound, shares), list[bytes](), dict[str, Tensor]()
+    for one in (one for held in problem.rows.gathered(seen) for one in held):
+        seals.append(one.seal)
+        for name, counts in one.counts.items():
+            total[name] = counts + total.get(name, 0)
+    empty = [
+        f'state {k} of "{name}" has no row' for name, n in total.items() for k in (n == 0).nonzero().flatten().tolist()
+    ]
+    return Everywhere(found, tuple(seals), tuple(empty))
 
 
-def check_assignable(engine: Engine) -> None:
-    """Refuse a program whose latents have no states to be in.
+def check_assignable(problem: Problem) -> None:
+    """Refuse a program whose latents have no states to be in, and one of which an M-step is a step alone.
 
     Raises:
         PlanError: naming the latent or the site.
     """
+    engine = problem.engine
+    for step in problem.plan.steps:
+        raise PlanError(
+            f'Site "{next(iter(step.sites))}": expected statistics that add up over rows, got slopes and curvatures of '
+            f'a link, which go with e_step="soft" where rows come in batches or from several processes.'
+        )
     if engine.recognition.latents is not None:
         name = min(engine.program.integrated)
         raise PlanError(
@@ -87,7 +122,8 @@ def assigned(engine: Engine, bound: Bound, generator: torch.Generator | None = N
     log_joint = sum(_total(weights[name], values[name]) for name in engine.factors)
     for site, (_, path) in paths.items():
         weights |= _hidden(cast(Chain, engine.inner[site]), path, weights[site])
-    return Assigned(states, Shares(weights), float(log_joint), _empty(engine, {n: states[n] for n in joint.free}))
+    counts = {name: _counts(engine, name, states[name]) for name in joint.free if states[name].dim()}
+    return Assigned(Shares(weights, float(log_joint)), _seal(states), counts)
 
 
 def _hidden(chain: Chain, path: Tensor, weight: Tensor) -> dict[str, Tensor]:
@@ -113,11 +149,14 @@ def _one_hot(engine: Engine, name: str, index: Tensor) -> Named:
     return Named(share[cut], tuple(names[i] for i in keep))
 
 
-def _empty(engine: Engine, states: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Name the states in which no row is."""
-    found = []
-    for name, index in states.items():
-        if index.dim():
-            counts = torch.bincount(index.flatten(), minlength=engine.program.latents[name].size)
-            found += [f'state {k} of "{name}" has no row' for k in (counts == 0).nonzero().flatten().tolist()]
-    return tuple(found)
+def _counts(engine: Engine, name: str, index: Tensor) -> Tensor:
+    """How many rows are in each state of a latent."""
+    return torch.bincount(index.flatten(), minlength=engine.program.latents[name].size)
+
+
+def _seal(states: Mapping[str, Tensor]) -> bytes:
+    """Digest of all states: equal where no latent is in another one."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(states):
+        digest.update(states[name].contiguous().cpu().numpy().data)
+    return digest.digest()

@@ -39,9 +39,9 @@ class Journal:
         notes: what the fit is to say of its file.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None = None, every: int = 100) -> None:
-        """Begin with nothing; `every` so many EM steps are written."""
-        self.path, self.every = path, every
+    def __init__(self, path: str | os.PathLike[str] | None = None, every: int = 100, *, writes: bool = True) -> None:
+        """Begin with nothing; `every` so many EM steps are written, if this is the process that `writes`."""
+        self.path, self.every, self.writes = path, every, writes
         self.points: list[dict[str, Tensor]] = []
         self._head: dict[str, Any] = {}
         self._done: list[Any] = []  # results, laid out
@@ -164,7 +164,7 @@ class Journal:
         return revived(problem, found) if isinstance(found, Path) else found
 
     def _write(self, here: Mapping[str, Any] | None, *, over: bool = False) -> None:
-        if self.path is None:
+        if self.path is None or not self.writes:
             return
         self._since = 0
         contents = {

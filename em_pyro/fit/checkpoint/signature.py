@@ -7,7 +7,7 @@ the densities of its sites at a random point, to the digits that another machine
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isclose
 from typing import Any
 
@@ -48,6 +48,14 @@ def signature(problem: Problem, options: Mapping[str, Any]) -> dict[str, dict[st
         seen = (site.value if site.role == "observed" else None, site.mask, site.scale)
         data[f'site "{name}"'] = _digest(seen)
     return {"option": {name: _digest(value) for name, value in options.items()}, "model": model, "data": data}
+
+
+def of_all(every: Sequence[Signature]) -> Signature:
+    """Return what a fit of several processes is of: the data of each."""
+    if len(every) == 1:
+        return every[0]
+    data = {f"{name} of process {rank}": said for rank, one in enumerate(every) for name, said in one["data"].items()}
+    return {**every[0], "data": data}
 
 
 def densities(problem: Problem) -> dict[str, float]:

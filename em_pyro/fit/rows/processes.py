@@ -82,8 +82,8 @@ class Team:
             raise Lost(
                 ProcessError(
                     f"Process {self.rank} of {self.size}: expected all processes to answer, got none from some of them "
-                    f"({str(error).splitlines()[0]}). One has ended, or hangs. Start all of them again, from the last "
-                    f"values: EM(model, starts=em.last.params)."
+                    f"({str(error).splitlines()[0]}). One has ended, or hangs. Start all of them again: from the "
+                    f"checkpoint, or from the values that em.last.save(path) writes."
                 )
             ) from error
 

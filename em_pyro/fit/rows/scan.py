@@ -18,7 +18,7 @@ from ...e_step.rebind import centred
 from ...e_step.sites.site_factor import SiteFactor
 from ...errors import DataError, EMError, PlanError
 from ...m_step.plan import choose
-from ...program.data.check import check_data
+from ...program.data.check import check_data, nothing_counts, uncounted
 from ...program.devices import beside
 from ...program.site import Site
 from ...reading.reading import Centre
@@ -37,17 +37,22 @@ class Seen:
 
     seals: list[int] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
-    places: dict[str, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)  # mean and reach, by site and batch
+    # Mean and reach, by site and batch: as Python's numbers, for a small tensor that stays from every batch pins the
+    # memory around it, and the next batch needs more.
+    places: dict[str, list[tuple[Any, float]]] = field(default_factory=dict)
     samples: dict[str, Tensor] = field(default_factory=dict)
     stride: int = 1
+    counted: bool = False  # whether any row counts
 
     def add(self, part: Engine) -> None:
         """Take in one batch."""
         assert part.plate is not None
         self.rows.append(part.program.plates[part.plate])
+        self.counted = self.counted or not uncounted(part.recognition.runs[0])
         for factor in _located(part):
             if factor.data.shift is not None:
-                self.places.setdefault(factor.name, []).append((factor.data.shift.double(), factor.data.reach))
+                place = factor.data.shift.double().tolist(), float(factor.data.reach)
+                self.places.setdefault(factor.name, []).append(place)
             more = thinned(factor, self.stride)
             known = self.samples.get(factor.name)
             self.samples[factor.name] = more if known is None else torch.cat([known, more])
@@ -55,14 +60,24 @@ class Seen:
             self.stride *= 2
             self.samples = {name: values[::2] for name, values in self.samples.items()}
 
+    def check_counted(self, engine: Engine) -> None:
+        """Refuse rows none of which counts.
+
+        Raises:
+            DataError: naming a site.
+        """
+        if not self.counted:
+            raise nothing_counts(next(n for n, s in engine.recognition.runs[0].items() if s.role == "observed"))
+
     def centres(self) -> dict[str, Centre]:
         """The mean over all batches, and the largest distance of any value from it, by site."""
         found, rows = dict[str, Centre](), torch.tensor(self.rows, dtype=torch.float64)
         for name, places in self.places.items():
-            shifts = torch.stack([shift for shift, _ in places])
+            shifts = torch.tensor([shift for shift, _ in places], dtype=torch.float64)
             mean = torch.tensordot(rows / rows.sum(), shifts, 1)
             away = (shifts - mean).abs().reshape((len(shifts), -1)).amax(-1)
-            found[name] = Centre(mean, (torch.stack([reach for _, reach in places]) + away).amax())
+            reach = torch.tensor([reach for _, reach in places], dtype=torch.float64)
+            found[name] = Centre(mean, (reach + away).amax())
         return found
 
 
@@ -176,6 +191,7 @@ def _cut(value: Any, rows: int, half: int) -> Any:
 def scanned(source: Source, engine: Engine) -> tuple[Stream, Engine]:
     """Read all batches once: check them, and find what is agreed on."""
     seen = looked(source, engine)
+    seen.check_counted(engine)
     centres = seen.centres()
     return stream_of(source, engine, seen, centres, seen.samples), centred(engine, centres)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -30,8 +31,20 @@ class Source:
     batches: Iterable[Any] | Callable[[], Iterable[Any]] = field(repr=False)
 
     def read(self) -> Iterator[Call]:
-        """Read all batches once more, each as a call of the model."""
-        yield from map(_call, self.batches() if callable(self.batches) else self.batches)
+        """Read all batches once more, each as a call of the model.
+
+        Raises:
+            ParameterError: the function has returned something else.
+        """
+        batches = self.batches
+        if callable(batches):
+            batches = batches()
+            if not _iterable(batches):
+                raise ParameterError(
+                    f"fit_stream: expected a function that returns an iterator of batches, got one that returns "
+                    f"{type(batches).__name__}. Yield the batches, one after another."
+                )
+        yield from map(_call, batches)
 
 
 def source_of(batches: Any) -> Source:
@@ -45,12 +58,35 @@ def source_of(batches: Any) -> Source:
             f"fit_stream: expected batches that can be read in every pass, got {type(batches).__name__}, which can be "
             f"read once. Pass the function that makes it, or a list, a DataLoader, an object with __iter__."
         )
-    if not (callable(batches) or isinstance(batches, Iterable)) or isinstance(batches, (str, bytes, Tensor)):
+    if not (callable(batches) or _iterable(batches)):
         raise ParameterError(
             f"fit_stream: expected an iterable of batches, or a function that returns one, got "
             f"{type(batches).__name__}. Each batch is what the model takes: a tuple of arguments, or one tensor."
         )
+    if callable(batches) and (lacking := _lacking(batches)):
+        raise ParameterError(
+            f"fit_stream: expected a function that is called without arguments, got one that raises TypeError: "
+            f"{lacking}. Pass lambda: batches(...)."
+        )
     return Source(batches)
+
+
+def _iterable(batches: Any) -> bool:
+    """Whether these may be batches, one after another: rows of a tensor, letters and keys are none."""
+    return isinstance(batches, Iterable) and not isinstance(batches, (str, bytes, Tensor, np.ndarray, Mapping))
+
+
+def _lacking(function: Callable[..., Any]) -> str:
+    """Say what a call without arguments lacks; empty if nothing, or if nobody knows."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of a builtin
+        return ""
+    try:
+        signature.bind()
+    except TypeError as error:
+        return str(error)
+    return ""
 
 
 def _call(batch: Any) -> Call:

@@ -20,6 +20,7 @@ from ...e_step.shares import SUMS, Collect
 from ...errors import DataError, EMError, PlanError
 from ...m_step.plan import Plan
 from ...m_step.regression.steps import Steps
+from ...program.data.check import check_data
 from ...program.site import Site
 from ...reading.bound import Bound
 from .held import Remembered, Sharing, expanded, soft
@@ -125,7 +126,7 @@ def read_on(engine: Engine, k: int, call: Call) -> Engine:
     try:
         part = rebound(engine, *call, {})
     except EMError as error:
-        raise _at(k, error) from error
+        raise _at(k, _wrong(engine, call) or error) from error
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise DataError(
             f"Batch {k}: expected arguments like those of the first batch, got some on which the model raises "
@@ -149,6 +150,19 @@ def read_on(engine: Engine, k: int, call: Call) -> Engine:
                 f"kind in every batch."
             )
     return part
+
+
+def _wrong(engine: Engine, call: Call) -> EMError | None:
+    """Say what is wrong with the data themselves, over which more than one thing may stumble; None if nothing is."""
+    values = engine.recognition.values
+    try:
+        there, run = engine.program.run_on(*call, values)
+        check_data(run, values, there.plates, there.states)
+    except DataError as error:
+        return error
+    except (EMError, RuntimeError, ValueError, TypeError, LookupError, AttributeError):
+        return None
+    return None
 
 
 def _check_arguments(engine: Engine, part: Engine, k: int) -> None:

@@ -20,12 +20,12 @@ from torch import Tensor
 from ...e_step.chains.chain import Chain
 from ...e_step.engine import Engine
 from ...e_step.shares import Shares
-from ...errors import DataError, ModelError, ParameterError
+from ...errors import ModelError, ParameterError
 from ...families.charts import domain_of
 from ...m_step.maximise import maximise
 from ...m_step.pooling import PriorUnbounded
 from ...program.coordinates import constrained, unconstrained
-from ...program.data.check import uncounted
+from ...program.data.check import nothing_counts, uncounted
 from ...program.devices import seed_generators, seeded
 from ...program.named import Named, Params, align, batched, only
 from ...program.program import Program, quiet
@@ -86,11 +86,8 @@ def need_parameters(problem: Problem) -> None:
             "The model: expected at least one parameter to fit, got none. Declare it with pyro.param, or as a "
             "continuous pyro.sample outside the data plates."
         )
-    if site := uncounted(problem.engine.recognition.runs[0]):
-        raise DataError(
-            f'Site "{site}": expected a row that counts, got none: all weights (poutine.scale) are zero, '
-            f"or all is masked. Give some row a weight above zero."
-        )
+    if problem.rows.whole and (site := uncounted(problem.engine.recognition.runs[0])):  # else it was looked at before
+        raise nothing_counts(site)
 
 
 def given_start(program: Program, values: Params, start: Mapping[str, Tensor]) -> dict[str, Tensor]:

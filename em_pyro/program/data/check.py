@@ -147,6 +147,14 @@ def uncounted(sites: Mapping[str, Site]) -> str:
     return user_site(observed[0].name) if observed else ""
 
 
+def nothing_counts(site: str) -> DataError:
+    """Return the error of data of which no row counts."""
+    return DataError(
+        f'Site "{site}": expected a row that counts, got none: all weights (poutine.scale) are zero, or all is masked. '
+        f"Give some row a weight above zero."
+    )
+
+
 def has_density_outside(site: Site) -> bool:
     """Tell whether the density of a site is positive at a value outside its support, where nothing forbids it."""
     base, value, visible = unwrap(site.fn).base, site.value, seen_values(site)
