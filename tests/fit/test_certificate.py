@@ -254,6 +254,9 @@ def test_curvature_is_that_of_q_entry_by_entry(name: str) -> None:
     information = ground.curvature_of_q(found)
     assert information is not None
     close(information, -torch.autograd.functional.hessian(q, zero))
+    alone = Ground(problem, ground.around).slope(found)  # by a pass of its own
+    assert bool((alone != 0).any())
+    close(ground.slope(found), alone)
 
 
 def blocks(items: int) -> tuple[Callable[[Tensor], None], Tensor]:

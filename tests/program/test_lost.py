@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import pytest
 import torch
 from torch import Tensor, tensor
-from torch.distributions import Bernoulli, Distribution, Normal, Poisson
+from torch.distributions import Bernoulli, Distribution, MultivariateNormal, Normal, Poisson
 
 from em_pyro.program.changes import lost
 from em_pyro.program.changes.lost import First
@@ -15,18 +15,24 @@ Change = Mapping[str, Distribution]
 
 
 def run(**changed: Distribution) -> dict[str, Site]:
-    """Twenty sites, of three laws, some of which are changed."""
+    """Twenty sites of one law, and three of others, some of which are changed."""
     laws: dict[str, Distribution] = {}
     for k in range(20):
         laws[f"x{k}"] = Poisson(tensor([1.0, 2.0]) + k)
     laws["expanded"] = expanded([0.0, 1.0])
     laws["impossible"] = Bernoulli(tensor([0.0, 0.5]))
+    laws["factor"] = correlated(1.0)
     return {name: _site(name, fn) for name, fn in (laws | changed).items()}
 
 
 def expanded(loc: list[float]) -> Distribution:
     """A law of two states, in fifty rows that share it."""
     return Normal(tensor(loc).unsqueeze(-1), tensor([[1.0], [2.0]]), validate_args=False).expand([2, 50])
+
+
+def correlated(last: float) -> Distribution:
+    """A law with a Cholesky factor: one of its entries is zero, always."""
+    return MultivariateNormal(torch.ones(2), scale_tril=tensor([[2.0, 0.0], [0.5, last]]), validate_args=False)
 
 
 def _site(name: str, fn: Distribution) -> Site:
@@ -41,6 +47,8 @@ CHANGES: Mapping[str, tuple[Callable[[], Change], bool]] = {
     "a location of zero": (lambda: {"expanded": expanded([0.0, 0.0])}, False),
     "zero where it was": (lambda: {"impossible": Bernoulli(tensor([0.0, 0.9]))}, False),
     "zero elsewhere too": (lambda: {"impossible": Bernoulli(tensor([0.0, 0.0]))}, True),
+    "another factor": (lambda: {"factor": correlated(3.0)}, False),
+    "a factor with a zero more": (lambda: {"factor": correlated(0.0)}, True),
     "fewer entries": (lambda: {"x5": Poisson(tensor(6.0))}, True),
 }
 
@@ -53,6 +61,12 @@ def test_lost(name: str, together: bool, monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(lost, "TOGETHER", 0)
     change, expected = CHANGES[name]
     assert First(run()).lost(run(**change())) is expected
+
+
+def test_zeros_that_were_there_are_seen_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Cholesky factor has zeros, of which nobody is asked one by one."""
+    monkeypatch.setattr(First, "_count", lambda first, key: pytest.fail(f"{key} was counted"))
+    assert not First(run()).lost(run(factor=correlated(3.0)))
 
 
 def test_planted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from torch.distributions import constraints
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from em_pyro import EM
+from em_pyro.fit.problem import prepare
 
 
 class Counting(TorchDispatchMode):
@@ -52,6 +53,23 @@ def test_planning_is_linear() -> None:
     """Twice as many sites more take twice as many operations more."""
     few, some, many = (operations(sites) for sites in (6, 12, 24))
     assert many - some <= 2.05 * (some - few)
+
+
+@pytest.mark.parametrize(("sites", "replays"), [(9, 10), (149, 6)])
+def test_long_programs_are_replayed_less_often(sites: int, replays: int) -> None:
+    """Of more than a hundred sites about a thousand are run in all, and every parameter is found as before."""
+
+    def model(x: Tensor) -> None:
+        rate = pyro.param("rate", 1.0 + torch.arange(float(sites)), constraint=constraints.positive)
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Categorical(tensor([0.4, 0.6])))
+            for k in range(sites):
+                pyro.sample(f"x{k}", dist.Poisson(rate[k] * tensor([1.0, 2.0])[z]), obs=x)
+
+    pyro.clear_param_store()
+    problem = prepare(model, (tensor([1.0, 0.0, 3.0]),), {}, {}, check=False)
+    assert len(problem.engine.full.recognition.points) == replays
+    assert problem.plan["rate"].how == "closed form"
 
 
 DEAR = """

@@ -114,7 +114,8 @@ class Ground:
         with torch.enable_grad():
             q = self.problem.engine.q(self.around.batch(leaf), found).sum()
             slope = torch.autograd.grad(q, leaf, create_graph=True)[0] if q.requires_grad else leaf.detach()
-        self.known.append((found, slope[0].detach()))
+        if not any(of is found for of, _ in self.known):
+            self.known.append((found, slope[0].detach()))
         if not slope.requires_grad:
             return torch.zeros_like(directions)
         along = ((slope * one).sum() for one in directions.split(len(leaf)))
