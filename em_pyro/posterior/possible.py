@@ -38,8 +38,8 @@ def check_possible(engine: Engine, params: Params, objective: float) -> None:
             ]
             raise DataError(
                 f'Site "{(observed or ["?"])[0]}": expected every row to be possible under some state, got a row '
-                f'of plate "{plate}" that is impossible, at index {int(bad.nonzero()[0])}. Remove it, or widen the '
-                f"model."
+                f'of plate "{plate}" that is impossible, at index {int(bad.nonzero()[0])}. Remove it, widen the '
+                f"model, or take other values of its parameters ({', '.join(sorted(params))})."
             )
     observed = [n for n, s in runs.items() if s.role == "observed"]
     raise DataError(

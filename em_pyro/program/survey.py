@@ -140,7 +140,9 @@ def survey(
     indices: Indices = {}
     chosen = dict(continuous or {})
     integrated = dict(integrated or {}) | {n: "as you asked" for n, choice in chosen.items() if choice == "integrate"}
-    how, first = first_that_runs(model, args, kwargs, partial(_run, model, indices, fitted, integrated))
+    how, first = first_that_runs(
+        model, args, kwargs, partial(_run, model, indices, fitted, integrated), fitted=fitted is not None
+    )
     passed = args, kwargs
     args, kwargs = converted(args, kwargs, how)
     check_chosen(first.messages, chosen)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from em_pyro import EM, DataError
+from em_pyro import EM, DataError, ParameterError
 from em_pyro.program.data import indices, passed
 
 Y = np.sin(np.arange(12.0))
@@ -110,6 +110,15 @@ def test_inside_a_dict_and_beside_another() -> None:
         EM(both).fit({**good, "kind": torch.tensor(KIND > 0), "other": torch.tensor(KIND > 0)})
 
 
+def test_new_rows_of_a_fit() -> None:
+    """Truth values are named; a number that the fitted parameters have no entry for is what these lack."""
+    fit = EM(model_of(bracket)).fit(torch.tensor(Y), torch.tensor(KIND))
+    with pytest.raises(DataError, match='Argument "kind": .*truth values'):
+        fit.posterior_on(Y[:5], KIND[:5] > 0)
+    with pytest.raises(ParameterError, match='Parameter "loc"'):
+        fit.posterior_on(torch.tensor(Y[:3]), torch.tensor([0, 3, 1]))
+
+
 def test_other_errors_of_the_model_stay_its_own() -> None:
     """An index of the model itself that is wrong is no argument's fault."""
 
@@ -126,7 +135,7 @@ def test_other_errors_of_the_model_stay_its_own() -> None:
 def test_faults_are_seen(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without it the error is torch's own; without runs the wrong argument would be named."""
     if fault == "nothing is said":
-        monkeypatch.setattr(passed, "wrong_index", lambda *args: "")
+        monkeypatch.setattr(passed, "wrong_index", lambda *args, **options: "")
         with pytest.raises(IndexError):
             EM(model_of(bracket)).fit(Y, KIND > 0)
     else:

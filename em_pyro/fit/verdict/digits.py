@@ -70,8 +70,11 @@ def _moved(ground: Ground, entry: Entry) -> float:
     name, at = entry
     if ground.around.domains[name] != "positive":
         return 0.0
-    ratio = float(ground.around.params[name][at]) / float(ground.problem.program.parameters[name].initial[at])
-    return abs(math.log(ratio)) if 0 < ratio < math.inf else math.inf
+    value, start = float(ground.around.params[name][at]), float(ground.problem.program.parameters[name].initial[at])
+    if value == start:
+        return 0.0
+    ends = 0.0 in (value, start) or math.inf in (value, start)
+    return math.inf if ends else abs(math.log(value) - math.log(start))
 
 
 def _on_the_way(ground: Ground, entry: Entry) -> float:

@@ -40,7 +40,8 @@ UNSEEN = 1e-12  # of a rise of Q, relative to 1 + |Q|: below, only the gradient 
 SINGULAR = 1e-12  # of the curvature along a direction, relative to the largest, each entry scaled to one
 SHORT = 0.5**HALVINGS  # share of a step: the direction is of no use
 NEAR = 1e-3  # beside `1 + |coordinate|`: a step so short that it need not be tried
-FAR = 100.0  # beside `1 + |coordinate|`: what takes a direction of no use away from the others
+FAR = 100.0  # beside `1 + |coordinate|`: what takes a direction of no use away from the others; a coordinate far out
+ACROSS = 2.0  # times the largest coordinate: as far as a step from far out goes that has failed
 KINKED = ("Laplace", "AsymmetricLaplace")  # priors whose maximum may be a kink
 
 Expansion = tuple[Tensor, Tensor, Tensor]
@@ -158,9 +159,11 @@ class Regression:
         done, before = ~torch.isfinite(value), torch.full_like(value, torch.inf)
         lost = torch.zeros_like(slope, dtype=torch.bool)
         for _ in range(ITERATIONS):
-            step = ascent_direction(slope.masked_fill(lost, torch.nan), curvature, flat=SINGULAR, level=1.0)
-            gain, size = self.apart.added(slope * step) / 2, self.apart.largest(slope.masked_fill(lost, 0.0).abs())
+            size = self.apart.largest(slope.masked_fill(lost, 0.0).abs())
             scale = 1 + value.nan_to_num(0.0, 0.0, 0.0).sum(-1, keepdim=True).abs()
+            step = ascent_direction(slope.masked_fill(lost, torch.nan), curvature, flat=SINGULAR, level=1.0)
+            step = self._moving(step, slope.masked_fill(lost, 0.0), theta, size > STATIONARY * scale)
+            gain = self.apart.added(slope * step) / 2
             still = (gain <= UNSEEN * scale) & ((size <= STATIONARY * scale) | (size >= 0.5 * before))
             near = self.apart.largest(step.abs() / (1 + theta[:, : self.count].abs())) <= NEAR
             theta = self._moved(theta, step, (still & near & ~done).to(theta))  # the last step costs nothing
@@ -168,23 +171,36 @@ class Regression:
             if bool(done.all()):
                 break
             before = torch.where(gain <= UNSEEN * scale, size, torch.inf)
-            share = torch.where(done, 0.0, 1.0)
+            share, across = torch.where(done, 0.0, 1.0), self._across(theta, step)
             for _ in range(HALVINGS):
                 trial = self._moved(theta, step, share)
                 new = self.expand(trial, sums, batch)
                 worse = ~done & ~(new[0] >= value + 1e-4 * share * gain - UNSEEN * scale)
                 if not bool(worse.any()):
                     break
-                share = torch.where(worse, share / 2, share)
+                share = torch.where(worse, torch.minimum(share / 2, across), share)
             else:
                 trial = self._moved(theta, step, torch.where(worse, 0.0, share))
                 new = self.expand(trial, sums, batch)
             unseen = (gain > UNSEEN * scale) & (share * gain <= UNSEEN * scale)  # what is left of a promise
-            hard = ~done & (unseen | (share <= SHORT))
+            hard = ~done & (unseen | (share <= SHORT * across))
             far = self.apart.each(hard) & ~lost & (step.abs() > FAR * (1 + theta[:, : self.count].abs()))
             done, lost = done | (hard & (self.apart.added(far.to(theta)) == 0)), lost | far
             theta, (value, slope, curvature) = trial, new
         return theta
+
+    def _moving(self, step: Tensor, slope: Tensor, theta: Tensor, steep: Tensor) -> Tensor:
+        """Follow the slope of `steep` sets far out that have no curvature at all: all their densities are saturated."""
+        size = self.apart.largest(1 + theta[:, : self.count].abs())
+        idle = steep & (size > FAR) & (self.apart.largest(step.abs()) == 0)
+        length = ACROSS * size / self.apart.largest(slope.abs()).clamp(min=1e-300)
+        return torch.where(self.apart.each(idle), self.apart.each(length) * slope, step)
+
+    def _across(self, theta: Tensor, step: Tensor) -> Tensor:
+        """Return which share `(S, sets)` of a step from far out goes across zero, and as far beyond; of others all."""
+        size = self.apart.largest(1 + theta[:, : self.count].abs())
+        share = ACROSS * size / self.apart.largest(step.abs()).clamp(min=1e-300)
+        return torch.where(size > FAR, share.clamp(max=1.0), 1.0)
 
     def _moved(self, theta: Tensor, step: Tensor, share: Tensor) -> Tensor:
         """Go shares `(S, sets)` of a step; what is not solved for stays."""

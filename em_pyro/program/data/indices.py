@@ -19,7 +19,7 @@ MOST = 20  # arguments, and entries of these, that are tried
 Run = Callable[[Mapping[str, Any]], Any]
 
 
-def wrong_index(given: Mapping[str, Any], error: Exception, run: Run) -> str:
+def wrong_index(given: Mapping[str, Any], error: Exception, run: Run, *, fitted: bool = False) -> str:
     """Name the argument that is no index where the model takes one, and say what it is; else nothing.
 
     It is the one without which the error is gone: zeros stand in its place.
@@ -28,10 +28,12 @@ def wrong_index(given: Mapping[str, Any], error: Exception, run: Run) -> str:
         given: arguments by name.
         error: of the model.
         run: runs the model.
+        fitted: whether its parameters are those of other rows: a number beyond the end is then one that these lack.
     """
     if not isinstance(error, (IndexError, RuntimeError, TypeError, ValueError)) or not ABOUT.search(str(error)):
         return ""
     leaves = [leaf for name, value in given.items() for leaf in _leaves(f'"{name}"', name, value)][:MOST]
+    leaves = [leaf for leaf in leaves if not (fitted and _counts(leaf[2]))]
     for together in (False, True):  # one by one; then each with those before it, where several are none
         changed = dict(given)
         for label, name, value in leaves:
@@ -43,6 +45,15 @@ def wrong_index(given: Mapping[str, Any], error: Exception, run: Run) -> str:
                 expected = "expected whole numbers, since the model takes it as indices"
                 return f"Argument {label}: {expected}, got {got}. {remedy}"
     return ""
+
+
+def _counts(value: Any) -> bool:
+    """Tell whether an argument holds whole numbers, which index whatever has so many entries."""
+    return (
+        isinstance(value, Tensor)
+        and value.dtype in (torch.int16, torch.int32, torch.int64)
+        or (not isinstance(value, Tensor) and np.asarray(value).dtype in (np.int16, np.int32, np.int64))
+    )
 
 
 def _is_gone(error: Exception, run: Run, trial: Mapping[str, Any]) -> bool:

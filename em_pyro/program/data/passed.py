@@ -36,8 +36,12 @@ def first_that_runs(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     run: Callable[[tuple[Any, ...], Mapping[str, Any]], Result],
+    *,
+    fitted: bool = False,
 ) -> tuple[int, Result]:
     """Run with the arguments as they were passed, else converted; return how they were, and what the run returned.
+
+    Parameters that are `fitted` may lack entries for other rows: their fault, and not that of an argument.
 
     Raises:
         EMError: that of the last run, if no run succeeds.
@@ -54,7 +58,7 @@ def first_that_runs(
                 errors.append(error)
         ours = next((error for error in reversed(errors) if isinstance(error, EMError)), None)
         if ours is None:
-            for said, reason in _said(model, args, kwargs, run, errors):
+            for said, reason in _said(model, args, kwargs, run, errors, fitted=fitted):
                 raise DataError(said) from reason
         raise ours or errors[0]
     finally:
@@ -67,6 +71,8 @@ def _said(
     kwargs: Mapping[str, Any],
     run: Callable[[tuple[Any, ...], Mapping[str, Any]], Any],
     errors: list[Exception],
+    *,
+    fitted: bool,
 ) -> Iterator[tuple[str, Exception]]:
     """Yield what can be said of the argument over which a model has stumbled, with its error."""
     given = _given(model, args, kwargs)
@@ -76,7 +82,7 @@ def _said(
         there = inspect.BoundArguments(given.signature, OrderedDict(changed))
         return run(*converted(there.args, there.kwargs, LISTS))
 
-    if given is not None and (said := wrong_index(given.arguments, errors[-1], again)):
+    if given is not None and (said := wrong_index(given.arguments, errors[-1], again, fitted=fitted)):
         yield said, errors[-1]
     if said := _blamed(model, args, kwargs, errors[0]):
         yield said, errors[0]

@@ -1,0 +1,47 @@
+"""The way from where a positive number has started to where it has gone, when that is zero or infinity."""
+
+import math
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, tensor
+
+from em_pyro.fit.verdict import digits
+from em_pyro.fit.verdict.around import Entry
+
+ENTRY: Entry = ("scale", (1,))
+
+
+def ground(start: float, value: float, looked: list[float]) -> Any:
+    """Stand for the objective around a fit: one that jumps by a nat above a thousandth, and notes where it is asked."""
+
+    def with_entries(moves: Sequence[tuple[Entry, float]]) -> Tensor:
+        looked.extend(number for _, number in moves)
+        return tensor([math.copysign(0.5, k - 1) if number < 1e-3 else 0.0 for k, (_, number) in enumerate(moves)])
+
+    around = SimpleNamespace(params={"scale": tensor([1.0, value])}, domains={"scale": "positive"})
+    parameters = {"scale": SimpleNamespace(initial=tensor([1.0, start]))}
+    program = SimpleNamespace(parameters=parameters)
+    return SimpleNamespace(around=around, problem=SimpleNamespace(program=program), with_entries=with_entries)
+
+
+@pytest.mark.parametrize(
+    ("start", "value"), [(2.0, 0.0), (2.0, torch.inf), (0.0, 2.0), (torch.inf, 3.0), (2.0, 1e-320)]
+)
+def test_zero_and_infinity_have_a_way(start: float, value: float) -> None:
+    """All points on it are numbers above zero, and what is lost at some is told."""
+    looked: list[float] = []
+    lost = digits._on_the_way(ground(start, value, looked), ENTRY)
+    assert looked
+    assert all(0 < number < math.inf for number in looked)
+    assert lost == (1.0 if min(looked) < 1e-3 else 0.0)
+
+
+@pytest.mark.parametrize(("start", "value"), [(2.0, 0.0), (2.0, torch.inf), (0.0, 2.0)])
+def test_they_are_far_out(start: float, value: float) -> None:
+    """So that their way is looked at; a number that stands where it has started has none."""
+    assert digits._moved(ground(start, value, []), ENTRY) > digits.FAR_OUT
+    assert digits._moved(ground(2.0, 2.0, []), ENTRY) == 0.0
