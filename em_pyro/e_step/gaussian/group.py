@@ -23,7 +23,7 @@ from torch import Tensor
 from .block import Block, Law, Patterns, law_of
 from .precision.factored import Factored, factor
 from .precision.places import places_of, put, spots_of
-from .precision.orthogonal import orthogonal, strained
+from .precision.orthogonal import orthogonal, own_rows, strained
 from .precision.proper import undetermined
 
 Bindings = Sequence[tuple[Tensor, Tensor]]
@@ -148,9 +148,10 @@ def posterior(group: Group, bindings: Bindings) -> Posterior:
     free = group.free
     if not group.whole:
         pull = pull * free[group.patterns.of]
+    own = own_rows(flat, group.k, group.width)
     precision: Factored = factor(flat, free, group.k, group.width, group.method)
     square: Tensor | None = None
-    if strained(flat, precision, group.k, group.width):
+    if strained(own, precision):
         precision, mean, square = orthogonal(group.blocks, _every_row(laws, white), free, group.patterns.of)
     else:
         mean = -precision.solve(pull, group.patterns.of)

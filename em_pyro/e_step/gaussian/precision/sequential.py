@@ -88,8 +88,8 @@ class Sequential:
 
 
 def factored(diagonal: Tensor, below: Tensor) -> Sequential:
-    """Factor a matrix of blocks on the diagonal (..., blocks, w, w) and below it (..., blocks - 1, w, w)."""
-    root, coupling = (part.clone(memory_format=torch.contiguous_format) for part in (diagonal, below))
+    """Factor a matrix of blocks on the diagonal (..., blocks, w, w) and below it (..., blocks - 1, w, w), in place."""
+    root, coupling = diagonal.contiguous(), below.contiguous()
     fine = torch.empty(root.shape[:-3], dtype=torch.bool)
     compiled(loops.factor)(_flat(root), _flat(coupling), _flat(fine, 0))
     return Sequential(root, coupling, fine)
