@@ -11,7 +11,7 @@ from .problem import Problem
 
 FLOOR = "hand-written torch"
 SKLEARN, STEPMIX, HMMLEARN, MIXLE = "scikit-learn", "StepMix", "hmmlearn", "mixle"
-STATSMODELS = "statsmodels"
+STATSMODELS, IN_TORCH = "statsmodels", "em_pyro, without numba"
 FULL: Mapping[str, Contender] = {
     "em_pyro": ours.full,
     SKLEARN: peers.sklearn_full,
@@ -181,7 +181,7 @@ CASES: Mapping[str, Case] = {
         lambda: problem.system(10_000, 10, 4),
         2,
         12,
-        {"em_pyro": ours.system, STATSMODELS: peers.statsmodels_system},
+        {"em_pyro": ours.system, IN_TORCH: ours.system_in_torch, STATSMODELS: peers.statsmodels_system},
         (STATSMODELS, 5.0),
     ),
     "linear": Case(

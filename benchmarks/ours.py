@@ -198,6 +198,19 @@ def system(problem: Problem) -> Run:
     return exact(model, y, k, start=problem.start, options={"acceleration": None})
 
 
+def system_in_torch(problem: Problem) -> Run:
+    """The same without compiled loops."""
+    from em_pyro import recursion
+
+    run = system(problem)
+
+    def planned(iterations: int) -> Result:
+        with recursion("torch"):
+            return run(iterations)
+
+    return planned
+
+
 def linear(problem: Problem) -> Run:
     """`em_pyro.models.regressions.linear`."""
     from em_pyro.models import regressions

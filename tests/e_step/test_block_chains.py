@@ -129,6 +129,14 @@ def test_a_matrix_that_is_not_positive_definite(method: str) -> None:
     same(found.log_det[0, 0, 1], 0.5 * torch.logdet(dense[0, 0, 1]))
 
 
+@pytest.mark.parametrize("size", [1e-170, 1e170])
+def test_the_determinant_of_what_is_tiny_or_huge(method: str, size: float) -> None:
+    """A product of pivots would have left the numbers; their logarithms add up."""
+    diagonal, below, dense = chain((1, 1, 1), 5, 4)
+    found = factor(size * flat(diagonal, below), torch.ones((1, 20), dtype=torch.bool), 20, 4, method)
+    same(found.log_det, 0.5 * (torch.logdet(dense) + 20 * torch.tensor(size).double().log()))
+
+
 def test_what_rows_have_is_added_up(method: str) -> None:
     """Rows with numbers of their own and rows that share them, some of them in the place behind all others."""
     where = (tensor([[0, 3], [3, 1], [4, 0]]), tensor([[2, 2]]))

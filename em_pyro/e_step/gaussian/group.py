@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .block import Block, Law, Patterns, law_of
 from .precision.factored import Factored, factor
-from .precision.orthogonal import orthogonal, strained
+from .precision.orthogonal import orthogonal, own_rows, strained
 from .precision.places import places_of, put, spots_of
 from .precision.proper import undetermined
 
@@ -125,6 +125,7 @@ class Posterior:
     Attributes:
         laws: of the blocks.
         mean: (s, z, n, k).
+        taken: of it what every row takes, of every block, (s, z, n, c, f).
         precision: of every pattern, factored.
         residuals: of every block at the mean, (s, z, n, c, e).
         evidence: log Z of every member, (s, z, n).
@@ -132,6 +133,7 @@ class Posterior:
 
     laws: tuple[Law, ...]
     mean: Tensor = field(repr=False)
+    taken: tuple[Tensor, ...] = field(repr=False)
     precision: Factored = field(repr=False)
     residuals: tuple[Tensor, ...] = field(repr=False)
     evidence: Tensor = field(repr=False)
@@ -148,13 +150,15 @@ def posterior(group: Group, bindings: Bindings) -> Posterior:
     free = group.free
     if not group.whole:
         pull = pull * free[group.patterns.of]
+    own = own_rows(flat, group.k, group.width)
     precision: Factored = factor(flat, free, group.k, group.width, group.method)
     square: Tensor | None = None
-    if strained(flat, precision, group.k, group.width):
+    if strained(own, precision):
         precision, mean, square = orthogonal(group.blocks, _every_row(laws, white), free, group.patterns.of)
     else:
         mean = -precision.solve(pull, group.patterns.of)
-    residuals = tuple(_residual(group, law, law.slopes, law.constants, mean) for law in laws)
+    taken = tuple(taken_of(law.block, mean) for law in laws)
+    residuals = tuple(_residual(group, law, law.constants, mine) for law, mine in zip(laws, taken, strict=True))
     constant = 0.5 * math.log(2 * math.pi) * free.sum(-1).double() - precision.log_det
     constant = constant + added([_log_roots(law) for law in laws])
     offset = added(
@@ -165,7 +169,8 @@ def posterior(group: Group, bindings: Bindings) -> Posterior:
     evidence = _of_members(group, constant) - 0.5 * square + offset
     if group.given is not None:
         mean = mean + group.given
-    return Posterior(laws, mean, precision, residuals, evidence)
+        taken = tuple(taken_of(law.block, mean) for law in laws)
+    return Posterior(laws, mean, taken, precision, residuals, evidence)
 
 
 def whitened(laws: Sequence[Law]) -> list[tuple[Tensor, Tensor]]:
@@ -219,12 +224,12 @@ def _of_members(group: Group, constant: Tensor) -> Tensor:
 def _known(group: Group, law: Law) -> Law:
     """Put latents that are observed into the constants."""
     assert group.given is not None
-    return replace(law, constants=_residual(group, law, law.slopes, law.constants, group.given[None, None]))
+    return replace(law, constants=_residual(group, law, law.constants, taken_of(law.block, group.given[None, None])))
 
 
-def _residual(group: Group, law: Law, slopes: Tensor, constants: Tensor, latents: Tensor) -> Tensor:
-    """Residuals at latents (s, z, n, k)."""
-    taken = taken_of(law.block, latents)  # (s, z, n, c, f)
+def _residual(group: Group, law: Law, constants: Tensor, taken: Tensor) -> Tensor:
+    """Residuals at the latents that rows take, (s, z, n, c, f)."""
+    slopes = law.slopes
     if slopes.shape[2:4] == (1, 1):  # one product for all rows of all members
         shape = (*taken.shape[2:4], slopes.shape[4])
         return constants + (taken.flatten(2, 3) @ slopes[:, :, 0, 0].mT).unflatten(2, shape[:2])

@@ -16,7 +16,7 @@ from torch import Tensor
 from ...program.named import broadcast
 from .block import Block
 from .covariates import lines_of, slopes_of
-from .group import Group, Posterior, taken_of
+from .group import Group, Posterior
 from .precision.factored import Factored
 
 
@@ -63,7 +63,7 @@ def products(group: Group, found: Posterior, k: int, weights: Weights, cells: in
     """Sum the products of block `k` into so many cells: `Products` side by side, (s, cells, F)."""
     law, residual = found.laws[k], found.residuals[k]
     block = law.block
-    x = lines_of(group, block, taken_of(block, found.mean))
+    x = lines_of(group, block, found.taken[k])
     members = weights.members[..., None, None]
     if block.weight is not None:
         members = members * block.weight[group.patterns.of]

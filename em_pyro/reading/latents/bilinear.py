@@ -8,8 +8,8 @@ of which no cell has two move together, and are told apart by marks.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 
@@ -87,6 +87,37 @@ class Bilinear:
             z = torch.where(slot.which < 0, 0.0, as_is(latents[slot.which.clamp(min=0)]))
             values = [v if s is None else v + as_is(s) * z for v, s in zip(values, slot.slopes, strict=True)]
         return values
+
+
+def stacked(sites: Mapping[str, Bilinear]) -> list[tuple[tuple[str, ...], Bilinear]]:
+    """Sites of one form, the steps of a loop say, as one residual with a dimension for them in front of all others."""
+    groups: dict[Hashable, list[str]] = {}
+    for name, made in sites.items():
+        slots = [tuple(None if part is None else part.shape for part in (s.which, *s.slopes)) for s in made.slots]
+        parts = [part.shape for part in (*made.index, *made.constants)]
+        groups.setdefault((made.shape, made.entries, *parts, *slots), []).append(name)
+    return [(tuple(names), _stacked([sites[name] for name in names])) for names in groups.values()]
+
+
+def _stacked(sites: Sequence[Bilinear]) -> Bilinear:
+    first = sites[0]
+    slots = []
+    for f, slot in enumerate(first.slots):
+        of_each = zip(*(made.slots[f].slopes for made in sites), strict=True)
+        slopes = tuple(None if parts[0] is None else beside([p for p in parts if p is not None]) for parts in of_each)
+        slots.append(replace(slot, which=beside([made.slots[f].which for made in sites]), slopes=slopes))
+    return replace(
+        first,
+        shape=(len(sites), *first.shape),
+        index=tuple(beside(parts) for parts in zip(*(made.index for made in sites), strict=True)),
+        constants=tuple(beside(parts) for parts in zip(*(made.constants for made in sites), strict=True)),
+        slots=tuple(slots),
+    )
+
+
+def beside(parts: Sequence[Tensor]) -> Tensor:
+    """Parts of one shape, with a dimension for them in front; one of them alone is not copied."""
+    return torch.stack([*parts]) if len(parts) > 1 else parts[0].unsqueeze(0)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ...program.named import Params, broadcast, unwrap
 from ...program.program import Program
 from ...program.site import Site
 from ..reading import Recognition
-from .bilinear import Bilinear, Latents, Places, Slot
+from .bilinear import Bilinear, Latents, Places, Slot, beside, stacked
 from .computed import Computed, computed, taken_apart
 from .degree import sites_of_latents
 from .entries import colours_of, entries_of
@@ -195,28 +195,41 @@ def _certify(replays: Replays, made: Mapping[str, Bilinear], far: float, params:
         Crowded: they differ where some latents are zero, in whose units the others are lost.
     """
     generator = torch.Generator().manual_seed(5)
-    noise = torch.randn(replays.places.count, generator=generator, dtype=torch.float64)
+    noise, every = torch.randn(replays.places.count, generator=generator, dtype=torch.float64), stacked(made)
     for latents in (noise, far * noise):
-        for name, (mine, truth) in _different(replays, made, latents, params).items():
+        for name, (mine, truth) in _different(replays, every, latents, params).items():
             raise ModelError(
                 f'Site "{name}": expected a residual that is affine in the continuous latents and in the parameters, '
                 f"got one that is not ({float((mine - truth).abs().max()):.2g} off at random values). Write the "
                 f"location as sums of products of a latent and a parameter."
             )
     for some in replays.places.parts(generator):
-        if _different(replays, made, far * noise * some, params):
+        if _different(replays, every, far * noise * some, params):
             raise Crowded(None)
 
 
 def _different(
-    replays: Replays, made: Mapping[str, Bilinear], latents: Tensor, params: Params
+    replays: Replays, made: Sequence[tuple[Sequence[str], Bilinear]], latents: Tensor, params: Params
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Residuals that are not the model's own beyond rounding, and these."""
+    """Residuals that are not the model's own beyond rounding, and these.
+
+    Args:
+        replays: the program.
+        made: what is claimed, of sites of one form together.
+        latents: all of them.
+        params: of the residuals.
+    """
     run, found = replays.run(latents, {}), {}
-    for name, site in made.items():
-        value, location = run[name]
-        if not same_residuals(site, params, latents, value, location, replays.noise):
-            found[name] = site.residual(params, latents), value - location
+    for names, site in made:
+        value, location = (beside([run[n][k].expand(site.shape[1:]) for n in names]) for k in (0, 1))
+        wrong = (
+            wrong_cells(site, params, latents, value, location, replays.noise, apart=True)
+            .reshape((len(names), -1))
+            .any(1)
+        )
+        if bool(wrong.any()):
+            mine, truth = site.residual(params, latents), value - location
+            found.update({n: (mine[k], truth[k]) for k, n in enumerate(names) if bool(wrong[k])})
     return found
 
 
@@ -224,9 +237,27 @@ def same_residuals(
     site: Bilinear, params: Params, latents: Tensor, value: Tensor, location: Tensor, noise: float
 ) -> bool:
     """Tell whether residuals at some values of parameters and latents are those of a run there, but for rounding."""
+    return not bool(wrong_cells(site, params, latents, value, location, noise, apart=False).any())
+
+
+def wrong_cells(
+    site: Bilinear, params: Params, latents: Tensor, value: Tensor, location: Tensor, noise: float, *, apart: bool
+) -> Tensor:
+    """Cells whose residuals are not those of a run; rounding is relative to the largest term of the site.
+
+    Args:
+        site: the residuals.
+        params: values of the parameters.
+        latents: all of them.
+        value: of the run.
+        location: likewise.
+        noise: relative rounding of a run.
+        apart: whether the first dimension is that of sites that were stacked, each with a largest term of its own.
+    """
     terms = site.terms(params, latents) + value.abs() + location.abs()
+    alone = terms.reshape((len(terms), -1)).amax(1).reshape((-1,) + (1,) * (terms.dim() - 1)) if apart else terms.max()
     off = site.residual(params, latents) - (value - location)
-    return not bool((off.abs() > min(1e4 * noise, BLURRED) * terms + noise * terms.max()).any())
+    return off.abs() > min(1e4 * noise, BLURRED) * terms + noise * alone
 
 
 def _too_many(places: Places) -> ModelError:

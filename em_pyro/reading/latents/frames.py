@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .bilinear import beside
 from .replays import Crowded, Parts, Replays, thin_which
 
 AGAIN = (1 + math.sqrt(5)) / 2  # times as far: no multiple of a unit in the last place is another one
@@ -64,53 +65,82 @@ def takes_of(
     Raises:
         Crowded: a cell has two of them.
     """
-    noise, one = replays.noise, torch.ones(len(frame.ids), dtype=torch.float64)
-    moved = _effects(replays, [frame.at(far * code) for code in (one, *frame.codes(single=replays.single))], start)
+    noise, one, stacks = replays.noise, torch.ones(len(frame.ids), dtype=torch.float64), _stacks(start)
+    moved = _effects(replays, [frame.at(far * code) for code in (one, *frame.codes(single=replays.single))], stacks)
+    read = _binary if replays.single else _marked
     found: dict[str, Tensor] = {}
-    for name, (value, location) in start.items():
-        first, *others = moved[name]
-        floor = 10 * noise * (value.abs() + location.abs())
-        idle = first.abs() <= floor / 10 + 1e-300
-        if bool(idle.all()) and all(bool((other.abs() <= 4 * floor).all()) for other in others):
+    for stack, (first, *others) in zip(stacks, moved, strict=True):
+        floor = 10 * noise * (stack.value.abs() + stack.location.abs())
+        idle, most = first.abs() <= floor / 10 + 1e-300, torch.stack([other.abs() for other in others]).amax(0)
+        takes = ~stack.rows(idle & (most <= 4 * floor)).all(1)
+        if not bool(takes.any()):
             continue
-        read = _binary if replays.single else _marked
         place, gap = read(frame, torch.where(idle, 1.0, first), others)
         slack = torch.where(idle, 4 * floor, BLURRED[replays.single] * noise * first.abs() + 4 * floor)
-        if bool((torch.where(idle, torch.stack([o.abs() for o in others]).amax(0), gap) > slack).any()):
+        if bool((stack.rows(torch.where(idle, most, gap) > slack).any(1) & takes).any()):
             raise Crowded(frame.kind)
-        found[name] = thin_which(torch.where(idle, -1, frame.ids[place]), rows[name])
+        which = torch.where(idle, -1, frame.ids[place])
+        found |= {n: thin_which(which[k], rows[n]) for k, n in enumerate(stack.names) if takes[k]}
     return found
 
 
-def _effects(replays: Replays, points: Sequence[Tensor], start: Parts) -> dict[str, list[Tensor]]:
+@dataclass(frozen=True)
+class _Stack:
+    """Sites whose values and locations have the same shapes, the steps of a loop, with a dimension for them in front.
+
+    Attributes:
+        names: of the sites.
+        value: where all latents are zero.
+        location: likewise.
+    """
+
+    names: Sequence[str]
+    value: Tensor = field(repr=False)
+    location: Tensor = field(repr=False)
+
+    def rows(self, part: Tensor) -> Tensor:
+        """Cells of every site in a row."""
+        return part.reshape((len(self.names), -1))
+
+    def moved(self, run: Parts) -> Tensor:
+        """How much residuals differ in a run."""
+        value, location = (beside([run[name][k] for name in self.names]) for k in (0, 1))
+        return (value - self.value) - (location - self.location)
+
+
+def _stacks(start: Parts) -> list[_Stack]:
+    groups: dict[tuple[torch.Size, torch.Size], list[str]] = {}
+    for name, (value, location) in start.items():
+        groups.setdefault((value.shape, location.shape), []).append(name)
+    return [_Stack(names, *(beside([start[n][k] for n in names]) for k in (0, 1))) for names in groups.values()]
+
+
+def _effects(replays: Replays, points: Sequence[Tensor], stacks: Sequence[_Stack]) -> list[list[Tensor]]:
     """How much the residual of every cell differs at some latents from that where all are zero, less what is rounding.
 
     What adds up to nothing leaves a rounding of the size of what was added, that of an effect on other cells. If the
     latents move further, it does not grow with them.
     """
-    found: dict[str, list[Tensor]] = {name: [] for name in start}
+    found: list[list[Tensor]] = [[] for _ in stacks]
     for point in points:
-        for name, effect in _moved(replays, point, start).items():
-            found[name].append(effect)
-    faint = {name: _faint(effects, replays.noise) for name, effects in found.items()}
+        run = replays.run(point, {})
+        for stack, effects in zip(stacks, found, strict=True):
+            effects.append(stack.moved(run))
+    faint = [_faint(stack, effects, replays.noise) for stack, effects in zip(stacks, found, strict=True)]
     for k, point in enumerate(points):
-        if any(bool(some[k].any()) for some in faint.values()):
-            again = _moved(replays, AGAIN * point, start)
-            for name, some in faint.items():
-                once = found[name][k]
-                steady = (again[name] - AGAIN * once).abs() <= STEADY[replays.single] * once.abs()
-                found[name][k] = torch.where(some[k] & ~steady, 0.0, once)
+        if any(bool(some[k].any()) for some in faint):
+            again = replays.run(AGAIN * point, {})
+            for stack, effects, some in zip(stacks, found, faint, strict=True):
+                off = (stack.moved(again) - AGAIN * effects[k]).abs()
+                steady = off <= STEADY[replays.single] * effects[k].abs()
+                effects[k] = torch.where(some[k] & ~steady, 0.0, effects[k])
     return found
 
 
-def _moved(replays: Replays, latents: Tensor, start: Parts) -> dict[str, Tensor]:
-    run = replays.run(latents, {})
-    return {name: (run[name][0] - value) - (run[name][1] - location) for name, (value, location) in start.items()}
-
-
-def _faint(effects: Sequence[Tensor], noise: float) -> list[Tensor]:
-    """Cells in which effects are no more than the rounding of the largest."""
-    largest = max(float(effect.abs().max()) for effect in effects)
+def _faint(stack: _Stack, effects: Sequence[Tensor], noise: float) -> list[Tensor]:
+    """Cells in which effects are no more than the rounding of the largest of their site."""
+    largest = torch.stack([stack.rows(effect.abs()).amax(1) for effect in effects]).amax(0)
+    largest = largest.reshape((-1,) + (1,) * (effects[0].dim() - 1))
     return [(effect != 0) & (effect.abs() <= noise * largest) for effect in effects]
 
 

@@ -108,6 +108,8 @@ class Replays:
 
 
 def _laid(site: Site, part: Tensor, event: int) -> Tensor:
+    if not site.dims and part.dim() == event:  # a step of a loop
+        return part.double()
     names = names_of(site)
     return trailing(squeeze(part, site.dims, site.name, event).align(names).double(), len(names), event)
 

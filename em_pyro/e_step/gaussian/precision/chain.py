@@ -113,7 +113,7 @@ class Chain:
     def _blocks(self, part: Tensor) -> Tensor:
         """Cut vectors (..., k) into blocks."""
         short = -self.k % self.width
-        return torch.nn.functional.pad(part, (0, short)).unflatten(-1, (-1, self.width))
+        return (torch.nn.functional.pad(part, (0, short)) if short else part).unflatten(-1, (-1, self.width))
 
 
 def _of_state(part: Tensor, z: int) -> Tensor:

@@ -95,7 +95,7 @@ def factor(flat: Tensor, free: Tensor, k: int, width: int, method: str = "torch"
     """Factor what was added up in the places, (s, z, p, places); what is not free is left out.
 
     Args:
-        flat: what was added up.
+        flat: what was added up; it may be overwritten.
         free: which latents are to be found, (p, k).
         k: latents.
         width: of the blocks of a chain; 0 is a whole matrix.

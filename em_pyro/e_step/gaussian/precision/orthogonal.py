@@ -41,13 +41,20 @@ class Orthogonal(Whole):
         return self.inverse
 
 
-def strained(flat: Tensor, precision: Factored, k: int, width: int) -> bool:
-    """Whether the precision matrix, as it was added up in its places, has too few digits."""
+def own_rows(flat: Tensor, k: int, width: int) -> Tensor | None:
+    """What every latent has on the diagonal of the precision matrix, as it was added up; None where nobody asks."""
     if not 1 < k <= WIDEST:
+        return None
+    at, _ = places_of(torch.arange(k).unsqueeze(-1), k, width)
+    return flat[..., at.reshape(-1)]
+
+
+def strained(own: Tensor | None, precision: Factored) -> bool:
+    """Whether the precision matrix, with this diagonal, has too few digits."""
+    if own is None:
         return False
-    own = torch.arange(k)
-    at, _ = places_of(own.unsqueeze(-1), k, width)
-    return bool((flat[..., at.reshape(-1)] * precision.covariances(own, own) > STRAINED).any())
+    every = torch.arange(own.shape[-1])
+    return bool((own * precision.covariances(every, every) > STRAINED).any())
 
 
 def orthogonal(

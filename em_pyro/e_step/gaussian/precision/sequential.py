@@ -18,6 +18,8 @@ from ....program.named import broadcast
 from ...forward_backward.compiled import compiled
 from . import loops
 
+HUGE = 1e250  # of a product of pivots
+
 
 @dataclass(frozen=True)
 class Sequential:
@@ -45,7 +47,11 @@ class Sequential:
     @cached_property
     def log_det(self) -> Tensor:
         """Half the logarithm of the determinant."""
-        return self.root.diagonal(dim1=-2, dim2=-1).log().sum((-1, -2))
+        pivots = self.root.diagonal(dim1=-2, dim2=-1)
+        blocks = pivots.prod(-1)  # a logarithm for each block, where that keeps its digits
+        if bool(((blocks > 1 / HUGE) & (blocks < HUGE)).all()):
+            return blocks.log().sum(-1)
+        return pivots.log().sum((-1, -2))
 
     def solve(self, right: Tensor, of: Tensor) -> Tensor:
         """Solve for vectors (..., n, blocks, w), each with the matrix of its pattern."""
@@ -88,8 +94,8 @@ class Sequential:
 
 
 def factored(diagonal: Tensor, below: Tensor) -> Sequential:
-    """Factor a matrix of blocks on the diagonal (..., blocks, w, w) and below it (..., blocks - 1, w, w)."""
-    root, coupling = (part.clone(memory_format=torch.contiguous_format) for part in (diagonal, below))
+    """Factor a matrix of blocks on the diagonal (..., blocks, w, w) and below it (..., blocks - 1, w, w), in place."""
+    root, coupling = diagonal.contiguous(), below.contiguous()
     fine = torch.empty(root.shape[:-3], dtype=torch.bool)
     compiled(loops.factor)(_flat(root), _flat(coupling), _flat(fine, 0))
     return Sequential(root, coupling, fine)
