@@ -36,7 +36,7 @@ class Moves(Protocol):
 
 
 @dataclass(frozen=True)
-class Shared(Moves):
+class OneMatrix(Moves):
     """One matrix for all steps and rows."""
 
     turned: Tensor = field(repr=False)
@@ -54,13 +54,13 @@ class Shared(Moves):
         """The one."""
         return self.matrix.unsqueeze(-3)
 
-    def in_blocks(self, blocks: int, length: int, rows: int) -> Shared:
+    def in_blocks(self, blocks: int, length: int, rows: int) -> OneMatrix:
         """The one."""
         return self
 
 
 @dataclass(frozen=True)
-class Each(Moves):
+class OneAStep(Moves):
     """A matrix for every step, shared by the rows or not."""
 
     every: Tensor = field(repr=False)  # (..., T - 1, R or 1, K, K)
@@ -77,10 +77,10 @@ class Each(Moves):
         """Those of the step."""
         return self.every[..., t, :, :, :]
 
-    def in_blocks(self, blocks: int, length: int, rows: int) -> Each:
+    def in_blocks(self, blocks: int, length: int, rows: int) -> OneAStep:
         """The steps of all blocks that have one place in them."""
         inner = self.every[..., : blocks * length, :, :, :].unflatten(-4, (blocks, length)).movedim(-5, -4)
-        return Each(inner.expand((*inner.shape[:-3], rows, *inner.shape[-2:])).flatten(-4, -3))
+        return OneAStep(inner.expand((*inner.shape[:-3], rows, *inner.shape[-2:])).flatten(-4, -3))
 
 
 def smooth(first: Tensor, transition: Tensor, likelihood: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -99,7 +99,7 @@ def smooth(first: Tensor, transition: Tensor, likelihood: Tensor) -> tuple[Tenso
     filtered, beta = torch.empty_like(likelihood), torch.empty_like(likelihood)
     norms = likelihood.new_empty((*likelihood.shape[:-3], steps, rows))
     shared = transition.dim() == likelihood.dim() - 1
-    moves = Shared(transition.mT.contiguous(), transition) if shared else Each(transition)
+    moves = OneMatrix(transition.mT.contiguous(), transition) if shared else OneAStep(transition)
     if steps >= LONG and rows * states**2 <= WIDE:
         _in_blocks(first, moves, likelihood, filtered, norms, beta)
         likelihood.div_(norms.unsqueeze(-3)).mul_(beta)
