@@ -20,7 +20,7 @@ from ..families import family_for, family_of
 from ..program.marks import not_fitted, reached, traced_run
 from ..program.masks import seen
 from ..program.named import Named, unwrap
-from ..program.probes import LONG_PROGRAM, SPREADS, probes
+from ..program.probes import LONG_PROGRAM, probes
 from ..program.program import Program
 from ..program.site import Site
 from ..program.unroll import unroll, user_site
@@ -37,7 +37,7 @@ from .priors import read_priors
 from .reading import Reading, Recognition, Refusal, Unrecognised
 from .shapes import with_shapes
 
-REPLAYS = 10
+REPLAYS, LEAST = 10, 5  # of a short program; of one of a few hundred sites
 _LOOP = " (its states are summed out in its own density: as a loop of normal sites they have laws, and closed forms)"
 INSTEAD = {"GaussianHMM": _LOOP, "GaussianMRF": _LOOP}
 
@@ -85,9 +85,7 @@ def _read(program: Program, first: Mapping[str, Site] | None, beside: Program | 
 
 def _replays(sites: int) -> int:
     """Return how many replays tell where arguments come from: the fewer, the longer each of them takes."""
-    if sites > LONG_PROGRAM:
-        return 2
-    return max(len(SPREADS), min(REPLAYS, LONG_PROGRAM // max(1, sites)))
+    return 2 if sites > LONG_PROGRAM else max(LEAST, min(REPLAYS, LONG_PROGRAM // max(1, sites)))
 
 
 def _recognise(
