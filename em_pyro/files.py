@@ -63,7 +63,8 @@ def write(path: Where, kind: str, form: int, contents: Mapping[str, Any]) -> Non
         OSError: it cannot be written; what was there is as it was.
     """
     laid, real = io.BytesIO(), Path(os.path.realpath(path))
-    torch.save({"kind": kind, "format": form, "em_pyro": version(), "torch": str(torch.__version__), **contents}, laid)
+    said = {"kind": kind, "format": form, "em_pyro": version(), "torch": str(torch.__version__)}
+    torch.save(said | _bare(dict(contents), {}), laid)
     part = real.with_name(f".{real.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
@@ -75,6 +76,21 @@ def write(path: Where, kind: str, form: int, contents: Mapping[str, Any]) -> Non
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
         raise
+
+
+def _bare(value: Any, met: dict[int, Any]) -> Any:
+    """Return contents without what Python code has hung onto tensors: Pyro does to values of parameters.
+
+    What is met twice is one afterwards, too.
+    """
+    if isinstance(value, Tensor) and vars(value):
+        met.setdefault(id(value), value.detach())
+    elif isinstance(value, dict) and id(value) not in met:
+        met[id(value)] = {}
+        met[id(value)].update((key, _bare(part, met)) for key, part in value.items())
+    elif type(value) in (list, tuple) and id(value) not in met:
+        met[id(value)] = type(value)(_bare(part, met) for part in value)
+    return met.get(id(value), value)
 
 
 def read(path: Where, kind: str, form: int, whose: str) -> dict[str, Any]:

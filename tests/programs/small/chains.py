@@ -145,7 +145,7 @@ def chain_of_chords(notes: Tensor) -> None:
             last = y.long()
 
 
-@program(lambda: (tensor([1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0, 0.0]),))
+@program(lambda: (tensor([1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0]),))
 def chain_of_steps_of_their_own(y: Tensor) -> None:
     """Give every step transitions and emissions of its own; one observation is missing."""
     t, count = torch.arange(len(y)), len(y)
