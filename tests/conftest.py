@@ -30,8 +30,26 @@ PAGES = ("cli", "compare", *(f"face/test_{name}.py" for name in ("docs", "exampl
 """Folders and files of the tests that run pages, examples, commands and races, and build the wheel."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test by its folder."""
+LONG = (
+    *(f"{room}/*" for room in ("selection", "variational")),
+    *(f"after/test_{name}*" for name in ("places", "sensitivity")),
+    *(f"e_step/test_{name}*" for name in ("loops", "orthogonal", "row_weights", "states_in_a_plate")),
+    *(f"m_step/test_{name}*" for name in ("adam", "partial")),
+    *(f"reading/test_{name}*" for name in ("computed_arguments", "non_centred", "whole_chains")),
+    *(f"fit/test_{name}*" for name in ("streams", "processes", "checkpoint", "unbounded", "equal_values", "ridges")),
+    *(f"fit/test_{name}*" for name in ("accelerated", "quasi_newton", "slices", "zero_spreads")),
+    "families/test_newton*", "program/test_planning*",
+)  # fmt: skip
+"""Tests of whole fits by the dozen, and of other processes."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a quick run take one case of each test."""
+    parser.addoption("--once", action="store_true", help="of a test over several cases the first alone")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark every test by its folder; leave out what is not asked for."""
     for item in items:
         where = item.path.relative_to(TESTS)
         if where.parts[0] == "laws":
@@ -40,6 +58,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.pages)
         if where.parts[0] == "numbers":
             item.add_marker(pytest.mark.numbers)
+        if any(where.match(name) for name in LONG):
+            item.add_marker(pytest.mark.long)
+    if config.getoption("--once"):
+        first = list({item.nodeid.partition("[")[0]: item for item in reversed(items)}.values())[::-1]
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(first)])
+        items[:] = first
 
 
 def pytest_collection_finish() -> None:
