@@ -14,7 +14,7 @@ from .whitened import whitened
 
 TURNS = 6  # E-steps that are spent: fewer than a pass of second derivatives is worth
 SLOW = 0.3  # what a turn may leave of the slope; where it leaves more, Newton's method is better
-WELL = 0.3  # of the way that is no longer worth taking: what is to be left of it
+WELL = 0.7  # of the way that is no longer worth taking: what is to be left of it
 
 
 def approached(
