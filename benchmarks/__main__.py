@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from . import coverage, information, iterations, published, restarts, scale, streams, svi, weak, whole
+from . import coverage, information, iterations, passes, published, restarts, scale, streams, svi, weak, whole
 from .cases import CASES
 from .process import machine
 from .race import DisagreementError, Row, race
@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 DRAWS = 5  # of the race with SVI
 OTHERS = (
     "svi", "restarts", "iterations", "published", "scale", "float32", "whole", "information", "coverage", "streams",
-    "weak",
+    "passes", "weak",
 )  # fmt: skip
 SINGLE = ("gmm_10k", "gmm_100k", "gmm_1m", "gmm_wide", "diag_100k", "diag_1m", "coins", "classes")
 
@@ -70,6 +70,8 @@ def main() -> None:
         found["information"] = information.compare()
     if "streams" in others:
         found["streams"] = streams.compare()
+    if "passes" in others:
+        found["passes"] = passes.compare()
     if "weak" in others:
         found["weak"] = weak.compare()
     if asked.update and folder:

@@ -8,6 +8,7 @@ from statistics import median
 from textwrap import fill
 from typing import Any
 
+from . import passes
 from .cases import CASES, find
 from .iterations import WAYS
 from .published import page as published
@@ -65,26 +66,12 @@ def report(found: dict[str, Any]) -> str:
         rows = [Row(**row) for row in found["rows"] if row["dtype"] == dtype]
         if rows:
             parts.append(f"## {dtype}\n\n" + _table(rows))
-    if found.get("restarts"):
-        parts.append(_restarts(found["restarts"]))
-    if found.get("iterations"):
-        parts.append(_iterations(found["iterations"]))
-    if found.get("svi"):
-        parts.append(_svi(found["svi"]))
-    if found.get("published"):
-        parts.append(published(found["published"]))
-    if found.get("scale"):
-        parts.append(_scale(found["scale"]))
-    if found.get("coverage"):
-        parts.append(_coverage(found["coverage"]))
-    if found.get("whole"):
-        parts.append(_whole(found["whole"]))
-    if found.get("information"):
-        parts.append(_information(found["information"]))
-    if found.get("streams"):
-        parts.append(_streams(found["streams"]))
-    if found.get("weak"):
-        parts.append(_weak(found["weak"]))
+    sections = {
+        "restarts": _restarts, "iterations": _iterations, "svi": _svi, "published": published, "scale": _scale,
+        "coverage": _coverage, "whole": _whole, "information": _information, "streams": _streams,
+        "passes": passes.table, "weak": _weak,
+    }  # fmt: skip
+    parts += [write(found[name]) for name, write in sections.items() if found.get(name)]
     if found.get("refused"):
         parts.append("## Not believed\n\n" + "\n".join(f"- {line}" for line in found["refused"]) + "\n")
     return "\n".join(parts)
