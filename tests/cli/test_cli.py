@@ -21,18 +21,6 @@ COINS = "heads,flips\n5,10\n9,10\n8,10\n4,10\n7,10\n"
 PLANE = "1.0,2.0\n1.5,1.0\n0.5,2.5\n7.0,9.0\n9.0,7.0\n8.5,9.5\n0.0,1.5\n9.5,11.0\n"
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Any:
-    """Return a function that writes a text into a file and returns its name."""
-
-    def write(text: str, name: str = "data.csv", encoding: str = "utf-8") -> str:
-        path = tmp_path / name
-        path.write_bytes(text.encode(encoding))
-        return str(path)
-
-    return write
-
-
 def answer(tmp_path: Path, *command: str) -> dict[str, Any]:
     """Run a command that must succeed, and return what it saves."""
     out = tmp_path / "answer.json"

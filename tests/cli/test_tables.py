@@ -11,18 +11,6 @@ from em_pyro.cli.commands import main
 from em_pyro.cli.tables import TableError, read
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Any:
-    """Return a function that writes a text into a file and returns its name."""
-
-    def write(text: str, name: str = "data.csv", encoding: str = "utf-8") -> str:
-        path = tmp_path / name
-        path.write_bytes(text.encode(encoding))
-        return str(path)
-
-    return write
-
-
 @pytest.mark.parametrize(
     ("text", "options"),
     [
