@@ -98,9 +98,10 @@ class EM(Driver):
     The expected statistics are a dict. For every site that a parameter enters, by name, it has a tuple of tensors:
     statistics of the data as they are, times posterior weights, summed over the rows. Dimensions are the latents and
     plates along which the arguments of the site differ (latents first, the one sampled last in front; plates by their
-    `dim`), then those of the event and of the statistic. Steps of a loop with the same arguments are one site, under
-    the name of the first; a `DiscreteHMM` "y" is "y.initial", "y.transition" and "y". What the plan calls replayed has
-    none. By distribution, in this order:
+    `dim`), then those of the event and of the statistic. Where more rows look up fewer entries (`loc[z, group]`), the
+    last of the former is one of groups, in place of the plate of the rows. Steps of a loop with the same arguments are
+    one site, under the name of the first; a `DiscreteHMM` "y" is "y.initial", "y.transition" and "y". What the plan
+    calls replayed has none. By distribution, in this order:
     """
 
     def __init__(

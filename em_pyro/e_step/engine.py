@@ -18,6 +18,7 @@ from torch import Tensor
 from ..program.named import Batch, Named, Params, batched, only
 from ..program.program import Program
 from ..reading.bound import Bound
+from ..reading.design.by_row import ByRow
 from ..reading.priors import Prior, log_prior
 from ..reading.reading import Recognition
 from ..recording.recorded import NOTHING, Moved, Recording, played
@@ -116,8 +117,7 @@ class Engine:
             return self._given(shares.given, shares.evidence, bound)
         replays = self.replays(self.moved(bound))
         evidence: list[Tensor] = []
-        sums: dict[str, Sums] = {}
-        weights: dict[str, Named] = {}
+        sums, weights = dict[str, Sums](), dict[str, Named]()
         for part in self.parts:
             natural = part.natural(bound, about, replays)
             found = part.expect(natural, replays, self.offsets, bound.starts, collect)
@@ -170,6 +170,11 @@ class Engine:
         """
         assert self.elsewhere is not None
         return self.elsewhere(args, kwargs or {})
+
+    @cached_property
+    def by_row(self) -> ByRow:
+        """What differs by row in the arguments, as columns of what the model was called with."""
+        return ByRow(self.recognition.readings, self.program, self.plate)
 
     # ---- Q ----
 
@@ -287,10 +292,7 @@ class Engine:
     @cached_property
     def members(self) -> dict[str, tuple[str, ...]]:
         """All sites for which one of `leaders` stands."""
-        found: dict[str, tuple[str, ...]] = {}
-        for unit in self.units:
-            found |= unit.stands_for
-        return found
+        return {name: sites for unit in self.units for name, sites in unit.stands_for.items()}
 
     @cached_property
     def inner(self) -> dict[str, Unit]:

@@ -1,8 +1,9 @@
 """The same plan on other rows: what was read of the program stays, and the data are exchanged.
 
-An argument that no row enters is the same tensor on all rows. One run of the model at a point where the plan knows its
-arguments tells whether that is so; then sites are laid out anew, and nothing is probed. Where rows enter arguments
-(covariates, indices into a table) the program is read again.
+An argument that no row enters is the same tensor on all rows; what rows bring (covariates, indices into a table) are
+columns of what the model is called with. One run of the model at a point where the plan knows its arguments tells
+whether that is so; then sites are laid out anew, and nothing is probed. Where rows bring something else, computed from
+these columns, the program is read again.
 """
 
 from __future__ import annotations
@@ -17,9 +18,15 @@ from ..errors import PlanError
 from ..program.changes.same import first_difference
 from ..program.masks import alive
 from ..program.named import squeeze, unwrap
+from ..program.program import Program
 from ..program.site import Site
 from ..program.unroll import unroll
-from ..reading.reading import Centre, arguments
+from ..reading.bank import Bank
+from ..reading.design.basis import union
+from ..reading.design.compared import other_argument
+from ..reading.design.slopes import as_affine
+from ..reading.predictor import Affine
+from ..reading.reading import Agreed, Centre, Reading, Recognition, arguments
 from .build import build
 from .engine import Engine
 
@@ -39,6 +46,7 @@ def rebound(engine: Engine, args: tuple[Any, ...], kwargs: Mapping[str, Any], ce
     Raises:
         ModelError: the model makes other statements for these arguments.
         PlanError: an argument or a prior depends on which rows are at hand, other than row by row.
+        OtherCovariates: the rows show covariates that those of `engine` do not.
     """
     recognition = engine.recognition
     program = replace(engine.program, view=None)
@@ -47,36 +55,141 @@ def rebound(engine: Engine, args: tuple[Any, ...], kwargs: Mapping[str, Any], ce
     priors = [{n: s for n, s in sites.items() if s.role == "prior"} for sites in (before, run)]
     if differs := first_difference(*priors):
         raise PlanError(f"{differs[0].upper()}{differs[1:]}: {_DEPENDS.format('prior')}")
-    if recognition.latents is not None or not _same_arguments(engine, unroll(before), unroll(run)):
-        return engine.on(args, kwargs)
-    apart = unroll(run)
-    readings = {
-        name: replace(part.on(apart[name]), centre=centres.get(name), passing=True)
-        for name, part in recognition.readings.items()
-    }
-    read = replace(recognition, readings=readings, runs=[run], points=recognition.points[:1])
+    readings = None if recognition.latents is not None else _readings(engine, there, unroll(before), unroll(run))
+    if readings is None:
+        return _alike(engine, _built(engine, engine.on(args, kwargs), centres))
+    read = replace(
+        recognition,
+        readings=_passing(engine, replace(recognition, readings=readings), centres),
+        runs=[run],
+        points=recognition.points[:1],
+    )
     built = build(there, read, run, recognition.priors, alive(there, [run]), plate=engine.plate)
     parts = tuple(new.beside(old) for new, old in zip(built.parts, engine.parts, strict=False))
     parts += built.parts[len(parts) :]
-    return replace(built, parts=parts, recording=engine.recording, unrecorded=engine.unrecorded)
+    return _alike(engine, replace(built, parts=parts, recording=engine.recording, unrecorded=engine.unrecorded))
 
 
-def centred(engine: Engine, centres: Centres) -> Engine:
-    """Return the engine of the same rows with values taken from other centres."""
-    if engine.recognition.latents is not None:
-        return engine
-    recognition = engine.recognition
-    readings = {n: replace(part, centre=centres.get(n), passing=True) for n, part in recognition.readings.items()}
-    read = replace(recognition, readings=readings)
-    program = replace(engine.program, view=None)
-    built = build(program, read, read.runs[0], read.priors, engine.alive, plate=engine.plate)
-    return replace(built, recording=engine.recording, unrecorded=engine.unrecorded, elsewhere=engine.elsewhere)
+class OtherCovariates(Exception):
+    """Rows show other covariates than those that were agreed on.
+
+    Attributes:
+        site: of the regression.
+        found: the engine of these rows.
+    """
+
+    def __init__(self, site: str, found: Engine) -> None:
+        """Keep both."""
+        super().__init__(site)
+        self.site, self.found = site, found
+
+
+def _alike(engine: Engine, found: Engine) -> Engine:
+    """Return what was found of other rows.
+
+    Raises:
+        OtherCovariates: their statistics cannot be added to those of `engine`.
+    """
+    for name, factor in found.sites.items():
+        if factor.kept and name in engine.sites and not engine.sites[name].kept:
+            raise OtherCovariates(name, _built(None, found, {}))
+    agreed, here = coefficients(engine), coefficients(found)
+    for name in agreed.keys() | here.keys():
+        if agreed.get(name) is not here.get(name):
+            raise OtherCovariates(name, _built(None, found, {}))
+    return found
+
+
+def coefficients(engine: Engine) -> dict[str, Affine]:
+    """Return the coefficients of all sites that are linear in covariates."""
+    every = ((name, factor.form.lines(factor)) for name, factor in engine.sites.items())
+    return {name: found for name, found in every if found is not None}
+
+
+def centred(engine: Engine, centres: Centres, covariates: Mapping[str, Affine] | None = None) -> Engine:
+    """Return the engine of the same rows with values taken from other centres.
+
+    Args:
+        engine: of some rows.
+        centres: of sites of location families.
+        covariates: coefficients by site that are agreed on; without, those of these rows.
+    """
+    return _built(engine, engine, centres, covariates)
+
+
+def widened(engine: Engine, other: Engine) -> Engine:
+    """Return the engine of some rows in a form that serves for other rows too: with the covariates of both.
+
+    Args:
+        engine: of some rows.
+        other: of others, read by themselves.
+    """
+    ours, theirs = coefficients(engine), coefficients(other)
+    shapes = {name: (*other.sites[name].cell_shape, *other.sites[name].event_shape) for name in theirs}
+    both = {n: union(ours[n], part, shapes[n]) if n in ours else part for n, part in theirs.items()}
+    base = engine if theirs.keys() <= ours.keys() else other  # a regression on these rows alone
+    return centred(base, {}, ours | both)
+
+
+def _built(
+    engine: Engine | None, found: Engine, centres: Centres, covariates: Mapping[str, Affine] | None = None
+) -> Engine:
+    """Lay rows out anew, as those of `engine` are, or as suits them."""
+    if found.recognition.latents is not None:
+        return found
+    recognition = found.recognition
+    read = replace(recognition, readings=_passing(engine, recognition, centres, covariates))
+    program, plate = replace(found.program, view=None), (engine or found).plate
+    built = build(program, read, read.runs[0], read.priors, found.alive, plate=plate)
+    return replace(built, recording=found.recording, unrecorded=found.unrecorded, elsewhere=found.elsewhere)
+
+
+def _passing(
+    engine: Engine | None,
+    recognition: Recognition,
+    centres: Centres,
+    covariates: Mapping[str, Affine] | None = None,
+) -> dict[str, Reading]:
+    """Read rows once, around agreed centres, and in the form that those of `engine` have."""
+    forms = dict[str, Agreed]()
+    if engine is not None:
+        lines = coefficients(engine) | {**(covariates or {})}
+        forms = {name: Agreed(part.data.groups is not None, lines.get(name)) for name, part in engine.sites.items()}
+    return {
+        name: replace(_as_line(engine, recognition.bank, part, forms.get(name)), centre=centres.get(name), passing=True)
+        for name, part in recognition.readings.items()
+    }
+
+
+def _as_line(engine: Engine | None, bank: Bank, reading: Reading, form: Agreed | None) -> Reading:
+    """Return the reading of a site in an agreed form: a regression even where these rows show no covariate."""
+    if engine is None or form is None or form.lines is None or reading.roles["loc"].affine is not None:
+        return replace(reading, form=form)
+    made = as_affine(reading.roles["loc"], bank, engine.program)
+    return replace(reading, form=form, roles=reading.roles if made is None else {**reading.roles, "loc": made})
 
 
 _DEPENDS = (
     "expected a {} that is the same whichever rows are at hand, got one that depends on them (on their mean, say). "
     "Compute it of all rows beforehand."
 )
+
+
+def _readings(
+    engine: Engine, there: Program, before: Mapping[str, Site], now: Mapping[str, Site]
+) -> dict[str, Reading] | None:
+    """Return what was read of all sites, on other rows; None where it has to be read again.
+
+    Raises:
+        PlanError: an argument differs other than row by row.
+    """
+    recognition = engine.recognition
+    if _same_arguments(engine, before, now):
+        return {name: part.on(now[name]) for name, part in recognition.readings.items()}
+    found = engine.by_row.on(there, now) if recognition.bank.computed is None else None
+    if found is None or other_argument(found, recognition.bank, recognition.values, now):
+        return None
+    return found
 
 
 def _same_arguments(engine: Engine, before: Mapping[str, Site], now: Mapping[str, Site]) -> bool:

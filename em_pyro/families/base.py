@@ -166,6 +166,11 @@ class Family:
         """
         return None
 
+    @property
+    def exposed(self) -> Family | None:
+        """The family whose `rate` is multiplied by a known `exposure`, if sums over rows suffice for it."""
+        return None
+
     def response(self, value: Tensor) -> Tensor:
         """Return what of a value the location of `linear` is compared with."""
         raise NotImplementedError
@@ -226,14 +231,16 @@ def summed() -> dict[str, str]:
     """Say of every registered distribution what its statistics are, and what they are where an argument is estimated.
 
     Returns:
-        By the name of the distribution; behind semicolons those of a wider family, and where locations are lines.
+        By the name of the distribution; behind semicolons those of a wider family, and where covariates or exposures
+            differ by row.
     """
     said = {}
     for distribution, family in _TABLE.items():
         wider = family.wider
         more = "" if wider is None else f"; where {_beside(wider, family)} is estimated {wider.summed}"
         line = "" if family.linear is None else f"; where covariates differ by row {family.linear.summed}"
-        said[distribution.__name__] = family.summed + more + line
+        exposed = "" if family.exposed is None else f"; where exposures differ by row {family.exposed.summed}"
+        said[distribution.__name__] = family.summed + more + line + exposed
     return said
 
 

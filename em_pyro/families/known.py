@@ -13,24 +13,19 @@ from torch.distributions import Distribution
 from ..program.named import unexpand
 from . import positive, rowwise
 from .base import Args, Family, Role, register
-from .charts import safe_log
+from .rates import RateFamily
 
 
 @register(dist.Gamma)
-class Gamma(Family):
+class Gamma(RateFamily):
     """`a log(rate) - rate x`, the concentration `a` known and possibly different in each row."""
 
     summed = "concentration, x"
-    solver = "rates"
     wider = positive.Gamma()
-    roles = {"rate": Role("positive", multiples=True)}
 
     def read(self, distribution: Distribution) -> dict[str, Tensor]:
         concentration = unexpand(distribution.concentration)  # type: ignore[attr-defined]
         return {**super().read(distribution), "concentration": concentration}
-
-    def natural(self, args: Args) -> tuple[Tensor, ...]:
-        return safe_log(args["rate"]), -args["rate"]
 
     def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
         return known["concentration"] + torch.zeros_like(value), value

@@ -31,6 +31,7 @@ LINKS = {"real": ("itself",), "positive": ("exp", "softplus"), "unit": ("sigmoid
 """Through which functions a predictor may enter an argument, by the argument's domain."""
 
 ENTRIES = 1000  # of the parameters that reach a site: a Hessian of more is too large, and a network is not affine
+LEVELS = 24  # entries of which every row takes one, up to which each has a covariate of its own
 SAME = {torch.float64: 1e-9, torch.float32: 1e-4}
 CHART = {chart.name: chart for chart in CHARTS}
 
@@ -191,11 +192,9 @@ def apart(affine: Affine, rows: Collection[int]) -> tuple[Affine, Tensor] | None
 
     Returns:
         Predictors of the coefficients of every cell, with a dimension of covariates after those of the cells; those of
-        the rows have size one. And the covariates, of the same dimensions with size one in the cells. None if an entry
-        depends on the row, or a covariate on the cell.
+        the rows have size one. And the covariates, of the same dimensions with size one in the cells. None if a
+        covariate depends on the cell, or rows take too many entries.
     """
-    if any(piece.index.shape[d] > 1 for piece in affine.pieces for d in rows):
-        return None
     covariates = list[Tensor]()
     slots = list[tuple[int, Tensor, Tensor]]()  # covariate, index, multiplier
     offset = 0, affine.offset.new_zeros((1,) * affine.offset.dim())
@@ -205,12 +204,41 @@ def apart(affine: Affine, rows: Collection[int]) -> tuple[Affine, Tensor] | None
             return None
         offset = _place(covariates, known[0]), known[1]
     for piece in affine.pieces:
-        for index, value in zip(piece.index.unbind(-1), piece.value.unbind(-1), strict=True):
-            column = _column(value, rows)
-            if column is None:
+        for every, multiplier in zip(piece.index.unbind(-1), piece.value.unbind(-1), strict=True):
+            taken = _levels(every, multiplier, rows)
+            if taken is None:
                 return None
-            slots.append((_place(covariates, column[0]), index, column[1]))
+            for index, value in taken:
+                column = _column(value, rows)
+                if column is None:
+                    return None
+                slots.append((_place(covariates, column[0]), index, column[1]))
     return _coefficients(affine, offset, slots, len(covariates)), _beside(covariates)
+
+
+def _levels(index: Tensor, value: Tensor, rows: Collection[int]) -> list[tuple[Tensor, Tensor]] | None:
+    """Split a slot of which rows take one entry or another: each has a covariate that is zero in the other rows.
+
+    None if there are too many.
+    """
+    by_row = sorted(d for d in rows if index.shape[d] > 1)
+    if not by_row:
+        return [(index, value)]
+    each = index.movedim(by_row, list(range(len(by_row)))).flatten(0, len(by_row) - 1)
+    flat = each.reshape(len(each), -1)
+    levels, place = flat[:, 0].unique(return_inverse=True)
+    if len(levels) > LEVELS:
+        return None
+    first = torch.full_like(levels, len(flat)).scatter_reduce(0, place, torch.arange(len(flat)), "amin")
+    if not torch.equal(flat[first][place], flat):  # in another cell they are others
+        return None
+    shape = [size if d in by_row else 1 for d, size in enumerate(index.shape)]
+    cells = [1 if d in by_row else size for d, size in enumerate(index.shape)]
+    return [
+        (flat[first[k]].reshape(cells), torch.where((place == k).reshape(shape), value, 0.0))
+        for k in range(len(levels))
+        if bool((flat[first[k]] >= 0).any())
+    ]
 
 
 def _column(value: Tensor, rows: Collection[int]) -> Column | None:

@@ -14,6 +14,7 @@ from ..program.site import Site
 from .bank import Bank, RoleMap
 from .improper import Unbounded
 from .latents.bilinear import Latents
+from .predictor import Affine
 from .priors import Prior
 
 
@@ -23,6 +24,19 @@ class Centre:
 
     shift: Tensor = field(repr=False)
     reach: Tensor = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """In which form all who hold rows of a site lay them out, so that statistics add.
+
+    Attributes:
+        grouped: whether rows are taken by what they look up.
+        lines: coefficients of all covariates, of which the rows at hand may show fewer; None where it is no regression.
+    """
+
+    grouped: bool
+    lines: Affine | None = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -38,6 +52,7 @@ class Reading:
     parameters: frozenset[str]
     centre: Centre | None = None  # on which all who hold rows have agreed; None is the mean of the rows at hand
     passing: bool = False  # whether its rows are read once
+    form: Agreed | None = None  # in which all who hold rows lay them out; None is the one that suits those at hand
 
     def on(self, site: Site) -> Reading:
         """Return the same reading of the site in another run: of other rows, say."""

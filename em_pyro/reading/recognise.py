@@ -26,6 +26,7 @@ from ..program.site import Site
 from ..program.unroll import unroll, user_site
 from .affine import affine_readings, may_be_affine
 from .bank import Bank, RoleMap, list_of, packed
+from .design.slopes import of_slopes
 from .gradients.claims import disagreeing
 from .gradients.cut import cut_off
 from .gradients.elsewhere import elsewhere
@@ -125,6 +126,7 @@ def _recognise(
             found |= affine_readings(program, wanted, probed, bank, values=True)
         readings |= found
         refusals = {name: refusal for name, refusal in refusals.items() if name not in found}
+    readings = {name: of_slopes(reading, bank.bank, program) for name, reading in readings.items()}
     layout = _packed(bank.bank, readings)
     cut: dict[str, tuple[str, ...]] = {}
     points = [values for values, _ in probes]

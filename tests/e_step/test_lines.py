@@ -154,7 +154,7 @@ def both(model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> tuple[Bu
     lines = lay_out(model, data())
     forms = [factor.form for factor in lines.compiled.sites.values()]
     assert any(isinstance(form, Linear) for form in forms)
-    monkeypatch.setattr(layout, "linear_of", lambda factor: None)
+    monkeypatch.setattr(layout, "linear_of", lambda factor, form: None)
     rows = lay_out(model, data(), lines.here, lines.there)
     assert not any(isinstance(factor.form, Linear) for factor in rows.compiled.sites.values())
     return lines, rows
@@ -246,7 +246,7 @@ def test_memory_does_not_grow_with_rows(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 1 << 14)
     few, many = largest(2_000), largest(16_000)
     assert few == many
-    monkeypatch.setattr(layout, "linear_of", lambda factor: None)
+    monkeypatch.setattr(layout, "linear_of", lambda factor, form: None)
     assert largest(16_000) > 7 * largest(2_000)
 
 

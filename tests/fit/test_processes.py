@@ -7,7 +7,7 @@ import pytest
 import torch
 from oracles.engines import distance
 from oracles.tolerances import IDENTITY
-from programs import links, share
+from programs import columns, links, share
 from programs.share import Ran
 
 from em_pyro import EM, ParameterError
@@ -68,6 +68,20 @@ def test_batches_in_every_process_are_one_fit(size: int, ran: Ran) -> None:
     pyro.clear_param_store()
     whole = EM(share.mixture, collapse=False, acceleration=None, starts={"loc": first}).fit(share.data())
     assert every[0]["outcome"] == whole.outcome == "converged"
+    assert max(abs(a - b) for a, b in zip(every[0]["path"], whole.path, strict=True)) < IDENTITY * abs(whole.objective)
+    for key, value in whole.params.items():
+        assert distance(torch.tensor(every[0]["params"][key]), value) < IDENTITY
+
+
+@pytest.mark.parametrize("size", [2, 3], ids=["two", "three-one-empty"])
+@pytest.mark.parametrize("name", ["slope", "dummies", "exposed_groups"])
+def test_shares_may_show_fewer_covariates_than_there_are(name: str, size: int, ran: Ran) -> None:
+    """A covariate that is the same in all rows of one, groups that have rows in the other alone."""
+    every = [one[name] for one in ran("streams", size)]
+    assert all(one == every[0] for one in every)
+    pyro.clear_param_store()
+    options: dict[str, Any] = {"acceleration": None, "tol": 0, "max_steps": 4}
+    whole = EM(getattr(columns, name), collapse=False, **options).fit(columns.sorted_rows())
     assert max(abs(a - b) for a, b in zip(every[0]["path"], whole.path, strict=True)) < IDENTITY * abs(whole.objective)
     for key, value in whole.params.items():
         assert distance(torch.tensor(every[0]["params"][key]), value) < IDENTITY

@@ -58,14 +58,6 @@ def experts(x: Tensor, y: Tensor) -> None:
         pyro.sample("y", dist.Poisson((x * b[z]).sum(-1).exp()), obs=y)
 
 
-def exposed(x: Tensor, y: Tensor) -> None:
-    """A known factor a row: in memory there is a closed form."""
-    rate = pyro.param("rate", tensor([1.0, 5.0]), constraint=constraints.positive)
-    with pyro.plate("rows", len(y)):
-        z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5])))
-        pyro.sample("y", dist.Poisson((1 + x[:, 1] ** 2) * rate[z]), obs=y)
-
-
 def spread(x: Tensor, y: Tensor) -> None:
     """A location and a scale by regression."""
     b, c = pyro.param("b", torch.zeros(2)), pyro.param("c", torch.zeros(2))
@@ -74,5 +66,5 @@ def spread(x: Tensor, y: Tensor) -> None:
 
 
 PROGRAMS: dict[str, Callable[..., Any]] = {
-    model.__name__: model for model in (poissons, logistic, gamma, experts, exposed, spread)
+    model.__name__: model for model in (poissons, logistic, gamma, experts, spread)
 }

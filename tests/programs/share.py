@@ -24,6 +24,7 @@ from torch.distributions import constraints
 
 from em_pyro import EM, EMError, load
 from em_pyro.fit.loop import State
+from programs.columns import dummies, exposed_groups, slope, sorted_rows
 from programs.links import batches, gamma, poissons
 
 Ran = Callable[..., list[Any]]
@@ -134,6 +135,11 @@ def streams(group: Any, size: int, rank: int) -> dict[str, Any]:
     whole = [torch.cat(parts) for parts in zip(*mine[rank], strict=True)] or [part[:0] for part in every[0]]
     pyro.clear_param_store()
     found["shares"] = told(EM(poissons, process_group=group, tol=1e-12).fit(*whole))
+    ends = [0, 140, 300] if size == 2 else [0, 0, 140, 300]
+    share = {name: part[ends[rank] : ends[rank + 1]] for name, part in sorted_rows().items()}
+    for model in (slope, dummies, exposed_groups):
+        pyro.clear_param_store()
+        found[model.__name__] = told(EM(model, process_group=group, acceleration=None, tol=0, max_steps=4).fit(share))
     broken = Broken(cut[rank]) if rank == size - 1 else cut[rank]
     found["changed"] = raised(EM(mixture, process_group=group, acceleration=None, check=False), broken, "fit_stream")
     found["none"] = raised(EM(mixture, process_group=group), [], "fit_stream")
@@ -226,8 +232,9 @@ def kept(scenario: str, group: Any, shares: list[Tensor], rank: int, folder: Pat
 
 def again(group: Any, shares: list[Tensor], rank: int, folder: Path) -> dict[str, Any]:
     """A fit from the last values of one that has lost a process."""
-    values = load(folder / "dies").params
-    return told(EM(mixture, process_group=group, acceleration=None, starts=values).fit(shares[rank]))
+    return told(
+        EM(mixture, process_group=group, acceleration=None, starts=load(folder / "dies").params).fit(shares[rank])
+    )
 
 
 def joined(scenario: str, rank: int, size: int, folder: Path, there: Path) -> Any:
@@ -244,16 +251,10 @@ def joined(scenario: str, rank: int, size: int, folder: Path, there: Path) -> An
         return lost(scenario, group, shares, rank, folder)
     if scenario == "again":
         return again(group, shares, rank, folder)
-    if scenario in ALONE:
-        return ALONE[scenario](group, shares, rank)
+    alone = {"fits": fits, "steps": steps, "assigned": assigned}
+    if scenario in alone:
+        return alone[scenario](group, shares, rank)
     return kept(scenario, group, shares, rank, folder)
-
-
-ALONE: dict[str, Callable[[Any, list[Tensor], int], dict[str, Any]]] = {
-    "fits": fits,
-    "steps": steps,
-    "assigned": assigned,
-}
 
 
 def ran(scenario: str, size: int, folder: Path) -> list[Any]:

@@ -173,7 +173,7 @@ def stacked(factors: Mapping[str, SiteFactor]) -> tuple[Stack, ...]:
 def _signature(factor: SiteFactor) -> object:
     """Equal for sites with the same natural parameters and the same shape of features; None if it stands alone."""
     affine = any(role.affine is not None for role in factor.roles.values())
-    if factor.family.solver == "rows" or factor.layout.batch or affine:
+    if factor.family.solver == "rows" or factor.layout.batch or affine or factor.data.groups is not None:
         return None
     if sum(role.index.numel() for role in factor.roles.values()) > COMPARED:
         return None

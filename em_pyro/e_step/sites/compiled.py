@@ -64,10 +64,10 @@ def _compiled(
     above = frozenset[str]().union(*(left.owners[n] for n in used)) if used else frozenset()
     if reading.site.role == "observed" and above < plates:
         exponent = ratio(scales.get(plates), scales.get(above), left.sizes)
-        made = laid_out(reading, left.sizes, above, exponent, left.plate)
+        made = laid_out(reading, left.sizes, above, exponent, left.plate, left.recognition)
         plates = above
     else:
-        made = laid_out(reading, left.sizes, plates, None, left.plate)
+        made = laid_out(reading, left.sizes, plates, None, left.plate, left.recognition)
     keeps = left.plate is not None and bool(made.stuck(left.plate))
     return replace(made, kept=left.plate if keeps else None), plates
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..chunks import WHOLE, Chunk
+from .groups import groups_of
 from .lookup import sparse_of, table_of
 from .natural import Natural
 from .product import InnerProduct
@@ -47,7 +48,7 @@ def indicator_of(factor: SiteFactor) -> Indicator | None:
     return Indicator() if square and torch.equal(features, torch.eye(len(features)).to(features)) else None
 
 
-FORMS: tuple[Callable[[SiteFactor], Form | None], ...] = (indicator_of, table_of, sparse_of)
+FORMS: tuple[Callable[[SiteFactor], Form | None], ...] = (indicator_of, groups_of, table_of, sparse_of)
 """Forms of a factor of its own, the first that takes it; `InnerProduct` is for all.
 
 `rows.by_row`, for families without finite statistics, is asked for by name.

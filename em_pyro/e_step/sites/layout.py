@@ -8,16 +8,19 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ...families import Family
+from ...families import Family, Role
 from ...program.masks import seen_entries
-from ...program.named import SLICE, Named, align, broadcast, ordered, squeeze
+from ...program.named import SLICE, Named, Sizes, align, broadcast, ordered, squeeze
 from ...reading.bank import RoleMap
-from ...reading.reading import Reading
+from ...reading.design.slopes import narrowed
+from ...reading.reading import Reading, Recognition
+from .covariates import linear_of
+from .dimensions import Layout
 from .forms import form_of
-from .linear import linear_of
+from .groups import by_group, grouped
 from .product import InnerProduct
 from .rows import by_row
-from .site_data import Layout, SiteData
+from .site_data import SiteData
 from .site_factor import SiteFactor
 
 
@@ -27,6 +30,7 @@ def laid_out(
     above: frozenset[str],
     exponent: Named | None,
     plate: str | None = None,
+    recognition: Recognition | None = None,
 ) -> SiteFactor:
     """Lay a reading out as matrices, in the form that suits it.
 
@@ -36,13 +40,18 @@ def laid_out(
         above: plates of the latents on which the site depends; its other plates are folded.
         exponent: `poutine.scale` within the folded plates.
         plate: whose rows may be split.
+        recognition: with the parameters from which rows are looked up; without, every row has arguments of its own.
     """
-    site, family, rank = reading.site, reading.family, reading.event_rank
+    site, rank = reading.site, reading.event_rank
+    family, maps, exposure = _exposed(reading)
+    groups = None if recognition is None or site.role != "observed" else grouped(reading, maps, recognition, sizes)
+    if groups is not None:
+        maps, sizes = groups.roles, Sizes({**sizes, groups.name: groups.count})
     value = squeeze(site.value.detach(), site.dims, site.name, rank + family.event_dim)  # data that want a gradient
     known = {
         key: squeeze(part.detach(), site.dims, site.name, family.known_event_dim.get(key, rank))
         for key, part in reading.known.items()
-    }
+    } | exposure
     parts = [value, *known.values()]
     weight = _weight(reading, exponent, sizes)
     if weight is not None:
@@ -51,30 +60,41 @@ def laid_out(
     present = {n for part in parts for n in part.names}
     columns = ordered((*present, *folded), sizes)
     event_shape = broadcast(*_event_shapes(reading, value, known))
-    cells = ordered((n for role in reading.roles.values() for n in role.names), sizes)
+    cells = ordered((n for role in maps.values() for n in role.names), sizes)
     cell_shape = tuple(sizes[n] for n in cells)
-    roles = {}
-    for key, role in reading.roles.items():
-        tail = (
-            ()
-            if family.roles[key].domain == "scale_tril"
-            else role.index.shape[role.index.dim() - family.roles[key].event_dim :]
-        )
-        roles[key] = _spread(role, cells, (*cell_shape, *event_shape, *tail))
-    shift, agreed = None, None
-    if family.location is not None and site.role == "observed" and type(family).shifted is not Family.shifted:
-        agreed = reading.centre
-        shift = _centre(value, weight, rank, family.event_dim) if agreed is None else agreed.shift
+    roles = {
+        key: _spread(role, cells, (*cell_shape, *event_shape, *_tail(role, family.roles[key])))
+        for key, role in maps.items()
+    }
+    shift, reach = _centre(reading, family, value, weight)
     layout = _layout(cells, columns, folded)
     data = SiteData(family, site.role, layout, event_shape, folded, value, known, weight, shift, sizes)
-    data = replace(data, agreed=None if agreed is None else agreed.reach, passing=reading.passing)
+    data = replace(data, agreed=reach, passing=reading.passing)
+    if groups is not None:
+        data = by_group(data, groups)
     factor = SiteFactor(
         site.name, family, site.role, frozenset(site.plates), roles, cells, cell_shape, data, InnerProduct(),
         reading.parameters,
     )  # fmt: skip
     if family.solver == "rows":
         return by_row(factor, plate)
-    return linear_of(factor) or replace(factor, form=form_of(factor))
+    return linear_of(factor, reading.form) or replace(factor, form=form_of(factor))
+
+
+def _exposed(reading: Reading) -> tuple[Family, Mapping[str, RoleMap], dict[str, Named]]:
+    """Take what a rate is multiplied by as known, where it differs by row; elsewhere nothing more is known."""
+    family, role = reading.family.exposed, reading.roles.get("rate")
+    asis = reading.family, reading.roles, dict[str, Named]()
+    if family is None or role is None or role.coefficient is None or role.constant is not None:
+        return asis
+    times = narrowed(role.coefficient)
+    rows = [d for d, size in enumerate(times.shape[: len(role.names)]) if size > 1]
+    names = tuple(role.names[d] for d in rows)
+    if not rows or not set(names) <= set(reading.site.plates):
+        return asis
+    dropped = [d for d in range(len(role.names)) if d not in rows]
+    exposure = Named(times.squeeze(dropped) if dropped else times, names)
+    return family, {**reading.roles, "rate": replace(role, coefficient=None).compressed}, {"exposure": exposure}
 
 
 def _layout(cells: tuple[str, ...], columns: tuple[str, ...], folded: tuple[str, ...]) -> Layout:
@@ -142,7 +162,26 @@ def _weight(reading: Reading, exponent: Named | None, sizes: Mapping[str, int]) 
     return Named(reading.seen.align(names) * weight.align(names), names)
 
 
-def _centre(value: Named, weight: Named | None, rank: int, event_dim: int) -> Tensor | None:
+def _tail(role: RoleMap, of: Role) -> tuple[int, ...]:
+    """Dimensions of one argument; a matrix is one entry."""
+    return () if of.domain == "scale_tril" else tuple(role.index.shape[role.index.dim() - of.event_dim :])
+
+
+def _centre(
+    reading: Reading, family: Family, value: Named, weight: Named | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """What values are taken from, and the largest distance from there that was agreed upon."""
+    if family.location is None or reading.site.role != "observed" or type(family).shifted is Family.shifted:
+        return None, None
+    agreed = reading.centre
+    return (
+        (_mean(value, weight, reading.event_rank, family.event_dim), None)
+        if agreed is None
+        else (agreed.shift, agreed.reach)
+    )
+
+
+def _mean(value: Named, weight: Named | None, rank: int, event_dim: int) -> Tensor | None:
     """Mean of every event over all rows, so that a common offset costs no digits."""
     rows, tensor = len(value.names), value.tensor
     if not rows:  # one value, a step of a loop say: it is its own mean

@@ -9,8 +9,7 @@ Residuals are taken at the coefficients of the step, so that no digit cancels ho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from typing import ClassVar
@@ -19,8 +18,7 @@ import torch
 from torch import Tensor
 
 from ...program.named import Named, align
-from ...reading.affine import apart
-from ...reading.bank import RoleMap, gather
+from ...reading.bank import gather
 from ...reading.bound import Bound
 from ...reading.predictor import Affine, pairs, squared
 from ..chunks import WHOLE, Chunk
@@ -29,7 +27,6 @@ from ..sums import Sums
 from .centring import FARTHEST
 from .natural import Lines, Natural
 from .product import InnerProduct
-from .site_data import Layout
 from .site_factor import SiteFactor
 
 
@@ -59,6 +56,10 @@ class Linear(InnerProduct):
     covariates: Named = field(kw_only=True, repr=False)
     together: bool = False
     in_product: ClassVar[bool] = False
+
+    def lines(self, factor: SiteFactor) -> Affine | None:
+        """Those of the covariates."""
+        return factor.roles["loc"].affine
 
     @property
     def count(self) -> int:
@@ -230,63 +231,3 @@ def _residual(coefficients: Tensor, rows: Rows) -> Tensor:
 def _weighed(found: Tensor, rows: Rows) -> Tensor:
     """Sum log-densities (starts, cells, events, rows) over the events, times the weight of each."""
     return found.sum(2) if rows.weight is None else (found * rows.weight).sum(2)
-
-
-# ---- which sites have this form --------------------------------------------------------------------------------------
-
-
-def linear_of(factor: SiteFactor) -> SiteFactor | None:
-    """The same site by coefficients, if its location is affine and differs by row through covariates alone."""
-    family, data = factor.family.linear, factor.data
-    present = {*data.layout.batch, *data.layout.columns, *data.folded}
-    rows = [d for d, n in enumerate(factor.cells) if n in present]
-    found = _apart(factor, rows) if family is not None and rows else None
-    if family is None or found is None:
-        return None
-    coefficients, covariates = found
-    names = tuple(factor.cells[d] for d in rows if covariates.shape[d] > 1)
-    shape = (*(data.sizes[n] for n in names), covariates.shape[-1])
-    if covariates.numel() != prod(shape):
-        return None  # they differ by event
-    cells = tuple(n for n in factor.cells if n not in present)
-    cell_shape = tuple(data.sizes[n] for n in cells)
-    columns = tuple(n for n in data.sizes if n in present and n not in data.folded)
-    affine = coefficients.changed(lambda part, _: part.squeeze(tuple(rows)))
-    loc = RoleMap(cells, torch.full((), -1).expand((*cell_shape, *data.event_shape, shape[-1])), affine=affine)
-    index, coefficient, constant = (_first(part, rows) for part in _maps(factor.roles["scale"]))
-    assert index is not None
-    return replace(
-        factor,
-        family=family,
-        roles={"loc": loc, "scale": RoleMap(cells, index, coefficient, constant)},
-        cells=cells,
-        cell_shape=cell_shape,
-        data=replace(data, layout=Layout((), cells, columns, ()), shift=None, cache={}),
-        form=Linear(covariates=Named(covariates.reshape(shape), names)),
-    )
-
-
-def _apart(factor: SiteFactor, rows: Sequence[int]) -> tuple[Affine, Tensor] | None:
-    """Coefficients and covariates of the location, if that is affine and the scale is the same in all rows."""
-    affine, scale = factor.roles["loc"].affine, factor.roles["scale"]
-    if affine is None or affine.chart.name != "itself" or affine.coordinates or scale.affine is not None:
-        return None
-    if any(_varies(part, d) for part in _maps(scale) if part is not None for d in rows):
-        return None
-    return apart(affine, rows)
-
-
-def _maps(role: RoleMap) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    return role.index, role.coefficient, role.constant
-
-
-def _varies(part: Tensor, d: int) -> bool:
-    """Whether a tensor differs along a dimension."""
-    return part.stride(d) != 0 and bool((part != part.narrow(d, 0, 1)).any())
-
-
-def _first(part: Tensor | None, dims: Sequence[int]) -> Tensor | None:
-    """What stands at the beginning of some dimensions."""
-    for d in sorted(dims, reverse=True):
-        part = None if part is None else part.select(d, 0)
-    return part

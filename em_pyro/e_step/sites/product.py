@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...program.named import Params, align
 from ...reading.bound import Bound, finite
+from ...reading.predictor import Affine
 from ..chunks import Chunk
 from ..second.common import Common
 from ..sums import Sums
@@ -34,6 +35,10 @@ class InnerProduct:
     def events(self, factor: SiteFactor) -> tuple[tuple[int, ...], ...]:
         """Those of the family."""
         return factor.data.events
+
+    def lines(self, factor: SiteFactor) -> Affine | None:
+        """There are no covariates."""
+        return None
 
     def natural_of(self, factor: SiteFactor, args: Params) -> tuple[Tensor, ...]:
         """Those of the family."""

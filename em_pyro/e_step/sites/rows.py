@@ -51,6 +51,9 @@ class ByRow:
         """The weights of all rows."""
         return ((self.count,),)
 
+    def lines(self, factor: SiteFactor) -> None:
+        """There are no covariates."""
+
     def natural_of(self, factor: SiteFactor, args: Params) -> tuple[Tensor, ...]:
         """Log-densities of all rows."""
         return (self.of_rows(args),)

@@ -19,21 +19,12 @@ from ...families import Family
 from ...program.masks import seen_entries
 from ...program.named import SLICE, Named, align
 from ..chunks import WHOLE, Chunk
+from .dimensions import Layout, into_groups, precise, summed_by_group
 
 CACHE = 4_000_000  # features of at most this many entries are kept, larger ones are rebuilt chunk by chunk
 
 Room = Callable[[], Tensor]
 """Where to write features that are not kept: a matrix (F, columns) that is read before it is asked for again."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How the named dimensions of a site's factor are laid out in its two matrix products."""
-
-    batch: tuple[str, ...]  # of cells and columns both
-    cells: tuple[str, ...]  # of the cells alone: rows of the matrix of natural parameters
-    columns: tuple[str, ...]  # of the features alone
-    folded: tuple[str, ...]  # folded plates along which the cells differ
 
 
 @dataclass(frozen=True)
@@ -52,6 +43,8 @@ class SiteData:
     sizes: Mapping[str, int] = field(repr=False)
     agreed: Tensor | None = field(default=None, repr=False)  # the reach of all sites that share this one's centre
     passing: bool = False  # rows that are read once, of which nothing is kept
+    groups: Named | None = field(default=None, repr=False)  # of every row of a plate, the last of the folded dimensions
+    counted: bool = True  # whether what is one in every row and event may be one feature
     cache: dict[Chunk, Tensor] = field(default_factory=dict, repr=False, compare=False)
     turned: dict[Chunk, tuple[Tensor, Tensor | None]] = field(default_factory=dict, repr=False, compare=False)
     rooms: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
@@ -91,7 +84,12 @@ class SiteData:
         keep = (*layout.batch, *layout.columns)
         value, known, weight = self.rows(chunk, shift)
         plain = weight is None and not self.folded and not layout.batch and len(layout.columns) == 1 and not lean
-        if plain and (not self.event_shape or self.counting) and self.family.columns(value, known, out):
+        if (
+            plain
+            and self.groups is None
+            and (not self.event_shape or self.counting)
+            and self.family.columns(value, known, out)
+        ):
             return
         statistics = self.family.statistics(value, known)
         if lean:  # every row counts once
@@ -100,11 +98,11 @@ class SiteData:
         at, start = len(layout.batch), 0
         spread = out.view((*out.shape[: at + 1], *shape[at : len(keep)]))
         for k, part in enumerate(statistics):
-            made = self._column(k, part.double(), shape, weight)
+            made = self._column(k, part.double(), shape, weight, chunk)
             spread.narrow(at, start, made.shape[-1]).copy_(made.movedim(-1, at))
             start += made.shape[-1]
 
-    def _column(self, k: int, part: Tensor, shape: list[int], weight: Tensor | None) -> Tensor:
+    def _column(self, k: int, part: Tensor, shape: list[int], weight: Tensor | None, chunk: Chunk) -> Tensor:
         """Statistic `k` of every row, times its weight: (batch, columns) + its own entries side by side."""
         rank, kept = len(self.event_shape), len(self.layout.batch) + len(self.layout.columns)
         if k in self.counting:
@@ -113,6 +111,12 @@ class SiteData:
         if weight is not None:
             part = torch.where((w := weight.reshape(weight.shape + (1,) * event)) == 0, 0.0, part * w)
         part = part.expand((*shape, *self.event_shape, *part.shape[len(shape) + rank :]))
+        if self.groups is not None:
+            (plate,), names = self.groups.names, (*self.layout.batch, *self.layout.columns, *self.folded)
+            place = summed_by_group if plate in self.folded else into_groups
+            part = place(
+                part, names.index(plate), chunk.cut(self.groups), self.sizes[self.layout.folded[-1]], len(shape)
+            )
         drop = tuple(i + kept for i, n in enumerate(self.folded) if n not in self.layout.folded)
         part = part.sum(drop) if drop else part
         return part.reshape((*part.shape[:kept], -1))
@@ -226,7 +230,7 @@ class SiteData:
     @cached_property
     def counting(self) -> frozenset[int]:
         """Statistics that are one in every row and event: their natural parameters are summed before the product."""
-        if self.weight is not None:
+        if self.weight is not None or self.groups is not None or not self.counted:
             return frozenset()
         return frozenset(k for k in self.family.counting if not self.events[k] and not self.folded)
 
@@ -293,8 +297,3 @@ class SiteData:
         tensor = precise(self.value.tensor[(0,) * len(self.value.names)])
         known = {k: precise(p.tensor[(0,) * len(p.names)]) for k, p in self.known.items()}
         return self.family.statistics(tensor, known)
-
-
-def precise(part: Tensor) -> Tensor:
-    """Numbers in float64 before anything is computed from them: a logarithm would round to their own precision."""
-    return part.double() if part.is_floating_point() else part

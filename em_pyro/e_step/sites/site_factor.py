@@ -21,12 +21,14 @@ from ...families.charts import safe_log
 from ...program.named import Params, align, ordered
 from ...reading.bank import RoleMap, gather
 from ...reading.bound import LOWEST, Bound, finite, once
+from ...reading.predictor import Affine
 from ..chunks import WHOLE, Chunk
 from ..second.common import Common
 from ..second.expansion import share
 from ..sums import Sums
+from .dimensions import Layout
 from .natural import Natural, with_excess
-from .site_data import Layout, SiteData
+from .site_data import SiteData
 
 
 class Form(Protocol):
@@ -52,6 +54,9 @@ class Form(Protocol):
 
     def events(self, factor: SiteFactor) -> tuple[tuple[int, ...], ...]:
         """What a cell holds of every statistic."""
+
+    def lines(self, factor: SiteFactor) -> Affine | None:
+        """Coefficients of covariates; None where there are none."""
 
     def natural_of(self, factor: SiteFactor, args: Params) -> tuple[Tensor, ...]:
         """Natural parameters of the family, matching its statistics one by one."""
@@ -136,12 +141,9 @@ class SiteFactor:
         """Cut summed statistics into those of the family, and move them to where they are wanted."""
         return self.form.finish(self, found, natural)
 
-    # ---- natural parameters by features ----
-
     def eta(self, bound: Bound, centre: Tensor | None = None) -> Tensor:
         """Natural parameters as one matrix: (starts) + batch + cells + (F,), of values less `centre` or the shift."""
-        layout = self.data.layout
-        kept = (*layout.batch, *layout.cells)
+        kept = (*self.data.layout.batch, *self.data.layout.cells)
         inner = (bound.starts, *self.cell_shape, *self.event_shape)
         parts = []
         for k, part in enumerate(with_excess(self.family.natural(self.arguments(bound, centre)), bound.excess(self))):
@@ -149,7 +151,7 @@ class SiteFactor:
             if part.shape != (*inner, *event):
                 part = part.expand((*inner, *event))
             if kept != self.cells:
-                part = align(part, self.cells, (*kept, *layout.folded), len(self.event_shape) + len(event))
+                part = align(part, self.cells, (*kept, *self.data.layout.folded), len(self.event_shape) + len(event))
             if part.dim() != 2 + len(kept):
                 part = part.reshape((*part.shape[: 1 + len(kept)], -1))
             parts.append(part.sum(-1, keepdim=True) if k in self.data.counting and part.shape[-1] > 1 else part)
@@ -219,8 +221,7 @@ class SiteFactor:
     @once
     def locations(self, bound: Bound) -> Tensor:
         """The location of every cell: (starts) + cells + events + event of the location."""
-        location = self.family.location
-        assert location is not None
+        location = str(self.family.location)
         found = gather(self.roles[location], bound.entries, bound.batch).double()
         tail = found.shape[found.dim() - self.family.roles[location].event_dim :]
         return found.expand((bound.starts, *self.cell_shape, *self.event_shape, *tail))
@@ -256,8 +257,7 @@ class SiteFactor:
     @cached_property
     def laid_out(self) -> tuple[str, ...]:
         """The same in the order of the products."""
-        layout = self.data.layout
-        return (*layout.batch, *layout.cells, *layout.columns)
+        return (*self.layout.batch, *self.layout.cells, *self.layout.columns)
 
     def laid_out_sizes(self, chunk: Chunk) -> tuple[int, ...]:
         """Sizes of `laid_out` in a chunk."""

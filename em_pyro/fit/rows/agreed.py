@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 
 from ...e_step.engine import Engine
-from ...e_step.rebind import centred
+from ...e_step.rebind import Centres, centred, coefficients
 from ...errors import DataError, ParameterError, PlanError
 from ...m_step.plan import Plan, choose
 from ...options import telling
 from ...program.devices import beside
 from ...program.named import squeeze
 from ...program.unroll import unroll
+from ...reading.design.basis import union
+from ...reading.predictor import Affine
 from ...reading.reading import arguments
 from ..notes import notes_of
 from ..path import Lost
@@ -101,9 +103,14 @@ def _team(group: Any) -> Team:
     return Team(group, distributed.get_rank(group), distributed.get_world_size(group))
 
 
-def _no_rows(values: tuple[Any, ...]) -> bool:
-    """Whether an argument has no rows."""
-    return any(isinstance(value, (Tensor, np.ndarray)) and 0 in value.shape for value in values)
+def _no_rows(values: Iterable[Any]) -> bool:
+    """Whether an argument, or what it holds, has no rows."""
+    return any(
+        0 in value.shape if isinstance(value, (Tensor, np.ndarray))
+        else _no_rows(value.values()) if isinstance(value, Mapping)
+        else isinstance(value, (tuple, list)) and _no_rows(value)
+        for value in values
+    )  # fmt: skip
 
 
 def _agreed(
@@ -135,13 +142,37 @@ def _agreed(
             seen = Seen()
             if own is not None:
                 check_apart(engine, (args, kwargs))
-                seen = looked(own, engine)
+                seen, engine = looked(own, engine)
             elif not empty:
                 seen.add(engine)
             return engine, seen
 
         engine, seen = team.together(checked)
         return _joined(team, replace(problem, engine=engine), options, seen, own, reads=source is not None)
+
+
+def _with_all_covariates(team: Team, engine: Engine, centres: Centres) -> Engine:
+    """Return the engine of this process in a form that serves for the rows of all.
+
+    Raises:
+        PlanError: there is none.
+    """
+    agreed, shapes = dict[str, Affine](), {n: (*f.cell_shape, *f.event_shape) for n, f in engine.sites.items()}
+    for there in team.gathered({name: (found, shapes[name]) for name, found in coefficients(engine).items()}):
+        for name, (found, shape) in there.items():
+            agreed[name] = union(agreed[name], found, shape) if name in agreed else found
+
+    def laid_out() -> Engine:
+        made = centred(engine, centres, agreed)
+        for name, found in agreed.items():
+            if coefficients(made).get(name) is not found:
+                raise PlanError(
+                    f'Site "{name}": expected a location with the same covariates in all processes, got one that is '
+                    f"computed in another way. Mix the rows, so that every process has all kinds of them."
+                )
+        return made
+
+    return team.together(laid_out)
 
 
 def _plan(problem: Problem, engine: Engine) -> Plan:
@@ -182,7 +213,7 @@ def _joined(
             seen.samples[name] = values if known is None else torch.cat([known, values])
     seen.check_counted(engine)
     rows, centres = sum(seen.rows), seen.centres()
-    engine = centred(engine, centres)
+    engine = _with_all_covariates(team, engine, centres)
     plan = _plan(problem, engine)
     local: Rows = AT_HAND
     note = f"{rows} rows of {team.size} processes, {sum(mine.rows)} of them here"

@@ -190,18 +190,18 @@ def _cut(value: Any, rows: int, half: int) -> Any:
 
 def scanned(source: Source, engine: Engine) -> tuple[Stream, Engine]:
     """Read all batches once: check them, and find what is agreed on."""
-    seen = looked(source, engine)
+    seen, engine = looked(source, engine)
     seen.check_counted(engine)
     centres = seen.centres()
     return stream_of(source, engine, seen, centres, seen.samples), centred(engine, centres)
 
 
-def looked(source: Source, engine: Engine) -> Seen:
-    """Read all batches once, and check them."""
+def looked(source: Source, engine: Engine) -> tuple[Seen, Engine]:
+    """Read all batches once, and check them; return the engine with the covariates that any of them shows."""
     seen = Seen()
     for k, call in enumerate(source.read()):
         seen.seals.append(seal(call))
-        part = read_on(engine, k, call)
+        part, engine = read_on(engine, k, call)
         run = part.recognition.runs[0]
         try:
             check_data(run, part.recognition.values, part.program.plates, part.program.states)
@@ -214,7 +214,7 @@ def looked(source: Source, engine: Engine) -> Seen:
             "fit_stream: expected the same batches in every pass, got none in the second one. A function must return a "
             "new iterator whenever it is called."
         )
-    return seen
+    return seen, engine
 
 
 def stream_of(

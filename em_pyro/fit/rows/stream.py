@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...e_step.engine import Engine
 from ...e_step.expectation import Expectation
-from ...e_step.rebind import Centres, rebound
+from ...e_step.rebind import Centres, OtherCovariates, rebound, widened
 from ...e_step.shares import SUMS, Collect
 from ...errors import DataError, EMError, PlanError
 from ...m_step.plan import Plan
@@ -116,15 +116,17 @@ class Stream:
         return replace(self, tick=tick), None
 
 
-def read_on(engine: Engine, k: int, call: Call) -> Engine:
-    """Return the engine of batch `k` when it is first read, around centres of its own.
+def read_on(engine: Engine, k: int, call: Call) -> tuple[Engine, Engine]:
+    """Return the engine of batch `k` when it is first read, around centres of its own, and that of the plan.
+
+    Where the batch shows covariates that no batch before did, the latter has these too.
 
     Raises:
         DataError: it has no rows, or they are of another kind.
         PlanError: an argument or a prior depends on which rows are at hand.
     """
     try:
-        part = rebound(engine, *call, {})
+        part, engine = _covered(engine, call)
     except EMError as error:
         raise _at(k, _wrong(engine, call) or error) from error
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
@@ -149,7 +151,27 @@ def read_on(engine: Engine, k: int, call: Call) -> Engine:
                 f'plate "{engine.plate}", as in the first batch, got {tuple(site.value.shape)}. Pass rows of the same '
                 f"kind in every batch."
             )
-    return part
+    return part, engine
+
+
+def _covered(engine: Engine, call: Call) -> tuple[Engine, Engine]:
+    """Return the engine of a batch, and that of the plan with all covariates of the batch.
+
+    Raises:
+        PlanError: there is none that serves for both.
+    """
+    try:
+        return rebound(engine, *call, {}), engine
+    except OtherCovariates as other:
+        engine = widened(engine, other.found)
+        site = other.site
+    try:
+        return rebound(engine, *call, {}), engine
+    except OtherCovariates:
+        raise PlanError(
+            f'Site "{site}": expected a location with the same covariates as in the batches before, got one that is '
+            f"computed in another way. Mix the rows, so that every batch has all kinds of them."
+        ) from None
 
 
 def _wrong(engine: Engine, call: Call) -> EMError | None:

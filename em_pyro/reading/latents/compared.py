@@ -9,17 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...program.named import Named, batched, squeeze, unexpand
 from ...program.site import Site
 from ...program.unroll import unroll
-from ..bank import Bank, bound_once, entries_of, list_of
-from ..reading import Reading, arguments
+from ..bank import Bank
+from ..design.compared import other_argument
+from ..reading import Reading
 from .bilinear import Bilinear, Slot
 from .constants import same_residuals
 from .replays import Replays
 
 CELLS = 1 << 19  # at a time that are compared
-SAME = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
 class Differs(Exception):
@@ -54,18 +53,9 @@ def check(
         for part, (y, at) in _slices(made, (value, location), plate):
             if not same_residuals(part, replays.params, latents, y, at, replays.noise):
                 raise Differs
-    batch, apart = batched(replays.params), unroll(dict(run))
-    atoms = {"entries": bank.values(batch), "probabilities": entries_of(bank.probabilities, batch)}
-    atoms["matrices"] = bank.stack(batch) if bank.matrices else torch.zeros(0)
-    for name, reading in readings.items():
-        truth = arguments(reading.family, apart[name])
-        for key, role in reading.roles.items():
-            own = reading.family.roles[key]
-            event = reading.event_rank + own.event_dim
-            if key != "loc" or name not in sites:
-                bound = Named(bound_once(role, atoms[list_of(own.domain)], batch), role.names)
-                if not _same(squeeze(unexpand(truth[key], event), apart[name].dims, name, event), bound):
-                    raise Differs
+    apart = unroll(dict(run))
+    if other_argument(readings, bank, replays.params, apart, lambda name, key: key == "loc" and name in sites):
+        raise Differs
 
 
 def _slices(made: Bilinear, parts: Sequence[Tensor], plate: str) -> Iterator[tuple[Bilinear, list[Tensor]]]:
@@ -90,11 +80,3 @@ def _slices(made: Bilinear, parts: Sequence[Tensor], plate: str) -> Iterator[tup
             slots=tuple(Slot(cut(slot.which), tuple(cut(s) for s in slot.slopes)) for slot in made.slots),
         )
         yield some, [cut(part) for part in parts]
-
-
-def _same(truth: Named, bound: Named) -> bool:
-    names = (*truth.names, *(n for n in bound.names if n not in truth.names))
-    a, b = (part.align(names).double() for part in (truth, bound))
-    rtol = SAME[torch.float32 if torch.float32 in (truth.tensor.dtype, bound.tensor.dtype) else torch.float64]
-    size = b.abs().amax() if b.numel() else 0.0
-    return bool(((a == b) | ((a - b).abs() <= rtol * (b.abs() + 1e-6 * size))).all())

@@ -1,0 +1,96 @@
+"""Which sites are linear in covariates: their location is affine, and differs by row through covariates alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
+
+import torch
+from torch import Tensor
+
+from ...program.named import Named
+from ...reading.affine import apart
+from ...reading.bank import RoleMap
+from ...reading.design.basis import among
+from ...reading.predictor import Affine
+from ...reading.reading import Agreed
+from .dimensions import Layout
+from .linear import Linear
+from .site_factor import SiteFactor
+
+
+def linear_of(factor: SiteFactor, form: Agreed | None = None) -> SiteFactor | None:
+    """The same site by coefficients, if its location is affine and differs by row through covariates alone.
+
+    Args:
+        factor: the site.
+        form: with the coefficients of all covariates, of which its rows may show fewer; with others it has its own.
+    """
+    agreed = None if form is None else form.lines
+    family, data = factor.family.linear, factor.data
+    present = {*data.layout.batch, *data.layout.columns, *data.folded}
+    rows = [d for d, n in enumerate(factor.cells) if n in present]
+    wanted = bool(rows) if form is None else agreed is not None
+    found = _apart(factor, rows) if family is not None and wanted else None
+    if family is None or found is None:
+        return None
+    cells = tuple(n for n in factor.cells if n not in present)
+    cell_shape = tuple(data.sizes[n] for n in cells)
+    affine, covariates = found[0].changed(lambda part, _: part.squeeze(tuple(rows))), found[1]
+    if agreed is not None:
+        affine, covariates = _moved(affine, covariates, agreed, (*cell_shape, *data.event_shape))
+    names = tuple(factor.cells[d] for d in rows if covariates.shape[d] > 1)
+    shape = (*(data.sizes[n] for n in names), covariates.shape[-1])
+    if covariates.numel() != prod(shape):
+        return None  # they differ by event
+    columns = tuple(n for n in data.sizes if n in present and n not in data.folded)
+    loc = RoleMap(cells, torch.full((), -1).expand((*cell_shape, *data.event_shape, shape[-1])), affine=affine)
+    index, coefficient, constant = (_first(part, rows) for part in _maps(factor.roles["scale"]))
+    assert index is not None
+    return replace(
+        factor,
+        family=family,
+        roles={"loc": loc, "scale": RoleMap(cells, index, coefficient, constant)},
+        cells=cells,
+        cell_shape=cell_shape,
+        data=replace(data, layout=Layout((), cells, columns, ()), shift=None, cache={}),
+        form=Linear(covariates=Named(covariates.reshape(shape), names)),
+    )
+
+
+def _apart(factor: SiteFactor, rows: Sequence[int]) -> tuple[Affine, Tensor] | None:
+    """Coefficients and covariates of the location, if that is affine and the scale is the same in all rows."""
+    affine, scale = factor.roles["loc"].affine, factor.roles["scale"]
+    if affine is None or affine.chart.name != "itself" or affine.coordinates or scale.affine is not None:
+        return None
+    if any(_varies(part, d) for part in _maps(scale) if part is not None for d in rows):
+        return None
+    return apart(affine, rows)
+
+
+def _moved(affine: Affine, covariates: Tensor, agreed: Affine, shape: Sequence[int]) -> tuple[Affine, Tensor]:
+    """Coefficients and covariates among the agreed ones, each one's rows side by side; else as they are."""
+    made = among(affine, agreed, shape)
+    if made is None:
+        return affine, covariates
+    if len(made) == made.shape[1] and torch.equal(made, torch.eye(len(made)).to(made)):
+        return agreed, covariates
+    flat = made.mT @ covariates.movedim(-1, 0).flatten(1)
+    return agreed, flat.reshape((-1, *covariates.shape[:-1])).movedim(0, -1)
+
+
+def _maps(role: RoleMap) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    return role.index, role.coefficient, role.constant
+
+
+def _varies(part: Tensor, d: int) -> bool:
+    """Whether a tensor differs along a dimension."""
+    return part.stride(d) != 0 and bool((part != part.narrow(d, 0, 1)).any())
+
+
+def _first(part: Tensor | None, dims: Sequence[int]) -> Tensor | None:
+    """What stands at the beginning of some dimensions."""
+    for d in sorted(dims, reverse=True):
+        part = None if part is None else part.select(d, 0)
+    return part
