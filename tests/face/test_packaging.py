@@ -1,6 +1,7 @@
 """The wheel: what a stranger gets who installs the package and is nowhere near the repository."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in ("em_pyro", "models"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    for name in ("pyproject.toml", "LICENSE", "README.md", "MANIFEST.in"):
+    for name in ("pyproject.toml", "setup.py", "LICENSE", "README.md", "MANIFEST.in"):
         shutil.copy(ROOT / name, source)
     run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(target), str(source)], target)
     (built,) = target.glob("*.whl")
@@ -97,6 +98,17 @@ def test_import(elsewhere: Python) -> None:
     assert ROOT not in Path(package).parents
     assert version == em_pyro.__version__
     assert data == (ROOT / "models" / "data" / "faithful.csv").read_text(encoding="utf-8")
+
+
+def test_the_description_leads_nowhere_that_is_not_there(wheel: Path) -> None:
+    """Links and pictures that lie in the repository are left out of what an index shows; the text is the README's."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (one for one in archive.namelist() if one.endswith("METADATA"))
+        shown = archive.read(name).decode()
+    assert "Description-Content-Type: text/markdown" in shown
+    assert re.findall(r"\]\((?!https?:|#)[^)]*\)", shown) == []
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all(line in shown for line in readme.splitlines() if line.startswith(("#", "    ", "fit = ")))
 
 
 def test_source(tmp_path: Path) -> None:
