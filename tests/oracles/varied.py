@@ -1,4 +1,4 @@
-"""A choice of the programs: for laws of one part of the library, which is the same code for all that it does not tell apart.
+"""A choice of the programs: for laws of one part of the library, whose code is the same for most of them.
 
 The laws of the E-step and of the M-step themselves are run over all.
 """
@@ -10,8 +10,8 @@ from oracles.engines import EVERYTHING, Built
 STRUCTURES = (
     "markov_chain", "factorial_chain", "global_latent_above_chain", "left_to_right_chain", "hmm_ragged",
     "hmm_covariate", "hmm_under_a_global_latent", "hmm_of_another_family", "loop_ragged_and_weighted",
-    "loop_backwards", "hmm-gaussian", "missing_observations", "masked_rows", "everything_masked_at_one_site", "missing_cells",
-    "padded_chains", "partly_labelled", "mask_by_latent", "gaussian_mixture", "multivariate_mixture_tied",
+    "loop_backwards", "hmm-gaussian", "missing_observations", "masked_rows", "everything_masked_at_one_site",
+    "missing_cells", "padded_chains", "partly_labelled", "mask_by_latent", "gaussian_mixture", "multivariate_mixture_tied",
     "three_way_table", "one_hot_latent", "ModuleWithPrior", "NestedLinear", "global_latent", "three_nested_plates",
     "latents_at_every_level", "sequential_plate", "far_dimension", "beta_coins", "mixture_of_regressions",
     "structural_zeros", "shared_parameter", "factor_statement", "mixed_precision", "no_latent", "barren_latent",
