@@ -137,6 +137,13 @@ def test_rows_in_one_state_each_add_up(size: int, ran: Ran) -> None:
     assert 'Site "y": expected statistics that add up over rows' in every[0]["links"]
 
 
+def test_the_example_asserts_what_it_claims(ran: Ran) -> None:
+    """The first of two processes says that both have the fit of one; there is no picture."""
+    first, second = ran("example")
+    assert "2 processes, 2000 rows in the first" in first
+    assert second == ""
+
+
 def test_every_process_draws_states_of_its_own() -> None:
     """Else equal rows of two processes would always be in the same state; those of a lone one are what they were."""
     first, second = (climb.generator(3, 1, holder).initial_seed() for holder in (0, 1))

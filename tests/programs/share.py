@@ -23,6 +23,7 @@ from torch.distributions import constraints
 
 from em_pyro import EM, EMError, load
 from em_pyro.fit.loop import State
+from programs import torchrun
 from programs.batches import Broken
 from programs.links import batches, gamma, poissons
 
@@ -259,9 +260,10 @@ def ran(scenario: str, size: int, folder: Path) -> list[Any]:
     One that hangs is killed when all others have ended.
     """
     there, children = Path(tempfile.mkdtemp()), []
+    port = torchrun.free_port()
     for rank in range(size):
         if not (child := os.fork()):
-            forked(scenario, rank, size, folder, there)
+            forked(scenario, rank, size, folder, there, port)
         children.append(child)
     for rank, child in enumerate(children):
         if scenario == "hangs" and rank == size - 1:
@@ -271,10 +273,11 @@ def ran(scenario: str, size: int, folder: Path) -> list[Any]:
     return [json.loads(file.read_text()) if file.exists() else None for file in files]
 
 
-def forked(scenario: str, rank: int, size: int, folder: Path, there: Path) -> NoReturn:
+def forked(scenario: str, rank: int, size: int, folder: Path, there: Path, port: int) -> NoReturn:
     """Write what one process has found, and end: a group of which a process is gone does not end by itself."""
     try:
-        found = joined(scenario, rank, size, folder, there)
+        example = scenario == "example"
+        found = torchrun.example(rank, size, port) if example else joined(scenario, rank, size, folder, there)
         (there / str(rank)).write_text(json.dumps(found))
     except BaseException:
         traceback.print_exc()
