@@ -74,8 +74,7 @@ def test_a_batch_is_one_by_one(name: str) -> None:
 
 
 PATHS = [
-    "coins", "gaussian-full", "gaussian-tied", "latent-classes", "poisson", "hmm-poisson", "regression-poisson",
-    "regression-experts",
+    "coins", "gaussian-tied", "latent-classes", "hmm-poisson", "regression-poisson", "regression-experts",
 ]  # fmt: skip
 
 

@@ -86,16 +86,16 @@ def fisher_gap(engine: Engine, params: Params, found: Expectation) -> float:
 ROUNDED = ("mixed_precision",)  # parameters in float32: a difference quotient has no digits left
 
 
-EXACT = [name for name in EVERYTHING if name not in ROUNDED]
+EXACT = [name for name in VARIED if name not in ROUNDED]
 
 
 @pytest.mark.parametrize(
-    ("name", "engine"), [*((name, "compiled") for name in EXACT), *((name, "replayed") for name in EXACT[::8])]
+    ("name", "engine"), [*((name, "compiled") for name in EXACT), *((name, "replayed") for name in EXACT[::4])]
 )
 def test_fishers_identity(name: str, engine: str) -> None:
     """The gradient of the objective is that of `Q`; the tolerance is that of a difference quotient.
 
-    That both engines have one objective and one gradient is a law of its own below: replayed, an eighth is enough.
+    That both engines have one objective and one gradient is a law of its own below: replayed, a quarter is enough.
     """
     built = laid_out(name)
     chosen = engine_of(built, engine)
@@ -159,17 +159,11 @@ def closed_forms(built: Built) -> list[str]:
     return [name for name, line in built.plan.lines.items() if line.closed_form]
 
 
-CLIMBED = ("irt-normal-ogive", "irt-three-parameters")  # torch maximises over every parameter
-
-
-@pytest.mark.parametrize("name", EVERYTHING)
+@pytest.mark.parametrize("name", VARIED)
 def test_no_feasible_direction_raises_q(name: str) -> None:
     """After an M-step, no move of a parameter with a closed form makes `Q` larger."""
     built = laid_out(name)
     names = closed_forms(built)
-    assert (not names) == (name in CLIMBED)
-    if not names:
-        return
     found = expect(built.compiled, built.here)
     new = maximise(built.compiled, built.plan, found, built.here)
     assert best_rise(built.compiled, found, new, names) < IDENTITY
@@ -245,7 +239,7 @@ def falls(path: list[float]) -> bool:
     return any(b < a - IDENTITY * (1 + abs(a)) for a, b in zip(path, path[1:], strict=False))
 
 
-@pytest.mark.parametrize("name", [name for name in EVERYTHING if name not in UNBOUNDED])
+@pytest.mark.parametrize("name", [name for name in VARIED if name not in UNBOUNDED])
 def test_no_step_falls(name: str) -> None:
     """EM ascends: eight steps, one where torch maximises."""
     built = laid_out(name)

@@ -24,7 +24,7 @@ CHECKED = ("coins", "gaussian-full", "latent-classes-missing", "regression-exper
 SENT = [name for name in ZOO if name in (*VARIED, *CHECKED)]
 """Models of every kind, and of chains."""
 
-CLOSED = ("coins", "gaussian-full", "gaussian-tied", "gaussian-diagonal", "bernoulli", "poisson", "latent-classes")
+CLOSED = ("coins", "gaussian-full", "gaussian-tied", "latent-classes")
 
 
 def fitted(name: str, steps: int, device: SecondDevice | None, **options: Any) -> Any:

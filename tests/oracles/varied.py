@@ -1,6 +1,6 @@
 """A choice of the programs: for laws of one part of the library, whose code is the same for most of them.
 
-The laws of the E-step and of the M-step themselves are run over all.
+Over all are run the laws that find a program which is computed wrong: brute force, Pyro's own evidence, both engines.
 """
 
 from programs.registry import NAMES
@@ -11,12 +11,12 @@ STRUCTURES = (
     "markov_chain", "factorial_chain", "global_latent_above_chain", "left_to_right_chain", "hmm_ragged",
     "hmm_covariate", "hmm_under_a_global_latent", "hmm_of_another_family", "loop_ragged_and_weighted",
     "loop_backwards", "hmm-gaussian", "missing_observations", "masked_rows", "everything_masked_at_one_site",
-    "missing_cells", "padded_chains", "partly_labelled", "mask_by_latent", "gaussian_mixture", "multivariate_mixture_tied",
-    "three_way_table", "one_hot_latent", "ModuleWithPrior", "NestedLinear", "global_latent", "three_nested_plates",
-    "latents_at_every_level", "sequential_plate", "far_dimension", "beta_coins", "mixture_of_regressions",
-    "structural_zeros", "shared_parameter", "factor_statement", "mixed_precision", "no_latent", "barren_latent",
-    "no_plate", "row_counts", "sequence_counts", "nested_counts", "gaussian-full", "latent-classes-missing",
-    "discrete-hmm-gaussian", "regression-experts", "neural-em",
+    "missing_cells", "padded_chains", "partly_labelled", "mask_by_latent", "gaussian_mixture",
+    "multivariate_mixture_tied", "three_way_table", "one_hot_latent", "ModuleWithPrior", "NestedLinear",
+    "global_latent", "three_nested_plates", "latents_at_every_level", "sequential_plate", "far_dimension",
+    "beta_coins", "mixture_of_regressions", "structural_zeros", "shared_parameter", "factor_statement",
+    "mixed_precision", "no_latent", "barren_latent", "no_plate", "row_counts", "sequence_counts", "nested_counts",
+    "gaussian-full", "latent-classes-missing", "discrete-hmm-gaussian", "regression-experts", "neural-em",
 )  # fmt: skip
 """One or two of each structure: chains, loops, hidden states, masks, labels, plates, modules, priors, weights."""
 
