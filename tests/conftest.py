@@ -6,6 +6,7 @@ Tests are marked by where they stand: `laws`, `pages` and `numbers`, and what is
 import gc
 import random
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import matplotlib as mpl
@@ -51,19 +52,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark every test by its folder; leave out what is not asked for."""
     for item in items:
-        where = item.path.relative_to(TESTS)
-        if where.parts[0] == "laws":
-            item.add_marker(pytest.mark.laws)
-        if any(where.is_relative_to(page) for page in PAGES):
-            item.add_marker(pytest.mark.pages)
-        if where.parts[0] == "numbers":
-            item.add_marker(pytest.mark.numbers)
-        if any(where.match(name) for name in LONG):
-            item.add_marker(pytest.mark.long)
+        for mark in marks(item.path):
+            item.add_marker(mark)
     if config.getoption("--once"):
         first = list({item.nodeid.partition("[")[0]: item for item in reversed(items)}.values())[::-1]
         config.hook.pytest_deselected(items=[item for item in items if item not in set(first)])
         items[:] = first
+
+
+@cache
+def marks(path: Path) -> list[str]:
+    """Return the marks of a file of tests."""
+    where = path.relative_to(TESTS)
+    found = [room for room in ("laws", "numbers") if where.parts[0] == room]
+    if any(where.is_relative_to(page) for page in PAGES):
+        found.append("pages")
+    if any(where.match(name) for name in LONG):
+        found.append("long")
+    return found
 
 
 def pytest_collection_finish() -> None:

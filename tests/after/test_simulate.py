@@ -6,8 +6,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from oracles.varied import PROGRAMS
 from programs.drawn import fitted, mixture
-from programs.registry import NAMES, build
+from programs.registry import build
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
@@ -116,7 +117,7 @@ def test_sites_with_a_prior_stay() -> None:
     average(x, 0.0)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_any_program(name: str) -> None:
     """Every program is drawn from, in the shapes and dtypes of its data; or it has weights, or a factor."""
     case = build(name)

@@ -1,10 +1,10 @@
-"""Every example runs, asserts what it claims, draws its picture and has its place in the gallery."""
+"""Every example runs, asserts what it claims, draws its picture and has its place in the gallery.
 
-import os
+That of several processes runs in `tests/fit/test_processes.py`.
+"""
+
 import re
 import runpy
-import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -59,22 +59,6 @@ def test_every_example_is_listed() -> None:
     for name in LISTED:
         picture = ROOT / "docs" / "pictures" / f"{name}.png"
         assert picture.stat().st_size < LARGEST
-
-
-def test_many_processes() -> None:
-    """Two of them, as torchrun starts them: the first asserts that both have the fit of one; there is no picture."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    where = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    command = [sys.executable, str(EXAMPLES / "many_processes.py")]
-    started = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**where, "RANK": str(rank)}, cwd=ROOT)
-        for rank in range(2)
-    ]
-    said = [process.communicate(timeout=240)[0] for process in started]
-    assert [process.returncode for process in started] == [0, 0]
-    assert "2 processes, 2000 rows in the first" in said[0]
 
 
 @pytest.mark.parametrize("name", [*LISTED, "many_processes"])

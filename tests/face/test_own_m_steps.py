@@ -11,6 +11,7 @@ import pytest
 import torch
 from oracles.agreement import close
 from oracles.tolerances import IDENTITY, SOLVERS
+from programs.pairs import pairwise
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
@@ -124,9 +125,9 @@ def data(dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 def mean(found: Statistics, now: Tensor) -> Tensor:
-    """The weighted mean."""
+    """The weighted mean; a state that has no row stays where it is."""
     n, total, _ = found["x"]
-    return total / n
+    return torch.where(n > 0, total / n, now)
 
 
 def spread(found: Statistics, now: Tensor) -> Tensor:
@@ -244,25 +245,6 @@ OPTIONS: dict[str, list[Any]] = {
     "checkpoint": [False, True],
     "dtype": [torch.float64, torch.float32],
 }
-
-
-def pairwise(options: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
-    """Choose settings among which every two values of two options meet, greedily."""
-    names = list(options)
-    sizes = [range(len(options[name])) for name in names]
-    left = {
-        ((a, i), (b, j)) for a, b in itertools.combinations(range(len(names)), 2) for i in sizes[a] for j in sizes[b]
-    }
-    rows = []
-    while left:
-        best = max(itertools.product(*sizes), key=lambda row: sum(pair in left for pair in _pairs(row)))
-        left -= set(_pairs(best))
-        rows.append({name: options[name][i] for name, i in zip(names, best, strict=True)})
-    return rows
-
-
-def _pairs(row: tuple[int, ...]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    return list(itertools.combinations(enumerate(row), 2))
 
 
 @pytest.mark.parametrize("row", pairwise(OPTIONS))

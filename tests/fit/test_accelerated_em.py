@@ -23,24 +23,17 @@ from em_pyro.fit.loop import State
 
 SMALL = (
     "gaussian_mixture",  # closed form
-    "binomial_coins",
-    "latent_class",
     "three_nested_plates",
-    "sibling_plates",
     "gap_in_chain",  # a plain fit takes thousands of steps
-    "batch_of_chains",
     "nested_counts",
     "structural_zeros",  # infinite coordinates
     "partly_labelled_chain",  # weights that go to zero
-    "ModuleMixture",
     "RegisteredLinear",  # weights of a torch module, by torch
-    "scaled_data_plain_prior",
     "beta_coins",
-    "bayesian_chain",
     "priors_without_conjugacy",  # swept
 )
 KINDS = (None, "squarem", "quasi-newton", "auto")
-ZOO = ("coins", "gaussian-univariate", "gaussian-full", "latent-classes", "poisson", "plsa", "bernoulli")
+ZOO = ("gaussian-full", "latent-classes", "poisson", "plsa")
 
 
 def fitted(model: Any, args: tuple[Any, ...], **options: Any) -> Fit:

@@ -8,7 +8,7 @@ import torch
 from oracles.engines import distance
 from oracles.tolerances import IDENTITY
 from programs import columns, links, share
-from programs.share import Ran
+from programs.share import FITS, OPTIONS, Ran
 
 from em_pyro import EM, ParameterError
 from em_pyro.fit.assigned import climb
@@ -17,15 +17,7 @@ from em_pyro.fit.rows import processes
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without processes")
 
 
-OPTIONS: dict[str, Any] = {
-    "plain": {"acceleration": None},
-    "starts": {"acceleration": None, "starts": 6, "seed": 2},
-    "accelerated": {"acceleration": "quasi-newton"},
-}
-
-
-@pytest.mark.parametrize("name", OPTIONS)
-@pytest.mark.parametrize("size", [2, 3], ids=["two", "three-one-empty"])
+@pytest.mark.parametrize(("size", "name"), [(size, name) for size in FITS for name in FITS[size]])
 def test_a_fit_of_several_processes_is_that_of_one(name: str, size: int, ran: Ran) -> None:
     """Starts, iterates, log-likelihood, certificate and ending; the same bits everywhere."""
     every = [one[name] for one in ran("fits", size)]
@@ -48,13 +40,12 @@ def test_a_fit_of_several_processes_is_that_of_one(name: str, size: int, ran: Ra
         assert max(abs(a - b.objective) for a, b in pairs) < IDENTITY * abs(whole.objective)
 
 
-@pytest.mark.parametrize("size", [2, 3], ids=["two", "three-one-empty"])
-def test_rows_without_weight_count_nothing(size: int, ran: Ran) -> None:
+def test_rows_without_weight_count_nothing(ran: Ran) -> None:
     """All those of one process: the fit is that of the others' rows."""
-    every = [one["idle"] for one in ran("fits", size)]
+    every = [one["idle"] for one in ran("fits", 3)]
     assert all(one == every[0] for one in every)
     pyro.clear_param_store()
-    x = share.data()[: 30 if size == 2 else 50]
+    x = share.data()[:50]
     whole = EM(share.weighed, acceleration=None, collapse=False).fit(x, torch.ones_like(x))
     assert max(abs(a - b) for a, b in zip(every[0]["path"], whole.path, strict=True)) < IDENTITY * abs(whole.objective)
 
@@ -73,8 +64,7 @@ def test_batches_in_every_process_are_one_fit(size: int, ran: Ran) -> None:
         assert distance(torch.tensor(every[0]["params"][key]), value) < IDENTITY
 
 
-@pytest.mark.parametrize("size", [2, 3], ids=["two", "three-one-empty"])
-@pytest.mark.parametrize("name", ["slope", "dummies", "exposed_groups"])
+@pytest.mark.parametrize(("size", "name"), [(2, "slope"), (3, "dummies"), (3, "exposed_groups")])
 def test_shares_may_show_fewer_covariates_than_there_are(name: str, size: int, ran: Ran) -> None:
     """A covariate that is the same in all rows of one, groups that have rows in the other alone."""
     every = [one[name] for one in ran("streams", size)]
@@ -87,8 +77,7 @@ def test_shares_may_show_fewer_covariates_than_there_are(name: str, size: int, r
         assert distance(torch.tensor(every[0]["params"][key]), value) < IDENTITY
 
 
-@pytest.mark.parametrize("size", [2, 3], ids=["two", "three-one-empty"])
-@pytest.mark.parametrize("name", ["poissons", "gamma", "shares"])
+@pytest.mark.parametrize(("size", "name"), [(2, "gamma"), (3, "poissons"), (3, "shares")])
 def test_slopes_and_curvatures_are_added_up(name: str, size: int, ran: Ran) -> None:
     """Regressions with a link, in batches and in shares: the maximum of all rows, the same bits everywhere."""
     every = [one[name] for one in ran("streams", size)]
@@ -159,6 +148,13 @@ def test_rows_in_one_state_each_add_up(size: int, ran: Ran) -> None:
     assert every[0]["sampled"]["outcome"] == "averaged"
     assert soft.objective - 1 < every[0]["sampled"]["path"][-1] < soft.objective
     assert 'Site "y": expected statistics that add up over rows' in every[0]["links"]
+
+
+def test_the_example_asserts_what_it_claims(ran: Ran) -> None:
+    """The first of two processes says that both have the fit of one; there is no picture."""
+    first, second = ran("example")
+    assert "2 processes, 2000 rows in the first" in first
+    assert second == ""
 
 
 def test_every_process_draws_states_of_its_own() -> None:

@@ -6,8 +6,9 @@ import pyro
 import pytest
 import torch
 from em_pyro.models import gaussian_mixture, regressions
-from oracles.engines import EVERYTHING, Built, distance, laid_out, moved
+from oracles.engines import Built, distance, laid_out, moved
 from oracles.tolerances import IDENTITY, SOLVERS
+from oracles.varied import VARIED
 from programs.loops import points
 from torch import Tensor
 
@@ -43,12 +44,21 @@ def starts_of(built: Built) -> list[dict[str, Tensor]]:
     return [built.here, built.there, moved(built.compiled, built.here, seed=7)]
 
 
+LONE = (
+    "hmm_covariate", "hmm_stationary", "hmm_of_another_family", "missing_observations", "tutorial_mixture",
+    "priors_without_conjugacy", "one_slope_in_the_plane", "factor_statement", "hurdle-poisson",
+    "hurdle-negative-binomial", "neural-em",
+)  # fmt: skip
+"""Programs whose starts run one after the other: torch maximises, or the model itself computes a site."""
+
+
 @pytest.mark.laws
-@pytest.mark.parametrize("name", EVERYTHING)
+@pytest.mark.parametrize("name", VARIED)
 def test_a_batch_is_one_by_one(name: str) -> None:
     """One step of three starts in one more dimension is three steps; a batch that mixes its starts up is noticed."""
-    if not advances(name):
-        pytest.skip("its starts run one after the other")
+    assert advances(name) == (name not in LONE)
+    if name in LONE:
+        return
     built = laid_out(name)
     every = starts_of(built)
     together_ = {n: torch.stack([start[n] for start in every]) for n in built.here}
@@ -64,8 +74,7 @@ def test_a_batch_is_one_by_one(name: str) -> None:
 
 
 PATHS = [
-    "coins", "gaussian-full", "gaussian-tied", "latent-classes", "poisson", "hmm-poisson", "regression-poisson",
-    "regression-experts",
+    "coins", "gaussian-tied", "latent-classes", "hmm-poisson", "regression-poisson", "regression-experts",
 ]  # fmt: skip
 
 

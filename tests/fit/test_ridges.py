@@ -116,8 +116,13 @@ KINKS: dict[str, tuple[Callable[[], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("options", [{}, {"m_step": {"a": "torch"}}], ids=["default", "torch"])
-@pytest.mark.parametrize("name", KINKS)
+BY_TORCH = {"m_step": {"a": "torch"}}
+
+
+KINDS = {**{name: (name, {}) for name in KINKS}, "abs, by torch": ("abs", BY_TORCH), "max, by torch": ("max", BY_TORCH)}
+
+
+@pytest.mark.parametrize(("name", "options"), KINDS.values(), ids=KINDS)
 def test_a_kink_is_named(name: str, options: dict[str, Any]) -> None:
     """The slope does not vanish there: it jumps, which is said, and the end is not confirmed."""
     law, names = KINKS[name]

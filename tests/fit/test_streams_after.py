@@ -1,6 +1,7 @@
 """What is asked of a fit of batches: sums over rows take one more pass; what needs all rows at once is refused."""
 
 import dataclasses
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from programs.loops import mixture
 from em_pyro import EM, DataError, Fit, ParameterError, load, predictive_check
 
 
+@cache
 def fits(model: Any = mixture) -> tuple[Fit, Fit]:
-    """In memory and in batches, at the same values."""
+    """In memory and in batches, at the same values; once for all that is asked of them."""
+    pyro.clear_param_store()
     args, parts = ((X,), batches()) if model is mixture else (rows(), linked())
     whole = EM(model, tol=1e-13, collapse=False).fit(*args)
     pyro.clear_param_store()

@@ -28,9 +28,9 @@ def rises(path: tuple[float, ...]) -> bool:
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_the_maximum_is_that_in_memory(name: str) -> None:
     """And the plan says how it is come by."""
-    whole = EM(PROGRAMS[name], tol=1e-12, collapse=False).fit(*rows())
+    whole = EM(PROGRAMS[name], tol=1e-10, collapse=False).fit(*rows())
     pyro.clear_param_store()
-    streamed = EM(PROGRAMS[name], tol=1e-12).fit_stream(batches())
+    streamed = EM(PROGRAMS[name], tol=1e-10).fit_stream(batches())
     assert distance(streamed.objective, whole.objective) < 1e-8
     assert distance(streamed.log_likelihood, whole.log_likelihood) < 1e-8
     assert farthest(streamed.params, whole.params) < 1e-4
@@ -63,11 +63,10 @@ def test_rows_that_do_not_tell_what_they_keep_are_taken_by_name() -> None:
     x, y = rows()
     x[50:57, 1] = 2.0
     whole = EM(poissons, tol=1e-10, collapse=False, check=False).fit(x, y)
-    for ends in ((0, 50, 57, 120), (0, 119, 120)):
-        pyro.clear_param_store()
-        parts = [(x[a:b], y[a:b]) for a, b in pairwise(ends)]
-        streamed = EM(poissons, tol=1e-10, check=False).fit_stream(parts)
-        assert distance(streamed.objective, whole.objective) < 1e-8
+    pyro.clear_param_store()
+    parts = [(x[a:b], y[a:b]) for a, b in pairwise((0, 50, 57, 119, 120))]
+    streamed = EM(poissons, tol=1e-10, check=False).fit_stream(parts)
+    assert distance(streamed.objective, whole.objective) < 1e-8
 
 
 class Counted:

@@ -12,6 +12,7 @@ from oracles.replay import Params, at, moved_params, starting_params, visit
 from oracles.steps import expect, q, scaled
 from oracles.tap import tapped_weights
 from oracles.tolerances import IDENTITY
+from oracles.varied import VARIED
 from programs.registry import HIDDEN, NAMES, build
 from programs.zoo import ZOO
 from pyro import poutine
@@ -31,10 +32,11 @@ TOLERANCE = {"mixed_precision": 1e-6}
 
 REPEATED = [name for name in NAMES if build(name).repeated is not None]
 SUMMED = [name for name in NAMES if name != "nested_counts"]  # brute force has no nested weights; see REPEATED
-ENUMERATED = [name for name in NAMES if build(name).trace_enum]
 ROW_SCALES = ("plsa", "transcripts", "tomography")  # zoo models that Pyro's own contraction refuses
 ALONE = ("no_latent", *(name for name in HIDDEN if name not in ("hmm_mixture", "hmm_under_a_global_latent")))
 """Programs with nothing to enumerate."""
+
+ENUMERATED = [name for name in (*(name for name in NAMES if build(name).trace_enum), *ZOO) if name not in ROW_SCALES]
 
 LABELLED = ("partly_labelled", "partly_labelled_chain")  # labels are not what brute force gives: test_labels.py
 
@@ -87,8 +89,15 @@ def repeated_rows(name: str) -> Joint:
     return brute_force(case.model, case.repeated or (), params=laid_out(name).here)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("name", SUMMED)
+def in_both(names: list[str]) -> list[tuple[str, str]]:
+    """Return programs, each in the compiled engine, and those of `VARIED` in the replayed one as well.
+
+    That both have one evidence and one gradient of `Q` is a law of all programs.
+    """
+    return [(name, engine) for name in names for engine in ENGINES if engine == "compiled" or name in VARIED]
+
+
+@pytest.mark.parametrize(("name", "engine"), in_both(SUMMED))
 def test_evidence_and_expected_factors_are_sums_over_all_assignments(name: str, engine: str) -> None:
     """The objective and the change of `Q` are those of brute force; with one factor 0.1 % off they are not."""
     built, joint, found = laid_out(name), brute(name), expected(name, engine)
@@ -242,8 +251,7 @@ def log_prob(built: Built, params: Params) -> float:
         return float(poutine.trace(fixed).get_trace(*built.args).log_prob_sum())
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("name", [name for name in (*ENUMERATED, *ZOO) if name not in ROW_SCALES])
+@pytest.mark.parametrize(("name", "engine"), in_both(ENUMERATED))
 def test_weights_are_the_gradients_of_pyros_evidence(name: str, engine: str) -> None:
     """`TraceEnum_ELBO`, differentiated by every log factor, gives the same evidence and the same change of `Q`."""
     built, found = laid_out(name), expected(name, engine)

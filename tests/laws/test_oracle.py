@@ -12,13 +12,16 @@ from oracles.oracle import Joint, brute_force
 from oracles.replay import moved_params, starting_params
 from oracles.tap import Tapped, tapped_weights
 from oracles.tolerances import IDENTITY
+from oracles.varied import PROGRAMS
 from programs.registry import NAMES, build
 from programs.silently_wrong import CORRECT, WRONG, Seeded
 from pyro.infer import TraceEnum_ELBO, config_enumerate
 from torch import Tensor
 from torch.distributions import Binomial, Normal
 
-SUPPORTED = [name for name in NAMES if build(name).trace_enum]
+SUPPORTED = [name for name in PROGRAMS if build(name).trace_enum]
+"""Of every structure: that both agree with both engines are laws of the E-step, over all programs."""
+
 REPEATED = [name for name in NAMES if build(name).repeated is not None]
 
 

@@ -67,8 +67,7 @@ def over(
 
 
 @pytest.mark.parametrize(
-    ("power", "apart", "dtype"),
-    [(-200, True, DOUBLE), (200, True, DOUBLE), (30, False, DOUBLE), (-40, True, SINGLE), (10, False, SINGLE)],
+    ("power", "apart", "dtype"), [(-200, True, DOUBLE), (200, True, DOUBLE), (30, False, DOUBLE), (-40, True, SINGLE)]
 )
 @pytest.mark.parametrize("model", [straight, counted, logistic, logistic_by_torch])
 def test_units_of_a_covariate(model: Callable[..., None], power: int, *, apart: bool, dtype: torch.dtype) -> None:
@@ -90,9 +89,7 @@ def lines_from_nothing(t: Tensor, unit: float, law: str) -> None:
             pyro.sample("x", dist.Bernoulli(logits=a + b * t), obs=(COUNTS % 2).to(t))
 
 
-@pytest.mark.parametrize(
-    ("power", "dtype"), [(-200, DOUBLE), (-60, DOUBLE), (200, DOUBLE), (-40, SINGLE), (-20, SINGLE), (30, SINGLE)]
-)
+@pytest.mark.parametrize(("power", "dtype"), [(-200, DOUBLE), (-60, DOUBLE), (200, DOUBLE), (-20, SINGLE)])
 @pytest.mark.parametrize("law", ["Normal", "Poisson", "Bernoulli"])
 def test_a_slope_that_starts_at_zero_is_seen_in_any_unit(law: str, power: int, dtype: torch.dtype) -> None:
     """A covariate that is lost beside the intercept, or in which that is lost, does not hide its slope."""

@@ -113,12 +113,12 @@ def test_nile_iterate_by_iterate() -> None:
     close(path["objective"][steps], column(rows, "loglik"))
 
 
-def test_nile_in_the_end() -> None:
-    """Plain EM, begun at the three-hundredth iterate, is where the table is seven hundred steps later."""
+def test_nile_later_on() -> None:
+    """Plain EM, begun at the hundredth iterate, is where the table is two hundred steps later."""
     flow = tensor(expected("nile")["flow"], dtype=torch.float64)
-    early, late = (row for row in expected("nile_iterations")["iterations"] if row["iter"] in (300, 1000))
+    early, late = (row for row in expected("nile_iterations")["iterations"] if row["iter"] in (100, 300))
     start = {"noise": early["var_observation"] ** 0.5, "move": early["var_level"] ** 0.5}
-    path = path_of(levels, flow, 0.0, 1e7**0.5, names=("noise", "move"), start=start, steps=700)
+    path = path_of(levels, flow, 0.0, 1e7**0.5, names=("noise", "move"), start=start, steps=200)
     close(path["noise"][-1] ** 2, late["var_observation"])
     close(path["move"][-1] ** 2, late["var_level"])
     close(path["objective"][-1], late["loglik"])

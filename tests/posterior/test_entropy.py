@@ -10,7 +10,8 @@ from oracles.agreement import close
 from oracles.brute import brute
 from oracles.engines import laid_out
 from oracles.oracle import Joint
-from programs.registry import HIDDEN, NAMES
+from oracles.varied import PROGRAMS
+from programs.registry import HIDDEN
 from torch import Tensor, tensor
 
 from em_pyro import EM
@@ -20,7 +21,7 @@ from em_pyro.posterior.posterior import Posterior, posterior
 TOLERANCE = {"mixed_precision": 1e-6}
 """Where the program itself rounds to float32, so does brute force."""
 
-PLAIN = [name for name in NAMES if name not in (*HIDDEN, "nested_counts")]
+PLAIN = [name for name in PROGRAMS if name not in (*HIDDEN, "nested_counts")]
 
 
 def entropy(joint: Joint, law: Posterior) -> float:

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from oracles.agreement import close
-from programs.registry import NAMES, build
+from oracles.varied import PROGRAMS
+from programs.registry import build
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
@@ -21,7 +22,7 @@ TOLERANCE = {"mixed_precision": 1e-6}
 
 
 @pytest.mark.parametrize("rows", [0, 4096], ids=["compiled", "replayed"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_any_program(name: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Evidence, marginals, mode and entropy, whether sites are matrix products or the model's own densities."""
     monkeypatch.setattr(fixed, "ROWS", rows)

@@ -10,7 +10,8 @@ from oracles.agreement import close
 from oracles.brute import brute
 from oracles.engines import laid_out
 from oracles.oracle import Joint
-from programs.registry import HIDDEN, NAMES
+from oracles.varied import PROGRAMS
+from programs.registry import HIDDEN
 from torch import Tensor, tensor
 
 from em_pyro import EM, ParameterError
@@ -18,7 +19,7 @@ from em_pyro.posterior.posterior import posterior
 
 TOLERANCE = {"mixed_precision": 1e-6}
 LABELLED = ("partly_labelled", "partly_labelled_chain")  # labels are not what brute force gives
-PLAIN = [name for name in NAMES if name not in (*HIDDEN, *LABELLED, "nested_counts")]
+PLAIN = [name for name in PROGRAMS if name not in (*HIDDEN, *LABELLED, "nested_counts")]
 
 
 def together(joint: Joint, names: tuple[str, ...]) -> Tensor:

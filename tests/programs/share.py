@@ -11,24 +11,37 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pyro
 import pyro.distributions as dist
 import torch
-import torch._dynamo  # a backward pass imports it: here it is once for all
 from torch import Tensor, distributed, tensor
 from torch.distributions import constraints
 
 from em_pyro import EM, EMError, load
 from em_pyro.fit.loop import State
+from programs import torchrun
+from programs.batches import Broken
 from programs.columns import dummies, exposed_groups, slope, sorted_rows
 from programs.links import batches, gamma, poissons
 
 Ran = Callable[..., list[Any]]
 """Asked for a scenario by so many processes, what each has found."""
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {"acceleration": None},
+    "starts": {"acceleration": None, "starts": 6, "seed": 2},
+    "accelerated": {"acceleration": "quasi-newton"},
+}
+
+FITS = {2: ("plain",), 3: tuple(OPTIONS)}
+"""Which of these are fitted by how many processes."""
+
+LINKED = {2: (gamma,), 3: (poissons,)}
+"""And which regressions with a link."""
 
 TIMEOUT = 15  # seconds, of the group; of the one in which a process hangs, three
 
@@ -97,19 +110,16 @@ def raised(em: EM, x: Any, how: str = "fit") -> dict[str, str]:
 
 
 def fits(group: Any, shares: list[Tensor], rank: int) -> dict[str, Any]:
-    """Fits of all rows, and what is refused."""
+    """Fits of all rows; of three also one in which a process has no weight, of two what is refused."""
     found: dict[str, Any] = {}
-    for name, options in {
-        "plain": {"acceleration": None},
-        "starts": {"acceleration": None, "starts": 6, "seed": 2},
-        "accelerated": {"acceleration": "quasi-newton"},
-    }.items():
+    for name in FITS[len(shares)]:
         pyro.clear_param_store()
-        found[name] = told(EM(mixture, process_group=group, **options).fit(shares[rank]))
+        found[name] = told(EM(mixture, process_group=group, **OPTIONS[name]).fit(shares[rank]))
     pyro.clear_param_store()
-    weights = torch.full_like(shares[rank], float(rank < len(shares) - 1))
-    found["idle"] = told(EM(weighed, process_group=group, acceleration=None).fit(shares[rank], weights))
-    pyro.clear_param_store()
+    if len(shares) > 2:
+        weights = torch.full_like(shares[rank], float(rank < len(shares) - 1))
+        found["idle"] = told(EM(weighed, process_group=group, acceleration=None).fit(shares[rank], weights))
+        return found
     found["refused"] = raised(EM(heavy, process_group=group), shares[rank])
     found["centred"] = raised(EM(centred, process_group=group), shares[rank])
     found["options"] = raised(EM(mixture, process_group=group, seed=rank), shares[rank])
@@ -129,35 +139,22 @@ def streams(group: Any, size: int, rank: int) -> dict[str, Any]:
     found["stream"] = told(EM(mixture, process_group=group, acceleration=None).fit_stream(cut[rank]))
     every = batches()
     mine = [every[:1], every[1:]] if size == 2 else [[], every[:1], every[1:]]
-    for model in (poissons, gamma):
+    for model in LINKED[size]:
         pyro.clear_param_store()
         found[model.__name__] = told(EM(model, process_group=group, tol=1e-12).fit_stream(mine[rank]))
-    whole = [torch.cat(parts) for parts in zip(*mine[rank], strict=True)] or [part[:0] for part in every[0]]
-    pyro.clear_param_store()
-    found["shares"] = told(EM(poissons, process_group=group, tol=1e-12).fit(*whole))
     ends = [0, 140, 300] if size == 2 else [0, 0, 140, 300]
     share = {name: part[ends[rank] : ends[rank + 1]] for name, part in sorted_rows().items()}
-    for model in (slope, dummies, exposed_groups):
+    for model in (slope,) if size == 2 else (dummies, exposed_groups):
         pyro.clear_param_store()
         found[model.__name__] = told(EM(model, process_group=group, acceleration=None, tol=0, max_steps=4).fit(share))
+    if size > 2:
+        whole = [torch.cat(parts) for parts in zip(*mine[rank], strict=True)] or [part[:0] for part in every[0]]
+        pyro.clear_param_store()
+        return found | {"shares": told(EM(poissons, process_group=group, tol=1e-12).fit(*whole))}
     broken = Broken(cut[rank]) if rank == size - 1 else cut[rank]
     found["changed"] = raised(EM(mixture, process_group=group, acceleration=None, check=False), broken, "fit_stream")
     found["none"] = raised(EM(mixture, process_group=group), [], "fit_stream")
     return found
-
-
-class Broken:
-    """Batches of which the last changes from the fourth pass on."""
-
-    def __init__(self, parts: list[Tensor]) -> None:
-        """Take them as they are at first."""
-        self.parts, self.passes = parts, 0
-
-    def __iter__(self) -> Iterator[Tensor]:
-        """Begin another pass."""
-        self.passes += 1
-        yield from self.parts[:-1]
-        yield self.parts[-1] + (1e-9 if self.passes > 3 else 0.0)
 
 
 def steps(group: Any, shares: list[Tensor], rank: int) -> dict[str, Any]:
@@ -263,9 +260,10 @@ def ran(scenario: str, size: int, folder: Path) -> list[Any]:
     One that hangs is killed when all others have ended.
     """
     there, children = Path(tempfile.mkdtemp()), []
+    port = torchrun.free_port()
     for rank in range(size):
         if not (child := os.fork()):
-            forked(scenario, rank, size, folder, there)
+            forked(scenario, rank, size, folder, there, port)
         children.append(child)
     for rank, child in enumerate(children):
         if scenario == "hangs" and rank == size - 1:
@@ -275,10 +273,11 @@ def ran(scenario: str, size: int, folder: Path) -> list[Any]:
     return [json.loads(file.read_text()) if file.exists() else None for file in files]
 
 
-def forked(scenario: str, rank: int, size: int, folder: Path, there: Path) -> NoReturn:
+def forked(scenario: str, rank: int, size: int, folder: Path, there: Path, port: int) -> NoReturn:
     """Write what one process has found, and end: a group of which a process is gone does not end by itself."""
     try:
-        found = joined(scenario, rank, size, folder, there)
+        example = scenario == "example"
+        found = torchrun.example(rank, size, port) if example else joined(scenario, rank, size, folder, there)
         (there / str(rank)).write_text(json.dumps(found))
     except BaseException:
         traceback.print_exc()
@@ -288,6 +287,8 @@ def forked(scenario: str, rank: int, size: int, folder: Path, there: Path) -> No
 
 def main() -> None:
     """Answer line by line."""
+    import torch._dynamo  # a backward pass imports it: here it is once for all
+
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
     for line in sys.stdin:

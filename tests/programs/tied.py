@@ -194,10 +194,13 @@ def _multivariate(argument: str, locs: str, scales: str) -> Tied:
     return Tied(mixture(law), data, _swept(locs, scales, "loc", argument))
 
 
-for _locs, _scales in product(TIES, TIES):
+# Of the normal laws with a scale and with a triangle every two tyings meet; the others are these, written in another
+# way, and have every tying of their locations and of their scales.
+for (_i, _locs), (_j, _scales) in product(enumerate(TIES), enumerate(TIES)):
     _ties = f"locations tied {_locs}, scales {_scales}"
-    TIED |= {f"{f.__name__}, {_ties}": _normal(f, _locs, _scales) for f in (dist.Normal, dist.LogNormal)}
-    TIED |= {f"{argument}, {_ties}": _multivariate(argument, _locs, _scales) for argument in MATRICES}
+    _others = (_i + _j) % len(TIES) == 0
+    TIED |= {f"{f.__name__}, {_ties}": _normal(f, _locs, _scales) for f in (dist.Normal, dist.LogNormal)[: 1 + _others]}
+    TIED |= {f"{a}, {_ties}": _multivariate(a, _locs, _scales) for a in list(MATRICES)[: len(MATRICES) * _others or 1]}
 
 for _of, _shape in {"each": (K, D), "a component": (K, 1), "a coordinate": (D,), "all": ()}.items():
     TIED[f"Normal event, a scale of {_of}"] = _normal_event(_shape)
