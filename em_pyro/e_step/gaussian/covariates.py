@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from ...program.named import broadcast
-from .block import Block, Law, standing
+from .block import Block
 from .group import Group
+from .law import Law, standing
 from .rows import Part
 
 
