@@ -63,6 +63,21 @@ class Block:
         return self.rows * max(self.cells.shape[2], *(part.shape[3] for part in self.constants if part is not None), 1)
 
     @cached_property
+    def in_order(self) -> bool:
+        """Whether it has all cells of the first numbers, each once and in order."""
+        return bool((self.cells.reshape(-1) == torch.arange(self.cells.numel())).all())
+
+    @cached_property
+    def common(self) -> bool:
+        """Whether all rows take the same latents: what they add to the law of these is one sum."""
+        return self.rows > 1 and bool((self.slots == self.slots[:1]).all())
+
+    @property
+    def added(self) -> Tensor:
+        """Which latents the sums of rows are of, (c, f): of each row, or of all together."""
+        return self.slots[:1] if self.common else self.slots
+
+    @cached_property
     def full(self) -> bool:
         """Whether every row takes a latent in each slot."""
         return bool((self.slots >= 0).all())
@@ -77,7 +92,7 @@ class Block:
         cells = prod(broadcast(*(part.shape for part in parts))) if parts else 0
         if not parts or cells * (self.count + 1) * len(self.slopes) > DENSE:
             return None
-        *covariates, response = (_beside([slot[j] for slot in self.slopes]) for j in range(self.count + 1))
+        *covariates, response = (beside([slot[j] for slot in self.slopes]) for j in range(self.count + 1))
         if not self.moving:
             return None, response
         shape = broadcast(*(part.shape for part in covariates))
@@ -94,8 +109,8 @@ class Block:
         return self.rows > 1 and self.cells.shape[1] == 1
 
 
-def _beside(parts: Sequence[Part]) -> Tensor:
-    """Parts of all slots side by side, (z, p, c, e, f)."""
+def beside(parts: Sequence[Part]) -> Tensor:
+    """Parts (z, p, c, e) side by side, in a dimension of their own."""
     filled = [torch.zeros((1,) * 4, dtype=torch.float64) if part is None else part for part in parts]
     shape = broadcast(*(part.shape for part in filled))
     return torch.stack([part.expand(shape) for part in filled], -1)

@@ -20,12 +20,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .block import Block, Patterns
-from .law import Law, Whitened, law_of, residual_of, taken_of, whitened
+from .block import DENSE, Block, Patterns, beside
+from .law import Law, Whitened, law_of, residual_of, standing, taken_of, whitened
 from .precision.factored import Factored, factor
 from .precision.orthogonal import orthogonal, own_rows, strained
 from .precision.places import places_of, put, spots_of
 from .precision.proper import undetermined
+from .rows import Part
 
 Bindings = Sequence[tuple[Tensor, Tensor]]
 """Of every site the coefficients and the roots of its cells."""
@@ -99,13 +100,13 @@ class Group:
     @cached_property
     def places(self) -> tuple[tuple[Tensor, ...], int, str]:
         """Where the products of every block are added up, (c, f f), how many places there are, and how it is done."""
-        found = [places_of(block.slots, self.k, self.width) for block in self.blocks]
+        found = [places_of(block.added, self.k, self.width) for block in self.blocks]
         return tuple(at for at, _ in found), found[0][1], self.method
 
     @cached_property
     def pulled(self) -> tuple[tuple[Tensor, ...], int, str]:
         """The same of what is a number for each latent, (c, f)."""
-        found = tuple(torch.where(block.slots >= 0, block.slots, self.k) for block in self.blocks)
+        found = tuple(torch.where(block.added >= 0, block.added, self.k) for block in self.blocks)
         return found, self.k, self.method
 
     @cached_property
@@ -118,13 +119,33 @@ class Group:
         block = self.blocks[k]
         if k in self._known:
             return self._known[k]
-        law = law_of(block, *binding, self.one)
+        law = law_of(block, self.standing[k], *binding)
         if self.given is not None:  # latents that are observed are constants
             law = replace(law, constants=residual_of(law, taken_of(block, self.given[None, None]), self.patterns.of))
         found = whitened(law, self.patterns.of)
         if block.known:
             self._known[k] = found
         return found
+
+    @cached_property
+    def standing(self) -> tuple[Sequence[Part], ...]:
+        """Of every block the constants: covariates, then the response, (z, n, c, e) each."""
+        return tuple(standing(block.constants, self.one) for block in self.blocks)
+
+    def lines(self, k: int) -> Tensor | None:
+        """The covariates of block `k` where all latents are zero, (1, z, n, c, e, J); None is zero."""
+        if k not in self._lines:
+            parts = self.standing[k][:-1]
+            found = None if all(part is None for part in parts) else beside(parts).unsqueeze(0)
+            if found is not None and found.numel() > DENSE:  # made anew, so that it does not stand beside its parts
+                return found
+            self._lines[k] = found
+        return self._lines[k]
+
+    @cached_property
+    def _lines(self) -> dict[int, Tensor | None]:
+        """Those that are small."""
+        return {}
 
     @cached_property
     def _known(self) -> dict[int, Whitened]:

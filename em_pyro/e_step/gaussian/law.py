@@ -17,6 +17,8 @@ from ...program.named import broadcast
 from .block import Block
 from .rows import Part
 
+SMALL = 16  # numbers of a matrix up to which a product number by number is faster than one matrix by matrix
+
 
 @dataclass(frozen=True)
 class Law:
@@ -44,22 +46,23 @@ class Law:
         return found if slots else found.squeeze(-1)
 
 
-def law_of(block: Block, coefficients: Tensor, roots: Tensor, one: Tensor | None) -> Law:
+def law_of(block: Block, constants: Sequence[Part], coefficients: Tensor, roots: Tensor) -> Law:
     """Bind a block.
 
     Args:
         block: rows of a site.
+        constants: of every member: covariates, then the response, where all latents are zero.
         coefficients: of every cell, (s, cells, J), or (s, cells, e, J) if joint.
         roots: of every cell, (s, cells), or (s, cells, e, e) if joint.
-        one: what stands for one in every member, (n,); None is one.
     """
-    if block.joint:
-        theta = coefficients[:, block.cells[..., 0]]  # (s, z, c, e, J)
-        whiten = roots[:, block.cells[..., 0]]
-    else:
-        theta, whiten = coefficients[:, block.cells], roots[:, block.cells]
-    constants = affine(theta, standing(block.constants, one), 2)
-    return Law(block, _slopes_at(block, theta), constants, whiten)
+    theta, whiten = _of_cells(block, coefficients), _of_cells(block, roots)  # (s, z, c, e, J)
+    return Law(block, _slopes_at(block, theta), affine(theta, constants, 2), whiten)
+
+
+def _of_cells(block: Block, part: Tensor) -> Tensor:
+    """What the cells of every row have, (s, cells, ...) to (s, z, c, e, ...); the coordinates are there if joint."""
+    cells = block.cells[..., 0] if block.joint else block.cells
+    return part.unflatten(1, cells.shape) if block.in_order and cells.numel() == part.shape[1] else part[:, cells]
 
 
 def _slopes_at(block: Block, theta: Tensor) -> Tensor:
@@ -111,7 +114,7 @@ def residual_of(law: Law, taken: Tensor, of: Tensor) -> Tensor:
         return constants + (taken.flatten(2, 3) @ slopes[:, :, 0, 0].mT).unflatten(2, shape[:2])
     if slopes.shape[2] > 1:
         slopes = slopes[:, :, of]
-    return constants + (slopes @ taken.unsqueeze(-1)).squeeze(-1)
+    return constants + times(slopes, taken)
 
 
 # ---- what they add to the law of the latents -------------------------------------------------------------------------
@@ -145,14 +148,19 @@ def whitened(law: Law, of: Tensor) -> Whitened:
 
 
 def _precision(block: Block, slopes: Tensor) -> Tensor:
-    """What rows of a block add to `J`, (s, z, p, c, f f), c of size one where all add the same."""
-    if block.weight is None:
-        products = slopes.mT @ slopes  # (s, z, p, c, f, f)
+    """What rows of a block add to `J`, (s, z, p, c, f f), c of size one where all add the same, or all together."""
+    weight, rows = block.weight, slopes.shape[3]
+    if block.common and rows > 1:
+        slopes, weight = _together(slopes), None if weight is None else _together(weight.expand((-1, rows, -1)), 1)
+    if weight is None:
+        products = slopes.mT @ slopes if slopes.shape[4] > 1 else slopes.mT * slopes  # (s, z, p, c, f, f)
     elif slopes.shape[2] == 1:
         each = slopes.unsqueeze(-1) * slopes.unsqueeze(-2)  # (s, z, 1, c, e, f, f)
-        products = torch.einsum("pce,szxcefg->szpcfg", block.weight.expand((-1, block.rows, slopes.shape[4])), each)
+        products = torch.einsum("pce,szxcefg->szpcfg", weight.expand((-1, block.rows, slopes.shape[4])), each)
     else:
-        products = slopes.mT @ (slopes * block.weight.unsqueeze(-1))
+        products = slopes.mT @ (slopes * weight.unsqueeze(-1))
+    if block.common and rows == 1:
+        products = products * block.rows if weight is None else products.sum(3, keepdim=True)
     return products.flatten(-2)
 
 
@@ -161,9 +169,29 @@ def _pull(block: Block, of: Tensor, slopes: Tensor, constants: Tensor) -> Tensor
     if block.weight is not None:
         constants = constants * block.weight[of]
     if slopes.shape[2:4] == (1, 1):  # one product for all rows of all members
-        return (constants.flatten(2, 3) @ slopes[:, :, 0, 0]).unflatten(2, constants.shape[2:4])
-    slopes = slopes[:, :, of] if slopes.shape[2] > 1 else slopes
-    return (slopes.mT @ constants.unsqueeze(-1)).squeeze(-1)
+        found = (constants.flatten(2, 3) @ slopes[:, :, 0, 0]).unflatten(2, constants.shape[2:4])
+    else:
+        slopes = slopes[:, :, of] if slopes.shape[2] > 1 else slopes
+        if block.common:
+            shape = (*broadcast(slopes.shape[:3], constants.shape[:3]), block.rows)
+            slopes = _together(slopes.expand((*shape, *slopes.shape[4:])))
+            constants = _together(constants.expand((*shape, constants.shape[4])))
+        return times(slopes.mT, constants)
+    if not block.common:
+        return found
+    return found * block.rows if found.shape[3] == 1 else found.sum(3, keepdim=True)
+
+
+def _together(part: Tensor, at: int = 3) -> Tensor:
+    """Take all rows for coordinates of one."""
+    return part.flatten(at, at + 1).unsqueeze(at)
+
+
+def times(matrix: Tensor, vector: Tensor) -> Tensor:
+    """Multiply many small matrices by a vector each."""
+    if matrix.shape[-2] * matrix.shape[-1] <= SMALL:
+        return (matrix * vector.unsqueeze(-2)).sum(-1)
+    return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
 
 
 def _log_roots(law: Law) -> Tensor:
