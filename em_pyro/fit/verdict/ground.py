@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...e_step.expectation import Expectation
 from ...errors import ObjectiveError
-from ...program.named import batched
+from ...program.named import Batch, batched
 from ..problem import Problem
 from .around import Around, Entry, put
 
@@ -138,5 +138,15 @@ class Ground:
 
     def _split(self, points: Tensor) -> Iterator[Tensor]:
         """As many points at a time as fit in memory; one where the model itself is evaluated."""
-        several = 1 if self.problem.engine.open else max(1, TOGETHER // self.problem.widest)
-        yield from points.split(several) if len(points) else ()
+        yield from points.split(_at_a_time(self.problem)) if len(points) else ()
+
+
+def heights_in_turn(problem: Problem, batch: Batch) -> Tensor:
+    """Return the objective of every start, as many at a time as fit in memory."""
+    starts, several = len(next(iter(batch.values()))), _at_a_time(problem)
+    slices = [slice(at, at + several) for at in range(0, starts, several)]
+    return torch.cat([problem.heights({name: value[some] for name, value in batch.items()}) for some in slices])
+
+
+def _at_a_time(problem: Problem) -> int:
+    return 1 if problem.engine.open else max(1, TOGETHER // problem.widest)

@@ -18,7 +18,7 @@ from ...families.charts import domain_of
 from ...program.named import Batch, Params, batched, only
 from ..problem import Problem
 from .around import MATRICES, Around, Entry, named
-from .ground import Ground
+from .ground import Ground, heights_in_turn
 
 LITTLE, SHRUNK = math.log(10.0), math.log(1e3)  # logarithms: how far a scale is moved towards zero
 GROWN = (math.log(10.0), math.log(1e3), math.log(1e6))  # and away from it
@@ -115,7 +115,7 @@ def _lost(problem: Problem, values: Params) -> bool:
         noise = torch.randn((1 + NUDGES, *value.shape), generator=generator, dtype=torch.float64)
         noise[0] = 0.0
         nudged[name] = value * (1 + LAST * noise * real)
-    heights = problem.heights(nudged)
+    heights = heights_in_turn(problem, nudged)
     heights = heights[torch.isfinite(heights)]
     return not len(heights) or float(heights.max() - heights.min()) > ROWS
 
