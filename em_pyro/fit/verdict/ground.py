@@ -64,12 +64,20 @@ class Ground:
         return float(found.log_evidence + self.problem.log_prior(self.problem.bind(batched(self.around.params))))
 
     def slopes(self, points: Tensor) -> Tensor:
-        """Return the gradient of the objective at `points`, both `(M, D)`: by Fisher's identity that of `Q`."""
+        """Return the gradient of the objective at `points`, both `(M, D)`: by Fisher's identity that of `Q`.
+
+        It is NaN where the model has no density.
+        """
         return torch.cat([points[:0], *(self._slopes(some) for some in self._split(points))])
 
     def _slopes(self, points: Tensor) -> Tensor:
-        with torch.no_grad():
-            found = self.problem.expect(self.problem.bind(self.around.batch(points)))
+        try:
+            with torch.no_grad():
+                found = self.problem.expect(self.problem.bind(self.around.batch(points)))
+        except (RuntimeError, ValueError):
+            if not self.problem.engine.open:
+                raise
+            return torch.full_like(points, torch.nan)
         return self.slope_of_q(found, points)
 
     def slope(self, found: Expectation) -> Tensor:
