@@ -66,7 +66,7 @@ def _entries(engine: Engine, factor: SiteFactor, sums: Sums, met: set[str]) -> I
             bears = factor.family.bearing(key, sums.parts)
             both = _both(affine, weight if bears is None else bears.squeeze(0), latent, len(affine.entries))
             at = 0
-            for name, places in affine.sources:
+            for name, places, _ in affine.sources:
                 size = engine.program.parameters[name].initial.numel()
                 own = both[:, at : at + len(places)]
                 yield (name, size), both.new_zeros((2, size)).index_add_(1, places.to(both.device), own)

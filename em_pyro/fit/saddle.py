@@ -128,7 +128,12 @@ def _climb(
     paths, trail, rest = [list[float]() for _ in here], [moved], [] if calm is None else [calm]
     batch, beside = _together(moved, *rest), len(rest)
     for step in range(CAP):
-        new, found = em_step(problem, batch)
+        try:
+            new, found = em_step(problem, batch)
+        except (RuntimeError, ValueError):  # of the model: it has no density there, and no maximum
+            if not problem.engine.open:
+                raise
+            break
         seen = look(problem, found, batch, new)
         sound, staying = False, list[int]()
         for row, start in enumerate(here):

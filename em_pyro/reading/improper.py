@@ -69,11 +69,12 @@ def unbounded(
         traced: the sites, with their gradients.
     """
     found, moved = [], dict[tuple[str, str], dict[str, Site]]()
+    order = {name: k for k, name in enumerate(leaves)}
     priors = {name: site for name, site in traced.items() if site.role == "prior" and not dropped(site)}
     entering = reached(priors, leaves, lambda site: [tensor for _, tensor in _arguments(site)])
     for site in priors.values():
         if entering[site.name]:
-            inside = {name: leaf for name, leaf in leaves.items() if name in entering[site.name]}
+            inside = {name: leaves[name] for name in sorted(entering[site.name], key=order.__getitem__)}
             for argument, tensor in _arguments(site):
                 shrinking = (
                     argument in SHRINKING or isinstance(unwrap(site.fn).base, dist.InverseGamma) and argument == "rate"
@@ -81,7 +82,7 @@ def unbounded(
                 for name, slope in _slopes(tensor, inside).items():
                     end = "lower" if bool((slope > 0).any()) == shrinking else "upper"
                     if name != site.name and not _held(program, traced, name, end):
-                        if _reaches(program, values, site.name, argument, name, end, moved, shrinking=shrinking):
+                        if _reaches(program, values, site, argument, name, end, moved, shrinking=shrinking):
                             found.append(Unbounded(site.name, argument, name, shrinking))
     return tuple(found)
 
@@ -113,7 +114,7 @@ def _held(program: Program, traced: Mapping[str, Site], name: str, end: str) -> 
 def _reaches(
     program: Program,
     values: Params,
-    site: str,
+    site: Site,
     argument: str,
     name: str,
     end: str,
@@ -129,11 +130,9 @@ def _reaches(
         transform = transform_to(parameter.constraint)
         far = transform.inv(values[name]) + (FAR if end == "upper" else -FAR)
         with torch.no_grad():
-            moved["", ""] = moved.get(("", "")) or program.run(values)
             moved[name, end] = program.run({**values, name: transform(far)})
-    before, after = (
-        getattr(unwrap(run[site].fn).base, argument).abs().min() for run in (moved["", ""], moved[name, end])
-    )
+    far_off = moved[name, end][site.name]
+    before, after = (getattr(unwrap(one.fn).base, argument).detach().abs().min() for one in (site, far_off))
     ratio = after / before if shrinking else before / after
     return not bool(ratio > NARROW)
 

@@ -46,10 +46,11 @@ class Affine:
     def predictor(self, batch: Batch) -> Tensor:
         """Bind: shape (starts) + dimensions of the argument, of size one where nothing varies."""
         parts = []
-        for name, at in self.sources:
-            chosen = batch[name].reshape((len(batch[name]), -1))[:, at].to(self.offset)
+        for name, at, in_order in self.sources:
+            every = batch[name].reshape((len(batch[name]), -1))
+            chosen = (every if in_order and every.shape[1] == len(at) else every[:, at]).to(self.offset)
             parts.append(self.coordinates[name].inverse(chosen) if name in self.coordinates else chosen)
-        return self.at(torch.cat(parts, -1))
+        return self.at(parts[0] if len(parts) == 1 else torch.cat(parts, -1))
 
     def at(self, theta: Tensor) -> Tensor:
         """Predictors at entries `(starts, E)`."""
@@ -57,7 +58,10 @@ class Affine:
         total = self.offset.unsqueeze(0)
         d = LETTERS[: self.offset.dim()]
         for piece in self.pieces:
-            total = total + product([(theta[:, piece.index], f"z{d}s"), (piece.value, f"{d}s")], f"z{d}")
+            if piece.index.shape[-1] == 1:
+                total = total + (theta[:, piece.index] * piece.value).squeeze(-1)
+            else:
+                total = total + product([(theta[:, piece.index], f"z{d}s"), (piece.value, f"{d}s")], f"z{d}")
         return total.expand((len(theta), *total.shape[1:]))
 
     def argument(self, batch: Batch) -> Tensor:
@@ -97,10 +101,11 @@ class Affine:
         return broadcast(self.offset.shape, *parts)
 
     @cached_property
-    def sources(self) -> tuple[tuple[str, Tensor], ...]:
-        """Parameters in the order of the entries, each with its flat positions."""
+    def sources(self) -> tuple[tuple[str, Tensor, bool], ...]:
+        """Parameters in the order of the entries, each with its flat positions, and whether these are the first."""
         groups = groupby(self.entries, key=lambda entry: entry[0])
-        return tuple((name, torch.tensor([i for _, i in some])) for name, some in groups)
+        each = [(name, [i for _, i in some]) for name, some in groups]
+        return tuple((name, torch.tensor(some), some == list(range(len(some)))) for name, some in each)
 
 
 def _entry(c: int, part: Tensor, slots: int) -> Tensor:
@@ -193,31 +198,6 @@ def _blocks(a: Tensor, b: Tensor, weight: Tensor, union: Sequence[int]) -> Tenso
         left = cut(weight, None if long is None else long + 1).unsqueeze(-1) * cut(a, long)
         total += product([(left, f"z{d}s"), (cut(b, long), f"{d}t")], f"z{kept}st")
     return total
-
-
-def joined(design: Affine, slope: Tensor, weight: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """`design' @ weight @ design` and `design' @ slope` of few cells, each of which has a vector of predictors.
-
-    Args:
-        design: of one piece; its offset has all dimensions of the cells, and of the J predictors.
-        slope: (starts) + cells flattened + (J,).
-        weight: (starts) + cells flattened + (J, J).
-        size: number of entries.
-    """
-    (piece,), starts, every = design.pieces, len(slope), size + 1
-    index, value = (
-        part.expand((*design.offset.shape, part.shape[-1])).reshape((*slope.shape[1:], -1))
-        for part in (piece.index % every, piece.value)
-    )
-    slots = index.shape[-1]
-    right = slope.new_zeros((starts, every))
-    right.index_add_(1, index.reshape(-1), (slope.unsqueeze(-1) * value).reshape((starts, -1)))
-    index, value = index.flatten(1), value.flatten(1)
-    weight = weight.repeat_interleave(slots, -1).repeat_interleave(slots, -2) if slots > 1 else weight
-    block = weight * value.unsqueeze(-1) * value.unsqueeze(-2)
-    where = index.unsqueeze(-1) * every + index.unsqueeze(-2)
-    matrix = slope.new_zeros((starts, every**2)).index_add_(1, where.reshape(-1), block.reshape((starts, -1)))
-    return matrix.view((starts, every, every))[:, :size, :size], right[:, :size]
 
 
 def pairs(x: Tensor) -> Tensor:

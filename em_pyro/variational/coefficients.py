@@ -43,13 +43,14 @@ class Coefficients(Real):
     def updated(self, sums: Mapping[str, Sums], about: Batch, law: Any) -> dist.MultivariateNormal:
         """The normal equations, with those of the prior."""
         prior, dim = self.prior, self.prior.event_shape[0]
-        equations, system = Equations({self.name: prior.loc.numel()}), None
+        equations, system = Equations.over({self.name: prior.loc.numel()}), None
         at_zero = equations.at_zero(about)
         for site in self.sites:
             pull, weight = site.pulled(site.moments(sums[site.name]), site.loc.at(at_zero), about)
-            system = equations.entered(system, site.loc.designs(equations.first), pull, weight)
+            system = equations.entered(system, equations.design(site.loc), pull, weight)
         assert system is not None
-        matrix, right = system[0][0], system[1][0]
+        (matrix,), right = equations.form.blocks(system[0]), system[1][0]
+        matrix = matrix[0, 0]
         rows = torch.arange(prior.loc.numel(), device=matrix.device).reshape((-1, dim))
         own = matrix[rows.unsqueeze(-1), rows.unsqueeze(-2)].reshape((*prior.loc.shape, dim))
         precision = prior.precision_matrix + (own + own.mT) / 2

@@ -34,6 +34,7 @@ class Block:
         slopes: of every slot the same, (z, p, c, e).
         weight: one where seen, (p, c, e); None is everywhere.
         offset: minus the logarithms of known scales, of all coordinates that are seen, (z, n).
+        known: whether no parameter enters.
     """
 
     site: int
@@ -44,6 +45,7 @@ class Block:
     slopes: tuple[tuple[Part, ...], ...] = field(repr=False)
     weight: Tensor | None = field(repr=False)
     offset: Tensor | None = field(repr=False)
+    known: bool = False
 
     @property
     def count(self) -> int:
@@ -61,6 +63,21 @@ class Block:
         return self.rows * max(self.cells.shape[2], *(part.shape[3] for part in self.constants if part is not None), 1)
 
     @cached_property
+    def in_order(self) -> bool:
+        """Whether it has all cells of the first numbers, each once and in order."""
+        return bool((self.cells.reshape(-1) == torch.arange(self.cells.numel())).all())
+
+    @cached_property
+    def common(self) -> bool:
+        """Whether all rows take the same latents: what they add to the law of these is one sum."""
+        return self.rows > 1 and bool((self.slots == self.slots[:1]).all())
+
+    @property
+    def added(self) -> Tensor:
+        """Which latents the sums of rows are of, (c, f): of each row, or of all together."""
+        return self.slots[:1] if self.common else self.slots
+
+    @cached_property
     def full(self) -> bool:
         """Whether every row takes a latent in each slot."""
         return bool((self.slots >= 0).all())
@@ -75,7 +92,7 @@ class Block:
         cells = prod(broadcast(*(part.shape for part in parts))) if parts else 0
         if not parts or cells * (self.count + 1) * len(self.slopes) > DENSE:
             return None
-        *covariates, response = (_beside([slot[j] for slot in self.slopes]) for j in range(self.count + 1))
+        *covariates, response = (beside([slot[j] for slot in self.slopes]) for j in range(self.count + 1))
         if not self.moving:
             return None, response
         shape = broadcast(*(part.shape for part in covariates))
@@ -92,8 +109,8 @@ class Block:
         return self.rows > 1 and self.cells.shape[1] == 1
 
 
-def _beside(parts: Sequence[Part]) -> Tensor:
-    """Parts of all slots side by side, (z, p, c, e, f)."""
+def beside(parts: Sequence[Part]) -> Tensor:
+    """Parts (z, p, c, e) side by side, in a dimension of their own."""
     filled = [torch.zeros((1,) * 4, dtype=torch.float64) if part is None else part for part in parts]
     shape = broadcast(*(part.shape for part in filled))
     return torch.stack([part.expand(shape) for part in filled], -1)
@@ -173,7 +190,8 @@ def block_of(number: int, rows: Rows, mine: Tensor, slots: Tensor, present: Tens
         constants = tuple(None if c is None else c * seen if c.shape[1] > 1 else c for c in constants)
         weight = seen[patterns.first][..., : 1 if rows.joint else None]
     weight = None if weight is None or bool(weight.all()) else weight
-    return Block(number, rows.joint, cells, slots, constants, slopes, weight, _offset(rows, mine, seen))
+    offset = _offset(rows, mine, seen)
+    return Block(number, rows.joint, cells, slots, constants, slopes, weight, offset, rows.fixed)
 
 
 def _laid(part: Part, rows: Tensor) -> Part:
@@ -192,82 +210,3 @@ def _offset(rows: Rows, mine: Tensor, seen: Tensor | None) -> Part:
     logs = logs.unsqueeze(2) if logs.shape[1] == 1 else logs[:, mine]
     logs = logs if seen is None else logs * seen
     return -logs.expand((len(logs), *mine.shape, rows.layout.sizes[2])).sum((-1, -2))
-
-
-# ---- at bound arguments ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Law:
-    """A block at bound arguments.
-
-    Attributes:
-        block: what is bound; c is of size one in what all of its rows have in common.
-        slopes: of the residuals, (s, z, p, c, e, f).
-        constants: the residuals where the latents are zero, (s, z, n, c, e).
-        roots: what whitens residuals: (s, z, c, e), or (s, z, c, e, e) if joint.
-    """
-
-    block: Block
-    slopes: Tensor = field(repr=False)
-    constants: Tensor = field(repr=False)
-    roots: Tensor = field(repr=False)
-
-    def whitened(self, part: Tensor, *, slots: bool) -> Tensor:
-        """Residuals, or their slopes, in units in which they are independent standard normal."""
-        roots = self.roots.unsqueeze(2)
-        if not self.block.joint:
-            return part * (roots.unsqueeze(-1) if slots else roots)
-        part = part if slots else part.unsqueeze(-1)
-        found = roots @ part.expand((*part.shape[:4], roots.shape[-1], part.shape[-1]))
-        return found if slots else found.squeeze(-1)
-
-
-def law_of(block: Block, coefficients: Tensor, roots: Tensor, one: Tensor | None) -> Law:
-    """Bind a block.
-
-    Args:
-        block: rows of a site.
-        coefficients: of every cell, (s, cells, J), or (s, cells, e, J) if joint.
-        roots: of every cell, (s, cells), or (s, cells, e, e) if joint.
-        one: what stands for one in every member, (n,); None is one.
-    """
-    if block.joint:
-        theta = coefficients[:, block.cells[..., 0]]  # (s, z, c, e, J)
-        whiten = roots[:, block.cells[..., 0]]
-    else:
-        theta, whiten = coefficients[:, block.cells], roots[:, block.cells]
-    constants = affine(theta, standing(block.constants, one), 2)
-    return Law(block, _slopes_at(block, theta), constants, whiten)
-
-
-def _slopes_at(block: Block, theta: Tensor) -> Tensor:
-    """Slopes of the residuals at some coefficients, (s, z, p, c, e, f)."""
-    starts, _, c, e = theta.shape[:4]
-    if not block.slopes:
-        return theta.new_zeros((starts, 1, 1, c, e, 0))
-    if block.dense is not None:
-        covariates, response = block.dense
-        own = response.unsqueeze(0)
-        return own if covariates is None else own - (theta.unsqueeze(-2).unsqueeze(2) @ covariates).squeeze(-2)
-    slopes = [affine(theta, slot, 2) for slot in block.slopes]
-    shape = broadcast(*(part.shape for part in slopes))
-    return torch.stack([part.expand(shape) for part in slopes], -1)
-
-
-def standing(parts: Sequence[Part], one: Tensor | None) -> list[Part]:
-    """Constants that are the same in all members, times what stands for one in each."""
-    if one is None:
-        return list(parts)
-    each = one.reshape((1, -1, 1, 1))
-    return [part if part is None or part.shape[1] > 1 else part * each for part in parts]
-
-
-def affine(theta: Tensor, parts: Sequence[Part], at: int) -> Tensor:
-    """The response less covariates times their coefficients; a dimension is put into the coefficients at `at`."""
-    total = parts[-1]
-    found = theta.new_zeros((1,) * 5) if total is None else total.unsqueeze(0)
-    for j, part in enumerate(parts[:-1]):
-        if part is not None:
-            found = found - theta[..., j].unsqueeze(at) * part
-    return found

@@ -6,24 +6,19 @@ import torch
 from torch import Tensor
 
 from ...program.named import broadcast
-from .block import Block, Law, standing
+from .block import Block
 from .group import Group
+from .law import Law
 from .rows import Part
 
 
-def lines_of(group: Group, block: Block, taken: Tensor) -> Tensor:
-    """Covariates at the means, (s, z, n, c, e, J), thin where they do not vary."""
-    fixed = standing(block.constants[:-1], group.one)
-    known = [part for part in fixed if part is not None]
-    none = taken.new_zeros((1,) * 6)
+def lines_of(group: Group, k: int, taken: Tensor) -> Tensor:
+    """Covariates of block `k` at the means, (s, z, n, c, e, J), thin where they do not vary."""
+    block = group.blocks[k]
     if block.moving and block.dense is None:
-        each = [_covariate(group, block, j, part, taken) for j, part in enumerate(fixed)]
+        each = [_covariate(group, block, j, part, taken) for j, part in enumerate(group.standing[k][:-1])]
         return torch.stack([part.expand(broadcast(*(p.shape for p in each))) for part in each], -1)
-    total: Tensor | None = None
-    if known:
-        shape = broadcast(*(part.shape for part in known))
-        total = torch.stack([none[0, ..., 0].expand(shape) if p is None else p.expand(shape) for p in fixed], -1)
-        total = total.unsqueeze(0)
+    total = group.lines(k)
     slopes = None if block.dense is None else block.dense[0]
     if slopes is not None:
         if slopes.shape[1:4] == (1, 1, 1):  # one product for all rows of all members
@@ -32,7 +27,7 @@ def lines_of(group: Group, block: Block, taken: Tensor) -> Tensor:
             slopes = slopes[:, group.patterns.of] if slopes.shape[1] > 1 else slopes
             found = (slopes @ taken[:, :, :, :, None, :, None]).squeeze(-1)
         total = found if total is None else total + found
-    return none.expand((1,) * 5 + (block.count,)) if total is None else total
+    return taken.new_zeros((1,) * 6).expand((1,) * 5 + (block.count,)) if total is None else total
 
 
 def _covariate(group: Group, block: Block, j: int, fixed: Part, taken: Tensor) -> Tensor:

@@ -20,11 +20,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .block import Block, Law, Patterns, law_of
+from .block import DENSE, Block, Patterns, beside
+from .law import Law, Whitened, law_of, residual_of, standing, taken_of, whitened
 from .precision.factored import Factored, factor
 from .precision.orthogonal import orthogonal, own_rows, strained
 from .precision.places import places_of, put, spots_of
 from .precision.proper import undetermined
+from .rows import Part
 
 Bindings = Sequence[tuple[Tensor, Tensor]]
 """Of every site the coefficients and the roots of its cells."""
@@ -98,19 +100,68 @@ class Group:
     @cached_property
     def places(self) -> tuple[tuple[Tensor, ...], int, str]:
         """Where the products of every block are added up, (c, f f), how many places there are, and how it is done."""
-        found = [places_of(block.slots, self.k, self.width) for block in self.blocks]
+        found = [places_of(block.added, self.k, self.width) for block in self.blocks]
         return tuple(at for at, _ in found), found[0][1], self.method
 
     @cached_property
     def pulled(self) -> tuple[tuple[Tensor, ...], int, str]:
         """The same of what is a number for each latent, (c, f)."""
-        found = tuple(torch.where(block.slots >= 0, block.slots, self.k) for block in self.blocks)
+        found = tuple(torch.where(block.added >= 0, block.added, self.k) for block in self.blocks)
         return found, self.k, self.method
 
     @cached_property
     def spots(self) -> tuple[Tensor, ...]:
         """Where the covariances of the latents that rows take stand, of every block: (c, f, f)."""
         return tuple(spots_of(b.slots.unsqueeze(-1), b.slots.unsqueeze(-2), self.k, self.width) for b in self.blocks)
+
+    def bound(self, k: int, binding: tuple[Tensor, Tensor]) -> Whitened:
+        """Bind block `k`; one that no parameter enters only once."""
+        block = self.blocks[k]
+        if k in self._known:
+            return self._known[k]
+        law = law_of(block, self.standing[k], *binding)
+        if self.given is not None:  # latents that are observed are constants
+            law = replace(law, constants=residual_of(law, taken_of(block, self.given[None, None]), self.patterns.of))
+        found = whitened(law, self.patterns.of)
+        if block.known:
+            self._known[k] = found
+        return found
+
+    @cached_property
+    def standing(self) -> tuple[Sequence[Part], ...]:
+        """Of every block the constants: covariates, then the response, (z, n, c, e) each."""
+        return tuple(standing(block.constants, self.one) for block in self.blocks)
+
+    def lines(self, k: int) -> Tensor | None:
+        """The covariates of block `k` where all latents are zero, (1, z, n, c, e, J); None is zero."""
+        if k not in self._lines:
+            parts = self.standing[k][:-1]
+            found = None if all(part is None for part in parts) else beside(parts).unsqueeze(0)
+            if found is not None and found.numel() > DENSE:  # made anew, so that it does not stand beside its parts
+                return found
+            self._lines[k] = found
+        return self._lines[k]
+
+    @cached_property
+    def _lines(self) -> dict[int, Tensor | None]:
+        """Those that are small."""
+        return {}
+
+    @cached_property
+    def _known(self) -> dict[int, Whitened]:
+        """Blocks that no parameter enters."""
+        return {}
+
+    @cached_property
+    def constant(self) -> Tensor:
+        """What every pattern adds to the log evidence: `k log(2 pi) / 2`, (p,)."""
+        return 0.5 * math.log(2 * math.pi) * self.free.sum(-1).double()
+
+    @cached_property
+    def offset(self) -> Tensor:
+        """What known scales add to it, of every member, (z, n)."""
+        each = [block.offset for block in self.blocks if block.offset is not None]
+        return added([torch.zeros((1, 1), dtype=torch.float64), *each])
 
     @cached_property
     def whole(self) -> bool:
@@ -141,58 +192,46 @@ class Posterior:
 
 def posterior(group: Group, bindings: Bindings) -> Posterior:
     """Sum the latents out."""
-    laws = tuple(law_of(b, *bindings[b.site], group.one) for b in group.blocks)
-    if group.given is not None:
-        laws = tuple(_known(group, law) for law in laws)
-    white = whitened(laws)
-    flat = put([_precision(law.block, slopes) for law, (slopes, _) in zip(laws, white, strict=True)], *group.places)
-    pull = put([_pull(group, law.block, *both) for law, both in zip(laws, white, strict=True)], *group.pulled)
-    free = group.free
+    white = [group.bound(k, bindings[block.site]) for k, block in enumerate(group.blocks)]
+    laws, free, of = tuple(each.law for each in white), group.free, group.patterns.of
+    flat = put([each.precision for each in white], *group.places)
+    pull = put([each.pull for each in white], *group.pulled)
     if not group.whole:
-        pull = pull * free[group.patterns.of]
+        pull = pull * free[of]
     own = own_rows(flat, group.k, group.width)
     precision: Factored = factor(flat, free, group.k, group.width, group.method)
     square: Tensor | None = None
     if strained(own, precision):
-        precision, mean, square = orthogonal(group.blocks, _every_row(laws, white), free, group.patterns.of)
+        precision, mean, square = orthogonal(group.blocks, _every_row(white), free, of)
     else:
-        mean = -precision.solve(pull, group.patterns.of)
-    taken = tuple(taken_of(law.block, mean) for law in laws)
-    residuals = tuple(_residual(group, law, law.constants, mine) for law, mine in zip(laws, taken, strict=True))
-    constant = 0.5 * math.log(2 * math.pi) * free.sum(-1).double() - precision.log_det
-    constant = constant + added([_log_roots(law) for law in laws])
-    offset = added(
-        [torch.zeros(1, 1, dtype=torch.float64), *(law.block.offset for law in laws if law.block.offset is not None)]
-    )
+        mean = -precision.solve(pull, of)
+    taken = tuple(taken_of(block, mean) for block in group.blocks)
+    residuals = tuple(residual_of(law, mine, of) for law, mine in zip(laws, taken, strict=True))
+    constant = group.constant - precision.log_det + added([each.log_roots for each in white])
     if square is None:
-        square = added([_squared(group, law, residual) for law, residual in zip(laws, residuals, strict=True)])
-    evidence = _of_members(group, constant) - 0.5 * square + offset
+        square = added([_squared(law, residual, of) for law, residual in zip(laws, residuals, strict=True)])
+    evidence = _of_members(group, constant) - 0.5 * square + group.offset
     if group.given is not None:
         mean = mean + group.given
-        taken = tuple(taken_of(law.block, mean) for law in laws)
+        taken = tuple(taken_of(block, mean) for block in group.blocks)
     return Posterior(laws, mean, taken, precision, residuals, evidence)
 
 
-def whitened(laws: Sequence[Law]) -> list[tuple[Tensor, Tensor]]:
-    """Slopes and constants of every block, in units in which residuals are independent standard normal."""
-    return [(law.whitened(law.slopes, slots=True), law.whitened(law.constants, slots=False)) for law in laws]
-
-
-def _every_row(laws: Sequence[Law], white: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-    """The same with all rows laid out, also where they have it in common."""
+def _every_row(white: Sequence[Whitened]) -> list[tuple[Tensor, Tensor]]:
+    """Whitened slopes and constants with all rows laid out, also where they have it in common."""
     return [
         (
             slopes.expand((*slopes.shape[:3], law.block.rows, *slopes.shape[4:])),
             constants.expand((*constants.shape[:3], law.block.rows, *constants.shape[4:])),
         )
-        for law, (slopes, constants) in zip(laws, white, strict=True)
+        for law, slopes, constants, *_ in white
     ]
 
 
 def undetermined_entries(group: Group, bindings: Bindings) -> Tensor:
     """Latent entries that nothing determines, among those of all members; mostly none."""
     found = posterior(group, bindings)
-    white = _every_row(found.laws, whitened(found.laws))
+    white = _every_row([group.bound(k, bindings[block.site]) for k, block in enumerate(group.blocks)])
     which = undetermined(group.blocks, white, group.free, found.evidence)
     return group.entries[:, :0] if which is None else group.entries[:, which]
 
@@ -205,13 +244,6 @@ def added(parts: Sequence[Tensor]) -> Tensor:
     return total
 
 
-def _squared(group: Group, law: Law, residual: Tensor) -> Tensor:
-    """Whitened residuals of a block, squared and added up: (s, z, n)."""
-    white = law.whitened(residual, slots=False)
-    white = white if law.block.weight is None else white * law.block.weight[group.patterns.of]
-    return white.square().sum((-1, -2))
-
-
 def _of_members(group: Group, constant: Tensor) -> Tensor:
     """What a component of each pattern has, (s, z, p), by member; where members stand for others, all at the first."""
     if group.one is None:
@@ -221,59 +253,8 @@ def _of_members(group: Group, constant: Tensor) -> Tensor:
     return found
 
 
-def _known(group: Group, law: Law) -> Law:
-    """Put latents that are observed into the constants."""
-    assert group.given is not None
-    return replace(law, constants=_residual(group, law, law.constants, taken_of(law.block, group.given[None, None])))
-
-
-def _residual(group: Group, law: Law, constants: Tensor, taken: Tensor) -> Tensor:
-    """Residuals at the latents that rows take, (s, z, n, c, f)."""
-    slopes = law.slopes
-    if slopes.shape[2:4] == (1, 1):  # one product for all rows of all members
-        shape = (*taken.shape[2:4], slopes.shape[4])
-        return constants + (taken.flatten(2, 3) @ slopes[:, :, 0, 0].mT).unflatten(2, shape[:2])
-    if slopes.shape[2] > 1:
-        slopes = slopes[:, :, group.patterns.of]
-    return constants + (slopes @ taken.unsqueeze(-1)).squeeze(-1)
-
-
-def taken_of(block: Block, latents: Tensor) -> Tensor:
-    """The latents (..., k) that every row takes, (..., c, f); zero where it takes none."""
-    if not latents.shape[-1]:
-        return latents.new_zeros((*latents.shape[:-1], *block.slots.shape))
-    at = block.slots if block.full else block.slots.clamp(min=0)
-    taken = latents.gather(-1, at.reshape(-1).expand((*latents.shape[:-1], -1))).unflatten(-1, at.shape)
-    return taken if block.full else torch.where(block.slots >= 0, taken, 0.0)
-
-
-def _precision(block: Block, slopes: Tensor) -> Tensor:
-    """What rows of a block add to `J`, (s, z, p, c, f f), c of size one where all add the same."""
-    if block.weight is None:
-        products = slopes.mT @ slopes  # (s, z, p, c, f, f)
-    elif slopes.shape[2] == 1:
-        each = slopes.unsqueeze(-1) * slopes.unsqueeze(-2)  # (s, z, 1, c, e, f, f)
-        products = torch.einsum("pce,szxcefg->szpcfg", block.weight.expand((-1, block.rows, slopes.shape[4])), each)
-    else:
-        products = slopes.mT @ (slopes * block.weight.unsqueeze(-1))
-    return products.flatten(-2)
-
-
-def _pull(group: Group, block: Block, slopes: Tensor, constants: Tensor) -> Tensor:
-    """What rows of a block add to `A' a`, (s, z, n, c, f), likewise."""
-    if block.weight is not None:
-        constants = constants * block.weight[group.patterns.of]
-    if slopes.shape[2:4] == (1, 1):  # one product for all rows of all members
-        return (constants.flatten(2, 3) @ slopes[:, :, 0, 0]).unflatten(2, constants.shape[2:4])
-    slopes = slopes[:, :, group.patterns.of] if slopes.shape[2] > 1 else slopes
-    return (slopes.mT @ constants.unsqueeze(-1)).squeeze(-1)
-
-
-def _log_roots(law: Law) -> Tensor:
-    """Log-densities of residuals of zero, over all that is seen, (s, z, p)."""
-    roots = law.roots.diagonal(dim1=-2, dim2=-1) if law.block.joint else law.roots
-    logs = roots.log() - 0.5 * math.log(2 * math.pi)  # (s, z, c, e)
-    weight, logs = law.block.weight, logs.expand((*logs.shape[:2], law.block.rows, logs.shape[-1]))
-    if weight is None:
-        return logs.sum((-1, -2)).unsqueeze(-1)
-    return torch.einsum("szce,pce->szp", logs, weight.expand((-1, *logs.shape[-2:])))
+def _squared(law: Law, residual: Tensor, of: Tensor) -> Tensor:
+    """Whitened residuals of a block, squared and added up: (s, z, n)."""
+    white = law.whitened(residual, slots=False)
+    white = white if law.block.weight is None else white * law.block.weight[of]
+    return white.square().sum((-1, -2))

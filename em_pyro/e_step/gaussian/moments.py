@@ -63,7 +63,7 @@ def products(group: Group, found: Posterior, k: int, weights: Weights, cells: in
     """Sum the products of block `k` into so many cells: `Products` side by side, (s, cells, F)."""
     law, residual = found.laws[k], found.residuals[k]
     block = law.block
-    x = lines_of(group, block, found.taken[k])
+    x = lines_of(group, k, found.taken[k])
     members = weights.members[..., None, None]
     if block.weight is not None:
         members = members * block.weight[group.patterns.of]
@@ -141,7 +141,14 @@ def _around(block: Block, slopes: Tensor, precision: Factored, weights: Weights,
     if precision.half is None:
         if block.alike and slopes.shape[3] == 1:  # rows are added up before they are multiplied
             return (slopes @ _spread_of_all(block, precision, weights, spots) @ slopes.mT).sum(2)
-        return _of_rows(block, (slopes @ _spread(block, precision, weights, spots) @ slopes.mT).sum(2))
+        spread = _spread(block, precision, weights, spots)
+        if not block.alike:
+            return (slopes @ spread @ slopes.mT).sum(2)
+        if block.common and block.weight is None:  # rows have the same covariances: one product for all of a pattern
+            left = (slopes.flatten(3, 5) @ spread[:, :, :, 0, 0]).unflatten(3, slopes.shape[3:6])
+        else:
+            left = slopes @ spread
+        return torch.einsum("szpceif,szpcejf->szeij", left, slopes).unsqueeze(2)
     padded = torch.nn.functional.pad(precision.half, (0, 0, 0, 1))
     taken = padded[..., torch.where(block.slots >= 0, block.slots, padded.shape[-2] - 1), :]  # (s, z, p, c, f, k)
     half = slopes @ taken.unsqueeze(4)
@@ -184,6 +191,8 @@ def _spread(block: Block, precision: Factored, weights: Weights, spots: Tensor) 
         weight = weight if block.weight is None else weight * block.weight
         return taken.unsqueeze(4) * weight[..., None, None]
     if block.weight is None:
+        if weights.patterns.shape[2] == taken.shape[2] == 1:
+            return (weights.patterns[..., None, None, None] * taken).unsqueeze(4)
         return torch.einsum("szp,szpcfg->szcfg", *_alike(weights.patterns, taken)).unsqueeze(3).unsqueeze(2)
     each = weights.patterns[..., None, None] * block.weight.expand((-1, len(block.slots), -1))
     return torch.einsum("szpce,szpcfg->szcefg", *_alike(each, taken)).unsqueeze(2)
@@ -216,7 +225,7 @@ def _apart(terms: _Terms, members: int, cells: int) -> Tensor:
     ends = [many.unsqueeze(-1), total.unsqueeze(-1)]
     lead = broadcast((1, *block.cells.shape), *(part.shape[:-1] for part in (*parts, *ends)))
     *parts, beside, n, total = (part.expand((*lead, part.shape[-1])) for part in (*parts, *ends))
-    return _into(torch.cat([n, torch.cat(parts, -1) + beside, total], -1), block.cells, cells)
+    return _into(torch.cat([n, torch.cat(parts, -1) + beside, total], -1), block, cells)
 
 
 @lru_cache
@@ -251,15 +260,17 @@ def _joint(terms: _Terms, members: int, cells: int) -> Tensor:
     total = (
         (square + around.squeeze(3)).unflatten(-1, (size, J + 1)).unflatten(-3, (size, J + 1))
     )  # (..., e, J+1, e, J+1)
-    where = block.cells[..., 0]
     parts = [total[..., :J, :, :J].flatten(-4), total[..., :J, :, J].flatten(-3), total[..., J, :, J].flatten(-2)]
     parts = [many, *parts, (weight * residual * one).sum(2)]
-    lead = broadcast((1, *where.shape), *(part.shape[:-1] for part in parts))
-    return _into(torch.cat([part.expand((*lead, part.shape[-1])) for part in parts], -1), where, cells)
+    lead = broadcast((1, *block.cells.shape[:2]), *(part.shape[:-1] for part in parts))
+    return _into(torch.cat([part.expand((*lead, part.shape[-1])) for part in parts], -1), block, cells)
 
 
-def _into(part: Tensor, where: Tensor, cells: int) -> Tensor:
-    """Add up what belongs to a cell: of (s) + where + (F) into (s, cells, F)."""
+def _into(part: Tensor, block: Block, cells: int) -> Tensor:
+    """Add up what belongs to a cell: of (s, z, c), if not joint (s, z, c, e), and (F) into (s, cells, F)."""
+    if block.in_order and cells == block.cells.numel() and part.shape[1:-1].numel() == cells:
+        return part.flatten(1, -2)
     lead = part.shape[1:-1]
+    where = block.cells[..., 0] if block.joint else block.cells
     found = part.new_zeros((len(part), cells, part.shape[-1]))
     return found.index_add_(1, where.expand(lead).reshape(-1), part.flatten(1, -2))

@@ -162,6 +162,11 @@ class Rows:
         return len(self.constants) - 1
 
     @cached_property
+    def fixed(self) -> bool:
+        """Whether no parameter enters."""
+        return not self.count and bool((self.scale < 0).all())
+
+    @cached_property
     def labels(self) -> Tensor:
         """A number for every row, the same where all its states and coordinates are of the same cells."""
         if self.cells.shape[1] == 1:

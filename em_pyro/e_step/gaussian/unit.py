@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import prod
 from typing import cast
 
@@ -151,15 +152,23 @@ class Gaussian(Unit):
     def sums(
         self, shares: Sequence[Tensor | None], natural: Natural, memo: Sequence[Posterior], chunk: Chunk = WHOLE
     ) -> dict[str, Tensor]:
-        """Products of every cell, side by side."""
+        """Products of every cell, side by side, of sites that a parameter enters or may move."""
         share = self.by_state(shares[0])
         total: dict[int, Tensor] = {}
         for group, found in zip(self.groups, memo, strict=True):
             weights = weights_of(group, share)
             for k, block in enumerate(group.blocks):
+                if block.known and block.site not in self._moving:
+                    continue
                 made = products(group, found, k, weights, len(self.rows[block.site].index))
                 total[block.site] = total[block.site] + made if block.site in total else made
         return {self.sites[s].name: part.expand((natural.starts, *part.shape[1:])) for s, part in total.items()}
+
+    @cached_property
+    def _moving(self) -> frozenset[int]:
+        """Sites whose statistics are wanted though no parameter enters: their latents may be given a mean."""
+        names = {translation.site for translation in self.translations}
+        return frozenset(s for s, factor in enumerate(self.sites) if factor.name in names)
 
     def by_state(self, share: Tensor | None) -> Tensor | None:
         """Weights of the factor, (s, states, rows)."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...e_step.expectation import Expectation
 from ...errors import ObjectiveError
-from ...program.named import batched
+from ...program.named import Batch, batched
 from ..problem import Problem
 from .around import Around, Entry, put
 
@@ -64,12 +64,20 @@ class Ground:
         return float(found.log_evidence + self.problem.log_prior(self.problem.bind(batched(self.around.params))))
 
     def slopes(self, points: Tensor) -> Tensor:
-        """Return the gradient of the objective at `points`, both `(M, D)`: by Fisher's identity that of `Q`."""
+        """Return the gradient of the objective at `points`, both `(M, D)`: by Fisher's identity that of `Q`.
+
+        It is NaN where the model has no density.
+        """
         return torch.cat([points[:0], *(self._slopes(some) for some in self._split(points))])
 
     def _slopes(self, points: Tensor) -> Tensor:
-        with torch.no_grad():
-            found = self.problem.expect(self.problem.bind(self.around.batch(points)))
+        try:
+            with torch.no_grad():
+                found = self.problem.expect(self.problem.bind(self.around.batch(points)))
+        except (RuntimeError, ValueError):
+            if not self.problem.engine.open:
+                raise
+            return torch.full_like(points, torch.nan)
         return self.slope_of_q(found, points)
 
     def slope(self, found: Expectation) -> Tensor:
@@ -138,5 +146,15 @@ class Ground:
 
     def _split(self, points: Tensor) -> Iterator[Tensor]:
         """As many points at a time as fit in memory; one where the model itself is evaluated."""
-        several = 1 if self.problem.engine.open else max(1, TOGETHER // self.problem.widest)
-        yield from points.split(several) if len(points) else ()
+        yield from points.split(_at_a_time(self.problem)) if len(points) else ()
+
+
+def heights_in_turn(problem: Problem, batch: Batch) -> Tensor:
+    """Return the objective of every start, as many at a time as fit in memory."""
+    starts, several = len(next(iter(batch.values()))), _at_a_time(problem)
+    slices = [slice(at, at + several) for at in range(0, starts, several)]
+    return torch.cat([problem.heights({name: value[some] for name, value in batch.items()}) for some in slices])
+
+
+def _at_a_time(problem: Problem) -> int:
+    return 1 if problem.engine.open else max(1, TOGETHER // problem.widest)

@@ -18,7 +18,7 @@ from ...families.charts import domain_of
 from ...program.named import Batch, Params, batched, only
 from ..problem import Problem
 from .around import MATRICES, Around, Entry, named
-from .ground import Ground
+from .ground import Ground, heights_in_turn
 
 LITTLE, SHRUNK = math.log(10.0), math.log(1e3)  # logarithms: how far a scale is moved towards zero
 GROWN = (math.log(10.0), math.log(1e3), math.log(1e6))  # and away from it
@@ -41,13 +41,17 @@ def at_zero(ground: Ground, level: float, *, closely: bool) -> list[Entry]:
     own = _coordinates(ground.around, ground.problem.scales.spreads)
     if not closely or not len(own):
         return []
-    each = torch.eye(ground.around.size, dtype=torch.float64)[own]
-    lengths = torch.tensor([-LITTLE, -SHRUNK, *GROWN], dtype=torch.float64)
-    heights = ground.heights((lengths[:, None, None] * each).flatten(0, 1)).reshape(len(lengths), -1) - level
-    slack = LEVEL * (1 + abs(level))
-    there = torch.isfinite(heights[1])  # a covariance has no digits for a root that is much less
-    flat = (heights[0] >= -slack) & ((heights[1] >= -slack) | ~there) & (heights[1] - heights[0] <= max(FALL, slack))
-    zero = flat & (heights[2:] < -FALL).any(0)
+    each, slack = torch.eye(ground.around.size, dtype=torch.float64)[own], LEVEL * (1 + abs(level))
+    little = ground.heights(-LITTLE * each) - level
+    may = little >= -slack
+    if not bool(may.any()):  # of most fits: nothing else is looked at
+        return []
+    own, each, little = own[may], each[may], little[may]
+    lengths = torch.tensor([-SHRUNK, *GROWN], dtype=torch.float64)
+    far, *grown = ground.heights((lengths[:, None, None] * each).flatten(0, 1)).reshape(len(lengths), -1) - level
+    there = torch.isfinite(far)  # a covariance has no digits for a root that is much less
+    flat = ((far >= -slack) | ~there) & (far - little <= max(FALL, slack))
+    zero = flat & (torch.stack(grown) < -FALL).any(0)
     return [ground.around.entries[k] for k in own[zero].tolist()]
 
 
@@ -111,7 +115,7 @@ def _lost(problem: Problem, values: Params) -> bool:
         noise = torch.randn((1 + NUDGES, *value.shape), generator=generator, dtype=torch.float64)
         noise[0] = 0.0
         nudged[name] = value * (1 + LAST * noise * real)
-    heights = problem.heights(nudged)
+    heights = heights_in_turn(problem, nudged)
     heights = heights[torch.isfinite(heights)]
     return not len(heights) or float(heights.max() - heights.min()) > ROWS
 

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import prod
 
 import torch
 from torch import Tensor
 
 from ...program.named import Batch, connected
-from ...reading.predictor import Affine, adjoint, gram, joined, together
+from ...reading.joined import BlockDiagonal, Joined
+from ...reading.predictor import Affine, adjoint, gram, together
+from .arguments import Argument
+
+PIVOT = 1e-3  # of a matrix with a diagonal of one: with none lower, its Cholesky factor has the digits of any other
+
+Design = Sequence[Affine] | Joined
+"""Of a site: one predictor for each of the D coordinates of a value, or one for all of them together."""
 
 
 @dataclass(frozen=True)
@@ -18,15 +27,19 @@ class Equations:
 
     Attributes:
         sizes: entries of each parameter.
+        form: which of them may meet.
         pseudo: of those with a prior, precision times mean of every entry, and the precision of every entry or the
             matrix of all.
-        apart: sets of unknowns that meet no others, (sets, unknowns of each), those of a size together; none if all
-            are one set.
     """
 
     sizes: Mapping[str, int]
+    form: BlockDiagonal
     pseudo: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
-    apart: tuple[Tensor, ...] = field(default=(), repr=False)
+
+    @classmethod
+    def over(cls, sizes: Mapping[str, int], pseudo: Mapping[str, tuple[Tensor, Tensor]] | None = None) -> Equations:
+        """Equations in which all entries may meet."""
+        return cls(sizes, BlockDiagonal.whole(sum(sizes.values())), pseudo or {})
 
     def of(self, designs: Iterable[Sequence[Affine]]) -> Equations:
         """The same, knowing which unknowns meet in the cells of these designs: a list for each site."""
@@ -34,12 +47,9 @@ class Equations:
         for name, (_, precision) in self.pseudo.items():
             if precision.dim() == 2:
                 meetings.append(list(range(self.first[name], self.first[name] + self.sizes[name])))
-        sets = connected(range(self.count), meetings)
-        lengths = sorted({len(some) for some in sets})
-        apart = tuple(torch.tensor([some for some in sets if len(some) == length]) for length in lengths)
-        return replace(self, apart=apart if len(sets) > 1 else ())
+        return replace(self, form=BlockDiagonal.of(connected(range(self.count), meetings), self.count))
 
-    @property
+    @cached_property
     def first(self) -> dict[str, int]:
         """The first unknown of each parameter."""
         found, at = dict[str, int](), 0
@@ -51,36 +61,41 @@ class Equations:
     @property
     def count(self) -> int:
         """Number of unknowns."""
-        return sum(self.sizes.values())
+        return self.form.size
 
     def at_zero(self, batch: Batch) -> dict[str, Tensor]:
         """All parameters, with the unknowns at zero: a location is then what no unknown contributes to it."""
         return dict(batch) | {name: torch.zeros_like(batch[name]) for name in self.sizes}
 
+    def design(self, loc: Argument) -> Design:
+        """The part of the locations of a site that is linear in the unknowns."""
+        designs = loc.designs(self.first)
+        return Joined.of(designs[0], self.form) if len(designs) < prod(loc.unit) else designs
+
     def entered(
-        self, system: tuple[Tensor, Tensor] | None, designs: Sequence[Affine], pull: Tensor, weight: Tensor
+        self, system: tuple[Tensor, Tensor] | None, design: Design, pull: Tensor, weight: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Add one site to the system of the others.
 
         Args:
-            system: matrix (S, count, count) and right side (S, count); None for the first site.
-            designs: one for each of the D coordinates of a value, or one for all of them together.
+            system: matrix (S, numbers of `form`) and right side (S, count); None for the first site.
+            design: of the site.
             pull: precision times weighted rest, shape (S, cells, D).
             weight: precision times weight, shape (S, cells, D, D).
         """
+        block, side = design(pull, weight) if isinstance(design, Joined) else self._by_pairs(design, pull, weight)
+        return (block, side) if system is None else (system[0] + block, system[1] + side)
+
+    def _by_pairs(self, designs: Sequence[Affine], pull: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Take every two coordinates of a value by themselves."""
         dims = designs[0].offset.shape
-        if system is None:
-            right = pull.new_zeros((len(pull), self.count))
-            system = right.new_zeros((len(pull), self.count, self.count)), right
-        matrix, right = system
-        if len(designs) < pull.shape[-1]:
-            block, side = joined(designs[0], pull, weight, self.count)
-            return matrix + block, right + side
+        right = pull.new_zeros((len(pull), self.count))
+        matrix = right.new_zeros((len(pull), self.form.count))
         for i, one in enumerate(designs):
             right = right + adjoint(one, pull[..., i].reshape((-1, *dims)), self.count)
             for j, other in enumerate(designs[i:], i):
                 block = gram(one, other, weight[..., i, j].reshape((-1, *dims)), self.count)
-                matrix = matrix + (block if i == j else block + block.mT)
+                matrix = matrix + self.form.taken(block if i == j else block + block.mT)
         return matrix, right
 
     def solve(self, matrix: Tensor, right: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -92,36 +107,24 @@ class Equations:
         if self.pseudo:
             matrix, right = matrix.clone(), right.clone()
         for name, (total, precision) in self.pseudo.items():
-            here = slice(self.first[name], self.first[name] + len(total))
-            matrix[:, here, here] += precision if precision.dim() == 2 else precision.diag()
+            here = torch.arange(self.first[name], self.first[name] + len(total))
+            at = self.form.places(here, here) if precision.dim() == 2 else self.form.diagonal[here]
+            matrix[:, at] += precision
             right[:, here] += total
         old = torch.cat([batch[name].double().reshape((len(right), -1)) for name in self.sizes], -1)
-        reach = matrix.diagonal(dim1=-2, dim2=-1) > 0
+        reach = matrix[:, self.form.diagonal] > 0
         right = torch.where(reach, right, old)
-        parts = [_scaled(*part) for part in self._taken_apart(matrix, right, reach)]
+        blocks = zip(self.form.sets, self.form.blocks(matrix), strict=True)
+        parts = [_scaled(block, right[:, sets], reach[:, sets]) for sets, block in blocks]
         finite = torch.isfinite(right).all(-1)
         for scaled, _, _ in parts:
             finite = finite & torch.isfinite(scaled).flatten(1).all(-1)
-        solved = self._together([_solved(*part, finite[:, None, None]) for part in parts])
+        solved = torch.empty_like(old)
+        for sets, part in zip(self.form.sets, parts, strict=True):
+            solved[:, sets] = _solved(*part, finite[:, None, None])
         solved = torch.where(finite.unsqueeze(-1), solved, old)
         pieces = solved.split(list(self.sizes.values()), -1)
         return {name: piece.reshape(batch[name].shape) for name, piece in zip(self.sizes, pieces, strict=True)}
-
-    def _taken_apart(self, matrix: Tensor, right: Tensor, reach: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Equations of sets of one size: matrices (S, sets, n, n), right sides (S, sets, n), and what is reached."""
-        if not self.apart:
-            yield matrix.unsqueeze(1), right.unsqueeze(1), reach.unsqueeze(1)
-        for sets in self.apart:
-            yield matrix[:, sets.unsqueeze(-1), sets.unsqueeze(-2)], right[:, sets], reach[:, sets]
-
-    def _together(self, solved: Sequence[Tensor]) -> Tensor:
-        """All unknowns, (S, count), from those of the sets."""
-        if not self.apart:
-            return solved[0].squeeze(1)
-        found = solved[0].new_empty((len(solved[0]), self.count))
-        for sets, part in zip(self.apart, solved, strict=True):
-            found[:, sets] = part
-        return found
 
 
 def _scaled(matrix: Tensor, right: Tensor, reach: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -132,11 +135,20 @@ def _scaled(matrix: Tensor, right: Tensor, reach: Tensor) -> tuple[Tensor, Tenso
 
 
 def _solved(scaled: Tensor, right: Tensor, scale: Tensor, finite: Tensor) -> Tensor:
-    """Solve each set by itself, (S, sets, n): zeros, which are no solution, for starts that are not finite."""
+    """Solve each set by itself, (S, sets, n): zeros, which are no solution, for starts that are not finite.
+
+    By a Cholesky factor; by singular values where one of its pivots is low, so that the smallest solution is wanted.
+    """
     scaled = torch.where(finite.unsqueeze(-1), scaled, 0.0)
     right = torch.where(finite, right, 0.0).unsqueeze(-1)
-    driver = "gelsd" if not scaled.is_cuda else None
-    return torch.linalg.lstsq(scaled, right, driver=driver).solution.squeeze(-1) * scale
+    root, info = torch.linalg.cholesky_ex(scaled)
+    sound = (info == 0) & (root.diagonal(dim1=-2, dim2=-1).amin(-1) > PIVOT)
+    found = torch.cholesky_solve(right, root)
+    if not bool(sound.all()):
+        driver = "gelsd" if not scaled.is_cuda else None
+        least = torch.linalg.lstsq(scaled, right, driver=driver).solution
+        found = torch.where(sound[..., None, None], found, least)
+    return found.squeeze(-1) * scale
 
 
 def _meetings(designs: Sequence[Affine]) -> Iterator[list[int]]:

@@ -23,12 +23,11 @@ from ...e_step.sites.site_factor import SiteFactor
 from ...e_step.sums import Sums
 from ...families.charts import Chart
 from ...program.named import Batch
-from ...reading.predictor import Affine
 from ...reading.priors import Prior
 from ..pooling import Refused, added, pool
 from ..uses import Block, chart_of, terms_of
 from .arguments import Argument, Selection
-from .equations import Equations
+from .equations import Design, Equations
 from .lines import LineSite, MatrixLineSite
 from .matrix import MatrixSite
 from .scalar import Moments, ScalarSite
@@ -118,7 +117,7 @@ class LeastSquares:
     scales: Mapping[str, Chart]
     sizes: Mapping[str, int]
     sites: tuple[Site, ...] = field(repr=False)
-    designs: tuple[Sequence[Affine], ...] = field(repr=False)
+    designs: tuple[Design, ...] = field(repr=False)
     equations: Equations | None = field(repr=False)
     weighted: bool
     pseudo: Mapping[str, tuple[Tensor, Tensor]] = field(repr=False)
@@ -141,9 +140,11 @@ class LeastSquares:
         swept = _coupled(engine, block, factors, bool(scales))
         swept = swept or why_swept(factors, locs, locations, all_scales, pseudo)
         initial = {name: engine.program.parameters[name].initial for name in charts}
-        equations = Equations({n: initial[n].numel() for n in locations}, pseudo) if joined and locations else None
-        designs = tuple(loc.designs(equations.first) for loc in locs) if equations else ()
-        equations = equations.of(loc.met(equations.first) for loc in locs) if equations else None
+        equations, designs = None, tuple[Design, ...]()
+        if joined and locations:
+            every = Equations.over({n: initial[n].numel() for n in locations}, pseudo)
+            equations = every.of(loc.met(every.first) for loc in locs)
+            designs = tuple(equations.design(loc) for loc in locs)
         weighted = bool(pseudo) or (not joined and differ(factors, locs, locations))
         sizes = _sizes(sites, initial)
         return cls(locations, scales, sizes, sites, designs, equations, weighted, pseudo, swept)
@@ -183,9 +184,9 @@ class LeastSquares:
         """All entries of all locations by one system."""
         assert self.equations is not None
         at_zero, system = self.equations.at_zero(batch), None
-        for site, some, designs in zip(self.sites, moments, self.designs, strict=True):
+        for site, some, design in zip(self.sites, moments, self.designs, strict=True):
             pull, weight = site.pulled(some, site.loc.at(at_zero), batch)
-            system = self.equations.entered(system, designs, pull, weight)
+            system = self.equations.entered(system, design, pull, weight)
         assert system is not None
         return self.equations.solve(*system, batch)
 

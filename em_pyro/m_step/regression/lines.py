@@ -21,7 +21,8 @@ from torch import Tensor
 from ...e_step.chunks import rows_of
 from ...e_step.sums import Sums
 from ...reading.affine import apart
-from ...reading.predictor import Affine, joined, pairs, squared
+from ...reading.joined import joined
+from ...reading.predictor import Affine, pairs, squared
 from .site import Site
 
 Terms = tuple[Tensor, Tensor, Tensor]

@@ -76,6 +76,12 @@ class Chain:
         """Entries of `J^-1`, which lie in one block or in neighbouring ones."""
         return self.at(spots_of(first, second, self.k, self.width))
 
+    @property
+    def variances(self) -> Tensor:
+        """The diagonal of `J^-1`."""
+        every = torch.arange(self.k)
+        return self.covariances(every, every)
+
     def at(self, spots: Tensor) -> Tensor:
         """The same in places that are known."""
         return self._entries[..., spots]

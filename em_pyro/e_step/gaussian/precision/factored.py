@@ -29,6 +29,10 @@ class Factored(Protocol):
     def covariances(self, first: Tensor, second: Tensor) -> Tensor:
         """Entries of `J^-1` in places (...), (s, z, p) + those; zero where a place is -1 or what is observed."""
 
+    @property
+    def variances(self) -> Tensor:
+        """The diagonal of `J^-1`, (s, z, p, k)."""
+
     def at(self, spots: Tensor) -> Tensor:
         """The same in places that `spots_of` has worked out."""
 
@@ -74,6 +78,11 @@ class Whole:
     def covariances(self, first: Tensor, second: Tensor) -> Tensor:
         """Entries of `J^-1`."""
         return self.at(spots_of(first, second, self.covariance.shape[-1], 0))
+
+    @property
+    def variances(self) -> Tensor:
+        """The diagonal of `J^-1`."""
+        return self.covariance.diagonal(dim1=-2, dim2=-1)
 
     def at(self, spots: Tensor) -> Tensor:
         """The same in places that are known."""

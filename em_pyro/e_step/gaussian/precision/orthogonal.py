@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -45,16 +46,20 @@ def own_rows(flat: Tensor, k: int, width: int) -> Tensor | None:
     """What every latent has on the diagonal of the precision matrix, as it was added up; None where nobody asks."""
     if not 1 < k <= WIDEST:
         return None
-    at, _ = places_of(torch.arange(k).unsqueeze(-1), k, width)
-    return flat[..., at.reshape(-1)]
+    return flat[..., _diagonal(k, width)]
+
+
+@lru_cache
+def _diagonal(k: int, width: int) -> Tensor:
+    """Where the diagonal of a precision matrix stands."""
+    return places_of(torch.arange(k).unsqueeze(-1), k, width)[0].reshape(-1)
 
 
 def strained(own: Tensor | None, precision: Factored) -> bool:
     """Whether the precision matrix, with this diagonal, has too few digits."""
     if own is None:
         return False
-    every = torch.arange(own.shape[-1])
-    return bool((own * precision.covariances(every, every) > STRAINED).any())
+    return bool((own * precision.variances > STRAINED).any())
 
 
 def orthogonal(
