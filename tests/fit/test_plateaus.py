@@ -35,10 +35,12 @@ def logistic(law: Callable[[Tensor], dist.TorchDistribution], far: Tensor, y: Te
 
 
 def bernoulli(eta: Tensor) -> dist.TorchDistribution:
+    """Zeros and ones."""
     return dist.Bernoulli(logits=eta)
 
 
 def binomial(eta: Tensor) -> dist.TorchDistribution:
+    """Counts of three."""
     return dist.Binomial(3, logits=eta)
 
 
