@@ -18,11 +18,12 @@ from ..fit.rows.everywhere import measured
 from ..fit.starting.ends import ranked
 from ..fit.starting.runs import SAME_MAXIMUM, Start, Starts, local_maxima
 from ..program.data.check import has_density_outside
+from ..program.data.supports import at_its_bound
 from ..program.named import Params, alike, batched, only
 from .fit import Fit
 from .fitted import write_back
 
-LOOKED_AT = ("converged", "step limit")  # endings that get a closer look
+LOOKED_AT = ("converged", "unconfirmed", "step limit")  # endings that get a closer look
 MEASURED_AGAIN = 1e-8  # relative to 1 + |log evidence|: rounding between the loop and the model itself
 EPS = 2 * torch.finfo(torch.float64).eps
 
@@ -84,11 +85,16 @@ def confirmed(problem: Problem, path: Path, tol: float, found: Expectation | Non
     """
     if found is None or not alike(of, path.params):
         found = problem.expect(problem.bind(batched(path.params)))
-    seen = certify(problem, path.params, found, settled=path.converged)
+    seen = certify(problem, path.params, found, settled=path.outcome != "step limit")
     path = path._replace(notes=(*path.notes, *seen.notes))
-    doubt = seen.doubt(path.level, tol) if path.converged and tol > 0 else ""
-    if path.converged and (why := _draws_together(problem, path, seen.ends, doubt)):
+    doubt = seen.doubt(path.level, tol) if path.outcome != "step limit" and tol > 0 else ""
+    if path.outcome != "step limit" and (why := _draws_together(problem, path, seen.ends, doubt)):
         return path.ended("degenerate", why), 0.0
+    if doubt and (site := _bounded(problem, path.params)):
+        doubt += (
+            f'; site "{site}": beyond these values its support leaves out what was observed. The maximum is at such a '
+            f"bound, where no slope is zero: keep what bounds a support known, as the smallest value does"
+        )
     return path.doubted(doubt) if doubt else path, _digits(problem, seen.endless)
 
 
@@ -147,6 +153,16 @@ def _digits(problem: Problem, endless: float) -> float:
     run = problem.engine.full.recognition.runs[0]
     entries = sum(site.value.numel() for site in run.values() if site.role == "observed") * problem.rows.times
     return EPS * endless * math.log1p(endless) * entries
+
+
+def _bounded(problem: Problem, params: Params) -> str:
+    """Return a site that no family recognises, of which a value lies at the bound of its support; or nothing."""
+    names = [name for name in problem.engine.moving if name not in problem.program.latents]
+    if not names:
+        return ""
+    with torch.no_grad():
+        sites = problem.program.run(params)
+    return next((n for n in names if n in sites and at_its_bound(sites[n].fn, sites[n].value)), "")
 
 
 def _outside(problem: Problem, params: Params) -> str:

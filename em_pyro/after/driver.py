@@ -139,5 +139,6 @@ class Driver:
     @uncollected()
     def _planned(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], known: Known | None = None) -> Problem:
         """Trace and plan."""
-        self._prepared = prepare(self.model, args, kwargs, self.m_step, **planning(self), known=known)
+        given = self._current.given()
+        self._prepared = prepare(self.model, args, kwargs, self.m_step, **planning(self), known=known, given=given)
         return self._prepared

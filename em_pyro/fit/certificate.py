@@ -17,9 +17,10 @@ from .verdict.digits import noise
 from .verdict.edges import edge_notes, snapped
 from .verdict.ground import Ground
 from .verdict.infinity import run_off, running
-from .verdict.kinks import higher_elsewhere, kinks
+from .verdict.kinks import kinks
 from .verdict.krylov import PRODUCTS, glimpse
 from .verdict.peak import SUSPECT, peak
+from .verdict.plateaus import higher_elsewhere
 from .verdict.spreads import at_rest, at_zero, lifted
 
 MANY = 50  # free coordinates up to which all second derivatives are taken

@@ -18,8 +18,9 @@ from .problem import Problem
 from .saddle import leave_saddle
 from .step import em_step
 from .stopping import CALM, estimated_gap, is_small
+from .verdict.plateaus import leave_plateau
 
-SADDLES = 5  # that a start may leave
+SADDLES = 5  # that a start may leave, plateaus included
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,12 @@ def _settled(problem: Problem, path: Path, move: Move, tol: float) -> tuple[Path
     ending = bad_ending(problem, path.here, move.found)
     if ending:
         return path.charged(spent).ended(*ending), None
-    higher = leave_saddle(problem, path.here, move.found, path.gap, path.saddles)
-    if higher is None or path.saddles >= SADDLES:
+    higher, what = leave_saddle(problem, path.here, move.found, path.gap, path.saddles), "saddle"
+    if higher is None:
+        higher, what = leave_plateau(problem, path.here, move.found), "plateau"
+    if higher is None:
         return path.charged(spent).ended("converged"), None
-    return path.left_a_saddle().charged(spent), higher
+    if path.saddles >= SADDLES:
+        more = f"left {SADDLES} saddles or plateaus, and a way leads higher from here, too: use other starts"
+        return path.charged(spent).ended("unconfirmed", more), None
+    return path.left(what).charged(spent), higher

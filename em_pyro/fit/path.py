@@ -144,9 +144,9 @@ class Path(NamedTuple):
         """Go on to `new`."""
         return self._replace(here=new, before=self.trail, objective=None, last=self.here, memory=memory)
 
-    def left_a_saddle(self) -> Path:
-        """Note that a disturbance led higher."""
-        note = f"left a saddle after {self.step} steps"
+    def left(self, what: str) -> Path:
+        """Note that a disturbance led higher from a saddle, or a way to zero from a plateau."""
+        note = f"left a {what} after {self.step} steps"
         return self._replace(saddles=self.saddles + 1, calm=0, notes=(*self.notes, note))
 
     def ended(self, outcome: str, note: str = "") -> Path:

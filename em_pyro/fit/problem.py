@@ -245,8 +245,9 @@ def prepare(
     prior_density: str = "constrained",
     continuous: Mapping[str, str] | None = None,
     known: Known | None = None,
+    given: Params | None = None,
 ) -> Problem:
-    """Survey, check, recognise and plan; options are those of `EM`, and no initialiser is run if values are given.
+    """Survey, check, recognise and plan; options are those of `EM`; no initialiser is run if all values are `known`.
 
     Raises:
         ModelError: the program is one that exact EM cannot treat, or is silently wrong.
@@ -254,14 +255,13 @@ def prepare(
         ParameterError: a start or an option does not fit.
         PlanError: a closed form was demanded where there is none.
     """
-    began = time.perf_counter()
-    contents, before = contents_of(args, kwargs), fingerprint(model, args, kwargs)
-    look = partial(survey, model, args, kwargs, known and known.initial, continuous=continuous)
-    look = partial(look, unconstrained=prior_density == "unconstrained")
+    began, contents, before = time.perf_counter(), contents_of(args, kwargs), fingerprint(model, args, kwargs)
+    free = prior_density == "unconstrained"
+    look = partial(survey, model, args, kwargs, known and known.initial, continuous=continuous, unconstrained=free)
     with beside((program := look()).device):
         if (integrated := to_integrate(program, values_now(program), continuous or {})) != program.integrated:
             program = look(integrated=integrated)
-        start = values_now(program) if known is None else {name: known.start[name] for name in program.parameters}
+        start = values_now(program, given) if known is None else {n: known.start[n] for n in program.parameters}
         with torch.no_grad():
             sites = _first_run(program, start)
         check_data(sites, start, program.plates, program.states, partial(bounding, program, start))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from .data.supports import inside
 from .named import Named, broadcast, squeeze, unwrap
 
 
@@ -69,6 +70,8 @@ class Site:
         if (self.mask is not None or inner is not None) and value.is_floating_point() and value.numel():
             value = _filled(value)
         log_prob = unvalidated(self.fn, value)
+        if self.role == "observed":
+            log_prob = inside(self.fn, log_prob, value)
         if self.mask is not None and self.role != "latent":
             log_prob = torch.where(self.mask, log_prob, log_prob.new_zeros(()))
         return squeeze(log_prob, self.dims, self.name)

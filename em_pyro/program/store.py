@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import pyro
 import torch
@@ -35,8 +36,8 @@ def starting_values(program: Program) -> dict[str, Tensor]:
     return values
 
 
-def values_now(program: Program) -> dict[str, Tensor]:
-    """Return the same, whatever the constraints."""
+def values_now(program: Program, given: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
+    """Return the same, whatever the constraints; of those that are `given` in their place, these if they fit."""
     store, values = pyro.get_param_store(), {}
     for name, parameter in program.parameters.items():
         value = parameter.initial
@@ -45,6 +46,10 @@ def values_now(program: Program) -> dict[str, Tensor]:
         elif parameter.kind != "prior" and name in store:
             value = store[name]
         values[name] = value.detach().clone()
+        if given and name in given:
+            wanted = torch.as_tensor(given[name]).to(value)
+            if wanted.shape == value.shape and bool(parameter.constraint.check(wanted).all()):
+                values[name] = wanted.detach().clone()
     return values
 
 

@@ -11,7 +11,7 @@ from oracles.tolerances import SOLVERS
 from torch import Tensor
 from torch.distributions import constraints, transforms
 
-from em_pyro import EM
+from em_pyro import EM, ParameterError
 
 SIMPLEX, POSITIVE = constraints.simplex, constraints.positive
 
@@ -140,7 +140,10 @@ def uniform(scale: Tensor) -> dist.Distribution:
 
 @pytest.mark.parametrize("law", [pareto, shifted, uniform])
 def test_a_support_that_leaves_the_values_is_no_maximum(law: Any) -> None:
-    """Torch has a density there, too, which rises for ever: but where it has none, the maximum is believed."""
+    """Torch has a density there, too, which rises for ever: nothing leads there, and the bound is named.
+
+    Where it has none, the maximum is believed.
+    """
 
     def model(x: Tensor) -> None:
         scale = pyro.param("scale", torch.tensor(1.0), constraint=POSITIVE)
@@ -152,8 +155,53 @@ def test_a_support_that_leaves_the_values_is_no_maximum(law: Any) -> None:
     fit = EM(model).fit(x)
     assert fit.converged == (law is uniform)
     assert ("support leaves out" in str(fit.notes)) == (law is not uniform)
-    if law is uniform:
-        close(fit.params["scale"], x.max() / 10, SOLVERS)
+    close(fit.params["scale"], x.max() / 10 if law is uniform else x.min(), SOLVERS)
+
+
+@pytest.mark.parametrize("kind", ["mixture", "float32", "two plates"])
+def test_no_fit_leaves_the_support(kind: str) -> None:
+    """A rate beside the bound: nothing that was observed becomes impossible, and no number is beyond all measure."""
+    dtype = torch.float32 if kind == "float32" else torch.float64
+    x = 2 + 0.1 * (1 + (torch.arange(40) * 17 % 40)).to(dtype)
+
+    def model(x: Tensor) -> None:
+        bound = pyro.param("bound", torch.zeros((), dtype=dtype))
+        rate = pyro.param("rate", torch.tensor([1.0, 0.3], dtype=dtype), constraint=POSITIVE)
+        shift = [torch.distributions.transforms.AffineTransform(bound, 1.0)]
+        with pyro.plate("rows", x.shape[-1]):
+            z = pyro.sample("z", dist.Categorical(torch.tensor([0.5, 0.5], dtype=dtype))) if kind == "mixture" else 0
+            law = dist.TransformedDistribution(dist.Exponential(rate[z]), shift)
+            if kind != "two plates":
+                pyro.sample("x", law, obs=x)
+            else:
+                with pyro.plate("times", 2):
+                    pyro.sample("x", law, obs=torch.stack([x, x + 1]))
+
+    pyro.clear_param_store()
+    fit = EM(model).fit(x)
+    assert not fit.converged
+    assert fit.objective < 0
+    assert float(fit.params["bound"]) <= float(x.min())
+    assert "support leaves out" in str(fit.notes)
+    assert "keep what bounds a support known" in str(fit.notes)
+
+
+@pytest.mark.parametrize("law", [pareto, uniform])
+def test_starts_replace_a_start_beyond_the_support(law: Any) -> None:
+    """The values given are those that the data are held against; without them the start is refused."""
+    x = torch.tensor([1.3, 2.0, 1.7, 4.0, 1.1, 9.0])
+    bad, good = (50.0, 0.5) if law is pareto else (0.1, 2.0)
+
+    def model(x: Tensor) -> None:
+        scale = pyro.param("scale", torch.tensor(bad), constraint=POSITIVE)
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", law(scale), obs=x)
+
+    pyro.clear_param_store()
+    with pytest.raises(ParameterError, match="expected starts at which"):
+        EM(model).fit(x)
+    fit = EM(model, starts={"scale": torch.tensor(good)}).fit(x)
+    close(fit.params["scale"], x.max() / 10 if law is uniform else x.min(), SOLVERS)
 
 
 def test_a_slope_along_which_there_is_next_to_no_information_is_looked_at() -> None:

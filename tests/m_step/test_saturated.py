@@ -61,7 +61,8 @@ def test_a_step_that_has_failed_goes_across_zero(name: str, far: float) -> None:
 
 
 def test_without_it_newton_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The step is halved twenty times, and is too long still."""
+    """The step is halved twenty times, and is too long still; nor does it begin again from nearer to zero."""
     monkeypatch.setattr(irls, "ACROSS", torch.inf)
+    monkeypatch.setattr(irls, "nearer", lambda heights, stuck: torch.ones(stuck.shape, dtype=torch.float64))
     fit = EM(logistic, starts=CASES["slope"][1](1e4), max_steps=3).fit(X, Y)
     assert any("withdrawn" in note for note in fit.notes)

@@ -107,12 +107,12 @@ class Ground:
             return units
         some = (units,) if self.problem.engine.open else self._split(units)
         try:
-            rows = torch.cat([units[:0], *(self._products(found, directions) for directions in some)])
+            rows = torch.cat([units[:0], *(self.products(found, directions) for directions in some)])
         except RuntimeError:  # a function of the model that can be differentiated only once
             return None
         return -(rows + rows.mT).detach() / 2
 
-    def _products(self, found: Expectation, directions: Tensor) -> Tensor:
+    def products(self, found: Expectation, directions: Tensor) -> Tensor:
         """Return the products of the Hessian of `Q` with `directions (M, D)`.
 
         Each has a start of its own, so that all are one pass backwards; the model itself is evaluated at one start, and

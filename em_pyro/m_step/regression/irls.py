@@ -31,16 +31,17 @@ from ..pooling import Refused
 from ..uses import Block, entering, made_up, terms_of
 from .apart import Apart, apart
 from .lines import Lines, lines_of
+from .nearer import FAR, nearer
 from .predictors import Entry
 from .site import Site, side_by_side, site_of
 
 ITERATIONS, HALVINGS = 100, 20
 STATIONARY = 1e-10  # of the gradient, relative to 1 + |Q|
+PROMISED = 1e-4  # of what the slope promises on the way to zero, beside the slope itself
 UNSEEN = 1e-12  # of a rise of Q, relative to 1 + |Q|: below, only the gradient can tell
 SINGULAR = 1e-12  # of the curvature along a direction, relative to the largest, each entry scaled to one
 SHORT = 0.5**HALVINGS  # share of a step: the direction is of no use
 NEAR = 1e-3  # beside `1 + |coordinate|`: a step so short that it need not be tried
-FAR = 100.0  # beside `1 + |coordinate|`: what takes a direction of no use away from the others; a coordinate far out
 ACROSS = 2.0  # times the largest coordinate: as far as a step from far out goes that has failed
 KINKED = ("Laplace", "AsymmetricLaplace")  # priors whose maximum may be a kink
 
@@ -123,8 +124,26 @@ class Regression:
 
     def solve(self, sums: Mapping[str, Sums], batch: Batch) -> dict[str, Tensor]:
         """Climb until the gradient is zero; a start whose `Q` is not finite stays where it is."""
-        theta = self.coordinates(batch)
-        return self.values(self._climb(theta, self._sums(sums), batch), theta, batch)
+        theta, own = self.coordinates(batch), self._sums(sums)
+        solved = self._climb(theta, own, batch)
+        far = self.apart.largest(torch.maximum(theta.abs(), solved.abs())[:, : self.count]) > FAR
+        solved = self._drawn_in(solved, far, own, batch) if bool(far.any()) else solved
+        return self.values(solved, theta, batch)
+
+    def _drawn_in(self, solved: Tensor, far: Tensor, sums: Sequence[Sums], batch: Batch) -> Tensor:
+        """Climb once more, from nearer to zero, where a climb that was `far` out, `(S, sets)`, was given up.
+
+        Densities are saturated out there: where `Q` is steep it has hardly any curvature, where it is level none.
+        """
+        (value, slope, _), own = self.expand(solved, sums, batch), solved[:, : self.count]
+        scale = 1 + value.nan_to_num(0.0, 0.0, 0.0).sum(-1, keepdim=True).abs()
+        steep = torch.maximum(self.apart.largest(slope.abs()), PROMISED * self.apart.added((slope * own).abs()))
+        if not bool((stuck := far & (steep > STATIONARY * scale)).any()):
+            return solved
+        shares = nearer(lambda part: self.expand(self._moved(solved, -own, 1 - part), sums, batch)[0], stuck)
+        again = self._climb(self._moved(solved, -own, 1 - shares), sums, batch)
+        better = stuck & (self.expand(again, sums, batch)[0] > value)
+        return self._moved(solved, again[:, : self.count] - own, better.to(solved))
 
     def values(self, solved: Tensor, theta: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the parameters at coordinates, those that are where `theta` is as they are in `batch`."""

@@ -17,6 +17,7 @@ from ..masks import seen, seen_values
 from ..named import SLICE, unexpand, unwrap
 from ..site import Site
 from ..unroll import user_site
+from .supports import origin
 
 # Where a support as torch states it is closed, and the density zero or infinite for nearly all parameters.
 EDGES: Mapping[type, tuple[float, ...]] = {
@@ -157,11 +158,7 @@ def nothing_counts(site: str) -> DataError:
 
 def has_density_outside(site: Site) -> bool:
     """Tell whether the density of a site is positive at a value outside its support, where nothing forbids it."""
-    base, value, visible = unwrap(site.fn).base, site.value, seen_values(site)
-    while isinstance(base, dist.TransformedDistribution) and not base.event_dim:
-        for transform in reversed(base.transforms):
-            value = transform.inv(value)
-        base = unwrap(base.base_dist).base
+    (base, value), visible = origin(site.fn, site.value), seen_values(site)
     support, event = getattr(base, "support", None), getattr(base, "event_dim", 0)
     if site.role != "observed" or support is None or isinstance(base, dist.Unit):
         return False
