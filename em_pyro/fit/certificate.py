@@ -26,12 +26,29 @@ from .verdict.spreads import at_rest, at_zero, lifted
 MANY = 50  # free coordinates up to which all second derivatives are taken
 MOST, MOST_RUN = 500, 150  # up to which identification is looked at; where the model itself is differentiated
 DEAR = 10_000_000  # entries of factors, all evaluations together, up to which it is
+CHEAP = 1_000_000  # up to which a look takes no longer than the steps of a saddle test
 CLOSER = 10  # times as many, where a first look has found a direction that may be flat
 EVALUATIONS = 5  # for every coordinate
 SINGLE = "the model computes in single precision"
 SINGLE_SLACK = 1e-7  # rounding of the objective, relative: above it, it is that of single precision
 TRIALS = tuple(0.1**k for k in range(10))  # of the step that the slope promises most for: next to no information
 BESIDE = tuple(0.1**k for k in range(1, 7))  # standard errors given complete data: how far neighbours are
+
+
+def glanced(problem: Problem, params: Params, found: Expectation) -> Findings | None:
+    """Look closer while the path is on its way, if that costs next to nothing; None where it may cost more.
+
+    Its curvature tells a saddle as well as steps from beside it do, and it is asked for at the end in any case.
+    """
+    around = _around(problem, params)
+    small = problem.rows.whole and around.size <= MANY and EVALUATIONS * around.size * _entries(problem) <= CHEAP
+    return certify(problem, params, found) if small and not problem.engine.open else None
+
+
+def _around(problem: Problem, params: Params) -> Around:
+    """Coordinates of all that may move."""
+    moving = tuple(n for n, line in problem.plan.lines.items() if line.how not in ("fixed", "callable"))
+    return Around(problem.program, moving, {name: value.detach().double() for name, value in params.items()})
 
 
 def certify(problem: Problem, params: Params, found: Expectation, *, settled: bool = True) -> Findings:
@@ -44,12 +61,10 @@ def certify(problem: Problem, params: Params, found: Expectation, *, settled: bo
 
     References: Fisher (1925); Oakes (1999).
     """
-    moving = tuple(n for n, line in problem.plan.lines.items() if line.how not in ("fixed", "callable"))
-    values = {name: value.detach().double() for name, value in params.items()}
-    around = Around(problem.program, moving, values)
+    around = _around(problem, params)
     ground = Ground(problem, around)
-    level = float(found.log_evidence + problem.log_prior(problem.bind(batched(values))))
-    notes, unseen, endless, off = list[str](), _unseen(problem, around), 0.0, frozenset[str]()
+    level = ground.height(found)
+    unseen, put_there = _unseen(problem, around), list[Entry]()
     if not unseen:
         ground, put_there = snapped(ground, level)
         if put_there:
@@ -59,16 +74,16 @@ def certify(problem: Problem, params: Params, found: Expectation, *, settled: bo
     if not unseen and (information is None or not bool(torch.isfinite(information).all())):
         information, unseen = None, "torch has no second derivatives of Q here"
     zero = at_zero(ground, level, closely=closely)
-    notes += edge_notes(ground, zero)
     edges = frozenset(name for name, _ in (*ground.around.edges(), *zero))
+    findings = Findings(0.0, tuple(edge_notes(ground, zero)), ends=edges)
     if information is not None and not bool(torch.isfinite(information).all()):
         information = None
     if information is not None and not unseen and ground.around.size:
-        told, endless, off = _told(ground, level, found, information, zero, settled=settled)
-        notes += told
+        findings = _told(findings, ground, level, found, information, zero, settled=settled)
     if unseen and settled:
-        notes.append(f"identification was not looked at: {unseen}")
-    findings = Findings(0.0, tuple(notes), endless=endless, ends=edges | off)
+        findings = findings.noted(f"identification was not looked at: {unseen}")
+    if put_there:  # what has been put to its boundary may not have settled there
+        findings = replace(findings, least=0.0)
     return _judged(findings, ground, level, found, information, unseen) if settled else findings
 
 
@@ -172,24 +187,31 @@ def _along(ground: Ground, found: Expectation, slope: Tensor) -> Tensor:
 
 
 def _told(
-    ground: Ground, level: float, found: Expectation, information: Tensor, zero: Sequence[Entry], *, settled: bool
-) -> tuple[list[str], float, frozenset[str]]:
-    """Say what runs to infinity, how far it has come, and along what the objective is flat beside what is `zero`.
-
-    Returns:
-        Notes; the largest of the positive numbers that run to infinity; and the parameters that run off.
-    """
-    still, notes = at_rest(ground.around, zero), list[str]()
+    findings: Findings,
+    ground: Ground,
+    level: float,
+    found: Expectation,
+    information: Tensor,
+    zero: Sequence[Entry],
+    *,
+    settled: bool,
+) -> Findings:
+    """Add what runs to infinity, how far it has come, and along what the objective is flat beside what is `zero`."""
+    still = at_rest(ground.around, zero)
     off = {entry: to for entry, to in running(ground, level, information).items() if entry not in still}
     silent = [entry for entry, row in zip(ground.around.entries, information, strict=True) if not row.any()]
-    notes += run_off(off, silent)
+    domains, params = ground.around.domains, ground.around.params
+    far = (float(params[n][at]) for (n, at), to in off.items() if to == "infinity" and domains[n] == "positive")
+    findings = replace(
+        findings.noted(*run_off(off, silent)),
+        endless=max(far, default=0.0),
+        ends=findings.ends | {name for name, _ in off},
+    )
     aside = {*off, *still}
     if settled and len(aside) < ground.around.size:
         ground, found, curved = _beside_zero(ground, found, information, zero)
-        notes += [] if curved is None else _flat(ground, found, curved, aside)
-    domains, params = ground.around.domains, ground.around.params
-    far = (float(params[n][at]) for (n, at), to in off.items() if to == "infinity" and domains[n] == "positive")
-    return notes, max(far, default=0.0), frozenset(name for name, _ in off)
+        findings = findings if curved is None else _curved(findings, ground, found, curved, aside)
+    return findings
 
 
 def _beside_zero(
@@ -204,18 +226,24 @@ def _beside_zero(
     return ground, found, curved if curved is not None and bool(torch.isfinite(curved).all()) else None
 
 
-def _flat(ground: Ground, found: Expectation, information: Tensor, aside: Collection[Entry]) -> list[str]:
-    """Say along what the objective is flat; of many coordinates, first by a glimpse."""
+def _curved(
+    findings: Findings, ground: Ground, found: Expectation, information: Tensor, aside: Collection[Entry]
+) -> Findings:
+    """Add how the objective is curved, and along what it is flat; of many coordinates, first by a glimpse."""
     if ground.around.size > MANY:
         first, dear = glimpse(ground, found, information, aside), EVALUATIONS * ground.around.size
         if first.smallest >= SUSPECT:
-            return []
+            return findings
         if dear * _entries(ground.problem) > CLOSER * DEAR:
             least = first.moving(first.empty if first.empty.shape[1] else first.basis @ first.vectors[:, :1])
             share = f"{first.smallest:.2g} of the curvature in complete data"
-            return [f"next to flat, and not looked at any closer: {share} is left along {named(least)}"]
+            return findings.noted(f"next to flat, and not looked at any closer: {share} is left along {named(least)}")
     top = peak(ground, found, information, aside)
-    if top is None or not (many := top.flat.shape[1]):
-        return []
-    ways = "one direction" if many == 1 else f"{many} directions"
-    return [f"not identified: the objective is flat along {ways}, of {named(top.moving(top.flat))}"]
+    if top is None:
+        return findings
+    if many := top.flat.shape[1]:
+        ways = "one direction" if many == 1 else f"{many} directions"
+        return findings.noted(f"not identified: the objective is flat along {ways}, of {named(top.moving(top.flat))}")
+    if aside or top.ground is not ground or top.kinks.shape[1]:
+        return findings
+    return replace(findings, least=top.smallest, left=top.decrement)

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from ..program.named import Batch
 from .acceleration.when import PLAIN, Wish
+from .certificate import glanced
 from .checkpoint.journal import Journal
 from .endings import bad_ending, capped, degenerate, lost, stuck
 from .look import look
 from .path import Interrupted, Move, Path
 from .problem import Problem
-from .saddle import leave_saddle
+from .saddle import leave_saddle, margin
 from .step import em_step
 from .stopping import CALM, estimated_gap, is_small
 
@@ -132,7 +133,10 @@ def _settled(problem: Problem, path: Path, move: Move, tol: float) -> tuple[Path
     ending = bad_ending(problem, path.here, move.found)
     if ending:
         return path.charged(spent).ended(*ending), None
-    higher = leave_saddle(problem, path.here, move.found, path.gap, path.saddles)
+    findings = glanced(problem, path.params, move.found)
+    higher = None
+    if findings is None or not findings.peaked(path.level, tol, margin(path.gap, path.level)):
+        higher = leave_saddle(problem, path.here, move.found, path.gap, path.saddles)
     if higher is None or path.saddles >= SADDLES:
-        return path.charged(spent).ended("converged"), None
+        return path.charged(spent).ended("converged")._replace(findings=findings), None
     return path.left_a_saddle().charged(spent), higher

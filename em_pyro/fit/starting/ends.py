@@ -105,4 +105,4 @@ def _brought_in(params: Params) -> dict[str, Tensor]:
 
 def _ended_at(path: Path, params: Params) -> Path:
     here = batched(params)
-    return path._replace(here=here, last=here)
+    return path._replace(here=here, last=here, findings=None)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 
 PROMISED = 10.0  # times the tolerance: a gain by the slope that is none of a maximum
 ROUNDING = 1e-8  # relative to 1 + |objective|: a promise that is not put to the test
+BENT = 0.01  # curvature of a top, of that in complete data: from beside it EM comes back, by no less of the way a step
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,9 @@ class Findings:
         kinks: the entries at which the slope jumps, so that it vanishes nowhere near.
         endless: the largest of the positive numbers that run to infinity; zero if none does.
         ends: the parameters with an entry at a boundary, or on its way to infinity.
+        least: the smallest curvature along any direction that has a coordinate, of that in complete data; zero where
+            some were not looked at.
+        left: nats still to gain by the slope and that curvature.
     """
 
     gain: float
@@ -35,6 +40,16 @@ class Findings:
     kinks: str = ""
     endless: float = 0.0
     ends: frozenset[str] = frozenset()
+    least: float = 0.0
+    left: float = inf
+
+    def noted(self, *notes: str) -> Findings:
+        """Add notes."""
+        return replace(self, notes=(*self.notes, *notes))
+
+    def peaked(self, objective: float, tol: float, margin: float) -> bool:
+        """Whether this is a maximum beyond doubt: all ways lead down, from a top no higher than by `margin`."""
+        return self.least >= BENT and self.left <= margin and not self.doubt(objective, tol)
 
     def doubt(self, objective: float, tol: float) -> str:
         """Say why this is no maximum at a tolerance: the slope, or an objective without digits; empty if it is one."""
