@@ -75,14 +75,15 @@ def certify(problem: Problem, params: Params, found: Expectation, *, settled: bo
         information, unseen = None, "torch has no second derivatives of Q here"
     zero = at_zero(ground, level, closely=closely)
     edges = frozenset(name for name, _ in (*ground.around.edges(), *zero))
-    findings = Findings(0.0, tuple(edge_notes(ground, zero)), ends=edges)
+    notes, inwards = edge_notes(ground, zero)
+    findings = Findings(0.0, tuple(notes), ends=edges)
     if information is not None and not bool(torch.isfinite(information).all()):
         information = None
     if information is not None and not unseen and ground.around.size:
         findings = _told(findings, ground, level, found, information, zero, settled=settled)
     if unseen and settled:
         findings = findings.noted(f"identification was not looked at: {unseen}")
-    if put_there:  # what has been put to its boundary may not have settled there
+    if put_there and inwards >= 0:  # what has been put to its boundary may not rest there
         findings = replace(findings, least=0.0)
     return _judged(findings, ground, level, found, information, unseen) if settled else findings
 
