@@ -27,6 +27,7 @@ MANY = 50  # free coordinates up to which all second derivatives are taken
 MOST, MOST_RUN = 500, 150  # up to which identification is looked at; where the model itself is differentiated
 DEAR = 10_000_000  # entries of factors, all evaluations together, up to which it is
 CHEAP = 1_000_000  # up to which a look takes no longer than the steps of a saddle test
+FEW = 10  # free coordinates up to which it does, where the model's own densities are evaluated one by one
 CLOSER = 10  # times as many, where a first look has found a direction that may be flat
 EVALUATIONS = 5  # for every coordinate
 SINGLE = "the model computes in single precision"
@@ -41,8 +42,9 @@ def glanced(problem: Problem, params: Params, found: Expectation) -> Findings | 
     Its curvature tells a saddle as well as steps from beside it do, and it is asked for at the end in any case.
     """
     around = _around(problem, params)
-    small = problem.rows.whole and around.size <= MANY and EVALUATIONS * around.size * _entries(problem) <= CHEAP
-    return certify(problem, params, found) if small and not problem.engine.open else None
+    few = around.size <= (FEW if problem.engine.open else MANY) and problem.rows.whole
+    cheap = few and EVALUATIONS * around.size * _entries(problem) <= CHEAP
+    return certify(problem, params, found) if cheap else None
 
 
 def _around(problem: Problem, params: Params) -> Around:
