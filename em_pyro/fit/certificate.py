@@ -83,8 +83,6 @@ def certify(problem: Problem, params: Params, found: Expectation, *, settled: bo
         information = None
     if information is not None and not unseen and ground.around.size:
         findings = _told(findings, ground, level, found, information, zero, settled=settled)
-    if unseen and settled:
-        findings = findings.noted(f"identification was not looked at: {unseen}")
     if put_there and inwards >= 0:  # what has been put to its boundary may not rest there
         findings = replace(findings, least=0.0)
     return _judged(findings, ground, level, found, information, unseen) if settled else findings
@@ -93,7 +91,8 @@ def certify(problem: Problem, params: Params, found: Expectation, *, settled: bo
 def _judged(
     findings: Findings, ground: Ground, level: float, found: Expectation, information: Tensor | None, unseen: str
 ) -> Findings:
-    """Add what speaks against a maximum: slopes, digits, kinks, plateaus, and what is higher beside."""
+    """Add what was not seen, and what speaks against a maximum: slopes, digits, kinks, plateaus, heights beside."""
+    findings = findings.noted(f"identification was not looked at: {unseen}") if unseen else findings
     slope = ground.slope(found)
     bad = [one for one, steep in zip(ground.around.entries, slope.tolist(), strict=True) if not math.isfinite(steep)]
     findings = replace(
