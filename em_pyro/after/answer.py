@@ -83,9 +83,11 @@ def confirmed(problem: Problem, path: Path, tol: float, found: Expectation | Non
     Returns:
         The path, and by how much its log evidence may be rounding when the model itself measures it.
     """
-    if found is None or not alike(of, path.params):
-        found = problem.expect(problem.bind(batched(path.params)))
-    seen = certify(problem, path.params, found, settled=path.outcome != "step limit")
+    seen = path.findings if path.converged else None
+    if seen is None:
+        if found is None or not alike(of, path.params):
+            found = problem.expect(problem.bind(batched(path.params)))
+        seen = certify(problem, path.params, found, settled=path.outcome != "step limit")
     path = path._replace(notes=(*path.notes, *seen.notes))
     doubt = seen.doubt(path.level, tol) if path.outcome != "step limit" and tol > 0 else ""
     if path.outcome != "step limit" and (why := _draws_together(problem, path, seen.ends, doubt)):

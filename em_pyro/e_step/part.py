@@ -92,7 +92,9 @@ class Part:
 
     def entries(self) -> int:
         """Entries of its largest product, in the smallest chunk of rows; or of what a unit holds."""
-        names = {n: factor.sizes[n] for unit in self.units for factor in unit.every for n in factor.names}
+        inside = {latent for unit in self.units for latent in unit.inside}  # of no product
+        factors = [factor for unit in self.units for factor in unit.every]
+        names = {n: factor.sizes[n] for factor in factors for n in factor.names if n not in inside}
         least = min(LEAST, self.length)
         largest = prod(min(size, least) if name == self.plate else size for name, size in names.items())
         return max(largest, *(unit.held for unit in self.units)) if self.units else largest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from .problem import Problem
 from .verdict.around import Around, Entry, named
 from .verdict.digits import noise
 from .verdict.edges import edge_notes, snapped
+from .verdict.findings import ROUNDING, Findings
 from .verdict.ground import Ground
 from .verdict.infinity import run_off, running
 from .verdict.kinks import kinks
@@ -26,79 +27,31 @@ from .verdict.spreads import at_rest, at_zero, lifted
 MANY = 50  # free coordinates up to which all second derivatives are taken
 MOST, MOST_RUN = 500, 150  # up to which identification is looked at; where the model itself is differentiated
 DEAR = 10_000_000  # entries of factors, all evaluations together, up to which it is
+CHEAP = 1_000_000  # up to which a look takes no longer than the steps of a saddle test
+FEW = 10  # free coordinates up to which it does, where the model's own densities are evaluated one by one
 CLOSER = 10  # times as many, where a first look has found a direction that may be flat
 EVALUATIONS = 5  # for every coordinate
 SINGLE = "the model computes in single precision"
 SINGLE_SLACK = 1e-7  # rounding of the objective, relative: above it, it is that of single precision
-PROMISED = 10.0  # times the tolerance: a gain by the slope that is none of a maximum
-ROUNDING = 1e-8  # relative to 1 + |objective|: a promise that is not put to the test
 TRIALS = tuple(0.1**k for k in range(10))  # of the step that the slope promises most for: next to no information
 BESIDE = tuple(0.1**k for k in range(1, 7))  # standard errors given complete data: how far neighbours are
 
 
-@dataclass(frozen=True)
-class Findings:
-    """What a closer look at the end of a fit has found.
+def glanced(problem: Problem, params: Params, found: Expectation) -> Findings | None:
+    """Look closer while the path is on its way, if that costs next to nothing; None where it may cost more.
 
-    Attributes:
-        gain: nats that the slope promises to a step by the information in complete data.
-        notes: what is at a boundary, runs to infinity, or is not identified; or that this was not looked at.
-        along: the entries whose slope is steepest.
-        noise: nats by which the last digits of the parameters move the objective, and of which entries.
-        higher: nats by which it is higher a small part of a standard error away, and where.
-        plateau: nats by which it is higher at another value of an entry that has no slope, and where.
-        undefined: the entries by which the objective has no finite slope.
-        kinks: the entries at which the slope jumps, so that it vanishes nowhere near.
-        endless: the largest of the positive numbers that run to infinity; zero if none does.
-        ends: the parameters with an entry at a boundary, or on its way to infinity.
+    Its curvature tells a saddle as well as steps from beside it do, and it is asked for at the end in any case.
     """
+    around = _around(problem, params)
+    few = around.size <= (FEW if problem.engine.open else MANY) and problem.rows.whole
+    cheap = few and EVALUATIONS * around.size * _entries(problem) <= CHEAP
+    return certify(problem, params, found) if cheap else None
 
-    gain: float
-    notes: tuple[str, ...]
-    along: str = ""
-    noise: tuple[float, str] = (0.0, "")
-    higher: tuple[float, str] = (0.0, "")
-    plateau: tuple[float, str] = (0.0, "")
-    undefined: str = ""
-    kinks: str = ""
-    endless: float = 0.0
-    ends: frozenset[str] = frozenset()
 
-    def doubt(self, objective: float, tol: float) -> str:
-        """Say why this is no maximum at a tolerance: the slope, or an objective without digits; empty if it is one."""
-        allowed = max(PROMISED * tol, ROUNDING) * (1 + abs(objective))
-        if self.undefined:
-            return (
-                f"torch has no finite slope of the objective at {self.undefined}, so nothing tells a maximum; give "
-                f"them a prior or bounds, or keep their functions in the model differentiable there (xlogy, where)"
-            )
-        if self.gain > allowed:
-            return f"the slope is not zero: it promises {self.gain:.3g} nats to the next step, along {self.along}"
-        if self.noise[0] > allowed:
-            nats, where = self.noise
-            return (
-                f"the objective has lost its digits: the last ones of {where} move it by {nats:.3g} nats, so that it "
-                f"runs to infinity, or to where the density is rounding; give it a prior, or bounds"
-            )
-        if self.kinks:
-            return (
-                f"the slope jumps at {self.kinks}, a kink: it vanishes nowhere near, so that no slope tells a maximum, "
-                f"and standard errors have no meaning there"
-            )
-        if self.plateau[0] > allowed:
-            nats, where = self.plateau
-            return (
-                f"the objective is level here and {nats:.3g} nats higher at {where}: no slope leads away from a "
-                f"plateau, so start elsewhere"
-            )
-        if self.higher[0] > allowed:
-            nats, where = self.higher
-            return (
-                f"the objective is {nats:.3g} nats higher a part of a standard error from here along {where}, though "
-                f"its slope is zero: take other starts, or, if a parameter runs to infinity where densities lose their "
-                f"digits, give it a prior or bounds"
-            )
-        return ""
+def _around(problem: Problem, params: Params) -> Around:
+    """Coordinates of all that may move."""
+    moving = tuple(n for n, line in problem.plan.lines.items() if line.how not in ("fixed", "callable"))
+    return Around(problem.program, moving, {name: value.detach().double() for name, value in params.items()})
 
 
 def certify(problem: Problem, params: Params, found: Expectation, *, settled: bool = True) -> Findings:
@@ -111,12 +64,10 @@ def certify(problem: Problem, params: Params, found: Expectation, *, settled: bo
 
     References: Fisher (1925); Oakes (1999).
     """
-    moving = tuple(n for n, line in problem.plan.lines.items() if line.how not in ("fixed", "callable"))
-    values = {name: value.detach().double() for name, value in params.items()}
-    around = Around(problem.program, moving, values)
+    around = _around(problem, params)
     ground = Ground(problem, around)
-    level = float(found.log_evidence + problem.log_prior(problem.bind(batched(values))))
-    notes, unseen, endless, off = list[str](), _unseen(problem, around), 0.0, frozenset[str]()
+    level = ground.height(found)
+    unseen, put_there = _unseen(problem, around), list[Entry]()
     if not unseen:
         ground, put_there = snapped(ground, level)
         if put_there:
@@ -126,23 +77,23 @@ def certify(problem: Problem, params: Params, found: Expectation, *, settled: bo
     if not unseen and (information is None or not bool(torch.isfinite(information).all())):
         information, unseen = None, "torch has no second derivatives of Q here"
     zero = at_zero(ground, level, closely=closely)
-    notes += edge_notes(ground, zero)
     edges = frozenset(name for name, _ in (*ground.around.edges(), *zero))
+    notes, inwards = edge_notes(ground, zero)
+    findings = Findings(0.0, tuple(notes), ends=edges)
     if information is not None and not bool(torch.isfinite(information).all()):
         information = None
     if information is not None and not unseen and ground.around.size:
-        told, endless, off = _told(ground, level, found, information, zero, settled=settled)
-        notes += told
-    if unseen and settled:
-        notes.append(f"identification was not looked at: {unseen}")
-    findings = Findings(0.0, tuple(notes), endless=endless, ends=edges | off)
+        findings = _told(findings, ground, level, found, information, zero, settled=settled)
+    if put_there and inwards >= 0:  # what has been put to its boundary may not rest there
+        findings = replace(findings, least=0.0)
     return _judged(findings, ground, level, found, information, unseen) if settled else findings
 
 
 def _judged(
     findings: Findings, ground: Ground, level: float, found: Expectation, information: Tensor | None, unseen: str
 ) -> Findings:
-    """Add what speaks against a maximum: slopes, digits, kinks, plateaus, and what is higher beside."""
+    """Add what was not seen, and what speaks against a maximum: slopes, digits, kinks, plateaus, heights beside."""
+    findings = findings.noted(f"identification was not looked at: {unseen}") if unseen else findings
     slope = ground.slope(found)
     bad = [one for one, steep in zip(ground.around.entries, slope.tolist(), strict=True) if not math.isfinite(steep)]
     findings = replace(
@@ -239,24 +190,31 @@ def _along(ground: Ground, found: Expectation, slope: Tensor) -> Tensor:
 
 
 def _told(
-    ground: Ground, level: float, found: Expectation, information: Tensor, zero: Sequence[Entry], *, settled: bool
-) -> tuple[list[str], float, frozenset[str]]:
-    """Say what runs to infinity, how far it has come, and along what the objective is flat beside what is `zero`.
-
-    Returns:
-        Notes; the largest of the positive numbers that run to infinity; and the parameters that run off.
-    """
-    still, notes = at_rest(ground.around, zero), list[str]()
+    findings: Findings,
+    ground: Ground,
+    level: float,
+    found: Expectation,
+    information: Tensor,
+    zero: Sequence[Entry],
+    *,
+    settled: bool,
+) -> Findings:
+    """Add what runs to infinity, how far it has come, and along what the objective is flat beside what is `zero`."""
+    still = at_rest(ground.around, zero)
     off = {entry: to for entry, to in running(ground, level, information).items() if entry not in still}
     silent = [entry for entry, row in zip(ground.around.entries, information, strict=True) if not row.any()]
-    notes += run_off(off, silent)
+    domains, params = ground.around.domains, ground.around.params
+    far = (float(params[n][at]) for (n, at), to in off.items() if to == "infinity" and domains[n] == "positive")
+    findings = replace(
+        findings.noted(*run_off(off, silent)),
+        endless=max(far, default=0.0),
+        ends=findings.ends | {name for name, _ in off},
+    )
     aside = {*off, *still}
     if settled and len(aside) < ground.around.size:
         ground, found, curved = _beside_zero(ground, found, information, zero)
-        notes += [] if curved is None else _flat(ground, found, curved, aside)
-    domains, params = ground.around.domains, ground.around.params
-    far = (float(params[n][at]) for (n, at), to in off.items() if to == "infinity" and domains[n] == "positive")
-    return notes, max(far, default=0.0), frozenset(name for name, _ in off)
+        findings = findings if curved is None else _curved(findings, ground, found, curved, aside)
+    return findings
 
 
 def _beside_zero(
@@ -271,18 +229,24 @@ def _beside_zero(
     return ground, found, curved if curved is not None and bool(torch.isfinite(curved).all()) else None
 
 
-def _flat(ground: Ground, found: Expectation, information: Tensor, aside: Collection[Entry]) -> list[str]:
-    """Say along what the objective is flat; of many coordinates, first by a glimpse."""
+def _curved(
+    findings: Findings, ground: Ground, found: Expectation, information: Tensor, aside: Collection[Entry]
+) -> Findings:
+    """Add how the objective is curved, and along what it is flat; of many coordinates, first by a glimpse."""
     if ground.around.size > MANY:
         first, dear = glimpse(ground, found, information, aside), EVALUATIONS * ground.around.size
         if first.smallest >= SUSPECT:
-            return []
+            return findings
         if dear * _entries(ground.problem) > CLOSER * DEAR:
             least = first.moving(first.empty if first.empty.shape[1] else first.basis @ first.vectors[:, :1])
             share = f"{first.smallest:.2g} of the curvature in complete data"
-            return [f"next to flat, and not looked at any closer: {share} is left along {named(least)}"]
+            return findings.noted(f"next to flat, and not looked at any closer: {share} is left along {named(least)}")
     top = peak(ground, found, information, aside)
-    if top is None or not (many := top.flat.shape[1]):
-        return []
-    ways = "one direction" if many == 1 else f"{many} directions"
-    return [f"not identified: the objective is flat along {ways}, of {named(top.moving(top.flat))}"]
+    if top is None:
+        return findings
+    if many := top.flat.shape[1]:
+        ways = "one direction" if many == 1 else f"{many} directions"
+        return findings.noted(f"not identified: the objective is flat along {ways}, of {named(top.moving(top.flat))}")
+    if aside or top.ground is not ground or top.kinks.shape[1]:
+        return findings
+    return replace(findings, least=top.smallest, left=top.decrement)

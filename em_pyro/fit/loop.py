@@ -10,12 +10,13 @@ from torch import Tensor
 
 from ..program.named import Batch
 from .acceleration.when import PLAIN, Wish
+from .certificate import glanced
 from .checkpoint.journal import Journal
 from .endings import bad_ending, capped, degenerate, lost, stuck
 from .look import look
 from .path import Interrupted, Move, Path
 from .problem import Problem
-from .saddle import leave_saddle
+from .saddle import leave_saddle, margin
 from .step import em_step
 from .stopping import CALM, estimated_gap, is_small
 from .verdict.plateaus import leave_plateau
@@ -133,11 +134,14 @@ def _settled(problem: Problem, path: Path, move: Move, tol: float) -> tuple[Path
     ending = bad_ending(problem, path.here, move.found)
     if ending:
         return path.charged(spent).ended(*ending), None
+    findings = glanced(problem, path.params, move.found)
+    if findings is not None and findings.peaked(path.level, tol, margin(path.gap, path.level)):
+        return path.charged(spent).ended("converged")._replace(findings=findings), None
     higher, what = leave_saddle(problem, path.here, move.found, path.gap, path.saddles), "saddle"
     if higher is None:
         higher, what = leave_plateau(problem, path.here, move.found), "plateau"
     if higher is None:
-        return path.charged(spent).ended("converged"), None
+        return path.charged(spent).ended("converged")._replace(findings=findings), None
     if path.saddles >= SADDLES:
         more = f"left {SADDLES} saddles or plateaus, and a way leads higher from here, too: use other starts"
         return path.charged(spent).ended("unconfirmed", more), None

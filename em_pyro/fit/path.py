@@ -12,6 +12,7 @@ from ..m_step.ascent.ascend import Memory
 from ..program.named import Batch, Params, batched, only
 from .look import Look
 from .problem import Problem
+from .verdict.findings import Findings
 
 NOTHING: Mapping[tuple[str, ...], Memory] = {}
 
@@ -77,6 +78,7 @@ class Path(NamedTuple):
         outcome: a named ending; empty while the start is on its way.
         e_step: how rows are shared out: "soft", "hard" or "sampled".
         repeats: the earlier start that began at the same values, whose path this is; None if there is none.
+        findings: of a closer look at its end, if that was taken.
     """
 
     here: Batch
@@ -93,6 +95,7 @@ class Path(NamedTuple):
     outcome: str = ""
     e_step: str = "soft"
     repeats: int | None = None
+    findings: Findings | None = None
 
     # ---- what it is ----
 
@@ -159,7 +162,7 @@ class Path(NamedTuple):
 
     def resumed(self) -> Path:
         """Take up a path that was stopped by the cap: the rule that ends it begins anew."""
-        return self._replace(objective=None, gap=float("inf"), calm=0, saddles=0, outcome="")
+        return self._replace(objective=None, gap=float("inf"), calm=0, saddles=0, outcome="", findings=None)
 
 
 def start(params: Params) -> Path:

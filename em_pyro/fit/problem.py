@@ -17,7 +17,7 @@ from ..e_step.engine import Engine
 from ..e_step.expectation import Expectation
 from ..e_step.make import engine_of
 from ..e_step.shares import EVIDENCE, SUMS, Collect, Shares
-from ..errors import EMError, ModelError, ObjectiveError
+from ..errors import EMError, ObjectiveError
 from ..m_step.ascent.ascend import Carried
 from ..m_step.maximise import expanded, gradient, maximise
 from ..m_step.plan import Choice, Plan, choose
@@ -31,7 +31,7 @@ from ..program.marks import bounding
 from ..program.named import Batch, Params, only
 from ..program.program import Program
 from ..program.stated import Known
-from ..program.store import check_starts, values_now
+from ..program.store import check_starts, run_at_start, values_now
 from ..program.survey import survey
 from ..reading.bound import Bound
 from ..reading.check import check_structure, check_values
@@ -174,6 +174,11 @@ class Problem:
         """The last look at a step: `look` is asked by the step and by the loop."""
         return []
 
+    @cached_property
+    def proven(self) -> list[Params]:
+        """The last start from which the closed forms of this plan have stood their trial."""
+        return []
+
     def change(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, run: bool) -> str:
         """Name what the model sees or does on these arguments that is not as it was planned; empty if all is.
 
@@ -263,11 +268,11 @@ def prepare(
             program = look(integrated=integrated)
         start = values_now(program, given) if known is None else {n: known.start[n] for n in program.parameters}
         with torch.no_grad():
-            sites = _first_run(program, start)
+            sites = run_at_start(program, start)
         check_data(sites, start, program.plates, program.states, partial(bounding, program, start))
         check_starts(program, start)  # afterwards: a start that was computed of bad data is not to blame
         states, recognition = states_of(sites), recognise(program, sites)
-        check_steady(sites, states, recognition.runs[0], lambda: _first_run(program, start))
+        check_steady(sites, states, recognition.runs[0], lambda: run_at_start(program, start))
         check_kept(contents, contents_of(args, kwargs))
         engine, rows = engine_of(program, recognition, merge=collapse)
         wrong = other_densities(engine.full) if check else []
@@ -285,16 +290,3 @@ def prepare(
         plan = replace(plan, notes=notes_of(engine, rows), seconds=time.perf_counter() - began)
         key = lasting(before, fingerprint(model, args, kwargs, program.written))
         return Problem(program, engine, plan, options, {}, key, collapse)
-
-
-def _first_run(program: Program, start: Params) -> Any:
-    try:
-        return program.run(start)
-    except (IndexError, RuntimeError, ValueError) as error:
-        check_starts(program, start)
-        if "Boolean value of Tensor" not in str(error):
-            raise
-        raise ModelError(
-            f"The model: expected no `if` or `while` on a sampled value, got one ({error}). Compute both branches and "
-            f"choose by torch.where."
-        ) from error

@@ -33,6 +33,11 @@ PROBES = 3  # products with the Hessian of Q
 FLAT = 1e-20  # of the curvature of other entries: an entry has run off to where there is none
 
 
+def margin(gap: float, objective: float) -> float:
+    """Return the nats by which a disturbance has to lead higher, where `gap` is to be expected without one."""
+    return max(10 * abs(gap), 1e-9 * (1 + abs(objective)))
+
+
 def leave_saddle(problem: Problem, here: Batch, found: Expectation, gap: float, seed: int) -> Batch | None:
     """Disturb every parameter that the plan maximises and step on: return where that leads if higher, else None.
 
@@ -44,7 +49,6 @@ def leave_saddle(problem: Problem, here: Batch, found: Expectation, gap: float, 
         seed: of the disturbance.
     """
     objective, params, program = float(found.objective), only(here), problem.program
-    margin = max(10 * abs(gap), 1e-9 * (1 + abs(objective)))
     every = problem.coordinates.points(params)
     points = {name: every[name] for name in problem.plan.maximised}
     if not points:
@@ -65,7 +69,7 @@ def leave_saddle(problem: Problem, here: Batch, found: Expectation, gap: float, 
             shifted = torch.stack(ends)
             moved[name] = torch.where(torch.isfinite(shifted), shifted, params[name])
         calm = batched(params) if sizes == (SMALL,) and abreast(problem) >= BESIDE else None
-        higher, trail, rest = _climb(problem, moved, objective, margin, calm)
+        higher, trail, rest = _climb(problem, moved, objective, margin(gap, objective), calm)
         if higher is not None:
             return higher
         if sizes == (SMALL,) and not _stays(problem, batched(params), units, trail, rest):

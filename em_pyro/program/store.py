@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from torch.distributions import transform_to
 
-from ..errors import ParameterError
+from ..errors import ModelError, ParameterError
 from .handlers import register
+from .named import Params
 from .program import Program
-from .site import Parameter
+from .site import Parameter, Site
 
 # How far inside an open interval the store keeps a value whose transform cannot represent the boundary.
 ROOTED = 100.0  # units of rounding, of the largest eigenvalue: the smallest of a matrix that surely has a root
@@ -57,6 +58,25 @@ def check_starts(program: Program, values: Mapping[str, Tensor]) -> None:
     """Raise a `ParameterError` where a start lies outside the constraint of its parameter."""
     for name, parameter in program.parameters.items():
         check_value(parameter, values[name], "its start")
+
+
+def run_at_start(program: Program, start: Params) -> dict[str, Site]:
+    """Run the program where a fit begins.
+
+    Raises:
+        ParameterError: a start lies outside its constraint.
+        ModelError: the model branches on a sampled value.
+    """
+    try:
+        return program.run(start)
+    except (IndexError, RuntimeError, ValueError) as error:
+        check_starts(program, start)
+        if "Boolean value of Tensor" not in str(error):
+            raise
+        raise ModelError(
+            f"The model: expected no `if` or `while` on a sampled value, got one ({error}). Compute both branches and "
+            f"choose by torch.where."
+        ) from error
 
 
 def check_value(parameter: Parameter, value: Tensor, what: str) -> None:

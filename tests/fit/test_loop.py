@@ -1,5 +1,7 @@
 """The loop: stopping, the guard, named endings and the callback."""
 
+from typing import Any
+
 import pyro
 import pytest
 import torch
@@ -232,3 +234,32 @@ def test_control_c_keeps_the_best_values() -> None:
     for name, value in seen[-1].params.items():
         assert distance(pyro.param(name), value) < IDENTITY
         assert distance(em.params[name], value) < IDENTITY
+
+
+# ---- a fit once more -------------------------------------------------------------------------------------------------
+
+
+def test_the_trial_of_closed_forms_is_not_repeated_from_one_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is held again from another start, on other data, and on data that were changed in place."""
+    trials, tried = list[bool](), em_pyro.fit.starting.ends.tried
+
+    def counted(problem: Any, point: Any) -> Any:
+        trials.append(True)
+        return tried(problem, point)
+
+    monkeypatch.setattr(em_pyro.fit.starting.ends, "tried", counted)
+    x = points()
+    em = EM(mixture, starts=dict(EM(mixture).fit(x).params))
+    trials.clear()
+    first = em.fit(x)
+    assert (em.fit(x).path, len(trials)) == (first.path, 1)
+    assert em.fit(x + 0.01).path != first.path
+    assert len(trials) == 2
+    em.fit(x)
+    x += 0.01
+    em.fit(x)
+    assert len(trials) == 4
+    onwards = EM(mixture)
+    onwards.fit(x)
+    onwards.fit(x)  # from where the last fit has ended
+    assert len(trials) == 6

@@ -17,6 +17,9 @@ from torch.distributions import constraints
 import em_pyro.fit.loop
 import em_pyro.fit.saddle
 from em_pyro import EM
+from em_pyro.fit.saddle import margin
+from em_pyro.fit.verdict.findings import Findings
+from em_pyro.program.named import alike
 
 Units = tuple[float, float]
 
@@ -40,6 +43,43 @@ def test_a_saddle_looks_converged_without_the_test(monkeypatch: pytest.MonkeyPat
     pyro.clear_param_store()
     assert fit.converged
     assert fit.objective < EM(mixture).fit(x).objective - 1
+
+
+# ---- where curvature tells -------------------------------------------------------------------------------------------
+
+
+def test_a_top_that_bends_down_is_not_disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its curvature is that of a maximum: a disturbance leads nowhere else, and the answer is the same to a bit."""
+    sizes, x = climbs(monkeypatch), points()
+    bent = EM(mixture).fit(x)
+    assert (bent.outcome, sizes) == ("converged", [])
+    pyro.clear_param_store()
+    undecided(monkeypatch)
+    disturbed = EM(mixture).fit(x)
+    assert sizes == [1]
+    assert (bent.outcome, bent.notes, bent.path) == (disturbed.outcome, disturbed.notes, disturbed.path)
+    assert alike(bent.params, disturbed.params)
+
+
+def test_a_saddle_is_no_top(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no curvature there, or the wrong one. The fault: it is believed all the same, and EM ends there."""
+    asked, peaked = list[bool](), Findings.peaked
+
+    def told(self: Findings, *args: float) -> bool:
+        asked.append(peaked(self, *args))
+        return True
+
+    monkeypatch.setattr(Findings, "peaked", told)
+    fit = EM(symmetric).fit(points())
+    assert asked == [False]
+    assert not any("left a saddle" in note for note in fit.notes)
+
+
+@pytest.mark.parametrize("gap", [1e-6, 0.0])
+def test_a_point_below_its_top_is_none(gap: float) -> None:
+    """A slope that promises more than a disturbance would have to gain is no sign of a top."""
+    found = Findings(0.0, (), least=0.5, left=1e-6)
+    assert found.peaked(-1.0, 1e-8, margin(gap, -1.0)) == (gap > 0)
 
 
 # ---- whatever the units, and whether the scale is shared -------------------------------------------------------------
@@ -142,6 +182,7 @@ def test_the_cap_holds_after_a_saddle() -> None:
 
 def test_a_fit_that_stops_on_its_way_is_not_disturbed_far(monkeypatch: pytest.MonkeyPatch) -> None:
     """At a coarse tolerance EM goes on from where it is told to stop: nothing has stayed where it was put."""
+    undecided(monkeypatch)
     sizes = climbs(monkeypatch)
     fit = EM(mixture, tol=1e-5, acceleration=None).fit(points())
     assert fit.converged
@@ -150,6 +191,7 @@ def test_a_fit_that_stops_on_its_way_is_not_disturbed_far(monkeypatch: pytest.Mo
 
 def test_both_large_disturbances_climb_abreast(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a batch where steps are closed forms; what has no batch climbs from one after the other."""
+    undecided(monkeypatch)
     sizes, x = climbs(monkeypatch), tensor([-1.0, 1.0, -2.0, 2.0, 0.0, 0.3])
     together = EM(tied, tol=1e-9).fit(x)
     assert sizes == [1, 2, 1]  # the last at the maximum, where all comes back
@@ -158,6 +200,11 @@ def test_both_large_disturbances_climb_abreast(monkeypatch: pytest.MonkeyPatch) 
     alone = EM(tied, tol=1e-9).fit(x)
     assert sizes == [1, 2, 1, 1, 1, 1]
     close(together.objective, alone.objective)
+
+
+def undecided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no curvature tell what a disturbance would."""
+    monkeypatch.setattr(em_pyro.fit.loop, "glanced", lambda *args: None)
 
 
 def climbs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -183,6 +230,7 @@ def tied(x: Tensor) -> None:
 
 def test_the_way_that_rests_is_walked_beside_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where EM is still on its way, as at a tolerance this wide, what stays is told by fewer steps, and the same."""
+    undecided(monkeypatch)
     steps, taken = list[int](), em_pyro.fit.saddle.em_step
 
     def counted(problem: Any, batch: Mapping[str, Tensor]) -> Any:

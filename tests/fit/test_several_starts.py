@@ -6,15 +6,18 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import hidden_markov
 from oracles.agreement import close
 from torch import Tensor
 from torch.distributions import constraints
 
 from em_pyro import EM, DataError
 from em_pyro.fit.acceleration import accelerated
+from em_pyro.fit.problem import prepare
 from em_pyro.fit.starting import restarts
 from em_pyro.fit.starting.restarts import SHORT
-from em_pyro.fit.step import em_pass
+from em_pyro.fit.step import abreast, em_pass, em_step
+from em_pyro.program.named import batched
 
 
 def clusters(x: Tensor, loc: tuple[float, ...], scale: float = 10.0) -> None:
@@ -183,3 +186,19 @@ def test_plates_side_by_side_may_share_a_prior(model: Any, collapse: bool) -> No
 
     elbo = TraceEnum_ELBO(max_plate_nesting=1, strict_enumeration_warning=False)
     close(-elbo.loss(config_enumerate(model), lambda *args: None, y, c), fit.log_likelihood)
+
+
+def test_a_chain_holds_no_joint_law_of_its_states() -> None:
+    """So the starts of a loop of any length step as one batch, each as it does alone."""
+    y = torch.tensor([[1.0, 7.0, 6.0, 2.0, 8.0] * 8] * 3)
+    pyro.clear_param_store()
+    problem = prepare(hidden_markov.poisson, (y,), {}, {}, check=False)
+    assert problem.widest == 40 * 2 * 2 * 3
+    assert abreast(problem) > 100
+    start = {name: parameter.initial for name, parameter in problem.program.parameters.items()}
+    starts = [{**start, "rate": start["rate"] * torch.tensor(factor)} for factor in ([0.9, 1.1], [0.5, 1.7])]
+    together, _ = em_step(problem, {name: torch.stack([one[name] for one in starts]) for name in start})
+    for k, one in enumerate(starts):
+        alone, _ = em_step(problem, batched(one))
+        for name, value in alone.items():
+            close(together[name][k], value[0])

@@ -138,7 +138,7 @@ def top(problem: Problem, params: Params) -> Top:
     information = _curvature(ground, found)
     aside = _aside(ground, level, information)
     off, resting = aside.off, at_rest(ground.around, aside.zero)
-    notes = tuple(edge_notes(ground, aside.zero))
+    notes = tuple(edge_notes(ground, aside.zero)[0])
     if aside.zero:
         ground = lifted(ground, aside.zero)
         found = ground.found()

@@ -68,6 +68,11 @@ class Line(Unit):
         return self.steps_of or (self.name,)
 
     @property
+    def held(self) -> int:
+        """Numbers in the laws of all pairs of successive states; hidden ones are dimensions of the factors."""
+        return self.steps * self.states**2 * prod(self.sizes[n] for n in self.outside) if self.steps_of else 0
+
+    @property
     def notes(self) -> Mapping[str, str]:
         """By which recursion it is run, and why."""
         how = "compiled recursions" if self.method == "numba" else "a scan in torch"

@@ -22,7 +22,7 @@ from ..look import Look
 from ..path import Path
 from ..problem import Problem
 
-LEFT_OUT = ("found",)  # an E-step
+LEFT_OUT = ("found", "findings")  # an E-step, and a look at the end of a path
 
 KINDS: Mapping[str, Any] = {
     kind.__name__: kind

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...errors import DataError, ObjectiveError
-from ...program.named import Params, batched
+from ...program.named import Params, alike, batched
 from ..assigned.climb import follow_assigned
 from ..endings import BAD
 from ..loop import Settings
@@ -48,16 +48,8 @@ def _ends(
     every, points = len(points), [point for i, point in enumerate(points) if i not in repeats]
     few = f"{every} starts, only {len(points)} of them different: the others begin at the same values, and count once"
     notes = (*cut_off(problem.engine), *((few,) if len(points) <= min(2, every - 1) else ()))
-    for point in points:
-        try:
-            problem, more, certain = tried(problem, point)
-        except (DataError, ObjectiveError):
-            if len(points) == 1:
-                raise
-            continue  # the ending of this start
-        notes += more
-        if certain:
-            break
+    problem, refuted = _proven(problem, points)
+    notes += refuted
     paths = restarts.follow(problem, points, settings, screen=screen)
     if all(path.outcome == "impossible start" for path in paths):
         tried(problem, points[0])  # raises
@@ -79,6 +71,28 @@ def _ends(
     for i in range(every):
         found.append(found[repeats[i]]._replace(repeats=repeats[i]) if i in repeats else next(ended))
     return problem, found
+
+
+def _proven(problem: Problem, points: Sequence[Params]) -> tuple[Problem, tuple[str, ...]]:
+    """Withdraw closed forms that a first step refutes, from the first start that can tell, and say so.
+
+    The same start tells the same in every fit of a plan.
+    """
+    notes: tuple[str, ...] = ()
+    for point in points:
+        if any(alike(point, known) for known in problem.proven):
+            break
+        try:
+            problem, more, certain = tried(problem, point)
+        except (DataError, ObjectiveError):
+            if len(points) == 1:
+                raise
+            continue  # the ending of this start
+        notes += more
+        if certain:
+            problem.proven[:] = [{name: value.clone() for name, value in point.items()}]
+            break
+    return problem, notes
 
 
 def ranked(paths: Sequence[Path]) -> list[int]:
@@ -105,4 +119,4 @@ def _brought_in(params: Params) -> dict[str, Tensor]:
 
 def _ended_at(path: Path, params: Params) -> Path:
     here = batched(params)
-    return path._replace(here=here, last=here)
+    return path._replace(here=here, last=here, findings=None)

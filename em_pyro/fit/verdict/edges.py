@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 
 import torch
 from torch import Tensor
@@ -45,13 +46,18 @@ def _near(around: Around, name: str) -> Tensor:
     return low if domain == "simplex" else torch.zeros_like(low)
 
 
-def edge_notes(ground: Ground, zero: Sequence[Entry] = ()) -> list[str]:
-    """Name the entries at a boundary, or as good as `zero`; and those from which the objective rises inwards."""
+def edge_notes(ground: Ground, zero: Sequence[Entry] = ()) -> tuple[list[str], float]:
+    """Name the entries at a boundary, or as good as `zero`; and those from which the objective rises inwards.
+
+    Returns:
+        The notes; and the steepest slope inwards, relative to 1 + |objective|, minus infinity where there is none.
+    """
     edges = ground.around.edges()
     if not edges and not zero:
-        return []
+        return [], -inf
     infinite = [(name, at) for name, at in edges if not bool(torch.isfinite(ground.around.params[name][at]))]
-    rising = _rising(ground, [entry for entry in edges if entry not in infinite])
+    slopes, unit = _inwards(ground, [entry for entry in edges if entry not in infinite])
+    rising = {entry: slope for entry, slope in slopes.items() if slope > RISING * unit}
     resting = [*(entry for entry in edges if entry not in rising and entry not in infinite), *zero]
     notes = [f"at infinity: {named(infinite)}"] if infinite else []
     notes += [f"at the boundary: {named(resting)}"] if resting else []
@@ -60,11 +66,11 @@ def edge_notes(ground: Ground, zero: Sequence[Entry] = ()) -> list[str]:
             f"at the boundary, though the objective rises inwards by {max(rising.values()):.3g} nats a unit: "
             f"{named(list(rising))}; EM moves no entry away from there, so start inside"
         )
-    return notes
+    return notes, max(slopes.values(), default=-inf) / unit
 
 
-def _rising(ground: Ground, edges: Sequence[Entry]) -> dict[Entry, float]:
-    """The slope of the objective inwards, taken a little inside, of every entry at a boundary where it is positive."""
+def _inwards(ground: Ground, edges: Sequence[Entry]) -> tuple[dict[Entry, float], float]:
+    """The slope of the objective inwards, taken a little inside, of every entry at a boundary; and 1 + |objective|."""
     around = ground.around
     edges = [entry for entry in edges if around.domains[entry[0]] in ("unit", "simplex", "positive")]
     inside = {name: value.clone() for name, value in around.params.items()}
@@ -78,7 +84,7 @@ def _rising(ground: Ground, edges: Sequence[Entry]) -> dict[Entry, float]:
     with torch.enable_grad():
         q = ground.problem.engine.q({**batched(inside), **leaves}, found).sum()
         slopes = torch.autograd.grad(q, list(leaves.values()), allow_unused=True) if q.requires_grad else ()
-    rising: dict[Entry, float] = {}
+    steep: dict[Entry, float] = {}
     for name, slope in zip(leaves, slopes, strict=False):
         if slope is None:
             continue
@@ -86,7 +92,5 @@ def _rising(ground: Ground, edges: Sequence[Entry]) -> dict[Entry, float]:
         if around.domains[name] == "simplex":
             inwards = inwards - (inwards * inside[name]).sum(-1, keepdim=True)
         for entry in (one for one in edges if one[0] == name):
-            steep = float(inwards[entry[1]]) * (1 if float(around.params[name][entry[1]]) == 0 else -1)
-            if steep > RISING * (1 + abs(float(found.objective))):
-                rising[entry] = steep
-    return rising
+            steep[entry] = float(inwards[entry[1]]) * (1 if float(around.params[name][entry[1]]) == 0 else -1)
+    return steep, 1 + abs(float(found.objective))
