@@ -21,7 +21,7 @@ from ..fit.acceleration.when import wished
 from ..fit.loop import Settings, State, run
 from ..fit.path import start as begin
 from ..fit.problem import Expect, Problem, prepare
-from ..fit.verdict.closed_forms import tried
+from ..fit.starting.trial import tried
 from ..options import planning
 from ..program.coordinates import joined
 from ..program.named import Params, batched

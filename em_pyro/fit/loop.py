@@ -140,9 +140,14 @@ def _settled(problem: Problem, path: Path, move: Move, tol: float) -> tuple[Path
     higher, what = leave_saddle(problem, path.here, move.found, path.gap, path.saddles), "saddle"
     if higher is None:
         higher, what = leave_plateau(problem, path.here, move.found), "plateau"
-    if higher is None:
+    if higher is None or path.saddles >= SADDLES and is_small(_gain(problem, path, higher), path.level, tol):
         return path.charged(spent).ended("converged")._replace(findings=findings), None
     if path.saddles >= SADDLES:
         more = f"left {SADDLES} saddles or plateaus, and a way leads higher from here, too: use other starts"
         return path.charged(spent).ended("unconfirmed", more), None
     return path.left(what).charged(spent), higher
+
+
+def _gain(problem: Problem, path: Path, higher: Batch) -> float:
+    """By how much it is higher there."""
+    return float(problem.expect(problem.bind(higher)).objective) - path.level

@@ -60,10 +60,17 @@ def squeeze(tensor: Tensor, dims: Mapping[int, str], site: str, event_dim: int =
     keep = [i for i in range(batch) if shape[i] > 1]
     for i in keep:
         if i - batch not in dims:
+            first = min(dims, default=0)
             raise ModelError(
                 f'Site "{site}": expected every batch dimension to belong to a plate, got batch shape '
                 f"{tuple(shape[:batch])} with nothing declared for dimension {i - batch}. Enclose it in "
                 f'pyro.plate("data", {shape[i]}) or call .to_event(1).'
+                + (
+                    f' States of "{dims[first]}" have dimension {first} by themselves: if these are its states, leave '
+                    f"out what adds a dimension to its value (unsqueeze, [..., None])."
+                    if i - batch < first < 0
+                    else ""
+                )
             )
     if len(keep) < batch:
         tensor = tensor.squeeze([i for i in range(batch) if shape[i] == 1])

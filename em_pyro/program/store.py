@@ -48,7 +48,10 @@ def values_now(program: Program, given: Mapping[str, Any] | None = None) -> dict
             value = store[name]
         values[name] = value.detach().clone()
         if given and name in given:
-            wanted = torch.as_tensor(given[name]).to(value)
+            try:
+                wanted = torch.as_tensor(given[name]).to(value)
+            except (TypeError, ValueError, RuntimeError):  # no numbers: is said where starts are checked
+                continue
             if wanted.shape == value.shape and bool(parameter.constraint.check(wanted).all()):
                 values[name] = wanted.detach().clone()
     return values

@@ -133,7 +133,7 @@ def test_a_slightly_wrong_scale_leaves_the_path(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(LeastSquares, "solve", wrong)
     # The trial of closed forms would withdraw the wrong solver before it could leave the path.
-    monkeypatch.setattr("em_pyro.fit.verdict.closed_forms.STATIONARY", float("inf"))
+    monkeypatch.setattr("em_pyro.fit.starting.trial.STATIONARY", float("inf"))
     path, by_hand = mixture_path("diagonal", gaussian_mixture.diagonal, "scale")
     with pytest.raises(AssertionError, match="largest difference"):
         follows(path[:1], by_hand, {"scale": "covariances"})

@@ -16,9 +16,9 @@ from ..notes import cut_off
 from ..path import Path
 from ..problem import Problem
 from ..rows.everywhere import disagreements, measured
-from ..verdict.closed_forms import tried
 from . import restarts
 from .runs import repeated
+from .trial import tried
 
 FAR = 700.0  # where an infinite logarithm is put if the model has no value at infinity: its exponential is still finite
 
