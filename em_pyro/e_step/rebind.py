@@ -26,12 +26,15 @@ from ..reading.design.basis import union
 from ..reading.design.compared import other_argument
 from ..reading.design.slopes import as_affine
 from ..reading.predictor import Affine
-from ..reading.reading import Agreed, Centre, Reading, Recognition, arguments
+from ..reading.reading import Agreed, Centre, Lookups, Reading, Recognition, arguments
 from .build import build
 from .engine import Engine
 
 Centres = Mapping[str, Centre]
 """By site, around what values are taken."""
+
+Groups = Mapping[str, Lookups]
+"""By site, what rows look up."""
 
 
 def rebound(engine: Engine, args: tuple[Any, ...], kwargs: Mapping[str, Any], centres: Centres) -> Engine:
@@ -70,18 +73,20 @@ def rebound(engine: Engine, args: tuple[Any, ...], kwargs: Mapping[str, Any], ce
     return _alike(engine, replace(built, parts=parts, recording=engine.recording, unrecorded=engine.unrecorded))
 
 
-class OtherCovariates(Exception):
-    """Rows show other covariates than those that were agreed on.
+class OtherCovariates(PlanError):
+    """Rows show other covariates or groups than those that were agreed on.
 
     Attributes:
-        site: of the regression.
         found: the engine of these rows.
     """
 
     def __init__(self, site: str, found: Engine) -> None:
-        """Keep both."""
-        super().__init__(site)
-        self.site, self.found = site, found
+        """Say what helps."""
+        super().__init__(
+            f'Site "{site}": expected arguments that differ by row as those of other rows do, got others. Mix the '
+            f"rows, so that all batches and processes have all kinds."
+        )
+        self.found = found
 
 
 def _alike(engine: Engine, found: Engine) -> Engine:
@@ -96,7 +101,7 @@ def _alike(engine: Engine, found: Engine) -> Engine:
     agreed, here = coefficients(engine), coefficients(found)
     for name in agreed.keys() | here.keys():
         if agreed.get(name) is not here.get(name):
-            raise OtherCovariates(name, _built(None, found, {}))
+            raise OtherCovariates(name, found if name in here else _built(None, found, {}))
     return found
 
 
@@ -106,15 +111,23 @@ def coefficients(engine: Engine) -> dict[str, Affine]:
     return {name: found for name, found in every if found is not None}
 
 
-def centred(engine: Engine, centres: Centres, covariates: Mapping[str, Affine] | None = None) -> Engine:
+def lookups(engine: Engine) -> dict[str, Lookups]:
+    """Return what rows look up, of all sites whose rows are taken by group."""
+    return {n: f.data.groups.lookups for n, f in engine.sites.items() if f.data.groups is not None}
+
+
+def centred(
+    engine: Engine, centres: Centres, covariates: Mapping[str, Affine] | None = None, groups: Groups | None = None
+) -> Engine:
     """Return the engine of the same rows with values taken from other centres.
 
     Args:
         engine: of some rows.
         centres: of sites of location families.
         covariates: coefficients by site that are agreed on; without, those of these rows.
+        groups: likewise, what rows look up.
     """
-    return _built(engine, engine, centres, covariates)
+    return _built(engine, engine, centres, covariates, groups)
 
 
 def widened(engine: Engine, other: Engine) -> Engine:
@@ -127,18 +140,23 @@ def widened(engine: Engine, other: Engine) -> Engine:
     ours, theirs = coefficients(engine), coefficients(other)
     shapes = {name: (*other.sites[name].cell_shape, *other.sites[name].event_shape) for name in theirs}
     both = {n: union(ours[n], part, shapes[n]) if n in ours else part for n, part in theirs.items()}
-    base = engine if theirs.keys() <= ours.keys() else other  # a regression on these rows alone
+    more = theirs.keys() <= ours.keys() and lookups(other).keys() <= lookups(engine).keys()
+    base = engine if more else other  # a regression, or groups, on these rows alone
     return centred(base, {}, ours | both)
 
 
 def _built(
-    engine: Engine | None, found: Engine, centres: Centres, covariates: Mapping[str, Affine] | None = None
+    engine: Engine | None,
+    found: Engine,
+    centres: Centres,
+    covariates: Mapping[str, Affine] | None = None,
+    groups: Groups | None = None,
 ) -> Engine:
     """Lay rows out anew, as those of `engine` are, or as suits them."""
     if found.recognition.latents is not None:
         return found
     recognition = found.recognition
-    read = replace(recognition, readings=_passing(engine, recognition, centres, covariates))
+    read = replace(recognition, readings=_passing(engine, recognition, centres, covariates, groups))
     program, plate = replace(found.program, view=None), (engine or found).plate
     built = build(program, read, read.runs[0], read.priors, found.alive, plate=plate)
     return replace(built, recording=found.recording, unrecorded=found.unrecorded, elsewhere=found.elsewhere)
@@ -149,12 +167,14 @@ def _passing(
     recognition: Recognition,
     centres: Centres,
     covariates: Mapping[str, Affine] | None = None,
+    groups: Groups | None = None,
 ) -> dict[str, Reading]:
     """Read rows once, around agreed centres, and in the form that those of `engine` have."""
     forms = dict[str, Agreed]()
     if engine is not None:
         lines = coefficients(engine) | {**(covariates or {})}
-        forms = {name: Agreed(part.data.groups is not None, lines.get(name)) for name, part in engine.sites.items()}
+        looked_up = lookups(engine) | {**(groups or {})}
+        forms = {name: Agreed(looked_up.get(name, {}), lines.get(name)) for name in engine.sites}
     return {
         name: replace(_as_line(engine, recognition.bank, part, forms.get(name)), centre=centres.get(name), passing=True)
         for name, part in recognition.readings.items()

@@ -26,16 +26,19 @@ class Centre:
     reach: Tensor = field(repr=False)
 
 
+Lookups = Mapping[tuple[str, str], tuple[int, ...]]
+
+
 @dataclass(frozen=True)
 class Agreed:
     """In which form all who hold rows of a site lay them out, so that statistics add.
 
     Attributes:
-        grouped: whether rows are taken by what they look up.
+        groups: by argument and parameter, along which of its dimensions rows look entries up; empty where they do not.
         lines: coefficients of all covariates, of which the rows at hand may show fewer; None where it is no regression.
     """
 
-    grouped: bool
+    groups: Lookups
     lines: Affine | None = field(repr=False)
 
 

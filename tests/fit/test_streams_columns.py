@@ -8,7 +8,19 @@ import pytest
 import torch
 from oracles.engines import distance, farthest
 from oracles.tolerances import IDENTITY
-from programs.columns import COLUMNS, dummies, exposures, groups, interaction, known_scales, powers, rows, slope
+from programs.columns import (
+    COLUMNS,
+    dummies,
+    exposed_groups,
+    exposures,
+    groups,
+    interaction,
+    known_scales,
+    no_latents,
+    powers,
+    rows,
+    slope,
+)
 from torch import Tensor
 
 from em_pyro import EM, PlanError
@@ -68,11 +80,11 @@ def sliced(data: Mapping[str, Tensor], order: Tensor) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("backwards", [False, True])
-@pytest.mark.parametrize("model", [slope, powers, dummies])
+@pytest.mark.parametrize("model", [slope, powers, dummies, groups, no_latents, exposed_groups])
 def test_batches_may_show_fewer_covariates_than_there_are(model: Model, backwards: bool) -> None:  # noqa: FBT001
     """One that is the same in all rows of a batch, or zero: no batch has rows of all groups."""
     data = sliced(rows(), rows()["group"].argsort(stable=True))
-    data["x"][: ENDS[1], 0] = 2.5
+    data["x"][: ENDS[1], 0], data["group"][: ENDS[1]] = 2.5, 0
     if backwards:
         data = sliced(data, torch.arange(len(data["y"])).flip(0))
     whole, streamed, _ = both(model, data)
@@ -89,7 +101,7 @@ def test_covariates_of_another_basis_are_not_added(monkeypatch: pytest.MonkeyPat
     """Seen to fail: without the step to the agreed covariates, sums of others would be added."""
     data = sliced(rows(), rows()["group"].argsort(stable=True))
     monkeypatch.setattr(covariates, "among", lambda own, agreed, shape: None)
-    with pytest.raises(PlanError, match=r'Batch 0: Site "y": expected a location with the same covariates'):
+    with pytest.raises(PlanError, match=r'Batch 0: Site "y": expected arguments that differ by row as those of'):
         both(dummies, data)
 
 

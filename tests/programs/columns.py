@@ -29,7 +29,7 @@ def sorted_rows() -> dict[str, Tensor]:
     made = rows()
     order = made["group"].argsort(stable=True)
     made = {name: part[order] for name, part in made.items()}
-    made["x"][:140, 0] = 2.5
+    made["x"][:140, 0], made["group"][:140] = 2.5, 0
     return made
 
 

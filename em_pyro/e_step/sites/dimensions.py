@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from ...program.named import Named
+from ...reading.reading import Lookups
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,17 @@ class Layout:
     cells: tuple[str, ...]  # of the cells alone: rows of the matrix of natural parameters
     columns: tuple[str, ...]  # of the features alone
     folded: tuple[str, ...]  # folded plates along which the cells differ
+
+
+@dataclass(frozen=True)
+class Codes(Named):
+    """The group of every row of a plate.
+
+    Attributes:
+        lookups: how they were found.
+    """
+
+    lookups: Lookups = field(default_factory=dict, repr=False)
 
 
 def into_groups(part: Tensor, axis: int, codes: Tensor, count: int, rank: int) -> Tensor:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from math import prod
+from math import inf, prod
 from typing import Any, ClassVar
 
 import torch
@@ -22,8 +22,9 @@ from torch import Tensor
 
 from ...program.named import Named, align
 from ...reading.bank import RoleMap
-from ...reading.reading import Reading, Recognition
+from ...reading.reading import Lookups, Reading, Recognition
 from ..chunks import Chunk
+from .dimensions import Codes
 from .product import InnerProduct
 from .site_data import SiteData
 from .site_factor import SiteFactor
@@ -36,17 +37,15 @@ class Groups:
     """Rows of a plate by their groups.
 
     Attributes:
-        plate: of the rows.
         name: of the dimension of groups.
         count: how many there are, those without rows included: all entries that could be looked up.
         codes: the group of every row.
         roles: the arguments, with a dimension of groups in place of that of the rows.
     """
 
-    plate: str
     name: str
     count: int
-    codes: Tensor = field(repr=False)
+    codes: Codes = field(repr=False)
     roles: Mapping[str, RoleMap] = field(repr=False)
 
 
@@ -61,28 +60,46 @@ def grouped(
         recognition: with all atoms that they select from.
         sizes: of all latents and plates.
     """
+    agreed = None if reading.form is None else reading.form.groups
+    roles = _along_rows(reading, roles, agreed, sizes) if agreed else roles
     plates = [p for p in reading.site.plates if any(p in role.names for role in roles.values())]
     plate = max(plates, key=lambda p: sizes[p], default=None)
-    agreed = None if reading.form is None else reading.form.grouped
-    if plate is None or agreed is False or (name := f"group of {plate}") in sizes:
+    if plate is None or agreed == {} or (name := f"group of {plate}") in sizes:
         return None
     codes, count, tables = torch.zeros(sizes[plate], dtype=torch.long), 1, dict[str, Tensor]()
+    lookups = dict[tuple[str, str], tuple[int, ...]]()
+    most = sizes[plate] / LEAST if agreed is None else inf
     for key, role in roles.items():
         if plate not in role.names:
             continue
-        found = _looked_up(role, plate, reading.family.roles[key].domain, recognition)
-        if found is None:
+        found = _looked_up(role, plate, reading.family.roles[key].domain, recognition, agreed, key)
+        if found is None or count * found.count >= most:
             return None
-        own, many, table = found
-        if many != count or not torch.equal(own, codes):
-            tables = {other: part.repeat_interleave(many, 0) for other, part in tables.items()}
+        table = found.table()
+        if found.count != count or not torch.equal(found.codes, codes):
+            tables = {other: part.repeat_interleave(found.count, 0) for other, part in tables.items()}
             table = table.repeat(count, *(1,) * (table.dim() - 1))
-            codes, count = codes * many + own, count * many
+            codes, count = codes * found.count + found.codes, count * found.count
         tables[key] = table
-    if not agreed and LEAST * count >= sizes[plate]:
-        return None
+        lookups |= {(key, parameter): along for parameter, along in found.lookups.items()}
     changed = {key: _by_group(roles[key], plate, name, table) for key, table in tables.items()}
-    return Groups(plate, name, count, codes, {**roles, **changed})
+    return Groups(name, count, Codes(codes, (plate,), lookups), {**roles, **changed})
+
+
+def _along_rows(
+    reading: Reading, roles: Mapping[str, RoleMap], agreed: Lookups, sizes: Mapping[str, int]
+) -> Mapping[str, RoleMap]:
+    """Arguments that rows look up, with a dimension of the rows even where all of these look up the same."""
+    plate = max(reading.site.plates, key=lambda p: sizes.get(p, 1))
+    wanted = {key for key, _ in agreed if plate not in roles[key].names and roles[key].affine is None}
+    return {
+        key: role if key not in wanted else replace(
+            role,
+            names=(plate, *role.names),
+            index=role.index.expand((sizes[plate], *role.index.shape)),
+        )
+        for key, role in roles.items()
+    }  # fmt: skip
 
 
 def _by_group(role: RoleMap, plate: str, name: str, table: Tensor) -> RoleMap:
@@ -91,15 +108,44 @@ def _by_group(role: RoleMap, plate: str, name: str, table: Tensor) -> RoleMap:
     return replace(role, names=names, index=table.movedim(0, d))
 
 
-def _looked_up(role: RoleMap, plate: str, domain: str, recognition: Recognition) -> tuple[Tensor, int, Tensor] | None:
-    """Return the group of every row, how many there are, and what each selects, groups first; None if it is no lookup.
+@dataclass(frozen=True)
+class _Lookup:
+    """What rows look up in one argument.
 
-    A group is a place along the dimensions of a parameter in which rows differ.
+    Attributes:
+        codes: the group of every row: a place along the dimensions of a parameter in which rows differ.
+        count: how many there are.
+        cells: all other dimensions of the argument.
+        parts: for each stretch of the bank, the cells that select from it, where it begins, places of the first row,
+            the shape of its parameter, and the dimensions in which rows differ.
+        lookups: these dimensions, by parameter.
     """
+
+    codes: Tensor
+    count: int
+    cells: tuple[int, ...]
+    parts: Sequence[tuple[Tensor, int, Sequence[Tensor], Sequence[int], Sequence[int]]]
+    lookups: Mapping[str, tuple[int, ...]]
+
+    def table(self) -> Tensor:
+        """What every group selects, (groups) + cells."""
+        table = self.codes.new_empty((self.count, prod(self.cells)))
+        for cells, offset, first, sizes, moving in self.parts:
+            there = _places(torch.arange(self.count, device=table.device), [sizes[v] for v in moving])
+            moved = dict(zip(moving, there, strict=True))
+            every = [moved[v].unsqueeze(-1) if v in moved else place for v, place in enumerate(first)]
+            table[:, cells] = offset + _flat(every, sizes)
+        return table.reshape((self.count, *self.cells))
+
+
+def _looked_up(
+    role: RoleMap, plate: str, domain: str, recognition: Recognition, agreed: Lookups | None, key: str
+) -> _Lookup | None:
+    """Return what rows look up in an argument; None if it is no lookup."""
     if role.affine is not None or role.coefficient is not None or role.constant is not None:
         return None
     index = role.index.movedim(role.names.index(plate), 0)
-    flat, codes, count = index.reshape(len(index), -1), None, 1
+    flat, codes, count, lookups = index.reshape(len(index), -1), None, 1, dict[str, tuple[int, ...]]()
     parts = list[tuple[Tensor, int, Sequence[Tensor], Sequence[int], Sequence[int]]]()
     for segment in recognition.bank.touched(role, domain):
         cells = segment.holds(flat[0]).nonzero().squeeze(-1)
@@ -108,22 +154,26 @@ def _looked_up(role: RoleMap, plate: str, domain: str, recognition: Recognition)
         shape = recognition.values[segment.parameter].shape
         shape = shape[:-2] if domain == "scale_tril" else shape
         places = _places(flat[:, cells] - segment.offset, shape)
-        differ = [v for v, place in enumerate(places) if bool((place != place[:1]).any())]
+        if agreed is None:
+            differ = [v for v, place in enumerate(places) if bool((place != place[:1]).any())]
+        else:
+            differ = list(agreed.get((key, segment.parameter), ()))
         if differ and len(cells):
             own = _flat([places[v][:, 0] for v in differ], [shape[v] for v in differ])
             if codes is not None and not torch.equal(own, codes):
                 return None
             codes, count = own, prod(shape[v] for v in differ)
+        if not _steady(places, differ):
+            return None
+        lookups[segment.parameter] = tuple(differ)
         parts.append((cells, segment.offset, [place[:1] for place in places], shape, differ))
-    if codes is None:
-        return None
-    table = flat.new_empty((count, flat.shape[1]))
-    for cells, offset, first, sizes, moving in parts:
-        there = _places(torch.arange(count, device=flat.device), [sizes[v] for v in moving])
-        moved = dict(zip(moving, there, strict=True))
-        every = [moved[v].unsqueeze(-1) if v in moved else place for v, place in enumerate(first)]
-        table[:, cells] = offset + _flat(every, sizes)
-    return (codes, count, table.reshape((count, *index.shape[1:]))) if torch.equal(table[codes], flat) else None
+    return None if codes is None else _Lookup(codes, count, tuple(index.shape[1:]), parts, lookups)
+
+
+def _steady(places: Sequence[Tensor], differ: Sequence[int]) -> bool:
+    """Whether rows look the same up in all cells, and differ along no other dimension."""
+    still = all(bool((place == place[:1]).all()) for v, place in enumerate(places) if v not in differ)
+    return still and all(bool((places[v] == places[v][:, :1]).all()) for v in differ)
 
 
 def _places(flat: Tensor, shape: Sequence[int]) -> tuple[Tensor, ...]:
@@ -206,8 +256,7 @@ def by_group(data: SiteData, groups: Groups) -> SiteData:
         cells=tuple(n for n in layout.cells if n != groups.name),
         folded=(*layout.folded, groups.name),
     )
-    codes = Named(groups.codes, (groups.plate,))
-    return replace(data, layout=layout, groups=codes, cache={}, turned={}, rooms={})
+    return replace(data, layout=layout, groups=groups.codes, cache={}, turned={}, rooms={})
 
 
 def groups_of(factor: SiteFactor) -> Grouped | None:

@@ -19,7 +19,7 @@ from ...families import Family
 from ...program.masks import seen_entries
 from ...program.named import SLICE, Named, align
 from ..chunks import WHOLE, Chunk
-from .dimensions import Layout, into_groups, precise, summed_by_group
+from .dimensions import Codes, Layout, into_groups, precise, summed_by_group
 
 CACHE = 4_000_000  # features of at most this many entries are kept, larger ones are rebuilt chunk by chunk
 
@@ -43,7 +43,7 @@ class SiteData:
     sizes: Mapping[str, int] = field(repr=False)
     agreed: Tensor | None = field(default=None, repr=False)  # the reach of all sites that share this one's centre
     passing: bool = False  # rows that are read once, of which nothing is kept
-    groups: Named | None = field(default=None, repr=False)  # of every row of a plate, the last of the folded dimensions
+    groups: Codes | None = field(default=None, repr=False)  # of every row of a plate, the last of the folded dimensions
     counted: bool = True  # whether what is one in every row and event may be one feature
     cache: dict[Chunk, Tensor] = field(default_factory=dict, repr=False, compare=False)
     turned: dict[Chunk, tuple[Tensor, Tensor | None]] = field(default_factory=dict, repr=False, compare=False)

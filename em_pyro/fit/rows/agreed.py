@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...e_step.engine import Engine
-from ...e_step.rebind import Centres, centred, coefficients
+from ...e_step.rebind import Centres, OtherCovariates, centred, coefficients, lookups
 from ...errors import DataError, ParameterError, PlanError
 from ...m_step.plan import Plan, choose
 from ...options import telling
@@ -20,7 +20,7 @@ from ...program.named import squeeze
 from ...program.unroll import unroll
 from ...reading.design.basis import union
 from ...reading.predictor import Affine
-from ...reading.reading import arguments
+from ...reading.reading import Lookups, arguments
 from ..notes import notes_of
 from ..path import Lost
 from ..problem import Problem
@@ -29,6 +29,8 @@ from .processes import Shared, Team
 from .scan import Prepare, Seen, along, check_apart, looked, sizes_of, split_plate, stream_of, streamed
 from .seals import Call, Source, source_of
 from .stream import check_streamed
+
+ROUNDS = 3  # in which processes show covariates: one that shows none by itself does beside those of others
 
 
 def shared(
@@ -157,22 +159,29 @@ def _with_all_covariates(team: Team, engine: Engine, centres: Centres) -> Engine
     Raises:
         PlanError: there is none.
     """
-    agreed, shapes = dict[str, Affine](), {n: (*f.cell_shape, *f.event_shape) for n, f in engine.sites.items()}
-    for there in team.gathered({name: (found, shapes[name]) for name, found in coefficients(engine).items()}):
-        for name, (found, shape) in there.items():
-            agreed[name] = union(agreed[name], found, shape) if name in agreed else found
+    agreed, groups, made = dict[str, Affine](), dict[str, Lookups](), engine
+    for _ in range(ROUNDS):
+        shapes = {name: (*factor.cell_shape, *factor.event_shape) for name, factor in made.sites.items()}
+        mine = {name: (found, shapes[name]) for name, found in coefficients(made).items()}
+        for lines, looked_up in team.gathered((mine, lookups(made))):
+            groups.update(looked_up)
+            for name, (found, shape) in lines.items():
+                agreed[name] = union(agreed[name], found, shape) if name in agreed else found
+        made = team.together(lambda: centred(engine, centres, agreed, groups))
+        other = [
+            name
+            for name in agreed.keys() | groups.keys()
+            if coefficients(made).get(name) is not agreed.get(name) or lookups(made).get(name) != groups.get(name)
+        ]
+        if not any(team.gathered(bool(other))):
+            return made
 
-    def laid_out() -> Engine:
-        made = centred(engine, centres, agreed)
-        for name, found in agreed.items():
-            if coefficients(made).get(name) is not found:
-                raise PlanError(
-                    f'Site "{name}": expected a location with the same covariates in all processes, got one that is '
-                    f"computed in another way. Mix the rows, so that every process has all kinds of them."
-                )
+    def refused() -> Engine:
+        if other:
+            raise OtherCovariates(other[0], made)
         return made
 
-    return team.together(laid_out)
+    return team.together(refused)
 
 
 def _plan(problem: Problem, engine: Engine) -> Plan:

@@ -164,14 +164,7 @@ def _covered(engine: Engine, call: Call) -> tuple[Engine, Engine]:
         return rebound(engine, *call, {}), engine
     except OtherCovariates as other:
         engine = widened(engine, other.found)
-        site = other.site
-    try:
-        return rebound(engine, *call, {}), engine
-    except OtherCovariates:
-        raise PlanError(
-            f'Site "{site}": expected a location with the same covariates as in the batches before, got one that is '
-            f"computed in another way. Mix the rows, so that every batch has all kinds of them."
-        ) from None
+    return rebound(engine, *call, {}), engine
 
 
 def _wrong(engine: Engine, call: Call) -> EMError | None:
