@@ -21,20 +21,19 @@ from ..program.named import squeeze, unwrap
 from ..program.program import Program
 from ..program.site import Site
 from ..program.unroll import unroll
-from ..reading.bank import Bank
 from ..reading.design.basis import union
 from ..reading.design.compared import other_argument
+from ..reading.design.lookups import both
 from ..reading.design.slopes import as_affine
-from ..reading.predictor import Affine
-from ..reading.reading import Agreed, Centre, Lookups, Reading, Recognition, arguments
+from ..reading.reading import Agreed, Centre, Reading, Recognition, arguments
 from .build import build
 from .engine import Engine
+from .sites.site_factor import SiteFactor
 
 Centres = Mapping[str, Centre]
 """By site, around what values are taken."""
 
-Groups = Mapping[str, Lookups]
-"""By site, what rows look up."""
+WIDEST = 64  # covariates that rows apart may have between them, where none shows as many
 
 
 def rebound(engine: Engine, args: tuple[Any, ...], kwargs: Mapping[str, Any], centres: Centres) -> Engine:
@@ -51,7 +50,7 @@ def rebound(engine: Engine, args: tuple[Any, ...], kwargs: Mapping[str, Any], ce
         PlanError: an argument or a prior depends on which rows are at hand, other than row by row.
         OtherCovariates: the rows show covariates that those of `engine` do not.
     """
-    recognition = engine.recognition
+    recognition, forms = engine.recognition, forms_of(engine)
     program = replace(engine.program, view=None)
     there, run = program.run_on(args, kwargs, recognition.values)
     before = recognition.runs[0]
@@ -60,13 +59,9 @@ def rebound(engine: Engine, args: tuple[Any, ...], kwargs: Mapping[str, Any], ce
         raise PlanError(f"{differs[0].upper()}{differs[1:]}: {_DEPENDS.format('prior')}")
     readings = None if recognition.latents is not None else _readings(engine, there, unroll(before), unroll(run))
     if readings is None:
-        return _alike(engine, _built(engine, engine.on(args, kwargs), centres))
-    read = replace(
-        recognition,
-        readings=_passing(engine, replace(recognition, readings=readings), centres),
-        runs=[run],
-        points=recognition.points[:1],
-    )
+        return _alike(engine, _laid_out(engine.on(args, kwargs), forms, centres, engine.plate))
+    read = replace(recognition, readings=readings, runs=[run], points=recognition.points[:1])
+    read = _agreed(read, program, forms, centres)
     built = build(there, read, run, recognition.priors, alive(there, [run]), plate=engine.plate)
     parts = tuple(new.beside(old) for new, old in zip(built.parts, engine.parts, strict=False))
     parts += built.parts[len(parts) :]
@@ -89,104 +84,122 @@ class OtherCovariates(PlanError):
         self.found = found
 
 
+Forms = Mapping[str, Agreed]
+"""By site, how its rows are laid out."""
+
+
+def observed(engine: Engine) -> dict[str, SiteFactor]:
+    """Return all compiled sites with data."""
+    return {f.name: f for unit in engine.units for f in unit.every if f.role == "observed"}
+
+
+def forms_of(engine: Engine) -> dict[str, Agreed]:
+    """Return how the rows of every site are laid out."""
+    found = dict[str, Agreed]()
+    for name, factor in observed(engine).items():
+        groups = {} if factor.data.groups is None else factor.data.groups.lookups
+        found[name] = Agreed(groups, factor.form.lines(factor), factor.kept is not None)
+    return found
+
+
+def unlike(engine: Engine, forms: Forms) -> str:
+    """Name a site whose rows are laid out in another form than was agreed on; empty if there is none."""
+    there = forms_of(engine)
+    return next((n for n, form in forms.items() if n in there and not _serves(there[n], form)), "")
+
+
+def _serves(form: Agreed, agreed: Agreed) -> bool:
+    """Whether statistics add; rows that are all alike do not tell that those of others are kept apart."""
+    return form.lines is agreed.lines and form.groups == agreed.groups and (agreed.apart or not form.apart)
+
+
 def _alike(engine: Engine, found: Engine) -> Engine:
     """Return what was found of other rows.
 
     Raises:
         OtherCovariates: their statistics cannot be added to those of `engine`.
     """
-    for name, factor in found.sites.items():
-        if factor.kept and name in engine.sites and not engine.sites[name].kept:
-            raise OtherCovariates(name, _built(None, found, {}))
-    agreed, here = coefficients(engine), coefficients(found)
-    for name in agreed.keys() | here.keys():
-        if agreed.get(name) is not here.get(name):
-            raise OtherCovariates(name, found if name in here else _built(None, found, {}))
+    if name := unlike(found, forms_of(engine)):
+        regression = forms_of(found)[name].lines is not None
+        raise OtherCovariates(name, found if regression else _laid_out(found, {}, {}, found.plate))
     return found
 
 
-def coefficients(engine: Engine) -> dict[str, Affine]:
-    """Return the coefficients of all sites that are linear in covariates."""
-    every = ((name, factor.form.lines(factor)) for name, factor in engine.sites.items())
-    return {name: found for name, found in every if found is not None}
-
-
-def lookups(engine: Engine) -> dict[str, Lookups]:
-    """Return what rows look up, of all sites whose rows are taken by group."""
-    return {n: f.data.groups.lookups for n, f in engine.sites.items() if f.data.groups is not None}
-
-
-def centred(
-    engine: Engine, centres: Centres, covariates: Mapping[str, Affine] | None = None, groups: Groups | None = None
-) -> Engine:
+def centred(engine: Engine, centres: Centres, forms: Forms | None = None) -> Engine:
     """Return the engine of the same rows with values taken from other centres.
 
     Args:
         engine: of some rows.
         centres: of sites of location families.
-        covariates: coefficients by site that are agreed on; without, those of these rows.
-        groups: likewise, what rows look up.
+        forms: that are agreed on; None is those of these rows.
     """
-    return _built(engine, engine, centres, covariates, groups)
+    return _laid_out(engine, forms_of(engine) if forms is None else forms, centres, engine.plate)
+
+
+def merged(ours: Forms, theirs: Forms, sizes: Mapping[str, int]) -> dict[str, Agreed]:
+    """Return forms that serve for the rows of either.
+
+    Args:
+        ours: of some rows.
+        theirs: of others.
+        sizes: of all latents and plates, in their order.
+
+    Raises:
+        PlanError: a regression would have too many covariates of which either shows few.
+    """
+    found = {**theirs, **ours}
+    for name in ours.keys() & theirs.keys():
+        one, other = ours[name], theirs[name]
+        groups, apart = both(one.groups, other.groups), one.apart or other.apart
+        lines = None if apart else one.lines or other.lines
+        if not apart and one.lines is not None and other.lines is not None:
+            lines = union(one.lines, other.lines, sizes)
+            most = max(WIDEST, *(part.index.shape[-1] for part in (one.lines, other.lines)))
+            if lines.index.shape[-1] > most:
+                raise PlanError(
+                    f'Site "{name}": expected up to {most} covariates, got more, of which some rows show a few and '
+                    f"others others. Mix the rows, so that all batches and processes have all kinds."
+                )
+        found[name] = Agreed(groups, lines, apart and not groups)
+    return found
 
 
 def widened(engine: Engine, other: Engine) -> Engine:
-    """Return the engine of some rows in a form that serves for other rows too: with the covariates of both.
+    """Return the engine of some rows in a form that serves for other rows too.
 
     Args:
         engine: of some rows.
-        other: of others, read by themselves.
+        other: of others, in a form of their own.
+
+    Raises:
+        PlanError: there is none.
     """
-    ours, theirs = coefficients(engine), coefficients(other)
-    shapes = {name: (*other.sites[name].cell_shape, *other.sites[name].event_shape) for name in theirs}
-    both = {n: union(ours[n], part, shapes[n]) if n in ours else part for n, part in theirs.items()}
-    more = theirs.keys() <= ours.keys() and lookups(other).keys() <= lookups(engine).keys()
-    base = engine if more else other  # a regression, or groups, on these rows alone
-    return centred(base, {}, ours | both)
+    ours, theirs = forms_of(engine), forms_of(other)
+    alone = any(theirs[name].lines is not None and form.lines is None for name, form in ours.items() if name in theirs)
+    base = other if alone else engine  # a regression that the rows of `engine` do not show
+    return centred(base, {}, merged(ours, theirs, engine.sizes))
 
 
-def _built(
-    engine: Engine | None,
-    found: Engine,
-    centres: Centres,
-    covariates: Mapping[str, Affine] | None = None,
-    groups: Groups | None = None,
-) -> Engine:
-    """Lay rows out anew, as those of `engine` are, or as suits them."""
-    if found.recognition.latents is not None:
-        return found
-    recognition = found.recognition
-    read = replace(recognition, readings=_passing(engine, recognition, centres, covariates, groups))
-    program, plate = replace(found.program, view=None), (engine or found).plate
-    built = build(program, read, read.runs[0], read.priors, found.alive, plate=plate)
-    return replace(built, recording=found.recording, unrecorded=found.unrecorded, elsewhere=found.elsewhere)
+def _laid_out(engine: Engine, forms: Forms, centres: Centres, plate: str | None) -> Engine:
+    """Lay rows out anew: in agreed forms, and where there are none in the one that suits them."""
+    if engine.recognition.latents is not None:
+        return engine
+    program = replace(engine.program, view=None)
+    read = _agreed(engine.recognition, program, forms, centres)
+    built = build(program, read, read.runs[0], read.priors, engine.alive, plate=plate)
+    return replace(built, recording=engine.recording, unrecorded=engine.unrecorded, elsewhere=engine.elsewhere)
 
 
-def _passing(
-    engine: Engine | None,
-    recognition: Recognition,
-    centres: Centres,
-    covariates: Mapping[str, Affine] | None = None,
-    groups: Groups | None = None,
-) -> dict[str, Reading]:
-    """Read rows once, around agreed centres, and in the form that those of `engine` have."""
-    forms = dict[str, Agreed]()
-    if engine is not None:
-        lines = coefficients(engine) | {**(covariates or {})}
-        looked_up = lookups(engine) | {**(groups or {})}
-        forms = {name: Agreed(looked_up.get(name, {}), lines.get(name)) for name in engine.sites}
-    return {
-        name: replace(_as_line(engine, recognition.bank, part, forms.get(name)), centre=centres.get(name), passing=True)
-        for name, part in recognition.readings.items()
-    }
-
-
-def _as_line(engine: Engine | None, bank: Bank, reading: Reading, form: Agreed | None) -> Reading:
-    """Return the reading of a site in an agreed form: a regression even where these rows show no covariate."""
-    if engine is None or form is None or form.lines is None or reading.roles["loc"].affine is not None:
-        return replace(reading, form=form)
-    made = as_affine(reading.roles["loc"], bank, engine.program)
-    return replace(reading, form=form, roles=reading.roles if made is None else {**reading.roles, "loc": made})
+def _agreed(recognition: Recognition, program: Program, forms: Forms, centres: Centres) -> Recognition:
+    """Read rows once, around agreed centres and in agreed forms: a regression even where they show no covariate."""
+    readings = dict[str, Reading]()
+    for name, part in recognition.readings.items():
+        form, roles = forms.get(name), part.roles
+        if form is not None and form.lines is not None and roles["loc"].affine is None:
+            made = as_affine(roles["loc"], recognition.bank, program)
+            roles = roles if made is None else {**roles, "loc": made}
+        readings[name] = replace(part, roles=roles, centre=centres.get(name), passing=True, form=form)
+    return replace(recognition, readings=readings)
 
 
 _DEPENDS = (

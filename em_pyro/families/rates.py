@@ -63,7 +63,8 @@ class Exposed(RateFamily):
 
     exposed = None
 
-    def __init__(self, inner: RateFamily) -> None:  # noqa: D107
+    def __init__(self, inner: RateFamily) -> None:
+        """Say what is summed: here it is a matter of the instance."""
         self.inner, (events, once) = inner, inner.summed.split(", ")
         self.summed = f"{events}, exposure{'' if once == '1' else ' ' + once}"  # type: ignore[misc]
 

@@ -14,7 +14,6 @@ from ..program.site import Site
 from .bank import Bank, RoleMap
 from .improper import Unbounded
 from .latents.bilinear import Latents
-from .predictor import Affine
 from .priors import Prior
 
 
@@ -26,7 +25,17 @@ class Centre:
     reach: Tensor = field(repr=False)
 
 
-Lookups = Mapping[tuple[str, str], tuple[int, ...]]
+@dataclass(frozen=True)
+class Lookup:
+    """What rows look up in an argument.
+
+    Attributes:
+        along: by parameter, the dimensions along which rows differ.
+        numbers: which of several numbers of a row it goes by: arguments with the same one are looked up together.
+    """
+
+    along: Mapping[str, tuple[int, ...]]
+    numbers: int
 
 
 @dataclass(frozen=True)
@@ -34,12 +43,14 @@ class Agreed:
     """In which form all who hold rows of a site lay them out, so that statistics add.
 
     Attributes:
-        groups: by argument and parameter, along which of its dimensions rows look entries up; empty where they do not.
+        groups: by argument, what rows look up; empty where they are not taken by group.
         lines: coefficients of all covariates, of which the rows at hand may show fewer; None where it is no regression.
+        apart: whether statistics are kept row by row.
     """
 
-    groups: Lookups
-    lines: Affine | None = field(repr=False)
+    groups: Mapping[str, Lookup]
+    lines: RoleMap | None = field(repr=False)
+    apart: bool
 
 
 @dataclass(frozen=True)

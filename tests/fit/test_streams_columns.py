@@ -16,14 +16,18 @@ from programs.columns import (
     groups,
     interaction,
     known_scales,
+    levels,
     no_latents,
     powers,
     rows,
     slope,
-)
+    table,
+    two_numbers,
+)  # fmt: skip
 from torch import Tensor
 
 from em_pyro import EM, PlanError
+from em_pyro.e_step import rebind
 from em_pyro.e_step.sites import covariates
 from em_pyro.reading.design import by_row
 
@@ -91,6 +95,27 @@ def test_batches_may_show_fewer_covariates_than_there_are(model: Model, backward
     assert_same(whole, streamed)
 
 
+SOME, REST = slice(0, ENDS[1]), slice(ENDS[1], None)
+
+
+@pytest.mark.parametrize(("of", "rows_of"), [("group", SOME), ("group", REST), (0, SOME), (0, REST)], ids=str)
+@pytest.mark.parametrize("model", [two_numbers, table, levels])
+def test_numbers_that_agree_in_some_rows_are_two(model: Model, of: str | int, rows_of: slice) -> None:
+    """One number of a row is another one, or zero, in all rows of some batches."""
+    data = rows()
+    data["other"][rows_of] = data["group"][rows_of] if of == "group" else 0
+    whole, streamed, _ = both(model, data)
+    assert_same(whole, streamed)
+
+
+def test_too_many_covariates_between_batches_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where each shows a few."""
+    monkeypatch.setattr(rebind, "WIDEST", 3)
+    data = sliced(rows(), rows()["group"].argsort(stable=True))
+    with pytest.raises(PlanError, match=r'Site "y": expected up to \d covariates.*Mix the rows'):
+        both(dummies, data)
+
+
 def test_batches_of_one_row() -> None:
     """All its covariates are the same in all of its rows."""
     whole, streamed, _ = both(powers, rows(), ends=(0, 1, 150, 151, 300))
@@ -100,7 +125,7 @@ def test_batches_of_one_row() -> None:
 def test_covariates_of_another_basis_are_not_added(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seen to fail: without the step to the agreed covariates, sums of others would be added."""
     data = sliced(rows(), rows()["group"].argsort(stable=True))
-    monkeypatch.setattr(covariates, "among", lambda own, agreed, shape: None)
+    monkeypatch.setattr(covariates, "among", lambda own, agreed: None)
     with pytest.raises(PlanError, match=r'Batch 0: Site "y": expected arguments that differ by row as those of'):
         both(dummies, data)
 
@@ -138,11 +163,12 @@ def test_a_callable_sees_events_and_exposures() -> None:
         events, exposure = sums["n"]
         return events / exposure
 
-    data, options = rows(), {"tol": 0, "max_steps": 3, "acceleration": None}
+    data = rows()
+    options: dict[str, Any] = {"tol": 0, "max_steps": 3, "acceleration": None}
     pyro.clear_param_store()
-    mine = EM(exposures, m_step={"rate": rates}, **options).fit(data)  # type: ignore[arg-type]
+    mine = EM(exposures, m_step={"rate": rates}, **options).fit(data)
     pyro.clear_param_store()
-    own = EM(exposures, **options).fit(data)  # type: ignore[arg-type]
+    own = EM(exposures, **options).fit(data)
     assert farthest(mine.params, own.params) < IDENTITY
     assert distance(seen[0][0].sum(), data["n"].sum()) < IDENTITY
     assert distance(seen[0][1].sum(), data["exposure"].sum()) < IDENTITY
@@ -156,9 +182,9 @@ def test_a_callable_sees_groups() -> None:
         assert sums["y"][0].shape == old.shape
         return sums["y"][1] / sums["y"][0]
 
-    options = {"tol": 0, "max_steps": 3, "acceleration": None}
+    options: dict[str, Any] = {"tol": 0, "max_steps": 3, "acceleration": None}
     pyro.clear_param_store()
-    mine = EM(groups, m_step={"loc": means}, **options).fit(rows())  # type: ignore[arg-type]
+    mine = EM(groups, m_step={"loc": means}, **options).fit(rows())
     pyro.clear_param_store()
-    own = EM(groups, **options).fit(rows())  # type: ignore[arg-type]
+    own = EM(groups, **options).fit(rows())
     assert farthest(mine.params, own.params) < IDENTITY

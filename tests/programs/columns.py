@@ -20,7 +20,7 @@ def rows() -> dict[str, Tensor]:
     group, exposure = drawn.integers(0, 4, ROWS), drawn.uniform(0.5, 4.0, ROWS)
     y = np.where(kind, 2.0, -1.0) * x[:, 0] + 0.5 * group + drawn.normal(size=ROWS)
     n = drawn.poisson(np.where(kind, 0.7, 3.0) * exposure).astype(float)
-    made = {"x": x, "group": group, "exposure": exposure, "y": y, "n": n}
+    made = {"x": x, "group": group, "exposure": exposure, "y": y, "n": n, "other": drawn.integers(0, 4, ROWS)}
     return {name: torch.tensor(part) for name, part in made.items()}
 
 
@@ -122,3 +122,27 @@ def dummies(d: Mapping[str, Tensor]) -> None:
     with pyro.plate("rows", len(d["y"])):
         z = two_kinds()
         pyro.sample("y", dist.Normal(design @ b + c[z] * d["x"][:, 0], spread()[z]), obs=d["y"])
+
+
+def two_numbers(d: Mapping[str, Tensor]) -> None:
+    """Means by one number of a row, scales by another, which has as many values."""
+    loc, scale = pyro.param("loc", start(2, 4)), pyro.param("scale", start(4).exp(), constraint=constraints.positive)
+    with pyro.plate("rows", len(d["y"])):
+        z = two_kinds()
+        pyro.sample("y", dist.Normal(loc[z, d["group"]], scale[d["other"]]), obs=d["y"])
+
+
+def table(d: Mapping[str, Tensor]) -> None:
+    """A table by two numbers of a row."""
+    loc = pyro.param("loc", start(2, 4, 4))
+    with pyro.plate("rows", len(d["y"])):
+        z = two_kinds()
+        pyro.sample("y", dist.Normal(loc[z, d["group"], d["other"]], spread()[z]), obs=d["y"])
+
+
+def levels(d: Mapping[str, Tensor]) -> None:
+    """A level for each of sixteen groups, and a slope of each kind along what is zero in some rows."""
+    level, slope = pyro.param("level", start(16)), pyro.param("slope", start(2))
+    with pyro.plate("rows", len(d["y"])):
+        z = two_kinds()
+        pyro.sample("y", dist.Normal(level[4 * d["group"] + d["other"]] + slope[z] * d["other"], 1.0), obs=d["y"])

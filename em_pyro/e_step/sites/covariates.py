@@ -9,7 +9,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ...program.named import Named
+from ...program.named import Named, align
 from ...reading.affine import apart
 from ...reading.bank import RoleMap
 from ...reading.design.basis import among
@@ -35,28 +35,43 @@ def linear_of(factor: SiteFactor, form: Agreed | None = None) -> SiteFactor | No
     found = _apart(factor, rows) if family is not None and wanted else None
     if family is None or found is None:
         return None
-    cells = tuple(n for n in factor.cells if n not in present)
-    cell_shape = tuple(data.sizes[n] for n in cells)
     affine, covariates = found[0].changed(lambda part, _: part.squeeze(tuple(rows))), found[1]
-    if agreed is not None:
-        affine, covariates = _moved(affine, covariates, agreed, (*cell_shape, *data.event_shape))
     names = tuple(factor.cells[d] for d in rows if covariates.shape[d] > 1)
-    shape = (*(data.sizes[n] for n in names), covariates.shape[-1])
-    if covariates.numel() != prod(shape):
+    if covariates.numel() != prod(data.sizes[n] for n in names) * covariates.shape[-1]:
         return None  # they differ by event
+    cells = tuple(n for n in factor.cells if n not in present)
+    sizes = (*(data.sizes[n] for n in cells), *data.event_shape, covariates.shape[-1])
+    loc = RoleMap(cells, torch.full((), -1).expand(sizes), affine=affine)
+    if agreed is not None:
+        loc, covariates = _moved(loc, covariates, agreed)
+    cell_shape = tuple(data.sizes[n] for n in loc.names)
+    scale = _over(factor.roles["scale"], rows, cells, loc.names, (*cell_shape, *data.event_shape))
     columns = tuple(n for n in data.sizes if n in present and n not in data.folded)
-    loc = RoleMap(cells, torch.full((), -1).expand((*cell_shape, *data.event_shape, shape[-1])), affine=affine)
-    index, coefficient, constant = (_first(part, rows) for part in _maps(factor.roles["scale"]))
-    assert index is not None
+    shape = (*(data.sizes[n] for n in names), covariates.shape[-1])
     return replace(
         factor,
         family=family,
-        roles={"loc": loc, "scale": RoleMap(cells, index, coefficient, constant)},
-        cells=cells,
+        roles={"loc": loc, "scale": scale},
+        cells=loc.names,
         cell_shape=cell_shape,
-        data=replace(data, layout=Layout((), cells, columns, ()), shift=None, cache={}),
+        data=replace(data, layout=Layout((), loc.names, columns, ()), shift=None, cache={}),
         form=Linear(covariates=Named(covariates.reshape(shape), names)),
     )
+
+
+def _over(
+    role: RoleMap, rows: Sequence[int], have: tuple[str, ...], cells: tuple[str, ...], shape: tuple[int, ...]
+) -> RoleMap:
+    """A map without the dimensions of the rows, spread over cells that it may lack."""
+
+    def spread(part: Tensor | None) -> Tensor | None:
+        for d in sorted(rows, reverse=True):
+            part = None if part is None else part.select(d, 0)
+        return None if part is None else align(part, have, cells, part.dim() - len(have)).expand(shape)
+
+    index = spread(role.index)
+    assert index is not None
+    return RoleMap(cells, index, spread(role.coefficient), spread(role.constant))
 
 
 def _apart(factor: SiteFactor, rows: Sequence[int]) -> tuple[Affine, Tensor] | None:
@@ -69,14 +84,14 @@ def _apart(factor: SiteFactor, rows: Sequence[int]) -> tuple[Affine, Tensor] | N
     return apart(affine, rows)
 
 
-def _moved(affine: Affine, covariates: Tensor, agreed: Affine, shape: Sequence[int]) -> tuple[Affine, Tensor]:
+def _moved(own: RoleMap, covariates: Tensor, agreed: RoleMap) -> tuple[RoleMap, Tensor]:
     """Coefficients and covariates among the agreed ones, each one's rows side by side; else as they are."""
-    made = among(affine, agreed, shape)
+    made = among(own, agreed)
     if made is None:
-        return affine, covariates
+        return own, covariates
     if len(made) == made.shape[1] and torch.equal(made, torch.eye(len(made)).to(made)):
         return agreed, covariates
-    flat = made.mT @ covariates.movedim(-1, 0).flatten(1)
+    flat = made.mT @ covariates.movedim(-1, 0).reshape((len(made), -1))
     return agreed, flat.reshape((-1, *covariates.shape[:-1])).movedim(0, -1)
 
 
@@ -87,10 +102,3 @@ def _maps(role: RoleMap) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
 def _varies(part: Tensor, d: int) -> bool:
     """Whether a tensor differs along a dimension."""
     return part.stride(d) != 0 and bool((part != part.narrow(d, 0, 1)).any())
-
-
-def _first(part: Tensor | None, dims: Sequence[int]) -> Tensor | None:
-    """What stands at the beginning of some dimensions."""
-    for d in sorted(dims, reverse=True):
-        part = None if part is None else part.select(d, 0)
-    return part

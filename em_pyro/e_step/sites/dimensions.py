@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ...program.named import Named
-from ...reading.reading import Lookups
+from ...reading.reading import Lookup
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,10 @@ class Codes(Named):
     """The group of every row of a plate.
 
     Attributes:
-        lookups: how they were found.
+        lookups: by argument, how they were found.
     """
 
-    lookups: Lookups = field(default_factory=dict, repr=False)
+    lookups: Mapping[str, Lookup] = field(default_factory=dict, repr=False)
 
 
 def into_groups(part: Tensor, axis: int, codes: Tensor, count: int, rank: int) -> Tensor:

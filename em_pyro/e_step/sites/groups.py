@@ -10,11 +10,11 @@ So groups are what a folded plate is along which cells differ: features that are
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from math import inf, prod
+from math import prod
 from typing import Any, ClassVar
 
 import torch
@@ -22,7 +22,8 @@ from torch import Tensor
 
 from ...program.named import Named, align
 from ...reading.bank import RoleMap
-from ...reading.reading import Lookups, Reading, Recognition
+from ...reading.design.lookups import along_rows, looked_up, together
+from ...reading.reading import Lookup, Reading, Recognition
 from ..chunks import Chunk
 from .dimensions import Codes
 from .product import InnerProduct
@@ -30,6 +31,7 @@ from .site_data import SiteData
 from .site_factor import SiteFactor
 
 LEAST = 1.0  # rows for each group, above which they are taken by group
+MOST = 1 << 20  # groups
 
 
 @dataclass(frozen=True)
@@ -61,135 +63,28 @@ def grouped(
         sizes: of all latents and plates.
     """
     agreed = None if reading.form is None else reading.form.groups
-    roles = _along_rows(reading, roles, agreed, sizes) if agreed else roles
+    roles = along_rows(reading, roles, agreed, sizes) if agreed else roles
     plates = [p for p in reading.site.plates if any(p in role.names for role in roles.values())]
     plate = max(plates, key=lambda p: sizes[p], default=None)
     if plate is None or agreed == {} or (name := f"group of {plate}") in sizes:
         return None
-    codes, count, tables = torch.zeros(sizes[plate], dtype=torch.long), 1, dict[str, Tensor]()
-    lookups = dict[tuple[str, str], tuple[int, ...]]()
-    most = sizes[plate] / LEAST if agreed is None else inf
-    for key, role in roles.items():
-        if plate not in role.names:
-            continue
-        found = _looked_up(role, plate, reading.family.roles[key].domain, recognition, agreed, key)
-        if found is None or count * found.count >= most:
-            return None
-        table = found.table()
-        if found.count != count or not torch.equal(found.codes, codes):
-            tables = {other: part.repeat_interleave(found.count, 0) for other, part in tables.items()}
-            table = table.repeat(count, *(1,) * (table.dim() - 1))
-            codes, count = codes * found.count + found.codes, count * found.count
-        tables[key] = table
-        lookups |= {(key, parameter): along for parameter, along in found.lookups.items()}
-    changed = {key: _by_group(roles[key], plate, name, table) for key, table in tables.items()}
+    found = looked_up(reading, {key: role for key, role in roles.items() if plate in role.names}, plate, recognition)
+    if found is None:
+        return None
+    numbers = {one.numbers: (one.codes, one.count) for one in found.values()}
+    count = prod(many for _, many in numbers.values())
+    if count > MOST or agreed is None and LEAST * count >= sizes[plate]:
+        return None
+    codes, places = together(numbers)
+    changed = {key: _by_group(roles[key], plate, name, one.table()[places[one.numbers]]) for key, one in found.items()}
+    lookups = {key: Lookup(one.along, one.numbers) for key, one in found.items()}
     return Groups(name, count, Codes(codes, (plate,), lookups), {**roles, **changed})
-
-
-def _along_rows(
-    reading: Reading, roles: Mapping[str, RoleMap], agreed: Lookups, sizes: Mapping[str, int]
-) -> Mapping[str, RoleMap]:
-    """Arguments that rows look up, with a dimension of the rows even where all of these look up the same."""
-    plate = max(reading.site.plates, key=lambda p: sizes.get(p, 1))
-    wanted = {key for key, _ in agreed if plate not in roles[key].names and roles[key].affine is None}
-    return {
-        key: role if key not in wanted else replace(
-            role,
-            names=(plate, *role.names),
-            index=role.index.expand((sizes[plate], *role.index.shape)),
-        )
-        for key, role in roles.items()
-    }  # fmt: skip
 
 
 def _by_group(role: RoleMap, plate: str, name: str, table: Tensor) -> RoleMap:
     d = role.names.index(plate)
     names = (*role.names[:d], name, *role.names[d + 1 :])
     return replace(role, names=names, index=table.movedim(0, d))
-
-
-@dataclass(frozen=True)
-class _Lookup:
-    """What rows look up in one argument.
-
-    Attributes:
-        codes: the group of every row: a place along the dimensions of a parameter in which rows differ.
-        count: how many there are.
-        cells: all other dimensions of the argument.
-        parts: for each stretch of the bank, the cells that select from it, where it begins, places of the first row,
-            the shape of its parameter, and the dimensions in which rows differ.
-        lookups: these dimensions, by parameter.
-    """
-
-    codes: Tensor
-    count: int
-    cells: tuple[int, ...]
-    parts: Sequence[tuple[Tensor, int, Sequence[Tensor], Sequence[int], Sequence[int]]]
-    lookups: Mapping[str, tuple[int, ...]]
-
-    def table(self) -> Tensor:
-        """What every group selects, (groups) + cells."""
-        table = self.codes.new_empty((self.count, prod(self.cells)))
-        for cells, offset, first, sizes, moving in self.parts:
-            there = _places(torch.arange(self.count, device=table.device), [sizes[v] for v in moving])
-            moved = dict(zip(moving, there, strict=True))
-            every = [moved[v].unsqueeze(-1) if v in moved else place for v, place in enumerate(first)]
-            table[:, cells] = offset + _flat(every, sizes)
-        return table.reshape((self.count, *self.cells))
-
-
-def _looked_up(
-    role: RoleMap, plate: str, domain: str, recognition: Recognition, agreed: Lookups | None, key: str
-) -> _Lookup | None:
-    """Return what rows look up in an argument; None if it is no lookup."""
-    if role.affine is not None or role.coefficient is not None or role.constant is not None:
-        return None
-    index = role.index.movedim(role.names.index(plate), 0)
-    flat, codes, count, lookups = index.reshape(len(index), -1), None, 1, dict[str, tuple[int, ...]]()
-    parts = list[tuple[Tensor, int, Sequence[Tensor], Sequence[int], Sequence[int]]]()
-    for segment in recognition.bank.touched(role, domain):
-        cells = segment.holds(flat[0]).nonzero().squeeze(-1)
-        if not bool(segment.holds(flat[:, cells]).all()):
-            return None
-        shape = recognition.values[segment.parameter].shape
-        shape = shape[:-2] if domain == "scale_tril" else shape
-        places = _places(flat[:, cells] - segment.offset, shape)
-        if agreed is None:
-            differ = [v for v, place in enumerate(places) if bool((place != place[:1]).any())]
-        else:
-            differ = list(agreed.get((key, segment.parameter), ()))
-        if differ and len(cells):
-            own = _flat([places[v][:, 0] for v in differ], [shape[v] for v in differ])
-            if codes is not None and not torch.equal(own, codes):
-                return None
-            codes, count = own, prod(shape[v] for v in differ)
-        if not _steady(places, differ):
-            return None
-        lookups[segment.parameter] = tuple(differ)
-        parts.append((cells, segment.offset, [place[:1] for place in places], shape, differ))
-    return None if codes is None else _Lookup(codes, count, tuple(index.shape[1:]), parts, lookups)
-
-
-def _steady(places: Sequence[Tensor], differ: Sequence[int]) -> bool:
-    """Whether rows look the same up in all cells, and differ along no other dimension."""
-    still = all(bool((place == place[:1]).all()) for v, place in enumerate(places) if v not in differ)
-    return still and all(bool((places[v] == places[v][:, :1]).all()) for v in differ)
-
-
-def _places(flat: Tensor, shape: Sequence[int]) -> tuple[Tensor, ...]:
-    """What is flat as places along several dimensions."""
-    found = list[Tensor]()
-    for size in reversed(shape):
-        found, flat = [flat % size, *found], flat // size
-    return tuple(found)
-
-
-def _flat(places: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
-    """Places along several dimensions as one."""
-    found = torch.zeros((), dtype=torch.long)
-    for place, size in zip(places, shape, strict=True):
-        found = found * size + place
-    return found
 
 
 @dataclass(frozen=True)

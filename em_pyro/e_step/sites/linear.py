@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from ...program.named import Named, align
-from ...reading.bank import gather
+from ...reading.bank import RoleMap, gather
 from ...reading.bound import Bound
-from ...reading.predictor import Affine, pairs, squared
+from ...reading.predictor import pairs, squared
 from ..chunks import WHOLE, Chunk
 from ..second.common import Common
 from ..sums import Sums
@@ -57,9 +57,9 @@ class Linear(InnerProduct):
     together: bool = False
     in_product: ClassVar[bool] = False
 
-    def lines(self, factor: SiteFactor) -> Affine | None:
+    def lines(self, factor: SiteFactor) -> RoleMap:
         """Those of the covariates."""
-        return factor.roles["loc"].affine
+        return factor.roles["loc"]
 
     @property
     def count(self) -> int:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ...program.named import Params, align
+from ...reading.bank import RoleMap
 from ...reading.bound import Bound, finite
-from ...reading.predictor import Affine
 from ..chunks import Chunk
 from ..second.common import Common
 from ..sums import Sums
@@ -36,7 +36,7 @@ class InnerProduct:
         """Those of the family."""
         return factor.data.events
 
-    def lines(self, factor: SiteFactor) -> Affine | None:
+    def lines(self, factor: SiteFactor) -> RoleMap | None:
         """There are no covariates."""
         return None
 

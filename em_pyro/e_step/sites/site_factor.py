@@ -21,7 +21,6 @@ from ...families.charts import safe_log
 from ...program.named import Params, align, ordered
 from ...reading.bank import RoleMap, gather
 from ...reading.bound import LOWEST, Bound, finite, once
-from ...reading.predictor import Affine
 from ..chunks import WHOLE, Chunk
 from ..second.common import Common
 from ..second.expansion import share
@@ -55,7 +54,7 @@ class Form(Protocol):
     def events(self, factor: SiteFactor) -> tuple[tuple[int, ...], ...]:
         """What a cell holds of every statistic."""
 
-    def lines(self, factor: SiteFactor) -> Affine | None:
+    def lines(self, factor: SiteFactor) -> RoleMap | None:
         """Coefficients of covariates; None where there are none."""
 
     def natural_of(self, factor: SiteFactor, args: Params) -> tuple[Tensor, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,14 @@ import torch
 from torch import Tensor
 
 from ...e_step.engine import Engine
-from ...e_step.rebind import Centres, OtherCovariates, centred, coefficients, lookups
+from ...e_step.rebind import Centres, OtherCovariates, centred, forms_of, merged, unlike
 from ...errors import DataError, ParameterError, PlanError
 from ...m_step.plan import Plan, choose
 from ...options import telling
 from ...program.devices import beside
 from ...program.named import squeeze
 from ...program.unroll import unroll
-from ...reading.design.basis import union
-from ...reading.predictor import Affine
-from ...reading.reading import Lookups, arguments
+from ...reading.reading import arguments
 from ..notes import notes_of
 from ..path import Lost
 from ..problem import Problem
@@ -153,32 +152,24 @@ def _agreed(
         return _joined(team, replace(problem, engine=engine), options, seen, own, reads=source is not None)
 
 
-def _with_all_covariates(team: Team, engine: Engine, centres: Centres) -> Engine:
+def _in_one_form(team: Team, engine: Engine, centres: Centres) -> Engine:
     """Return the engine of this process in a form that serves for the rows of all.
 
     Raises:
         PlanError: there is none.
     """
-    agreed, groups, made = dict[str, Affine](), dict[str, Lookups](), engine
+    made, other = engine, ""
     for _ in range(ROUNDS):
-        shapes = {name: (*factor.cell_shape, *factor.event_shape) for name, factor in made.sites.items()}
-        mine = {name: (found, shapes[name]) for name, found in coefficients(made).items()}
-        for lines, looked_up in team.gathered((mine, lookups(made))):
-            groups.update(looked_up)
-            for name, (found, shape) in lines.items():
-                agreed[name] = union(agreed[name], found, shape) if name in agreed else found
-        made = team.together(lambda: centred(engine, centres, agreed, groups))
-        other = [
-            name
-            for name in agreed.keys() | groups.keys()
-            if coefficients(made).get(name) is not agreed.get(name) or lookups(made).get(name) != groups.get(name)
-        ]
-        if not any(team.gathered(bool(other))):
+        every = team.gathered(forms_of(made))
+        forms = team.together(partial(reduce, partial(merged, sizes=engine.sizes), every))
+        made = team.together(partial(centred, engine, centres, forms))
+        other = unlike(made, forms)
+        if not any(team.gathered(other)):
             return made
 
     def refused() -> Engine:
         if other:
-            raise OtherCovariates(other[0], made)
+            raise OtherCovariates(other, made)
         return made
 
     return team.together(refused)
@@ -222,7 +213,7 @@ def _joined(
             seen.samples[name] = values if known is None else torch.cat([known, values])
     seen.check_counted(engine)
     rows, centres = sum(seen.rows), seen.centres()
-    engine = _with_all_covariates(team, engine, centres)
+    engine = _in_one_form(team, engine, centres)
     plan = _plan(problem, engine)
     local: Rows = AT_HAND
     note = f"{rows} rows of {team.size} processes, {sum(mine.rows)} of them here"

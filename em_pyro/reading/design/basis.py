@@ -7,13 +7,15 @@ covariates `x` are `M' x` among the agreed ones.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
 import torch
 from torch import Tensor
 
+from ...program.named import align, ordered
+from ..bank import RoleMap
 from ..predictor import Affine, Piece
 
 SAME = 1e-11  # of the largest number of a row: what rounding may leave of it
@@ -21,16 +23,17 @@ SAME = 1e-11  # of the largest number of a row: what rounding may leave of it
 Entries = Sequence[tuple[str, int]]
 
 
-def among(own: Affine, agreed: Affine, shape: Sequence[int]) -> Tensor | None:
+def among(own: RoleMap, agreed: RoleMap) -> Tensor | None:
     """Return `M`, (own, agreed coefficients), which makes one's own of the agreed ones; None if none does.
 
     Args:
-        own: predictors of coefficients, of `shape` + (J,).
+        own: coefficients, predictors of named cells + events + (J,).
         agreed: others.
-        shape: cells and events.
     """
-    entries = sorted({*own.entries, *agreed.entries})
-    mine, theirs = (_dense(part, shape, entries) for part in (own, agreed))
+    if not set(own.names) <= set(agreed.names):
+        return None
+    shape, entries = agreed.index.shape[:-1], _entries(own, agreed)
+    mine, theirs = (_dense(part, agreed.names, shape, entries) for part in (own, agreed))
     if torch.equal(mine, theirs):
         return torch.eye(len(mine), dtype=torch.float64)
     found = mine @ torch.linalg.pinv(theirs, rtol=SAME)
@@ -39,19 +42,36 @@ def among(own: Affine, agreed: Affine, shape: Sequence[int]) -> Tensor | None:
     return found if bool((left <= SAME * mine.abs().amax(-1)).all()) else None
 
 
-def union(agreed: Affine, more: Affine, shape: Sequence[int]) -> Affine:
-    """Return coefficients among which all of both are: the agreed ones, and of the others what is not among them."""
-    entries = sorted({*agreed.entries, *more.entries})
-    found, others = (_dense(part, shape, entries) for part in (agreed, more))
+def union(agreed: RoleMap, more: RoleMap, sizes: Mapping[str, int]) -> RoleMap:
+    """Return coefficients among which all of both are: the agreed ones, and of the others what is not among them.
+
+    Args:
+        agreed: coefficients.
+        more: others.
+        sizes: of all cells, in their order.
+    """
+    names, entries = ordered((*agreed.names, *more.names), sizes), _entries(agreed, more)
+    events = agreed.index.shape[len(agreed.names) : -1]
+    shape = (*(sizes[n] for n in names), *events)
+    found, others = (_dense(part, names, shape, entries) for part in (agreed, more))
     for row in others:
         left = row - (row @ torch.linalg.pinv(found, rtol=SAME)) @ found
         if float(left.abs().max()) > SAME * float(row.abs().max()):
             found = torch.cat((found, row.unsqueeze(0)))
-    return _predictors(found, shape, entries, agreed)
+    assert agreed.affine is not None
+    affine = _predictors(found, shape, entries, agreed.affine)
+    return RoleMap(names, torch.full((), -1).expand((*shape, len(found))), affine=affine)
 
 
-def _dense(affine: Affine, shape: Sequence[int], entries: Entries) -> Tensor:
+def _entries(*parts: RoleMap) -> Entries:
+    return sorted({entry for part in parts if part.affine is not None for entry in part.affine.entries})
+
+
+def _dense(role: RoleMap, names: Sequence[str], shape: Sequence[int], entries: Entries) -> Tensor:
     """What multiplies every entry in each coefficient of each cell, and constants: (J, cells x (entries + 1))."""
+    affine = role.affine
+    assert affine is not None
+    affine = affine.changed(lambda part, _: align(part, role.names, names, part.dim() - len(role.names)))
     count, last = affine.offset.shape[-1], len(entries)
     place = {entry: k for k, entry in enumerate(entries)}
     where = torch.tensor([*(place[entry] for entry in affine.entries), last + 1])  # the last is nothing
@@ -59,9 +79,8 @@ def _dense(affine: Affine, shape: Sequence[int], entries: Entries) -> Tensor:
     found[..., last] = affine.offset.expand((*shape, count)).reshape((-1, count)).double()
     for piece in affine.pieces:
         slots = piece.index.shape[-1]
-        index, value = (
-            part.expand((*shape, count, slots)).reshape((-1, count, slots)) for part in vars(piece).values()
-        )
+        every = (part.expand((*shape, count, slots)) for part in (piece.index, piece.value))
+        index, value = (part.reshape((-1, count, slots)) for part in every)
         found.scatter_add_(-1, where[index], torch.where(index < 0, 0.0, value.double()))
     return found[..., : last + 1].transpose(0, 1).reshape((count, -1))
 

@@ -123,7 +123,8 @@ def _equal(wanted: Tensor, part: Tensor, times: Tensor, plus: Tensor) -> Tensor:
 
 def _leaves(value: Any, path: Path) -> Iterator[tuple[Path, Any]]:
     """Yield everything that an argument holds, with where it stands."""
-    if isinstance(value, Mapping) or hasattr(value, "columns"):
+    named = list(value.columns) if hasattr(value, "columns") else []
+    if isinstance(value, Mapping) or named and len(set(named)) == len(named):
         for key in value:
             yield from _leaves(value[key], (*path, key))
     elif isinstance(value, (tuple, list)):

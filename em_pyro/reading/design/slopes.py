@@ -10,12 +10,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ...families.charts import domain_of
+from ...families.charts import CHARTS, domain_of
 from ...program.program import Program
 from ..bank import Bank, RoleMap
 from ..predictor import Affine, Piece
 from ..reading import Reading
 
+ITSELF = next(chart for chart in CHARTS if chart.name == "itself")
 ROUNDED = 1e-12  # relative: a number that several cells share may differ by as much between them
 
 
@@ -41,7 +42,7 @@ def of_slopes(reading: Reading, bank: Bank, program: Program) -> Reading:
 def as_affine(role: RoleMap, bank: Bank, program: Program) -> RoleMap | None:
     """Return a selection as a predictor; None where it is not one of real parameters as they are."""
     touched = bank.touched(role, "real")
-    if not touched or any(
+    if any(
         s.complement or s.chart.name != "itself" or domain_of(program.parameters[s.parameter].constraint) != "real"
         for s in touched
     ):
@@ -53,7 +54,7 @@ def as_affine(role: RoleMap, bank: Bank, program: Program) -> RoleMap | None:
     times = narrowed(torch.where(role.index < 0, 0.0, one if role.coefficient is None else role.coefficient))
     offset = torch.zeros_like(one) if role.constant is None else role.constant.double()
     piece = Piece(index.unsqueeze(-1), times.unsqueeze(-1))
-    affine = Affine(entries, narrowed(torch.where(role.index < 0, offset, 0.0)), (piece,), touched[0].chart)
+    affine = Affine(entries, narrowed(torch.where(role.index < 0, offset, 0.0)), (piece,), ITSELF)
     return RoleMap(role.names, torch.full((), -1).expand(affine.shape), affine=affine)
 
 
