@@ -3,6 +3,9 @@
 Messages name the site, what was expected, what was found and the remedy, in that order.
 """
 
+from importlib import import_module
+from typing import Any
+
 
 class EMError(Exception):
     """Base of every error that em_pyro raises on purpose."""
@@ -34,3 +37,22 @@ class ObjectiveError(EMError, RuntimeError):
 
 class CheckpointWarning(UserWarning):
     """A checkpoint could not be written; the fit goes on without it, and its notes say so."""
+
+
+def library(name: str, wanted_by: str, install: str) -> Any:
+    """Import a library that em_pyro does without.
+
+    Args:
+        name: of its module.
+        wanted_by: what was called.
+        install: what pip is to install.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
+    """
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as missing:
+        raise ModuleNotFoundError(
+            f"{wanted_by}: expected {name}, which is not installed. pip install {install}."
+        ) from missing

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import files
-from ..errors import ModelError, ParameterError
+from ..errors import ModelError, ParameterError, library
 from ..posterior.inside import plates_of
 from ..posterior.posterior import Posterior
 from ..program.data.columns import index_of
@@ -75,7 +75,7 @@ def to_inference_data(
     """
     if not isinstance(draws, Integral) or isinstance(draws, bool) or draws < 1:
         raise ParameterError(f"to_inference_data: expected draws to be a number of at least one, got {draws!r}.")
-    arviz, xarray = _libraries()
+    arviz, xarray = (library(name, "to_inference_data", "'em-pyro[arviz]'") for name in ("arviz", "xarray"))
     law = fit.posterior
     with alone(), torch.no_grad():
         groups = {
@@ -97,18 +97,6 @@ def to_inference_data(
         made["posterior"].attrs |= ended
     before = int(arviz.__version__.split(".")[0]) < 1
     return arviz.InferenceData(**made) if before else xarray.DataTree.from_dict(made)
-
-
-def _libraries() -> tuple[Any, Any]:
-    """Return ArviZ, and xarray, which it brings."""
-    try:
-        import arviz
-        import xarray
-    except ModuleNotFoundError as missing:
-        raise ModuleNotFoundError(
-            "to_inference_data: expected ArviZ, which is not installed. pip install 'em-pyro[arviz]'."
-        ) from missing
-    return arviz, xarray
 
 
 def _library() -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import EMError, ParameterError
+from ..errors import EMError, ParameterError, library
 from ..program.named import Params, unraveled
 from .criteria import Criteria
 from .information.intervals import deviations
@@ -74,13 +74,9 @@ class Summary:
         Raises:
             ModuleNotFoundError: pandas is not installed.
         """
-        try:
-            from pandas import DataFrame
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                "Summary.to_frame: expected pandas, which is not installed. pip install pandas."
-            ) from error
-        return DataFrame([astuple(entry) for entry in self.entries], columns=[part.name for part in fields(Entry)])
+        columns = [part.name for part in fields(Entry)]
+        pandas = library("pandas", "Summary.to_frame", "pandas")
+        return pandas.DataFrame([astuple(entry) for entry in self.entries], columns=columns)
 
     def __str__(self) -> str:
         """Lay out the table: a line an entry, a line a row of what is long and has no standard errors."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..e_step.engine import Engine
-from ..errors import ParameterError
+from ..errors import ParameterError, library
 from ..program.data.columns import index_of
 from .inside import plates_of
 
@@ -39,10 +39,7 @@ def frame(engine: Engine, marginal: Callable[[str], Any], plate: str | None = No
         ParameterError: no latent is in the plate; or the plates of the latents do not nest, and none is named.
         ModuleNotFoundError: pandas is not installed.
     """
-    try:
-        import pandas as pd
-    except ModuleNotFoundError as missing:
-        raise ModuleNotFoundError("to_frame needs pandas: pip install pandas") from missing
+    pandas = library("pandas", "to_frame", "pandas")
     found = {name: _discrete(engine, name, marginal(name)) for name in (*engine.program.latents, *engine.inner)}
     found |= {name: _continuous(engine, name, marginal(name)) for name in _integrated(engine)}
     levels = _levels({name: part.levels for name, part in found.items()}, plate)
@@ -55,13 +52,13 @@ def frame(engine: Engine, marginal: Callable[[str], Any], plate: str | None = No
         blocks.append(values.reshape((-1, values.shape[-1])).cpu())
         labels += [(name, label) for label in part.labels]
     ranges = [range(sizes[level]) for level in levels]
-    index = pd.MultiIndex.from_product(ranges, names=levels) if len(levels) > 1 else None
+    index = pandas.MultiIndex.from_product(ranges, names=levels) if len(levels) > 1 else None
     if index is None and levels:
         own = index_of(engine.program.passed, sizes[levels[0]])
-        index = pd.RangeIndex(sizes[levels[0]]) if own is None else own
+        index = pandas.RangeIndex(sizes[levels[0]]) if own is None else own
         index = index.rename(levels[0]) if list(index.names) == [None] else index
-    columns = pd.MultiIndex.from_tuples(labels, names=["site", "state"])
-    return pd.DataFrame(torch.cat(blocks, 1).numpy(), index=index, columns=columns)
+    columns = pandas.MultiIndex.from_tuples(labels, names=["site", "state"])
+    return pandas.DataFrame(torch.cat(blocks, 1).numpy(), index=index, columns=columns)
 
 
 def _levels(levels: Mapping[str, tuple[str, ...]], plate: str | None) -> tuple[str, ...]:

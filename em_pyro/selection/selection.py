@@ -9,7 +9,7 @@ from typing import Any
 
 from ..after.criteria import NAMES, Criteria
 from ..after.fit import Fit
-from ..errors import EMError, ParameterError
+from ..errors import EMError, ParameterError, library
 from ..fit.endings import BAD
 from .health import NARROW
 
@@ -134,13 +134,8 @@ class Selection:
         Raises:
             ModuleNotFoundError: pandas is not installed.
         """
-        try:
-            from pandas import DataFrame
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                "Selection.to_frame: expected pandas, which is not installed. pip install pandas."
-            ) from error
-        return DataFrame([_row(one, self.criterion) for one in self.candidates])
+        pandas = library("pandas", "Selection.to_frame", "pandas")
+        return pandas.DataFrame([_row(one, self.criterion) for one in self.candidates])
 
     def __str__(self) -> str:
         """Lay out the table; `<` marks the best, `!` a component that is narrow beside the data."""

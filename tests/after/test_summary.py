@@ -1,7 +1,7 @@
 """The summary: a line an entry, whatever the shape; what cannot be had is a sentence."""
 
-import builtins
 import re
+import sys
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -71,14 +71,8 @@ def test_a_frame_has_a_row_an_entry(converged: Any) -> None:
 
 def test_the_absence_of_pandas_is_a_sentence(converged: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """It says what to install."""
-    summary, importing = converged.summary(), builtins.__import__
-
-    def without(name: str, *args: Any, **options: Any) -> Any:
-        if name == "pandas":
-            raise ModuleNotFoundError("No module named 'pandas'")
-        return importing(name, *args, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    summary = converged.summary()
+    monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ModuleNotFoundError, match="pip install pandas"):
         summary.to_frame()
 

@@ -1,7 +1,6 @@
 """The posterior as a table: rows of the plate, columns under the user's names."""
 
-import builtins
-from typing import Any
+import sys
 
 import pyro
 import pyro.distributions as dist
@@ -102,13 +101,7 @@ def test_sequences() -> None:
 
 def test_without_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is said what to install."""
-    law, found = EM(rows).posterior(torch.zeros(2)), builtins.__import__
-
-    def missing(name: str, *args: Any) -> Any:
-        if name == "pandas":
-            raise ModuleNotFoundError(name)
-        return found(name, *args)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(ModuleNotFoundError, match="to_frame needs pandas: pip install pandas"):
+    law = EM(rows).posterior(torch.zeros(2))
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ModuleNotFoundError, match="to_frame: expected pandas, which is not installed. pip install pan"):
         law.to_frame()

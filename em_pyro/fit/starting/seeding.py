@@ -59,19 +59,32 @@ def draw_states(engine: Engine, generator: torch.Generator) -> tuple[dict[str, T
         drawn = plus_plus(statistics, prod(sizes), generator)
         if len(sizes) > 1:
             drawn = seeded(torch.randperm, prod(sizes), generator=generator)[drawn]
-        counts = [len(owned.statistics) for owned in members]
         for k, every in enumerate(unraveled(drawn, sizes)):
-            count = torch.bincount(every, minlength=sizes[k]).double().clamp(min=1)
-            for owned, part in zip(members, every.split(counts), strict=True):
-                name = owned.latents[k]
-                states[name] = part.reshape([program.plates[p] for p in program.latents[name].plates])
-                rows[name] = count
-    for name, latent in program.latents.items():
+            own = handed_out(engine, members, k, every)
+            states |= own
+            rows |= dict.fromkeys(own, torch.bincount(every, minlength=sizes[k]).double().clamp(min=1))
+    return with_uniform(engine, states, rows, generator)
+
+
+def handed_out(engine: Engine, members: Sequence[Owned], k: int, every: Tensor) -> dict[str, Tensor]:
+    """Return what was drawn for the rows of all members as states of the latent of each, in the shape of its plates."""
+    plates, latents = engine.program.plates, engine.program.latents
+    parts = every.split([len(owned.statistics) for owned in members])
+    named = {owned.latents[k]: part for owned, part in zip(members, parts, strict=True)}
+    return {name: part.reshape([plates[p] for p in latents[name].plates]) for name, part in named.items()}
+
+
+def with_uniform(
+    engine: Engine, states: dict[str, Tensor], rows: dict[str, Tensor], generator: torch.Generator
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Draw the states of all other latents uniformly: no data tell them."""
+    found, counts = dict(states), dict(rows)
+    for name, latent in engine.program.latents.items():
         if name not in states:
-            shape = tuple(program.plates[p] for p in latent.plates)
-            states[name] = seeded(torch.randint, latent.size, shape, generator=generator)
-            rows[name] = torch.ones(latent.size, dtype=torch.float64)
-    return states, rows
+            shape = tuple(engine.program.plates[p] for p in latent.plates)
+            found[name] = seeded(torch.randint, latent.size, shape, generator=generator)
+            counts[name] = torch.ones(latent.size, dtype=torch.float64)
+    return found, counts
 
 
 Group = tuple[tuple[int, ...], int, frozenset[str]]

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from ...e_step.engine import Engine
-from ...program.devices import seeded
 from ...program.named import unraveled
 from ..problem import Problem
 from .seeding import (
@@ -25,10 +24,12 @@ from .seeding import (
     draw_states,
     drawn_rows,
     groups_of,
+    handed_out,
     hidden_states,
     nearest,
     observations,
     seeds,
+    with_uniform,
 )
 
 Key = object
@@ -125,28 +126,20 @@ class Field:
 
     def draw(self, engine: Engine) -> Drawn:
         """Draw the states of the rows of an engine."""
-        program, states, rows, hidden = engine.program, dict[str, Tensor](), dict[str, Tensor](), dict[str, Tensor]()
+        states, rows, hidden = dict[str, Tensor](), dict[str, Tensor](), dict[str, Tensor]()
         for key, members in groups_of(engine).items():
             if key not in self.seeds:
                 continue
-            sizes, drawn = (
-                key[0],
-                self.seeds[key].nearest(torch.cat([owned.statistics for owned in members]), self.generator),
-            )
+            sizes, statistics = key[0], torch.cat([owned.statistics for owned in members])
+            drawn = self.seeds[key].nearest(statistics, self.generator)
             places = unraveled(torch.arange(prod(sizes)), sizes)
             for k, every in enumerate(unraveled(drawn, sizes)):
                 count = torch.zeros(sizes[k], dtype=torch.float64)
                 count = count.index_add_(0, places[k], self.counts[key].double()).clamp(min=1)
-                parts = every.split([len(owned.statistics) for owned in members])
-                for owned, part in zip(members, parts, strict=True):
-                    name = owned.latents[k]
-                    states[name] = part.reshape([program.plates[p] for p in program.latents[name].plates])
-                    rows[name] = count
-        for name, latent in program.latents.items():
-            if name not in states:
-                shape = tuple(program.plates[p] for p in latent.plates)
-                states[name] = seeded(torch.randint, latent.size, shape, generator=self.generator)
-                rows[name] = torch.ones(latent.size, dtype=torch.float64)
+                own = handed_out(engine, members, k, every)
+                states |= own
+                rows |= dict.fromkeys(own, count)
+        states, rows = with_uniform(engine, states, rows, self.generator)
         for name, chain in engine.inner.items():
             seen = observations(chain)  # type: ignore[arg-type]
             if name in self.seeds and seen[1] is not None:
