@@ -15,7 +15,8 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .named import Named, align, squeeze, unwrap
+from ..errors import ModelError
+from .named import Named, Params, align, squeeze, unwrap
 from .program import Program
 from .site import Site
 
@@ -50,6 +51,53 @@ def seen(site: Site) -> Named | None:
     own, inner = parts.values()
     names = tuple(name for _, name in sorted(site.dims.items()) if name in {*own.names, *inner.names})
     return Named(own.align(names) & inner.align(names), names)
+
+
+def refuse_moving(program: Program, probes: Sequence[tuple[Params, Mapping[str, Site]]]) -> None:
+    """Refuse masks and row weights that a parameter moves: which rows count, and how often, is data.
+
+    Args:
+        program: what is read.
+        probes: values of the parameters, and the program there.
+
+    Raises:
+        ModelError: naming the site and the parameter.
+    """
+    (values, first), *others = probes
+    for name, site in first.items():
+        for other, run in others:
+            what = _moved(site, run[name])
+            if not what:
+                continue
+            entering = _moving(program, values, other, name, what)
+            raise ModelError(
+                f'Site "{name}": expected {what} that is data, got one that depends on {entering}. What counts, and '
+                f"how often, cannot be fitted: a density is largest where little of it is left. Pass it to the model "
+                f"as an argument, or write the whole term as pyro.factor."
+            )
+
+
+def _moved(site: Site, other: Site) -> str:
+    """Return which of them is another one in another run; empty if none is."""
+    if not _same(site.scale, other.scale):
+        return "a row weight (poutine.scale)"
+    here, there = masks_of(site), masks_of(other)
+    same = here.keys() == there.keys() and all(_same(here[key].tensor, there[key].tensor) for key in here)
+    return "" if same else "a mask"
+
+
+def _same(one: float | Tensor, other: float | Tensor) -> bool:
+    return one is other or bool(torch.equal(torch.as_tensor(one), torch.as_tensor(other)))
+
+
+def _moving(program: Program, values: Params, others: Params, name: str, what: str) -> str:
+    """Name the parameter that moves a mask or a weight by itself."""
+    with torch.no_grad():
+        site = program.run(values)[name]
+        for parameter, other in others.items():
+            if _moved(site, program.run({**values, parameter: other})[name]) == what:
+                return f'the parameter "{parameter}"'
+    return "the parameters"
 
 
 def anywhere(part: Named, names: Collection[str]) -> Named:

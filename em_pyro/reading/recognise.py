@@ -18,7 +18,7 @@ from torch import Tensor
 from ..errors import EMError
 from ..families import family_for, family_of
 from ..program.marks import not_fitted, reached, traced_run
-from ..program.masks import seen
+from ..program.masks import refuse_moving, seen
 from ..program.named import Named, unwrap
 from ..program.probes import LONG_PROGRAM, probes
 from ..program.program import Program
@@ -100,6 +100,7 @@ def _recognise(
     leaf_sites = unroll(traced)
     reaches = reached(leaf_sites, leaves)
     probes = probes or [({}, traced)]
+    refuse_moving(program, probes)
     bank = atoms_of(program, [values for values, _ in probes])
     readings: dict[str, Reading] = {}
     refusals: dict[str, Refusal] = {}

@@ -40,11 +40,14 @@ class Alike:
 
 
 def parts_of(site: Site) -> dict[str, Named]:
-    """Return what determines the density of a site: arguments, value, masks; of an unregistered family, itself."""
+    """Return what determines the factor of a site: weights, masks, arguments, value; or, of no family, the density."""
     inner = unwrap(site.fn)
     family, rank = family_of(inner.base), inner.event_rank
+    counts = masks_of(site)
+    if isinstance(site.scale, Tensor) or site.scale != 1.0:
+        counts["row weight"] = squeeze(torch.as_tensor(site.scale), site.dims, site.name)
     if family is None:
-        return {"its log_prob": squeeze(unvalidated(site.fn, site.value), site.dims, site.name)}
+        return {"its log_prob": squeeze(unvalidated(site.fn, site.value), site.dims, site.name)} | counts
     parts: dict[str, tuple[Tensor, int]] = {}
     for key, value in family.read(inner.base).items():
         event = family.known_event_dim[key] if key in family.known_event_dim else rank
@@ -53,7 +56,7 @@ def parts_of(site: Site) -> dict[str, Named]:
     if site.role != "latent":
         parts["value"] = site.value, rank + family.event_dim
     found = {key: squeeze(tensor, site.dims, site.name, event) for key, (tensor, event) in parts.items()}
-    return found | masks_of(site)
+    return found | counts
 
 
 def alike(enumerated: Mapping[str, Site], program: Program) -> list[Alike]:
