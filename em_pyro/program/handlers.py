@@ -184,9 +184,14 @@ def no_empty_plate() -> Iterator[None]:
 
 
 def refuse_part(frame: Any) -> None:
-    """Raise where a plate (a frame of Pyro's `cond_indep_stack`) is empty or hands out a subsample of its rows."""
+    """Raise where a plate (a frame of Pyro's `cond_indep_stack`) is empty, has no size or hands out a subsample."""
     if frame.size == 0:
         raise DataError(EMPTY.format(frame.name))
+    if frame.size < 0:  # Pyro's own sign of a plate whose size is not said
+        raise ModelError(
+            f'Plate "{frame.name}": expected a size, got none. Say how many rows there are: '
+            f'pyro.plate("{frame.name}", len(data)).'
+        )
     if frame.full_size is not None and frame.full_size != frame.size:
         raise ModelError(
             f'Plate "{frame.name}": expected all {frame.full_size} rows, got a subsample of {frame.size}. '

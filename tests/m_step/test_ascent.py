@@ -146,3 +146,40 @@ def test_the_guard_notices_an_ascent_that_does_not(monkeypatch: pytest.MonkeyPat
     _, kept = climbed(built)
     assert farthest(kept, {name: built.here[name] for name in kept}) == 0
     assert farthest(new, kept) > 0
+
+
+@pytest.mark.parametrize("far", [1e3, 1e6])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_a_quadratic_hill_is_climbed_at_once_from_afar(far: float, dtype: torch.dtype) -> None:
+    """A start drawn from a wide prior is many units away: the step is not cut where `Q` is as Newton foresees it."""
+    covariance = tensor([[2.0, 1.0, 0.0], [1.0, 3.0, 0.5], [0.0, 0.5, 1.5]], dtype=dtype)
+    mean = tensor([1.0, -2.0, 0.5], dtype=dtype)
+
+    def model() -> None:
+        a = pyro.sample("a", dist.Normal(tensor(0.0, dtype=dtype), 1000.0).expand([2]).to_event(1))
+        b = pyro.sample("b", dist.Normal(tensor(0.0, dtype=dtype), 1000.0))
+        pyro.sample("x", dist.MultivariateNormal(mean, covariance), obs=torch.cat([a, b.reshape(1)]))
+
+    start = {"a": tensor([far, -far], dtype=dtype), "b": tensor(far / 3, dtype=dtype)}
+    fit = EM(model, starts=start, acceleration=None).fit()
+    assert fit.converged
+    assert len(fit.path) <= 5
+    precision = covariance.inverse()
+    maximum = torch.linalg.solve(precision + 1e-6 * torch.eye(3, dtype=dtype), precision @ mean)
+    reached = torch.cat([fit.params["a"], fit.params["b"].reshape(1)])
+    assert distance(reached, maximum) < (SOLVERS if dtype == torch.float64 else 1e-4)
+
+
+def test_a_step_is_not_lengthened_where_the_hill_bends() -> None:
+    """Under an exponential link Newton's whole step from far out would leave the numbers."""
+    y = tensor([3.0, 5.0, 2.0, 8.0])
+
+    def model() -> None:
+        level = pyro.sample("level", dist.Normal(0.0, 1000.0))
+        with pyro.plate("rows", 4):
+            pyro.sample("y", dist.Poisson((level + 1e-3 * level.square()).exp()), obs=y)
+
+    fit = EM(model, starts={"level": tensor(-300.0)}).fit()
+    assert fit.converged
+    level = float(fit.params["level"])
+    assert level + 1e-3 * level**2 == pytest.approx(float(y.mean().log()), rel=1e-3)

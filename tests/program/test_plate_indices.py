@@ -8,7 +8,7 @@ from oracles.agreement import close
 from torch import Tensor
 from torch.distributions import constraints
 
-from em_pyro import EM
+from em_pyro import EM, ModelError
 
 
 def by_position(x: Tensor, group: Tensor) -> None:
@@ -44,3 +44,19 @@ def test_a_program_may_use_them(m_step: str | None) -> None:
         )
         paths.append(fit.path)
     close(*paths)
+
+
+@pytest.mark.parametrize("latent", [False, True])
+def test_a_plate_without_a_size_is_named(latent: bool) -> None:  # noqa: FBT001
+    """Pyro takes one; but whether its rows have latents of their own cannot be told."""
+
+    def model(x: Tensor) -> None:
+        loc = pyro.param("loc", torch.tensor([0.0, 5.0]))
+        with pyro.plate("rows"):
+            z = pyro.sample("z", dist.Categorical(torch.tensor([0.5, 0.5]))) if latent else 0
+            pyro.sample("x", dist.Normal(loc[z], 1.0), obs=x)
+
+    with pytest.raises(
+        ModelError, match=r'Plate "rows": expected a size, got none. .* pyro.plate\("rows", len\(data\)\)'
+    ):
+        EM(model).fit(torch.zeros(4))

@@ -12,7 +12,8 @@ from .pattern import Pattern
 STEPS = 60
 QUICK = 0.1  # of the gradient: what a step may leave for the Hessian to be kept
 SHORTEST = 1e-10
-LONGEST = 4.0  # of a step in any unconstrained coordinate, in its unit
+LONGEST = 4.0  # of a step in any unconstrained coordinate, in its unit, unless it gains what was promised
+LIKE = 0.01  # of the slope times the step: how far a quadratic function may be missed for the step to be lengthened
 FAR = 100.0  # beside `1 + |coordinate|`: what is left behind where little comes of a step
 LITTLE = 0.1  # of the slope times the step; half of it is all that a quadratic function gains
 DONE = 100.0  # units of rounding: the gradient at which to end, after at least one step, if it promises nothing
@@ -137,7 +138,7 @@ def higher(hill: Hill, point: Point, direction: Tensor, units: Tensor | float = 
 def _shortened(hill: Hill, point: Point, direction: Tensor, units: Tensor | float) -> Point | None:
     vector, value, slope = point
     rounding, promised = hill.precision * (1.0 + abs(value)), float(direction @ slope)
-    length = min(1.0, LONGEST / max(float((direction / units).abs().max()), 1e-300))
+    length = first = min(1.0, LONGEST / max(float((direction / units).abs().max()), 1e-300))
     while length > SHORTEST:
         trial = vector + length * direction
         new, new_slope = hill.trial(trial)
@@ -146,9 +147,26 @@ def _shortened(hill: Hill, point: Point, direction: Tensor, units: Tensor | floa
         else:
             good = new >= value - rounding and _size(new_slope) < _size(slope)
         if good:
-            return trial, new, new_slope
+            found = trial, new, new_slope
+            return _lengthened(hill, point, direction, length, found) if length == first else found
         length /= 4
     return None
+
+
+def _lengthened(hill: Hill, point: Point, direction: Tensor, length: float, found: Point) -> Point:
+    """Go on along a step that was cut at its longest, as long as `Q` is the quadratic function that was foreseen.
+
+    A start that is drawn from a wide prior may be a thousand units away.
+    """
+    promised = float(direction @ point[2])
+    while length < 1.0 and abs(found[1] - point[1] - promised * length * (1 - length / 2)) <= LIKE * promised * length:
+        length = min(1.0, 4 * length)
+        trial = point[0] + length * direction
+        new, slope = hill.trial(trial)
+        if new <= found[1]:
+            break
+        found = trial, new, slope
+    return found
 
 
 def corrected(hessian: Tensor, step: Tensor, change: Tensor) -> Tensor:
