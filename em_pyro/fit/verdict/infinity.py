@@ -27,6 +27,8 @@ FAINT = 1e-6  # information along a combination of entries, of what each has by 
 BESIDE = (1 - 3e-6, 1 - 1e-6, 1 + 1e-6, 1 + 2e-6)  # neighbours, whose heights differ by rounding alone
 DIGITS = 4.0  # times this difference: what may be rounding
 GROWING, PAIRS = ("real", "positive"), 100  # domains of what may multiply a prior away; pairs that are looked at
+FOR_EVER = "the objective rises for ever, and has no maximum at finite values"
+ALL_THE_WAY = "the objective rises all the way to this boundary, and has no maximum before it"
 ENDS = {"positive": ("zero", "infinity"), "unit": ("zero", "one"), "simplex": ("zero", "one")}
 
 
@@ -63,7 +65,7 @@ def run_off(off: Mapping[Entry, str], silent: Collection[Entry]) -> list[str]:
     for where in dict.fromkeys(off.values()):
         there = [entry for entry, to in off.items() if to == where]
         if rising := [entry for entry in there if entry not in silent]:
-            why = "the objective rises for ever, and has no maximum at finite values"
+            why = FOR_EVER if "infinity" in where else ALL_THE_WAY
             notes.append(f"runs to {where}: {named(rising)}; {why}")
         if level := [entry for entry in there if entry in silent]:
             why = "the objective is the same to its last digit, however far, and tells no value of it"
