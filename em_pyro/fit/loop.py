@@ -16,12 +16,13 @@ from .endings import bad_ending, capped, degenerate, lost, stuck
 from .look import look
 from .path import Interrupted, Move, Path
 from .problem import Problem
-from .saddle import leave_saddle, margin
+from .saddle import further, leave_saddle, margin
 from .step import em_step
 from .stopping import CALM, estimated_gap, is_small
 from .verdict.plateaus import leave_plateau
 
 SADDLES = 5  # that a start may leave, plateaus included
+AGAIN = 2  # after so many the way out of the next is followed to its end: it may be one to a boundary
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,8 @@ def _settled(problem: Problem, path: Path, move: Move, tol: float) -> tuple[Path
     higher, what = leave_saddle(problem, path.here, move.found, path.gap, path.saddles), "saddle"
     if higher is None:
         higher, what = leave_plateau(problem, path.here, move.found), "plateau"
+    elif path.saddles >= AGAIN:
+        higher = further(problem, path.here, higher)
     if higher is None or path.saddles >= SADDLES and is_small(_gain(problem, path, higher), path.level, tol):
         return path.charged(spent).ended("converged")._replace(findings=findings), None
     if path.saddles >= SADDLES:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import isfinite
+from math import isfinite, log
 
 import torch
 from torch import Tensor
@@ -41,6 +41,7 @@ SHORTER = 0.3  # of the way from the EM step to it, the next one
 EDGE = 14.0  # of a logit or the logarithm of a probability: beyond it an entry that runs outwards is left to EM
 PLAIN = 3  # moves from a new place that are plain steps: far from a maximum EM knows better
 WORST = 1 / (1 - SLOWEST)  # of the slowest plain steps that are believed
+SHRINKS = log(3.0)  # of the logarithm of a spread of latents: the most by which a proposal lets it shrink
 DIGITS = 1e-2  # of the slack that the loop has: a proposal is not kept for less
 
 
@@ -205,7 +206,7 @@ class QuasiNewton:
 
         A proposal promises no more than is `near`: farther on the objective is no parabola.
         """
-        correction = _direction(self.secants, at) - at.step
+        correction = _within(problem, at, _direction(self.secants, at)) - at.step
         more, length, trials = float(at.slope @ correction), 1.0, 0
         if more > 0:
             length = min(1.0, (2 * near(at.objective) - at.promised) / more)
@@ -257,6 +258,15 @@ def _direction(secants: Secants, at: Reached) -> Tensor:
     """The quasi-Newton step, of free coordinates; the EM step of the others."""
     newton = secants.direction(torch.where(at.free, at.slope, 0.0), torch.where(at.free, at.step, 0.0))
     return torch.where(at.free, newton, at.step)
+
+
+def _within(problem: Problem, at: Reached, move: Tensor) -> Tensor:
+    """Let a spread of latents shrink no faster than to a part: next to zero it holds what they have in common."""
+    domains = {n: domain_of(problem.program.parameters[n].constraint) for n in problem.coordinates.names}
+    spreads = problem.scales.spreads
+    parts = problem.coordinates.cut(move, only(at.here))
+    own = joined({n: torch.full_like(p, n in spreads and domains[n] == "positive") for n, p in parts.items()}) > 0
+    return torch.where(own, torch.maximum(move, at.step.clamp(max=-SHRINKS)), move)
 
 
 def _leaving(problem: Problem, here: Batch, vector: Tensor, step: Tensor) -> Tensor:

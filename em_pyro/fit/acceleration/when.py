@@ -88,9 +88,10 @@ WISHES: Mapping[str | None, Wish] = {
 def wished(problem: Problem, acceleration: str | None) -> Wish:
     """Return what was asked for; where "auto" cannot trust a rate, or a gradient costs runs of the model, plain steps.
 
-    A callable and some steps of Adam are no maximum of `Q`: what they do next does not follow from where they are.
+    A callable and some steps of Adam are no maximum of `Q`: what they do next does not follow from where they are. Some
+    steps of Newton are none either, but keep the rate of EM.
     """
-    inexact = problem.plan.callables or not all(climb.exact for climb in problem.plan.climbs)
+    inexact = problem.plan.callables or not all(climb.steady for climb in problem.plan.climbs)
     if acceleration == "auto" and (inexact or problem.engine.runs_model):
         return PLAIN
     if acceleration == "auto" and problem.engine.recognition.latents is not None:

@@ -21,8 +21,8 @@ from .around import MATRICES, Around, Entry, named
 from .ground import Ground, heights_in_turn
 
 LITTLE, SHRUNK = math.log(10.0), math.log(1e3)  # logarithms: how far a scale is moved towards zero
-GROWN = (math.log(10.0), math.log(1e3), math.log(1e6))  # and away from it
-LEVEL = 1e-9  # relative to 1 + |objective|: what it may lose on the way to zero
+GROWN = tuple(math.log(10.0**k) for k in (1, 3, 6, 9, 12))  # and away from it
+LEVEL = 1e-8  # relative to 1 + |objective|: what it may lose on the way to zero
 FALL = 0.05  # nats that it loses away from there, or a flat direction is not identified
 STEEP = 0.25  # nats that the slope promises to a scale that shrinks to a part
 LIFTS, SEEN = 16, 0.01  # powers of ten by which a scale is lifted, at most; and nats that this may cost
@@ -84,7 +84,7 @@ def collapsing(problem: Problem, batch: Batch) -> str:
     around = Around(problem.program, tuple(sorted(names)), values)
     zero = [one for one in around.edges() if around.logarithmic(one)]
     if zero:
-        return _collapsed(zero)
+        return _collapsed(problem, values, zero)
     own, ground = _coordinates(around, names), Ground(problem, around)
     here = torch.zeros((1, around.size), dtype=torch.float64)
     with torch.no_grad():
@@ -96,14 +96,30 @@ def collapsing(problem: Problem, batch: Batch) -> str:
     here[0, those] = -SHRUNK
     before, once, twice = ground.heights(torch.cat([0 * here, here, 2 * here])).tolist()
     rises = min(once - before, twice - once) >= ROWS * SHRUNK
-    return _collapsed([around.entries[k] for k in those.tolist()]) if rises or _lost(problem, values) else ""
+    shrinking = [around.entries[k] for k in those.tolist()]
+    return _collapsed(problem, values, shrinking) if rises or _lost(problem, values) else ""
 
 
-def _collapsed(entries: Sequence[Entry]) -> str:
+def _collapsed(problem: Problem, values: Params, entries: Sequence[Entry]) -> str:
+    drawn = [entry for entry in entries if _drawn_by_its_prior(problem, values, entry[0])]
+    if drawn:
+        return (
+            f"{named(drawn)} collapsed: the density of the prior rises for ever towards zero; take "
+            f'EM(prior_density="unconstrained"), or a prior with a bound there'
+        )
     return (
         f"{named(entries)} collapsed: the likelihood rises for ever as they shrink, onto few rows or equal values; "
         f"give them a prior, use fewer components, or other starts"
     )
+
+
+def _drawn_by_its_prior(problem: Problem, values: Params, name: str) -> bool:
+    """Whether the density of a prior goes on to rise as its parameter shrinks."""
+    prior = problem.engine.priors.get(name)
+    if prior is None or prior.fn is None:
+        return False
+    before, after = (float(prior.log_prob(values[name].unsqueeze(0) * part).sum()) for part in (1.0, math.exp(-SHRUNK)))
+    return after - before > STEEP * SHRUNK
 
 
 def _lost(problem: Problem, values: Params) -> bool:

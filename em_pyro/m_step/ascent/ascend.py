@@ -29,6 +29,7 @@ Carried = MutableMapping[tuple[str, ...], Memory]
 
 BOUNDED = ("unit", "simplex", "positive")
 EDGE = 16.0  # of an unconstrained coordinate: a ten-millionth from the boundary
+PULL = 1e-3  # of a prior there, nats a unit: that of a density which has a bound has vanished
 ITERATIONS, PARTIAL = 200, 20  # of L-BFGS, where `Q` is maximised and where it only has to rise
 STALLED = 1e4  # units of rounding: a gradient at which Newton has not done its work
 
@@ -111,7 +112,7 @@ def _refuse_unbounded(hill: Hill, slope: Tensor) -> None:
         with torch.enable_grad():
             density = prior.log_prob(constrained(hill.engine.program, name, leaf).unsqueeze(0)).sum()
             (pull,) = torch.autograd.grad(density, leaf)
-        bad = edge & (pull * point > 0) & (slopes[name] * point.sign() > pull.abs() / 2)
+        bad = edge & (pull * point > 0) & (pull.abs() > PULL) & (slopes[name] * point.sign() > pull.abs() / 2)
         if bool(bad.any()):
             raise unbounded_at(name, bad)
 

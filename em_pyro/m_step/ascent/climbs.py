@@ -34,6 +34,11 @@ class Climb:
     patterns: list[Pattern] = field(default_factory=list, repr=False, compare=False)
 
     @property
+    def steady(self) -> bool:
+        """Whether a rate of EM says what is left: near its end, steps of Newton keep the rate (Lange 1995)."""
+        return self.exact or self.method == NEWTON
+
+    @property
     def caveat(self) -> str:
         """What the plan says of an M-step that is not a maximum."""
         return "" if self.exact else f"{HURRIED[self.method]}: Q rises, but is not maximised (generalised EM)"

@@ -231,14 +231,17 @@ def _parts(site: Site) -> Iterator[tuple[str, Tensor]]:
             yield key, part
 
 
-def _inside(part: Any) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of a distribution or a transform, and of those of which it is made."""
+def _inside(part: Any, around: tuple[Any, ...] = ()) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a distribution or a transform, and of those of which it is made.
+
+    A transform and its inverse hold one another: what is `around` a part is not entered again.
+    """
     for key, inner in vars(part).items():
         for one in inner if isinstance(inner, (list, tuple)) else (inner,):
             if isinstance(one, Tensor):
                 yield key, one
-            elif isinstance(one, (Distribution, Transform)):
-                yield from _inside(one)
+            elif isinstance(one, (Distribution, Transform)) and not any(one is other for other in around):
+                yield from _inside(one, (*around, part))
 
 
 def _listed(latents: Mapping[str, Any]) -> str:
