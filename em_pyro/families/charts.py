@@ -114,6 +114,9 @@ CHARTS = (
 )
 
 
+BOXES = ("GreaterThan", "GreaterThanEq", "SoftplusPositive", "LessThan", "Interval", "HalfOpenInterval")
+"""Constraints that allow all numbers between bounds."""
+
 COORDINATES: Mapping[str, Chart] = {
     domain: next(chart for chart in CHARTS if chart.name == name)
     for domain, name in (("real", "itself"), ("positive", "exp"), ("unit", "sigmoid"))
@@ -122,9 +125,8 @@ COORDINATES: Mapping[str, Chart] = {
 
 
 def domain_of(constraint: Any) -> str:
-    """Name the values that a constraint allows; "other" for those with no closed form (an interval, an order)."""
-    while isinstance(constraint, type(constraints.real_vector)) and hasattr(constraint, "base_constraint"):
-        constraint = constraint.base_constraint
+    """Name the values that a constraint allows; "other" for those that have no name here (an interval, an order)."""
+    constraint = _of_entries(constraint)
     name = type(constraint).__name__.lstrip("_")
     lower = getattr(constraint, "lower_bound", None)
     if name == "Real":
@@ -141,6 +143,29 @@ def domain_of(constraint: Any) -> str:
         "SoftplusLowerCholesky": "lower_cholesky",
         "PositiveDefinite": "positive_definite",
     }.get(name, "other")
+
+
+def bounds_of(constraint: Any) -> tuple[Tensor, Tensor] | None:
+    """Return the lower and the upper bound of a constraint that allows all numbers between; None for any other.
+
+    An end is infinite where there is none. Bounds belong to what is allowed, open or not: a maximum may be there.
+    """
+    constraint = _of_entries(constraint)
+    name = type(constraint).__name__.lstrip("_")
+    if name not in BOXES:
+        return None
+    lower, upper = (getattr(constraint, f"{end}_bound", None) for end in ("lower", "upper"))
+    return (
+        torch.as_tensor(-torch.inf if lower is None else lower).double(),
+        torch.as_tensor(torch.inf if upper is None else upper).double(),
+    )
+
+
+def _of_entries(constraint: Any) -> Any:
+    """Take off what only says that dimensions belong together."""
+    while isinstance(constraint, type(constraints.real_vector)) and hasattr(constraint, "base_constraint"):
+        constraint = constraint.base_constraint
+    return constraint
 
 
 def _is(bound: Any, number: float) -> bool:
