@@ -6,7 +6,7 @@ parameter's constraint allows onto all values that the argument may take.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,7 +115,7 @@ CHARTS = (
 
 
 BOXES = ("GreaterThan", "GreaterThanEq", "SoftplusPositive", "LessThan", "Interval", "HalfOpenInterval")
-"""Constraints that allow all numbers between bounds."""
+"""Constraints of single numbers that allow all between bounds."""
 
 COORDINATES: Mapping[str, Chart] = {
     domain: next(chart for chart in CHARTS if chart.name == name)
@@ -145,14 +145,20 @@ def domain_of(constraint: Any) -> str:
     }.get(name, "other")
 
 
-def bounds_of(constraint: Any) -> tuple[Tensor, Tensor] | None:
-    """Return the lower and the upper bound of a constraint that allows all numbers between; None for any other.
+def bounds_of(constraint: Any, shape: Sequence[int] = ()) -> tuple[Tensor, Tensor] | None:
+    """Return the lower and the upper bound of every entry where a constraint says no more; None where it does.
 
     An end is infinite where there is none. Bounds belong to what is allowed, open or not: a maximum may be there.
+
+    Args:
+        constraint: of a parameter.
+        shape: of its values, for roots of covariances, which are zero above the diagonal and not below zero on it.
     """
     constraint = _of_entries(constraint)
-    name = type(constraint).__name__.lstrip("_")
-    if name not in BOXES:
+    if domain_of(constraint) == "lower_cholesky":
+        ones = torch.ones(*(shape or (1, 1))[-2:], dtype=torch.float64)
+        return torch.where(ones.tril(-1) > 0, -torch.inf, 0.0), torch.where(ones.tril() > 0, torch.inf, 0.0)
+    if type(constraint).__name__.lstrip("_") not in BOXES:
         return None
     lower, upper = (getattr(constraint, f"{end}_bound", None) for end in ("lower", "upper"))
     return (

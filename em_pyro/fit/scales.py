@@ -145,7 +145,8 @@ class Scales:
         found, bank, parameters = set[str](), self.engine.recognition.bank, self.engine.program.parameters
         for factor in (factor for factor in self.engine.leaders.values() if "loc" in factor.roles):
             found |= bank.parameters(factor.roles["loc"], factor.family.roles["loc"].domain)
-        ends = {name: bounds_of(parameters[name].constraint) for name in parameters if name in found}
+        mine = {name: parameters[name] for name in parameters if name in found}
+        ends = {name: bounds_of(p.constraint, p.initial.shape) for name, p in mine.items()}
         return {name: bounds for name, bounds in ends.items() if bounds is not None}
 
     def shrunk(self, params: Params) -> bool:

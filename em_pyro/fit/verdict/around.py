@@ -104,6 +104,8 @@ class Around:
                 at = (value == 0) | (value == 1) & (domain == "unit")
             elif name in self._between:
                 at = at | self._at_an_end(name)
+            elif domain == "lower_cholesky":
+                at = at | _singular(value)
             found += [(name, tuple(index)) for index in (at & _used(at, domain)).nonzero().tolist()]
         return found
 
@@ -168,7 +170,13 @@ def _free(point: Tensor, value: Tensor, domain: str) -> Tensor:
         return free & (value > 0) & (value < 1)
     if domain == "positive":
         return free & (value > 0)
-    return free & _used(free, domain)
+    free = free & _used(free, domain)
+    return free & ~_singular(value) if domain == "lower_cholesky" else free
+
+
+def _singular(root: Tensor) -> Tensor:
+    """Which entries on the diagonal of a root are zero."""
+    return torch.diag_embed(root.diagonal(dim1=-2, dim2=-1) == 0)
 
 
 def _moved(point: Tensor, value: Tensor, move: Tensor, domain: str, onto: torch.distributions.Transform) -> Tensor:

@@ -58,21 +58,19 @@ def _running(ground: Ground, level: float) -> list[tuple[Entry, float]]:
     near = [one for one, high in zip(near, as_high.tolist(), strict=True) if high]
     if not near:
         return near
-    ways = [float(around.params[name][at]) - end for (name, at), end in near]
-    most = [_half(bounded[name], around.params[name], at) for (name, at), _ in near]
-    away = [
-        (entry, end + math.copysign(min(abs(way) * many, far), way))
-        for many in GROWN
-        for (entry, end), way, far in zip(near, ways, most, strict=True)
-    ]
-    fallen = (ground.with_entries(away) < level - FALLEN).reshape(len(GROWN), -1).any(0)
+    away = [(entry, value) for entry, end in near for value in _away(ground, entry, end, bounded[entry[0]])]
+    fallen = (ground.with_entries(away) < level - FALLEN).reshape(len(near), -1).any(1)
     return [one for one, falls in zip(near, fallen.tolist(), strict=True) if falls]
 
 
-def _half(bounds: tuple[Tensor, Tensor], like: Tensor, at: tuple[int, ...]) -> float:
-    """Half the way from bound to bound, of an entry."""
-    low, high = (float(end.expand_as(like)[at]) for end in bounds)
-    return (high - low) / 2
+def _away(ground: Ground, entry: Entry, end: float, bounds: tuple[Tensor, Tensor]) -> list[float]:
+    """Values of an entry farther from a bound: by its own way from there, and by that which it had at first."""
+    name, at = entry
+    value, initial = ground.around.params[name], ground.problem.program.parameters[name].initial
+    low, high = (float(part.expand_as(value)[at]) for part in bounds)
+    way, first = float(value[at]) - end, abs(float(initial[at]) - end)
+    lengths = [many * size for size in (abs(way), first) for many in GROWN]
+    return [end + math.copysign(min(length, (high - low) / 2), way) for length in lengths]
 
 
 def _near(around: Around, name: str) -> Tensor:
@@ -139,7 +137,7 @@ def _way(around: Around, entry: Entry) -> int:
     name, at = entry
     if around.domains[name] == "simplex":
         return 1
-    bounds = bounds_of(around.program.parameters[name].constraint)
+    bounds = bounds_of(around.program.parameters[name].constraint, around.params[name].shape)
     if bounds is None:
         return 0
     return 1 if float(around.params[name][at]) <= float(bounds[0].expand_as(around.params[name])[at]) else -1

@@ -226,7 +226,7 @@ def _bounds(engine: Engine, locations: Mapping[str, Chart]) -> dict[str, Bounds]
     found = dict[str, Bounds]()
     for name in (name for name, chart in locations.items() if chart.name == "itself"):
         parameter = engine.program.parameters[name]
-        if (bounds := bounds_of(parameter.constraint)) is not None:
+        if (bounds := bounds_of(parameter.constraint, parameter.initial.shape)) is not None:
             low, high = (end.expand(parameter.initial.shape).reshape(-1) for end in bounds)
             found[name] = low, high
     return found
