@@ -6,7 +6,7 @@ parameter's constraint allows onto all values that the argument may take.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,6 +114,9 @@ CHARTS = (
 )
 
 
+BOXES = ("GreaterThan", "GreaterThanEq", "SoftplusPositive", "LessThan", "Interval", "HalfOpenInterval")
+"""Constraints of single numbers that allow all between bounds."""
+
 COORDINATES: Mapping[str, Chart] = {
     domain: next(chart for chart in CHARTS if chart.name == name)
     for domain, name in (("real", "itself"), ("positive", "exp"), ("unit", "sigmoid"))
@@ -122,9 +125,8 @@ COORDINATES: Mapping[str, Chart] = {
 
 
 def domain_of(constraint: Any) -> str:
-    """Name the values that a constraint allows; "other" for those with no closed form (an interval, an order)."""
-    while isinstance(constraint, type(constraints.real_vector)) and hasattr(constraint, "base_constraint"):
-        constraint = constraint.base_constraint
+    """Name the values that a constraint allows; "other" for those that have no name here (an interval, an order)."""
+    constraint = _of_entries(constraint)
     name = type(constraint).__name__.lstrip("_")
     lower = getattr(constraint, "lower_bound", None)
     if name == "Real":
@@ -141,6 +143,35 @@ def domain_of(constraint: Any) -> str:
         "SoftplusLowerCholesky": "lower_cholesky",
         "PositiveDefinite": "positive_definite",
     }.get(name, "other")
+
+
+def bounds_of(constraint: Any, shape: Sequence[int] = ()) -> tuple[Tensor, Tensor] | None:
+    """Return the lower and the upper bound of every entry where a constraint says no more; None where it does.
+
+    An end is infinite where there is none. Bounds belong to what is allowed, open or not: a maximum may be there.
+
+    Args:
+        constraint: of a parameter.
+        shape: of its values, for roots of covariances, which are zero above the diagonal and not below zero on it.
+    """
+    constraint = _of_entries(constraint)
+    if domain_of(constraint) == "lower_cholesky":
+        ones = torch.ones(*(shape or (1, 1))[-2:], dtype=torch.float64)
+        return torch.where(ones.tril(-1) > 0, -torch.inf, 0.0), torch.where(ones.tril() > 0, torch.inf, 0.0)
+    if type(constraint).__name__.lstrip("_") not in BOXES:
+        return None
+    lower, upper = (getattr(constraint, f"{end}_bound", None) for end in ("lower", "upper"))
+    return (
+        torch.as_tensor(-torch.inf if lower is None else lower).double(),
+        torch.as_tensor(torch.inf if upper is None else upper).double(),
+    )
+
+
+def _of_entries(constraint: Any) -> Any:
+    """Take off what only says that dimensions belong together."""
+    while isinstance(constraint, type(constraints.real_vector)) and hasattr(constraint, "base_constraint"):
+        constraint = constraint.base_constraint
+    return constraint
 
 
 def _is(bound: Any, number: float) -> bool:

@@ -84,7 +84,7 @@ def certify(problem: Problem, params: Params, found: Expectation, *, settled: bo
         information = None
     if information is not None and not unseen and ground.around.size:
         findings = _told(findings, ground, level, found, information, zero, settled=settled)
-    if put_there and inwards >= 0:  # what has been put to its boundary may not rest there
+    if (put_there or edges & problem.scales.bounded.keys()) and inwards >= 0:  # what was put there may not rest there
         findings = replace(findings, least=0.0)
     return _judged(findings, ground, level, found, information, unseen) if settled else findings
 

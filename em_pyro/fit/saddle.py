@@ -68,7 +68,9 @@ def leave_saddle(problem: Problem, here: Batch, found: Expectation, gap: float, 
         for name, point in points.items():
             ends = [constrained(program, name, point + size * units[name] * noise[name]) for size in sizes]
             shifted = torch.stack(ends)
-            moved[name] = torch.where(torch.isfinite(shifted), shifted, params[name])
+            moved[name] = _lifted(
+                problem, name, params[name], torch.where(torch.isfinite(shifted), shifted, params[name])
+            )
         calm = batched(params) if sizes == (SMALL,) and abreast(problem) >= BESIDE else None
         higher, trail, rest = _climb(problem, moved, objective, margin(gap, objective), calm)
         if higher is not None:
@@ -76,6 +78,22 @@ def leave_saddle(problem: Problem, here: Batch, found: Expectation, gap: float, 
         if sizes == (SMALL,) and not _stays(problem, batched(params), units, trail, rest):
             return None
     return None
+
+
+def _lifted(problem: Problem, name: str, value: Tensor, moved: Tensor) -> Tensor:
+    """Lift what is at a bound, and part of a location: what multiplies latents stays at zero once it is there.
+
+    A bound has no coordinate to be moved along. It is lifted by a part of the way to where the program had it at first,
+    or of the distance of the bounds.
+    """
+    bounds = problem.scales.bounded.get(name)
+    if bounds is None:
+        return moved
+    low, high = (end.expand_as(value) for end in bounds)
+    inwards = torch.where(value <= low, 1.0, -1.0) * torch.where(torch.isfinite(high - low), high - low, 1.0)
+    way = problem.program.parameters[name].initial.double() - value
+    lifted = value + SMALL * torch.where(way == 0, inwards, way)
+    return torch.where((value <= low) | (value >= high), lifted, moved)
 
 
 def _stays(problem: Problem, here: Batch, units: Params, trail: Sequence[Batch], calm: Sequence[Batch]) -> bool:

@@ -15,7 +15,7 @@ from ..e_step.expectation import Expectation
 from ..e_step.second.expansion import counted
 from ..e_step.sites.centring import scales
 from ..e_step.sites.site_factor import SiteFactor
-from ..families.charts import domain_of
+from ..families.charts import bounds_of, domain_of
 from ..program.masks import seen_values
 from ..program.named import Params, unraveled
 from ..program.site import Site
@@ -138,6 +138,16 @@ class Scales:
                     segments = bank.touched(factor.roles[key], factor.family.roles[key].domain)
                     found |= {segment.parameter for segment in segments if segment.chart.name in GROWING}
         return frozenset(found & self.engine.program.parameters.keys())
+
+    @cached_property
+    def bounded(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Parameters between bounds that locations are made of, and the bounds: densities are finite there."""
+        found, bank, parameters = set[str](), self.engine.recognition.bank, self.engine.program.parameters
+        for factor in (factor for factor in self.engine.leaders.values() if "loc" in factor.roles):
+            found |= bank.parameters(factor.roles["loc"], factor.family.roles["loc"].domain)
+        mine = {name: parameters[name] for name in parameters if name in found}
+        ends = {name: bounds_of(p.constraint, p.initial.shape) for name, p in mine.items()}
+        return {name: bounds for name, bounds in ends.items() if bounds is not None}
 
     def shrunk(self, params: Params) -> bool:
         """Whether one of these is far below what it was in the program as it is stated."""

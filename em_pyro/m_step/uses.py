@@ -10,7 +10,7 @@ import torch
 from ..e_step.engine import Engine
 from ..e_step.sites.site_factor import SiteFactor
 from ..e_step.sums import Sums
-from ..families.charts import CHARTS, Chart, domain_of
+from ..families.charts import CHARTS, Chart, bounds_of, domain_of
 from ..program.site import Parameter
 from ..program.unroll import user_site
 from ..reading.bank import Bank, RoleMap, Segment
@@ -155,6 +155,9 @@ def _check_image(engine: Engine, parameter: Parameter, uses: Sequence[Use], char
     through = f" through {chart}" if chart != "itself" else ""
     for factor, key, role in uses:
         wanted = factor.family.roles[key].domain
+        bounded = chart == "itself" and key == "loc" and factor.family.solver == "normal"
+        if bounded and bounds_of(parameter.constraint) is not None:
+            continue
         if image != wanted and (wanted, image) != ("simplex", "unit"):
             what = f"{family_name(factor)}.{key}"
             raise Refused(f"its constraint {parameter.constraint} is not all that {what} may take{through}")
@@ -212,7 +215,8 @@ def because(uses: Sequence[Use], engine: Engine, name: str) -> str:
     """Say why a parameter has a closed form."""
     bank = engine.recognition.bank
     if any(role.affine is not None for _, _, role in uses):
-        return f"the location is affine in it{_beside(engine, name)}: weighted least squares"
+        between = " between its bounds" * (bounds_of(engine.program.parameters[name].constraint) is not None)
+        return f"the location is affine in it{_beside(engine, name)}: weighted least squares{between}"
     charts = set[str]().union(*(used_charts(role, segments_of(bank, t, k), name) for t, k, role in uses))
     (chart,) = charts
     known = any(role.coefficient is not None for _, _, role in uses)

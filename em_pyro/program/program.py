@@ -193,8 +193,11 @@ class _Replay(Messenger):
         name, latents = name_of(msg), self.program.latents
         if name not in self.program.upstream:
             raise unstable(name, "it is new in this one", self.remedy)
-        plates = {frame.dim: frame.name for frame in msg["cond_indep_stack"] if frame.vectorized}
-        self.run.frames.update((frame.name, frame) for frame in msg["cond_indep_stack"] if frame.vectorized)
+        plates = dict[int, str]()
+        for frame in msg["cond_indep_stack"]:
+            if frame.vectorized:
+                plates[frame.dim] = frame.name
+                self.run.frames[frame.name] = frame
         dims = {latents[key].dim: key for key in self.program.upstream[name]} | plates
         given = msg["is_observed"] or name in self.program.integrated
         role = "observed" if given else "latent" if name in latents else "prior"

@@ -145,3 +145,29 @@ def test_a_state_of_a_chain_that_no_step_is_in_is_named() -> None:
     fit = EM(chain, starts={"level": tensor([-3.0, -400.0])}, max_steps=30).fit(SERIES, X)
     assert fit.outcome == "empty state"
     assert '"level"' in fit.notes[-1] or '"slope"' in fit.notes[-1]
+
+
+def kinds_of_chains(y: Tensor, step: Tensor) -> None:
+    """Every sequence is of one kind, by which its state moves."""
+    weights = pyro.param("weights", torch.ones(2).to(y) / 2, constraint=constraints.simplex)
+    keep, noise = pyro.param("keep", step), pyro.param("noise", tensor(0.4).to(y), constraint=constraints.positive)
+    with pyro.plate("sequences", y.shape[1]):
+        kind = pyro.sample("kind", dist.Categorical(weights))
+        z = torch.zeros(()).to(y)
+        for t in pyro.markov(range(len(y))):
+            z = pyro.sample(f"z_{t}", dist.Normal(keep[kind] * z, 0.5))
+            pyro.sample(f"y_{t}", dist.Normal(z, noise), obs=y[t])
+
+
+def test_a_kind_of_chain_that_becomes_empty_is_named() -> None:
+    """It began far off: all values are numbers, and the notes say of what nothing is told any more."""
+    noise = torch.randn((2, 15, 12), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    y, z = list[Tensor](), torch.zeros(12, dtype=torch.float64)
+    for moved, seen in noise.unbind(1):
+        z = 0.9 * z + 0.5 * moved
+        y.append(z + 0.3 * seen)
+    fit = EM(kinds_of_chains).fit(torch.stack(y), tensor([0.5, -40.0]).double())
+    assert all(bool(torch.isfinite(value).all()) for value in fit.params.values())
+    assert fit.posterior.marginal("kind").sum(0).argmin() == 1
+    assert any("boundary" in note and '"weights"[1]' in note for note in fit.notes)
+    assert any("not identified" in note and '"keep"[1]' in note for note in fit.notes)

@@ -12,6 +12,7 @@ from torch import Tensor, tensor
 from torch.distributions import constraints
 
 from em_pyro import EM
+from em_pyro.e_step.gaussian.unit import Gaussian
 from em_pyro.fit.problem import prepare
 
 GROUP = torch.arange(60) // 5
@@ -63,7 +64,15 @@ def slopes(y: Tensor) -> None:
         pyro.sample("y", dist.Normal(line, positive("sigma")), obs=y)
 
 
-MODELS = {"intercepts": intercepts, "crossed": crossed, "slopes": slopes}
+def known(y: Tensor) -> None:
+    """One effect whose law no parameter enters: statistics are taken of it for its mean alone."""
+    mu = pyro.param("mu", tensor(0.0))
+    with pyro.plate("rows", 60):
+        b = pyro.sample("b", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(mu + b, positive("sigma")), obs=y)
+
+
+MODELS = {"intercepts": intercepts, "crossed": crossed, "slopes": slopes, "known": known}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -102,6 +111,15 @@ def test_plain_steps_where_they_are_asked_for() -> None:
     other = EM(intercepts, tol=0, **options).fit(Y + 100)
     same(tensor(plain.path), tensor(other.path))
     assert EM(intercepts, **options).fit(Y + 100).log_likelihood > plain.log_likelihood + 10
+
+
+def test_without_its_statistics_a_known_law_has_no_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sites that no parameter enters are left out, but for those whose latents are moved."""
+    assert EM(known).fit(Y).converged
+    pyro.clear_param_store()
+    monkeypatch.setattr(Gaussian, "_moving", frozenset())
+    with pytest.raises(KeyError, match="b"):
+        EM(known).fit(Y)
 
 
 def test_a_mean_that_has_a_prior_stays() -> None:

@@ -255,10 +255,10 @@ def sum_seen(x: Tensor) -> None:
 
 WHOLE: Mapping[str, tuple[Callable[[Tensor], None], str]] = {
     "weights of a part": (weighted, r'^Site "x": expected the same poutine.scale as site "z"'),
-    "a choice of latents": (chosen, r'^Site "x": expected .* discrete latent "c" alike.*"maximise"'),
+    "a choice of latents": (chosen, r'^Site "x": expected .* discrete latent "c" alike, got others of z .*"maximise"'),
     "a switching system": (switching, r"^The model: expected at most 4,096 joint states .*, got 16,384 \(s_"),
     "pyro.factor": (factored, r'^Site "bend": expected Normal, MultivariateNormal or Delta .*, got Unit'),
-    "a latent of all rows": (joined, r'^Plate "rows": expected continuous latents that hang together within'),
+    "a latent of all rows": (joined, r'^Plate "rows": expected continuous latents .* got "m" across .*"maximise"'),
     "a sum without noise": (sum_seen, r'^Site "x": expected a Delta of one continuous latent in each entry'),
 }  # fmt: skip
 """Programs of their own, and what is said of them."""

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from ...errors import ModelError
+from ...reading.latents.bilinear import Places
+from ...reading.latents.which import as_parameter
 from ..forward_backward.compiled import choose
 from .alike.components import Members, place_of
 from .alike.repeats import within
@@ -30,12 +32,14 @@ class Layer:
         given: which latent entries are not observed exactly, and the values of the others; None is all.
         plates: of the discrete latents that reach them, and how many rows each has.
         outer: how often every row of these is there; None is once.
+        latents: where the entries of all of them stand.
     """
 
     rows: Sequence[Rows] = field(repr=False)
     given: tuple[Tensor, Tensor] | None = field(repr=False)
     plates: Mapping[str, int]
     outer: Tensor | None = field(repr=False)
+    latents: Places
 
     def groups(self, members: Sequence[Members], repeats: Sequence[Tensor | None]) -> list[Group]:
         """Lay all kinds out, each with how often its members are there."""
@@ -79,10 +83,12 @@ class Layer:
         for plate, size in self.plates.items():
             place = place_of(self.rows, members, plate)
             if place is None:
+                names = self.latents.named(members.entries)
                 raise ModelError(
-                    f'Plate "{plate}": expected continuous latents that hang together within one of its rows, got some '
-                    f"across rows, each with a discrete state of its own. Their number of joint states has no bound. "
-                    f"Let a discrete latent hold for all that hangs together."
+                    f'Plate "{plate}": expected continuous latents that hang together within one of its rows, got '
+                    f'"{names[0]}" across {size:,} rows, each with a discrete state of its own: every choice of all '
+                    f"their states would have a law of its own. {as_parameter(names[0])} Or let a discrete "
+                    f"latent hold for all that hangs together."
                 )
             found = found * size + place
         return found

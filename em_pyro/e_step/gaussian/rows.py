@@ -16,10 +16,11 @@ from torch import Tensor
 
 from ...errors import ModelError
 from ...program.masks import seen
-from ...program.named import Named, broadcast
+from ...program.named import Named, broadcast, listed
 from ...program.site import Site
 from ...reading.bank import RoleMap
-from ...reading.latents.bilinear import Bilinear, Slot
+from ...reading.latents.bilinear import Bilinear, Places, Slot
+from ...reading.latents.which import as_parameter
 from ...reading.reading import Reading
 
 Part = Tensor | None
@@ -59,6 +60,8 @@ class Layout:
 
     def flat(self, part: Tensor, *, kept: int = 0) -> Tensor:
         """Lay a part out in three dimensions, behind which so many are kept."""
+        if not self.shape and not self.states:  # a step of a loop
+            return part.reshape((1, 1, 1, *part.shape[part.dim() - kept :]))
         dims = list(range(len(self.shape)))
         known = [self.names.index(n) for n in self.states if n in self.names]
         moved = part.permute((*known, *self.rows, *self.coordinates, *range(len(dims), part.dim())))
@@ -92,7 +95,7 @@ class Layout:
         return tuple(self.shape[d] for d in dims)
 
 
-def layout_of(made: Bilinear, states: Mapping[str, int], *, joint: bool) -> Layout:
+def layout_of(made: Bilinear, states: Mapping[str, int], places: Places, *, joint: bool) -> Layout:
     """Tell rows from coordinates.
 
     Raises:
@@ -103,12 +106,7 @@ def layout_of(made: Bilinear, states: Mapping[str, int], *, joint: bool) -> Layo
     taken = {d for slot in made.slots for d in every if slot.which.shape[d] > 1}
     for d in of_states:
         if d in taken:
-            raise ModelError(
-                f'Site "{made.site.name}": expected continuous latents that enter in all states of the discrete latent '
-                f'"{made.names[d]}" alike, got others in each: all choices together would have a law each. Multiply by '
-                f"a parameter that depends on the state; or let the latent be a parameter with a prior, whose scale is "
-                f'known: EM(continuous={{"name": "maximise"}}).'
-            )
+            raise _chosen(made, d, of_states, places)
     last = len(made.shape) - 1
     if joint:
         coordinates: tuple[int, ...] = (last,)
@@ -116,6 +114,18 @@ def layout_of(made: Bilinear, states: Mapping[str, int], *, joint: bool) -> Layo
         coordinates = tuple(d for d in every if d not in taken and d not in of_states)
     rows = tuple(d for d in every if d not in coordinates and d not in of_states)
     return Layout(made.names, made.shape, states, rows, coordinates)
+
+
+def _chosen(made: Bilinear, d: int, of_states: Sequence[int], places: Places) -> ModelError:
+    """Say that the states along a dimension choose which latents a cell takes."""
+    rows = prod(n for e, n in enumerate(made.shape[: len(made.names)]) if e not in of_states)
+    names = places.named(torch.cat([slot.which.reshape(-1) for slot in made.slots if slot.which.shape[d] > 1]))
+    return ModelError(
+        f'Site "{made.site.name}": expected continuous latents that enter in all states of the discrete latent '
+        f'"{made.names[d]}" alike, got others of {listed(names)} in each: all {made.shape[d]}^{rows} choices of states '
+        f"would have a law each. {as_parameter(names[0])} Or multiply one that all have by a parameter "
+        f"that depends on the state."
+    )
 
 
 @dataclass(frozen=True)
@@ -174,26 +184,27 @@ class Rows:
         return self.cells.movedim(1, 0).flatten(1).unique(dim=0, return_inverse=True)[1]
 
 
-def rows_of(reading: Reading, made: Bilinear, states: Mapping[str, int]) -> Rows:
+def rows_of(reading: Reading, made: Bilinear, states: Mapping[str, int], places: Places) -> Rows:
     """Lay a site out.
 
     Args:
         reading: where its arguments come from.
         made: its residuals.
         states: discrete latents over which its components are summed.
+        places: of the latents.
 
     Raises:
         ModelError: latents or a mask depend on a discrete latent; or known covariances differ between rows.
     """
     joint = reading.family.event_dim == 1
-    layout = layout_of(made, states, joint=joint)
+    layout = layout_of(made, states, places, joint=joint)
     slots = _by_coordinate(made) if joint else made.slots
     which = [layout.flat(slot.which)[0, :, 0] for slot in slots]
     which = [part.expand(layout.sizes[1]) for part in which]
     constants = [layout.flat(part) for part in made.constants]
     slopes = [[None if s is None else layout.flat(s) for s in slot.slopes] for slot in slots]
-    places, known, by = _scales(reading, layout, joint=joint)
-    cells, index, scale = _cells([layout.flat(part) for part in made.index], places, layout, joint=joint)
+    where, known, by = _scales(reading, layout, joint=joint)
+    cells, index, scale = _cells([layout.flat(part) for part in made.index], where, layout, joint=joint)
     log_factors = None
     if by is not None and bool((by != 1).any()):
         constants = [part / by for part in constants]

@@ -14,7 +14,7 @@ from ...errors import ModelError
 from ...program.named import batched, ordered
 from ...program.site import Site
 from ...reading.bound import Bound
-from ...reading.latents.bilinear import Bilinear, Latents
+from ...reading.latents.bilinear import Latents
 from ..contraction.exponents import exponents
 from ..contraction.schedule import Factor
 from ..left import Left
@@ -45,13 +45,15 @@ def take(left: Left) -> tuple[Sequence[Unit], Left]:
         raise _too_many(prod(states.values()), list(states))
     readings = left.recognition.readings
     plates = {p: left.sizes[p] for p in ordered({p for n in states for p in left.owners[n]}, left.sizes)}
-    together = merged([_repeated(rows_of(readings[n], latents.sites[n], states), left.run[n]) for n in real])
+    together = merged(
+        [_repeated(rows_of(readings[n], latents.sites[n], states, latents.places), left.run[n]) for n in real]
+    )
     rows = [one for one, _ in together]
     members = joined(rows, members_of(rows, latents.places.count))
     repeats = [repeats_of_members(rows, m) for m in members]
-    given = _observed(left, [latents.sites[n] for n in exact], of_entries(members, repeats, latents.places.count))
+    given = _observed(left, latents, exact, of_entries(members, repeats, latents.places.count))
     scale = exponents(left.run).get(frozenset(plates))
-    layer = Layer(rows, given, plates, rows_of_factor(scale, plates))
+    layer = Layer(rows, given, plates, rows_of_factor(scale, plates), latents.places)
     whole = partial(layer.groups, members, repeats)
     groups = tuple(squeezed(group) if group.at is None else group for group in whole())
     every = (*states, *plates)
@@ -110,11 +112,12 @@ def _too_many(count: int, names: Sequence[str]) -> ModelError:
     )
 
 
-def _observed(left: Left, exact: Sequence[Bilinear], repeats: Tensor) -> tuple[Tensor, Tensor] | None:
+def _observed(left: Left, latents: Latents, exact: Sequence[str], repeats: Tensor) -> tuple[Tensor, Tensor] | None:
     """Latent entries that a Delta site observes: which are free, and the values of the others.
 
     Args:
         left: what is left of the program.
+        latents: that are integrated.
         exact: these sites.
         repeats: how often every latent entry is there.
 
@@ -124,8 +127,8 @@ def _observed(left: Left, exact: Sequence[Bilinear], repeats: Tensor) -> tuple[T
     if not exact:
         return None
     free, values = torch.ones(len(repeats), dtype=torch.bool), torch.zeros_like(repeats)
-    for made in exact:
-        layout = layout_of(made, {}, joint=False)
+    for made in (latents.sites[name] for name in exact):
+        layout = layout_of(made, {}, latents.places, joint=False)
         weight = weight_of(left.run[made.site.name], layout, joint=False)
         sizes = layout.sizes
         which = torch.full(sizes, -1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import transform_to
 
-from ...families.charts import domain_of
+from ...families.charts import bounds_of, domain_of
 from ...program.named import Params
 from ...program.program import Program
 
@@ -46,7 +46,20 @@ class Around:
     @cached_property
     def free(self) -> dict[str, Tensor]:
         """Which entries of each parameter have a coordinate."""
-        return {name: _free(self._point(name), self.params[name], domain) for name, domain in self.domains.items()}
+        found = {n: _free(self._point(n), self.params[n], domain) for n, domain in self.domains.items()}
+        return found | {n: found[n] & ~self._at_an_end(n) for n in self._between}
+
+    @cached_property
+    def _between(self) -> tuple[str, ...]:
+        """Parameters between other bounds than those that have a name: points at these may be finite."""
+        constraints = {n: self.program.parameters[n].constraint for n, d in self.domains.items() if d == "other"}
+        return tuple(name for name, constraint in constraints.items() if bounds_of(constraint) is not None)
+
+    def _at_an_end(self, name: str) -> Tensor:
+        """Which entries are at one of their bounds."""
+        bounds = bounds_of(self.program.parameters[name].constraint)
+        assert bounds is not None
+        return (self.params[name] <= bounds[0]) | (self.params[name] >= bounds[1])
 
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
@@ -89,6 +102,10 @@ class Around:
             at = ~torch.isfinite(self._point(name))
             if domain in ("unit", "simplex", "positive"):
                 at = (value == 0) | (value == 1) & (domain == "unit")
+            elif name in self._between:
+                at = at | self._at_an_end(name)
+            elif domain == "lower_cholesky":
+                at = at | _singular(value)
             found += [(name, tuple(index)) for index in (at & _used(at, domain)).nonzero().tolist()]
         return found
 
@@ -102,6 +119,8 @@ class Around:
                 move = v.new_zeros((len(v), shape.numel())).index_copy(1, places, move)
             move = move.reshape((len(v), *shape))
             values[name] = _moved(self._point(name), self.params[name], move, self.domains[name], self._onto(name))
+            if name in self._between:  # what is at a bound is there exactly
+                values[name] = torch.where(self.free[name], values[name], self.params[name])
             at += many
         return values
 
@@ -151,7 +170,13 @@ def _free(point: Tensor, value: Tensor, domain: str) -> Tensor:
         return free & (value > 0) & (value < 1)
     if domain == "positive":
         return free & (value > 0)
-    return free & _used(free, domain)
+    free = free & _used(free, domain)
+    return free & ~_singular(value) if domain == "lower_cholesky" else free
+
+
+def _singular(root: Tensor) -> Tensor:
+    """Which entries on the diagonal of a root are zero."""
+    return torch.diag_embed(root.diagonal(dim1=-2, dim2=-1) == 0)
 
 
 def _moved(point: Tensor, value: Tensor, move: Tensor, domain: str, onto: torch.distributions.Transform) -> Tensor:

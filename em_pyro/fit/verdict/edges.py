@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from math import inf
 
 import torch
 from torch import Tensor
 
+from ...families.charts import bounds_of
 from ...program.named import batched
 from .around import Around, Entry, named, put
 from .ground import Ground
 
 EDGE = 1e-3  # a probability below it is tried at zero
 FALL = 1e-9  # relative to 1 + |objective|: what a probability may lose at its boundary
+GROWN, FALLEN = (1e1, 1e3, 1e6), 0.05  # times the way from a bound: the objective is lower by so many nats there
 INSIDE = 1e-7  # how far inside the slope at a boundary is taken
 RISING = 1e-3  # relative to 1 + |objective|: nats a unit, of a slope at a boundary that points inwards
 
 
 def snapped(ground: Ground, level: float) -> tuple[Ground, list[Entry]]:
-    """Put every probability that runs to zero or one there: where the objective does not fall for it."""
-    around, tried = ground.around, list[tuple[Entry, float]]()
+    """Put what runs to a bound there, where the objective does not fall: probabilities, and parts of locations."""
+    around, tried = ground.around, _running(ground, level)
     for entry in ((n, tuple(at)) for n in around.names for at in _near(around, n).nonzero().tolist()):
         value = float(around.params[entry[0]][entry[1]])
         tried.append((entry, 0.0 if value < EDGE else 1.0))
@@ -35,6 +38,39 @@ def snapped(ground: Ground, level: float) -> tuple[Ground, list[Entry]]:
     new = Ground(ground.problem, at)
     together = float(new.heights(torch.zeros(1, at.size, dtype=torch.float64)))
     return (new, [entry for entry, _ in kept]) if kept and together >= lowest else (ground, [])
+
+
+def _running(ground: Ground, level: float) -> list[tuple[Entry, float]]:
+    """Parts of locations that are as good as at a bound, and at which one.
+
+    Nothing says how near is near: the bound itself is as high, and the objective falls farther away from it. Where it
+    does not, it is flat.
+    """
+    around, near = ground.around, list[tuple[Entry, float]]()
+    bounded = {name: ends for name, ends in ground.problem.scales.bounded.items() if name in around.free}
+    for name, ends in bounded.items():
+        value = around.params[name]
+        low, high = (end.expand_as(value) for end in ends)
+        end = torch.where(value - low <= high - value, low, high)
+        there = around.free[name] & torch.isfinite(end)
+        near += [((name, tuple(at)), float(end[tuple(at)])) for at in there.nonzero().tolist()]
+    as_high = ground.with_entries(near) >= level - FALL * (1 + abs(level))
+    near = [one for one, high in zip(near, as_high.tolist(), strict=True) if high]
+    if not near:
+        return near
+    away = [(entry, value) for entry, end in near for value in _away(ground, entry, end, bounded[entry[0]])]
+    fallen = (ground.with_entries(away) < level - FALLEN).reshape(len(near), -1).any(1)
+    return [one for one, falls in zip(near, fallen.tolist(), strict=True) if falls]
+
+
+def _away(ground: Ground, entry: Entry, end: float, bounds: tuple[Tensor, Tensor]) -> list[float]:
+    """Values of an entry farther from a bound: by its own way from there, and by that which it had at first."""
+    name, at = entry
+    value, initial = ground.around.params[name], ground.problem.program.parameters[name].initial
+    low, high = (float(part.expand_as(value)[at]) for part in bounds)
+    way, first = float(value[at]) - end, abs(float(initial[at]) - end)
+    lengths = [many * size for size in (abs(way), first) for many in GROWN]
+    return [end + math.copysign(min(length, (high - low) / 2), way) for length in lengths]
 
 
 def _near(around: Around, name: str) -> Tensor:
@@ -72,10 +108,10 @@ def edge_notes(ground: Ground, zero: Sequence[Entry] = ()) -> tuple[list[str], f
 def _inwards(ground: Ground, edges: Sequence[Entry]) -> tuple[dict[Entry, float], float]:
     """The slope of the objective inwards, taken a little inside, of every entry at a boundary; and 1 + |objective|."""
     around = ground.around
-    edges = [entry for entry in edges if around.domains[entry[0]] in ("unit", "simplex", "positive")]
-    inside = {name: value.clone() for name, value in around.params.items()}
-    for name, at in edges:
-        inside[name][at] = (inside[name][at] - INSIDE).abs()
+    ways = {entry: way for entry in edges if (way := _way(around, entry))}
+    edges, inside = list(ways), {name: value.clone() for name, value in around.params.items()}
+    for (name, at), way in ways.items():
+        inside[name][at] += way * INSIDE * max(1.0, abs(float(inside[name][at])))
     for name in {name for name, _ in edges if around.domains[name] == "simplex"}:
         inside[name] /= inside[name].sum(-1, keepdim=True)
     with torch.no_grad():
@@ -92,5 +128,16 @@ def _inwards(ground: Ground, edges: Sequence[Entry]) -> tuple[dict[Entry, float]
         if around.domains[name] == "simplex":
             inwards = inwards - (inwards * inside[name]).sum(-1, keepdim=True)
         for entry in (one for one in edges if one[0] == name):
-            steep[entry] = float(inwards[entry[1]]) * (1 if float(around.params[name][entry[1]]) == 0 else -1)
+            steep[entry] = float(inwards[entry[1]]) * ways[entry]
     return steep, 1 + abs(float(found.objective))
+
+
+def _way(around: Around, entry: Entry) -> int:
+    """Which way is inwards from the bound at which an entry is; zero where it has no bounds."""
+    name, at = entry
+    if around.domains[name] == "simplex":
+        return 1
+    bounds = bounds_of(around.program.parameters[name].constraint, around.params[name].shape)
+    if bounds is None:
+        return 0
+    return 1 if float(around.params[name][at]) <= float(bounds[0].expand_as(around.params[name])[at]) else -1

@@ -40,18 +40,23 @@ class Ground:
         return torch.cat([points.new_zeros(0), *(self._heights(some) for some in self._split(points))])
 
     def _heights(self, points: Tensor) -> Tensor:
+        return self._heights_of(self.around.batch(points), len(points))
+
+    def _heights_of(self, batch: Batch, starts: int) -> Tensor:
         try:
-            found = self.problem.heights(self.around.batch(points))
+            found = self.problem.heights(batch)
         except (RuntimeError, ValueError, ObjectiveError):  # of torch: a value that overflows
-            return points.new_full((len(points),), -torch.inf)
+            return torch.full((starts,), -torch.inf, dtype=torch.float64)
         return found.nan_to_num(nan=-torch.inf, posinf=-torch.inf)
 
+    @torch.no_grad()
     def with_entries(self, moves: Sequence[tuple[Entry, float]]) -> Tensor:
         """Return the objective where one entry is put to a value, for every one of `moves`."""
-        found = []
-        for entry, value in moves:
-            here = Ground(self.problem, Around(self.around.program, (), put(self.around, entry, value)))
-            found.append(here.heights(torch.zeros(1, 0, dtype=torch.float64)))
+        found = [torch.zeros(0, dtype=torch.float64)]
+        for some in self._split(torch.arange(len(moves))):
+            each = [put(self.around, *moves[k]) for k in some.tolist()]
+            batch = {name: torch.stack([one[name] for one in each]) for name in each[0]}
+            found.append(self._heights_of(batch, len(each)))
         return torch.cat(found)
 
     def found(self) -> Expectation:

@@ -14,6 +14,7 @@ from ...program.named import Batch, connected
 from ...reading.joined import BlockDiagonal, Joined
 from ...reading.predictor import Affine, adjoint, gram, together
 from .arguments import Argument
+from .bounds import Bounds, between
 
 PIVOT = 1e-3  # of a matrix with a diagonal of one: with none lower, its Cholesky factor has the digits of any other
 
@@ -30,16 +31,23 @@ class Equations:
         form: which of them may meet.
         pseudo: of those with a prior, precision times mean of every entry, and the precision of every entry or the
             matrix of all.
+        bounds: of those that have some, the lower and the upper one of every entry.
     """
 
     sizes: Mapping[str, int]
     form: BlockDiagonal
     pseudo: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+    bounds: Mapping[str, Bounds] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def over(cls, sizes: Mapping[str, int], pseudo: Mapping[str, tuple[Tensor, Tensor]] | None = None) -> Equations:
+    def over(
+        cls,
+        sizes: Mapping[str, int],
+        pseudo: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+        bounds: Mapping[str, Bounds] | None = None,
+    ) -> Equations:
         """Equations in which all entries may meet."""
-        return cls(sizes, BlockDiagonal.whole(sum(sizes.values())), pseudo or {})
+        return cls(sizes, BlockDiagonal.whole(sum(sizes.values())), pseudo or {}, bounds or {})
 
     def of(self, designs: Iterable[Sequence[Affine]]) -> Equations:
         """The same, knowing which unknowns meet in the cells of these designs: a list for each site."""
@@ -99,7 +107,7 @@ class Equations:
         return matrix, right
 
     def solve(self, matrix: Tensor, right: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Solve for all parameters; where the matrix is singular, by the smallest change.
+        """Solve for all parameters, between their bounds; where the matrix is singular, by the smallest change.
 
         An entry that no weight reaches keeps its value, and so do all of a start whose equations are not finite: a
         scale has collapsed, and the loop will say so.
@@ -121,10 +129,33 @@ class Equations:
             finite = finite & torch.isfinite(scaled).flatten(1).all(-1)
         solved = torch.empty_like(old)
         for sets, part in zip(self.form.sets, parts, strict=True):
-            solved[:, sets] = _solved(*part, finite[:, None, None])
+            found = _solved(*part, finite[:, None, None])
+            solved[:, sets] = found if self._between is None else self._held(found, part, old[:, sets], sets)
         solved = torch.where(finite.unsqueeze(-1), solved, old)
         pieces = solved.split(list(self.sizes.values()), -1)
         return {name: piece.reshape(batch[name].shape) for name, piece in zip(self.sizes, pieces, strict=True)}
+
+    @cached_property
+    def _between(self) -> Bounds | None:
+        """Bounds of all unknowns; None if none has any."""
+        if not self.bounds:
+            return None
+        low, high = (torch.full((self.count,), end, dtype=torch.float64) for end in (-torch.inf, torch.inf))
+        for name, (lower, upper) in self.bounds.items():
+            here = slice(self.first[name], self.first[name] + self.sizes[name])
+            low[here], high[here] = lower, upper
+        return low, high
+
+    def _held(self, found: Tensor, part: tuple[Tensor, Tensor, Tensor], old: Tensor, sets: Tensor) -> Tensor:
+        """The solution between bounds, of sets that have one without: (S, sets, n)."""
+        assert self._between is not None
+        scaled, right, scale = part
+        low, high = (end.to(scale.device)[sets] for end in self._between)
+        size = found.shape[-1]
+        within = (low / scale).reshape(-1, size), (high / scale).reshape(-1, size)
+        flat = [one.reshape(-1, size) for one in (right, old / scale, found / scale)]
+        inside = between(scaled.reshape(-1, size, size), flat[0], flat[1], flat[2], within).reshape(found.shape) * scale
+        return inside.maximum(low).minimum(high)  # exactly the bound, where it is one
 
 
 def _scaled(matrix: Tensor, right: Tensor, reach: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -21,12 +21,13 @@ from torch import Tensor
 from ...e_step.engine import Engine
 from ...e_step.sites.site_factor import SiteFactor
 from ...e_step.sums import Sums
-from ...families.charts import Chart
+from ...families.charts import Chart, bounds_of
 from ...program.named import Batch
 from ...reading.priors import Prior
 from ..pooling import Refused, added, pool
 from ..uses import Block, chart_of, terms_of
 from .arguments import Argument, Selection
+from .bounds import Bounds
 from .equations import Design, Equations
 from .lines import LineSite, MatrixLineSite
 from .matrix import MatrixSite
@@ -107,6 +108,7 @@ class LeastSquares:
         weighted: whether precisions differ between cells of one location, or a prior meets them.
         pseudo: precision times mean of every entry of locations with a prior, flat, and the precision (`_laid`).
         swept: why closed forms are only conditional, or empty.
+        bounds: of every entry of the locations that have some, lower and upper, flat.
     """
 
     how: ClassVar[str] = "closed form"
@@ -122,6 +124,7 @@ class LeastSquares:
     weighted: bool
     pseudo: Mapping[str, tuple[Tensor, Tensor]] = field(repr=False)
     swept: str
+    bounds: Mapping[str, Bounds] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, engine: Engine, block: Block) -> LeastSquares:
@@ -140,14 +143,15 @@ class LeastSquares:
         swept = _coupled(engine, block, factors, bool(scales))
         swept = swept or why_swept(factors, locs, locations, all_scales, pseudo)
         initial = {name: engine.program.parameters[name].initial for name in charts}
+        bounds = _bounds(engine, locations)
         equations, designs = None, tuple[Design, ...]()
         if joined and locations:
-            every = Equations.over({n: initial[n].numel() for n in locations}, pseudo)
+            every = Equations.over({n: initial[n].numel() for n in locations}, pseudo, bounds)
             equations = every.of(loc.met(every.first) for loc in locs)
             designs = tuple(equations.design(loc) for loc in locs)
         weighted = bool(pseudo) or (not joined and differ(factors, locs, locations))
         sizes = _sizes(sites, initial)
-        return cls(locations, scales, sizes, sites, designs, equations, weighted, pseudo, swept)
+        return cls(locations, scales, sizes, sites, designs, equations, weighted, pseudo, swept, bounds)
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -177,6 +181,8 @@ class LeastSquares:
                 total, weight = total + self.pseudo[name][0], weight + self.pseudo[name][1]
             solved, there = self.sites[0].solved(total, weight)
             old = batch[name].double()
+            if name in self.bounds:  # by themselves, numbers are best at the nearest one that is allowed
+                solved = solved.maximum(self.bounds[name][0]).minimum(self.bounds[name][1])
             new[name] = torch.where(there, chart.inverse(solved), old.reshape(solved.shape)).reshape(old.shape)
         return new
 
@@ -213,6 +219,17 @@ def _roles(block: Block) -> dict[str, str]:
         if len(keys) > 1:
             raise Refused(f'"{name}" is a location and a scale')
     return {name: key for name, (key,) in roles.items()}
+
+
+def _bounds(engine: Engine, locations: Mapping[str, Chart]) -> dict[str, Bounds]:
+    """The bounds of every entry, flat, of locations that are parameters as they are: a function of one has none."""
+    found = dict[str, Bounds]()
+    for name in (name for name, chart in locations.items() if chart.name == "itself"):
+        parameter = engine.program.parameters[name]
+        if (bounds := bounds_of(parameter.constraint, parameter.initial.shape)) is not None:
+            low, high = (end.expand(parameter.initial.shape).reshape(-1) for end in bounds)
+            found[name] = low, high
+    return found
 
 
 def _joined(locs: Sequence[Argument], priors: Mapping[str, Prior], *, vectors: bool) -> bool:

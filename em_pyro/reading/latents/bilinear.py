@@ -148,6 +148,11 @@ class Places:
         """Number of entries."""
         return sum(math.prod(shape) for shape in self.shapes.values())
 
+    def named(self, entries: Tensor) -> list[str]:
+        """Name the latents that some entries are of, -1 for none."""
+        ends = {n: (first, first + math.prod(self.shapes[n])) for n, first in self.first.items()}
+        return [n for n, (a, b) in ends.items() if bool(((entries >= a) & (entries < b)).any())]
+
     def values(self, flat: Tensor) -> dict[str, Tensor]:
         """Cut entries side by side into the values of the latents."""
         cut = {n: flat[self.first[n] :][: math.prod(s)].reshape(s) for n, s in self.shapes.items()}

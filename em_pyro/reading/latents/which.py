@@ -120,3 +120,11 @@ def _scales(site: Site) -> list[Tensor]:
     """Every argument of a distribution that is not its location."""
     parts = vars(unwrap(site.fn).base).items()
     return [part for key, part in parts if isinstance(part, Tensor) and key not in ("loc", "v")]
+
+
+def as_parameter(latent: str) -> str:
+    """Say how a latent whose integral would be too large is maximised instead."""
+    return (
+        f'Let "{latent}" be a parameter with a prior of known scale, by EM(continuous={{"{latent}": "maximise"}}), '
+        f'with m_step={{name: "fixed"}} if that scale is a parameter.'
+    )
