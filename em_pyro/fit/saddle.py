@@ -77,6 +77,22 @@ def leave_saddle(problem: Problem, here: Batch, found: Expectation, gap: float, 
     return None
 
 
+def on_its_way(problem: Problem, here: Batch, objective: float, gap: float) -> Batch | None:
+    """Step on from where EM has seemed to settle: return where it is as much higher as beside a saddle, else None.
+
+    Then it had not settled: where an M-step goes a part of the way, gains shrink more slowly than the last two tell.
+    """
+    for _ in range(STEPS):
+        new, found = em_step(problem, here)
+        seen = look(problem, found, here, new)
+        if not seen.stepped[0] or seen.narrowest[0] < DEGENERATE or not math.isfinite(seen.objective[0]):
+            return None
+        if seen.objective[0] > objective + margin(gap, objective):
+            return here
+        here = new
+    return None
+
+
 def _stays(problem: Problem, here: Batch, units: Params, trail: Sequence[Batch], calm: Sequence[Batch]) -> bool:
     """Whether some parameter stays where it was put, neither climbing nor coming back: the second half of the way.
 

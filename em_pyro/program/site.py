@@ -42,6 +42,10 @@ class Latent:
         """Number of states `K`."""
         return len(self.support)
 
+    def placed(self, states: Tensor) -> Tensor:
+        """Return some of the states along the latent's own dimension."""
+        return states.reshape((len(states),) + (1,) * (-self.dim - 1) + states.shape[1:])
+
 
 @dataclass(frozen=True)
 class Site:

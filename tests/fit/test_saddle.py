@@ -75,6 +75,24 @@ def test_a_saddle_is_no_top(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any("left a saddle" in note for note in fit.notes)
 
 
+def test_slow_steps_are_no_saddle() -> None:
+    """Where M-steps go a part of the way, a fit that has not settled is not said to have left a saddle."""
+
+    def model(x: Tensor) -> None:
+        weights = pyro.param("weights", tensor([0.5, 0.5]), constraint=constraints.simplex)
+        loc = pyro.param("loc", tensor([3.0, 0.0]))
+        scale = pyro.param("scale", tensor([1.0, 1.0]), constraint=constraints.positive)
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Categorical(weights))
+            pyro.sample("x", dist.Cauchy(loc[z], scale[z]), obs=x)
+
+    places = (torch.arange(40.0) + 0.5) / 40
+    x = torch.cat([torch.tan(torch.pi * (places - 0.5)), 4 + torch.log(places / (1 - places))])
+    fit = EM(model).fit(x)
+    assert not any("left a saddle" in note for note in fit.notes), fit.notes
+    close(fit.log_likelihood, EM(model, tol=1e-12).fit(x).log_likelihood, SOLVERS)
+
+
 @pytest.mark.parametrize("gap", [1e-6, 0.0])
 def test_a_point_below_its_top_is_none(gap: float) -> None:
     """A slope that promises more than a disturbance would have to gain is no sign of a top."""
