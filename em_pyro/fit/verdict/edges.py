@@ -8,12 +8,14 @@ from math import inf
 import torch
 from torch import Tensor
 
+from ...posterior.possible import IMPOSSIBLE
 from ...program.named import batched
 from .around import Around, Entry, named, put
 from .ground import Ground
 
 EDGE = 1e-3  # a probability below it is tried at zero
 FALL = 1e-9  # relative to 1 + |objective|: what a probability may lose at its boundary
+NEXT = 1e-6  # beside `1 + |coordinate|`: how far beyond an edge nothing is possible
 INSIDE = 1e-7  # how far inside the slope at a boundary is taken
 RISING = 1e-3  # relative to 1 + |objective|: nats a unit, of a slope at a boundary that points inwards
 
@@ -94,3 +96,10 @@ def _inwards(ground: Ground, edges: Sequence[Entry]) -> tuple[dict[Entry, float]
         for entry in (one for one in edges if one[0] == name):
             steep[entry] = float(inwards[entry[1]]) * (1 if float(around.params[name][entry[1]]) == 0 else -1)
     return steep, 1 + abs(float(found.objective))
+
+
+def before_edges(ground: Ground, slope: Tensor) -> Tensor:
+    """Tell along which coordinates there is a slope, and nothing possible a step farther, however short, `(D,)`."""
+    around = ground.around
+    steps = NEXT * (1 + around.values.double().abs()) * slope.sign()
+    return (slope != 0) & (ground.heights(torch.diag(steps.nan_to_num(nan=0.0))) <= IMPOSSIBLE)
