@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from ..e_step.expectation import Expectation
-from ..fit.certificate import certify
+from ..fit.certificate import before_an_edge, certify
 from ..fit.endings import BAD
 from ..fit.notes import not_fitted
 from ..fit.path import Path
@@ -18,8 +18,10 @@ from ..fit.rows.everywhere import measured
 from ..fit.starting.ends import ranked
 from ..fit.starting.runs import SAME_MAXIMUM, Start, Starts, local_maxima
 from ..program.data.check import has_density_outside
+from ..program.data.counts import limit
 from ..program.data.supports import at_its_bound
-from ..program.named import Params, alike, batched, only
+from ..program.named import Params, alike, batched, listed, only, unwrap
+from ..program.unroll import user_site
 from .fit import Fit
 from .fitted import write_back
 
@@ -88,16 +90,33 @@ def confirmed(problem: Problem, path: Path, tol: float, found: Expectation | Non
         if found is None or not alike(of, path.params):
             found = problem.expect(problem.bind(batched(path.params)))
         seen = certify(problem, path.params, found, settled=path.outcome != "step limit")
-    path = path._replace(notes=(*path.notes, *seen.notes))
+    path = path._replace(notes=(*path.notes, *seen.notes, *(_limits(problem, path.params) if seen.endless else ())))
     doubt = seen.doubt(path.level, tol) if path.outcome != "step limit" and tol > 0 else ""
     if path.outcome != "step limit" and (why := _draws_together(problem, path, seen.ends, doubt)):
         return path.ended("degenerate", why), 0.0
-    if doubt and (site := _bounded(problem, path.params)):
-        doubt += (
-            f'; site "{site}": beyond these values its support leaves out what was observed. The maximum is at such a '
+    site = _bounded(problem, path.params) if doubt or path.converged else ""
+    if site and (doubt or before_an_edge(problem, path.params)):
+        edge = (
+            f'site "{site}": beyond these values its support leaves out what was observed. The maximum is at such a '
             f"bound, where no slope is zero: keep what bounds a support known, as the smallest value does"
         )
+        doubt = "; ".join(filter(None, (doubt, edge)))
     return path.doubted(doubt) if doubt else path, _digits(problem, seen.endless)
+
+
+def _limits(problem: Problem, params: Params) -> list[str]:
+    """Say which sites are next to another family, since a number runs to infinity."""
+    with torch.no_grad():
+        sites = problem.program.run(params)
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for site in sites.values():
+        if site.role == "observed" and (family := limit(site.fn, site.value)):
+            kinds.setdefault((family, type(unwrap(site.fn).base).__name__), []).append(f'"{user_site(site.name)}"')
+    return [
+        f"site{'s' * (len(names) > 1)} {listed(names)}: in some state {kind} is next to its limit, {family}, whose "
+        f"log-likelihood this is: write {family} there, or give what runs off a prior"
+        for (family, kind), names in kinds.items()
+    ]
 
 
 def _draws_together(problem: Problem, path: Path, ends: frozenset[str], doubt: str) -> str:

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..program.data.counts import log_rising
 from .base import Args, Role, register
 from .newton import Near, climb, differentiable
-from .rowwise import RowFamily, log_rising, mean
+from .rowwise import RowFamily, mean
 
 BLOCK = 65_536  # entries of weighted rows at a time: measured, larger ones leave the cache
 NORMAL = 1e8  # degrees of freedom at which a Student is a normal

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from ..program.data.counts import log_choose
 from ..program.named import unexpand
 from . import positive, rowwise
 from .base import Args, Family, Role, register
@@ -70,4 +71,4 @@ class NegativeBinomial(Family):
         return value, known["total_count"] + torch.zeros_like(value)
 
     def base(self, value: Tensor, known: Args) -> Tensor | None:
-        return rowwise.log_choose(value, known["total_count"])
+        return log_choose(value, known["total_count"])

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from ..program.data.counts import log_choose
 from ..program.named import unexpand
 from .base import Args, Family, Role, register
 from .newton import root
 
-STIRLING = 20.0  # total count from which Stirling's series is exact
 FAR = 1e3  # total count, in the same unit as the next, from which the equation for it is written as a series
 ENDLESS = 1e12  # concentration of values that are all equal, in place of one without bound
 POISSON = 1e7  # total count, in units of one plus the mean, at which a negative binomial is Poisson
@@ -117,33 +117,6 @@ class Weibull(RowFamily):
         log_power = mean((k.unsqueeze(-1) * y).exp(), weights)
         scale = torch.where(found, (top + log_power.clamp(min=1e-300).log() / k).exp(), args["scale"])
         return {key: {"scale": scale, "concentration": k}[key] for key in free}
-
-
-def log_choose(value: Tensor, total_count: Tensor) -> Tensor:
-    """`log Gamma(r + x) - log Gamma(r) - log x!`, zero at `r = x = 0`."""
-    nothing = (total_count + value) == 0
-    r = torch.where(nothing, 1.0, total_count)
-    return torch.where(nothing, 0.0, log_rising(value, r) - (value + 1).lgamma())
-
-
-def log_rising(x: Tensor, r: Tensor) -> Tensor:
-    """`log Gamma(r + x) - log Gamma(r)`, without the cancellation of two large numbers where `r` is large.
-
-    By Stirling's series `log Gamma(r) = (r - 1/2) log r - r + S(r) + const` the difference is
-    `x log r + (r + x - 1/2) log1p(x / r) - x + S(r + x) - S(r)`, exact to rounding from `r = 20`.
-    """
-    large = r >= STIRLING
-    big, small = torch.where(large, r, STIRLING), torch.where(large, 1.0, r)
-    y = torch.where(large, x, 1.0)
-    series = _stirling(big + y) - _stirling(big)
-    far = y * big.log() + (big + y - 0.5) * (y / big).log1p() - y + series
-    return torch.where(large, far, (small + x).lgamma() - small.lgamma())
-
-
-def _stirling(r: Tensor) -> Tensor:
-    """What Stirling's formula lacks: `1/12r - 1/360r^3 + 1/1260r^5 - 1/1680r^7`."""
-    u = r.reciprocal().square()
-    return (1 / 12 - u * (1 / 360 - u * (1 / 1260 - u / 1680))) / r
 
 
 def nearly_poisson(x: Tensor, weights: Tensor, m: Tensor, r: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from ..program.named import Params, batched
 from .problem import Problem
 from .verdict.around import Around, Entry, named
 from .verdict.digits import noise
-from .verdict.edges import edge_notes, snapped
+from .verdict.edges import before_edges, edge_notes, snapped
 from .verdict.findings import ROUNDING, Findings
 from .verdict.ground import Ground
 from .verdict.infinity import run_off, running
@@ -52,6 +52,12 @@ def _around(problem: Problem, params: Params) -> Around:
     """Coordinates of all that may move."""
     moving = tuple(n for n, line in problem.plan.lines.items() if line.how not in ("fixed", "callable"))
     return Around(problem.program, moving, {name: value.detach().double() for name, value in params.items()})
+
+
+def before_an_edge(problem: Problem, params: Params) -> bool:
+    """Tell whether a step up the slope is impossible, however short: a bound of a support is next to data."""
+    ground = Ground(problem, _around(problem, params))
+    return bool(before_edges(ground, ground.slope(ground.found())).any())
 
 
 def certify(problem: Problem, params: Params, found: Expectation, *, settled: bool = True) -> Findings:

@@ -14,13 +14,15 @@ from .certificate import glanced
 from .checkpoint.journal import Journal
 from .endings import bad_ending, capped, degenerate, lost, stuck
 from .look import look
+from .onwards import further, on_its_way
 from .path import Interrupted, Move, Path
 from .problem import Problem
-from .saddle import further, leave_saddle, margin
+from .saddle import leave_saddle, margin
 from .step import em_step
 from .stopping import CALM, estimated_gap, is_small
 from .verdict.plateaus import leave_plateau
 
+WRONG = 100.0  # times the gap by the last gains: more is the rounding of a slope, and not what is left
 SADDLES = 5  # that a start may leave, plateaus included
 AGAIN = 2  # after so many the way out of the next is followed to its end: it may be one to a boundary
 
@@ -137,8 +139,12 @@ def _settled(problem: Problem, path: Path, move: Move, tol: float) -> tuple[Path
         return path.charged(spent).ended(*ending), None
     findings = glanced(problem, path.params, move.found)
     if findings is not None and findings.peaked(path.level, tol, margin(path.gap, path.level)):
+        if not is_small(findings.left, path.level, tol) and findings.left < WRONG * path.gap:
+            return path.estimated(findings.left, small=False).charged(spent), move.new
         return path.charged(spent).ended("converged")._replace(findings=findings), None
     higher, what = leave_saddle(problem, path.here, move.found, path.gap, path.saddles), "saddle"
+    if higher is not None and (ahead := on_its_way(problem, path.here, path.level, path.gap)) is not None:
+        return path.estimated(path.gap, small=False).charged(spent), ahead
     if higher is None:
         higher, what = leave_plateau(problem, path.here, move.found), "plateau"
     elif path.saddles >= AGAIN:

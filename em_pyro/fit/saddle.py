@@ -30,7 +30,6 @@ STEPS, CAP = 10, 200  # taken after a disturbance; and at most, while the climb 
 STAYING, REST = 0.99, 0.1  # of a disturbance left by the second half of the steps, and by all
 BESIDE = 32  # starts that may step as one batch, from which one more costs next to nothing
 PROBES = 3  # products with the Hessian of Q
-DOUBLED, WORTH = 10, 1e-8  # times that a way higher is doubled; and what that must bring, relative to 1 + |objective|
 FLAT = 1e-20  # of the curvature of other entries: an entry has run off to where there is none
 
 
@@ -198,41 +197,6 @@ def may_pass(path: Sequence[float], objective: float, margin: float) -> bool:
     rounding = 1e-14 * (1 + abs(objective))
     ratio = last / before if before > rounding and last > rounding else 0.0
     return ratio > 1.001 or path[-1] + last * ratio / max(1 - ratio, 1e-3) > objective + margin
-
-
-def further(problem: Problem, here: Batch, higher: Batch) -> Batch:
-    """Go on the same way, in unconstrained coordinates, as long as that is worth it: twice as far every time.
-
-    A way to a boundary has no end, and every disturbance goes but a part of it.
-
-    Args:
-        problem: the program.
-        here: where EM has settled, one start.
-        higher: where a disturbance has led.
-    """
-    coordinates = problem.coordinates
-    begin, end = (coordinates.finite(only(batch)) for batch in (here, higher))
-    best, level = higher, _sound_height(problem, higher)
-    for k in range(1, DOUBLED + 1):
-        point = batched(coordinates.params(begin + 2.0**k * (end - begin), only(higher)))
-        height = _sound_height(problem, point)
-        if not height > level + WORTH * (1 + abs(level)):
-            break
-        best, level = point, height
-    return best
-
-
-def _sound_height(problem: Problem, here: Batch) -> float:
-    """Return the objective; minus infinity where there is none, or a scale has collapsed."""
-    try:
-        bound = problem.bind(here)
-        if any(bool((part < DEGENERATE).any()) for part in problem.scales.narrowest(bound)):
-            return -math.inf
-        return problem.objective(here)
-    except (RuntimeError, ValueError):  # of the model: it has no density there
-        if not problem.engine.open:
-            raise
-        return -math.inf
 
 
 def row_units(

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..errors import EMError, ModelError
 from .changes.same import OTHER_ARGUMENTS, SAME_ARGUMENTS, check_same, unstable
 from .continuous.standing import standing
-from .data.passed import AS_PASSED, as_numbers, converted, observed, weights_of
+from .data.passed import AS_PASSED, as_numbers, converted, observed, weights_of, without_codes
 from .devices import visiting
 from .handlers import Indices, handed_out, indices_of, is_subsample, name_of, no_empty_plate, quiet, untouched_store
 from .named import Params
@@ -177,8 +177,7 @@ class _Replay(Messenger):
         if name in self.states:
             value = self.states[name]
         elif name in latents:
-            support = latents[name].support
-            value = support.reshape((len(support),) + (1,) * (-latents[name].dim - 1) + support.shape[1:])
+            value = latents[name].placed(latents[name].support)
         elif name in self.program.integrated:
             value = standing(msg)
         elif name in self.values:
@@ -203,7 +202,9 @@ class _Replay(Messenger):
         role = "observed" if given else "latent" if name in latents else "prior"
         mask = msg["mask"] if msg["mask"] is None else torch.as_tensor(msg["mask"])
         names = tuple(plates[dim] for dim in sorted(plates))
-        value = as_numbers(msg["value"], msg["fn"]) if role == "observed" else msg["value"]
+        value = msg["value"]
+        if role == "observed":
+            value = without_codes(as_numbers(value, msg["fn"]), msg["fn"], mask)
         fn = Unconstrained(msg["fn"]) if role == "prior" and self.program.unconstrained else msg["fn"]
         scale = weights_of(msg["scale"])
         self.run.sites[name] = Site(name, role, fn, value, names, dims, scale, mask)

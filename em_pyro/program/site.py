@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from .data.counts import density
 from .data.supports import inside
 from .named import Named, broadcast, squeeze, unwrap
 
@@ -42,6 +43,10 @@ class Latent:
         """Number of states `K`."""
         return len(self.support)
 
+    def placed(self, states: Tensor) -> Tensor:
+        """Return some of the states along the latent's own dimension."""
+        return states.reshape((len(states),) + (1,) * (-self.dim - 1) + states.shape[1:])
+
 
 @dataclass(frozen=True)
 class Site:
@@ -69,7 +74,8 @@ class Site:
         value, inner = self.value, unwrap(self.fn).mask
         if (self.mask is not None or inner is not None) and value.is_floating_point() and value.numel():
             value = _filled(value)
-        log_prob = unvalidated(self.fn, value)
+        counts = density(self.fn, value) if self.role == "observed" else None
+        log_prob = unvalidated(self.fn, value) if counts is None else counts
         if self.role == "observed":
             log_prob = inside(self.fn, log_prob, value)
         if self.mask is not None and self.role != "latent":

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 from torch.distributions import transform_to
 
-from ..errors import ModelError, ParameterError
+from ..errors import EMError, ModelError, ParameterError
 from .handlers import register
 from .named import Params
 from .program import Program
 from .site import Parameter, Site
+from .unroll import user_site
 
 # How far inside an open interval the store keeps a value whose transform cannot represent the boundary.
 ROOTED = 100.0  # units of rounding, of the largest eigenvalue: the smallest of a matrix that surely has a root
@@ -68,18 +69,45 @@ def run_at_start(program: Program, start: Params) -> dict[str, Site]:
 
     Raises:
         ParameterError: a start lies outside its constraint.
-        ModelError: the model branches on a sampled value.
+        ModelError: the model branches on a sampled value, or runs with one state of its latents and not with all.
     """
     try:
         return program.run(start)
+    except EMError:
+        raise
     except (IndexError, RuntimeError, ValueError) as error:
         check_starts(program, start)
         if "Boolean value of Tensor" not in str(error):
+            if _runs_with_one_state(program, start):
+                raise _not_with_all(program, error) from error
             raise
         raise ModelError(
             f"The model: expected no `if` or `while` on a sampled value, got one ({error}). Compute both branches and "
             f"choose by torch.where."
         ) from error
+
+
+def _runs_with_one_state(program: Program, start: Params) -> bool:
+    """Tell whether the model runs where every latent is in its first state."""
+    if not program.latents:
+        return False
+    first = {name: latent.placed(latent.support[:1]) for name, latent in program.latents.items()}
+    try:
+        program.run(start, first)
+    except (IndexError, RuntimeError, ValueError):
+        return False
+    return True
+
+
+def _not_with_all(program: Program, error: Exception) -> ModelError:
+    """Return the error of a model that does not run with all states of its latents at once."""
+    some = list(program.states.items())[:6]
+    states = ", ".join(f'"{user_site(name)}" ({size})' for name, size in some) + ", ..." * (len(program.states) > 6)
+    return ModelError(
+        f"The model: expected to run with all states of its latents at once, {states}, got {type(error).__name__}: "
+        f"{error}. Give what is indexed by a latent (table[z], Vindex) an entry for each of its states, and use "
+        f"neither .item() nor a loop over its values."
+    )
 
 
 def check_value(parameter: Parameter, value: Tensor, what: str) -> None:

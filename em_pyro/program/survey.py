@@ -19,6 +19,7 @@ from ..errors import DataError, ModelError
 from .continuous.local import check_chosen, is_discrete, local_continuous, normal_in_data, plates_of
 from .continuous.standing import standing
 from .data.passed import converted, first_that_runs, observed
+from .data.shapes import mismatched
 from .handlers import (
     Indices,
     handed_out,
@@ -208,6 +209,9 @@ def _run(
         stated = handler.parameters
         handler.registered = {n: (t, stated[n].constraint if n in stated else c) for n, (t, c) in registered.items()}
     except ValueError as error:
+        ours = mismatched(error) if fitted is None else None  # fitted parameters may lack entries for other rows
+        if ours is not None:
+            raise ours from error
         told = str(error).partition(NO_WEIGHT)
         if told[0] or not told[1]:
             raise

@@ -196,3 +196,18 @@ def test_a_value_outside_its_support_in_any_slice(at: int) -> None:
     x = torch.ones(100_000)
     x[at] = 0.5
     refuse("data", rf'^Site "x": expected values within .*, got 0.5 at index \({at},\)\. ', model, x)
+
+
+def test_labels_from_one() -> None:
+    """To leave one out would be wrong: all are one too large."""
+
+    def model(y: Tensor) -> None:
+        probs = pyro.param("table", tensor([[0.5, 0.3, 0.2], [0.2, 0.3, 0.5]]), constraint=constraints.simplex)
+        with pyro.plate("rows", len(y)):
+            z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5])))
+            pyro.sample("y", dist.Categorical(probs[z]), obs=y)
+
+    y = torch.tensor([1, 3, 2, 2, 1])
+    refuse("data", r'^Site "y": .* got 3 at index \(1,\)\. Count them from zero: subtract one\.', model, y)
+    refuse("data", r'^Site "y": .* got 3 at index \(1,\)\. Remove it', model, y * (y > 1))
+    assert EM(model).fit(y - 1).outcome == "converged"

@@ -9,6 +9,7 @@ import pytest
 import torch
 from oracles.agreement import close
 from oracles.tolerances import SOLVERS
+from pyro.ops.indexing import Vindex
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
@@ -171,3 +172,59 @@ def test_a_kind_of_chain_that_becomes_empty_is_named() -> None:
     assert fit.posterior.marginal("kind").sum(0).argmin() == 1
     assert any("boundary" in note and '"weights"[1]' in note for note in fit.notes)
     assert any("not identified" in note and '"keep"[1]' in note for note in fit.notes)
+
+
+def immune(y: Tensor, *, logits: bool, dtype: torch.dtype = torch.float64) -> None:
+    """Only who is susceptible may be ill: a chance of a positive test for each of three pairs, and a fourth."""
+    susceptible = pyro.param("susceptible", tensor(0.6, dtype=dtype), constraint=constraints.unit_interval)
+    chance = pyro.param("chance", tensor([[0.1, 0.3], [0.4, 0.9]], dtype=dtype), constraint=constraints.unit_interval)
+    with pyro.plate("people", len(y)):
+        s = pyro.sample("s", dist.Bernoulli(susceptible)).long()
+        table = tensor([[1.0, 0.0], [0.5, 0.5]], dtype=dtype)
+        ill = dist.Categorical(logits=table.log()[s]) if logits else dist.Bernoulli(0.5 * s)
+        i = pyro.sample("i", ill).long()
+        pyro.sample("y", dist.Binomial(6, Vindex(chance)[s, i]), obs=y)
+
+
+@pytest.mark.parametrize("logits", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_what_may_not_meet_has_lost_nothing(dtype: torch.dtype, logits: bool) -> None:  # noqa: FBT001
+    """An entry for a pair that the program forbids is not identified; the others have a maximum."""
+    y = tensor([0.0, 0, 1, 0, 2, 3, 2, 3, 6, 5, 6, 6, 1, 2], dtype=dtype)
+    fit = EM(immune).fit(y, logits=logits, dtype=dtype)
+    assert fit.outcome == "converged", fit.notes
+    assert fit.params["chance"][0, 1] == tensor(0.3, dtype=dtype)
+    if dtype is torch.float64:
+        assert any("not identified" in note and '"chance"[0, 1]' in note for note in fit.notes), fit.notes
+
+
+def left_to_right(y: Tensor) -> None:
+    """Means by the step from one state to the next, which never goes back."""
+    transition = tensor([[0.7, 0.3, 0.0], [0.0, 0.6, 0.4], [0.0, 0.0, 1.0]])
+    mean = pyro.param("mean", torch.arange(9.0).reshape(3, 3))
+    before = None
+    for t in pyro.markov(range(len(y))):
+        state = pyro.sample(f"z_{t}", dist.Categorical(tensor([1.0, 0, 0]) if before is None else transition[before]))
+        pyro.sample(f"y_{t}", dist.Normal(Vindex(mean)[state if before is None else before, state], 1.0), obs=y[t])
+        before = state
+
+
+def test_steps_that_a_chain_may_not_take() -> None:
+    """The same along a chain."""
+    fit = EM(left_to_right).fit(tensor([0.0, 0.3, 1.2, 4.0, 3.8, 4.1, 5.2, 8.1, 8.3]))
+    assert fit.outcome == "converged", fit.notes
+    assert fit.params["mean"][2, 0] == 6.0
+
+
+def test_a_pair_that_has_lost_its_rows() -> None:
+    """It might have had some: nothing in the program forbids it."""
+
+    def pairs(x: Tensor) -> None:
+        loc = pyro.param("loc", tensor([[0.0, 3.0], [6.0, 1e5]]))
+        with pyro.plate("rows", len(x)):
+            a = pyro.sample("a", dist.Categorical(tensor([0.5, 0.5])))
+            b = pyro.sample("b", dist.Categorical(tensor([[0.5, 0.5], [0.6, 0.4]])[a]))
+            pyro.sample("x", dist.Normal(Vindex(loc)[a, b], 1.0), obs=x)
+
+    fit = EM(pairs, max_steps=30).fit(tensor([-0.2, 0.3, 2.8, 3.1, 6.2, 5.9]))
+    assert (fit.outcome, fit.notes[-1]) == ("empty state", 'entry (1, 1) of "loc" has no rows left')

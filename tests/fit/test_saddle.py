@@ -75,6 +75,25 @@ def test_a_saddle_is_no_top(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any("left a saddle" in note for note in fit.notes)
 
 
+def test_what_has_not_settled_has_left_no_saddle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gains that promise too little, as of M-steps that go a part of the way: it goes on, and no saddle is told."""
+    asked, plain = list[float](), em_pyro.fit.loop.estimated_gap
+
+    def told(*args: Any) -> Any:
+        gap, spent = plain(*args)
+        asked.append(gap)
+        return (1e-12 if len(asked) < 4 else gap), spent
+
+    x = points()
+    right = EM(mixture).fit(x)
+    pyro.clear_param_store()
+    monkeypatch.setattr(em_pyro.fit.loop, "estimated_gap", told)
+    fit = EM(mixture).fit(x)
+    assert asked[1] > 1e-3
+    assert not any("left a saddle" in note for note in fit.notes), fit.notes
+    close(fit.log_likelihood, right.log_likelihood, SOLVERS)
+
+
 @pytest.mark.parametrize("gap", [1e-6, 0.0])
 def test_a_point_below_its_top_is_none(gap: float) -> None:
     """A slope that promises more than a disturbance would have to gain is no sign of a top."""

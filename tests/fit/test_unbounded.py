@@ -36,12 +36,15 @@ def test_a_replayed_scale_that_collapses_onto_equal_values_is_an_ending(law: Any
 
 
 def test_an_objective_without_digits_is_no_maximum() -> None:
-    """Equal counts are binomial, which two shapes reach at infinity: torch's density there is nothing but rounding."""
+    """Equal counts are binomial, which two shapes reach at infinity: Pyro's density there is nothing but rounding."""
+
+    class Own(dist.BetaBinomial):
+        """A law of which nobody knows that it is one."""
 
     def model(x: Tensor) -> None:
         a, b = (pyro.param(name, torch.tensor(1.0), constraint=POSITIVE) for name in "ab")
         with pyro.plate("rows", len(x)):
-            pyro.sample("x", dist.BetaBinomial(a, b, total_count=8), obs=x)
+            pyro.sample("x", Own(a, b, total_count=8), obs=x)
 
     pyro.clear_param_store()
     fit = EM(model).fit(torch.full((6,), 3.0))

@@ -15,7 +15,8 @@ from em_pyro.families import Family, RowFamily, family_for
 from em_pyro.families.base import _TABLE
 from em_pyro.families.heavy_tailed import median
 from em_pyro.families.newton import dirichlet, inverse_digamma, log_minus_digamma
-from em_pyro.families.rowwise import log_rising, nearly_poisson
+from em_pyro.families.rowwise import nearly_poisson
+from em_pyro.program.data.counts import log_rising
 
 K = 3
 Law = Callable[[], Any]

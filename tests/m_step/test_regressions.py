@@ -256,3 +256,27 @@ def test_a_gradient_that_is_off_is_noticed(monkeypatch: pytest.MonkeyPatch) -> N
     fit = fitted(logistic, x, y)
     assert any("withdrawn" in note for note in fit.notes)
     close(fit.params["b"], truth, SOLVERS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("law", ["Poisson", "Bernoulli", "Binomial"])
+def test_states_in_which_a_rate_is_zero(law: str, dtype: torch.dtype) -> None:
+    """`rate * z` of zero-inflated counts and of occupancy: no row of `z = 0` has a logarithm that counts."""
+
+    def model(x: Tensor, y: Tensor) -> None:
+        there = pyro.param("there", tensor(0.5, dtype=dtype), constraint=constraints.unit_interval)
+        b = pyro.param("b", torch.zeros(2, dtype=dtype))
+        with pyro.plate("row", len(y)):
+            z = pyro.sample("z", dist.Bernoulli(there))
+            eta = b[0] + b[1] * x
+            at = {"Poisson": eta.exp(), "Bernoulli": eta.sigmoid(), "Binomial": eta.sigmoid()}[law] * z
+            family = {"Poisson": dist.Poisson, "Bernoulli": dist.Bernoulli, "Binomial": lambda p: dist.Binomial(3, p)}
+            pyro.sample("y", family[law](at), obs=y)
+
+    x = torch.linspace(-1.0, 2.0, 24).to(dtype)
+    y = (torch.arange(24) * 5 % 7 % (2 if law == "Bernoulli" else 4)).to(dtype) * (torch.arange(24) % 3 > 0)
+    fit = fitted(model, x, y)
+    assert how(model, x, y)["b"] == "Newton"
+    assert not any("withdrawn" in note for note in fit.notes), fit.notes
+    replayed = fitted(model, x, y, m_step={"b": "torch"})
+    close(fit.log_likelihood, replayed.log_likelihood, SOLVERS)

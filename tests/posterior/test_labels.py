@@ -127,3 +127,17 @@ def test_new_labels() -> None:
 def test_a_prefix() -> None:
     """A handler may put a prefix before the name."""
     assert set(EM(scope(rows, prefix="a")).posterior(X, LABEL, KNOWN).mode()) == {"a/z"}
+
+
+@pytest.mark.parametrize("code", [-1, 99])
+@pytest.mark.parametrize("model", [rows, in_two_plates])
+def test_what_stands_for_an_unknown_label(model: Callable[[Tensor, Tensor, Tensor], None], code: int) -> None:
+    """Whatever number it is, nobody looks at it; where a label is known it is refused."""
+    coded = torch.where(KNOWN, LABEL, code)
+    plain = EM(model).fit(X, LABEL, KNOWN)
+    pyro.clear_param_store()
+    fit = EM(model).fit(X, coded, KNOWN)
+    assert fit.log_likelihood == plain.log_likelihood
+    close(fit.posterior_on(X, coded, KNOWN).marginal("z"), plain.posterior.marginal("z"), 1e-10)
+    with pytest.raises(DataError, match=f"got {code} at index"):
+        EM(model).fit(X, coded, ~KNOWN)

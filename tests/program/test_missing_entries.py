@@ -1,11 +1,13 @@
-"""Masked arrays: their mask is not lost on the way to a tensor."""
+"""Masked arrays: their mask is not lost on the way to a tensor; and codes of missing categories."""
 
 import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from torch import Tensor, tensor
+from torch.distributions import constraints
 
 from em_pyro import EM, DataError
 
@@ -42,3 +44,31 @@ def test_an_array_that_masks_nothing_is_an_array() -> None:
     pyro.clear_param_store()
     fit = EM(mean).fit(np.ma.array([1.0, 2.0]), torch.ones(2, dtype=torch.bool))
     assert abs(fit.params["loc"] - 1.5) < 1e-10
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize("code", [-1, 7])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32])
+def test_the_code_of_a_missing_category(dtype: torch.dtype, code: int, inside: bool) -> None:  # noqa: FBT001
+    """Behind a mask, the distribution's or the program's, it is no category, and nobody looks it up."""
+
+    def items(y: Tensor, seen: Tensor) -> None:
+        probs = pyro.param("probs", tensor([[0.5, 0.3, 0.2], [0.2, 0.2, 0.6]]), constraint=constraints.simplex)
+        with pyro.plate("people", len(y)):
+            z = pyro.sample("z", dist.Categorical(tensor([0.4, 0.6])))
+            if inside:
+                pyro.sample("y", dist.Categorical(probs[z].unsqueeze(-2)).mask(seen).to_event(1), obs=y)
+                return
+            for i in range(3):
+                with poutine.mask(mask=seen[:, i]):
+                    pyro.sample(f"y_{i}", dist.Categorical(probs[z]), obs=y[:, i])
+
+    y = torch.tensor([[0, 1, 2], [2, 2, 1], [1, 0, 0], [2, 2, 2]])
+    seen = torch.tensor([[True, False, True], [True, True, True], [False, True, True], [True, True, False]])
+    with pyro.get_param_store().scope():
+        plain = EM(items).fit(y.to(dtype), seen)
+    with pyro.get_param_store().scope():
+        coded = EM(items).fit(torch.where(seen, y, code).to(dtype), seen)
+    assert abs(coded.log_likelihood - plain.log_likelihood) < 1e-10
+    with pyro.get_param_store().scope(), pytest.raises(DataError, match=f"got {code}"):
+        EM(items).fit(torch.where(seen, code, y).to(dtype), seen)

@@ -19,6 +19,7 @@ LAST = 8 * torch.finfo(torch.float64).eps  # of a parameter, relative: its last 
 NEIGHBOURS, FEW, MOST = 8, 2, 60  # at which it is asked what these are worth; where it is dear; entries to be named
 FAR_OUT = math.log(1e6)  # logarithms from where a number has started: the way there is looked at
 WAY, BESIDE = 12, (1 - 3e-14, 1 + 3e-14)  # points on that way, and neighbours of each
+ROUNDING = 1e-13  # of a height, whatever it is the difference of
 NAMED = 0.1  # of the largest: entries that are named
 
 
@@ -86,5 +87,6 @@ def _on_the_way(ground: Ground, entry: Entry) -> float:
     for k in range(1, WAY + 1):
         there = math.exp(first + k / WAY * (last - first))
         heights = ground.with_entries([(entry, there * beside) for beside in (1.0, *BESIDE)])
-        lost = max(lost, _range(heights))
+        own = ROUNDING * float(heights.abs().nan_to_num(posinf=0.0).max())  # of a height that is far below
+        lost = max(lost, found) if (found := _range(heights)) > own else lost
     return lost

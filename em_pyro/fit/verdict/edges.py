@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...families.charts import bounds_of
+from ...posterior.possible import IMPOSSIBLE
 from ...program.named import batched
 from .around import Around, Entry, named, put
 from .ground import Ground
@@ -17,6 +18,7 @@ from .ground import Ground
 EDGE = 1e-3  # a probability below it is tried at zero
 FALL = 1e-9  # relative to 1 + |objective|: what a probability may lose at its boundary
 GROWN, FALLEN = (1e1, 1e3, 1e6), 0.05  # times the way from a bound: the objective is lower by so many nats there
+NEXT = 1e-6  # beside `1 + |coordinate|`: how far beyond an edge nothing is possible
 INSIDE = 1e-7  # how far inside the slope at a boundary is taken
 RISING = 1e-3  # relative to 1 + |objective|: nats a unit, of a slope at a boundary that points inwards
 
@@ -141,3 +143,10 @@ def _way(around: Around, entry: Entry) -> int:
     if bounds is None:
         return 0
     return 1 if float(around.params[name][at]) <= float(bounds[0].expand_as(around.params[name])[at]) else -1
+
+
+def before_edges(ground: Ground, slope: Tensor) -> Tensor:
+    """Tell along which coordinates there is a slope, and nothing possible a step farther, however short, `(D,)`."""
+    around = ground.around
+    steps = NEXT * (1 + around.values.double().abs()) * slope.sign()
+    return (slope != 0) & (ground.heights(torch.diag(steps.nan_to_num(nan=0.0))) <= IMPOSSIBLE)

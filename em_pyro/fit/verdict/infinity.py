@@ -165,10 +165,10 @@ def _multiplied(ground: Ground, factors: Mapping[str, float], where: Mapping[str
 
 
 def _rays(entries: tuple[Entry, ...], domains: list[str]) -> list[list[int]]:
-    """Real entries of the same row of a parameter, of the same parameter, and all."""
+    """Real entries of the same row of a parameter, of the same parameter, of one state of several, and all."""
     groups: dict[tuple[object, ...], list[int]] = {}
     for k, (name, at) in enumerate(entries):
         if domains[k] == "real":
-            for key in ((name, at[:-1]), (name,), ()):
+            for key in ((name, at[:-1]), (name,), ("first", at[:1]), ("last", at[-1:]), ()):
                 groups.setdefault(key, []).append(k)
     return [list(group) for group in dict.fromkeys(map(tuple, groups.values()))]

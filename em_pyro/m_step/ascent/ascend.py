@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import MutableMapping, Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -19,7 +20,7 @@ from ...program.named import Params
 from ..pooling import unbounded_at
 from .adam import Moments, adam
 from .climbs import ADAM, LBFGS, NEWTON, SMALL, Climb
-from .hill import Hill, OnlyOnce, Point, hill_of
+from .hill import Hill, OnlyOnce, Point, held, hill_of
 from .newton import newton
 from .partial import Curvature, Pairs, by_curvature, by_memory
 
@@ -31,6 +32,7 @@ BOUNDED = ("unit", "simplex", "positive")
 EDGE = 16.0  # of an unconstrained coordinate: a ten-millionth from the boundary
 PULL = 1e-3  # of a prior there, nats a unit: that of a density which has a bound has vanished
 ITERATIONS, PARTIAL = 200, 20  # of L-BFGS, where `Q` is maximised and where it only has to rise
+STEEP = 0.5  # of a slope: what is left of it by steps that were no use
 STALLED = 1e4  # units of rounding: a gradient at which Newton has not done its work
 
 
@@ -149,8 +151,19 @@ def _risen(hill: Hill, point: Point, climb: Climb, memory: Carried) -> Point:
         memory[climb.names] = known
     scale = 1.0 + abs(point[1])
     if climb.method != ADAM and found is point and _largest(point[2]) > STALLED * hill.precision * scale:
-        return by_memory(hill, point, None, PARTIAL)[0]  # a kink, a ridge that bends
+        found = by_memory(hill, point, None, PARTIAL)[0]  # a kink, a ridge that bends
+    if climb.method != ADAM and _largest(found[2]) > STEEP * _largest(point[2]):
+        return _along(hill, found, climb)
     return found
+
+
+def _along(hill: Hill, point: Point, climb: Climb) -> Point:
+    """Climb along an edge of what is possible, if it is one that has made the steps so short."""
+    rest = held(hill, point)
+    if rest is None:
+        return point
+    found, _ = _part(rest, (*point[:2], rest.free(point[2])), replace(climb, patterns=[]), None)
+    return (*found[:2], hill.slope(found[0])[1]) if found[1] > point[1] else point
 
 
 def _part(hill: Hill, point: Point, climb: Climb, known: Memory | None) -> tuple[Point, Memory | None]:

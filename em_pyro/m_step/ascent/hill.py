@@ -47,6 +47,10 @@ Point = tuple[Tensor, float, Tensor]
 """A vector, `Q` there, and its gradient there."""
 
 
+NEXT = 1e-6  # beside `1 + |coordinate|`: so near before an edge a coordinate is held
+MOST = 50  # coordinates that are tried
+
+
 class OnlyOnce(Exception):
     """Something in `Q` has no second derivative in torch."""
 
@@ -184,3 +188,48 @@ class Hill:
             values = self.coordinates.params(leaf, self.params)
             with self.engine.program.given({name: values[name] for name in weights}):
                 yield leaf, weights, self.q(values)
+
+
+@dataclass(frozen=True)
+class Held(Hill):
+    """The same, along coordinates that do not stand before an edge of what is possible.
+
+    Attributes:
+        edges: coordinates that stand there, and are held, `(D,)`.
+    """
+
+    edges: Tensor = field(repr=False)
+
+    def free(self, slope: Tensor) -> Tensor:
+        """Return a gradient, zero along what is held."""
+        return slope.masked_fill(self.edges, 0.0)
+
+    def slope(self, vector: Tensor) -> tuple[float, Tensor]:
+        """`Q` and its gradient; zero along what is held."""
+        value, slope = super().slope(vector)
+        return value, self.free(slope)
+
+    def curvature(self, vector: Tensor, pattern: Pattern | None = None) -> tuple[Tensor, Pattern]:
+        """The Hessian, with ones, negative, for what is held."""
+        hessian, pattern = super().curvature(vector, pattern)
+        hessian = hessian.masked_fill(self.edges | self.edges.unsqueeze(-1), 0.0)
+        return hessian - torch.diag(self.edges.to(hessian)), pattern
+
+
+def held(hill: Hill, point: Point) -> Held | None:
+    """Hold the coordinates along which a step up the slope, however short, is impossible: a bound of a support is next.
+
+    Returns:
+        None where there are none, or no others.
+    """
+    vector, _, slope = point
+    steep = slope != 0
+    if not bool(steep.any()) or len(slope) > MOST:
+        return None
+    steps = torch.diag(NEXT * (1 + vector.abs()) * slope.sign())
+    edges = torch.tensor(
+        [bool(up) and hill.value(vector + one) == -torch.inf for up, one in zip(steep, steps, strict=True)]
+    )
+    if not bool(edges.any()) or bool(edges[steep].all()):
+        return None
+    return Held(hill.engine, hill.params, hill.coordinates, hill.start, hill.q, edges)

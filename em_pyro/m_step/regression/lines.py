@@ -44,6 +44,16 @@ def _log_odds(eta: Tensor, a: Tensor, b: Tensor) -> Terms:
     return total, hit - miss, (hit * p).addcmul_(miss, rest).neg_()
 
 
+def _without_zeros(eta: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return predictors, and what counts against them, without rows that have no weight and states that forbid a hit.
+
+    Where a state makes a rate or a probability zero (`rate * z`), its logarithm is minus infinity, and `b` misses are
+    certain: they are no part of `Q`. A hit there is impossible, and stays so.
+    """
+    certain = (a == 0) & (eta == -torch.inf)
+    return eta.masked_fill(certain | ((a == 0) & (b == 0)), 0.0), b.masked_fill(certain, 0.0)
+
+
 TERMS: Mapping[tuple[str, str, str], Callable[[Tensor, Tensor, Tensor], Terms]] = {
     ("rates", "positive", "exp"): _log_rates,
     ("counts", "unit", "sigmoid"): _log_odds,
@@ -78,12 +88,12 @@ class Lines:
             `Q` of every start and cell, those of the rows added up, (S) + cells; gradient (S, E); Hessian (S, E, E).
         """
         found = self._expanded(theta, sums, careful=False)
-        if not all(bool(torch.isfinite(part).all()) for part in found):  # in a row without weight it is no part of `Q`
+        if not all(bool(torch.isfinite(part).all()) for part in found):
             found = self._expanded(theta, sums, careful=True)
         return found
 
     def _expanded(self, theta: Tensor, sums: Sums, *, careful: bool) -> Terms:
-        """Expand block by block; with care, predictors of rows without weight are not looked at."""
+        """Expand block by block; with care, what is no part of `Q` is not looked at."""
         starts, size = theta.shape
         J = len(self.covariates)
         a, b = (self._laid_out(part) for part in sums.parts)
@@ -97,7 +107,8 @@ class Lines:
         for at in range(0, rows, step):
             x = self.covariates[:, at : at + step]
             eta, first, second = here @ x, a[..., at : at + step], b[..., at : at + step]
-            eta = eta.masked_fill((first == 0) & (second == 0), 0.0) if careful else eta
+            if careful:
+                eta, second = _without_zeros(eta, first, second)
             some, slopes, curvatures = self.terms(eta, first, second)
             q += some.sum(-1)
             slope += slopes @ x.mT

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from ...errors import DataError, ModelError, ParameterError
+from ...errors import DataError, ParameterError
 from ..masks import seen, seen_values
 from ..named import SLICE, unexpand, unwrap
 from ..site import Site
 from ..unroll import user_site
+from .shapes import check_batch, check_shape, listed_plates
 from .supports import origin
 
 # Where a support as torch states it is closed, and the density zero or infinite for nearly all parameters.
@@ -53,8 +54,8 @@ def check_data(
         _check_weights(site, plates)
         if site.role != "observed" or isinstance(unwrap(site.fn).base, dist.Unit):  # a pyro.factor has no value
             continue
-        _check_shape(site, plates)
-        _check_batch(site, sizes)
+        check_shape(site, plates)
+        check_batch(site, sizes)
         _check_sequences(site)
         devices = {site.value.device.type} | homes
         if len(devices) > 1:
@@ -76,7 +77,7 @@ def _check_weights(site: Site, plates: Mapping[str, int]) -> None:
         if size != 1 and (plate not in site.plates or size != plates[plate]):
             raise DataError(
                 f"{what} of a shape that its plates broadcast to, got {tuple(weights.shape)} within plates "
-                f"{_listed(site, plates)}. Pass one weight for each row."
+                f"{listed_plates(site, plates)}. Pass one weight for each row."
             )
     real = not weights.is_complex()
     bad = ~(torch.isfinite(weights) & (weights >= 0)) if real else torch.ones_like(weights, dtype=torch.bool)
@@ -122,7 +123,7 @@ def _check_values(site: Site, bounding: Callable[[str], Collection[str]]) -> Non
     outside = ~inside & visible
     if bool(outside.any()) and (names := sorted(bounding(site.name))):
         raise ParameterError(_beyond(site, outside, support, names))
-    _refuse(site, outside, f"values within {support}")
+    _refuse(site, outside, f"values within {support}", _from_zero(support, value[visible]))
     for edge in edges:
         _refuse(site, (value == edge) & seen, f"values off {edge}, where a {type(law).__name__} has no finite density")
 
@@ -204,38 +205,6 @@ def _slim(support: Any) -> tuple[Any, list[Any]]:
     return slim, list(vars(slim).values())
 
 
-def _check_shape(site: Site, plates: Mapping[str, int]) -> None:
-    """Raise where a batch dimension of a value is not that of a plate, of its size."""
-    if not site.value.numel():
-        raise DataError(
-            f'Site "{user_site(site.name)}": expected data, got shape {tuple(site.value.shape)}. Pass some.'
-        )
-    batch = site.value.dim() - site.fn.event_dim  # type: ignore[attr-defined]
-    got = site.value.shape[: max(0, batch)]
-    want = [plates.get(site.dims.get(i - batch, ""), 1) for i in range(len(got))]
-    if any(size not in (1, have) for size, have in zip(got, want, strict=True)):
-        raise ModelError(
-            f'Site "{user_site(site.name)}": expected a batch that its plates broadcast to, got {tuple(got)} within '
-            f'plates {_listed(site, plates)}. Enclose it in pyro.plate("data", {max(got)}) or call .to_event({batch}).'
-        )
-
-
-def _check_batch(site: Site, sizes: Mapping[str, int]) -> None:
-    """Raise where a dimension of the distribution's batch is that of a plate or a latent, and has another size."""
-    shape = site.fn.batch_shape
-    for dim, size in zip(range(-len(shape), 0), shape, strict=True):
-        if size not in (1, sizes.get(site.dims.get(dim, ""), size)):
-            raise ModelError(
-                f'Site "{user_site(site.name)}": expected a batch that its plates broadcast to, got {size} rows that '
-                f'belong to no plate. Enclose it in pyro.plate("data", {size}) or call .to_event(1).'
-            )
-
-
-def _listed(site: Site, plates: Mapping[str, int]) -> str:
-    """List the plates of a site with their sizes."""
-    return ", ".join(f'"{name}" ({plates[name]})' for name in site.plates) or "none"
-
-
 def _check_sequences(site: Site) -> None:
     """Raise where a `DiscreteHMM` with a mask has a sequence without a step to look at."""
     law = getattr(unwrap(site.fn).base, "observation_dist", None)
@@ -249,7 +218,16 @@ def _check_sequences(site: Site) -> None:
             )
 
 
-def _refuse(site: Site, bad: Tensor, expected: str) -> None:
+def _from_zero(support: Any, value: Tensor) -> str:
+    """Say how labels that are one too large, all of them, are made right; nothing of others."""
+    if not isinstance(support, constraints.integer_interval) or not value.numel():  # type: ignore[arg-type]
+        return ""
+    lowest, highest = (int(torch.as_tensor(bound).max()) for bound in (support.lower_bound, support.upper_bound))
+    too_large = int(value.min()) > lowest and int(value.max()) == highest + 1
+    return "Count them from zero: subtract one" if too_large else ""
+
+
+def _refuse(site: Site, bad: Tensor, expected: str, remedy: str = "") -> None:
     """Raise if any entry is bad, and name the first."""
     if bool(bad.any()):
         index = tuple(int(i) for i in bad.nonzero()[0])
@@ -262,6 +240,5 @@ def _refuse(site: Site, bad: Tensor, expected: str) -> None:
             if whole
             else "leave it out by fn.mask(observed)"
         )
-        raise DataError(
-            f'Site "{user_site(site.name)}": expected {expected}, got {got} at index {index}. Remove it, or {how}.'
-        )
+        remedy = remedy or f"Remove it, or {how}"
+        raise DataError(f'Site "{user_site(site.name)}": expected {expected}, got {got} at index {index}. {remedy}.')

@@ -34,6 +34,8 @@ def wrong_index(given: Mapping[str, Any], error: Exception, run: Run, *, fitted:
         return ""
     leaves = [leaf for name, value in given.items() for leaf in _leaves(f'"{name}"', name, value)][:MOST]
     leaves = [leaf for leaf in leaves if not (fitted and _counts(leaf[2]))]
+    if beyond := BEYOND.search(str(error)):  # a fraction is no index at all, unless the model makes one of it
+        leaves = [leaf for leaf in leaves if _counts(leaf[2]) or _has(leaf[2], int(beyond[1]))]
     for together in (False, True):  # one by one; then each with those before it, where several are none
         changed = dict(given)
         for label, name, value in leaves:
@@ -54,6 +56,12 @@ def _counts(value: Any) -> bool:
         and value.dtype in (torch.int16, torch.int32, torch.int64)
         or (not isinstance(value, Tensor) and np.asarray(value).dtype in (np.int16, np.int32, np.int64))
     )
+
+
+def _has(value: Any, number: int) -> bool:
+    """Tell whether a number is among those of an argument."""
+    array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+    return bool((array == number).any())
 
 
 def _is_gone(error: Exception, run: Run, trial: Mapping[str, Any]) -> bool:

@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 
 from ...errors import DataError, EMError
-from ..named import unwrap
+from ..named import broadcast, unwrap
 from .indices import wrong_index
 
 AS_PASSED, ARRAYS, LISTS = 0, 1, 2
@@ -197,10 +197,23 @@ def observed(name: str, value: Any) -> Tensor:
     except DataError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:
+        what = "a tensor, or an array, frame or list of numbers"
         raise DataError(
-            f'Site "{name}": expected a tensor, or an array, frame or list of numbers, got {type(value).__name__} '
-            f"({error}). Make a tensor of it."
+            f'Site "{name}": expected {what}, got {type(value).__name__} ({error}). {_in_numbers(value)}.'
         ) from error
+
+
+def _in_numbers(value: Any) -> str:
+    """Say how what is no table of numbers becomes one."""
+    try:
+        kind = np.asarray(value).dtype.kind
+    except ValueError:  # rows of different lengths
+        return "Make a tensor of it"
+    if kind in "mM":
+        return "Pass times as numbers: since the first, in a unit of yours, as (x - x.min()) / np.timedelta64(1, 's')"
+    return (
+        "Pass words as numbers, counted from zero: pandas.factorize(x)[0]" if kind in "OUST" else "Make a tensor of it"
+    )
 
 
 def as_numbers(value: Tensor, fn: Distribution) -> Tensor:
@@ -212,6 +225,22 @@ def as_numbers(value: Tensor, fn: Distribution) -> Tensor:
     base = unwrap(fn).base
     law = unwrap(getattr(base, "observation_dist", base)).base  # of a DiscreteHMM
     return value.to(law.logits.dtype) if isinstance(law, CROSS_ENTROPIES) else value
+
+
+def without_codes(value: Tensor, fn: Distribution, mask: Tensor | None) -> Tensor:
+    """Put a category that there is where a mask leaves one out: -1 or 99 may stand for what is not known."""
+    whole = unwrap(fn)
+    masks = [part for part in (mask, whole.mask) if part is not None]
+    support = getattr(whole.base, "support", None) if masks else None
+    if not isinstance(support, constraints.integer_interval) or not isinstance(support.upper_bound, int):  # type: ignore[arg-type]
+        return value
+    codes = ~support.check(value)
+    for part in masks if bool(codes.any()) else ():
+        more = part.dim() - value.dim()
+        flat = part.flatten(0, more - 1).any(0) if more > 0 else part  # in any state
+        if broadcast(flat.shape, value.shape) == value.shape:
+            value = torch.where(codes & ~flat, torch.zeros_like(value), value)
+    return value
 
 
 def weights_of(scale: Any) -> float | Tensor:

@@ -1,0 +1,126 @@
+"""Log-densities of counts that keep their digits where a concentration is large.
+
+`log Gamma(r + x) - log Gamma(r)` is the rounding of two large numbers there, in torch and Pyro: it gives log-densities
+above zero, and a fit climbs them. The limit is that of a simpler family: Poisson, binomial, multinomial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+from torch.nn.functional import logsigmoid, softplus
+
+from ..named import broadcast, unwrap
+
+STIRLING = 20.0  # from where four terms of the series are exact to rounding
+
+
+def density(fn: Distribution, value: Tensor) -> Tensor | None:
+    """Return the log-density of a distribution of counts under `.to_event` and `.mask`; None if it is none of these."""
+    whole = unwrap(fn)
+    formula = FORMULAS.get(type(whole.base))
+    if formula is None or getattr(whole.base, "approx_log_prob_tol", None):
+        return None
+    log_prob = formula(whole.base, value)
+    log_prob = log_prob if whole.mask is None else torch.where(whole.mask, log_prob, 0.0)
+    if not whole.event_rank:
+        return log_prob
+    events = fn.batch_shape + fn.event_shape[: whole.event_rank]
+    return log_prob.expand(broadcast(log_prob.shape, events)).flatten(-whole.event_rank).sum(-1)
+
+
+def log_choose(value: Tensor, total_count: Tensor) -> Tensor:
+    """`log Gamma(r + x) - log Gamma(r) - log x!`, zero at `r = x = 0`."""
+    nothing = (total_count + value) == 0
+    r = torch.where(nothing, 1.0, total_count)
+    return torch.where(nothing, 0.0, log_rising(value, r) - (value + 1).lgamma())
+
+
+def log_rising(x: Tensor, r: Tensor) -> Tensor:
+    """`log Gamma(r + x) - log Gamma(r)`, without the cancellation of two large numbers where `r` is large.
+
+    By Stirling's series `log Gamma(r) = (r - 1/2) log r - r + S(r) + const` the difference is
+    `x log r + (r + x - 1/2) log1p(x / r) - x + S(r + x) - S(r)`, exact to rounding from `r = 20`.
+    """
+    large = r >= STIRLING
+    big, small = torch.where(large, r, STIRLING), torch.where(large, 1.0, r)
+    y = torch.where(large, x, 1.0)
+    series = _stirling(big + y) - _stirling(big)
+    far = y * big.log() + (big + y - 0.5) * (y / big).log1p() - y + series
+    return torch.where(large, far, (small + x).lgamma() - small.lgamma())
+
+
+def _stirling(r: Tensor) -> Tensor:
+    """What Stirling's formula lacks: `1/12r - 1/360r^3 + 1/1260r^5 - 1/1680r^7`."""
+    u = r.reciprocal().square()
+    return (1 / 12 - u * (1 / 360 - u * (1 / 1260 - u / 1680))) / r
+
+
+def _beta_binomial(fn: Any, x: Tensor) -> Tensor:
+    a, b, n = fn.concentration1, fn.concentration0, fn.total_count
+    choose = (n + 1).lgamma() - (x + 1).lgamma() - (n - x + 1).lgamma()
+    return choose + log_rising(x, a) + log_rising(n - x, b) - log_rising(n, a + b)
+
+
+def _dirichlet_multinomial(fn: Any, x: Tensor) -> Tensor:
+    a, n = fn.concentration, x.sum(-1)
+    each = (log_rising(x, a) - (x + 1).lgamma()).sum(-1)
+    return (n + 1).lgamma() - log_rising(n, a.sum(-1)) + each
+
+
+def _gamma_poisson(fn: Any, x: Tensor) -> Tensor:
+    a, rate = fn.concentration, fn.rate
+    return log_rising(x, a) - (x + 1).lgamma() - a * rate.reciprocal().log1p() - x * rate.log1p()
+
+
+def _negative_binomial(fn: Any, x: Tensor) -> Tensor:
+    r, logits = fn.total_count, fn.logits
+    return log_choose(x, r) + r * logsigmoid(-logits) + x * logsigmoid(logits)
+
+
+def _zero_inflated(fn: Any, x: Tensor) -> Tensor:
+    beside = _negative_binomial(fn.base_dist, x)
+    if "gate" in vars(fn):
+        inside = beside + (-fn.gate).log1p()
+        return torch.where(x == 0, (fn.gate + inside.exp()).log(), inside)
+    log_gate = logsigmoid(fn.gate_logits)
+    return log_gate + torch.where(x == 0, softplus(beside - fn.gate_logits), beside - fn.gate_logits)
+
+
+FORMULAS: Mapping[type, Callable[[Any, Tensor], Tensor]] = {
+    dist.BetaBinomial: _beta_binomial,
+    dist.DirichletMultinomial: _dirichlet_multinomial,
+    dist.GammaPoisson: _gamma_poisson,
+    dist.NegativeBinomial: _negative_binomial,
+    dist.ZeroInflatedNegativeBinomial: _zero_inflated,
+}
+
+LIMITS: Mapping[type, tuple[tuple[str, ...], str]] = {
+    dist.BetaBinomial: (("concentration1", "concentration0"), "Binomial"),
+    dist.DirichletMultinomial: (("concentration",), "Multinomial"),
+    dist.GammaPoisson: (("concentration",), "Poisson"),
+    dist.NegativeBinomial: (("total_count",), "Poisson"),
+    dist.StudentT: (("df",), "Normal"),
+    dist.MultivariateStudentT: (("df",), "MultivariateNormal"),
+}
+"""What a family is where some of its arguments are infinite: these, and the limit."""
+
+NEXT_TO = 1e4  # times the largest count: arguments from which a family is its limit, to all that data can tell
+
+
+def limit(fn: Distribution, value: Tensor) -> str:
+    """Return the family that a distribution is in some state, to all that data can tell; nothing if it is itself."""
+    base = unwrap(fn).base
+    names, family = LIMITS.get(type(base), ((), ""))
+    if not names or not value.numel():
+        return ""
+    counts = bool(getattr(base.support, "is_discrete", False))
+    largest = float(value.nan_to_num(nan=0.0).max()) if counts else 0.0
+    enough = NEXT_TO * (1 + largest)
+    least = torch.stack(torch.broadcast_tensors(*(getattr(base, name) for name in names))).amin(0)
+    return family if bool((least > enough).any()) else ""

@@ -1,0 +1,91 @@
+"""Check that what is observed has the shape of its plates, and say what would give it that shape."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from ...errors import DataError, ModelError
+from ..named import unwrap
+from ..site import Site
+from ..unroll import user_site
+
+MISMATCH = re.compile(r"Shape mismatch inside plate\('(.+)'\) at site (.+) dim (-?\d+), (\d+) vs (\d+)")
+
+
+def check_shape(site: Site, plates: Mapping[str, int]) -> None:
+    """Raise where a batch dimension of a value is not that of a plate, of its size.
+
+    Raises:
+        DataError: there is no value.
+        ModelError: plates and value do not go together.
+    """
+    if not site.value.numel():
+        raise DataError(
+            f'Site "{user_site(site.name)}": expected data, got shape {tuple(site.value.shape)}. Pass some.'
+        )
+    batch = site.value.dim() - site.fn.event_dim  # type: ignore[attr-defined]
+    got = tuple(site.value.shape[: max(0, batch)])
+    want = [plates.get(site.dims.get(i - batch, ""), 1) for i in range(len(got))]
+    if any(size not in (1, have) for size, have in zip(got, want, strict=True)):
+        raise ModelError(
+            f'Site "{user_site(site.name)}": expected a batch that its plates broadcast to, got {got} within plates '
+            f"{listed_plates(site, plates)}. {_remedy(site, got, plates)}"
+        )
+
+
+def _remedy(site: Site, got: Sequence[int], plates: Mapping[str, int]) -> str:
+    """Say what gives a value the shape of its plates."""
+    names = {dim: name for dim, name in site.dims.items() if name in site.plates}
+    depth = -min(names, default=0)
+    rows = [plates[names[dim]] if dim in names else 1 for dim in range(-depth, 0)]
+    beyond = got[depth:]
+    if depth and beyond and all(size in (1, have) for size, have in zip(got, rows, strict=False)):
+        if all(size == 1 for size in beyond):
+            return f"Pass it without the last dimension{'s' * (len(beyond) > 1)}: x[..., 0], or one column of a frame."
+        if unwrap(site.fn).base.has_enumerate_support and not site.fn.event_shape:  # type: ignore[attr-defined]
+            more = " (of a row of indicators its argmax)"
+        else:
+            more = ""
+        shape = ", ".join(map(str, beyond))
+        return (
+            f"Pass one value for each row{more}; or, if a row has ({shape}) of them, give the distribution arguments "
+            f"of that shape and call .to_event({len(beyond)})."
+        )
+    if len(names) == 1 and len(got) == depth:
+        (name,) = names.values()
+        return f'Give plate "{name}" the size {max(got)}, or pass {plates[name]} rows.'
+    return f'Enclose it in pyro.plate("data", {max(got)}) or call .to_event({len(got)}).'
+
+
+def check_batch(site: Site, sizes: Mapping[str, int]) -> None:
+    """Raise where a dimension of the distribution's batch is that of a plate or a latent, and has another size.
+
+    Raises:
+        ModelError: with the dimension's size.
+    """
+    shape = site.fn.batch_shape
+    for dim, size in zip(range(-len(shape), 0), shape, strict=True):
+        if size not in (1, sizes.get(site.dims.get(dim, ""), size)):
+            raise ModelError(
+                f'Site "{user_site(site.name)}": expected a batch that its plates broadcast to, got {size} rows that '
+                f'belong to no plate. Enclose it in pyro.plate("data", {size}) or call .to_event(1).'
+            )
+
+
+def listed_plates(site: Site, plates: Mapping[str, int]) -> str:
+    """List the plates of a site with their sizes."""
+    return ", ".join(f'"{name}" ({plates[name]})' for name in site.plates) or "none"
+
+
+def mismatched(error: ValueError) -> ModelError | None:
+    """Return what Pyro says of a batch that does not fit its plate, with a remedy; None if it says something else."""
+    found = MISMATCH.match(str(error))
+    if not found:
+        return None
+    plate, site, dim, have, size = found.groups()
+    return ModelError(
+        f'Site "{site}": expected a batch that its plates broadcast to, got size {size} in dimension {dim}, which is '
+        f'that of plate "{plate}" ({have}). Call .to_event(1) if a row has {size} values; index by a latent or by data '
+        f"what has {size} entries otherwise."
+    )
