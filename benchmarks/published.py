@@ -27,6 +27,9 @@ STARTS, TIMES, MOST = 10, 10.0, 240.0
 RATES = (0.01, 0.05, 0.2)
 """Learning rates of Adam."""
 
+FAR = 10.0
+"""Where in unconstrained coordinates Adam begins, instead of at a boundary, on which it cannot move."""
+
 ROUNDS, STEPS = 3, 10
 """How often, in turn, so many steps of each are timed."""
 
@@ -153,10 +156,22 @@ def _ascended(problem: Any, start: Any, rate: float, seconds: float, steps: int 
     prior = any(parameter.kind == "prior" for parameter in problem.program.parameters.values())
     who = (svi_map if prior else svi)(Adam({"lr": rate}))
     try:
-        lane = run_svi(problem, "Adam", who, 0, dict(start), Spent(seconds, 0), 0, None)
+        lane = run_svi(problem, "Adam", who, 0, _inside(problem, start), Spent(seconds, 0), 0, None)
     except NotAble:
         return -float("inf"), float("nan")
     return lane.best, lane.points[-1].seconds / max(lane.points[-1].step, 1)
+
+
+def _inside(problem: Any, start: Any) -> Any:
+    """A start that lies at no boundary."""
+    import torch
+
+    from em_pyro.fit.acceleration.points import unflatten
+
+    vector = problem.coordinates.vector(start)
+    if bool(vector.isfinite().all()):
+        return dict(start)
+    return unflatten(problem.coordinates, torch.where(vector.isfinite(), vector, FAR * vector.sign().nan_to_num()), [start])
 
 
 def page(rows: list[dict[str, Any]]) -> str:
