@@ -171,7 +171,9 @@ def _inside(problem: Any, start: Any) -> Any:
     vector = problem.coordinates.vector(start)
     if bool(vector.isfinite().all()):
         return dict(start)
-    return unflatten(problem.coordinates, torch.where(vector.isfinite(), vector, FAR * vector.sign().nan_to_num()), [start])
+    return unflatten(
+        problem.coordinates, torch.where(vector.isfinite(), vector, FAR * vector.sign().nan_to_num()), [start]
+    )
 
 
 def page(rows: list[dict[str, Any]]) -> str:
