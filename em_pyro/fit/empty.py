@@ -49,9 +49,7 @@ def kept_inside(problem: Problem, params: Params) -> str:
     for name, parameter in program.parameters.items():
         inside = parameter.kind == "prior" and domain_of(parameter.constraint) in ("unit", "simplex")
         if inside and not program.unconstrained and bool((params[name] * (1 - params[name]) <= EMPTY).any()):
-            return (
-                f'; the prior of "{name}" lets a state have no share, but not in EM(prior_density="unconstrained")'
-            )
+            return f'; the prior of "{name}" lets a state have no share, but not in EM(prior_density="unconstrained")'
     return ""
 
 

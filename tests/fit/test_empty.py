@@ -74,9 +74,7 @@ def test_a_prior_that_lets_a_share_go_to_zero_is_named() -> None:
     x = tensor([-5.2, -5.1, -4.9, 4.8, 5.0, 5.1])
     fit = EM(shares).fit(x, 1.0)
     assert fit.outcome == "empty state"
-    assert fit.notes[-1].endswith(
-        '"share" lets a state have no share, and does not in EM(prior_density="unconstrained")'
-    )
+    assert fit.notes[-1].endswith('"share" lets a state have no share, but not in EM(prior_density="unconstrained")')
     pyro.clear_param_store()
     inside = EM(shares, prior_density="unconstrained").fit(x, 1.0)
     assert inside.outcome == "converged", inside.notes
