@@ -46,9 +46,7 @@ class SiteData:
     groups: Codes | None = field(default=None, repr=False)  # of every row of a plate, the last of the folded dimensions
     counted: bool = True  # whether what is one in every row and event may be one feature
     cache: dict[Chunk, Tensor] = field(default_factory=dict, repr=False, compare=False)
-    turned: dict[tuple[Chunk, bool], tuple[Tensor, Tensor | None]] = field(
-        default_factory=dict, repr=False, compare=False
-    )
+    turned: dict[object, tuple[Tensor, Tensor | None]] = field(default_factory=dict, repr=False, compare=False)
     rooms: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     # ---- features ----
