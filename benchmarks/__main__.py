@@ -59,7 +59,7 @@ def main() -> None:
         found["svi"] = [svi.compare(10_000, 2, 3, draw=draw) for draw in range(DRAWS)]
         found["svi"].append(svi.compare(100_000, 10, 10, limit=240.0))
     if "published" in others:
-        found["published"] = published.compare()
+        found["published"] = published.compare(quick=asked.quick)
     if "scale" in others:
         found["scale"] = scale.run(folder or Path(), quick=asked.quick)
     if "coverage" in others:

@@ -59,6 +59,8 @@ CASES: Mapping[str, Case] = {
     "gmm_wide": Case(
         "full GMM, 100k x 50, K=20", lambda: problem.gaussian(100_000, 50, 20), 2, 6, FULL, (SKLEARN, 2.3)
     ),
+    "gmm_few": Case("full GMM, 5k x 50, K=3", lambda: problem.gaussian(5_000, 50, 3), 5, 55, FULL, (SKLEARN, 1.5)),
+    "gmm_200": Case("full GMM, 5k x 200, K=3", lambda: problem.gaussian(5_000, 200, 3), 2, 7, FULL, (SKLEARN, 1.5)),
     "diag_100k": Case(
         "diagonal GMM, 100k x 20, K=20",
         lambda: problem.gaussian(100_000, 20, 20, diagonal=True),

@@ -57,6 +57,7 @@ class Family:
     known_event_dim: ClassVar[Mapping[str, int]] = {}  # event dimensions of known arguments, where not 0
     counting: ClassVar[frozenset[int]] = frozenset()  # positions of statistics that are one in every row
     location: ClassVar[str | None] = None  # the role that moves with the values, so that both may be centred
+    quadratic: ClassVar[bool] = False  # whether `statistics` are one, the value, and its products x_i x_j for i <= j
     kinked: ClassVar[frozenset[str]] = frozenset()  # roles in which the log-density has no second derivative
     wider: ClassVar[Family | None] = None  # reads the same distribution where an argument known here is estimated
 

@@ -25,6 +25,7 @@ class MultivariateNormal(Family):
     solver = "multivariate_normal"
     counting = frozenset({0})
     location = "loc"
+    quadratic = True
     event_dim = 1
     roles = {"loc": Role("real", event_dim=1), "scale_tril": Role("scale_tril", event_dim=2)}
 

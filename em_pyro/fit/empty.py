@@ -15,9 +15,10 @@ from ..e_step.expectation import Expectation
 from ..e_step.second.expansion import counted
 from ..e_step.sites.site_factor import SiteFactor
 from ..e_step.sums import Sums
+from ..families.charts import domain_of
 from ..m_step.uses import CHART
 from ..program.masks import anywhere
-from ..program.named import Named, unraveled
+from ..program.named import Named, Params, unraveled
 from ..program.unroll import STATE
 from ..reading.bank import list_of
 from ..reading.predictor import Affine, Piece, adjoint
@@ -55,6 +56,16 @@ def _emptied(engine: Engine, found: Expectation, allowed: Mapping[str, Tensor]) 
             shape = engine.program.parameters[name].initial.shape
             entry = unraveled(small.nonzero()[0, 0], shape if shape.numel() == size else (size,))
             return f'entry {tuple(int(i) for i in entry)} of "{name}" has no rows left'
+    return ""
+
+
+def kept_inside(problem: Problem, params: Params) -> str:
+    """Name the prior that has let a probability go to zero, as it does not in unconstrained coordinates."""
+    program = problem.program
+    for name, parameter in program.parameters.items():
+        inside = parameter.kind == "prior" and domain_of(parameter.constraint) in ("unit", "simplex")
+        if inside and not program.unconstrained and bool((params[name] * (1 - params[name]) <= EMPTY).any()):
+            return f'; the prior of "{name}" lets a state have no share, but not in EM(prior_density="unconstrained")'
     return ""
 
 

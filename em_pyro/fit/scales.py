@@ -279,8 +279,10 @@ def thinned(factor: SiteFactor, stride: int) -> Tensor:
     """One in `stride` of a site's values, rows first, and nan where they are not seen."""
     value, seen = factor.data.value.tensor, factor.data.seen
     rows = value.shape[: len(factor.data.value.names)]
-    if rows:
+    if rows and stride > 1:
         chosen = unraveled(torch.arange(0, rows.numel(), stride), rows)
         value, seen = value[chosen], None if seen is None else seen[chosen]
     value = value if seen is None else torch.where(seen, value, torch.nan)
-    return value if rows else value.unsqueeze(0)
+    if not rows:
+        return value.unsqueeze(0)
+    return value if stride > 1 else value.reshape(rows.numel(), *value.shape[len(rows) :])

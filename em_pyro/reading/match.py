@@ -287,11 +287,12 @@ def match_matrices(site: Site, stack: Sequence[Tensor], atoms: Atoms) -> RoleMap
         return RoleMap(first.names, torch.full(shape, -1), None, first.tensor)
     if atoms.matrices is None or not bool((atoms.sizes == dim).any()):
         return None
-    entries = torch.stack([s.detach().reshape(-1, dim, dim) for s in stack]).double()
-    distance = (entries[0, :, None, 0, 0] - atoms.matrices[0, None, :, 0, 0]).abs()
+    probes = [s.detach().reshape(-1, dim, dim) for s in stack]
+    distance = (probes[0][:, None, 0, 0].double() - atoms.matrices[0, None, :, 0, 0]).abs()
     index = torch.where(atoms.sizes == dim, distance, torch.inf).argmin(1)
-    near = atoms.matrices[:, index, :dim, :dim]
-    scale = near.abs().amax((-2, -1), keepdim=True)
-    if bool(((entries - near).abs() > 1e3 * atoms.rtol * scale).any()):
-        return None
+    for found, every in zip(probes, atoms.matrices, strict=True):  # together they would be the most that planning holds
+        near = every[index, :dim, :dim]
+        scale = near.abs().amax((-2, -1), keepdim=True)
+        if bool(((found.double() - near).abs() > 1e3 * atoms.rtol * scale).any()):
+            return None
     return RoleMap(first.names, index.reshape(shape), rows=dim).compressed

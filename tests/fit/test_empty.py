@@ -60,6 +60,30 @@ def test_states_that_share_are_judged_together() -> None:
     assert alone.notes[-1] == 'entry (2,) of "scale" has no rows left'
 
 
+def shares(x: Tensor, alpha: float) -> None:
+    """Known kinds of rows, one of which hardly explains any, and a prior of their shares."""
+    share = pyro.sample("share", dist.Dirichlet(torch.full((3,), alpha)))
+    with pyro.plate("kinds", 3):
+        loc = pyro.sample("loc", dist.Normal(tensor([-5.0, 5.0, 0.0]), 0.1))
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Categorical(share))
+        pyro.sample("x", dist.Normal(loc[z], 1.0), obs=x)
+
+
+def test_a_prior_that_lets_a_share_go_to_zero_is_named() -> None:
+    """The end says in which density of the prior every state keeps a share, and there it does."""
+    x = tensor([-5.2, -5.1, -4.9, 4.8, 5.0, 5.1])
+    fit = EM(shares).fit(x, 1.0)
+    assert fit.outcome == "empty state"
+    assert fit.notes[-1].endswith('"share" lets a state have no share, but not in EM(prior_density="unconstrained")')
+    pyro.clear_param_store()
+    inside = EM(shares, prior_density="unconstrained").fit(x, 1.0)
+    assert inside.outcome == "converged", inside.notes
+    assert float(inside.params["share"].min()) > 0.1
+    pyro.clear_param_store()
+    assert EM(shares).fit(x, 2.0).outcome == "converged"
+
+
 def two_latents(x: Tensor) -> None:
     """Means by one latent, scales by another: that a pair of states has no rows is nothing to either."""
     loc = pyro.param("loc", tensor([-4.0, 4.0]))

@@ -130,7 +130,7 @@ class Mixture:
             else:
                 columns = features.matrix(chunk, partial(self._room, features, chunk))
                 torch.mm(dense, columns, out=logits)
-            looked_up = features.entries(chunk) if features.looked_up else ()
+            looked_up = features.entries(chunk) if features.looked_up and not apart else ()
             for factor, at, entries in looked_up:
                 logits += factor.form.densities(flat[:, at], entries)
             if owned:

@@ -46,7 +46,7 @@ class SiteData:
     groups: Codes | None = field(default=None, repr=False)  # of every row of a plate, the last of the folded dimensions
     counted: bool = True  # whether what is one in every row and event may be one feature
     cache: dict[Chunk, Tensor] = field(default_factory=dict, repr=False, compare=False)
-    turned: dict[Chunk, tuple[Tensor, Tensor | None]] = field(default_factory=dict, repr=False, compare=False)
+    turned: dict[object, tuple[Tensor, Tensor | None]] = field(default_factory=dict, repr=False, compare=False)
     rooms: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     # ---- features ----
@@ -157,21 +157,22 @@ class SiteData:
         }  # fmt: skip
         return value, known, None if self.weight is None else cut(self.weight, rank).double()
 
-    def columns(self, chunk: Chunk = WHOLE) -> tuple[Tensor, Tensor | None]:
-        """Values as they are and weights, a column a row: events + event of the value + (folded, columns).
+    def columns(self, chunk: Chunk = WHOLE, *, centred: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Values (as they are, or less the shift) and weights: events + event of the value + (folded, columns).
 
         Where the weight is zero the value is, too; what is small enough is kept.
         """
-        if chunk in self.turned:
-            return self.turned[chunk]
+        if (chunk, centred) in self.turned:
+            return self.turned[chunk, centred]
         tail = self.value.tensor.shape[self.value.tensor.dim() - self.family.event_dim :]
-        value = self._turned(chunk, self.value, (*self.event_shape, *tail)).contiguous()
+        value = self._turned(chunk, self.value, (*self.event_shape, *tail))
+        value = value.contiguous() if self.shift is None or not centred else value - self.shift[..., None, None]
         weight = None if self.weight is None else self._turned(chunk, self.weight, self.event_shape)
         if weight is not None:
             seen = weight.reshape((*self.event_shape, *(1,) * self.family.event_dim, *weight.shape[-2:])) != 0
             value = torch.where(seen, value, 0.0)
         if self.kept(value[..., 0].numel()):
-            self.turned[chunk] = value, weight
+            self.turned[chunk, centred] = value, weight
         return value, weight
 
     def room(self, name: str, shape: Sequence[int]) -> Tensor:

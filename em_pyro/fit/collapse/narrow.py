@@ -12,6 +12,7 @@ from ...program.site import Site
 
 DEGENERATE = 1e-6  # of the pooled scale
 CLOSE, WIDE = 0.01, 40.0  # of the gaps between neighbours; so many, times the rows, are the width of a lone cluster
+COLUMNS = 16  # of wide values that are measured together: what is made on the way is as long as the rows
 SORTED = 1_000  # rows that are enough to know the gaps between neighbours by
 BOUNDED_BY_SCALE = (dist.Pareto,)  # what they call a scale is where the support begins, and no width
 TIES = 1e-14  # of the size of values: nearer ones are equal
@@ -64,7 +65,12 @@ def _scale(fn: Distribution) -> Tensor | None:
 
 
 def unit(values: Tensor) -> Tensor:
-    """Their spread; of values that do not vary their size, or one."""
+    """Their spread, by column, of which few are taken at a time; of values that do not vary their size, or one."""
+    flat = values.reshape(len(values), values.shape[1:].numel())
+    return torch.cat([_unit(part) for part in flat.split(COLUMNS, 1)]).reshape(values.shape[1:])
+
+
+def _unit(values: Tensor) -> Tensor:
     size = values.nan_to_num(0.0).abs().amax(0) if len(values) else values.new_zeros(values.shape[1:])
     return spread(values, torch.where(size > 0, size, 1.0))
 

@@ -14,6 +14,7 @@ QUICK = 0.1  # of the gradient: what a step may leave for the Hessian to be kept
 SHORTEST = 1e-10
 LONGEST = 4.0  # of a step in any unconstrained coordinate, in its unit, unless it gains what was promised
 LIKE = 0.01  # of the slope times the step: how far a quadratic function may be missed for the step to be lengthened
+WIDEST = 10.0  # unit of a logarithm or a logit: where it is far out it has no curvature, and would go as far beyond
 FAR = 100.0  # beside `1 + |coordinate|`: what is left behind where little comes of a step
 LITTLE = 0.1  # of the slope times the step; half of it is all that a quadratic function gains
 DONE = 100.0  # units of rounding: the gradient at which to end, after at least one step, if it promises nothing
@@ -107,7 +108,7 @@ def units(hill: Hill, hessian: Tensor, least: Tensor | None = None) -> Tensor:
     """
     information = hessian.diagonal().abs()
     real = (information / hill.rows).clamp(min=1e-300).rsqrt()
-    found = torch.where(hill.real, real, information.clamp(min=1e-300).rsqrt().clamp(min=1.0))
+    found = torch.where(hill.real, real, information.clamp(min=1e-300).rsqrt().clamp(min=1.0, max=WIDEST))
     return found if least is None else torch.maximum(found, least)
 
 
