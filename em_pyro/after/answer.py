@@ -94,14 +94,28 @@ def confirmed(problem: Problem, path: Path, tol: float, found: Expectation | Non
     doubt = seen.doubt(path.level, tol) if path.outcome != "step limit" and tol > 0 else ""
     if path.outcome != "step limit" and (why := _draws_together(problem, path, seen.ends, doubt)):
         return path.ended("degenerate", why), 0.0
-    site = _bounded(problem, path.params) if doubt or path.converged else ""
-    if site and (doubt or before_an_edge(problem, path.params)):
-        edge = (
+    if doubt or path.converged:
+        doubt = "; ".join(filter(None, (doubt, _at_an_edge(problem, path.params, sure=bool(doubt)))))
+    return path.doubted(doubt) if doubt else path, _digits(problem, seen.endless)
+
+
+def _at_an_edge(problem: Problem, params: Params, *, sure: bool) -> str:
+    """Say what ends beside the fit: the support of a site, or the density; empty if nothing does.
+
+    Args:
+        problem: the program.
+        params: of the fit.
+        sure: whether it is known to be no maximum.
+    """
+    site, edge = _bounded(problem, params), before_an_edge(problem, params)
+    if site and (sure or edge):
+        return (
             f'site "{site}": beyond these values its support leaves out what was observed. The maximum is at such a '
             f"bound, where no slope is zero: keep what bounds a support known, as the smallest value does"
         )
-        doubt = "; ".join(filter(None, (doubt, edge)))
-    return path.doubted(doubt) if doubt else path, _digits(problem, seen.endless)
+    if edge:
+        return f"the model has no density a step farther along {edge}, up its slope: give it a prior, or bounds"
+    return ""
 
 
 def _limits(problem: Problem, params: Params) -> list[str]:

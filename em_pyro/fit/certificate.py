@@ -54,10 +54,17 @@ def _around(problem: Problem, params: Params) -> Around:
     return Around(problem.program, moving, {name: value.detach().double() for name, value in params.items()})
 
 
-def before_an_edge(problem: Problem, params: Params) -> bool:
-    """Tell whether a step up the slope is impossible, however short: a bound of a support is next to data."""
-    ground = Ground(problem, _around(problem, params))
-    return bool(before_edges(ground, ground.slope(ground.found())).any())
+def before_an_edge(problem: Problem, params: Params) -> str:
+    """Name the entries along which a step up the slope is impossible, however short; empty if there are none.
+
+    A bound of a support is next to data, or the density of the program ends. Known families have neither inside.
+    """
+    around = _around(problem, params)
+    if not problem.engine.moving or _unseen(problem, around) not in ("", SINGLE):
+        return ""
+    ground = Ground(problem, around)
+    edges = before_edges(ground, ground.slope(ground.found()))
+    return named([entry for entry, edge in zip(around.entries, edges.tolist(), strict=True) if edge])
 
 
 def certify(problem: Problem, params: Params, found: Expectation, *, settled: bool = True) -> Findings:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from math import inf
+from math import copysign, inf
 
 import torch
 from torch import Tensor
@@ -72,7 +71,7 @@ def _away(ground: Ground, entry: Entry, end: float, bounds: tuple[Tensor, Tensor
     low, high = (float(part.expand_as(value)[at]) for part in bounds)
     way, first = float(value[at]) - end, abs(float(initial[at]) - end)
     lengths = [many * size for size in (abs(way), first) for many in GROWN]
-    return [end + math.copysign(min(length, (high - low) / 2), way) for length in lengths]
+    return [end + copysign(min(length, (high - low) / 2), way) for length in lengths]
 
 
 def _near(around: Around, name: str) -> Tensor:
