@@ -107,14 +107,14 @@ def _at_an_edge(problem: Problem, params: Params, *, sure: bool) -> str:
         params: of the fit.
         sure: whether it is known to be no maximum.
     """
-    site, edge = _bounded(problem, params), before_an_edge(problem, params)
+    site, (edge, ending) = _bounded(problem, params), before_an_edge(problem, params)
     if site and (sure or edge):
         return (
             f'site "{site}": beyond these values its support leaves out what was observed. The maximum is at such a '
             f"bound, where no slope is zero: keep what bounds a support known, as the smallest value does"
         )
-    if edge:
-        return f"the model has no density a step farther along {edge}, up its slope: give it a prior, or bounds"
+    if ending:
+        return f"the model has no density a step farther along {ending}, up its slope: give it a prior, or bounds"
     return ""
 
 

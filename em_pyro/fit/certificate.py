@@ -14,7 +14,7 @@ from ..program.named import Params, batched
 from .problem import Problem
 from .verdict.around import Around, Entry, named
 from .verdict.digits import noise
-from .verdict.edges import before_edges, edge_notes, snapped
+from .verdict.edges import before_edges, edge_notes, snapped, undefined
 from .verdict.findings import ROUNDING, Findings
 from .verdict.ground import Ground
 from .verdict.infinity import run_off, running
@@ -54,17 +54,18 @@ def _around(problem: Problem, params: Params) -> Around:
     return Around(problem.program, moving, {name: value.detach().double() for name, value in params.items()})
 
 
-def before_an_edge(problem: Problem, params: Params) -> str:
-    """Name the entries along which a step up the slope is impossible, however short; empty if there are none.
+def before_an_edge(problem: Problem, params: Params) -> tuple[bool, str]:
+    """Tell whether a step up the slope is impossible, however short, and name the entries along which no law is left.
 
-    A bound of a support is next to data, or the density of the program ends. Known families have neither inside.
+    A bound of a support is next to data, or the law of the program ends. Known families have neither inside.
     """
     around = _around(problem, params)
     if not problem.engine.moving or _unseen(problem, around) not in ("", SINGLE):
-        return ""
+        return False, ""
     ground = Ground(problem, around)
-    edges = before_edges(ground, ground.slope(ground.found()))
-    return named([entry for entry, edge in zip(around.entries, edges.tolist(), strict=True) if edge])
+    slope = ground.slope(ground.found())
+    edges = before_edges(ground, slope)
+    return bool(edges.any()), named(undefined(ground, slope, edges))
 
 
 def certify(problem: Problem, params: Params, found: Expectation, *, settled: bool = True) -> Findings:

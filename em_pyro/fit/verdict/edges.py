@@ -146,6 +146,21 @@ def _way(around: Around, entry: Entry) -> int:
 
 def before_edges(ground: Ground, slope: Tensor) -> Tensor:
     """Tell along which coordinates there is a slope, and nothing possible a step farther, however short, `(D,)`."""
-    around = ground.around
-    steps = NEXT * (1 + around.values.double().abs()) * slope.sign()
-    return (slope != 0) & (ground.heights(torch.diag(steps.nan_to_num(nan=0.0))) <= IMPOSSIBLE)
+    return (slope != 0) & (ground.heights(torch.diag(_onwards(ground, slope))) <= IMPOSSIBLE)
+
+
+def undefined(ground: Ground, slope: Tensor, edges: Tensor) -> list[Entry]:
+    """Return the entries before such edges beyond which the model fails: data are not impossible, there is no law."""
+    found, steps = list[Entry](), torch.diag(_onwards(ground, slope))
+    for k in edges.nonzero().flatten().tolist():
+        try:
+            with torch.no_grad():
+                ground.problem.heights(ground.around.batch(steps[k : k + 1]))
+        except (RuntimeError, ValueError):
+            found.append(ground.around.entries[k])
+    return found
+
+
+def _onwards(ground: Ground, slope: Tensor) -> Tensor:
+    """Short steps up the slope, along every coordinate."""
+    return (NEXT * (1 + ground.around.values.double().abs()) * slope.sign()).nan_to_num(nan=0.0)
