@@ -1,7 +1,7 @@
-"""Normal latents that a parameter without a prior multiplies: a spread or a loading beside a known scale.
+"""Normal latents that a parameter multiplies: a spread or a loading beside a known scale.
 
-As the parameter grows the latents shrink, and their joint density rises for ever: they are integrated. The oracle is
-the multivariate normal law of all that is observed, written down as a matrix.
+As the parameter grows the latents shrink, and their joint density rises for ever, or until a prior stops it: they are
+integrated. The oracle is the multivariate normal law of all that is observed, written down as a matrix.
 """
 
 from collections.abc import Callable
@@ -109,12 +109,59 @@ def test_the_fit_is_that_of_the_marginal_law(name: str) -> None:
     assert max(float(s.abs().max()) for s in slope) < SOLVERS**0.5  # its square is what a step may gain
 
 
-def held(y: Tensor) -> None:
-    """A prior holds the spread: the joint density has a maximum."""
-    spread = pyro.sample("spread", dist.HalfNormal(1.0))
+SPREADS = {
+    "half normal": dist.HalfNormal(torch.tensor(1.0, dtype=torch.float64)),
+    "half Cauchy": dist.HalfCauchy(torch.tensor(25.0, dtype=torch.float64)),
+    "gamma": dist.Gamma(torch.tensor(2.0, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)),
+    "uniform": dist.Uniform(torch.tensor(0.0, dtype=torch.float64), torch.tensor(10.0, dtype=torch.float64)),
+}
+
+
+def held(y: Tensor, prior: dist.TorchDistribution) -> None:
+    """A prior on the spread: the joint density with the effects has a maximum, where the prior stops it."""
+    spread = pyro.sample("spread", prior)
     effect = pyro.sample("effect", dist.Normal(torch.zeros(6), 1.0).to_event(1))
     with pyro.plate("rows", len(y)):
         pyro.sample("y", dist.Normal(spread * effect[..., GROUP], 0.5), obs=y)
+
+
+def centred(y: Tensor, prior: dist.TorchDistribution) -> None:
+    """The same law, written the other way."""
+    spread = pyro.sample("spread", prior)
+    effect = pyro.sample("effect", dist.Normal(torch.zeros(6), spread).to_event(1))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(effect[..., GROUP], 0.5), obs=y)
+
+
+@pytest.mark.parametrize("name", SPREADS)
+def test_a_spread_with_a_prior_is_that_of_the_marginal_law(name: str) -> None:
+    """Centred or not; the joint maximum has another one, which the prior alone says."""
+    prior, together = SPREADS[name], (GROUP[:, None] == GROUP).double()
+    fits = {}
+    for model in (held, centred):
+        pyro.clear_param_store()
+        fits[model] = EM(model, tol=1e-11, starts={"spread": torch.tensor(1.0)}).fit(Y, prior)
+        assert fits[model].converged
+    assert fits[held].objective == pytest.approx(fits[centred].objective, rel=SOLVERS)
+    assert 'continuous latent "effect": integrated ("spread", which is positive' in str(EM(held).plan(Y, prior))
+    grid = torch.linspace(0.5, 2.5, 20_001, dtype=torch.float64)
+    roots = torch.linalg.cholesky(grid[:, None, None] ** 2 * together + 0.25 * torch.eye(24))
+    heights = dist.MultivariateNormal(torch.zeros(24), scale_tril=roots).log_prob(Y) + prior.log_prob(grid)
+    assert float(fits[held].params["spread"]) == pytest.approx(float(grid[heights.argmax()]), abs=2e-4)
+    assert fits[held].objective == pytest.approx(float(heights.max()), abs=1e-7)
+    pyro.clear_param_store()
+    joint = EM(held, continuous={"effect": "maximise"}).fit(Y, prior)
+    assert float(joint.params["spread"]) > float(fits[held].params["spread"]) + 0.05
+
+
+def means(y: Tensor) -> None:
+    """A spread of the means of a mixture: an integral for every choice of states, so that these stay parameters."""
+    spread = pyro.sample("spread", dist.HalfNormal(5.0))
+    with pyro.plate("states", 3):
+        effect = pyro.sample("effect", dist.Normal(0.0, 1.0))
+    with pyro.plate("rows", len(y)):
+        z = pyro.sample("z", dist.Categorical(torch.ones(3) / 3))
+        pyro.sample("y", dist.Normal(spread * effect[z], 0.5), obs=y)
 
 
 def known(y: Tensor) -> None:
@@ -133,7 +180,7 @@ def bent(y: Tensor) -> None:
         pyro.sample("y", dist.Normal((size * effect[..., GROUP]).tanh(), 0.5), obs=y)
 
 
-@pytest.mark.parametrize("model", [held, known, bent])
+@pytest.mark.parametrize("model", [means, known, bent])
 def test_others_stay_parameters(model: Callable[[Tensor], None]) -> None:
     """Where the joint density has a maximum, or there is no integral, the latents are parameters with a prior."""
     assert "effect" in EM(model).plan(Y).lines

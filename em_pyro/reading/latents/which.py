@@ -7,7 +7,9 @@ Normal and MultivariateNormal latents are, if
 3. their law, or a law that they enter, is that of a latent that is integrated;
 4. their prior is left out by `mask(False)`, and they enter the value of a site: they are its missing entries;
 5. a parameter without a prior multiplies them, as the spread of a non-centred effect or a loading: their joint density
-   rises for ever, as the one grows and the others shrink.
+   rises for ever, as the one grows and the others shrink;
+6. a positive parameter with a prior does so, outside of mixtures: the joint density then has a bound, but where the
+   prior stops that, which says nothing of the spread.
 
 All others are parameters with a prior. `EM(continuous={"b": "maximise"})`, or "integrate", has the last word.
 """
@@ -15,9 +17,11 @@ All others are parameters with a prior. `EM(continuous={"b": "maximise"})`, or "
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from ...program.continuous.local import NORMAL
 from ...program.marks import reached, traced_run
@@ -29,7 +33,7 @@ from ..priors import dropped
 
 
 def to_integrate(program: Program, values: Params, chosen: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the latents that are integrated by rules 2 to 5, and those that are already, and why.
+    """Return the latents that are integrated by rules 2 to 6, and those that are already, and why.
 
     Args:
         program: in which they are still parameters with a prior.
@@ -56,9 +60,28 @@ def to_integrate(program: Program, values: Params, chosen: Mapping[str, str]) ->
         free = {name for name, p in program.parameters.items() if p.kind != "prior"}
         for name, by in _multiplied(traced, leaves, normal - found.keys(), free).items():
             found[name] = f'"{by}", which has no prior, multiplies it'
+        plain, mixed = _by_states(program, traced)
+        left = normal - found.keys() - frozenset[str]().union(*reached(mixed, leaves, _locations).values())
+        spreads = {name for name, p in kinds.items() if name not in normal and _is_positive(p.constraint)}
+        for name, by in _multiplied(plain, leaves, left, spreads).items():
+            found[name] = f'"{by}", which is positive, multiplies it'
         if found:
             _add_connected(found, normal, traced, {**leaves, **standing})
         return found
+
+
+def _by_states(program: Program, traced: Mapping[str, Site]) -> tuple[dict[str, Site], dict[str, Site]]:
+    """Split sites into those without discrete latents upstream, and those with some."""
+    mixed = {name: site for name, site in traced.items() if program.upstream.get(name)}
+    return {name: site for name, site in traced.items() if name not in mixed}, mixed
+
+
+def _is_positive(constraint: Any) -> bool:
+    """Whether all values are positive, or zero at least."""
+    while isinstance(constraint, constraints.independent):
+        constraint = constraint.base_constraint
+    low = getattr(constraint, "lower_bound", None)
+    return low is not None and bool((torch.as_tensor(low) >= 0).all())
 
 
 def _missing(traced: Mapping[str, Site], leaves: Mapping[str, Tensor], normal: set[str]) -> dict[str, str]:
