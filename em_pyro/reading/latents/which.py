@@ -57,17 +57,24 @@ def to_integrate(program: Program, values: Params, chosen: Mapping[str, str]) ->
                 found.setdefault(bad.site, f'"{bad.parameter}" is its {bad.argument}, and may go to zero')
         for name, site in _missing(traced, leaves, normal).items():
             found.setdefault(name, f'without a prior, inside the value of "{site}": its missing entries')
-        free = {name for name, p in program.parameters.items() if p.kind != "prior"}
-        for name, by in _multiplied(traced, leaves, normal - found.keys(), free).items():
-            found[name] = f'"{by}", which has no prior, multiplies it'
-        plain, mixed = _by_states(program, traced)
-        left = normal - found.keys() - frozenset[str]().union(*reached(mixed, leaves, _locations).values())
-        spreads = {name for name, p in kinds.items() if name not in normal and _is_positive(p.constraint)}
-        for name, by in _multiplied(plain, leaves, left, spreads).items():
-            found[name] = f'"{by}", which is positive, multiplies it'
+        found |= _spread(program, traced, leaves, normal - found.keys())
         if found:
             _add_connected(found, normal, traced, {**leaves, **standing})
         return found
+
+
+def _spread(
+    program: Program, traced: Mapping[str, Site], leaves: Mapping[str, Tensor], normal: set[str]
+) -> dict[str, str]:
+    """Latents that a parameter without a prior multiplies, or a positive one with a prior outside of mixtures."""
+    free = {name for name, p in program.parameters.items() if p.kind != "prior"}
+    found = _multiplied(traced, leaves, normal, free)
+    why = {name: f'"{by}", which has no prior, multiplies it' for name, by in found.items()}
+    plain, mixed = _by_states(program, traced)
+    left = normal - found.keys() - frozenset[str]().union(*reached(mixed, leaves, _locations).values())
+    spreads = {name for name, p in program.parameters.items() if p.kind == "prior" and _is_positive(p.constraint)}
+    found = _multiplied(plain, leaves, left, spreads)
+    return why | {name: f'"{by}", which is positive, multiplies it' for name, by in found.items()}
 
 
 def _by_states(program: Program, traced: Mapping[str, Site]) -> tuple[dict[str, Site], dict[str, Site]]:
