@@ -66,15 +66,13 @@ def refuse_moving(program: Program, probes: Sequence[tuple[Params, Mapping[str, 
     (values, first), *others = probes
     for name, site in first.items():
         for other, run in others:
-            what = _moved(site, run[name])
-            if not what:
-                continue
-            entering = _moving(program, values, other, name, what)
-            raise ModelError(
-                f'Site "{name}": expected {what} that is data, got one that depends on {entering}. What counts, and '
-                f"how often, cannot be fitted: a density is largest where little of it is left. Pass it to the model "
-                f"as an argument, or write the whole term as pyro.factor."
-            )
+            if what := _moved(site, run[name]):
+                entering = _moving(program, values, other, name, what)
+                raise ModelError(
+                    f'Site "{name}": expected {what} that is data, got one that depends on {entering}. What counts, '
+                    f"and how often, cannot be fitted: a density is largest where little of it is left. Pass it to the "
+                    f"model as an argument, or write the whole term as pyro.factor."
+                )
 
 
 def _moved(site: Site, other: Site) -> str:
@@ -87,7 +85,9 @@ def _moved(site: Site, other: Site) -> str:
 
 
 def _same(one: float | Tensor, other: float | Tensor) -> bool:
-    return one is other or bool(torch.equal(torch.as_tensor(one), torch.as_tensor(other)))
+    if isinstance(one, Tensor) or isinstance(other, Tensor):
+        return one is other or bool(torch.equal(torch.as_tensor(one), torch.as_tensor(other)))
+    return one == other
 
 
 def _moving(program: Program, values: Params, others: Params, name: str, what: str) -> str:

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from oracles.agreement import close
+from oracles.engines import same
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -165,16 +166,6 @@ def by_index(engine: Engine) -> set[type]:
     """Forms by index in which some site is computed."""
     used = {type(f.form) for unit in engine.units for f in unit.every}
     return used & {Table, Sparse}
-
-
-def same(one: Engine, other: Engine, batch: dict[str, Tensor]) -> None:
-    """Hold that two engines find the same evidence and statistics."""
-    a, b = (each.expect(each.bind(batch)) for each in (one, other))
-    close(a.log_evidence, b.log_evidence)
-    assert a.sums.keys() == b.sums.keys()
-    for name, sums in a.sums.items():
-        for mine, theirs in zip(sums.parts, b.sums[name].parts, strict=True):
-            close(mine, theirs)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from oracles.agreement import close
+from oracles.engines import same
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -105,16 +105,6 @@ def engine_of(model: Any, args: tuple[Any, ...], starts: int) -> tuple[Engine, d
 def quadratic(engine: Engine) -> bool:
     """Whether some site is computed so."""
     return any(isinstance(f.form, Quadratic) for unit in engine.units for f in unit.every)
-
-
-def same(one: Engine, other: Engine, batch: dict[str, Tensor]) -> None:
-    """Hold that two engines find the same evidence and statistics."""
-    a, b = (each.expect(each.bind(batch)) for each in (one, other))
-    close(a.log_evidence, b.log_evidence)
-    assert a.sums.keys() == b.sums.keys()
-    for name, sums in a.sums.items():
-        for mine, theirs in zip(sums.parts, b.sums[name].parts, strict=True):
-            close(mine, theirs)
 
 
 @pytest.mark.parametrize("starts", [1, 4], ids=["one start", "many share the features"])

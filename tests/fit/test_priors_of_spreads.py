@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor, tensor
 
+import em_pyro.fit.loop
 from em_pyro import EM, Fit
+from em_pyro.fit.acceleration import quasi_newton
 
 EFFECTS = tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0], dtype=torch.float64)
 ERRORS = tensor([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0], dtype=torch.float64)
@@ -109,3 +111,20 @@ def steps_of(model: Callable[..., None], acceleration: str | None) -> int:
 def test_steps_of_newton_are_accelerated() -> None:
     """By default, as closed forms are: near the end they keep the rate of EM."""
     assert steps_of(schools, "auto") < steps_of(schools, None) / 2
+
+
+# ---- seen to fail ----------------------------------------------------------------------------------------------------
+
+
+def test_a_part_of_the_way_is_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every disturbance goes but a part of the way to zero, and there is always another."""
+    monkeypatch.setattr(em_pyro.fit.loop, "further", lambda problem, here, higher: higher)
+    assert fitted(AT_ZERO["exponential"]).outcome == "unconfirmed"
+
+
+def test_a_spread_that_shrinks_at_once_holds_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Next to zero the steps of what the schools have in common are next to none."""
+    monkeypatch.setattr(quasi_newton, "SHRINKS", float("inf"))
+    fit = fitted(AT_ZERO["exponential"])
+    highest, _ = objective(AT_ZERO["exponential"], number(1e-9).reshape(1))
+    assert fit.objective < float(highest) - 1e-3

@@ -22,6 +22,7 @@ from em_pyro.program.store import starting_values
 from em_pyro.program.survey import survey
 from em_pyro.reading.reading import Recognition
 from em_pyro.reading.recognise import recognise
+from oracles.agreement import close
 from oracles.replay import Params, moved_params, starting_params
 
 Model = Callable[..., Any]
@@ -126,3 +127,13 @@ def farthest(got: Params, want: Params) -> float:
     """Largest distance over parameters."""
     assert got.keys() == want.keys()
     return max(distance(got[name], want[name]) for name in want)
+
+
+def same(one: Engine, other: Engine, batch: dict[str, Tensor]) -> None:
+    """Hold that two engines find the same evidence and statistics."""
+    a, b = (each.expect(each.bind(batch)) for each in (one, other))
+    close(a.log_evidence, b.log_evidence)
+    assert a.sums.keys() == b.sums.keys()
+    for name, sums in a.sums.items():
+        for mine, theirs in zip(sums.parts, b.sums[name].parts, strict=True):
+            close(mine, theirs)

@@ -22,7 +22,7 @@ from .ground import Ground, heights_in_turn
 
 LITTLE, SHRUNK = math.log(10.0), math.log(1e3)  # logarithms: how far a scale is moved towards zero
 GROWN = tuple(math.log(10.0**k) for k in (1, 3, 6, 9, 12))  # and away from it
-LEVEL = 1e-8  # relative to 1 + |objective|: what it may lose on the way to zero
+LEVEL = 1e-9  # relative to 1 + |objective|: what it may lose on the way to zero
 FALL = 0.05  # nats that it loses away from there, or a flat direction is not identified
 STEEP = 0.25  # nats that the slope promises to a scale that shrinks to a part
 LIFTS, SEEN = 16, 0.01  # powers of ten by which a scale is lifted, at most; and nats that this may cost

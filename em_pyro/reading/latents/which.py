@@ -156,5 +156,5 @@ def as_parameter(latent: str) -> str:
     """Say how a latent whose integral would be too large is maximised instead."""
     return (
         f'Let "{latent}" be a parameter with a prior of known scale, by EM(continuous={{"{latent}": "maximise"}}), '
-        f'with m_step={{name: "fixed"}} if that scale is a parameter.'
+        f"and if that scale is a parameter, keep it fixed by m_step."
     )
