@@ -1,6 +1,18 @@
 """Exponential families with closed-form M-steps, and the table to which anyone may add one."""
 
-from . import circular, counts, heavy_tailed, known, multivariate_normal, normal, positive, rates, rowwise
+from . import (
+    circular,
+    counts,
+    extremes,
+    heavy_tailed,
+    known,
+    multivariate_normal,
+    normal,
+    overdispersed,
+    positive,
+    rates,
+    rowwise,
+)
 from .base import Family, Role, family_for, family_of, register
 from .rowwise import RowFamily
 
@@ -10,12 +22,14 @@ __all__ = [
     "RowFamily",
     "circular",
     "counts",
+    "extremes",
     "family_for",
     "family_of",
     "heavy_tailed",
     "known",
     "multivariate_normal",
     "normal",
+    "overdispersed",
     "positive",
     "rates",
     "register",

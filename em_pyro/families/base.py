@@ -59,6 +59,7 @@ class Family:
     location: ClassVar[str | None] = None  # the role that moves with the values, so that both may be centred
     quadratic: ClassVar[bool] = False  # whether `statistics` are one, the value, and its products x_i x_j for i <= j
     kinked: ClassVar[frozenset[str]] = frozenset()  # roles in which the log-density has no second derivative
+    sharpens: ClassVar[frozenset[str]] = frozenset()  # roles at whose infinity all values are one
     wider: ClassVar[Family | None] = None  # reads the same distribution where an argument known here is estimated
 
     def read(self, distribution: Distribution) -> dict[str, Tensor]:

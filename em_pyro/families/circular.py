@@ -36,6 +36,7 @@ class VonMises(Family):
     summed = "1, cos x, sin x"
     counting = frozenset({0})
     roles = {"loc": Role("real"), "concentration": Role("positive")}
+    sharpens = frozenset({"concentration"})
 
     def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
         return torch.ones_like(value), value.cos(), value.sin()

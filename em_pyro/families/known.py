@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 
 from ..program.data.counts import log_choose
 from ..program.named import unexpand
-from . import positive, rowwise
+from . import overdispersed, positive
 from .base import Args, Family, Role, register
 from .rates import RateFamily
 
@@ -57,7 +57,7 @@ class NegativeBinomial(Family):
 
     summed = "x, total_count"
     solver = "counts"
-    wider = rowwise.NegativeBinomial()
+    wider = overdispersed.NegativeBinomial()
     roles = {"probs": Role("unit")}
 
     def read(self, distribution: Distribution) -> dict[str, Tensor]:

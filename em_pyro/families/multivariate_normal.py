@@ -1,9 +1,10 @@
-"""MultivariateNormal with whole covariance matrices, written by whichever of its three arguments the program uses."""
+"""MultivariateNormal with whole covariances, by whichever argument they are written; also with lines for a location."""
 
 from __future__ import annotations
 
 import math
 from functools import cache
+from typing import ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -81,6 +82,37 @@ class MultivariateNormal(Family):
 
     def base(self, value: Tensor, known: Args) -> Tensor | None:
         return value.new_full((), -0.5 * value.shape[-1] * math.log(2 * math.pi))
+
+
+class LinesNormal(Family):
+    """Coordinates `x_e' loc_e`, each a line of its own: with residuals `r`, linear in `(1, x_e x_f', x_e r_f, r r')`.
+
+    References:
+        Zellner (1962), An efficient method of estimating seemingly unrelated regressions. JASA 57.
+    """
+
+    summed = "1, x_e x_f', x_e y_f, y y'"
+    solver = "multivariate_normal"
+    event_dim = 1
+    location: ClassVar[str | None] = "loc"
+    roles = {"loc": Role("real", event_dim=2), "scale_tril": Role("scale_tril", event_dim=2)}
+
+    def natural(self, args: Args) -> tuple[Tensor, ...]:
+        loc, inverse = args["loc"], _inverse(args["scale_tril"])
+        precision = inverse.mT @ inverse
+        linear = loc.unsqueeze(-1) * precision.unsqueeze(-2)  # (e, J, e)
+        gram = -0.5 * linear.unsqueeze(-1) * loc.unsqueeze(-3).unsqueeze(-3)
+        return inverse.diagonal(dim1=-2, dim2=-1).log().sum(-1), gram, linear, -0.5 * precision
+
+    def shifted(self, statistics: tuple[Tensor, ...], by: Tensor) -> tuple[Tensor, ...]:
+        n, gram, first, second = statistics
+        moved = first - torch.einsum("...eifj,...fj->...eif", gram, by)
+        before, after = (torch.einsum("...ei,...eif->...ef", by, part) for part in (first, moved))
+        return n, gram, moved, second - before - after.mT
+
+
+LINES = LinesNormal()
+"""What a MultivariateNormal is where its location multiplies covariates by parameters."""
 
 
 def _precision(tril: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Gamma, InverseGamma, Beta and Dirichlet: their shapes solve an equation in digammas, by Newton on the statistics.
+"""Positive values and shares: the shapes of Gamma, Beta and Dirichlet solve an equation in digammas, by Newton.
 
 References:
     Minka (2002), Estimating a Gamma distribution. Minka (2000), Estimating a Dirichlet distribution.
@@ -6,12 +6,18 @@ References:
 
 from __future__ import annotations
 
+import math
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
+from ..program.named import unexpand
 from .base import Args, Family, Role, register
 from .newton import dirichlet, inverse_digamma, log_minus_digamma, root
+
+ENDLESS = 1e12  # shape of values that are all at their bound, in place of one without bound
 
 
 class Gamma(Family):
@@ -20,6 +26,7 @@ class Gamma(Family):
     summed = "1, x, log x"
     counting = frozenset({0})
     roles = {"concentration": Role("positive"), "rate": Role("positive")}
+    sharpens = frozenset({"concentration"})
 
     def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
         return torch.ones_like(value), value, value.log()
@@ -80,6 +87,7 @@ class Dirichlet(Family):
     counting = frozenset({0})
     event_dim = 1
     roles = {"concentration": Role("positive", event_dim=1)}
+    sharpens = frozenset({"concentration"})
 
     def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
         return torch.ones_like(value[..., 0]), value.log()
@@ -105,6 +113,7 @@ class Beta(Family):
     summed = "1, log x, log(1 - x)"
     counting = frozenset({0})
     roles = {"concentration1": Role("positive"), "concentration0": Role("positive")}
+    sharpens = frozenset({"concentration1", "concentration0"})
 
     def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
         return torch.ones_like(value), value.log(), (-value).log1p()
@@ -124,6 +133,57 @@ class Beta(Family):
         start = torch.stack(torch.broadcast_tensors(*(args[key] for key in keys)), -1)
         solved = _shapes(n, torch.stack(totals, -1), start, moving)
         return {key: solved[..., k] for k, key in enumerate(keys) if key in free}
+
+
+@register(dist.HalfNormal)
+class HalfNormal(Family):
+    """`-x^2 / 2 scale^2 - log scale`: a Normal around zero whose sign is lost."""
+
+    summed = "1, x^2"
+    counting = frozenset({0})
+    roles = {"scale": Role("positive")}
+
+    def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
+        return torch.ones_like(value), value.square()
+
+    def natural(self, args: Args) -> tuple[Tensor, ...]:
+        return -args["scale"].log(), -0.5 * args["scale"].square().reciprocal()
+
+    def base(self, value: Tensor, known: Args) -> Tensor | None:
+        return value.new_full((), 0.5 * math.log(2 / math.pi))
+
+    def solve(self, statistics: tuple[Tensor, ...], args: Args, free: frozenset[str]) -> dict[str, Tensor]:
+        """The root of the mean square."""
+        n, total = statistics
+        found = n > 0
+        return {"scale": torch.where(found, (total / torch.where(found, n, 1.0)).sqrt(), args["scale"])}
+
+
+@register(dist.Pareto)
+class Pareto(Family):
+    """`log alpha - alpha log(x / scale) - log x`, the `scale` known, beyond which all values lie."""
+
+    summed = "1, log(x / scale)"
+    counting = frozenset({0})
+    roles = {"alpha": Role("positive")}
+    sharpens = frozenset({"alpha"})
+
+    def read(self, distribution: Distribution) -> dict[str, Tensor]:
+        return {**super().read(distribution), "scale": unexpand(distribution.scale)}  # type: ignore[attr-defined]
+
+    def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:
+        return torch.ones_like(value), (value / known["scale"]).log()
+
+    def natural(self, args: Args) -> tuple[Tensor, ...]:
+        return args["alpha"].log(), -args["alpha"]
+
+    def base(self, value: Tensor, known: Args) -> Tensor | None:
+        return -value.log()
+
+    def solve(self, statistics: tuple[Tensor, ...], args: Args, free: frozenset[str]) -> dict[str, Tensor]:
+        """One over the mean logarithm; values that are all at the scale have no finite one."""
+        n, total = statistics
+        return {"alpha": torch.where(n > 0, n / torch.maximum(total, n / ENDLESS), args["alpha"])}
 
 
 def _shapes(n: Tensor, total_log: Tensor, start: Tensor, free: Tensor) -> Tensor:

@@ -1,24 +1,18 @@
 """Families without finite sufficient statistics: their maximum is found over the weighted rows themselves.
 
-Here Weibull and negative binomial, whose shape is profiled: one equation. A table like any other, so that the engine
-need not know: the statistic is the row, and `log_prob` and `solve_rows` stand in for `natural` and `solve`.
+A table like any other, so that the engine need not know: the statistic is the row, and `log_prob` and `solve_rows`
+stand in for `natural` and `solve`.
 """
 
 from __future__ import annotations
 
-import pyro.distributions as dist
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
-from ..program.data.counts import log_choose
-from ..program.named import unexpand
-from .base import Args, Family, Role, register
-from .newton import root
-
-FAR = 1e3  # total count, in the same unit as the next, from which the equation for it is written as a series
-ENDLESS = 1e12  # concentration of values that are all equal, in place of one without bound
-POISSON = 1e7  # total count, in units of one plus the mean, at which a negative binomial is Poisson
+from ..program.named import broadcast
+from .base import Args, Family
 
 
 class RowFamily(Family):
@@ -70,108 +64,66 @@ def mean(value: Tensor, weights: Tensor) -> Tensor:
     return (weights * value).sum(-1) / torch.where(total > 0, total, 1.0)
 
 
-@register(dist.Weibull)
-class Weibull(RowFamily):
-    """`log(k / scale) + (k - 1) log(x / scale) - (x / scale)^k`, with concentration `k`."""
-
-    roles = {"scale": Role("positive"), "concentration": Role("positive")}
-
-    def log_prob(self, value: Tensor, args: Args) -> Tensor:
-        k, log_ratio = args["concentration"], value.log() - args["scale"].log()
-        return k.log() - value.log() + k * log_ratio - (k * log_ratio).exp()
-
-    def solve_rows(self, value: Tensor, weights: Tensor, args: Args, free: frozenset[str]) -> dict[str, Tensor]:
-        """`scale^k = mean(x^k)`; `1/k = mean(x^k log x) / mean(x^k) - mean(log x)` with the scale profiled out.
-
-        Values that are all equal have no finite concentration: the loop sees that it has run off.
-        """
-        found = weights.sum(-1) > 0
-        log_x = value.log()
-        top = torch.where(weights > 0, log_x, -torch.inf).amax(-1)
-        top = torch.where(found, top, 0.0)
-        y = (log_x - top.unsqueeze(-1)).clamp(max=0.0)  # at most 0, so that no power overflows
-        k = args["concentration"]
-        if "concentration" in free:
-            level = mean(y, weights)
-            spread = mean((y - level.unsqueeze(-1)).square(), weights).sqrt()
-            apart = found & (spread > 1e-14 * (1 + top.abs()))
-            start = torch.where(apart, 1.28 / torch.where(apart, spread, 1.0), k)
-            offset = top - args["scale"].log()
-            endless = found & ~apart
-            if "scale" not in free:  # equal values beside the scale do have one
-                endless = endless & ((level + offset).abs() <= 1e-14 * (1 + top.abs()))
-                apart = found & ~endless
-
-            def gap(k: Tensor) -> tuple[Tensor, Tensor]:
-                if "scale" in free:
-                    power = weights * (k.unsqueeze(-1) * y).exp()
-                    first, second = mean(y, power), mean(y.square(), power)
-                    return 1 / k - first + level, -1 / k - k * (second - first.square())
-                ratio = y + offset.unsqueeze(-1)
-                power = (k.unsqueeze(-1) * ratio).clamp(max=700.0).exp()
-                slope = 1 / k + mean(ratio - power * ratio, weights)
-                return slope, -1 / k - k * mean(power * ratio.square(), weights)
-
-            lower = 1e-6 * start.clamp(max=1.0)  # a row of hardly any weight makes the spread that of no shape
-            k = torch.where(apart, root(gap, start, lower, 1e6 * start), torch.where(endless, ENDLESS, k))
-        log_power = mean((k.unsqueeze(-1) * y).exp(), weights)
-        scale = torch.where(found, (top + log_power.clamp(min=1e-300).log() / k).exp(), args["scale"])
-        return {key: {"scale": scale, "concentration": k}[key] for key in free}
+# ---- counts ----------------------------------------------------------------------------------------------------------
 
 
-def nearly_poisson(x: Tensor, weights: Tensor, m: Tensor, r: Tensor) -> Tensor:
-    """`mean(digamma(x + r)) - digamma(r) - log1p(m / r)` for large `r`, where its terms cancel all but a few digits.
+def largest(value: Tensor, rows: int) -> int:
+    """Return the largest of some counts, if there are fewer numbers up to it than rows; -1 if not, or if not whole."""
+    most = float(value.max()) if value.numel() else 0.0
+    return int(most) if most < rows and bool(((value >= 0) & (value == value.floor())).all()) else -1
 
-    `digamma(r) = log r - 1/2r - 1/12r^2 + ...`, and `mean(log((r + x) / (r + m)))` is `mean(log1p(d) - d)` with
-    `d = (x - m) / (r + m)`, which has mean zero.
+
+def tallied(counts: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the values that counts take, `(V,)`, and the weight of each, `(cells, ..., V)`.
+
+    Args:
+        counts: shape `(cells, ..., rows)`.
+        weights: the two broadcast.
     """
-    r, m = r.unsqueeze(-1), m.unsqueeze(-1)
-    d = (x - m) / (r + m)
-    bent = torch.where(d.abs() < 1e-3, -d * d * (1 / 2 - d * (1 / 3 - d * (1 / 4 - d / 5))), d.log1p() - d)
-    second, third = x / (2 * r * (r + x)), x * (2 * r + x) / (12 * r**2 * (r + x) ** 2)
-    return mean(bent + second + third, weights)
+    counts, weights = torch.broadcast_tensors(counts, weights)
+    most = largest(counts, counts.shape[-1])
+    if most >= 0:
+        values, at = torch.arange(most + 1).to(counts), counts.long()
+    else:
+        values, at = counts.unique(return_inverse=True)
+    found = counts.new_zeros((*counts.shape[:-1], len(values)))
+    return values, found.scatter_add_(-1, at, weights)
 
 
-class NegativeBinomial(RowFamily):
-    """`log_choose(x, r) + x log p + r log(1 - p)`, the total count `r` estimated."""
+def looked_up(counts: Tensor, formula: Callable[[Tensor], Tensor]) -> Tensor:
+    """Evaluate a formula once for every number up to the largest count, and look the counts up.
 
-    roles = {"total_count": Role("positive"), "probs": Role("unit")}
+    Args:
+        counts: shape `(..., rows)`.
+        formula: of counts `(rows,)`, whose value may have more dimensions before them.
+    """
+    most = largest(counts, counts.shape[-1])
+    if most < 0:
+        return formula(counts)
+    table = formula(torch.arange(most + 1).to(counts))
+    shape = broadcast(table.shape[:-1], counts.shape[:-1])
+    at = counts.long().expand((*shape, counts.shape[-1]))
+    return table.expand((*shape, most + 1)).gather(-1, at)
 
-    def read(self, distribution: Distribution) -> dict[str, Tensor]:
-        if "probs" in vars(distribution):
-            probs = unexpand(distribution.probs)  # type: ignore[attr-defined]
-        else:
-            probs = torch.sigmoid(unexpand(distribution.logits))  # type: ignore[attr-defined]
-        return {"probs": probs, "total_count": unexpand(distribution.total_count)}  # type: ignore[attr-defined]
+
+class CountFamily(RowFamily):
+    """A `RowFamily` of counts without known arguments: rows enter by how often each number was counted."""
+
+    def log_mass(self, value: Tensor, args: Args) -> Tensor:
+        """Return what `log_prob` does, elementwise."""
+        raise NotImplementedError
+
+    def solve_counts(self, value: Tensor, weights: Tensor, args: Args, free: frozenset[str]) -> dict[str, Tensor]:
+        """As `solve_rows`, of numbers that are counted once each."""
+        raise NotImplementedError
 
     def log_prob(self, value: Tensor, args: Args) -> Tensor:
-        hits, misses = args["probs"], args["probs_complement"]
-        log_p = torch.where(value > 0, value * hits, 0.0)
-        return log_choose(value, args["total_count"]) + log_p + args["total_count"] * misses
+        return looked_up(value, lambda numbers: self.log_mass(numbers, args))
+
+    def weighed(self, value: Tensor, weights: Tensor, args: Args) -> Tensor:
+        numbers, each = tallied(value, weights)
+        return torch.where(each != 0, self.log_mass(numbers, args) * each, 0.0).sum(-1)
 
     def solve_rows(self, value: Tensor, weights: Tensor, args: Args, free: frozenset[str]) -> dict[str, Tensor]:
-        """`p = mean(x) / (mean(x) + r)`; `mean(digamma(x + r)) - digamma(r) + log(1 - p) = 0`, `p` profiled out.
-
-        Counts that vary no more than Poisson counts have no finite `r`: it stops where the two can be told apart no
-        more. The equation has one root or none.
-        """
-        m, r = mean(value, weights), args["total_count"]
-        found = (weights.sum(-1) > 0) & (m > 0)
-        m = torch.where(found, m, 1.0)
-        if "total_count" in free:
-            fixed = None if "probs" in free else (-args["probs"]).log1p()
-
-            def gap(r: Tensor) -> tuple[Tensor, Tensor]:
-                rows = value + r.unsqueeze(-1)
-                slope = mean(rows.digamma(), weights) - r.digamma()
-                curvature = r * (mean(torch.polygamma(1, rows), weights) - torch.polygamma(1, r))
-                if fixed is not None:
-                    return slope + fixed, curvature
-                slope = torch.where(r < FAR * (1 + m), slope - (m / r).log1p(), nearly_poisson(value, weights, m, r))
-                return slope, curvature + m / (r + m)
-
-            most = torch.maximum(POISSON * (1 + m), r)
-            solved = root(gap, r, 1e-10 * torch.ones_like(r), most)
-            r = torch.where(found, solved, r)
-        probs = torch.where(weights.sum(-1) > 0, torch.where(found, m / (m + r), 0.0), args["probs"])
-        return {key: {"total_count": r, "probs": probs}[key] for key in free}
+        numbers, each = tallied(value, weights)
+        return self.solve_counts(numbers.expand(each.shape), each, args, free)

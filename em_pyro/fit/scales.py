@@ -23,7 +23,7 @@ from ..reading.bound import Bound
 from .collapse.narrow import DEGENERATE, lengths, unit, width
 from .collapse.spike import Shapes
 
-SPIKE = 1e10  # concentration at which all values are one
+SPIKE = 1e10  # of what sharpens a law, a concentration say: there all values are one
 BLURRED = 1e-4  # of the pooled scale: of a column that loses digits beside others
 TORN = 1e-5  # of the pooled scale: of a column in which rounding is seen, so that another step has another root
 COLLINEAR = " is nearly a combination of the columns before it (collinear columns); leave one out, or take differences"
@@ -77,15 +77,16 @@ class Scales:
 
     @cached_property
     def _spikes(self) -> tuple[tuple[SiteFactor, str], ...]:
-        """Sites whose concentration may run to infinity, and which of their arguments it is."""
+        """Sites whose values draw together where an argument runs to infinity, and which it is."""
         factors = [factor for factor in self.engine.leaders.values() if factor.role == "observed"]
-        concentrations = [(f, key) for f in factors for key in f.roles if key.startswith("concentration")]
-        return tuple((f, key) for f, key in concentrations if not f.roles[key].known)
+        return tuple(
+            (f, key) for f in factors for key in f.roles if key in f.family.sharpens and not f.roles[key].known
+        )
 
     def narrowest(self, bound: Bound) -> list[Tensor]:
         """Return the scales of every watched site in units of its pooled one, (starts) + cells + events.
 
-        Of a concentration, what is `DEGENERATE` where it makes a spike.
+        Of what sharpens a law, what is `DEGENERATE` where that makes a spike.
         """
         roots = [one.roots(bound) / one.pooled for one in self.watched]
         return roots + [DEGENERATE * SPIKE / factor.arguments(bound)[key] for factor, key in self._spikes]

@@ -84,7 +84,7 @@ class Rows:
         args |= {key: every(part) for key, part in self.known.items()}
         family = cast(RowFamily, self.joint.family)
         solved = family.solve_rows(every(self.value), weights.flatten(0, 1), args, frozenset(self.joint.solved))
-        return self.joint.placed({key: part.reshape((starts, -1)) for key, part in solved.items()}, batch)
+        return self.joint.placed({key: part.unflatten(0, (starts, -1)) for key, part in solved.items()}, batch)
 
 
 def _slots(group: Tensor, groups: int) -> Tensor:

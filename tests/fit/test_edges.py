@@ -12,7 +12,7 @@ from torch import Tensor, tensor
 from torch.distributions import constraints
 
 from em_pyro import EM, ObjectiveError
-from em_pyro.families.rowwise import Weibull
+from em_pyro.families.extremes import Weibull
 from em_pyro.m_step.regression.irls import Regression
 
 HALF = tensor([0.5, 0.5]).double()

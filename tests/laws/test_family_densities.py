@@ -15,7 +15,7 @@ from em_pyro.families import Family, RowFamily, family_for
 from em_pyro.families.base import _TABLE
 from em_pyro.families.heavy_tailed import median
 from em_pyro.families.newton import dirichlet, inverse_digamma, log_minus_digamma
-from em_pyro.families.rowwise import nearly_poisson
+from em_pyro.families.overdispersed import nearly_poisson
 from em_pyro.program.data.counts import log_rising
 
 K = 3
@@ -51,6 +51,13 @@ LAWS: dict[str, Law] = {
     "Laplace": lambda: dist.Laplace(torch.randn(K), some(positive, K)),
     "StudentT": lambda: dist.StudentT(3 * some(positive, K), torch.randn(K), some(positive, K)),
     "Weibull": lambda: dist.Weibull(some(positive, K), some(positive, K)),
+    "Gumbel": lambda: dist.Gumbel(torch.randn(K), some(positive, K)),
+    "HalfNormal": lambda: dist.HalfNormal(some(positive, K)),
+    "Pareto": lambda: dist.Pareto(some(positive, K), some(positive, K)),
+    "GammaPoisson": lambda: dist.GammaPoisson(some(positive, K), some(positive, K)),
+    "BetaBinomial": lambda: dist.BetaBinomial(some(positive, K), some(positive, K), torch.arange(K) + 2.0),
+    "DirichletMultinomial": lambda: dist.DirichletMultinomial(some(positive, K, 4), 5, validate_args=False),
+    "ZeroInflatedPoisson": lambda: dist.ZeroInflatedPoisson(some(positive, K), gate=some(unit, K)),
 }
 
 

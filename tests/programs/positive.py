@@ -17,6 +17,22 @@ Argument = tuple[str, Any, float]
 a, b, loc, scale = ("a", positive, 2.0), ("b", positive, 1.5), ("loc", constraints.real, 0.3), ("scale", positive, 1.2)
 df, r, p = ("df", positive, 4.0), ("r", positive, 3.0), ("p", unit, 0.4)
 
+
+def _pareto(alpha: Any) -> Any:
+    """Beyond a known scale."""
+    return dist.Pareto(tensor(0.7), alpha)
+
+
+def _beta_binomial(a: Any, b: Any) -> Any:
+    """Of a known total."""
+    return dist.BetaBinomial(a, b, 9)
+
+
+def _zero_inflated(gate: Any, rate: Any) -> Any:
+    """The gate by name."""
+    return dist.ZeroInflatedPoisson(rate, gate=gate)
+
+
 FAMILIES: dict[str, tuple[Callable[..., Any], tuple[Argument, ...], Law]] = {
     "Gamma": (dist.Gamma, (a, b), lambda: dist.Gamma(3.0, 1.0)),
     "InverseGamma": (dist.InverseGamma, (a, b), lambda: dist.InverseGamma(3.0, 2.0)),
@@ -24,7 +40,13 @@ FAMILIES: dict[str, tuple[Callable[..., Any], tuple[Argument, ...], Law]] = {
     "VonMises": (dist.VonMises, (loc, a), lambda: dist.VonMises(1.0, 2.0)),
     "StudentT": (dist.StudentT, (df, loc, scale), lambda: dist.StudentT(2.5, 1.0, 2.0)),
     "Weibull": (dist.Weibull, (scale, a), lambda: dist.Weibull(2.0, 1.5)),
+    "Gumbel": (dist.Gumbel, (loc, scale), lambda: dist.Gumbel(1.0, 1.5)),
+    "HalfNormal": (dist.HalfNormal, (scale,), lambda: dist.HalfNormal(2.0)),
+    "Pareto": (_pareto, (a,), lambda: dist.Pareto(0.7, 1.5)),
     "NegativeBinomial": (dist.NegativeBinomial, (r, p), lambda: dist.NegativeBinomial(2.0, tensor(0.6))),
+    "GammaPoisson": (dist.GammaPoisson, (r, b), lambda: dist.GammaPoisson(2.0, 0.5)),
+    "BetaBinomial": (_beta_binomial, (a, b), lambda: dist.BetaBinomial(1.5, 2.0, 9)),
+    "ZeroInflatedPoisson": (_zero_inflated, (p, b), lambda: dist.ZeroInflatedPoisson(2.5, gate=tensor(0.3))),
 }
 
 

@@ -103,6 +103,10 @@ ONE: dict[str, tuple[Law, Level, Any, Callable[[], Tensor], Mapping[str, View]]]
     "Multinomial logits": (lambda a: dist.Multinomial(logits=a), logits, REAL, tables, SOFTMAX),
     "Poisson": (lambda a: dist.Poisson(a), rate, POSITIVE, counted, {}),
     "Exponential": (lambda a: dist.Exponential(a), rate, POSITIVE, lambda: real(N).exp(), {}),
+    "DirichletMultinomial": (
+        lambda a: dist.DirichletMultinomial(a, validate_args=False),
+        lambda k: rate(k) + torch.arange(C) / C, POSITIVE, tables, {},
+    ),
     "Bernoulli event": (
         lambda a: dist.Bernoulli(a).to_event(1),
         lambda k: unit(k) + 0.1 * torch.arange(C) / C, OPEN, lambda: (real(N, C) > 0.2).double(), {},

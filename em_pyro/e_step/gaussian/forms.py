@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...families.charts import CHARTS
-from ...families.multivariate_lines import LINES
+from ...families.multivariate_normal import LINES
 from ...families.normal import LINEAR
 from ...program.named import Named
 from ...reading.bank import RoleMap

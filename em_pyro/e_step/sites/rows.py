@@ -76,7 +76,7 @@ class ByRow:
 
     def of_rows(self, args: Params) -> Tensor:
         """Log-densities of all rows in all cells, from arguments of the cells."""
-        family, rows = cast(RowFamily, self.data.family), {key: value.unsqueeze(-1) for key, value in args.items()}
+        family, rows = cast(RowFamily, self.data.family), self._beside_rows(args)
         wide = max((part.numel() for part in rows.values()), default=1)
         if torch.is_grad_enabled() or wide * self.count <= BLOCK:
             return family.log_prob(self.value, {**self.known, **rows})
@@ -84,6 +84,11 @@ class ByRow:
         names, known = tuple(self.known), (part.split(size, -1) for part in self.known.values())
         blocks = zip(self.value.split(size, axis), *known, strict=True)
         return torch.cat([family.log_prob(x, {**dict(zip(names, of, strict=True)), **rows}) for x, *of in blocks], -1)
+
+    def _beside_rows(self, args: Params) -> Params:
+        """Arguments of the cells, one for all rows of a cell."""
+        roles = self.data.family.roles
+        return {key: part.unsqueeze(-1 - roles[key].event_dim if key in roles else -1) for key, part in args.items()}
 
     def features(self, factor: SiteFactor, chunk: Chunk) -> Tensor:
         """The values, by which rows are told apart; the products have no use for them."""
@@ -135,7 +140,7 @@ class ByRow:
         """Log-densities times weights, summed where a slope is wanted; the masks are in the weights."""
         args, (weights,) = factor.arguments(bound), sums.parts
         if torch.is_grad_enabled():
-            rows = {**self.known, **{key: value.unsqueeze(-1) for key, value in args.items()}}
+            rows = {**self.known, **self._beside_rows(args)}
             found = cast(RowFamily, self.data.family).weighed(self.value, weights, rows)
             return found.reshape((max(bound.starts, len(weights)), -1))
         return torch.where(weights != 0, self.of_rows(args) * weights, 0.0).flatten(1)
