@@ -7,7 +7,7 @@ What the columns say must explain every probe; and the gradient check of `recogn
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -17,21 +17,20 @@ from torch import Tensor
 from ..families import family_of
 from ..families.charts import CHARTS, COORDINATES, domain_of
 from ..program.masks import seen
-from ..program.named import Params, batched, broadcast, squeeze, unwrap
+from ..program.named import Params, batched, squeeze, unwrap
 from ..program.program import Program
 from ..program.site import Site
 from .bank import RoleMap
 from .design.columns import columns
 from .design.replays import Linked
 from .match import Atoms, entering, match, match_matrices, narrowest
-from .predictor import Affine, Piece
+from .predictor import Affine
 from .reading import Reading, Refusal, Unrecognised
 
 LINKS = {"real": ("itself",), "positive": ("exp", "softplus"), "unit": ("sigmoid",), "simplex": ("softmax",)}
 """Through which functions a predictor may enter an argument, by the argument's domain."""
 
 ENTRIES = 1000  # of the parameters that reach a site: a Hessian of more is too large, and a network is not affine
-LEVELS = 24  # entries of which every row takes one, up to which each has a covariate of its own
 SAME = {torch.float64: 1e-9, torch.float32: 1e-4}
 CHART = {chart.name: chart for chart in CHARTS}
 
@@ -173,118 +172,3 @@ def _without(d: int, part: Tensor, slots: int) -> Tensor:
     """Drop a dimension along which nothing varies; slots stay last."""
     assert d < part.dim() - slots
     return part.squeeze(d)
-
-
-# ---- covariates and coefficients -------------------------------------------------------------------------------------
-
-Column = tuple[Tensor, Tensor]
-"""What multiplies a slot: a covariate, which differs by row alone, and a multiplier, which differs by cell alone."""
-
-
-def apart(affine: Affine, rows: Collection[int]) -> tuple[Affine, Tensor] | None:
-    """Take a predictor apart: what differs by row is a covariate, what differs by cell its coefficient.
-
-    `(coef[z] * x).sum(-1)` has an entry for every state and row, and is `x' b` with a vector `b` for every state.
-
-    Args:
-        affine: the predictor of a number.
-        rows: its dimensions along which rows lie.
-
-    Returns:
-        Predictors of the coefficients of every cell, with a dimension of covariates after those of the cells; those of
-        the rows have size one. And the covariates, of the same dimensions with size one in the cells. None if a
-        covariate depends on the cell, or rows take too many entries.
-    """
-    covariates = list[Tensor]()
-    slots = list[tuple[int, Tensor, Tensor]]()  # covariate, index, multiplier
-    offset = 0, affine.offset.new_zeros((1,) * affine.offset.dim())
-    if bool((affine.offset != 0).any()):
-        known = _column(affine.offset, rows)
-        if known is None:
-            return None
-        offset = _place(covariates, known[0]), known[1]
-    for piece in affine.pieces:
-        for every, multiplier in zip(piece.index.unbind(-1), piece.value.unbind(-1), strict=True):
-            taken = _levels(every, multiplier, rows)
-            if taken is None:
-                return None
-            for index, value in taken:
-                column = _column(value, rows)
-                if column is None:
-                    return None
-                slots.append((_place(covariates, column[0]), index, column[1]))
-    return _coefficients(affine, offset, slots, len(covariates)), _beside(covariates)
-
-
-def _levels(index: Tensor, value: Tensor, rows: Collection[int]) -> list[tuple[Tensor, Tensor]] | None:
-    """Split a slot of which rows take one entry or another: each has a covariate that is zero in the other rows.
-
-    None if there are too many.
-    """
-    by_row = sorted(d for d in rows if index.shape[d] > 1)
-    if not by_row:
-        return [(index, value)]
-    each = index.movedim(by_row, list(range(len(by_row)))).flatten(0, len(by_row) - 1)
-    flat = each.reshape(len(each), -1)
-    levels, place = flat[:, 0].unique(return_inverse=True)
-    if len(levels) > LEVELS:
-        return None
-    first = torch.full_like(levels, len(flat)).scatter_reduce(0, place, torch.arange(len(flat)), "amin")
-    if not torch.equal(flat[first][place], flat):  # in another cell they are others
-        return None
-    shape = [size if d in by_row else 1 for d, size in enumerate(index.shape)]
-    cells = [1 if d in by_row else size for d, size in enumerate(index.shape)]
-    return [
-        (flat[first[k]].reshape(cells), torch.where((place == k).reshape(shape), value, 0.0))
-        for k in range(len(levels))
-        if bool((flat[first[k]] >= 0).any())
-    ]
-
-
-def _column(value: Tensor, rows: Collection[int]) -> Column | None:
-    """Split what multiplies an entry; None if it depends on row and cell both."""
-    value = _thin(value)
-    if not any(value.shape[d] > 1 for d in rows):
-        return torch.ones((1,) * value.dim(), dtype=torch.float64, device=value.device), value
-    if any(size > 1 for d, size in enumerate(value.shape) if d not in rows):
-        return None
-    return value, torch.ones((1,) * value.dim(), dtype=torch.float64, device=value.device)
-
-
-def _thin(part: Tensor) -> Tensor:
-    """Keep one of what is the same along a dimension."""
-    for d in range(part.dim()):
-        if part.shape[d] > 1 and bool((part == part.narrow(d, 0, 1)).all()):
-            part = part.narrow(d, 0, 1)
-    return part
-
-
-def _place(covariates: list[Tensor], column: Tensor) -> int:
-    """Where a covariate stands among those found so far; it is put behind them if it is new."""
-    for j, other in enumerate(covariates):
-        if other.shape == column.shape and torch.equal(other, column):
-            return j
-    covariates.append(column)
-    return len(covariates) - 1
-
-
-def _beside(covariates: Sequence[Tensor]) -> Tensor:
-    """All covariates, each one's rows side by side in memory, as the last dimension."""
-    return torch.stack(torch.broadcast_tensors(*covariates)).movedim(0, -1)
-
-
-def _coefficients(
-    affine: Affine, offset: tuple[int, Tensor], slots: Sequence[tuple[int, Tensor, Tensor]], count: int
-) -> Affine:
-    """One predictor for each covariate, over the slots that it multiplies."""
-    cells = broadcast(offset[1].shape, *(t.shape for _, i, v in slots for t in (i, v)))
-    each = [[(index, value) for k, index, value in slots if k == j] for j in range(count)]
-    most = max(len(some) for some in each)
-    index = torch.full((*cells, count, most), -1, device=affine.offset.device)
-    value = torch.zeros((*cells, count, most), dtype=torch.float64, device=affine.offset.device)
-    for j, some in enumerate(each):
-        for s, (at, multiplier) in enumerate(some):
-            index[..., j, s], value[..., j, s] = at, multiplier
-    known = value.new_zeros((*cells, count))
-    known[..., offset[0]] = offset[1]
-    return replace(affine, offset=known, pieces=(Piece(index, value),))

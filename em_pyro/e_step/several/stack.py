@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -21,11 +21,24 @@ from ..chunks import WHOLE, Chunk
 from ..sites import centring
 from ..sites.natural import Natural
 from ..sites.site_data import CACHE, Room
-from ..sites.site_factor import SiteFactor
+from ..sites.site_factor import Form, SiteFactor
 from ..sums import Sums
 from ..units import Unit
 
 COMPARED = 100_000  # entries of an index map up to which two of them are compared
+
+
+class OneFunction(Form, Protocol):
+    """A form in which several sites may be one function."""
+
+    def agreed(self, members: Sequence[SiteFactor]) -> list[SiteFactor]:
+        """What they are, when they have agreed on what they share beside the function."""
+
+    def columns(self, factor: SiteFactor, natural: Natural, features: Any) -> Tensor:
+        """Log-densities of what `beside` has put together, (starts, cells, columns of all)."""
+
+    def totals(self, factor: SiteFactor, weights: Tensor, natural: Natural | None, features: Any) -> Tensor:
+        """Statistics under such weights, (starts, cells, numbers of a cell)."""
 
 
 @dataclass(frozen=True)
@@ -92,19 +105,23 @@ class Stack(Unit):
         parts = zip(self.sites, product.unbind(1 + at), strict=True)
         return [align(part, factor.laid_out, factor.names) for factor, part in parts], features
 
-    def densities(self, natural: Natural, features: Tensor, chunk: Chunk) -> Tensor:
+    @property
+    def form(self) -> OneFunction:
+        """The form of all sites."""
+        return cast(OneFunction, self.first.form)
+
+    def densities(self, natural: Natural, features: Any, chunk: Chunk) -> Tensor:
         """Log-densities of all sites side by side, (starts, cells, sites x columns)."""
-        eta = natural.eta if self.first.layout.cells else natural.eta.unsqueeze(-2)
-        flat = self.first.form.densities(eta.reshape((len(eta), -1, eta.shape[-1])), features)
+        flat = self.form.columns(self.first, natural, features)
         if natural.own is not None:
             each = flat.view((flat.shape[0] * flat.shape[1], len(self.sites), -1))
             for k, factor in enumerate(self.sites):
                 centring.add_densities(factor, natural.own, each[:, k], chunk)
         return flat
 
-    def statistics(self, weights: Tensor, natural: Natural | None, features: Tensor, chunk: Chunk) -> Tensor:
+    def statistics(self, weights: Tensor, natural: Natural | None, features: Any, chunk: Chunk) -> Tensor:
         """Statistics of all sites together, of weights (starts, cells, sites x columns): (starts, cells, F)."""
-        found = self.first.form.statistics(weights, features, self.first.data.width)
+        found = self.form.totals(self.first, weights, natural, features)
         if natural is not None and natural.own is not None:
             each = weights.reshape((weights.shape[0] * weights.shape[1], len(self.sites), -1))
             own = [centring.own_sums(factor, natural.own, each[:, k], chunk) for k, factor in enumerate(self.sites)]
@@ -151,18 +168,14 @@ def row_width(factors: Sequence[SiteFactor], plate: str) -> int:
 
 
 def stacked(factors: Mapping[str, SiteFactor]) -> tuple[Stack, ...]:
-    """Group sites by what they are a function of; values that are centred get one centre for the group."""
+    """Group sites by what they are a function of."""
     groups: dict[object, list[SiteFactor]] = {}
     for name, factor in factors.items():
         groups.setdefault(_signature(factor) or name, []).append(factor)
     stacks = []
     for members in groups.values():
-        shifts = [factor.data.shift for factor in members if factor.data.shift is not None]
-        if len(members) > 1 and shifts:
-            centre = torch.stack(shifts).mean(0)
-            data = [replace(f.data, shift=centre, cache={}) for f in members]
-            reach = torch.stack([part.reach for part in data]).amax()
-            members = [replace(f, data=replace(d, agreed=reach)) for f, d in zip(members, data, strict=True)]
+        if len(members) > 1:
+            members = cast(OneFunction, members[0].form).agreed(members)
         same = len(members) == 1 or _same_features(members)
         if same and len(members) > 1:  # made once
             members = [replace(f, data=replace(f.data, cache=members[0].data.cache)) for f in members]
@@ -172,10 +185,13 @@ def stacked(factors: Mapping[str, SiteFactor]) -> tuple[Stack, ...]:
 
 def _signature(factor: SiteFactor) -> object:
     """Equal for sites with the same natural parameters and the same shape of features; None if it stands alone."""
-    affine = any(role.affine is not None for role in factor.roles.values())
-    if factor.family.solver == "rows" or factor.layout.batch or affine or factor.data.groups is not None:
+    if factor.family.solver == "rows" or factor.layout.batch or factor.data.groups is not None:
         return None
-    if sum(role.index.numel() for role in factor.roles.values()) > COMPARED:
+    affine = any(role.affine is not None for role in factor.roles.values())
+    if affine and (factor.role == "latent" or factor.plates.intersection(factor.cells)):
+        return None  # whether predictors of other rows agree is another matter
+    roles = sorted(factor.roles.items())
+    if sum(_size(role) for _, role in roles) > COMPARED:
         return None
     cells, columns, data = factor.layout.cells, factor.layout.columns, factor.data
     return (
@@ -192,12 +208,21 @@ def _signature(factor: SiteFactor) -> object:
         data.counting,
         data.shift is None,
         type(factor.form),
-        tuple((key, _bytes(role)) for key, role in sorted(factor.roles.items())),
+        tuple((key, None if role.affine is None else role.affine.kind, _bytes(role)) for key, role in roles),
     )
 
 
+def _size(role: RoleMap) -> int:
+    """Numbers that tell a map."""
+    affine = role.affine
+    pieces = () if affine is None else affine.pieces
+    return role.index.numel() + sum(piece.index.numel() + piece.value.numel() for piece in pieces)
+
+
 def _bytes(role: RoleMap) -> tuple[bytes | None, ...]:
-    parts = (role.index, role.coefficient, role.constant)
+    parts = [role.index, role.coefficient, role.constant]
+    if role.affine is not None:
+        parts += [role.affine.offset, *(part for piece in role.affine.pieces for part in (piece.index, piece.value))]
     return tuple(None if p is None else p.detach().cpu().contiguous().numpy().tobytes() for p in parts)
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ...program.named import Named, align
-from ...reading.affine import apart
 from ...reading.bank import RoleMap
+from ...reading.design.apart import apart
 from ...reading.design.basis import among
 from ...reading.predictor import Affine
 from ...reading.reading import Agreed

@@ -9,10 +9,11 @@ Residuals are taken at the coefficients of the step, so that no digit cancels ho
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -51,9 +52,11 @@ class Linear(InnerProduct):
 
     Attributes:
         covariates: dimensions of the rows as far as they vary, then `(J,)`.
+        most: the largest of each in all sites that are one function, `(J,)`.
     """
 
     covariates: Named = field(kw_only=True, repr=False)
+    most: Tensor | None = field(default=None, kw_only=True, repr=False)
     together: bool = False
     in_product: ClassVar[bool] = False
 
@@ -86,7 +89,7 @@ class Linear(InnerProduct):
     @cached_property
     def reach(self) -> Tensor:
         """The largest of each covariate, (J,)."""
-        return self.covariates.tensor.abs().reshape((-1, self.count)).amax(0)
+        return self.most if self.most is not None else self.covariates.tensor.abs().reshape((-1, self.count)).amax(0)
 
     def digits(self, factor: SiteFactor, bound: Bound, near: Bound) -> Tensor | None:
         """They run short where a location may have moved by too many of the new scales."""
@@ -117,6 +120,21 @@ class Linear(InnerProduct):
         """By residuals at coefficients in common."""
         return Residuals(factor, self)
 
+    def agreed(self, members: Sequence[SiteFactor]) -> list[SiteFactor]:
+        """Sites that are one function: its covariates reach as far as those of all."""
+        forms = [cast(Linear, factor.form) for factor in members]
+        most = torch.stack([form.reach for form in forms]).amax(0)
+        pairs = zip(members, forms, strict=True)
+        return [replace(factor, form=replace(form, most=most)) for factor, form in pairs]
+
+    def beside(self, features: Sequence[Rows]) -> tuple[Rows, int]:
+        """Rows beside rows."""
+        x, y = torch.cat([rows.x for rows in features], -1), torch.cat([rows.y for rows in features], -1)
+        weights = [rows.weight for rows in features]
+        known = [torch.ones_like(rows.y) if rows.weight is None else rows.weight for rows in features]
+        weight = None if all(part is None for part in weights) else torch.cat(known, -1)
+        return Rows(x, y, weight), x.numel() + y.numel()
+
     # ---- the two products ----
 
     def natural(self, factor: SiteFactor, bound: Bound, about: Bound | None) -> Natural:
@@ -133,6 +151,11 @@ class Linear(InnerProduct):
 
     def log_density(self, factor: SiteFactor, natural: Natural, features: Rows, chunk: Chunk) -> Tensor:
         """Log-densities of all rows in all cells, events and folded plates summed."""
+        found, sizes = self.columns(factor, natural, features), factor.laid_out_sizes(chunk)
+        return align(found.reshape((len(found), *sizes)), factor.laid_out, factor.names)
+
+    def columns(self, factor: SiteFactor, natural: Natural, features: Rows) -> Tensor:
+        """The same of rows of several sites, (starts, cells, columns of all)."""
         assert natural.lines is not None
         scale = natural.lines.scale
         found = _residual(natural.eta, features).div_(scale).square_()
@@ -141,19 +164,22 @@ class Linear(InnerProduct):
         found = found.mul_(-0.5).sub_(scale.log())
         found = found.unflatten(1, (-1, len(features.y)))
         found = found.squeeze(2) if features.weight is None and len(features.y) == 1 else _weighed(found, features)
-        sizes = factor.laid_out_sizes(chunk)
-        if factor.data.folded:
-            found = found.unflatten(-1, (prod(sizes[len(factor.cells) :]), -1)).sum(-1)
-        return align(found.reshape((len(found), *sizes)), factor.laid_out, factor.names)
+        folded = prod(factor.data.sizes[n] for n in factor.data.folded)
+        return found.unflatten(-1, (-1, folded)).sum(-1) if factor.data.folded else found
 
     def weighted(
         self, factor: SiteFactor, weights: Tensor, natural: Natural | None, features: Rows, chunk: Chunk
     ) -> Tensor:
         """`sum W (1, x x', x r, r^2)` of every cell and event side by side; of `x x'` what is above the diagonal."""
-        x, y = features.x, features.y
         weights = align(weights, factor.names, factor.laid_out)
         kept = weights.shape[: 1 + len(factor.cells)]
-        w = weights.reshape((len(weights), -1, 1, weights.shape[len(kept) :].numel(), 1))
+        flat = weights.reshape((len(weights), prod(kept[1:]), -1))
+        return self.totals(factor, flat, natural, features).reshape((*kept, -1))
+
+    def totals(self, factor: SiteFactor, weights: Tensor, natural: Natural | None, features: Rows) -> Tensor:
+        """The same of rows of several sites, under weights (starts, cells, columns of all)."""
+        x, y = features.x, features.y
+        w = weights.unsqueeze(2).unsqueeze(-1)
         w = w.expand((*w.shape[:2], len(y), w.shape[3], y.shape[-1] // w.shape[3])).flatten(3)
         w = (w if features.weight is None else w * features.weight).flatten(1, 2)
         if natural is None or natural.lines is None:
@@ -162,10 +188,11 @@ class Linear(InnerProduct):
             residual = _residual(natural.lines.centre, features)
         pull = w * residual
         found = w.sum(-1, keepdim=True), w @ pairs(x).mT, pull @ x.mT, (pull * residual).sum(-1, keepdim=True)
-        return torch.cat(found, -1).reshape((*kept, *factor.event_shape, -1))
+        return torch.cat(found, -1).unflatten(1, (-1, len(y))).flatten(2)
 
     def finish(self, factor: SiteFactor, found: Tensor, natural: Natural | None) -> Sums:
         """Cut into the statistics, around the coefficients at the parameters."""
+        found = found.reshape((*found.shape[: 1 + len(factor.cells)], *factor.event_shape, -1))
         n, upper, first, second = found.split((1, self.pairs, self.count, 1), -1)
         around = torch.zeros_like(first) if natural is None else natural.wanted
         parts = n.squeeze(-1), squared(upper, self.count), first, second.squeeze(-1)

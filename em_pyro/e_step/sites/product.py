@@ -6,7 +6,7 @@ Other forms replace how the two products are computed, or where the features com
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, ClassVar
 
@@ -72,6 +72,25 @@ class InnerProduct:
     def statistics(self, weights: Tensor, features: Any, width: int) -> Tensor:
         """`W @ T(x)'`: (..., cells, columns) and features of so many statistics give (..., cells, F)."""
         return weights @ features.mT
+
+    def agreed(self, members: Sequence[SiteFactor]) -> list[SiteFactor]:
+        """Sites that are one function; values that are centred get one centre, and its reach is that of all."""
+        shifts = [factor.data.shift for factor in members if factor.data.shift is not None]
+        if not shifts:
+            return list(members)
+        centre = torch.stack(shifts).mean(0)
+        data = [replace(factor.data, shift=centre, cache={}) for factor in members]
+        reach = torch.stack([part.reach for part in data]).amax()
+        return [replace(f, data=replace(d, agreed=reach)) for f, d in zip(members, data, strict=True)]
+
+    def columns(self, factor: SiteFactor, natural: Natural, features: Any) -> Tensor:
+        """Log-densities in the cells of one function of sites whose features are side by side: (starts, cells, all)."""
+        eta = natural.eta if factor.layout.cells else natural.eta.unsqueeze(-2)
+        return self.densities(eta.reshape((len(eta), -1, eta.shape[-1])), features)
+
+    def totals(self, factor: SiteFactor, weights: Tensor, natural: Natural | None, features: Any) -> Tensor:
+        """Statistics of these under weights (starts, cells, all)."""
+        return self.statistics(weights, features, factor.data.width)
 
     def by_features(self, factor: SiteFactor) -> Common | None:
         """`T(x)` itself."""

@@ -30,7 +30,7 @@ from ...reading.priors import Prior
 from ..pooling import Refused
 from ..uses import Block, entering, made_up, terms_of
 from .apart import Apart, apart
-from .lines import Lines, lines_of
+from .lines import Lines, Logits, lines_of
 from .nearer import FAR, nearer
 from .predictors import Entry
 from .site import Site, side_by_side, site_of
@@ -74,7 +74,7 @@ class Regression:
     domains: Mapping[str, str] = field(repr=False)
     sizes: Mapping[str, int] = field(repr=False)
     sites: tuple[Site, ...] = field(repr=False)
-    lines: tuple[Lines | None, ...] = field(repr=False)
+    lines: tuple[Lines | Logits | None, ...] = field(repr=False)
     priors: Mapping[str, Prior] = field(repr=False)
     apart: Apart = field(repr=False)
     swept: str

@@ -12,15 +12,16 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ...e_step.chunks import rows_of
 from ...e_step.sums import Sums
-from ...reading.affine import apart
+from ...reading.design.apart import apart
 from ...reading.joined import joined
 from ...reading.predictor import Affine, pairs, squared
 from .site import Site
@@ -59,6 +60,9 @@ TERMS: Mapping[tuple[str, str, str], Callable[[Tensor, Tensor, Tensor], Terms]] 
     ("counts", "unit", "sigmoid"): _log_odds,
 }
 """By what all families of a kind have in common: their solver, and the domain and link of their argument."""
+
+LOGITS = "counts", "simplex", "softmax"
+"""The same of those that have a row of logits."""
 
 
 @dataclass(frozen=True)
@@ -123,23 +127,91 @@ class Lines:
         return part.flatten(1 + self.split).reshape((len(part), -1, self.covariates.shape[-1]))
 
 
-def lines_of(site: Site) -> Lines | None:
+@dataclass(frozen=True)
+class Logits:
+    """One site, or several side by side, whose logits are a line in every cell and class: multinomial regression.
+
+    With `n` the weight of a row, of which `a_c` is that of class `c`, and probabilities `p`, slopes are `a_c - n p_c`
+    and curvatures `-n (p_c [c = d] - p_c p_d)`. Attributes are those of `Lines`, coefficients with a dimension for the
+    classes before that of the covariates.
+
+    References:
+        Böhning, D. (1992). Multinomial logistic regression algorithm. Annals of the Institute of Statistical
+        Mathematics 44, 197-200.
+    """
+
+    coefficients: Affine = field(repr=False)
+    covariates: Tensor = field(repr=False)
+    order: tuple[int, ...]
+    split: int
+    shape: tuple[int, ...]
+
+    def expand(self, theta: Tensor, sums: Sums) -> Terms:
+        """As `Lines.expand`."""
+        starts, size = theta.shape
+        (J, rows), classes = self.covariates.shape, self.coefficients.offset.shape[-2]
+        whole = tuple(1 if d in self.order[self.split :] else n for d, n in enumerate(self.shape))
+        here = self.coefficients.at(theta).expand((starts, *whole, classes, J)).reshape((starts, -1, classes, J))
+        cells, upper = here.shape[1], torch.triu_indices(classes, classes, device=theta.device)
+        q, slope = theta.new_zeros((starts, cells)), theta.new_zeros((starts, cells, classes, J))
+        curvature = theta.new_zeros((starts, cells, upper.shape[1], J * (J + 1) // 2))
+        counts = self._laid_out(sums.parts[0])
+        step = rows_of(curvature.shape[-1] + J + starts * cells * (5 * classes + upper.shape[1]))
+        for at in range(0, rows, step):
+            x, a = self.covariates[:, at : at + step], counts[..., at : at + step]
+            logs = torch.log_softmax(here @ x, 2)
+            q += torch.where(a != 0, a * logs, 0.0).sum((-1, -2))
+            p, every = logs.exp(), a.sum(2, keepdim=True)
+            expected = every * p
+            slope += (a - expected) @ x.mT
+            bent = expected[:, :, upper[0]] * p[:, :, upper[1]]
+            bent[:, :, upper[0] == upper[1]] -= expected
+            curvature += bent @ pairs(x).mT
+        design = self.coefficients.changed(partial(_side_by_side, (*whole, classes, J)))
+        blocks = theta.new_zeros((starts, cells, classes, classes, J, J))
+        blocks[:, :, upper[0], upper[1]] = blocks[:, :, upper[1], upper[0]] = squared(curvature, J)
+        matrix = blocks.transpose(3, 4).reshape((starts, cells, classes * J, classes * J))
+        hessian, right = joined(design, slope.flatten(2), matrix, size)
+        return q.reshape((starts, *whole)), right, hessian
+
+    def _laid_out(self, part: Tensor) -> Tensor:
+        """Counts as (S, cells, classes, rows)."""
+        cells, rows = ([d + 1 for d in some] for some in (self.order[: self.split], self.order[self.split :]))
+        part = part.permute((0, *cells, part.dim() - 1, *rows))
+        return part.reshape((len(part), -1, part.shape[1 + self.split], self.covariates.shape[-1]))
+
+
+def _side_by_side(sizes: Sequence[int], part: Tensor, slots: int) -> Tensor:
+    """Put classes and covariates into one dimension."""
+    end = part.dim() - slots
+    return part.expand((*part.shape[: end - 2], *sizes[-2:], *part.shape[end:])).flatten(end - 2, end - 1)
+
+
+def lines_of(site: Site) -> Lines | Logits | None:
     """A site by its coefficients, if it has one predictor whose derivatives are known, and the rest of it is known."""
     factor = site.factors[0]
-    if len(site.arguments) != 1 or site.known or site.arguments[0].row or not factor.form.alike:
+    if len(site.arguments) != 1 or site.known or not factor.form.alike:
         return None
     (argument,) = site.arguments
-    affine = argument.affine
-    terms = TERMS.get((factor.family.solver, argument.domain, affine.chart.name))
-    varies = [any(part.shape[d] > 1 for part in _values(affine)) for d in range(affine.offset.dim())]
+    affine, rank = argument.affine, len(site.shape)
+    kind = factor.family.solver, argument.domain, affine.chart.name
+    terms = TERMS.get(kind)
+    if affine.offset.dim() != rank + argument.row or (terms is None and kind != LOGITS):
+        return None
+    varies = [any(part.shape[d] > 1 for part in _values(affine)) for d in range(rank)]
     rows = [d for d, some in enumerate(varies) if some and all(p.index.shape[d] == 1 for p in affine.pieces)]
-    found = apart(affine, rows) if terms is not None and rows else None
-    if terms is None or found is None or affine.offset.dim() != len(site.shape):
+    found = apart(affine, rows) if rows and bool(torch.isfinite(affine.offset).all()) else None
+    if found is None:
         return None
     coefficients, covariates = found
-    order = (*(d for d in range(len(site.shape)) if d not in rows), *rows)
-    table = covariates.expand((*(n if d in rows else 1 for d, n in enumerate(site.shape)), covariates.shape[-1]))
+    order = (*(d for d in range(rank) if d not in rows), *rows)
+    cells = (1,) * argument.row
+    table = covariates.expand(
+        (*(n if d in rows else 1 for d, n in enumerate(site.shape)), *cells, covariates.shape[-1])
+    )
     table = table.movedim(-1, 0).reshape((covariates.shape[-1], -1))
+    if terms is None:
+        return Logits(coefficients, table, order, len(order) - len(rows), site.shape)
     return Lines(coefficients, table, order, len(order) - len(rows), site.shape, terms)
 
 
