@@ -21,6 +21,7 @@ from .saddle import leave_saddle, margin
 from .step import em_step
 from .stopping import CALM, estimated_gap, is_small
 from .verdict.plateaus import leave_plateau
+from .verdict.spreads import gone_to_zero
 
 WRONG = 100.0  # times the gap by the last gains: more is the rounding of a slope, and not what is left
 SADDLES = 5  # that a start may leave, plateaus included
@@ -137,6 +138,9 @@ def _settled(problem: Problem, path: Path, move: Move, tol: float) -> tuple[Path
     ending = bad_ending(problem, path.here, move.found)
     if ending:
         return path.charged(spent).ended(*ending), None
+    nearer = gone_to_zero(problem, path.here, move.found, tol * (1 + abs(path.level)))
+    if nearer is not None:
+        return path.estimated(path.gap, small=False).charged(spent), nearer
     findings = glanced(problem, path.params, move.found)
     if findings is not None and findings.peaked(path.level, tol, margin(path.gap, path.level)):
         if not is_small(findings.left, path.level, tol) and findings.left < WRONG * path.gap:

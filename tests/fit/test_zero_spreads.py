@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from em_pyro import EM
-from em_pyro.fit import certificate, endings
+from em_pyro.fit import certificate, endings, loop
 
 G, PER = 10, 6
 OF = torch.arange(G).repeat_interleave(PER)
@@ -122,6 +122,25 @@ def test_a_scale_that_is_zero_at_the_maximum_is_named(name: str) -> None:
     assert not [note for note in fit.notes if "not identified" in note or "runs to" in note]
 
 
+@pytest.mark.parametrize("error", [1.0, 10.0])
+@pytest.mark.parametrize("name", ["intercepts", "logarithmic"])
+def test_what_is_left_before_zero_is_gained(name: str, error: float) -> None:
+    """Without a random effect rows are one sample: its likelihood is reached to the tolerance, past no saddle."""
+    y = error * alike()
+    truth = float(dist.Normal(y.mean(), y.std(correction=0)).log_prob(y).sum())
+    fit = EM(BOUNDARIES[name][0]).fit(y)
+    assert 0 <= truth - fit.log_likelihood < 1e-9 * (1 + abs(truth))
+    assert at_boundary(fit.notes)
+    assert not [note for note in fit.notes if "saddle" in note]
+
+
+def test_without_the_last_way_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """EM comes nearer to zero by ever less."""
+    monkeypatch.setattr(loop, "gone_to_zero", lambda *_: None)
+    with pytest.raises(AssertionError):
+        test_what_is_left_before_zero_is_gained("intercepts", 1.0)
+
+
 @pytest.mark.parametrize("name", INSIDE)
 def test_a_scale_inside_is_not(name: str) -> None:
     """Where the data show it."""
@@ -186,5 +205,6 @@ def test_endings_that_do_not_look_are_noticed(monkeypatch: pytest.MonkeyPatch) -
     """Without the look the collapse is no ending, and the boundary has no name."""
     monkeypatch.setattr(endings, "collapsing", lambda *_: "")
     monkeypatch.setattr(certificate, "at_zero", lambda *_, **__: [])
+    monkeypatch.setattr(loop, "gone_to_zero", lambda *_: None)
     assert EM(analysers).fit(TWICE).outcome != "degenerate"
     assert not at_boundary(EM(intercepts).fit(alike()).notes)
