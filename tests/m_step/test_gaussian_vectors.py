@@ -58,6 +58,26 @@ def tied(x: Tensor) -> None:
         pyro.sample("x", dist.MultivariateNormal(z[:, None] * W[tensor([0, 1, 1])], scale_tril=noise), obs=x)
 
 
+def shared(x: Tensor) -> None:
+    """Coordinates that one effect enters alike."""
+    mean = pyro.param("mean", torch.zeros(3))
+    spread = pyro.param("spread", tensor(0.7), constraint=constraints.positive)
+    noise = pyro.param("noise", torch.eye(3), **TRIL)
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, spread))
+        pyro.sample("x", dist.MultivariateNormal(mean + z[:, None], scale_tril=noise), obs=x)
+
+
+def around(x: Tensor) -> None:
+    """The same, where the effect has the mean."""
+    mean = pyro.param("mean", tensor(0.3))
+    spread = pyro.param("spread", tensor(0.7), constraint=constraints.positive)
+    noise = pyro.param("noise", torch.eye(3), **TRIL)
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Normal(mean, spread))
+        pyro.sample("x", dist.MultivariateNormal(z[:, None].expand(len(x), 3), scale_tril=noise), obs=x)
+
+
 def mixed(x: Tensor, *, apart: bool) -> None:
     """Factors of two states, around one mean: with one covariance, or with one each."""
     W = pyro.param("W", tensor([[[0.5], [0.3], [-0.6]], [[0.4], [-0.8], [0.1]]]))
@@ -84,6 +104,8 @@ def two(x: Tensor) -> None:
 HOW: dict[str, tuple[Callable[[Tensor], None], str, int]] = {
     "columns": (columns, "closed form", 8),
     "system": (system, "closed form", 8),
+    "shared": (shared, "closed form", 8),
+    "around": (around, "closed form", 8),
     "unrelated": (unrelated, "swept", 8),
     "tied": (tied, "swept", 8),
     "one covariance": (one, "closed form", 5),

@@ -97,11 +97,16 @@ def at_rest(around: Around, zero: Sequence[Entry]) -> set[Entry]:
 
 
 def lifted(ground: Ground, zero: Sequence[Entry]) -> Ground:
-    """Lift scales that are zero to where that is hardly seen: what complete data say of the rest is finite there."""
+    """Lift scales that are zero to where that is hardly seen: what complete data say of the rest is finite there.
+
+    It is seen in the evidence: a prior of the scales says nothing of the rest.
+    """
     around = ground.around
     those = torch.tensor([entry in zero for entry in around.entries], dtype=torch.float64)
     ways = torch.arange(LIFTS, dtype=torch.float64).unsqueeze(-1) * LITTLE * those
-    heights = ground.heights(ways)
+    with torch.no_grad():
+        heights = ground.heights(ways) - ground.problem.log_prior(ground.problem.bind(around.batch(ways)))
+    heights = heights.nan_to_num(nan=-torch.inf)
     seen = (heights < heights[0] - SEEN).nonzero().flatten()
     last = int(seen[0]) - 1 if len(seen) else LIFTS - 1
     return Ground(ground.problem, Around(around.program, around.names, only(around.batch(ways[last : last + 1]))))
