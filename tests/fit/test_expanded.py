@@ -171,6 +171,22 @@ def test_centred_steps_are_those_of_effects_beside_their_mean() -> None:
     assert abs(around.log_likelihood - beside.log_likelihood) < SOLVERS
 
 
+def test_covariates_for_a_mean_change_no_plan() -> None:
+    """Coefficients of a multivariate outcome are a closed form beside effects around a mean, too."""
+
+    def model(y: Tensor) -> None:
+        root = pyro.param("root", torch.eye(2).double(), constraint=constraints.lower_cholesky)
+        slope = pyro.param("slope", torch.zeros(2).double())
+        with pyro.plate("groups", 12):
+            b = pyro.sample("b", dist.Normal(pyro.param("mu", tensor(0.0)), positive("tau")))
+        with pyro.plate("rows", 60):
+            loc = b[GROUP][:, None] + slope * DAY[:, None]
+            pyro.sample("y", dist.MultivariateNormal(loc, scale_tril=root), obs=torch.stack([y, DAY - y], -1))
+
+    lines = EM(model).plan(Y).lines
+    assert {name: line.how for name, line in lines.items()} == dict.fromkeys(lines, "closed form")
+
+
 def test_plain_steps_where_they_are_asked_for() -> None:
     """Without an acceleration, and with no tolerance, steps are those of the textbook."""
     options: dict[str, Any] = {"starts": {"mu": tensor(0.0), "tau": tensor(1.0), "sigma": tensor(1.0)}, "max_steps": 3}

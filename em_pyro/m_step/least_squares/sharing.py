@@ -123,7 +123,9 @@ def _lines_apart(factor: SiteFactor) -> bool:
     affine = factor.roles["loc"].affine
     assert affine is not None
     (piece,) = affine.pieces
-    index = piece.index.squeeze(-1).movedim(-2, 0).flatten(1)  # coordinates, cells and covariates
+    index = piece.index.squeeze(-1)
+    index = index[..., (index >= 0).flatten(0, -2).any(0)]  # covariates that some coefficient multiplies
+    index = index.movedim(-2, 0).flatten(1)  # coordinates, cells and covariates
     found = [row.unique(return_inverse=True) for row in index]
     places = found[0][1]
     own = sum(len(entries) for entries, _ in found) == len(index.unique()) and bool((index >= 0).all())
