@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from em_pyro import EM
+from em_pyro.errors import ObjectiveError
 from em_pyro.fit import certificate, endings, loop
+from em_pyro.fit.scales import Scales
 
 G, PER = 10, 6
 OF = torch.arange(G).repeat_interleave(PER)
@@ -199,6 +201,42 @@ def test_a_component_on_equal_rows_is_degenerate(model: Callable[..., None], wha
     fit = EM(model).fit(TWICE)
     assert fit.outcome == "degenerate"
     assert any(f'"{what}"[0' in note and "collapsed: the likelihood rises for ever" in note for note in fit.notes)
+
+
+SIX = torch.tensor(
+    [
+        [-0.1773, -0.4596, -1.5225],
+        [0.0239, -0.3437, 0.1260],
+        [0.6575, 0.8108, 0.4218],
+        [-2.6421, -1.0434, 0.0841],
+        [0.8202, -1.0375, -0.7905],
+        [1.7285, -2.5633, -0.3405],
+    ],
+    dtype=torch.float64,
+)
+
+
+def of_two_kinds(x: Tensor) -> None:
+    """A factor in each of two states, of which one explains a column."""
+    weights = pyro.param("weights", torch.tensor([0.4, 0.6]).double(), constraint=constraints.simplex)
+    loadings = pyro.param("loadings", torch.tensor([[0.8, 0.1, 0.3], [0.5, -0.4, 0.6]]).double())
+    loc = pyro.param("loc", torch.tensor([[0.0, 0.0, 0.0], [1.0, -1.0, 0.5]]).double())
+    scale = positive("scale", torch.ones(3))
+    with pyro.plate("rows", len(x)):
+        c = pyro.sample("c", dist.Categorical(weights))
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(loc[c] + loadings[c] * z[:, None], scale).to_event(1), obs=x)
+
+
+def test_no_way_to_zero_leads_past_the_last_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ways out of saddles are followed to where scales have digits, and no farther: beyond, steps fall by rounding."""
+    fit = EM(of_two_kinds).fit(SIX)
+    assert fit.converged
+    assert at_boundary(fit.notes) == ['"scale"[0]']
+    monkeypatch.setattr(Scales, "shrunk", lambda *_: False)
+    pyro.clear_param_store()
+    with pytest.raises(ObjectiveError, match="expected the objective not to fall"):
+        EM(of_two_kinds).fit(SIX)
 
 
 def test_endings_that_do_not_look_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
