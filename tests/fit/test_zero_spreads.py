@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from em_pyro import EM
+from em_pyro.e_step.gaussian.unit import Gaussian
 from em_pyro.errors import ObjectiveError
 from em_pyro.fit import certificate, endings, loop
 from em_pyro.fit.scales import Scales
@@ -201,6 +202,16 @@ def test_a_component_on_equal_rows_is_degenerate(model: Callable[..., None], wha
     fit = EM(model).fit(TWICE)
     assert fit.outcome == "degenerate"
     assert any(f'"{what}"[0' in note and "collapsed: the likelihood rises for ever" in note for note in fit.notes)
+
+
+def test_the_look_at_the_end_counts_latents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The factor of latents that are integrated is one number, and an E-step costs more than that."""
+    y = alike() + drawn(3, G)[OF]
+    monkeypatch.setattr(certificate, "DEAR", 500)
+    assert any("too many rows" in note for note in EM(intercepts).fit(y).notes)
+    monkeypatch.setattr(Gaussian, "held", 0)
+    pyro.clear_param_store()
+    assert not EM(intercepts).fit(y).notes
 
 
 SIX = torch.tensor(
