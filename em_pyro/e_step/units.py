@@ -71,7 +71,7 @@ class Unit(Protocol):
         """Numbers that an E-step at one start holds beside the factors: of latents that are summed out inside."""
         return 0
 
-    def expanded(self, sums: Mapping[str, Sums]) -> tuple[Mapping[str, Sums], Mapping[str, Tensor]]:
+    def expanded(self, sums: Mapping[str, Sums], bound: Bound) -> tuple[Mapping[str, Sums], Mapping[str, Tensor]]:
         """Statistics in a model with more parameters, where that is faster; and how far those of this one move then."""
         return sums, {}
 

@@ -141,9 +141,10 @@ def _unseen(problem: Problem, around: Around) -> str:
 
 
 def _entries(problem: Problem) -> int:
-    """Entries of all factors, of all rows: what an evaluation costs."""
-    factors = problem.engine.factors.values()
-    return int(problem.rows.times) * sum(math.prod(problem.engine.sizes[n] for n in factor.names) for factor in factors)
+    """Entries of all factors, and numbers of the laws of integrated latents, of all rows: what an evaluation costs."""
+    engine = problem.engine
+    factors = sum(math.prod(engine.sizes[n] for n in factor.names) for factor in engine.factors.values())
+    return int(problem.rows.times) * (factors + sum(unit.held for unit in engine.units if unit.continuous))
 
 
 # ---- the slope ----

@@ -21,6 +21,7 @@ from .saddle import leave_saddle, margin
 from .step import em_step
 from .stopping import CALM, estimated_gap, is_small
 from .verdict.plateaus import leave_plateau
+from .verdict.spreads import gone_to_zero
 
 WRONG = 100.0  # times the gap by the last gains: more is the rounding of a slope, and not what is left
 SADDLES = 5  # that a start may leave, plateaus included
@@ -137,24 +138,32 @@ def _settled(problem: Problem, path: Path, move: Move, tol: float) -> tuple[Path
     ending = bad_ending(problem, path.here, move.found)
     if ending:
         return path.charged(spent).ended(*ending), None
+    nearer = gone_to_zero(problem, path.here, move.found, tol * (1 + abs(path.level)))
+    if nearer is not None:
+        return path.estimated(path.gap, small=False).charged(spent), nearer
+    return _looked(problem, path.charged(spent), move, tol)
+
+
+def _looked(problem: Problem, path: Path, move: Move, tol: float) -> tuple[Path, Batch | None]:
+    """Look around where steps have settled: the same."""
     findings = glanced(problem, path.params, move.found)
     if findings is not None and findings.peaked(path.level, tol, margin(path.gap, path.level)):
         if not is_small(findings.left, path.level, tol) and findings.left < WRONG * path.gap:
-            return path.estimated(findings.left, small=False).charged(spent), move.new
-        return path.charged(spent).ended("converged")._replace(findings=findings), None
+            return path.estimated(findings.left, small=False), move.new
+        return path.ended("converged")._replace(findings=findings), None
     higher, what = leave_saddle(problem, path.here, move.found, path.gap, path.saddles), "saddle"
     if higher is not None and (ahead := on_its_way(problem, path.here, path.level, path.gap)) is not None:
-        return path.estimated(path.gap, small=False).charged(spent), ahead
+        return path.estimated(path.gap, small=False), ahead
     if higher is None:
         higher, what = leave_plateau(problem, path.here, move.found), "plateau"
     elif path.saddles >= AGAIN:
         higher = further(problem, path.here, higher)
     if higher is None or path.saddles >= SADDLES and is_small(_gain(problem, path, higher), path.level, tol):
-        return path.charged(spent).ended("converged")._replace(findings=findings), None
+        return path.ended("converged")._replace(findings=findings), None
     if path.saddles >= SADDLES:
         more = f"left {SADDLES} saddles or plateaus, and a way leads higher from here, too: use other starts"
-        return path.charged(spent).ended("unconfirmed", more), None
-    return path.left(what).charged(spent), higher
+        return path.ended("unconfirmed", more), None
+    return path.left(what), higher
 
 
 def _gain(problem: Problem, path: Path, higher: Batch) -> float:

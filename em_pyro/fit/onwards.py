@@ -58,6 +58,8 @@ def _sound_height(problem: Problem, here: Batch) -> float:
         bound = problem.bind(here)
         if any(bool((part < DEGENERATE).any()) for part in problem.scales.narrowest(bound)):
             return -math.inf
+        if problem.scales.shrunk(only(here)):  # a scale beside Gaussian latents, far below what it was at first
+            return -math.inf
         return problem.objective(here)
     except (RuntimeError, ValueError):  # of the model: it has no density there
         if not problem.engine.open:

@@ -77,8 +77,8 @@ def expanded(
     moved: dict[str, Tensor] = {}
     if not apart:
         sums = dict(found.sums)
-        for unit in engine.units:
-            more, by = unit.expanded(found.sums)
+        for unit in (unit for unit in engine.units if unit.continuous):
+            more, by = unit.expanded(found.sums, engine.bind(batch))
             if by and by.keys() <= {n for n in plan.maximised if n not in engine.priors}:
                 sums, moved = {**sums, **more}, {**moved, **by}
         found = replace(found, sums=sums) if moved else found

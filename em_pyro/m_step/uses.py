@@ -155,7 +155,8 @@ def _check_image(engine: Engine, parameter: Parameter, uses: Sequence[Use], char
     through = f" through {chart}" if chart != "itself" else ""
     for factor, key, role in uses:
         wanted = factor.family.roles[key].domain
-        bounded = chart == "itself" and key == "loc" and factor.family.solver == "normal"
+        bounded = chart == "itself" and key == "loc" and factor.family.solver in LOCATIONS
+        bounded = bounded and (factor.family.event_dim == 0 or role.affine is not None)  # vectors are solved together
         if bounded and bounds_of(parameter.constraint) is not None:
             continue
         if image != wanted and (wanted, image) != ("simplex", "unit"):

@@ -45,7 +45,7 @@ class Affine:
 
     def predictor(self, batch: Batch) -> Tensor:
         """Bind: shape (starts) + dimensions of the argument, of size one where nothing varies."""
-        parts = []
+        parts = [] if self.entries else [self.offset.new_zeros((1, 0))]
         for name, at, in_order in self.sources:
             every = batch[name].reshape((len(batch[name]), -1))
             chosen = (every if in_order and every.shape[1] == len(at) else every[:, at]).to(self.offset)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from em_pyro.models import state_space
 from oracles.m_steps import same
+from oracles.tolerances import IDENTITY
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
@@ -70,6 +71,39 @@ def test_a_step_that_goes_to_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     pyro.clear_param_store()
     blurred = EM(level, starts=start, max_steps=1, tol=0, acceleration=None)
     assert abs(float(blurred.posterior(y).log_evidence) - truth) > 1e-8
+
+
+GROUPS, PER = 10, 6
+Y = 50 + 7 * (torch.arange(GROUPS * PER).double() * 2.7).sin()
+
+
+def groups(y: Tensor) -> None:
+    """Groups around a mean that is integrated, too."""
+    between = pyro.param("between", tensor(1.0), constraint=constraints.positive)
+    mean = pyro.sample("mean", dist.Normal(0.0, 10.0))
+    with pyro.plate("groups", GROUPS):
+        b = pyro.sample("b", dist.Normal(mean, between))
+    with pyro.plate("rows", GROUPS * PER):
+        pyro.sample("y", dist.Normal(b.repeat_interleave(PER), 8.0), obs=y)
+
+
+@pytest.mark.parametrize("between", [1e-3, 1e-6, 1e-9])
+def test_effects_that_go_to_zero(between: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows whose weights are far apart keep their digits where the heaviest come first, and only there."""
+    start, n = {"between": tensor(between).double()}, GROUPS * PER
+    means = Y.reshape(GROUPS, PER).mean(1)
+    inside, among = (
+        (Y.reshape(GROUPS, PER) - means[:, None]).square().sum(),
+        PER * (means - means.mean()).square().sum(),
+    )
+    values = torch.tensor([64.0, 64.0 + PER * between**2, 64.0 + PER * between**2 + 100.0 * n]).double()  # eigenvalues
+    many, squares = tensor([n - GROUPS, GROUPS - 1, 1]), torch.stack([inside, among, n * means.mean().square()])
+    truth = -0.5 * float((many * (2 * torch.pi * values).log() + squares / values).sum())
+    assert abs(float(EM(groups, starts=start).posterior(Y).log_evidence) - truth) < IDENTITY * abs(truth)
+    if between < 1e-3:
+        monkeypatch.setattr(orthogonal, "_by_weight", torch.linalg.qr)
+        pyro.clear_param_store()
+        assert abs(float(EM(groups, starts=start).posterior(Y).log_evidence) - truth) > IDENTITY * abs(truth)
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -1,4 +1,4 @@
-"""Parameter-expanded steps: what random effects take of a mean goes to the mean."""
+"""Parameter-expanded steps: what random effects take of a mean goes to the mean, beside them or around them."""
 
 from typing import Any
 
@@ -72,7 +72,47 @@ def known(y: Tensor) -> None:
         pyro.sample("y", dist.Normal(mu + b, positive("sigma")), obs=y)
 
 
+def centred(y: Tensor) -> None:
+    """Effects around their mean."""
+    with pyro.plate("groups", 12):
+        b = pyro.sample("b", dist.Normal(pyro.param("mu", tensor(0.0)), positive("tau")))
+    with pyro.plate("rows", 60):
+        pyro.sample("y", dist.Normal(b[GROUP], positive("sigma")), obs=y)
+
+
+def upper(y: Tensor) -> None:
+    """Effects around a line, beside a covariate of rows; what is seen of them at two sites."""
+    line = pyro.param("line", torch.zeros(2).double())
+    with pyro.plate("groups", 12):
+        b = pyro.sample("b", dist.Normal(line[0] + line[1] * DAY[:12], positive("tau")))
+    with pyro.plate("rows", 60):
+        pyro.sample("y", dist.Normal(b[GROUP] + pyro.param("day", tensor(0.0)) * DAY, positive("sigma")), obs=y)
+        pyro.sample("twice", dist.Normal(2 * b[GROUP], positive("rho")).mask(DAY > 0), obs=2 * y + DAY**2)
+
+
+def lines(y: Tensor) -> None:
+    """Intercepts and slopes around their means."""
+    beta = pyro.param("beta", torch.zeros(2).double())
+    tril = pyro.param("tril", torch.eye(2).double(), constraint=constraints.lower_cholesky)
+    with pyro.plate("groups", 12):
+        b = pyro.sample("b", dist.MultivariateNormal(beta, scale_tril=tril))
+    with pyro.plate("rows", 60):
+        pyro.sample("y", dist.Normal(b[GROUP, 0] + b[GROUP, 1] * DAY, positive("sigma")), obs=y)
+
+
+def pairs(y: Tensor) -> None:
+    """Effects on vectors."""
+    root = pyro.param("root", torch.eye(2).double(), constraint=constraints.lower_cholesky)
+    with pyro.plate("groups", 12):
+        b = pyro.sample("b", dist.Normal(pyro.param("mu", torch.zeros(2).double()), positive("tau")).to_event(1))
+    with pyro.plate("rows", 60):
+        both = torch.stack([y, y + 0.5 * DAY + DAY.flip(0)], -1)
+        pyro.sample("y", dist.MultivariateNormal(b[GROUP], scale_tril=root), obs=both)
+
+
 MODELS = {"intercepts": intercepts, "crossed": crossed, "slopes": slopes, "known": known}
+AROUND = {"centred": centred, "upper": upper, "lines": lines, "pairs": pairs}
+MODELS |= AROUND
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -102,6 +142,49 @@ def test_no_step_falls_and_each_is_higher_than_the_plain_one(name: str) -> None:
         assert now > before
         assert now >= float(problem.heights(plain)) - SOLVERS
         before = now
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_next_to_no_spread(name: str) -> None:
+    """A mean around which latents have next to none is found at once; EM would hardly move it."""
+    problem = prepare(AROUND[name], (Y + 50,), {}, {}, check=True)
+    batch = {n: p.initial.double().unsqueeze(0) for n, p in problem.program.parameters.items()}
+    for spread in {"tau", "tril"} & batch.keys():
+        batch[spread] = 1e-3 * batch[spread]
+    found = problem.expect(problem.bind(batch))
+    mean = next(iter({"mu", "line", "beta"} & batch.keys()))
+    plain = problem.maximise(found, batch, {})[mean].flatten()[0]
+    new = problem.sooner("auto", 1e-8).maximise(found, batch, {})[mean].flatten()[0]
+    assert float(plain) < 1.0
+    assert float(new) > 45.0
+
+
+def test_centred_steps_are_those_of_effects_beside_their_mean() -> None:
+    """At the boundary, too, where the data show no effect."""
+    alike = normal(60, seed=3)
+    alike = alike - alike.reshape(12, 5).mean(1)[GROUP] + 0.05 * normal(12, seed=5)[GROUP]
+    beside = EM(intercepts).fit(10 * alike)
+    pyro.clear_param_store()
+    around = EM(centred).fit(10 * alike)
+    assert around.notes == beside.notes == ('at the boundary: "tau"',)
+    assert around.num_steps == beside.num_steps
+    assert abs(around.log_likelihood - beside.log_likelihood) < SOLVERS
+
+
+def test_covariates_for_a_mean_change_no_plan() -> None:
+    """Coefficients of a multivariate outcome are a closed form beside effects around a mean, too."""
+
+    def model(y: Tensor) -> None:
+        root = pyro.param("root", torch.eye(2).double(), constraint=constraints.lower_cholesky)
+        slope = pyro.param("slope", torch.zeros(2).double())
+        with pyro.plate("groups", 12):
+            b = pyro.sample("b", dist.Normal(pyro.param("mu", tensor(0.0)), positive("tau")))
+        with pyro.plate("rows", 60):
+            loc = b[GROUP][:, None] + slope * DAY[:, None]
+            pyro.sample("y", dist.MultivariateNormal(loc, scale_tril=root), obs=torch.stack([y, DAY - y], -1))
+
+    lines = EM(model).plan(Y).lines
+    assert {name: line.how for name, line in lines.items()} == dict.fromkeys(lines, "closed form")
 
 
 def test_plain_steps_where_they_are_asked_for() -> None:

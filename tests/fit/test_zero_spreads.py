@@ -11,7 +11,10 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from em_pyro import EM
-from em_pyro.fit import certificate, endings
+from em_pyro.e_step.gaussian.unit import Gaussian
+from em_pyro.errors import ObjectiveError
+from em_pyro.fit import certificate, endings, loop
+from em_pyro.fit.scales import Scales
 
 G, PER = 10, 6
 OF = torch.arange(G).repeat_interleave(PER)
@@ -122,6 +125,25 @@ def test_a_scale_that_is_zero_at_the_maximum_is_named(name: str) -> None:
     assert not [note for note in fit.notes if "not identified" in note or "runs to" in note]
 
 
+@pytest.mark.parametrize("error", [1.0, 10.0])
+@pytest.mark.parametrize("name", ["intercepts", "logarithmic"])
+def test_what_is_left_before_zero_is_gained(name: str, error: float) -> None:
+    """Without a random effect rows are one sample: its likelihood is reached to the tolerance, past no saddle."""
+    y = error * alike()
+    truth = float(dist.Normal(y.mean(), y.std(correction=0)).log_prob(y).sum())
+    fit = EM(BOUNDARIES[name][0]).fit(y)
+    assert 0 <= truth - fit.log_likelihood < 1e-9 * (1 + abs(truth))
+    assert at_boundary(fit.notes)
+    assert not [note for note in fit.notes if "saddle" in note]
+
+
+def test_without_the_last_way_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """EM comes nearer to zero by ever less."""
+    monkeypatch.setattr(loop, "gone_to_zero", lambda *_: None)
+    with pytest.raises(AssertionError):
+        test_what_is_left_before_zero_is_gained("intercepts", 1.0)
+
+
 @pytest.mark.parametrize("name", INSIDE)
 def test_a_scale_inside_is_not(name: str) -> None:
     """Where the data show it."""
@@ -182,9 +204,56 @@ def test_a_component_on_equal_rows_is_degenerate(model: Callable[..., None], wha
     assert any(f'"{what}"[0' in note and "collapsed: the likelihood rises for ever" in note for note in fit.notes)
 
 
+def test_the_look_at_the_end_counts_latents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The factor of latents that are integrated is one number, and an E-step costs more than that."""
+    y = alike() + drawn(3, G)[OF]
+    monkeypatch.setattr(certificate, "DEAR", 500)
+    assert any("too many rows" in note for note in EM(intercepts).fit(y).notes)
+    monkeypatch.setattr(Gaussian, "held", 0)
+    pyro.clear_param_store()
+    assert not EM(intercepts).fit(y).notes
+
+
+SIX = torch.tensor(
+    [
+        [-0.1773, -0.4596, -1.5225],
+        [0.0239, -0.3437, 0.1260],
+        [0.6575, 0.8108, 0.4218],
+        [-2.6421, -1.0434, 0.0841],
+        [0.8202, -1.0375, -0.7905],
+        [1.7285, -2.5633, -0.3405],
+    ],
+    dtype=torch.float64,
+)
+
+
+def of_two_kinds(x: Tensor) -> None:
+    """A factor in each of two states, of which one explains a column."""
+    weights = pyro.param("weights", torch.tensor([0.4, 0.6]).double(), constraint=constraints.simplex)
+    loadings = pyro.param("loadings", torch.tensor([[0.8, 0.1, 0.3], [0.5, -0.4, 0.6]]).double())
+    loc = pyro.param("loc", torch.tensor([[0.0, 0.0, 0.0], [1.0, -1.0, 0.5]]).double())
+    scale = positive("scale", torch.ones(3))
+    with pyro.plate("rows", len(x)):
+        c = pyro.sample("c", dist.Categorical(weights))
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(loc[c] + loadings[c] * z[:, None], scale).to_event(1), obs=x)
+
+
+def test_no_way_to_zero_leads_past_the_last_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ways out of saddles are followed to where scales have digits, and no farther: beyond, steps fall by rounding."""
+    fit = EM(of_two_kinds).fit(SIX)
+    assert fit.converged
+    assert at_boundary(fit.notes) == ['"scale"[0]']
+    monkeypatch.setattr(Scales, "shrunk", lambda *_: False)
+    pyro.clear_param_store()
+    with pytest.raises(ObjectiveError, match="expected the objective not to fall"):
+        EM(of_two_kinds).fit(SIX)
+
+
 def test_endings_that_do_not_look_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the look the collapse is no ending, and the boundary has no name."""
     monkeypatch.setattr(endings, "collapsing", lambda *_: "")
     monkeypatch.setattr(certificate, "at_zero", lambda *_, **__: [])
+    monkeypatch.setattr(loop, "gone_to_zero", lambda *_: None)
     assert EM(analysers).fit(TWICE).outcome != "degenerate"
     assert not at_boundary(EM(intercepts).fit(alike()).notes)

@@ -58,6 +58,42 @@ def tied(x: Tensor) -> None:
         pyro.sample("x", dist.MultivariateNormal(z[:, None] * W[tensor([0, 1, 1])], scale_tril=noise), obs=x)
 
 
+def shared(x: Tensor) -> None:
+    """Coordinates that one effect enters alike."""
+    mean = pyro.param("mean", torch.zeros(3))
+    spread = pyro.param("spread", tensor(0.7), constraint=constraints.positive)
+    noise = pyro.param("noise", torch.eye(3), **TRIL)
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, spread))
+        pyro.sample("x", dist.MultivariateNormal(mean + z[:, None], scale_tril=noise), obs=x)
+
+
+def around(x: Tensor) -> None:
+    """The same, where the effect has the mean."""
+    mean = pyro.param("mean", tensor(0.3))
+    spread = pyro.param("spread", tensor(0.7), constraint=constraints.positive)
+    noise = pyro.param("noise", torch.eye(3), **TRIL)
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Normal(mean, spread))
+        pyro.sample("x", dist.MultivariateNormal(z[:, None].expand(len(x), 3), scale_tril=noise), obs=x)
+
+
+def triangular(x: Tensor, *, free: bool = True) -> None:
+    """Loadings that are a Cholesky factor: each coordinate has other factors, and some entries are positive."""
+    root = pyro.param("root", tensor([[0.9, 0.0, 0.0], [0.3, 0.8, 0.0], [-0.6, 0.1, 0.5]]), **TRIL)
+    mean = pyro.param("mean", torch.zeros(3))
+    known = tensor([[1.0, 0.0, 0.0], [0.4, 0.9, 0.0], [0.2, -0.3, 1.1]])
+    noise = pyro.param("noise", torch.eye(3), **TRIL) if free else known
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+        pyro.sample("x", dist.MultivariateNormal(z @ root.T + mean, scale_tril=noise), obs=x)
+
+
+def triangular_beside_known(x: Tensor) -> None:
+    """The same with a covariance that is known."""
+    triangular(x, free=False)
+
+
 def mixed(x: Tensor, *, apart: bool) -> None:
     """Factors of two states, around one mean: with one covariance, or with one each."""
     W = pyro.param("W", tensor([[[0.5], [0.3], [-0.6]], [[0.4], [-0.8], [0.1]]]))
@@ -84,6 +120,10 @@ def two(x: Tensor) -> None:
 HOW: dict[str, tuple[Callable[[Tensor], None], str, int]] = {
     "columns": (columns, "closed form", 8),
     "system": (system, "closed form", 8),
+    "shared": (shared, "closed form", 8),
+    "around": (around, "closed form", 8),
+    "triangular": (triangular, "swept", 8),
+    "triangular, known": (triangular_beside_known, "closed form", 8),
     "unrelated": (unrelated, "swept", 8),
     "tied": (tied, "swept", 8),
     "one covariance": (one, "closed form", 5),
@@ -131,7 +171,7 @@ def test_step(name: str) -> None:
     check_step(name)
 
 
-@pytest.mark.parametrize("name", ["unrelated", "tied", "two covariances"])
+@pytest.mark.parametrize("name", ["unrelated", "tied", "triangular", "two covariances"])
 def test_a_covariance_that_does_not_cancel_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Were it left out, one pass would not be the maximum."""
     monkeypatch.setattr(solver, "why_swept", lambda *_: "")

@@ -50,7 +50,7 @@ class Expected(InnerProduct):
         """Of every cell, (s, cells) + event."""
         affine = factor.roles["loc"].affine
         shape = (*factor.cell_shape, *((self.size, self.count) if self.size else (self.count,)))
-        if affine is None:
+        if affine is None or not affine.entries:
             return torch.zeros((1, *shape), dtype=torch.float64)
         return affine.predictor(bound.sources).reshape((bound.starts, *shape))
 
@@ -100,7 +100,7 @@ def factor_of(real: SiteFactor, rows: Rows, constants: Sequence[bool]) -> SiteFa
     cells, cell = len(rows.index), f"{rows.site} (cells)"
     size = rows.layout.sizes[2] if rows.joint else 0
     event = (size,) if size else ()
-    plain = rows.count == 0 or (rows.joint and rows.count == 1 and all(constants))
+    plain = rows.count == 0 or (rows.joint and rows.count == 1 and all(constants) and bool((rows.index >= 0).all()))
     family = real.data.family if plain else LINES if size else LINEAR
     shape = (cells, *event) if plain else (cells, *event, rows.count)
     nothing = torch.zeros((), dtype=torch.float64)

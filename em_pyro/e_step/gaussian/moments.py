@@ -69,7 +69,10 @@ def products(group: Group, found: Posterior, k: int, weights: Weights, cells: in
         members = members * block.weight[group.patterns.of]
     count = weights.patterns[..., None, None]
     count = (count if block.weight is None else count * block.weight).sum(2)
-    around = _around(block, slopes_of(block, law), found.precision, weights, group.spots[k])
+    slopes = slopes_of(block, law)
+    if block.joint:  # a matrix of all coordinates, also where a latent enters them alike
+        slopes = slopes.expand((*slopes.shape[:4], law.roots.shape[-1], *slopes.shape[5:]))
+    around = _around(block, slopes, found.precision, weights, group.spots[k])
     one = torch.ones((1,) * 5, dtype=torch.float64) if group.one is None else group.one.reshape((1, 1, -1, 1, 1))
     terms = _Terms(block, count, x, residual, members, around, one)
     terms = _together(terms, len(group.patterns.of)) if block.alike else terms

@@ -27,7 +27,7 @@ from .forms import factor_of
 from .layer import Layer
 from .rows import Rows, layout_of, rows_of, weight_of
 from .squeeze import squeezed
-from .translate import translations
+from .translate import centres, translations
 from .unit import Gaussian
 
 MOST = 4096  # joint states of the discrete latents that reach a component
@@ -48,7 +48,8 @@ def take(left: Left) -> tuple[Sequence[Unit], Left]:
     together = merged(
         [_repeated(rows_of(readings[n], latents.sites[n], states, latents.places), left.run[n]) for n in real]
     )
-    rows = [one for one, _ in together]
+    movable = _movable(left, latents, real)
+    rows, means = centres([one for one, _ in together], latents.places.count, movable)
     members = joined(rows, members_of(rows, latents.places.count))
     repeats = [repeats_of_members(rows, m) for m in members]
     given = _observed(left, latents, exact, of_entries(members, repeats, latents.places.count))
@@ -60,11 +61,11 @@ def take(left: Left) -> tuple[Sequence[Unit], Left]:
     final = ordered(every, left.sizes)
     sites = tuple(factor_of(real[one.site], one, _ones(one)) for one in rows)
     name = next(iter(real))
-    alike = {one.site: names for one, names in together}
+    alike = {one.site: names for one, (_, names) in zip(rows, together, strict=True)}
     order = tuple(every.index(n) for n in final)
     unit = Gaussian(
         name, sites, alike, tuple(rows), tuple(members), groups, whole, latents.places, states, plates, order,
-        translations(rows, latents.places.count, _movable(left, latents, real)),
+        translations(rows, latents.places.count, movable), means,
     )  # fmt: skip
     values = {n: v.double() for n, v in left.recognition.values.items()}
     if loose := unit.undetermined(Bound(batched(values), left.recognition.bank)):

@@ -25,7 +25,7 @@ from .group import Bindings, Group, Posterior, posterior, undetermined_entries
 from .laws import Laws
 from .moments import Products, cut, products, weights_of
 from .rows import Rows
-from .translate import Translation
+from .translate import Centre, Translation
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class Gaussian(Unit):
         plates: of the factor, and how many rows each has.
         order: dimensions of the factor, where states come first and then plates, in their order.
         translations: of latents, that are ones of parameters.
+        centres: means around which latents are.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Gaussian(Unit):
     plates: Mapping[str, int]
     order: tuple[int, ...]
     translations: tuple[Translation, ...] = field(default=(), repr=False)
+    centres: tuple[Centre, ...] = field(default=(), repr=False)
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -112,9 +114,16 @@ class Gaussian(Unit):
         """For each of them, by name, all sites that are the same function."""
         return self.alike
 
-    def expanded(self, sums: Mapping[str, Sums]) -> tuple[dict[str, Sums], dict[str, Tensor]]:
+    def expanded(self, sums: Mapping[str, Sums], bound: Bound) -> tuple[dict[str, Sums], dict[str, Tensor]]:
         """Give latents a mean of their own; say how far parameters move for it, (s, entries) by name."""
         new, moved = dict(sums), dict[str, Tensor]()
+        if self.centres:
+            roots = {factor.name: _roots(factor, bound) for factor in self.sites}
+            for one in self.centres:
+                more, added = one.of(new, roots)
+                new |= more
+                for name in dict.fromkeys(name for name, _ in one.entries):
+                    moved[name] = added[:, [k for k, (other, _) in enumerate(one.entries) if other == name]]
         for translation in self.translations:
             some = new[translation.site]
             n, first = some.parts[:2]

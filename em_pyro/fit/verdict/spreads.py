@@ -14,6 +14,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
+from ...e_step.expectation import Expectation
 from ...families.charts import domain_of
 from ...program.named import Batch, Params, batched, only
 from ..problem import Problem
@@ -22,6 +23,8 @@ from .ground import Ground, heights_in_turn
 
 LITTLE, SHRUNK = math.log(10.0), math.log(1e3)  # logarithms: how far a scale is moved towards zero
 GROWN = tuple(math.log(10.0**k) for k in (1, 3, 6, 9, 12))  # and away from it
+REST = 0.01  # of what is worth while, that the slope may promise next to zero
+KEPT, MOST = 0.25, 50  # of what the slope promises, the least that is gained there; and so many scales at a time
 LEVEL = 1e-9  # relative to 1 + |objective|: what it may lose on the way to zero
 FALL = 0.05  # nats that it loses away from there, or a flat direction is not identified
 STEEP = 0.25  # nats that the slope promises to a scale that shrinks to a part
@@ -55,6 +58,38 @@ def at_zero(ground: Ground, level: float, *, closely: bool) -> list[Entry]:
     return [ground.around.entries[k] for k in own[zero].tolist()]
 
 
+def gone_to_zero(problem: Problem, here: Batch, found: Expectation, worth: float) -> Batch | None:
+    """Return where scales that are zero at the maximum are next to it, if that is higher; None if there are none.
+
+    EM comes nearer by a part of the way with every step, and ever less of it: what is left is in the slope. On the way
+    of a scale to zero the objective gains no more than the slope promises, and a collapse gains without end.
+
+    Args:
+        problem: the program.
+        here: where EM has settled, one start.
+        found: the E-step there.
+        worth: nats, of a gain for which it is left.
+    """
+    names = problem.scales.spreads & set(problem.plan.maximised)
+    if not names:
+        return None
+    around = Around(problem.program, tuple(sorted(names)), {n: v.detach().double() for n, v in only(here).items()})
+    ground, level, own = Ground(problem, around), float(found.objective), _coordinates(around, names)
+    promised, steepest = (-ground.slope(found)[own]).sort(descending=True)
+    own, promised = (part[promised > worth][:MOST] for part in (own[steepest], promised))
+    if not len(own):
+        return None
+    far = (promised / (REST * worth)).log() / 2  # the slope is that of a square, or of what a prior says
+    each = -far.unsqueeze(-1) * torch.eye(around.size, dtype=torch.float64)[own]
+    gains = ground.heights(each) - level
+    vanishing = (gains >= KEPT * promised) & (gains <= promised + LEVEL * (1 + abs(level)))
+    if not bool(vanishing.any()):
+        return None
+    together = each[vanishing].sum(0)
+    higher = float(ground.heights(together.unsqueeze(0))) > level
+    return batched(around.at(together).params) if higher else None
+
+
 def at_rest(around: Around, zero: Sequence[Entry]) -> set[Entry]:
     """Return the entries of which nothing can be said beside scales that are zero: those, and all of their matrices."""
     singular = {(name, at[:-2]) for name, at in zero if around.domains[name] in MATRICES}
@@ -62,11 +97,16 @@ def at_rest(around: Around, zero: Sequence[Entry]) -> set[Entry]:
 
 
 def lifted(ground: Ground, zero: Sequence[Entry]) -> Ground:
-    """Lift scales that are zero to where that is hardly seen: what complete data say of the rest is finite there."""
+    """Lift scales that are zero to where that is hardly seen: what complete data say of the rest is finite there.
+
+    It is seen in the evidence: a prior of the scales says nothing of the rest.
+    """
     around = ground.around
     those = torch.tensor([entry in zero for entry in around.entries], dtype=torch.float64)
     ways = torch.arange(LIFTS, dtype=torch.float64).unsqueeze(-1) * LITTLE * those
-    heights = ground.heights(ways)
+    with torch.no_grad():
+        heights = ground.heights(ways) - ground.problem.log_prior(ground.problem.bind(around.batch(ways)))
+    heights = heights.nan_to_num(nan=-torch.inf)
     seen = (heights < heights[0] - SEEN).nonzero().flatten()
     last = int(seen[0]) - 1 if len(seen) else LIFTS - 1
     return Ground(ground.problem, Around(around.program, around.names, only(around.batch(ways[last : last + 1]))))

@@ -26,6 +26,7 @@ def why_swept(
     locations: Collection[str],
     scales: Collection[str],
     priors: Collection[str],
+    bounds: Collection[str],
 ) -> str:
     """Say why the maximum of `locations` depends on the scales; empty if it does not.
 
@@ -35,6 +36,7 @@ def why_swept(
         locations: parameters that are solved for.
         scales: parameters that enter a scale.
         priors: those of `locations` that have a prior.
+        bounds: those that have bounds.
     """
     if not locations or not scales:
         return ""
@@ -42,6 +44,8 @@ def why_swept(
     affine = any(loc.affine is not None for loc in locs)
     if vectors and affine and not _equation_by_equation(factors, locs, locations):
         return f"the coordinates of a mean have no design in common{CONDITIONAL}"
+    if vectors and affine and bounds:
+        return f'"{next(iter(bounds))}" has bounds and the covariance is free{CONDITIONAL}'
     if priors:
         return f'"{next(iter(priors))}" has a prior and the scale is free{CONDITIONAL}'
     met = meetings(factors, locs, _atoms)
@@ -123,7 +127,9 @@ def _lines_apart(factor: SiteFactor) -> bool:
     affine = factor.roles["loc"].affine
     assert affine is not None
     (piece,) = affine.pieces
-    index = piece.index.squeeze(-1).movedim(-2, 0).flatten(1)  # coordinates, cells and covariates
+    index = piece.index.squeeze(-1)
+    index = index[..., (index >= 0).flatten(0, -2).any(0)]  # covariates that some coefficient multiplies
+    index = index.movedim(-2, 0).flatten(1)  # coordinates, cells and covariates
     found = [row.unique(return_inverse=True) for row in index]
     places = found[0][1]
     own = sum(len(entries) for entries, _ in found) == len(index.unique()) and bool((index >= 0).all())

@@ -140,10 +140,10 @@ class LeastSquares:
         pseudo = {n: _laid(prior) for n, prior in priors.items()}
         joined = _joined(locs, priors, vectors=kind is MatrixSite)
         all_scales = {place.parameter for site in sites for place in site.scale.places}
-        swept = _coupled(engine, block, factors, bool(scales))
-        swept = swept or why_swept(factors, locs, locations, all_scales, pseudo)
         initial = {name: engine.program.parameters[name].initial for name in charts}
         bounds = _bounds(engine, locations)
+        swept = _coupled(engine, block, factors, bool(scales))
+        swept = swept or why_swept(factors, locs, locations, all_scales, pseudo, bounds)
         equations, designs = None, tuple[Design, ...]()
         if joined and locations:
             every = Equations.over({n: initial[n].numel() for n in locations}, pseudo, bounds)

@@ -5,7 +5,8 @@ the spread of their difference is what is left of numbers that cancel. With `A =
 
     E z = -R^-1 Q' a,   Var(b' z) = |R^-T b|^2.
 
-Reference: Bierman (1977), Factorization methods for discrete sequential estimation, chapters IV and V.
+References: Bierman (1977), Factorization methods for discrete sequential estimation, chapters IV and V; Cox and Higham
+(1998), Stability of Householder QR factorization for weighted least squares problems (the order of the rows).
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def orthogonal(
         held = torch.diag_embed((~free).double())
         matrix = torch.cat([matrix, held.expand((*matrix.shape[:2], *held.shape))], -2)
         vector = torch.nn.functional.pad(vector, (0, k))
-    q, r = torch.linalg.qr(matrix)
+    q, r = _by_weight(matrix)
     sign = torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)
     q, r = q * sign.unsqueeze(-2), r * sign.unsqueeze(-1)
     inverse = torch.linalg.solve_triangular(r, torch.eye(k, dtype=r.dtype).expand(r.shape), upper=True)
@@ -93,6 +94,13 @@ def orthogonal(
     mean = -(inverse[:, :, of if inverse.shape[2] > 1 else slice(None)] @ right.mT).squeeze(-1)
     left = vector - (right @ q[:, :, of if q.shape[2] > 1 else slice(None)].mT).squeeze(-2)
     return Orthogonal(r.mT.contiguous(), inverse @ inverse.mT, inverse=inverse), mean, left.square().sum(-1)
+
+
+def _by_weight(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Factor with the heaviest rows first: the rounding of a row is then small beside the row, and not the heaviest."""
+    order = matrix.abs().amax(-1).sort(dim=-1, descending=True, stable=True).indices.unsqueeze(-1)
+    q, r = torch.linalg.qr(matrix.gather(-2, order.expand(matrix.shape)))
+    return torch.empty_like(q).scatter_(-2, order.expand(q.shape), q), r
 
 
 def rows_by_latents(blocks: Sequence[Block], white: Sequence[tuple[Tensor, Tensor]], free: Tensor) -> Tensor:
