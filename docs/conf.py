@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import re
 import shutil
 import sys
@@ -54,6 +55,9 @@ nb_execution_mode = "cache"
 nb_execution_in_temp = True
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
+# Kernels show all warnings, those that Python hides outside of a script too: docs/test_site.py wants none. ArviZ's own
+# comes with its import, once a day.
+os.environ["PYTHONWARNINGS"] = "default,ignore::FutureWarning:arviz"
 _code = hashlib.sha256(
     b"".join(file.read_bytes() for folder in ("em_pyro", "models") for file in sorted((ROOT / folder).rglob("*.py")))
 )

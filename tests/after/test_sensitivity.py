@@ -1,6 +1,7 @@
 """Derivatives of fitted values by the data, against refits and against what symmetry says of them."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pyro
@@ -12,7 +13,7 @@ from oracles.engines import distance
 from oracles.tolerances import IDENTITY, SOLVERS
 from torch import Tensor, tensor
 
-from em_pyro import EM, ParameterError, PlanError
+from em_pyro import EM, Fit, ParameterError, PlanError
 from em_pyro.after import sensitivity
 
 FAR = 1e-3
@@ -80,10 +81,11 @@ def onwards() -> tuple[Callable[..., None], Tensor]:
     return model, tensor([[0.1, 0.3, 2.5, 4.2], [-0.4, 2.6, 4.1, 4.4]])
 
 
+Fits = dict[int, Fit]
 CASES = {
     "loc": (mixture, "loc", (3, 1)),
     "weights": (mixture, "weights", (3, 1)),
-    "scale_tril": (mixture, "scale_tril", (7, 0)),
+    "scale_tril": (mixture, "scale_tril", (3, 1)),
     "transition": (chain, "transition", (0, 2)),
     "prior": (prior, "loc", (2,)),
     "chain": (chain, "loc", (1, 3)),
@@ -94,19 +96,27 @@ CASES = {
 }
 
 
+@cache
+def refitted(make: Callable[[], tuple[Callable[..., None], Tensor]], at: tuple[int, ...]) -> tuple[Fit, Tensor, Fits]:
+    """Return a fit, its data, and the fits where one entry of them has moved by so many steps."""
+    model, x = make()
+    fit, others = EM(model).fit(x), {}
+    assert fit.converged
+    for k in (1, -1, 2, -2):
+        y = x.clone()
+        y[at] += k * STEP
+        again = EM(model, starts=fit.params, tol=0, max_steps=15, acceleration="quasi-newton", check=False)
+        others[k] = again.fit(y)
+    return fit, x, others
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_the_difference_of_refits(name: str) -> None:
     """Of one entry of the data, to fourth order."""
     make, of, at = CASES[name]
-    model, x = make()
-    fit = EM(model).fit(x)
-    assert fit.converged
-    weights, refits = {1: 8 / 12, -1: -8 / 12, 2: -1 / 12, -2: 1 / 12}, []
-    for k, weight in weights.items():
-        y = x.clone()
-        y[at] += k * STEP
-        again = EM(model, starts=fit.params, tol=0, max_steps=130, acceleration=None, check=False).fit(y)
-        refits.append(weight * again.params[of] / STEP)
+    fit, x, others = refitted(make, at)
+    weights = {1: 8 / 12, -1: -8 / 12, 2: -1 / 12, -2: 1 / 12}
+    refits = [weights[k] * other.params[of] / STEP for k, other in others.items()]
     found = fit.sensitivity(of=of, to=x)
     assert found.shape == (*fit.params[of].shape, *x.shape)
     assert distance(found[(..., *at)], sum(refits)) < SOLVERS

@@ -106,9 +106,9 @@ def test_effects_that_go_to_zero(between: float, monkeypatch: pytest.MonkeyPatch
         assert abs(float(EM(groups, starts=start).posterior(Y).log_evidence) - truth) > IDENTITY * abs(truth)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [5, 9])
 def test_trends_with_no_variance(seed: int) -> None:
-    """A maximum where a variance of the state is zero is reached, as it often is."""
+    """A maximum where a variance of the state is zero is reached, as it often is; rounding would let a step fall."""
     fit = EM(state_space.local_linear_trend).fit(state_space.simulate_trend(T=12, seed=seed))
     assert fit.converged
     assert min(float(fit.params[name]) for name in ("level", "slope")) < 1e-3 * float(fit.params["noise"])

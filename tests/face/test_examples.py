@@ -1,13 +1,14 @@
-"""Every example runs, asserts what it claims, draws its picture and has its place in the gallery.
+"""Every example has its place in the gallery, its claims, its picture, and the names that it imports.
 
-That of several processes runs in `tests/fit/test_processes.py`.
+`make docs` runs all of them, and `docs/test_site.py` looks at what came out. Two run in the tests: the shortest through
+the gallery, and that of several processes in `tests/fit/test_processes.py`.
 """
 
+import ast
 import re
 import runpy
 import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 NEEDS = {"image_segmentation": "sklearn", "anomalies": "sklearn", "market_regimes": "statsmodels", "batches": "arviz"}
-"""Optional dependencies: an example is skipped where its own is missing, and for no other reason."""
+"""Optional dependencies, by example."""
 
 LARGEST = 150_000
 """Bytes of a picture in the repository."""
@@ -37,16 +38,40 @@ def _no_window() -> Iterator[None]:
     plt.switch_backend(before)
 
 
-@pytest.mark.parametrize("name", LISTED)
-def test_example(name: str, tmp_path: Path) -> None:
-    """It runs to its end, where it asserts its claims, and leaves one picture that is small and wide enough."""
-    if name in NEEDS and find_spec(NEEDS[name]) is None:
-        pytest.skip(f"needs {NEEDS[name]}")
-    GALLERY["draw"](name, tmp_path)
+WIDTH = 1200
+"""Pixels of a picture: eight inches."""
+
+
+def test_the_gallery_draws(tmp_path: Path) -> None:
+    """A script runs to its end, where it asserts its claims, and leaves one picture that is small and wide enough."""
+    GALLERY["draw"]("two_gaussians", tmp_path)
     (picture,) = tmp_path.iterdir()
-    assert picture.name == f"{name}.png"
+    assert picture.name == "two_gaussians.png"
     assert picture.stat().st_size < LARGEST
-    assert plt.imread(picture).shape[1] == 1200
+    assert plt.imread(picture).shape[1] == WIDTH
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_is_drawn_at_one_width(name: str) -> None:
+    """An example makes one figure, eight inches wide, shows it last, and its picture in the repository is so wide."""
+    text = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
+    assert len(re.findall(r"= plt\.subplots?(?:_mosaic)?\(", text)) == text.count("figsize=(8, ") == 1
+    assert text.count("plt.show()") == 1
+    picture = ROOT / "docs" / "pictures" / f"{name}.png"
+    assert picture.stat().st_size < LARGEST
+    assert plt.imread(picture).shape[1] == WIDTH
+
+
+@pytest.mark.parametrize("name", [*LISTED, "many_processes"])
+def test_what_is_imported_is_there(name: str) -> None:
+    """A script compiles without a warning, and every name that it takes from the package is one of the package."""
+    path = EXAMPLES / f"{name}.py"
+    text = path.read_text(encoding="utf-8")
+    compile(text, path, "exec")
+    taken = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
+    ours = [node for node in taken if str(node.module).partition(".")[0] == "em_pyro"]
+    assert ours
+    exec(compile(ast.Module(ours, []), path, "exec"), {})  # noqa: S102 - statements of import alone
 
 
 def test_every_example_is_listed() -> None:
@@ -56,9 +81,6 @@ def test_every_example_is_listed() -> None:
     page = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     assert re.findall(r"^## \[(\w+)\.py\]\(\1\.py\): ", page, re.MULTILINE) == list(LISTED)
     assert re.findall(r"^\[!\[.+\]\(\.\./docs/pictures/(\w+)\.png\)\]\(\1\.py\)$", page, re.MULTILINE) == list(LISTED)
-    for name in LISTED:
-        picture = ROOT / "docs" / "pictures" / f"{name}.png"
-        assert picture.stat().st_size < LARGEST
 
 
 @pytest.mark.parametrize("name", [*LISTED, "many_processes"])

@@ -1,6 +1,7 @@
 """Plateaus by rounding: regressions so far out that all their densities are zero or one to the last digit."""
 
 from collections.abc import Callable
+from functools import cache
 
 import pyro
 import pyro.distributions as dist
@@ -59,24 +60,33 @@ def fitted(name: str, far: tuple[float, float]) -> Fit:
     return EM(logistic).fit(law, tensor(far, dtype=x.dtype), y, x)
 
 
-@pytest.mark.parametrize("far", [1e6, 1e10])
-@pytest.mark.parametrize("name", CASES)
+@cache
+def free(name: str, far: float) -> Fit:
+    """The same with nothing planted, made once."""
+    return fitted(name, (far, -far))
+
+
+@pytest.mark.parametrize(
+    ("name", "far"),
+    [("Bernoulli", 1e6), ("Bernoulli", 1e10), ("Binomial", 1e6), ("several times", 1e10), ("float32", 1e6)],
+)
 def test_a_fit_comes_back_from_far_out(name: str, far: float) -> None:
     """It says that it was on a plateau, if it was, and ends at a maximum, from which a fit does not move."""
-    fit = fitted(name, (far, -far))
+    fit = free(name, far)
     assert fit.converged
     assert not any("withdrawn" in note for note in fit.notes)
     assert name == "Binomial" or any("left a plateau" in note for note in fit.notes)
     assert fit.objective > fit.path[1] + 1.0
     law, y, x = CASES[name]
     start = {key: value.clone() for key, value in fit.params.items()}
+    pyro.clear_param_store()
     again = EM(logistic, starts=start).fit(law, start["slope"], y, x)
     assert again.objective == pytest.approx(fit.objective, rel=1e3 * SOLVERS if x.dtype == torch.float32 else SOLVERS)
 
 
 def test_without_it_the_fit_would_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     """The gradient is zero to the last digit there, and no disturbance in nats finds a way; what is level is named."""
-    fitted_freely = fitted("Bernoulli", (1e6, -1e6)).objective
+    fitted_freely = free("Bernoulli", 1e6).objective
     monkeypatch.setattr(em_pyro.fit.loop, "leave_plateau", lambda *_: None)
     fit = fitted("Bernoulli", (1e6, -1e6))
     assert fit.objective < fitted_freely - 1.0
@@ -91,8 +101,7 @@ def test_what_keeps_leading_higher_is_not_converged(monkeypatch: pytest.MonkeyPa
     assert any("a way leads higher" in note for note in fit.notes)
 
 
-@pytest.mark.parametrize("far", [1e3, 1e8])
-@pytest.mark.parametrize("kind", ["rows", "latents"])
+@pytest.mark.parametrize(("kind", "far"), [("rows", 1e8), ("latents", 1e3)])
 def test_logits_of_several_classes(kind: str, far: float) -> None:
     """A softmax regression of classes, seen or latent: Newton's method comes back to the same maximum."""
     design = torch.stack([torch.ones_like(X), X, X.square() - 1], -1)

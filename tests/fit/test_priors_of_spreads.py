@@ -82,11 +82,10 @@ def test_a_spread_inside_is_the_mode(name: str) -> None:
     assert float(fit.params["mean"]) == pytest.approx(float(means[best]), abs=1e-3)
 
 
-@pytest.mark.parametrize("start", [1.0, 0.01])
-def test_a_bounded_prior_is_not_called_unbounded(start: float) -> None:
-    """However near to zero the spread has come."""
+def test_a_bounded_prior_is_not_called_unbounded() -> None:
+    """However near to zero the spread has come: from far away it converges, above."""
     pyro.clear_param_store()
-    fit = EM(schools, starts={"spread": number(start)}).fit(AT_ZERO["exponential"], ERRORS, EFFECTS)
+    fit = EM(schools, starts={"spread": number(0.01)}).fit(AT_ZERO["exponential"], ERRORS, EFFECTS)
     assert fit.outcome != "prior unbounded"
 
 

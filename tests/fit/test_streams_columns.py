@@ -32,6 +32,9 @@ from em_pyro.e_step.sites import covariates
 from em_pyro.reading.design import by_row
 
 ENDS = (0, 130, 150, 300)
+STEPS: dict[str, Any] = {"max_steps": 3, "check": False}
+"""Enough where batches are looked at alone: what is told of the end is told of all `COLUMNS`."""
+
 Model = Callable[[Any], None]
 
 
@@ -40,9 +43,11 @@ def batches(data: Mapping[str, Tensor], ends: tuple[int, ...] = ENDS) -> list[tu
     return [({n: part[a:b] for n, part in data.items()},) for a, b in zip(ends, ends[1:], strict=False)]
 
 
-def both(model: Model, data: Mapping[str, Tensor], ends: tuple[int, ...] = ENDS) -> tuple[Any, Any, list[int]]:
+def both(
+    model: Model, data: Mapping[str, Tensor], ends: tuple[int, ...] = ENDS, **options: Any
+) -> tuple[Any, Any, list[int]]:
     """Four plain steps in memory and in batches, and how often the model was run in each of the latter."""
-    options: dict[str, Any] = {"tol": 0, "max_steps": 4, "acceleration": None}
+    options = {"tol": 0, "max_steps": 4, "acceleration": None, **options}
     pyro.clear_param_store()
     whole = EM(model, collapse=False, **options).fit(dict(data))
     pyro.clear_param_store()
@@ -91,7 +96,7 @@ def test_batches_may_show_fewer_covariates_than_there_are(model: Model, backward
     data["x"][: ENDS[1], 0], data["group"][: ENDS[1]] = 2.5, 0
     if backwards:
         data = sliced(data, torch.arange(len(data["y"])).flip(0))
-    whole, streamed, _ = both(model, data)
+    whole, streamed, _ = both(model, data, **STEPS)
     assert_same(whole, streamed)
 
 
@@ -104,7 +109,7 @@ def test_numbers_that_agree_in_some_rows_are_two(model: Model, of: str | int, ro
     """One number of a row is another one, or zero, in all rows of some batches."""
     data = rows()
     data["other"][rows_of] = data["group"][rows_of] if of == "group" else 0
-    whole, streamed, _ = both(model, data)
+    whole, streamed, _ = both(model, data, **STEPS)
     assert_same(whole, streamed)
 
 

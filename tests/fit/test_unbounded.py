@@ -99,8 +99,8 @@ def test_the_steps_of_a_density_without_digits_are_no_maxima() -> None:
     """Two shapes make a spike of equal values; torch's density there is a staircase, on which the slope is zero."""
 
     def model(x: Tensor) -> None:
-        a = pyro.param("a", torch.tensor(0.2))
-        b = pyro.param("b", torch.tensor(1.0), constraint=POSITIVE)
+        a = pyro.param("a", torch.tensor(2.0))
+        b = pyro.param("b", torch.tensor(1e3), constraint=POSITIVE)  # begun on the way there
         with pyro.plate("rows", len(x)):
             pyro.sample("x", dist.Kumaraswamy(a.exp(), b), obs=x)
 

@@ -76,13 +76,15 @@ def test_steps_over_batches_are_those_of_all_rows(name: str) -> None:
 
 @pytest.mark.parametrize("name", STEPPED)
 def test_fits_by_slope_and_curvature_end_where_those_of_all_rows_do(name: str) -> None:
-    """By another way to the same top."""
+    """By another way to the same top, from beside it."""
     parts, built = split(name), laid_out(name)
     assert parts is not None
     pyro.clear_param_store()
     whole = EM(built.model, collapse=False, starts=dict(parts.here)).fit(*built.args)
     pyro.clear_param_store()
-    streamed = EM(built.model, starts=dict(parts.here)).fit_stream(parts.parts)
+    beside = {name: 0.9 * top + 0.1 * parts.here[name] for name, top in whole.params.items()}
+    streamed = EM(built.model, starts=beside).fit_stream(parts.parts)
+    assert streamed.path[0] < whole.objective - 1e-3
     assert any(line.how == STEP for line in streamed.plan.lines.values())
     assert streamed.outcome == whole.outcome
     assert distance(streamed.objective, whole.objective) < SOLVERS

@@ -9,6 +9,7 @@ from math import isfinite
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from oracles.enumerated import Enumerated, climb
@@ -16,6 +17,7 @@ from oracles.oracle import brute_force
 from oracles.tolerances import IDENTITY, SOLVERS
 from programs.random_programs import RandomProgram, random_program
 from torch import Tensor
+from torch.distributions import constraints
 
 from em_pyro import EM, Fit
 from em_pyro.errors import ObjectiveError
@@ -227,15 +229,20 @@ def test_random_program(seed: int) -> None:
 
 
 def test_a_matrix_that_has_run_off_is_named() -> None:
-    """A program whose first steps lead there: where no step is defined, no number is returned for one."""
-    program = random_program(5222)
-    em = Checked(program).em()
+    """A plate of such a program, whose first steps lead there: where no step is defined, no number is returned."""
 
-    def steps() -> list[float]:
-        return [em.step(**program.args) for _ in range(10)]
+    def run_off(x: Tensor, seen: Tensor) -> None:
+        law = pyro.param("law", torch.tensor([0.485, 0.515]), constraint=constraints.simplex)
+        loc = pyro.sample("loc", dist.Normal(0.0, 2.0).expand([2, 2]).to_event(2))
+        roots = torch.tensor([[[1.44, 0.0], [-0.43, 0.86]], [[1.1, 0.0], [-0.55, 0.87]]])
+        scale_tril = pyro.param("scale_tril", roots, constraint=constraints.lower_cholesky)
+        with pyro.plate("rows", len(x)):
+            c = pyro.sample("c", dist.Categorical(law))
+            pyro.sample("x", dist.MultivariateNormal(loc[c], scale_tril=scale_tril[c]).mask(seen), obs=x)
 
-    with pytest.raises(ObjectiveError, match=r'it has run off|"x2": scale_tril collapsed'):
-        steps()
+    em, x = EM(run_off), torch.tensor([[0.2, 1.48], [1.9, -1.28], [1.7, 1.87], [0.48, 1.35]])
+    with pytest.raises(ObjectiveError, match=r"it has run off|scale_tril collapsed"):
+        [em.step(x, torch.arange(4) == 2) for _ in range(10)]
 
 
 # ---- the checks are checked ------------------------------------------------------------------------------------------

@@ -142,7 +142,7 @@ def test_sums_over_blocks_are_derivatives(name: str, monkeypatch: pytest.MonkeyP
 
 
 def test_which_programs_have_derivatives_in_closed_form() -> None:
-    """Rates under a logarithm and probabilities under a logit do; two arguments, forbidden classes and other links do not."""
+    """Rates under a logarithm and probabilities under a logit do; two arguments and forbidden classes do not."""
     closed = {
         name
         for name in (*PROGRAMS, "regression-logistic", "regression-poisson")

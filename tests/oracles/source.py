@@ -49,35 +49,41 @@ def parsed(text: str) -> ast.Module:
     return ast.parse(text)
 
 
+@cache
+def nodes(text: str) -> tuple[ast.AST, ...]:
+    """Return all that stands in a source, as `ast.walk` comes by it, once."""
+    return tuple(ast.walk(parsed(text)))
+
+
 def room(module: str) -> str:
     """Return the room of a module of ours, or the name of a file that stands in none: `__main__` is a door of `cli`."""
     return [*module.split(".")[1:], "__init__"][0].replace("__main__", "cli")
 
 
-def imports(module: str, text: str, modules: frozenset[str] = frozenset(SOURCES)) -> Iterator[Import]:
-    """Yield what a module imports.
+@cache
+def imports(module: str, text: str, modules: frozenset[str] = frozenset(SOURCES)) -> tuple[Import, ...]:
+    """Return what a module imports.
 
     Args:
         module: its absolute name.
         text: its source.
         modules: names that, imported from a package, are modules and not values.
     """
-    tree = parsed(text)
+    found = []
     is_package = SOURCES.get(module, Path()).name == "__init__.py"
     package = module.split(".") if is_package else module.split(".")[:-1]
-    late = {id(node) for scope in ast.walk(tree) if _is_late(scope) for node in ast.walk(scope)}
-    for node in ast.walk(tree):
+    stated = [node for node in nodes(text) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    late = {id(node) for scope in nodes(text) if _is_late(scope) for node in ast.walk(scope)} if stated else set()
+    for node in stated:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
+        else:
             start = package[: len(package) + 1 - node.level] if node.level else []
             base = ".".join([*start, *(node.module or "").split(".")]).strip(".")
             deeper = [f"{base}.{alias.name}" for alias in node.names]
             names = [name if name in modules else base for name in deeper]
-        else:
-            continue
-        for name in names:
-            yield Import(name, node.lineno, id(node) not in late)
+        found += [Import(name, node.lineno, id(node) not in late) for name in names]
+    return tuple(found)
 
 
 def _is_late(scope: ast.AST) -> bool:
@@ -118,7 +124,7 @@ def branches(function: ast.AST) -> int:
 
 def classes(text: str) -> dict[str, tuple[str, ...]]:
     """Return the classes of a module, with the last names of their bases."""
-    found = [node for node in ast.walk(parsed(text)) if isinstance(node, ast.ClassDef)]
+    found = [node for node in nodes(text) if isinstance(node, ast.ClassDef)]
     return {node.name: tuple(last(base) for base in node.bases) for node in found}
 
 
@@ -131,14 +137,14 @@ def last(node: ast.AST) -> str:
 
 def calls(text: str) -> Iterator[Call]:
     """Yield the methods that a module calls."""
-    for node in ast.walk(parsed(text)):
+    for node in nodes(text):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             yield Call(node.func.attr, last(node.func.value), node.lineno)
 
 
 def asked_kinds(text: str, kinds: Mapping[str, str]) -> Iterator[tuple[str, int]]:
     """Yield the classes of `kinds` that a module asks for by `isinstance`, by a `case`, or by comparing types."""
-    for node in ast.walk(parsed(text)):
+    for node in nodes(text):
         asked: list[ast.AST] = []
         if isinstance(node, ast.Call) and last(node.func) in ("isinstance", "issubclass"):
             asked = list(ast.walk(node.args[1]))

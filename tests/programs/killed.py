@@ -67,7 +67,7 @@ def cases() -> dict[str, Callable[[], Case]]:
     return {
         "plain": lambda: (mixture, (points(),), {"every": 3}, 20),
         "far apart": lambda: (mixture, (1e4 * points(),), {"every": 2}, 20),
-        "several": lambda: (mixture, (close(),), {"starts": 12, "every": 7}, 60),
+        "several": lambda: (mixture, (close(),), {"starts": 6, "every": 7}, 40),
         "screened": lambda: (mixture, (close(),), {"starts": 12, "every": 3}, 13),
         "all": lambda: (partial(mixture, K=3), (close(),), ALL, 70),
         "squarem": lambda: (mixture, (close(),), {"acceleration": "squarem", "every": 4}, 12),
@@ -81,8 +81,8 @@ def cases() -> dict[str, Callable[[], Case]]:
             mixture, (close(),), {"m_step": {"loc": "torch"}, "acceleration": "quasi-newton", "every": 1}, 10
         ),
         "wide": lambda: (wide, (table,), {"every": 1, "max_steps": 25}, 3),
-        "network": lambda: (Gate(), lines(), {"every": 5, "max_steps": 60}, 33),
-        "drawn": lambda: (drawn, (points(),), {"starts": 3, "every": 4}, 120),
+        "network": lambda: (Gate(), lines(), {"every": 5, "max_steps": 25}, 13),
+        "drawn": lambda: (drawn, (points(),), {"starts": 2, "every": 4, "max_steps": 40}, 50),
         "chain": lambda: (*of("hmm_ragged"), {"every": 5, "max_steps": 60}, 44),
         "gaussian": lambda: (factor_analysis.factor_analysis, factor_analysis.simulate(seed=0), {"every": 2}, 12),
         "single precision": lambda: (*of("mixed_precision"), {"every": 1}, 4),

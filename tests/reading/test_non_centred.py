@@ -213,8 +213,11 @@ def test_what_grows_as_others_shrink_is_noted(model: Callable[[Tensor], None], c
 
 def test_without_the_rule_there_is_no_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
     """As parameters with a prior the effects vanish, and the spread is many times what it should be."""
+    far = {"spread": FAR["size"], "effect": FAR["effect"]}
+    assert float(EM(intercept, starts={"spread": far["spread"]}).fit(Y).params["spread"]) < 5
+    pyro.clear_param_store()
     monkeypatch.setattr(which, "_multiplied", lambda *args: {})
-    fit = EM(intercept).fit(Y)
+    fit = EM(intercept, starts=far).fit(Y)
     assert float(fit.params["spread"]) > 50
     assert any("runs to infinity" in note for note in fit.notes)
 

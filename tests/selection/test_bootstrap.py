@@ -18,7 +18,7 @@ import em_pyro.selection.bootstrap as bootstrap
 from em_pyro import EM, EMError, Fit, LikelihoodRatio, ModelError, ParameterError, bootstrap_lrt
 from em_pyro.program.data.replaced import replacement
 
-SHORT: dict[str, Any] = {"max_steps": 30, "check": False}
+SHORT: dict[str, Any] = {"max_steps": 15, "check": False}
 """Enough steps for a ratio to be seen, where the smaller model is right and the larger has a flat likelihood."""
 
 X = torch.cat([torch.linspace(-1.3, 1.0, 12), torch.linspace(3.5, 6.1, 10)]).double()
