@@ -26,6 +26,7 @@ import pyro
 import torch
 from pyro.params.param_store import ParamStoreDict
 from torch import Tensor
+from torch.distributions import Transform
 
 from ...errors import DataError
 from ..named import SLICE
@@ -44,6 +45,7 @@ CONTAINERS = (Tensor, list, tuple, set, frozenset, dict, MethodType, partial)
 LOOKED_UP = frozenset({"eval", "exec", "getattr", "globals", "input", "next", "open", "vars", "__import__"})
 """Built-in functions that lead out of what can be read."""
 UNREAD = "what cannot be read"
+REMEMBERED = ("_inv", "_cached_x_y")  # by a transform, of its last use: what it does stays the same
 
 
 def libraries() -> tuple[str, ...]:
@@ -153,7 +155,8 @@ def _inside(value: Any) -> Iterator[tuple[str, Any]]:
     elif not isinstance(value, ModuleType) and _is_open(type(value)):
         slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
         state = {name: getattr(value, name) for name in slots if hasattr(value, name)} | getattr(value, "__dict__", {})
-        yield from ((f".{key}", item) for key, item in state.items())
+        memory = REMEMBERED if isinstance(value, Transform) else ()
+        yield from ((f".{key}", item) for key, item in state.items() if key not in memory)
         yield f".{type(value).__name__}", type(value)
 
 
