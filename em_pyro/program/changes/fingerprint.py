@@ -153,11 +153,15 @@ def _inside(value: Any) -> Iterator[tuple[str, Any]]:
     elif hasattr(value, "__array__"):
         yield ".values", _summary(value)
     elif not isinstance(value, ModuleType) and _is_open(type(value)):
-        slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
-        state = {name: getattr(value, name) for name in slots if hasattr(value, name)} | getattr(value, "__dict__", {})
-        memory = REMEMBERED if isinstance(value, Transform) else ()
-        yield from ((f".{key}", item) for key, item in state.items() if key not in memory)
+        yield from ((f".{key}", item) for key, item in _state(value).items())
         yield f".{type(value).__name__}", type(value)
+
+
+def _state(value: Any) -> dict[str, Any]:
+    """Return the attributes of an object, but for what it remembers of its use."""
+    slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
+    state = {name: getattr(value, name) for name in slots if hasattr(value, name)} | getattr(value, "__dict__", {})
+    return {key: item for key, item in state.items() if not (key in REMEMBERED and isinstance(value, Transform))}
 
 
 def _referred(function: FunctionType) -> Iterator[tuple[str, Any]]:
@@ -230,13 +234,8 @@ def _of_a_library(module: str) -> bool:
 
 def _is_open(kind: type) -> bool:
     """Whether the attributes of an object are part of a model: it is of the user's class, or made to hold things."""
-    if kind in (Namespace, SimpleNamespace):
-        return True
-    return (
-        kind.__module__.partition(".")[0] in ("torch", "pyro")
-        and kind is not ParamStoreDict
-        or not (_of_a_library(kind.__module__))
-    )
+    of_torch = kind.__module__.partition(".")[0] in ("torch", "pyro") and kind is not ParamStoreDict
+    return kind in (Namespace, SimpleNamespace) or of_torch or not _of_a_library(kind.__module__)
 
 
 def _function(attribute: Any) -> Any:
