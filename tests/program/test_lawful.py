@@ -49,6 +49,24 @@ def test_no_fit_is_higher_than_with_the_constraint(name: str) -> None:
     assert bool((fit.params["p"] >= 0).all())
 
 
+@pytest.mark.parametrize("kind", [dist.Dirichlet, dist.Beta])
+def test_a_family_that_is_left_says_so(kind: type[dist.TorchDistribution]) -> None:
+    """Its formulas, too, have values below zero: the ending asks for the constraint."""
+    rows = torch.tensor([[0.98, 1e-2, 1e-2], [1e-4, 1e-4, 0.9998], [1e-6, 0.999998, 1e-6], [0.5, 0.5 - 1e-5, 1e-5]])
+    rows = rows.double() / rows.double().sum(-1, keepdim=True)
+
+    def model() -> None:
+        a = pyro.param("a", torch.ones(3, dtype=torch.float64))
+        with pyro.plate("rows", len(rows)):
+            law, data = (kind(a), rows) if kind is dist.Dirichlet else (kind(a[0], a[1]), rows[:, 0])
+            pyro.sample("y", law, obs=data)
+
+    pyro.clear_param_store()
+    fit = EM(model).fit()
+    assert fit.converged or any("constraint" in note for note in fit.notes)
+    assert bool((fit.params["a"] > 0).all())
+
+
 def test_states_share_no_more_than_one() -> None:
     """A sequence of labels has a probability: its logarithm is not above zero."""
 
