@@ -114,3 +114,17 @@ def test_other_errors_of_a_model_are_its_own() -> None:
 
     with pytest.raises(IndexError, match="of the user's"):
         EM(model).fit(X)
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (3,)], ids=["coordinates", "other rows"])
+def test_a_mask_of_labels_that_does_not_fit(shape: tuple[int, ...]) -> None:
+    """Pyro's own error does not say at which site."""
+
+    def model(x: Tensor) -> None:
+        loc = pyro.param("loc", tensor([0.0, 3.0]))
+        with pyro.plate("rows", len(x)):
+            law = dist.Normal(loc.expand(len(x), 2), 1.0).to_event(1)
+            pyro.sample("x", law, obs=torch.stack([x, x], -1), obs_mask=torch.ones(shape, dtype=torch.bool))
+
+    with pytest.raises(ModelError, match=r'Site "x": expected an obs_mask .* of shape \(4,\).*, got shape'):
+        EM(model).fit(X)
