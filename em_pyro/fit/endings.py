@@ -26,6 +26,11 @@ from .verdict.spreads import collapsing
 SELDOM = 20  # steps between looks at what only a run of the model tells
 LOST = 1e-14  # of the absolute terms of `Q`: what a fall of the objective may be by their rounding alone
 
+NO_LAW = (
+    "the next step leads to a scale or a shape that no law has, as below zero: declare its parameter with a constraint "
+    "(constraints.positive)"
+)
+
 Ending = tuple[str, str]
 """An outcome, and a note that says where, or nothing."""
 
@@ -178,7 +183,7 @@ def degenerate(problem: Problem, path: Path, move: Move, seen: Look) -> Ending |
     if seldom or seen.narrowest[0] < DEGENERATE or (scales.spreads and scales.shrunk(only(move.new))):
         where = collapsed(problem, move.new, move.found)
         if where or seen.narrowest[0] < DEGENERATE:
-            return "degenerate", where
+            return "degenerate", where or NO_LAW
     return None
 
 

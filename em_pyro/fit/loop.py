@@ -20,11 +20,12 @@ from .problem import Problem
 from .saddle import leave_saddle, margin
 from .step import em_step
 from .stopping import CALM, estimated_gap, is_small
+from .verdict.edges import leave_edge
 from .verdict.plateaus import leave_plateau
 from .verdict.spreads import gone_to_zero
 
 WRONG = 100.0  # times the gap by the last gains: more is the rounding of a slope, and not what is left
-SADDLES = 5  # that a start may leave, plateaus included
+SADDLES = 5  # that a start may leave, plateaus and boundaries included
 AGAIN = 2  # after so many the way out of the next is followed to its end: it may be one to a boundary
 
 
@@ -135,13 +136,14 @@ def _settled(problem: Problem, path: Path, move: Move, tol: float) -> tuple[Path
     path = path.estimated(gap, is_small(gap, path.level, tol))
     if path.calm < CALM:
         return path.charged(spent), move.new
-    ending = bad_ending(problem, path.here, move.found)
-    if ending:
-        return path.charged(spent).ended(*ending), None
+    path = path.charged(spent)
+    bad = _badly_ended(problem, path, move)
+    if bad is not None:
+        return bad
     nearer = gone_to_zero(problem, path.here, move.found, tol * (1 + abs(path.level)))
     if nearer is not None:
-        return path.estimated(path.gap, small=False).charged(spent), nearer
-    return _looked(problem, path.charged(spent), move, tol)
+        return path.estimated(path.gap, small=False), nearer
+    return _looked(problem, path, move, tol)
 
 
 def _looked(problem: Problem, path: Path, move: Move, tol: float) -> tuple[Path, Batch | None]:
@@ -155,15 +157,31 @@ def _looked(problem: Problem, path: Path, move: Move, tol: float) -> tuple[Path,
     if higher is not None and (ahead := on_its_way(problem, path.here, path.level, path.gap)) is not None:
         return path.estimated(path.gap, small=False), ahead
     if higher is None:
-        higher, what = leave_plateau(problem, path.here, move.found), "plateau"
+        higher, what = _without_slope(problem, path, move)
     elif path.saddles >= AGAIN:
         higher = further(problem, path.here, higher)
     if higher is None or path.saddles >= SADDLES and is_small(_gain(problem, path, higher), path.level, tol):
         return path.ended("converged")._replace(findings=findings), None
     if path.saddles >= SADDLES:
-        more = f"left {SADDLES} saddles or plateaus, and a way leads higher from here, too: use other starts"
-        return path.ended("unconfirmed", more), None
+        ways = f"left {SADDLES} saddles, plateaus or boundaries"
+        return path.ended("unconfirmed", f"{ways}, and a way leads higher from here, too: use other starts"), None
     return path.left(what), higher
+
+
+def _badly_ended(problem: Problem, path: Path, move: Move) -> tuple[Path, Batch | None] | None:
+    """End a path that has settled where no maximum is; or give an empty state a share again, if that is higher."""
+    ending = bad_ending(problem, path.here, move.found)
+    if not ending:
+        return None
+    share = ending[0] == "empty state" and path.saddles < SADDLES
+    inside = leave_edge(problem, path.here, move.found) if share else None
+    return (path.ended(*ending), None) if inside is None else (path.left("boundary"), inside)
+
+
+def _without_slope(problem: Problem, path: Path, move: Move) -> tuple[Batch | None, str]:
+    """Find a way higher from where EM goes on too slowly to be seen: off a plateau, or away from a boundary."""
+    higher = leave_plateau(problem, path.here, move.found)
+    return (leave_edge(problem, path.here, move.found), "boundary") if higher is None else (higher, "plateau")
 
 
 def _gain(problem: Problem, path: Path, higher: Batch) -> float:

@@ -148,7 +148,7 @@ class Path(NamedTuple):
         return self._replace(here=new, before=self.trail, objective=None, last=self.here, memory=memory)
 
     def left(self, what: str) -> Path:
-        """Note that a disturbance led higher from a saddle, or a way to zero from a plateau."""
+        """Note that a disturbance led higher from a saddle, or a way off a plateau or inwards from a boundary."""
         note = f"left a {what} after {self.step} steps"
         return self._replace(saddles=self.saddles + 1, calm=0, notes=(*self.notes, note))
 

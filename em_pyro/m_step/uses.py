@@ -187,7 +187,8 @@ def family_name(factor: SiteFactor) -> str:
 def role_of(uses: Sequence[Use], engine: Engine, name: str) -> tuple[str, tuple[str, ...]]:
     """What a parameter is to its sites, and which they are."""
     roles = sorted({f"{family_name(factor)}.{key}" for factor, key, _ in uses})
-    sites = tuple(dict.fromkeys(user_site(n) for factor, _, _ in uses for n in engine.members[factor.name]))
+    found = {n for factor, _, _ in uses for n in engine.members[factor.name]}
+    sites = tuple(dict.fromkeys(user_site(n) for n in engine.recognition.runs[0] if n in found))
     if not sites:
         reaches = engine.recognition.reaches.items()
         sites = tuple(dict.fromkeys(user_site(s) for s, reached in reaches if name in reached))

@@ -7,6 +7,7 @@ lie there too. The user's model is run as the user has set things up.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from functools import wraps
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 _BESIDE: ContextVar[torch.device | None] = ContextVar("_BESIDE", default=None)
@@ -72,6 +74,13 @@ def seed_generators(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
+
+
+def draw(fn: Distribution) -> Tensor:
+    """Draw from a distribution. torch draws matrices that came out singular again by itself, and warns: no fault."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Singular sample detected", UserWarning)
+        return fn.sample()
 
 
 def there(method: Method) -> Method:

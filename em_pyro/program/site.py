@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .data.counts import density
-from .data.supports import inside
+from .data.supports import inside, lawful
 from .named import Named, broadcast, squeeze, unwrap
 
 
@@ -78,6 +78,8 @@ class Site:
         log_prob = unvalidated(self.fn, value) if counts is None else counts
         if self.role == "observed":
             log_prob = inside(self.fn, log_prob, value)
+        if self.role != "prior":
+            log_prob = lawful(self.fn, log_prob)
         if self.mask is not None and self.role != "latent":
             log_prob = torch.where(self.mask, log_prob, log_prob.new_zeros(()))
         return squeeze(log_prob, self.dims, self.name)

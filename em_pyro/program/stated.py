@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints, transform_to
 
 from ..errors import DataError, ModelError, ParameterError
+from .devices import draw
 from .named import unwrap
 from .site import Parameter
 
@@ -132,7 +133,7 @@ def _initial(init: Callable[[], Any], constraint: Any) -> Tensor:
 def _drawn(name: str, fn: Distribution) -> Tensor:
     """Draw a value of a site with a prior."""
     try:
-        return fn.sample().detach()
+        return draw(fn).detach()
     except NotImplementedError as error:
         raise ModelError(
             f'Site "{name}": expected a prior to draw a start from, got {type(unwrap(fn).base).__name__}, which has no '

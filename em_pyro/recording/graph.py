@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .defined import LOGARITHMS
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -55,6 +57,11 @@ class Step:
     def inputs(self) -> list[int]:
         """Values that it needs."""
         return [leaf.number for leaf in self.leaves if type(leaf) is Slot]
+
+    @cached_property
+    def run(self) -> Callable[..., Any]:
+        """What is run: the operation, with slopes wherever it has a value."""
+        return next((run for op, run in LOGARITHMS if self.op is op), self.op)
 
     def changed(self, change: Callable[[Any], Any]) -> Step:
         """Return the same with every argument changed."""
@@ -192,10 +199,10 @@ def take(step: Step, values: list[Tensor | None]) -> None:
         args = [values[a.number] if type(a) is Slot else a for a in step.args]
         kwargs = {k: values[a.number] if type(a) is Slot else a for k, a in step.kwargs.items()} if step.kwargs else {}
     if step.differentiable:
-        found = step.op(*args, **kwargs)
+        found = step.run(*args, **kwargs)
     else:
         with torch.no_grad():
-            found = step.op(*args, **kwargs)
+            found = step.run(*args, **kwargs)
     if len(step.outputs) == 1 and not isinstance(found, (tuple, list)):
         if step.outputs[0] is not None:
             values[step.outputs[0]] = found

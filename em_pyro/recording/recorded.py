@@ -207,6 +207,7 @@ def _other_slopes(
     zeros = [torch.zeros_like(leaves[n]) for n in names]
     pairs = [(z if a is None else a, z if b is None else b) for a, b, z in zip(mine, theirs, zeros, strict=True)]
     size = max((float(b.abs().nan_to_num(0.0).max()) for _, b in pairs if b.numel()), default=0.0)
+    pairs = [(torch.where(b.isnan(), b.to(a), a), b) for a, b in pairs]  # torch's own may have none at a zero
     return [
         n for n, (a, b) in zip(names, pairs, strict=True) if not close(a / (1 + size), b.to(a) / (1 + size), SLOPES)
     ]

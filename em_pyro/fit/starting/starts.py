@@ -26,7 +26,7 @@ from ...m_step.maximise import maximise
 from ...m_step.pooling import PriorUnbounded
 from ...program.coordinates import constrained, unconstrained
 from ...program.data.check import nothing_counts, uncounted
-from ...program.devices import seed_generators, seeded
+from ...program.devices import draw, seed_generators, seeded
 from ...program.named import Named, Params, align, batched, only
 from ...program.program import Program, quiet
 from ...program.store import check_value, starting_values
@@ -185,7 +185,7 @@ def _from_priors(engine: Engine, values: Params, seed: int, index: int) -> dict[
         for name in sites:
             known = engine.priors[name].fn
             fn = engine.program.run(new)[name].fn if known is None else known
-            new[name] = fn.sample().double().reshape(new[name].shape)
+            new[name] = draw(fn).double().reshape(new[name].shape)
     return new
 
 

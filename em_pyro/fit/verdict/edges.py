@@ -8,9 +8,11 @@ from math import copysign, inf
 import torch
 from torch import Tensor
 
+from ...e_step.expectation import Expectation
 from ...families.charts import bounds_of
 from ...posterior.possible import IMPOSSIBLE
-from ...program.named import batched
+from ...program.named import Batch, batched, only
+from ..problem import Problem
 from .around import Around, Entry, named, put
 from .ground import Ground
 
@@ -19,6 +21,8 @@ FALL = 1e-9  # relative to 1 + |objective|: what a probability may lose at its b
 GROWN, FALLEN = (1e1, 1e3, 1e6), 0.05  # times the way from a bound: the objective is lower by so many nats there
 NEXT = 1e-6  # beside `1 + |coordinate|`: how far beyond an edge nothing is possible
 INSIDE = 1e-7  # how far inside the slope at a boundary is taken
+TINY, LIFTED = 1e-6, tuple(10.0**-k for k in range(1, 6))  # probabilities that EM hardly moves; what they are put to
+MOST, HIGHER = 20, 1e-6  # of them, that are lifted one by one; relative to 1 + |objective|: what that has to gain
 RISING = 1e-3  # relative to 1 + |objective|: nats a unit, of a slope at a boundary that points inwards
 
 
@@ -141,7 +145,54 @@ def _way(around: Around, entry: Entry) -> int:
     bounds = bounds_of(around.program.parameters[name].constraint, around.params[name].shape)
     if bounds is None:
         return 0
-    return 1 if float(around.params[name][at]) <= float(bounds[0].expand_as(around.params[name])[at]) else -1
+    low, high = (float(end.expand_as(around.params[name])[at]) for end in bounds)
+    value = float(around.params[name][at])
+    return 1 if value - low <= high - value else -1
+
+
+@torch.no_grad()
+def leave_edge(problem: Problem, here: Batch, found: Expectation) -> Batch | None:
+    """Return where probabilities that are all but zero, or one, are lifted, if that is higher, else None.
+
+    EM multiplies them, by little more than one where little is gained: they are as good as still for hundreds of steps.
+    A face of the simplex has a maximum only where the objective falls inwards (Karush, Kuhn and Tucker). What is
+    zero exactly is stated so, and stays.
+
+    Args:
+        problem: the program and its M-steps.
+        here: where EM has settled, one start.
+        found: the E-step there.
+    """
+    around = Around(problem.program, problem.plan.maximised, only(here))
+    near = [(name, tuple(at)) for name in around.names for at in _tiny(around, name).nonzero().tolist()]
+    if not near:
+        return None
+    ground, level = Ground(problem, around), float(found.objective)
+    slopes, unit = _inwards(ground, near)
+    rising = [entry for entry, slope in slopes.items() if slope > RISING * unit]
+    groups = [rising, *([one] for one in rising if 1 < len(rising) <= MOST)] if rising else []
+    points = [_put_inside(around, group, share) for group in groups for share in LIFTED]
+    if not points:
+        return None
+    heights = torch.stack([problem.heights(point)[0] for point in points]).nan_to_num(nan=-inf)
+    most = int(heights.argmax())
+    return points[most] if float(heights[most]) > level + HIGHER * (1 + abs(level)) else None
+
+
+def _tiny(around: Around, name: str) -> Tensor:
+    """Probabilities that are not at a boundary, and so near that EM takes hundreds of steps to come away."""
+    value, domain = around.params[name], around.domains[name]
+    if domain == "unit":
+        return (value > 0) & (value < TINY) | (value < 1) & (value > 1 - TINY)
+    return (value > 0) & (value < TINY) if domain == "simplex" else torch.zeros_like(value, dtype=torch.bool)
+
+
+def _put_inside(around: Around, entries: Sequence[Entry], share: float) -> Batch:
+    """Return the parameters with some probabilities so far inside, the others of a simplex in their proportions."""
+    for name, at in entries:
+        value = share if _way(around, (name, at)) > 0 else 1 - share
+        around = Around(around.program, around.names, put(around, (name, at), value))
+    return batched(around.params)
 
 
 def before_edges(ground: Ground, slope: Tensor) -> Tensor:

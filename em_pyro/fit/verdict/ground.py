@@ -16,6 +16,7 @@ from .around import Around, Entry, put
 
 TOGETHER = 1 << 21  # entries of products that are held at once
 STEP = 0.01  # of the differences of slopes, in standard errors given complete data
+ASTRAY = 1.5  # times the information in complete data, more than which observed data have at no maximum
 ROUGH = {1: 0.5, -1: -0.5}  # of a derivative, times the step: to second order
 FINE = {1: 8 / 12, -1: -8 / 12, 2: -1 / 12, -2: 1 / 12}  # to fourth order
 
@@ -138,7 +139,9 @@ class Ground:
     def information(self, at: Tensor, basis: Tensor, stencil: Mapping[int, float]) -> Tensor:
         """Return minus the second derivative of the objective at `at (D)` along the columns of `basis (D, r)`.
 
-        It is the Jacobian of the slope, by differences, symmetric but for their error: a measure of it.
+        It is the Jacobian of the slope, by differences, symmetric but for their error: a measure of it. Where complete
+        data know next to nothing, as of a component without rows, a step goes so far that differences of the other
+        slopes are no derivatives. What these say of that direction stands in their rows.
 
         References: Oakes (1999).
         """
@@ -147,7 +150,9 @@ class Ground:
         steps, weights = (torch.tensor([*part], dtype=torch.float64) for part in (stencil, stencil.values()))
         points = at + (STEP * steps[:, None, None] * basis.mT).reshape(-1, len(at))
         slopes = (self.slopes(points) @ basis).reshape(len(steps), basis.shape[1], -1)
-        return -(weights[:, None, None] * slopes).sum(0) / STEP
+        found = -(weights[:, None, None] * slopes).sum(0) / STEP
+        astray = (found - torch.diag(found.diagonal())).abs().amax(-1) > ASTRAY
+        return torch.where(astray.unsqueeze(-1) & ~astray, found.mT, found)
 
     def _split(self, points: Tensor) -> Iterator[Tensor]:
         """As many points at a time as fit in memory; one where the model itself is evaluated."""

@@ -17,6 +17,7 @@ LIKE = 0.01  # of the slope times the step: how far a quadratic function may be 
 WIDEST = 10.0  # unit of a logarithm or a logit: where it is far out it has no curvature, and would go as far beyond
 FAR = 100.0  # beside `1 + |coordinate|`: what is left behind where little comes of a step
 LITTLE = 0.1  # of the slope times the step; half of it is all that a quadratic function gains
+STRANDED = 1e-10  # of the slope along a coordinate: what is left where a step has come onto a plateau
 DONE = 100.0  # units of rounding: the gradient at which to end, after at least one step, if it promises nothing
 
 
@@ -139,6 +140,7 @@ def higher(hill: Hill, point: Point, direction: Tensor, units: Tensor | float = 
 def _shortened(hill: Hill, point: Point, direction: Tensor, units: Tensor | float) -> Point | None:
     vector, value, slope = point
     rounding, promised = hill.precision * (1.0 + abs(value)), float(direction @ slope)
+    onto: Point | None = None
     length = first = min(1.0, LONGEST / max(float((direction / units).abs().max()), 1e-300))
     while length > SHORTEST:
         trial = vector + length * direction
@@ -149,9 +151,24 @@ def _shortened(hill: Hill, point: Point, direction: Tensor, units: Tensor | floa
             good = new >= value - rounding and _size(new_slope) < _size(slope)
         if good:
             found = trial, new, new_slope
-            return _lengthened(hill, point, direction, length, found) if length == first else found
+            if not _stranded(point, found, length * direction, units):
+                return _lengthened(hill, point, direction, length, found) if length == first else found
+            onto = onto or found
         length /= 4
-    return None
+    return onto
+
+
+def _stranded(point: Point, found: Point, step: Tensor, units: Tensor | float) -> bool:
+    """Whether a long step has come to where nothing is left of the slope along a coordinate, and not at a top.
+
+    A quadratic function has lost its slope at its top, which is as high as foreseen. Where it is not, this is the
+    plateau beyond a sigmoid: higher, and no later step leads away from it.
+    """
+    gone = (step.abs() >= units) & (found[2].abs() <= STRANDED * point[2].abs()) & (point[2] != 0)
+    if not bool(gone.any()):
+        return False
+    foreseen = float(step @ point[2]) / 2
+    return abs(found[1] - point[1] - foreseen) > LIKE * foreseen
 
 
 def _lengthened(hill: Hill, point: Point, direction: Tensor, length: float, found: Point) -> Point:

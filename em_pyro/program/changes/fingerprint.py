@@ -26,6 +26,7 @@ import pyro
 import torch
 from pyro.params.param_store import ParamStoreDict
 from torch import Tensor
+from torch.distributions import Transform
 
 from ...errors import DataError
 from ..named import SLICE
@@ -44,6 +45,7 @@ CONTAINERS = (Tensor, list, tuple, set, frozenset, dict, MethodType, partial)
 LOOKED_UP = frozenset({"eval", "exec", "getattr", "globals", "input", "next", "open", "vars", "__import__"})
 """Built-in functions that lead out of what can be read."""
 UNREAD = "what cannot be read"
+REMEMBERED = ("_inv", "_cached_x_y")  # by a transform, of its last use: what it does stays the same
 
 
 def libraries() -> tuple[str, ...]:
@@ -151,10 +153,15 @@ def _inside(value: Any) -> Iterator[tuple[str, Any]]:
     elif hasattr(value, "__array__"):
         yield ".values", _summary(value)
     elif not isinstance(value, ModuleType) and _is_open(type(value)):
-        slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
-        state = {name: getattr(value, name) for name in slots if hasattr(value, name)} | getattr(value, "__dict__", {})
-        yield from ((f".{key}", item) for key, item in state.items())
+        yield from ((f".{key}", item) for key, item in _state(value).items())
         yield f".{type(value).__name__}", type(value)
+
+
+def _state(value: Any) -> dict[str, Any]:
+    """Return the attributes of an object, but for what it remembers of its use."""
+    slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
+    state = {name: getattr(value, name) for name in slots if hasattr(value, name)} | getattr(value, "__dict__", {})
+    return {key: item for key, item in state.items() if not (key in REMEMBERED and isinstance(value, Transform))}
 
 
 def _referred(function: FunctionType) -> Iterator[tuple[str, Any]]:
@@ -227,13 +234,8 @@ def _of_a_library(module: str) -> bool:
 
 def _is_open(kind: type) -> bool:
     """Whether the attributes of an object are part of a model: it is of the user's class, or made to hold things."""
-    if kind in (Namespace, SimpleNamespace):
-        return True
-    return (
-        kind.__module__.partition(".")[0] in ("torch", "pyro")
-        and kind is not ParamStoreDict
-        or not (_of_a_library(kind.__module__))
-    )
+    of_torch = kind.__module__.partition(".")[0] in ("torch", "pyro") and kind is not ParamStoreDict
+    return kind in (Namespace, SimpleNamespace) or of_torch or not _of_a_library(kind.__module__)
 
 
 def _function(attribute: Any) -> Any:

@@ -81,7 +81,8 @@ def _leaves(label: str, name: str, value: Any) -> Iterator[tuple[str, str, Any]]
         for key, part in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _leaves(f"{label}[{key!r}]", name, part)
     elif isinstance(value, (Tensor, np.ndarray)) or (hasattr(value, "to_numpy") and not isinstance(value, type)):
-        yield label, name, value
+        if not (hasattr(value, "columns") and np.asarray(value).dtype.kind == "O"):  # of these a model takes columns
+            yield label, name, value
 
 
 def _swapped(value: Any, old: Any, new: Tensor) -> Any:

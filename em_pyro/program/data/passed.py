@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from ...errors import DataError, EMError
+from ...errors import DataError, EMError, ModelError
 from ..named import broadcast, unwrap
 from .indices import wrong_index
+from .slips import slip
 
 AS_PASSED, ARRAYS, LISTS = 0, 1, 2
 """How much of the arguments is converted: nothing, arrays and frames, lists of numbers as well."""
@@ -47,6 +48,7 @@ def first_that_runs(
         EMError: that of the last run, if no run succeeds.
         DataError: the call is none that the model takes; or the model itself stumbles over an argument, in the first
             run.
+        ModelError: it stumbles over itself in a way that is known.
         Exception: what else it raised there, if no error is of ours.
     """
     errors: list[Exception] = []
@@ -60,6 +62,8 @@ def first_that_runs(
         if ours is None:
             for said, reason in _said(model, args, kwargs, run, errors, fitted=fitted):
                 raise DataError(said) from reason
+            if said := slip(model, args, kwargs, errors[0]):
+                raise ModelError(said) from errors[0]
         raise ours or errors[0]
     finally:
         errors.clear()  # an error holds the frames that it passed, and these the data

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ...errors import DataError, ModelError
-from ..devices import seed_generators, visiting
+from ..devices import draw, seed_generators, visiting
 from ..handlers import LABELS, is_subsample, name_of, quiet, untouched_store
 from ..masks import seen_values
 from ..named import Params, unwrap
@@ -158,9 +158,9 @@ def _of(fn: Distribution, value: Tensor) -> Tensor:
     """Draw from a distribution; from a `DiscreteHMM` of any length as many steps as were observed."""
     base = unwrap(fn).base
     if not isinstance(base, dist.DiscreteHMM) or base.duration is not None:
-        return fn.sample()
+        return draw(fn)
     base._duration = value.shape[value.dim() - fn.event_dim]  # type: ignore[attr-defined]
     try:
-        return fn.sample()
+        return draw(fn)
     finally:
         base._duration = None

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from pyro.primitives import _masked_observe
+
 from ...errors import DataError, ModelError
 from ..named import unwrap
 from ..site import Site
 from ..unroll import user_site
 
+OBS_MASK = re.compile(r"Invalid obs_mask shape (\(.*?\)); should be broadcastable to batch_shape = (\(.*?\))")
 MISMATCH = re.compile(r"Shape mismatch inside plate\('(.+)'\) at site (.+) dim (-?\d+), (\d+) vs (\d+)")
 
 
@@ -80,6 +83,13 @@ def listed_plates(site: Site, plates: Mapping[str, int]) -> str:
 
 def mismatched(error: ValueError) -> ModelError | None:
     """Return what Pyro says of a batch that does not fit its plate, with a remedy; None if it says something else."""
+    if found := OBS_MASK.match(str(error)):
+        got, batch = found.groups()
+        return ModelError(
+            f'Site "{_labelled(error)}": expected an obs_mask that broadcasts to its batch of shape {batch}, got shape '
+            f"{got}. A row is seen as a whole or not at all: pass obs_mask.all(-1), or state its values as sites of "
+            f"their own."
+        )
     found = MISMATCH.match(str(error))
     if not found:
         return None
@@ -89,3 +99,13 @@ def mismatched(error: ValueError) -> ModelError | None:
         f'that of plate "{plate}" ({have}). Call .to_event(1) if a row has {size} values; index by a latent or by data '
         f"what has {size} entries otherwise."
     )
+
+
+def _labelled(error: ValueError) -> str:
+    """Return the name of the site with an obs_mask at which Pyro has raised an error."""
+    trace, name = error.__traceback__, ""
+    while trace is not None:
+        if trace.tb_frame.f_code is _masked_observe.__code__:
+            name = trace.tb_frame.f_locals["name"]
+        trace = trace.tb_next
+    return name

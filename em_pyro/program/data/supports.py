@@ -1,6 +1,8 @@
-"""Supports that torch does not look at: those of the numbers from which a transformed one is computed."""
+"""What torch does not look at: supports of the numbers behind transformed ones, and arguments that no law has."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -8,6 +10,9 @@ from torch.distributions import Distribution, TransformedDistribution, constrain
 
 from ..named import unwrap
 
+GAMMAS = ("concentration", "concentration1", "concentration0", "total_count")
+"""Arguments of log-gamma functions, which have values below zero, too."""
+INNER = ("_categorical", "_beta", "_dirichlet", "_gamma")  # that which has them, of another law
 NEAR = 1e-6  # of the largest number: next to a bound
 
 
@@ -37,6 +42,38 @@ def inside(fn: Distribution, log_prob: Tensor, value: Tensor) -> Tensor:
     if event := len(fn.event_shape):
         allowed = allowed.flatten(-event).all(-1)
     return torch.where(allowed, log_prob, -torch.inf)
+
+
+def lawful(fn: Distribution, log_prob: Tensor) -> Tensor:
+    """Return a log-density, minus infinity where an argument is none that the law has: below zero, shapes or shares.
+
+    The formulas of torch have values there all the same, and shares that sum to one with some of them below zero sum to
+    more over the states: a fit without `constraint=` would end at a likelihood that there is not.
+    """
+    whole = unwrap(fn)
+    base, rank = whole.base, whole.event_rank
+    for argument, of_event in _arguments(base):
+        allowed = argument >= 0
+        allowed = allowed.all(-1) if of_event else allowed
+        allowed = allowed.expand(base.batch_shape) if rank else allowed
+        allowed = allowed.flatten(-rank).all(-1) if rank else allowed
+        log_prob = torch.where(allowed, log_prob, -torch.inf)
+    return log_prob
+
+
+def _arguments(base: Distribution) -> Iterator[tuple[Tensor, int]]:
+    """Yield shares and shapes by which a distribution was made, and over how many dimensions an event has them."""
+    part = base
+    for inner in INNER:
+        part = getattr(part, inner, part)
+    try:
+        constrained = part.arg_constraints
+    except NotImplementedError:  # of a class of the user's own
+        return
+    for name, constraint in constrained.items():
+        checked = constraint is constraints.simplex or (name in GAMMAS and not constraint.is_discrete)
+        if checked and isinstance(found := vars(part).get(name), Tensor):
+            yield found, constraint.event_dim
 
 
 def at_its_bound(fn: Distribution, value: Tensor) -> bool:

@@ -118,7 +118,7 @@ def hmm_under_a_global_latent(y: Tensor) -> None:
 @program(lambda: (_three(),), trace_enum=False)
 def hmm_of_another_family(y: Tensor) -> None:
     """Emit from a family that is not registered."""
-    emission = dist.Gumbel(_loc(), _scale())
+    emission = dist.Logistic(_loc(), _scale())
     with pyro.plate("sequence", len(y)):
         hmm = dist.DiscreteHMM(_initial().log(), _transition().log(), emission, duration=5)
         pyro.sample("y", hmm, obs=y)
