@@ -45,14 +45,16 @@ def log_rising(x: Tensor, r: Tensor) -> Tensor:
     """`log Gamma(r + x) - log Gamma(r)`, without the cancellation of two large numbers where `r` is large.
 
     By Stirling's series `log Gamma(r) = (r - 1/2) log r - r + S(r) + const` the difference is
-    `x log r + (r + x - 1/2) log1p(x / r) - x + S(r + x) - S(r)`, exact to rounding from `r = 20`.
+    `x log r + (r + x - 1/2) log1p(x / r) - x + S(r + x) - S(r)`, exact to rounding from `r = 20`. Where `r` is below
+    zero no law is, and no value.
     """
     large = r >= STIRLING
     big, small = torch.where(large, r, STIRLING), torch.where(large, 1.0, r)
     y = torch.where(large, x, 1.0)
     series = _stirling(big + y) - _stirling(big)
     far = y * big.log() + (big + y - 0.5) * (y / big).log1p() - y + series
-    return torch.where(large, far, (small + x).lgamma() - small.lgamma())
+    near = (small + x).lgamma() - small.lgamma()  # log-gamma has values below zero, too
+    return torch.where(large, far, torch.where(r < 0, torch.nan, near))
 
 
 def _stirling(r: Tensor) -> Tensor:

@@ -64,8 +64,9 @@ def lawful(fn: Distribution, log_prob: Tensor) -> Tensor:
 def _arguments(base: Distribution) -> Iterator[tuple[Tensor, int]]:
     """Yield shares and shapes by which a distribution was made, and over how many dimensions an event has them."""
     part = base
-    for inner in INNER:
-        part = getattr(part, inner, part)
+    for name in INNER:
+        inner = getattr(part, name, part)
+        part = inner if inner.batch_shape == base.batch_shape else part
     try:
         constrained = part.arg_constraints
     except NotImplementedError:  # of a class of the user's own
