@@ -5,10 +5,14 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor, tensor
+from torch.distributions import constraints
 
+from em_pyro import EM
 from em_pyro.fit.verdict import digits
 from em_pyro.fit.verdict.around import Entry
 
@@ -45,3 +49,18 @@ def test_they_are_far_out(start: float, value: float) -> None:
     """So that their way is looked at; a number that stands where it has started has none."""
     assert digits._moved(ground(start, value, []), ENTRY) > digits.FAR_OUT
     assert digits._moved(ground(2.0, 2.0, []), ENTRY) == 0.0
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e6, 2.0**40])
+def test_what_is_steep_on_the_way_is_not_lost(scale: float) -> None:
+    """From where the program states a scale, a million times too small: all is exponential there, and smooth."""
+    x = scale * dist.Gumbel(0.0, 1.0).sample((60,))
+
+    def model(x: Tensor) -> None:
+        width = pyro.param("width", tensor(1.0), constraint=constraints.positive)
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", dist.Gumbel(0.0, width), obs=x)
+
+    fit = EM(model, starts={"width": tensor(scale)}).fit(x)
+    assert fit.converged, fit
+    assert fit.notes == ()

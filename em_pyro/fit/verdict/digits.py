@@ -79,7 +79,7 @@ def _moved(ground: Ground, entry: Entry) -> float:
 
 
 def _on_the_way(ground: Ground, entry: Entry) -> float:
-    """Return by how much the objective differs between neighbours on the way to where an entry has gone."""
+    """Return by how much neighbours of the objective are out of line on the way to where an entry has gone."""
     name, at = entry
     value, start = float(ground.around.params[name][at]), float(ground.problem.program.parameters[name].initial[at])
     last, first = (math.log(min(max(x, 1e-300), 1e300)) for x in (value, start))  # either may be zero, or have run off
@@ -88,5 +88,12 @@ def _on_the_way(ground: Ground, entry: Entry) -> float:
         there = math.exp(first + k / WAY * (last - first))
         heights = ground.with_entries([(entry, there * beside) for beside in (1.0, *BESIDE)])
         own = ROUNDING * float(heights.abs().nan_to_num(posinf=0.0).max())  # of a height that is far below
-        lost = max(lost, found) if (found := _range(heights)) > own else lost
+        lost = max(lost, found) if (found := _bent(heights)) > own else lost
     return lost
+
+
+def _bent(heights: Tensor) -> float:
+    """How far a height is from the middle between those on either side: what is steep there, and smooth, is not."""
+    here, below, above = heights.tolist()
+    bent = (below + above) / 2 - here
+    return abs(bent) if math.isfinite(bent) else 0.0
