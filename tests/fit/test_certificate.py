@@ -126,24 +126,22 @@ def test_a_start_on_the_boundary_is_named() -> None:
             z = pyro.sample("z", dist.Categorical(tensor([0.7, 0.3])))
             pyro.sample("x", dist.Categorical(table[z]), obs=x)
 
-    fit = fitted(model, (torch.arange(60) % 3).long())
+    fit = fitted(model, torch.arange(60) % 3)
     assert said(fit, "at the boundary", "rises inwards", '"table"[0, 2]')
 
 
 def test_a_single_probability_leaves_its_boundary() -> None:
     """It starts at zero where one is best, and at one where zero is: the maximum is at the other boundary."""
+    z = torch.arange(60) % 3
 
     def model(x: Tensor) -> None:
         probs = pyro.param("probs", tensor([0.0, 0.5, 1.0]), constraint=UNIT)
-        z = torch.arange(60) % 3
         with pyro.plate("rows", len(x)):
             k = pyro.sample("k", dist.Categorical(tensor([0.5, 0.5])))
-            pyro.sample("x", dist.Bernoulli(torch.where(k == 0, probs[z], 0.5)), obs=(x == 0).double())
+            pyro.sample("x", dist.Bernoulli(torch.where(k == 0, probs[z], 0.5)), obs=x)
 
-    fit = fitted(model, (torch.arange(60) % 3).long())
-    assert fit.converged
+    fit = fitted(model, (z == 0).double())
     close(fit.params["probs"], tensor([1.0, 0.0, 0.0]))
-    assert said(fit, "at the boundary")
     assert not said(fit, "rises inwards")
 
 
