@@ -1,5 +1,6 @@
 """The house: how long files and functions are, who may ask for a kind, and who may call what; seen in the source."""
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,9 @@ CALLERS: Mapping[str, str] = {
 
 SYMBOLIC = ("broadcast_shapes", "unravel_index")
 """Functions of torch that import its symbolic algebra, which takes longer than most fits do."""
+
+OPTIONAL = ("arviz", "hmmlearn", "numba", "pomegranate", "scipy", "sklearn", "statsmodels")
+"""What a desk may have and the clone of a stranger has not: tests ask for it by `pytest.importorskip`."""
 
 ELSEWHERE: Mapping[str, str] = {"natural": "family", "expect": "problem"}
 """On what anybody may call it: a family's own parameters, and the one door through which data are run over."""
@@ -77,6 +81,19 @@ def long_tests() -> Iterator[tuple[str, str]]:
             yield "lines", path.relative_to(ROOT).as_posix()
 
 
+def needed(text: str) -> set[str]:
+    """Return the optional libraries that a test file imports without asking whether they are there."""
+    asked = set(re.findall(r"importorskip\(.([a-z]+)", text))
+    return {name for name in OPTIONAL if re.search(rf"^(from|import) {name}\b", text, re.MULTILINE)} - asked
+
+
+def bare_tests() -> Iterator[tuple[str, str]]:
+    """Yield the test files that cannot be read in the clone of a stranger."""
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for name in needed(path.read_text(encoding="utf-8")):
+            yield "needs", f"{path.relative_to(ROOT).as_posix()}:{name}"
+
+
 def found() -> set[tuple[str, str]]:
     """Return every offence in the package."""
     sources = texts()
@@ -86,6 +103,7 @@ def found() -> set[tuple[str, str]]:
         *(pair for module, text in sources.items() for pair in offences(module, text, known)),
         *crowded(paths),
         *long_tests(),
+        *bare_tests(),
     }
 
 
@@ -151,6 +169,15 @@ def test_long_test_files_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert list(long_tests()) == []
     (tmp_path / "tests" / "room" / "test_long.py").write_text("\n" * (LINES + 1))
     assert list(long_tests()) == [("lines", "tests/room/test_long.py")]
+
+
+def test_what_a_test_needs_is_asked_for() -> None:
+    """A library that is optional may be missing; one in a name or in words is none."""
+    assert needed("from scipy.optimize import minimize\n") == {"scipy"}
+    assert (
+        needed('pytest.importorskip("sklearn")\nfrom sklearn.base import clone\nimport scipyish  # import scipy')
+        == set()
+    )
 
 
 def test_kinds_may_be_asked_at_home() -> None:
