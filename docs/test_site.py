@@ -220,11 +220,15 @@ def test_what_is_too_wide_is_seen(browser: Any, address: str) -> None:
 @pytest.mark.parametrize(("words", "wanted"), [("EM.fit", "EM.fit"), ("missing", "Missing data")])
 def test_search(words: str, wanted: str, browser: Any, address: str) -> None:
     """The site's own search finds a method by its name, and a page by its title."""
+    from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
     browser.get(f"{address}/search.html?q={words}")
-    found = WebDriverWait(browser, 30).until(
-        lambda b: [link.text for link in b.find_elements(By.CSS_SELECTOR, "#search-results li a")]
-    )
-    assert any(wanted in text for text in found), found
+
+    def results(b: Any) -> list[str]:
+        return [link.text for link in b.find_elements(By.CSS_SELECTOR, "#search-results li a")]
+
+    # Results are shown one after another. A link that is redrawn meanwhile is looked for again.
+    wait = WebDriverWait(browser, 30, ignored_exceptions=[StaleElementReferenceException])
+    wait.until(lambda b: any(wanted in text for text in results(b)), f"the search for {words} does not find {wanted}")
