@@ -142,7 +142,8 @@ def urns(counts: Tensor, weights: Tensor, start: Tensor, free: Tensor) -> Tensor
     most = (LIMIT * (1 + tally.totals.max())).maximum(start.sum(-1, keepdim=True))
 
     def held(a: Tensor) -> Tensor:
-        return a * (most / a.sum(-1, keepdim=True)).clamp(max=1.0)
+        moved = torch.where(moving, a, 0.0).sum(-1, keepdim=True)
+        return torch.where(moving, a * ((most - a.sum(-1, keepdim=True) + moved) / moved).clamp(max=1.0), a)
 
     a = torch.where(free & cells & ~tally.seen, LEAST, start)
     for _ in range(MINORISED):
@@ -196,9 +197,9 @@ class Tally:
     def height(self, a: Tensor) -> Tensor:
         """Log-mass of all rows at concentrations `(cells, C)`, less the multinomial coefficients."""
         each, whole = log_rising(self.values, a.unsqueeze(-1)), log_rising(self.totals, a.sum(-1)[..., None, None])
-        return torch.where(self.each != 0, self.each * each, 0.0).sum((-1, -2)) - torch.where(
-            self.drawn != 0, self.drawn * whole, 0.0
-        ).sum((-1, -2))
+        parts = ((self.each, each), (self.drawn, whole))
+        first, second = (torch.where(some != 0, some * part, 0.0).sum((-1, -2)) for some, part in parts)
+        return first - second
 
     def slopes(self, a: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """First and second derivatives of the entries by themselves, and what those of their sum take away."""

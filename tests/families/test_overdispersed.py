@@ -46,6 +46,14 @@ def test_urns_like_multinomials_stop_where_the_two_are_one() -> None:
     assert 1e7 < float(solved.sum()) < 1e10
 
 
+def test_what_is_held_stays_where_another_runs_off() -> None:
+    """All hits and hardly a miss: one concentration has no bound, and the other is known."""
+    counts = tensor([[9.0, 0.0]]).expand(30, 2)
+    solved = urns(counts[None], torch.ones(1, 30), tensor([[1.0, 5.0]]), tensor([True, False]))
+    assert float(solved[0, 1]) == 5.0
+    assert float(solved[0, 0]) > 1e7
+
+
 def test_a_kind_that_is_never_counted_has_next_to_no_concentration() -> None:
     """And one that only a row without weight has counted is its equal."""
     counts = torch.cat([drawn(A, 9), torch.zeros(300, 1)], -1)
