@@ -15,11 +15,11 @@ from ..program.named import unexpand
 from .base import Args, Family, Role, register
 
 
-def _probabilities(distribution: Distribution, event_dim: int) -> Tensor:
+def probabilities(distribution: Distribution, event_dim: int = 0, name: str = "probs", logit: str = "logits") -> Tensor:
     """Probabilities from whichever argument the program gave; logits of -inf are exact zeros."""
-    if "probs" in vars(distribution):
-        return unexpand(distribution.probs, event_dim)  # type: ignore[attr-defined]
-    logits = unexpand(distribution.logits, event_dim)  # type: ignore[attr-defined]
+    if name in vars(distribution):
+        return unexpand(getattr(distribution, name), event_dim)
+    logits = unexpand(getattr(distribution, logit), event_dim)
     return torch.softmax(logits, -1) if event_dim else torch.sigmoid(logits)
 
 
@@ -34,7 +34,7 @@ class _Unit(Family):
     roles = {"probs": Role("unit")}
 
     def read(self, distribution: Distribution) -> dict[str, Tensor]:
-        return {"probs": _probabilities(distribution, 0)}
+        return {"probs": probabilities(distribution)}
 
     def natural(self, args: Args) -> tuple[Tensor, ...]:
         return args["probs"], args["probs_complement"]
@@ -94,7 +94,7 @@ class _Simplex(Family):
 
     def read(self, distribution: Distribution) -> dict[str, Tensor]:
         inner = getattr(distribution, "_categorical", distribution)
-        return {"probs": _probabilities(inner, 1)}
+        return {"probs": probabilities(inner, 1)}
 
     def natural(self, args: Args) -> tuple[Tensor, ...]:
         return (args["probs"],)

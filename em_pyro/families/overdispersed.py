@@ -21,6 +21,7 @@ from torch.distributions import Distribution
 from ..program.data.counts import log_choose, log_rising
 from ..program.named import unexpand
 from .base import Args, Role, register
+from .counts import probabilities
 from .newton import ITERATIONS, STILL, rising, root
 from .rowwise import CountFamily, RowFamily, looked_up, mean, tallied
 
@@ -80,11 +81,8 @@ class NegativeBinomial(CountFamily):
     roles = {"total_count": Role("positive"), "probs": Role("unit")}
 
     def read(self, distribution: Distribution) -> dict[str, Tensor]:
-        if "probs" in vars(distribution):
-            probs = unexpand(distribution.probs)  # type: ignore[attr-defined]
-        else:
-            probs = torch.sigmoid(unexpand(distribution.logits))  # type: ignore[attr-defined]
-        return {"probs": probs, "total_count": unexpand(distribution.total_count)}  # type: ignore[attr-defined]
+        total = unexpand(distribution.total_count)  # type: ignore[attr-defined]
+        return {"probs": probabilities(distribution), "total_count": total}
 
     def log_mass(self, value: Tensor, args: Args) -> Tensor:
         hits, misses = args["probs"], args["probs_complement"]
@@ -126,9 +124,9 @@ def urns(counts: Tensor, weights: Tensor, start: Tensor, free: Tensor) -> Tensor
     """Maximise Dirichlet-multinomials over the free entries of the concentrations `a`.
 
     With `A = sum a`: `sum_r w_r (sum_c log Gamma(a_c + x_rc) / Gamma(a_c) - log Gamma(A + n_r) / Gamma(A))`. Rows enter
-    only by how often each number was counted. The Hessian is diagonal plus one dyad, so that Newton takes
-    linear time; it climbs in `log a`, each step halved until it ascends, after two steps by minorising, which no start
-    is too far for.
+    only by how often each number was counted. The Hessian is diagonal plus one dyad, so that Newton takes linear time;
+    it climbs in `log a`, each step halved until it ascends, after two steps by minorising, which no start is too far
+    for.
 
     Args:
         counts: rows of every cell, `(cells, rows, C)`.

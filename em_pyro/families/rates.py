@@ -19,6 +19,7 @@ from torch.distributions import Distribution
 from ..program.named import unexpand
 from .base import Args, Family, Role, register
 from .charts import safe_log
+from .counts import probabilities
 from .newton import root
 
 ROUNDING = 1e-16  # of a mean, below which no rate is looked for
@@ -98,10 +99,7 @@ class ZeroInflatedPoisson(Family):
     roles = {"gate": Role("unit"), "rate": Role("positive")}
 
     def read(self, distribution: Distribution) -> dict[str, Tensor]:
-        if "gate" in vars(distribution):
-            gate = unexpand(distribution.gate)  # type: ignore[attr-defined]
-        else:
-            gate = torch.sigmoid(unexpand(distribution.gate_logits))  # type: ignore[attr-defined]
+        gate = probabilities(distribution, name="gate", logit="gate_logits")
         return {"gate": gate, "rate": unexpand(distribution.rate)}  # type: ignore[attr-defined]
 
     def statistics(self, value: Tensor, known: Args) -> tuple[Tensor, ...]:

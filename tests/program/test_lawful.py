@@ -87,8 +87,8 @@ class Own(dist.TorchDistribution):
     support = constraints.real
 
     def __init__(self, concentration: Tensor) -> None:
-        """Keep an argument that may well be negative."""
-        self.concentration = concentration
+        """Keep an argument that may well be negative, under a name that torch has for a law inside another, too."""
+        self.concentration = self._gamma = concentration
         super().__init__(concentration.shape, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:

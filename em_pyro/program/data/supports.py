@@ -65,8 +65,8 @@ def _arguments(base: Distribution) -> Iterator[tuple[Tensor, int]]:
     """Yield shares and shapes by which a distribution was made, and over how many dimensions an event has them."""
     part = base
     for name in INNER:
-        inner = getattr(part, name, part)
-        part = inner if inner.batch_shape == base.batch_shape else part
+        inner = getattr(part, name, None)
+        part = inner if isinstance(inner, Distribution) and inner.batch_shape == base.batch_shape else part
     try:
         constrained = part.arg_constraints
     except NotImplementedError:  # of a class of the user's own
