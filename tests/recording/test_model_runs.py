@@ -52,7 +52,7 @@ def test_a_recorded_model_runs_as_often_in_few_steps_as_in_many(name: str) -> No
 
 def test_the_count_notices_a_model_that_is_run_in_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fault: no recording; the ends of both ways agree."""
-    model, *args = RECORDED["counts"]()
+    model, *args = RECORDED["network"]()
     _, there = calls_of(12, model, *args)
     monkeypatch.setattr(em_pyro.e_step.make, "_recorded", lambda engine, refuted: replace(engine, unrecorded="a test"))
     few, _ = calls_of(1, model, *args)

@@ -83,7 +83,7 @@ class Hill:
         """To which part of itself `Q` is computed: sites that are not compiled are in the program's own dtype."""
         engine = self.engine
         single = any(engine.program.parameters[name].initial.dtype == torch.float32 for name in self.coordinates.names)
-        return 1e-7 if single and (engine.moving or engine.open_priors) else 1e-13
+        return 1e-7 if single and (engine.written or engine.open_priors) else 1e-13
 
     @cached_property
     def real(self) -> Tensor:
