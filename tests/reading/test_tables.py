@@ -115,7 +115,9 @@ def by_row(z: Tensor) -> Any:
 
 def read_out(z: Tensor) -> Any:
     """A rate of which a number is read out on the way."""
-    return dist.Poisson(real("a", 0.4, 0.9).exp().cumsum(0)[z] * (2.0 if float(real("a", 0.4, 0.9)[0].detach()) > 9 else 1.0))
+    return dist.Poisson(
+        real("a", 0.4, 0.9).exp().cumsum(0)[z] * (2.0 if float(real("a", 0.4, 0.9)[0].detach()) > 9 else 1.0)
+    )
 
 
 NONE: dict[str, tuple[Law, Callable[[], Tensor]]] = {

@@ -226,9 +226,12 @@ def held(hill: Hill, point: Point) -> Held | None:
     steep = slope != 0
     if not bool(steep.any()) or len(slope) > MOST:
         return None
-    steps = torch.diag(NEXT * (1 + vector.abs()) * slope.sign())
+    up = NEXT * (1 + vector.abs()) * slope.sign()
+    if hill.value(vector + up) > -torch.inf:
+        return None
+    steps = torch.diag(up)
     edges = torch.tensor(
-        [bool(up) and hill.value(vector + one) == -torch.inf for up, one in zip(steep, steps, strict=True)]
+        [bool(some) and hill.value(vector + one) == -torch.inf for some, one in zip(steep, steps, strict=True)]
     )
     if not bool(edges.any()) or bool(edges[steep].all()):
         return None
