@@ -264,6 +264,14 @@ CASES: Mapping[str, Case] = {
         {"em_pyro": partial.by_em(partial.n_mixture), SVI: partial.by_svi(partial.n_mixture)},
         (SVI, 0.2),
     ),
+    "items_on_a_grid": Case(
+        "two-parameter item response on a grid, 5,000 x 20, 15 nodes; a step",
+        lambda: partial.items(5_000, 20),
+        10,
+        40,
+        {"em_pyro": partial.by_em(partial.on_a_grid), SVI: partial.by_svi(partial.on_a_grid)},
+        (SVI, 0.2),
+    ),
     "experts": Case(
         "experts, 500 x 2, K=3, gates linear in the covariates; a step",
         lambda: partial.two_lines(500),

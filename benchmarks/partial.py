@@ -147,6 +147,37 @@ def n_mixture(problem: Problem) -> Made:
     return model, (y,), {"lam": constraints.positive}
 
 
+# ---- items on a grid -------------------------------------------------------------------------------------------------
+
+
+def items(n: int, count: int, *, seed: int = 0) -> Problem:
+    """Answers of `n` people to items of unequal difficulty and slope: rows `x` `(n, items)`; start `slope`, `hard`."""
+    rng = np.random.default_rng(seed)
+    slope, hard = rng.uniform(0.5, 2, count), rng.standard_normal(count)
+    x = (rng.random((n, count)) < 1 / (1 + np.exp(-slope * (rng.standard_normal((n, 1)) - hard)))).astype(float)
+    return Problem({"x": x}, {"slope": np.ones(count), "hard": np.zeros(count)})
+
+
+def on_a_grid(problem: Problem) -> Made:
+    """Two-parameter item response with abilities on a grid of 15 nodes (Bock & Aitkin 1981)."""
+    import pyro
+    import pyro.distributions as dist
+    import torch
+    from torch.distributions import constraints
+
+    x = torch.as_tensor(problem.rows["x"])
+    nodes = torch.linspace(-4, 4, 15).to(x)
+
+    def model(x: torch.Tensor) -> None:
+        slope = pyro.param("slope", torch.ones(x.shape[1]).to(x), constraint=constraints.positive)
+        hard = pyro.param("hard", torch.zeros(x.shape[1]).to(x))
+        with pyro.plate("people", len(x)):
+            z = pyro.sample("z", dist.Categorical(logits=-(nodes**2) / 2))
+            pyro.sample("x", dist.Bernoulli(logits=slope * (nodes[z].unsqueeze(-1) - hard)).to_event(1), obs=x)
+
+    return model, (x,), {"slope": constraints.positive}
+
+
 # ---- experts ---------------------------------------------------------------------------------------------------------
 
 

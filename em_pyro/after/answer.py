@@ -192,7 +192,7 @@ def _digits(problem: Problem, endless: float) -> float:
 
 def _bounded(problem: Problem, params: Params) -> str:
     """Return a site that no family recognises, of which a value lies at the bound of its support; or nothing."""
-    names = [name for name in problem.engine.moving if name not in problem.program.latents]
+    names = [name for name in problem.engine.written if name not in problem.program.latents]
     if not names:
         return ""
     with torch.no_grad():
@@ -202,7 +202,7 @@ def _bounded(problem: Problem, params: Params) -> str:
 
 def _outside(problem: Problem, params: Params) -> str:
     """Return a site that no family recognises, whose support has moved off its values; empty if there is none."""
-    names = [name for name in problem.engine.moving if name not in problem.program.latents]
+    names = [name for name in problem.engine.written if name not in problem.program.latents]
     if not names:
         return ""
     with torch.no_grad():

@@ -52,7 +52,7 @@ def disagreements(engine: Engine, params: Params) -> list[str]:
         matrices = bank.stack(batch) if bank.matrices else torch.zeros(0)
         wrong = []
         for name in [*engine.sites, *(f.name for unit in engine.inner.values() for f in unit.factors)]:
-            if name in engine.recognition.refusals:  # computed by the model itself
+            if name in engine.recognition.entered:  # computed by the model itself
                 continue
             reading = engine.recognition.readings[name]
             truth = arguments(reading.family, sites[name])

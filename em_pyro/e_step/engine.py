@@ -257,6 +257,11 @@ class Engine:
         """Priors whose arguments are parameters themselves."""
         return tuple(name for name, prior in self.priors.items() if prior.fn is None)
 
+    @cached_property
+    def written(self) -> tuple[str, ...]:
+        """Sites that parameters enter in a way that only the model tells: replayed ones, and those of tables."""
+        return (*self.moving, *(name for name in self.recognition.tabled if name not in self.moving))
+
     @property
     def open(self) -> bool:
         """Whether parameters enter a density of the model's own: of a replayed site, or a prior with parameters."""

@@ -60,7 +60,7 @@ def before_an_edge(problem: Problem, params: Params) -> tuple[bool, str]:
     A bound of a support is next to data, or the law of the program ends. Known families have neither inside.
     """
     around = _around(problem, params)
-    if not problem.engine.moving or _unseen(problem, around) not in ("", SINGLE):
+    if not problem.engine.written or _unseen(problem, around) not in ("", SINGLE):
         return False, ""
     ground = Ground(problem, around)
     slope = ground.slope(ground.found())
@@ -118,7 +118,7 @@ def _judged(
     )
     if ground.problem.slack <= SINGLE_SLACK:
         findings = replace(findings, noise=noise(ground, ROUNDING * (1 + abs(level)), few=unseen != ""))
-    if not ground.problem.engine.moving:  # families have their digits, and no kinks
+    if not ground.problem.engine.written:  # families have their digits, and no kinks
         return findings
     return replace(
         findings,

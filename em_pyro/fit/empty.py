@@ -46,7 +46,7 @@ def _emptied(engine: Engine, found: Expectation, allowed: Mapping[str, Tensor]) 
     """Say the same, where cells of some sites are `allowed` to have weight, and others not."""
     rows, met = dict[tuple[str, int], Tensor](), set[str]()
     for name, factor in engine.leaders.items():
-        if factor.role == "observed" and factor.parameters:
+        if factor.role == "observed" and factor.parameters and name not in engine.recognition.tabled:
             sums = counted(found.sums[name], factor.cell_shape)
             for key, weights in _entries(engine, factor, sums, met, allowed.get(name)) if sums.parts else ():
                 rows[key] = rows[key] + weights if key in rows else weights

@@ -8,6 +8,9 @@ from ..e_step import notes
 from ..e_step.engine import Engine
 from ..program.named import listed
 
+BY_MODEL = "the model is run for its location and scale in every step"
+BY_TABLE = "its arguments are recorded as tensor operations, and its statistics are those of its family"
+
 
 def not_fitted(engine: Engine) -> tuple[str, ...]:
     """Say which sites depend on a tensor that looks as if it should be fitted and is no parameter."""
@@ -28,13 +31,12 @@ def notes_of(engine: Engine, rows: str) -> tuple[str, ...]:
     for why, names in reasons.items():
         how = "recorded once as tensor operations" if engine.recording else "the model is replayed in every step"
         found.append(f"site{'s' * (len(names) > 1)} {listed(names)}: {how}, because {why}")
-    made = [n for n in engine.recognition.readings if n in engine.recognition.refusals]
-    for why in dict.fromkeys(engine.recognition.refusals[name].why for name in made):
-        names = [name for name in made if engine.recognition.refusals[name].why == why]
-        found.append(
-            f"site{'s' * (len(names) > 1)} {listed(names)}: the model is run for its location and scale in every step, "
-            f"because {why}"
-        )
+    refusals, tabled = engine.recognition.refusals, engine.recognition.tabled
+    by_model = [n for n in engine.recognition.readings if n in refusals and n not in tabled]
+    for sites, how in ((by_model, BY_MODEL), (tabled, BY_TABLE)):
+        for why in dict.fromkeys(refusals[name].why for name in sites):
+            names = [name for name in sites if refusals[name].why == why]
+            found.append(f"site{'s' * (len(names) > 1)} {listed(names)}: {how}, because {why}")
     if engine.runs_model:
         found.append(f"the model cannot be recorded as tensor operations: {engine.unrecorded}")
     found += cut_off(engine)

@@ -151,7 +151,11 @@ class Problem:
     def slack(self) -> float:
         """Relative rounding of the objective, by the dtype of the program's parameters."""
         strain = 1 if self.engine.recognition.latents is None else 100  # a scale of normal latents may go to zero
-        return strain * (self.rounding if self.engine.replayed or self.engine.absorbed else SLACK[torch.float64])
+        return strain * (
+            self.rounding
+            if self.engine.replayed or self.engine.absorbed or self.engine.written
+            else SLACK[torch.float64]
+        )
 
     @cached_property
     def rounding(self) -> float:

@@ -173,7 +173,7 @@ class Scales:
         scale that it started from.
         """
         engine = self.engine
-        names = [n for n in engine.moving if n not in engine.program.latents]
+        names = [n for n in engine.written if n not in engine.program.latents]
         names += [name for name, prior in engine.priors.items() if prior.fn is None]
         found: dict[str, float] = {}
         initial = {n: p.initial.double() for n, p in engine.program.parameters.items()}
@@ -194,7 +194,7 @@ class Scales:
 
     def replay_collapsed(self, params: Params) -> str:
         """Say the same of sites that are replayed, and of priors whose scale is a parameter: the model is run."""
-        moving = [name for name in self.shapes.lengths if name in self.engine.moving]
+        moving = [name for name in self.shapes.lengths if name in self.engine.written]
         if not self.replayed and not moving:
             return ""
         with torch.no_grad():

@@ -61,12 +61,12 @@ class Bound:
     @cached_property
     def logs(self) -> Tensor:
         """Logarithms of probabilities, structural zeros as `LOWEST`."""
-        return self.bank.logs(self.batch).clamp(min=LOWEST)
+        return self.bank.logs(self.sources).clamp(min=LOWEST)
 
     @cached_property
     def log_complements(self) -> Tensor:
         """Logarithms of one minus the probabilities."""
-        return self.bank.logs(self.batch, complement=True).clamp(min=LOWEST)
+        return self.bank.logs(self.sources, complement=True).clamp(min=LOWEST)
 
     def excess(self, factor: Any) -> Tensor | None:
         """What is added to the first natural parameter of every cell of a site: nothing at points.

@@ -108,6 +108,11 @@ class Recognition:
         """Sites that continuous latents enter: one by one they have no density."""
         return frozenset() if self.latents is None else frozenset(self.latents.sites)
 
+    @property
+    def tabled(self) -> tuple[str, ...]:
+        """Sites whose arguments are tables: of a known family, computed by the model itself."""
+        return tuple(name for name in self.readings if name in self.refusals and name not in self.entered)
+
     def refused(self, sites: Collection[str], why: str) -> Recognition:
         """The same with some sites to be replayed."""
         refusals = {site: Refusal(why, self.readings[site].parameters) for site in sites}

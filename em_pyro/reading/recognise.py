@@ -27,6 +27,7 @@ from ..program.unroll import unroll, user_site
 from .affine import affine_readings, may_be_affine
 from .bank import Bank, RoleMap, list_of, packed
 from .design.slopes import of_slopes
+from .design.tables import with_tables
 from .gradients.claims import disagreeing
 from .gradients.cut import cut_off
 from .gradients.elsewhere import elsewhere
@@ -128,7 +129,7 @@ def _recognise(
         readings |= found
         refusals = {name: refusal for name, refusal in refusals.items() if name not in found}
     readings = {name: of_slopes(reading, bank.bank, program) for name, reading in readings.items()}
-    layout = _packed(bank.bank, readings)
+    layout, computed = _packed(bank.bank, readings), tuple(refusals)
     cut: dict[str, tuple[str, ...]] = {}
     points = [values for values, _ in probes]
     for name, apart in disagreeing(program, leaves, leaf_sites, readings, layout).items():
@@ -138,14 +139,14 @@ def _recognise(
         refusals[name] = Refusal(why, reaches.get(name, frozenset()) | readings[name].parameters)
         cut |= {parameter: (*cut.get(parameter, ()), name) for parameter in without}
         del readings[name]
-    computed = [name for name in refusals if not any(name in sites for sites in cut.values())]
-    for parameter, sites in cut_off(program, computed, reaches, list(zip(points, unrolled, strict=True))).items():
+    open_sites = [name for name in refusals if not any(name in sites for sites in cut.values())]
+    for parameter, sites in cut_off(program, open_sites, reaches, list(zip(points, unrolled, strict=True))).items():
         cut[parameter] = (*cut.get(parameter, ()), *sites)
     runs = [sites for _, sites in probes]
     outside, priors = not_fitted(traced, leaves), with_shapes(read_priors(runs), runs, bank)
     endless = unbounded(program, points[0], leaves, traced)
     read = Recognition(layout, readings, refusals, reaches, priors, points[0], runs, points, cut, outside, endless)
-    return with_latents(program, read)
+    return with_tables(program, with_latents(program, read), computed, leaves, leaf_sites)
 
 
 def _packed(bank: Bank, readings: dict[str, Reading]) -> Bank:

@@ -124,7 +124,7 @@ class Graph:
         for number, value in self.ready.items():
             values[number] = value
         for name, number in self.inputs.items():
-            values[number] = params[name].to(self.dtypes[name])
+            values[number] = _alone(params[name].to(self.dtypes[name]))
         return values
 
     @cached_property
@@ -185,6 +185,12 @@ class Graph:
                 kept.append(step)
                 needed.update(step.inputs)
         return tuple(reversed(kept)), tuple(after)
+
+
+def _alone(value: Tensor) -> Tensor:
+    """A parameter laid out as when it was recorded: steps that view its memory count from the beginning of that."""
+    alone = value.is_contiguous() and not value.storage_offset()
+    return value if alone else value.clone(memory_format=torch.contiguous_format)
 
 
 def take(step: Step, values: list[Tensor | None]) -> None:

@@ -51,7 +51,8 @@ def record(
 class _Tape(TorchDispatchMode):
     def __init__(self, params: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.params = {name: value.detach().clone() for name, value in params.items()}
+        alone = torch.contiguous_format
+        self.params = {name: value.detach().clone(memory_format=alone) for name, value in params.items()}
         self.slots: dict[int, int] = {}  # id of a tensor -> its slot
         self.kept: list[Tensor] = []  # by slot, so that no id is used twice
         self.memory: list[int] = []  # by slot: the storage it lies in

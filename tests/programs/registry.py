@@ -18,6 +18,7 @@ from programs.small import (
     priors,
     regressions,
     shapes,
+    tables,
     weights,
 )
 
@@ -34,6 +35,7 @@ MODULES = (
     priors,
     regressions,
     modules,
+    tables,
 )
 """Where the programs are written, by what is awkward about them."""
 

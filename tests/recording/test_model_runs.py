@@ -33,8 +33,17 @@ def calls_of(steps: int, model: Callable[..., Any], *args: Any) -> tuple[int, Fi
     return seen[0], fit
 
 
+def powers(x: Tensor) -> None:
+    """Rates that differ from row to row, in no way that is affine."""
+    rate = pyro.param("rate", tensor([0.7, 1.6]), constraint=constraints.positive)
+    with pyro.plate("row", len(x)):
+        z = pyro.sample("z", dist.Categorical(tensor([0.4, 0.6])))
+        pyro.sample("x", dist.Poisson(0.1 + rate[z] ** torch.linspace(0.5, 1.5, len(x))), obs=x)
+
+
 RECORDED: dict[str, Callable[[], tuple[Any, ...]]] = {
     "counts": lambda: (counts, X, ""),
+    "powers": lambda: (powers, X),
     "stationary": lambda: (lambda y: hidden_markov.poisson(y, stationary=True), X.unsqueeze(0)),
     "network": lambda: (Gate(), *lines()),
 }
@@ -52,7 +61,7 @@ def test_a_recorded_model_runs_as_often_in_few_steps_as_in_many(name: str) -> No
 
 def test_the_count_notices_a_model_that_is_run_in_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fault: no recording; the ends of both ways agree."""
-    model, *args = RECORDED["counts"]()
+    model, *args = RECORDED["powers"]()
     _, there = calls_of(12, model, *args)
     monkeypatch.setattr(em_pyro.e_step.make, "_recorded", lambda engine, refuted: replace(engine, unrecorded="a test"))
     few, _ = calls_of(1, model, *args)

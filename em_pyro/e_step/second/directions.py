@@ -51,6 +51,7 @@ def _derivative(
     if not value.requires_grad:
         return value.new_zeros((len(directions), *value.shape[1:]))
     seed = torch.zeros_like(value).requires_grad_()
-    (slope,) = torch.autograd.grad(value, at, seed, create_graph=True)
-    (found,) = torch.autograd.grad(slope, seed, directions)
+    # Sums, since torch would import its symbolic algebra to look at `grad_outputs`.
+    (slope,) = torch.autograd.grad((value * seed).sum(), at, create_graph=True)
+    (found,) = torch.autograd.grad((slope * directions).sum(), seed)
     return found.detach().to_dense()  # torch gives the gradient of some look-ups as a sparse one

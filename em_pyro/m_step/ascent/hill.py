@@ -83,7 +83,7 @@ class Hill:
         """To which part of itself `Q` is computed: sites that are not compiled are in the program's own dtype."""
         engine = self.engine
         single = any(engine.program.parameters[name].initial.dtype == torch.float32 for name in self.coordinates.names)
-        return 1e-7 if single and (engine.moving or engine.open_priors) else 1e-13
+        return 1e-7 if single and (engine.written or engine.open_priors) else 1e-13
 
     @cached_property
     def real(self) -> Tensor:
@@ -226,9 +226,12 @@ def held(hill: Hill, point: Point) -> Held | None:
     steep = slope != 0
     if not bool(steep.any()) or len(slope) > MOST:
         return None
-    steps = torch.diag(NEXT * (1 + vector.abs()) * slope.sign())
+    up = NEXT * (1 + vector.abs()) * slope.sign()
+    if hill.value(vector + up) > -torch.inf:
+        return None
+    steps = torch.diag(up)
     edges = torch.tensor(
-        [bool(up) and hill.value(vector + one) == -torch.inf for up, one in zip(steep, steps, strict=True)]
+        [bool(some) and hill.value(vector + one) == -torch.inf for some, one in zip(steep, steps, strict=True)]
     )
     if not bool(edges.any()) or bool(edges[steep].all()):
         return None

@@ -9,6 +9,7 @@ import torch
 from ...program.named import Named, Params, batched, squeeze, unexpand
 from ...program.site import Site
 from ..bank import Bank, bound_once, entries_of, list_of
+from ..bound import Bound
 from ..reading import Reading, arguments
 
 SAME = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -30,7 +31,7 @@ def other_argument(
         run: of the model, by the names of the readings.
         leave_out: tells of a site and an argument whether it is passed over.
     """
-    batch = batched(params)
+    batch = Bound(batched(params), bank).sources
     atoms = {"entries": bank.values(batch), "probabilities": entries_of(bank.probabilities, batch)}
     atoms["matrices"] = bank.stack(batch) if bank.matrices else torch.zeros(0)
     for name, reading in readings.items():

@@ -132,6 +132,8 @@ def _of_one(
         cells = segment.holds(flat[0]).nonzero().squeeze(-1)
         if not bool(segment.holds(flat[:, cells]).all()):
             return None
+        if segment.parameter not in recognition.values:  # a table
+            return None
         shape = recognition.values[segment.parameter].shape
         shape = shape[:-2] if domain == "scale_tril" else shape
         places = _places(flat[:, cells] - segment.offset, shape)
