@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import DataError
+from .errors import DataError, ParameterError
 
 Where = str | os.PathLike[str]
 MAGIC = b"PK\x03\x04"  # of a zip archive: what torch wrote before had its own ways to run code
@@ -61,8 +61,9 @@ def write(path: Where, kind: str, form: int, contents: Mapping[str, Any]) -> Non
 
     Raises:
         OSError: it cannot be written; what was there is as it was.
+        ParameterError: this is no path.
     """
-    laid, real = io.BytesIO(), Path(os.path.realpath(path))
+    laid, real = io.BytesIO(), Path(os.path.realpath(_path(path)))
     said = {"kind": kind, "format": form, "em_pyro": version(), "torch": str(torch.__version__)}
     torch.save(said | _bare(dict(contents), {}), laid)
     part = real.with_name(f".{real.name}.{os.getpid()}.part")
@@ -76,6 +77,14 @@ def write(path: Where, kind: str, form: int, contents: Mapping[str, Any]) -> Non
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
         raise
+
+
+def _path(path: Where) -> str:
+    """Return a path as text."""
+    try:
+        return str(os.fspath(path))
+    except TypeError as error:
+        raise ParameterError(f"path: expected the path of a file, got {type(path).__name__}.") from error
 
 
 def _bare(value: Any, met: dict[int, Any]) -> Any:
@@ -105,8 +114,9 @@ def read(path: Where, kind: str, form: int, whose: str) -> dict[str, Any]:
     Raises:
         DataError: it is damaged, holds something that would be run, is another kind of file, or has a newer format.
         OSError: it is not there, or may not be read.
+        ParameterError: this is no path.
     """
-    expected = f"{os.fspath(path)}: expected a file of {whose}"
+    expected = f"{_path(path)}: expected a file of {whose}"
     data = Path(path).read_bytes()
     if not data.startswith(MAGIC):
         raise DataError(f"{expected}, got another kind of file, or a damaged one. {REMEDY}")

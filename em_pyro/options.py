@@ -153,6 +153,8 @@ def check_file(checkpoint: Any, every: Any) -> None:
     """
     if not (checkpoint is None or isinstance(checkpoint, (str, os.PathLike)) and os.fspath(checkpoint)):
         raise ParameterError(f"EM: expected checkpoint to be None or the path of a file, got {checkpoint!r}.")
+    if checkpoint is not None and os.path.isdir(checkpoint):
+        raise ParameterError(f"EM: expected checkpoint to be the path of a file, got a folder, {checkpoint!r}.")
     if isinstance(every, bool) or not isinstance(every, Integral) or int(every) < 1:
         raise ParameterError(f"EM: expected every to be a number of steps of at least one, got {every!r}.")
     if checkpoint is None and int(every) != EVERY:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -162,9 +163,16 @@ class EMEstimator(DensityMixin, BaseEstimator):  # type: ignore[misc]
         Args:
             n_samples: how many rows.
             seed: of the draws.
+
+        Raises:
+            ValueError: `n_samples` is no number of at least one.
         """
         check_is_fitted(self)
-        like = torch.zeros((n_samples, self.n_features_in_), dtype=torch.float64)
+        if not isinstance(n_samples, Integral) or isinstance(n_samples, bool) or n_samples < 1:
+            raise ParameterError(
+                f"EMEstimator: expected n_samples to be a number of rows of at least one, got {n_samples!r}."
+            )
+        like = torch.zeros((int(n_samples), self.n_features_in_), dtype=torch.float64)
         drawn = self._alive().simulate(*self._args(like), seed=seed, **self._inner)
         return {name: value.numpy() for name, value in drawn.items()}
 

@@ -74,6 +74,7 @@ class Fit(Record):
 
         Raises:
             OSError: it cannot be written.
+            ParameterError: this is no path, or remarks are something else.
         """
         source = self._told()
         if self.prepared is None or self.prepared.rows.whole or "_criteria" in self.__dict__:  # else it is a pass
@@ -130,12 +131,17 @@ class Fit(Record):
 
         Raises:
             ParameterError: no such kind, plate or weights; what does not go together; rows that are not independent, or
-                a fit that ended at no maximum.
+                a fit that ended at no maximum of the likelihood.
             PlanError: the program cannot be differentiated twice.
             DataError: the data, or what else the model sees, are no longer those of the fit.
         """
         from .information.information import information
 
+        if self.outcome == "settled":
+            raise ParameterError(
+                'Fit.information: expected a maximum of the likelihood, got a fit that ended as "settled", with every '
+                "row in one state. Go on to one: EM(model, starts=fit.params)."
+            )
         return information(self._maximum("information"), self.fitted, kind, plate, weights)
 
     @alone()

@@ -67,14 +67,16 @@ def to_inference_data(
             was given, or numbers.
 
     Raises:
-        ParameterError: `draws` is no number of at least one, `coords` has a name that is no plate, or labels that are
-            not as many as its rows; or the fit is one from a file, without model and data.
+        ParameterError: this is no `Fit`, or one from a file, without model and data; `draws` is no number of at least
+            one, `coords` has a name that is no plate, or labels that are not as many as its rows.
         ModelError: a plate has the name of a dimension of ArviZ's.
         DataError: the data, or what else the model sees, are no longer those of the fit.
         ModuleNotFoundError: ArviZ is not installed.
     """
     if not isinstance(draws, Integral) or isinstance(draws, bool) or draws < 1:
         raise ParameterError(f"to_inference_data: expected draws to be a number of at least one, got {draws!r}.")
+    if not isinstance(fit, Fit):
+        raise ParameterError(f"to_inference_data: expected a Fit, as EM.fit returns it, got {type(fit).__name__}.")
     arviz, xarray = (library(name, "to_inference_data", "'em-pyro[arviz]'") for name in ("arviz", "xarray"))
     law = fit.posterior
     with alone(), torch.no_grad():

@@ -66,7 +66,7 @@ def load(
     Raises:
         DataError: the file is damaged, holds code, is no fit, or is of a newer format; or the data are not those that
             were fitted.
-        ParameterError: the model has other parameters; or there are data, and no model.
+        ParameterError: the model has other parameters; there are data, and no model; or this is no path.
         ModelError: the model is another program, or no model.
         OSError: the file is not there, or may not be read.
     """
@@ -79,6 +79,8 @@ def load(
         raise ModelError(f"load: expected a Pyro model (a callable), got {type(model).__name__}.")
     if not isinstance(args, (tuple, list, type(None))):
         raise ParameterError(f"load: expected args to be a tuple, got {type(args).__name__}. Write args=(x,).")
+    if not isinstance(kwargs, (Mapping, type(None))):
+        raise ParameterError(f"load: expected kwargs to be a dict by name, got {type(kwargs).__name__}.")
     fit = _read(path)
     assert fit.source is not None
     source = replace(fit.source, model=model)

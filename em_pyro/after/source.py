@@ -109,8 +109,29 @@ class Source:
 
 
 def save(record: Any, path: str | os.PathLike[str], remarks: Mapping[str, Any]) -> None:
-    """Write the record of a fit to a file, and words and numbers beside it."""
+    """Write the record of a fit to a file, and words and numbers beside it.
+
+    Raises:
+        ParameterError: what stands beside it is something else, which could not be read again.
+    """
+    if not isinstance(remarks, Mapping):
+        raise ParameterError(f"Fit.save: expected remarks to be a dict, got {type(remarks).__name__}.")
+    for name, value in remarks.items():
+        if not isinstance(name, str) or not _plain(value):
+            raise ParameterError(
+                f"Fit.save: expected remarks to be words, numbers and tensors by name, and lists and dicts of these, "
+                f"got {type(value).__name__} for {name!r}. Write text or a tensor in its place."
+            )
     files.write(path, KIND, FORM, {"fit": files.laid_out(record, IN_NO_FILE), "remarks": dict(remarks)})
+
+
+def _plain(value: Any) -> bool:
+    """Whether a file that runs nothing can hold a value."""
+    if type(value) is dict:
+        return all(_plain(key) and _plain(part) for key, part in value.items())
+    if type(value) in (list, tuple):
+        return all(map(_plain, value))
+    return value is None or type(value) in (bool, int, float, complex, str, bytes) or isinstance(value, Tensor)
 
 
 def remarks_in(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def columns_of(
     Raises:
         TableError: the model asks for what is neither a column nor a setting, or a cell is not a number.
     """
-    parameters, needed = _arguments(model, settings, later)
+    parameters, needed = _arguments(model, table, settings, later)
     if key is not None:
         table.cells(key)  # there, if only to be left out
     names = list(chosen or (name for name in table.names if name != key))
@@ -63,6 +63,7 @@ def columns_of(
             f'{table.source}: expected a column "{missing[0]}", which the model takes, got {listed(names)}. Choose '
             f"with --columns, or give it by --set {missing[0]}=..."
         )
+    _check_used(table, integers, named or names)
     if named:
         columns = {name: _column(table, name, integers) for name in named}
         return Columns((), {**columns, **settings}, named)
@@ -73,22 +74,44 @@ def columns_of(
         )
     if not missing:
         raise TableError(f"{table.source}: expected a model that takes columns, got one of {listed(parameters)}.")
-    whole = integers is not None and set(names) <= set(integers)
+    return Columns((_matrix(table, names, integers),), dict(settings), names)
+
+
+def _matrix(table: Table, names: Sequence[str], integers: Sequence[str] | None) -> Tensor:
+    """Return columns side by side; one as a vector.
+
+    Raises:
+        TableError: some are to be whole numbers, and others not; or a cell is not a number.
+    """
+    if integers and not set(names) <= set(integers):
+        raise TableError(
+            f"--integers: expected all columns of the matrix that the model is given, {listed(names)}, or none of "
+            f"them, got {listed(integers)}. Name all, or choose others with --columns."
+        )
     values = np.stack([_column(table, name, integers).numpy() for name in names], -1)
-    x = torch.tensor(values, dtype=torch.int64 if whole else torch.float64)
-    return Columns((x.squeeze(-1) if len(names) == 1 else x,), dict(settings), names)
+    x = torch.tensor(values, dtype=torch.int64 if integers else torch.float64)
+    return x.squeeze(-1) if len(names) == 1 else x
+
+
+def _check_used(table: Table, integers: Sequence[str] | None, used: Sequence[str]) -> None:
+    """Refuse columns of whole numbers that the model is not given."""
+    for name in integers or ():
+        if name not in used:
+            raise TableError(
+                f'{table.source}: --integers: expected columns that the model is given, {listed(used)}, got "{name}".'
+            )
 
 
 def _arguments(
-    model: Callable[..., Any], settings: Mapping[str, Any], later: Sequence[str]
+    model: Callable[..., Any], table: Table, settings: Mapping[str, Any], later: Sequence[str]
 ) -> tuple[list[str], list[str]]:
-    """Return the names of a model's arguments, and of those without a default."""
+    """Return what a model takes by name, all columns where it names none and takes any; and what has no default."""
     known, needed, free = arguments_of(model)
     for option, given in (("--set", settings), ("--over", later)):
         unknown = [name for name in given if name not in known and not free]
         if unknown:
             raise TableError(f"{option} {unknown[0]}: expected an argument of the model, {listed(known)}.")
-    return known, needed
+    return known or (list(table.names) if free else []), needed
 
 
 def _column(table: Table, name: str, integers: Sequence[str] | None) -> Tensor:

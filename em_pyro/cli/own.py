@@ -29,7 +29,7 @@ def fit(args: Namespace) -> int:
         found = em.fit(*columns.args, **columns.kwargs)
     print(f"{_title(args)}\n\n{found.plan}\n\n{found.summary() if args.errors else found}")
     if args.save:
-        found.save(args.save, remarks={"model": args.model, "set": args.set, "columns": columns.names})
+        found.save(args.save, remarks=_remarks(args, columns))
         print(f"\nFit: {args.save}")
     if args.json:
         args.json.write_text(json.dumps(_answer(found), indent=2) + "\n", encoding="utf-8")
@@ -75,7 +75,8 @@ def label(args: Namespace) -> int:
         raise TableError(f"{args.fit}: expected a fit of this command, got one of another. Name --model FILE.py:NAME.")
     model, settings = model_in(spec), {**told.get("set", {}), **args.set}
     table = _table(args)
-    columns = columns_of(model, table, args.columns or told.get("columns"), settings, args.id, args.integers)
+    chosen, whole = args.columns or told.get("columns"), args.integers or told.get("integers")
+    columns = columns_of(model, table, chosen, settings, args.id, whole)
     found: Fit = load(args.fit, model)
     said = labelled(found.posterior_on(*columns.args, **columns.kwargs), len(table))
     if args.id in said:
@@ -98,6 +99,11 @@ def _posed(args: Namespace, without: str | None = None) -> tuple[Callable[..., A
     model = model_in(args.model)
     later = () if without is None else (without,)
     return model, columns_of(model, _table(args), args.columns, args.set, args.id, args.integers, later)
+
+
+def _remarks(args: Namespace, columns: Columns) -> dict[str, Any]:
+    """Return what `label` has to know of a fit besides its values."""
+    return {"model": args.model, "set": args.set, "columns": columns.names, "integers": args.integers}
 
 
 def _table(args: Namespace) -> Table:

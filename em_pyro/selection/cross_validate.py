@@ -165,6 +165,8 @@ def _cut(
         raise ParameterError(
             f"cross_validate: expected folds to be a number from 2 to {rows}, the rows, got {folds!r}."
         )
+    if not isinstance(dims, Mapping):
+        raise ParameterError(f"cross_validate: expected dims to be a dict by argument, as {{0: 1}}, got {dims!r}.")
     known = [*range(len(args)), *kwargs]
     for key in dims:
         if key not in known:

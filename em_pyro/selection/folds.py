@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError, ParameterError
+from ..program.data.rows_of import rows_of, shape_of
 from ..program.named import Named, Params
 from ..program.program import Program
+from ..program.site import Site
 
 AGREES = 1e-6  # log-densities of the same row among other rows, relative to 1 + their size
 
@@ -45,7 +48,8 @@ class Cut:
         if not any(changed for _, changed in (*cut, *named.values())):
             raise ParameterError(
                 f'cross_validate: expected an argument with the {self.rows} rows of plate "{self.plate}", got none. '
-                f"Pass the data as an argument of the model, not through a closure."
+                f"Pass the data as an argument of the model, not through a closure; rows that lie in groups by an "
+                f"index, laid out so that the groups are a dimension."
             )
         return tuple(value for value, _ in cut), {key: value for key, (value, _) in named.items()}
 
@@ -56,7 +60,7 @@ class Cut:
         dim = self.dims[key]
         if dim is None:
             return value, False
-        shape = _shape(value)
+        shape = shape_of(value)
         if shape is None or not -len(shape) <= dim < len(shape) or shape[dim] != self.rows:
             got = f"{dim} of {f'shape {shape}' if shape is not None else type(value).__name__}"
             raise ParameterError(
@@ -67,34 +71,24 @@ class Cut:
 
     def _inside(self, key: int | str, value: Any, index: Tensor) -> tuple[Any, bool]:
         """Cut what has one dimension of rows, and what is in lists, tuples and dicts."""
-        shape = _shape(value)
-        if shape is not None:
-            places = [i for i, size in enumerate(shape) if size == self.rows]
-            if len(places) > 1:
-                raise ParameterError(
-                    f"cross_validate: expected one dimension of argument {key!r} to have the {self.rows} rows of plate "
-                    f'"{self.plate}", got {len(places)} in shape {shape}. Say which: dims={{{key!r}: {places[0]}}}, or '
-                    f"None to pass it whole."
-                )
-            return (_taken(value, places[0], index), True) if places else (value, False)
-        if isinstance(value, dict):
-            parts = {name: self._inside(key, part, index) for name, part in value.items()}
-            return {name: part for name, (part, _) in parts.items()}, any(changed for _, changed in parts.values())
-        if type(value) not in (list, tuple):
-            return value, False
-        inner = [self._inside(key, part, index) for part in value]
-        if any(changed for _, changed in inner):
-            return type(value)(part for part, _ in inner), True
-        if len(value) == self.rows:
-            return type(value)(value[int(i)] for i in index), True
-        return value, False
+        found = rows_of(value, self.rows, partial(self._array, key, index), partial(_picked, index))
+        return found, found is not value
+
+    def _array(self, key: int | str, index: Tensor, value: Any) -> Any:
+        """Cut an array or a frame that has one dimension of rows."""
+        shape = tuple(value.shape)
+        places = [i for i, size in enumerate(shape) if size == self.rows]
+        if len(places) > 1:
+            raise ParameterError(
+                f"cross_validate: expected one dimension of argument {key!r} to have the {self.rows} rows of plate "
+                f'"{self.plate}", got {len(places)} in shape {shape}. Say which: dims={{{key!r}: {places[0]}}}, or '
+                f"None to pass it whole."
+            )
+        return _taken(value, places[0], index) if places else value
 
 
-def _shape(value: Any) -> tuple[int, ...] | None:
-    """Return the shape of a tensor, an array or a frame."""
-    if isinstance(value, (Tensor, np.ndarray)) or (hasattr(value, "iloc") and hasattr(value, "shape")):
-        return tuple(value.shape)
-    return None
+def _picked(index: Tensor, value: Any) -> Any:
+    return type(value)(value[int(i)] for i in index)
 
 
 def _taken(value: Any, dim: int, index: Tensor) -> Any:
@@ -124,7 +118,8 @@ def check_cut(whole: Program, cut: Cut, params: Params, index: Tensor) -> None:
         got = f"got {part.plates.get(cut.plate)}"
         raise ModelError(f'cross_validate: expected plate "{cut.plate}" to have {len(index)} rows, {got}. {remedy}.')
     with torch.no_grad():
-        every, some = whole.run(params), part.run(params)
+        every = whole.run(params)
+        some = part.run(params, {name: _rows(every[name], cut.plate, index) for name in whole.integrated})
     for name, site in every.items():
         if site.role == "prior" or cut.plate not in site.plates:
             continue
@@ -134,6 +129,14 @@ def check_cut(whole: Program, cut: Cut, params: Params, index: Tensor) -> None:
                 f"are passed, got another. {remedy}; what is worked out from all rows (a mean, say) pass as an "
                 f"argument."
             )
+
+
+def _rows(latent: Site, plate: str, index: Tensor) -> Tensor:
+    """Return what stands for a continuous latent in some rows: the same as for them among all."""
+    if plate not in latent.plates:
+        return latent.value
+    dim = next(dim for dim, name in latent.dims.items() if name == plate)
+    return latent.value.index_select(dim - latent.fn.event_dim, index.to(latent.value.device))  # type: ignore[attr-defined]
 
 
 def _agree(whole: Named, part: Named, plate: str, index: Tensor) -> bool:

@@ -70,8 +70,7 @@ def select(
         EMError: of the first model, if none can be fitted.
     """
     criterion, kwargs = checked(criterion), dict(model_kwargs or {})
-    if not isinstance(starts, Integral) or isinstance(starts, bool) or starts < 1:
-        raise ParameterError(f"select: expected starts to be a number of at least one, got {starts!r}.")
+    _check(model_of, values, starts)
     checkpoint, options = asked(options)
     made = list(_models(model_of, values))
     if not made:
@@ -89,6 +88,23 @@ def select(
     if len(errors) == len(found):
         raise errors[0]
     return Selection(tuple(found), criterion)
+
+
+def _check(model_of: Any, values: Any, starts: Any) -> None:
+    """Refuse what is no number of starts, no function, and nothing to go through.
+
+    Raises:
+        ParameterError: naming the argument.
+    """
+    if not isinstance(starts, Integral) or isinstance(starts, bool) or starts < 1:
+        raise ParameterError(f"select: expected starts to be a number of at least one, got {starts!r}.")
+    if not callable(model_of):
+        raise ParameterError(
+            f"select: expected model_of to be a function from a value to a model, as lambda K: partial(model, K=K), "
+            f"got {type(model_of).__name__}."
+        )
+    if not isinstance(values, Iterable):
+        raise ParameterError(f"select: expected values to go through, got {values!r}. Pass range(1, 5), say.")
 
 
 def grown_fit(em: EM, smaller: Sequence[Fit], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Fit:

@@ -65,8 +65,15 @@ class Candidate:
         """Return the criterion, infinite if this is no maximum."""
         if self.fit is None or self.criteria is None or not self.is_maximum:
             return inf
-        found = float(getattr(self.criteria, criterion)) if isinstance(criterion, str) else float(criterion(self.fit))
-        return found if isfinite(found) else inf
+        found = getattr(self.criteria, criterion) if isinstance(criterion, str) else criterion(self.fit)
+        try:
+            number = float(found)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ParameterError(
+                f"criterion: expected a function of a Fit that returns a number, got {type(found).__name__}. Return "
+                f"one, as lambda fit: fit.bic does."
+            ) from error
+        return number if isfinite(number) else inf
 
 
 @dataclass(frozen=True)

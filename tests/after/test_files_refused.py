@@ -15,7 +15,7 @@ import torch
 from oracles.fits import alike
 from programs.loops import mixture, points
 
-from em_pyro import EM, DataError, files, load
+from em_pyro import EM, DataError, ParameterError, files, load
 
 RAN: list[str] = []
 
@@ -122,6 +122,19 @@ def test_a_foreign_file_is_named(tmp_path: Path) -> None:
         path.write_bytes(data)
         with pytest.raises(DataError, match="expected a file of Fit.save"):
             load(path)
+
+
+def test_what_no_file_can_hold(tmp_path: Path) -> None:
+    """Remarks that could not be read again are refused before the file is written; so is what is no path."""
+    fit = EM(mixture, max_steps=2).fit(points())
+    for remarks in ({"a": object()}, {"a": [np.float64(1.0)]}, {3: "a"}, "words"):
+        with pytest.raises(ParameterError, match="Fit.save: expected remarks to be"):
+            fit.save(tmp_path / "fit.pt", remarks=remarks)  # type: ignore[arg-type]
+    assert not (tmp_path / "fit.pt").exists()
+    with pytest.raises(ParameterError, match="expected the path of a file, got NoneType"):
+        fit.save(None)  # type: ignore[arg-type]
+    with pytest.raises(ParameterError, match="expected kwargs to be a dict by name, got list"):
+        load(tmp_path / "fit.pt", mixture, kwargs=[1])  # type: ignore[arg-type]
 
 
 def test_a_newer_file_says_so(tmp_path: Path) -> None:

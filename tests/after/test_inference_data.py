@@ -155,6 +155,8 @@ def test_what_does_not_fit_is_named() -> None:
 
     with pytest.raises(ModelError, match='Plate "chain": expected another name'):
         to_inference_data(fitted(torch.zeros(2), model=chained))
+    with pytest.raises(ParameterError, match="expected a Fit, as EM.fit returns it, got function"):
+        to_inference_data(fitted)  # type: ignore[arg-type]
     x[0, 0] = 7.0
     with pytest.raises(DataError, match="since then"):
         to_inference_data(fitted_anew(fit))

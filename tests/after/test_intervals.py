@@ -119,6 +119,21 @@ def test_kinds_that_cannot_be_had() -> None:
         shrunk.information("robust", plate="nowhere")
 
 
+def test_what_is_asked_of_an_information() -> None:
+    """A level, a parameter or more, a function that has a value: else it is named."""
+    found = fitted(slow, overlapping()).information()
+    name = next(iter(found.se))
+    for level in (0, 95, "0.95", None):
+        with pytest.raises(ParameterError, match="level: expected a number between 0 and 1"):
+            found.interval(name, level=level)  # type: ignore[arg-type]
+    with pytest.raises(ParameterError, match="expected one of .* or several, got none"):
+        found.covariance(())
+    with pytest.raises(ParameterError, match="expected a function of the parameters"):
+        found.function(name)  # type: ignore[arg-type]
+    with pytest.raises(ParameterError, match="finite at the fitted values, got nan"):
+        found.function(lambda p: (p[name].sum() - 1e6).log())
+
+
 def test_changed_data_are_refused() -> None:
     """What is asked of a fit is asked of the data that it was fitted to."""
     x = overlapping()

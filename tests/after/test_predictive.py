@@ -90,6 +90,10 @@ def test_what_is_no_statistic() -> None:
     for draws in (0, 2.5, True):
         with pytest.raises(ParameterError, match="draws to be a number of at least one"):
             em_pyro.predictive_check(fit, lambda sites: 0.0, draws=draws)  # type: ignore[arg-type]
+    with pytest.raises(ParameterError, match="statistic: expected a function of the sites"):
+        em_pyro.predictive_check(fit, "mean")  # type: ignore[arg-type]
+    with pytest.raises(ParameterError, match="expected a Fit, as EM.fit returns it, got function"):
+        em_pyro.predictive_check(fitted, lambda sites: 0.0)  # type: ignore[arg-type]
     with pytest.raises(ParameterError, match="seed to be an integer"):
         em_pyro.predictive_check(fit, lambda sites: 0.0, seed="a")  # type: ignore[arg-type]
     with pytest.raises(DataError, match='Site "x": expected data, got None'):

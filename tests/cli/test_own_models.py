@@ -109,6 +109,37 @@ def test_columns_by_name(here: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert answer["params"]["level"] == pytest.approx([1, 6], abs=0.2)
 
 
+GROUPED = """
+def grouped(dose, group):
+    share = pyro.param("share", torch.tensor([0.5, 0.5]), constraint=constraints.simplex)
+    level = pyro.param("level", torch.tensor([[0.0, 1.0], [9.0, 10.0]]))
+    with pyro.plate("rows", len(dose)):
+        z = pyro.sample("z", dist.Categorical(share))
+        pyro.sample("dose", dist.Normal(level[z, group], 2.0), obs=dose)
+
+class Doses(pyro.nn.PyroModule):
+    def forward(self, dose, group):
+        grouped(dose, group)
+
+module, any_columns = Doses(), lambda **columns: grouped(columns["dose"], columns["group"])
+by_place = lambda dose, /: grouped(dose, (dose > 5).long())
+"""
+
+
+def test_what_is_said_of_a_fit_serves_for_its_labels(here: Path) -> None:
+    """Columns of whole numbers are said once; a module and `**columns` take columns by their names."""
+    (here / "m.py").write_text(MODEL + GROUPED)
+    said = ["doses.csv", "--integers", "group", "--columns", "dose,group"]
+    assert main(["fit", "m.py:grouped", *said, "--save", "fit.pt", "--json", "fit.json"]) == 0
+    assert main(["label", "doses.csv", "--fit", "fit.pt", "--output", "out.csv"]) == 0
+    assert pd.read_csv(here / "out.csv")["z"].tolist() == [0] * 6 + [1] * 6
+    answer = json.loads((here / "fit.json").read_text())
+    for name in ("module", "any_columns"):
+        assert main(["fit", f"m.py:{name}", *said, "--json", "other.json"]) == 0
+        assert json.loads((here / "other.json").read_text())["params"] == answer["params"]
+    assert main(["fit", "m.py:by_place", "doses.csv", "--columns", "dose"]) == 0
+
+
 def test_a_race(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`compare FILE.py:NAME` is a race on it."""
     assert main(["compare", *POINTS, "--starts", "1", "--budget", "0.2"]) in (0, 1)
@@ -141,6 +172,8 @@ def test_parquet(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["fit", "m.py:line", "points.csv", "--id", "who", "--decimal", ","], "expected columns named after"),
         (["fit", "m.py:line", "doses.csv", "--columns", "dose,response"], 'expected a column "group"'),
         (["fit", "m.py:line", "doses.csv", "--integers", "response,group"], "expected a whole number"),
+        (["fit", "m.py:line", "doses.csv", "--integers", "grp"], "expected columns that the model is given"),
+        (["fit", *POINTS, "--integers", "a"], "--integers: expected all columns of the matrix"),
         (["fit", "bad.py:g", "points.csv"], "bad.py, line 4: expected a file that runs, got SyntaxError"),
         (["fit", "late.py:f", "doses.csv"], "late.py, line 2: expected a model that runs, got KeyError: 'key'"),
         (["fit", *POINTS, "--set", "Q=2"], "--set Q: expected an argument of the model, x, K"),

@@ -144,6 +144,9 @@ def test_bad_arguments(rows: Array) -> None:
     fit = EMEstimator(two, latent="who").fit(rows)
     with pytest.raises(ParameterError, match="expected latent to be one of"):
         fit.predict(rows)
+    for many in (0, -1, 2.5):
+        with pytest.raises(ParameterError, match="expected n_samples to be a number of rows of at least one"):
+            fit.sample(many)  # type: ignore[arg-type]
     with pytest.raises(ParameterError, match="expected model_kwargs to be a dict"):
         EMEstimator(two, model_kwargs=3).fit(rows)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="plate of 100 independent rows"):

@@ -203,6 +203,14 @@ REFUSED: dict[str, tuple[Callable[..., None], Callable[[], tuple[Any, ...]], str
 }  # fmt: skip
 
 
+def test_states_in_place_of_weights_have_no_standard_errors() -> None:
+    """They would be those of a maximum of the likelihood, elsewhere; the summary says so in a line."""
+    fit = EM(k_means, e_step="hard").fit(gaussian_mixture.simulate(30, 2, 3))
+    with pytest.raises(ParameterError, match="expected a maximum of the likelihood, got a fit that ended as .settled"):
+        fit.information()
+    assert "no standard errors: Fit.information: expected a maximum" in str(fit.summary())
+
+
 @pytest.mark.parametrize("how", ["hard", "sampled"])
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_has_no_states_is_refused(name: str, how: str) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -13,6 +14,31 @@ from torch import Tensor
 
 from em_pyro import EM, Fit, ObjectiveError, ParameterError, PlanError
 from em_pyro.fit.rows import slices
+
+
+class Column:
+    """What of a column of a frame is made use of."""
+
+    def __init__(self, values: Any) -> None:
+        """Take an array."""
+        self.values, self.shape = values, values.shape
+
+    @property
+    def iloc(self) -> Any:
+        """Rows by their numbers."""
+        return self
+
+    def __getitem__(self, rows: slice) -> Any:
+        """Return some rows."""
+        return Column(self.values[rows])
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.values)
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        """Return the values."""
+        return self.values
 
 
 def data() -> Tensor:
@@ -53,6 +79,19 @@ def test_full_steps_say_how_it_ended(update: str) -> None:
     assert fit.num_steps < plain.num_steps
     assert distance(fit.log_likelihood, EM(mixture, starts=fit.params).posterior(data()).log_evidence) < IDENTITY
     assert fit.posterior.marginal("z").shape == (200, 2)
+
+
+@pytest.mark.parametrize("kind", [Tensor.numpy, Tensor.tolist, lambda x: {"x": x}, lambda x: Column(x.numpy())])
+def test_slices_of_what_is_passed(kind: Any) -> None:
+    """Arrays, lists, what is in a dict, and columns of a frame are cut as tensors are."""
+
+    def model(x: Any) -> None:
+        mixture(torch.as_tensor(x["x"] if isinstance(x, dict) else np.asarray(x)))
+
+    options: dict[str, Any] = {"batches": 3, "tol": 0, "max_steps": 3}
+    plain = fitted(**options)
+    pyro.clear_param_store()
+    assert EM(model, **options).fit(kind(data())).path == plain.path
 
 
 def test_online_passes_are_followed_by_two_full_steps() -> None:

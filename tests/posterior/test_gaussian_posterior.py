@@ -167,6 +167,17 @@ def test_new_rows() -> None:
     same(new.log_evidence_by("rows"), fit.posterior.log_evidence_by("rows")[2:5])
 
 
+def test_a_plate_of_one_row() -> None:
+    """What nobody else has is in the only row there is: of factors in each state of their kind, of what is seen."""
+    x, seen = values(7, 3, seed=4), values(7, 3, seed=5) > -0.5
+    for fit, args in (
+        (EM(analysers, max_steps=3).fit(x), (x,)),
+        (EM(seen_in_part, max_steps=3).fit(x, seen), (x, seen)),
+    ):
+        alone = fit.posterior_on(*(part[2:3] for part in args))
+        same(alone.log_evidence_by("rows"), fit.posterior.log_evidence_by("rows")[2:3])
+
+
 SIZES = torch.tensor([1, 4, 2, 7, 3, 5, 1, 6])
 
 

@@ -1,5 +1,6 @@
 """Columns that a model takes by name: which are passed on, what is refused, and that the index comes back."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from oracles.agreement import close
+from pyro.nn import PyroModule
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
@@ -50,6 +52,20 @@ def test_columns_go_to_arguments() -> None:
         """Take anything."""
 
     assert list(columns(FRAME, open_ended, other=1)) == ["visits", "other"]
+
+
+def test_modules_and_open_ended_models() -> None:
+    """A module takes what its `forward` names, in a partial too; `**columns` are all; a name that is none is said."""
+
+    class Shops(PyroModule):
+        def forward(self, visits: Tensor, *, shift: float = 0.0) -> None:
+            """Take one column."""
+
+    assert list(columns(FRAME, Shops())) == ["visits"]
+    assert list(columns(FRAME, partial(Shops(), shift=1.0))) == ["visits"]
+    assert list(columns(FRAME[["visits", "size"]], lambda **every: None)) == ["visits", "size"]
+    with pytest.raises(ParameterError, match='expected a model that takes "visits" by name'):
+        columns(FRAME, lambda visits, /: None)
 
 
 def fitted(**data: Any) -> Fit:

@@ -265,6 +265,7 @@ def test_rows_that_a_latent_joins() -> None:
         ({"folds": 24}, "expected folds"),
         ({"folds": 2.0}, "expected folds"),
         ({"dims": {"x": 0}}, "expected dims to name arguments"),
+        ({"dims": [0]}, "expected dims to be a dict"),
         ({"seed": None}, "expected seed"),
         ({"tol": -1}, "expected tol"),
     ],

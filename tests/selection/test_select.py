@@ -266,5 +266,9 @@ def test_nothing_to_fit() -> None:
     """No values, and what is no model."""
     with pytest.raises(ParameterError, match="expected at least one value"):
         select(mixtures, [], X)
+    with pytest.raises(ParameterError, match="expected model_of to be a function"):
+        select([mixtures], [1], X)  # type: ignore[arg-type]
+    with pytest.raises(ParameterError, match="expected values to go through, got 3"):
+        select(mixtures, 3, X)  # type: ignore[arg-type]
     with pytest.raises(ParameterError, match="to return a model or a dict"):
         select(lambda K: K, [1], X)

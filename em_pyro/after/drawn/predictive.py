@@ -65,7 +65,8 @@ def predictive_check(
         kwargs: arguments by name.
 
     Raises:
-        ParameterError: the statistic is no number or not a number (nan); or `draws` is no number of at least one.
+        ParameterError: this is no `Fit`; the statistic is no function, no number or not a number (nan); or `draws` is
+            no number of at least one.
         ModelError: the model cannot be drawn from: see `Fit.simulate`.
         DataError: there are no data, or those of the fit have changed.
 
@@ -73,6 +74,12 @@ def predictive_check(
     """
     if not isinstance(draws, Integral) or isinstance(draws, bool) or draws < 1:
         raise ParameterError(f"predictive_check: expected draws to be a number of at least one, got {draws!r}.")
+    if not isinstance(fit, Fit):
+        raise ParameterError(f"predictive_check: expected a Fit, as EM.fit returns it, got {type(fit).__name__}.")
+    if not callable(statistic):
+        raise ParameterError(
+            f"statistic: expected a function of the sites, as lambda sites: sites[...].mean(), got {statistic!r}."
+        )
     with pyro.get_param_store().scope():
         source = simulator(fit._alive(), fit.params, args, kwargs)
         observed = _number(statistic, source.observed(), "the data")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -39,7 +40,7 @@ def deviations(level: float) -> float:
     Raises:
         ParameterError: the level is not between zero and one.
     """
-    if not 0 < level < 1:
+    if not isinstance(level, Real) or not 0 < level < 1:
         raise ParameterError(f"level: expected a number between 0 and 1, got {level!r}. Ask for 0.95, say.")
     return float(torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.float64)))
 

@@ -127,6 +127,8 @@ class Information:
         these = (names,) if isinstance(names, str) else tuple(names)
         for name in these:
             self._known(name)
+        if not these:
+            raise ParameterError(f"Information: expected one of {sorted(self.slopes)} or several, got none.")
         slopes = torch.cat([self.slopes[name] for name in these])
         silent = torch.cat([self._silent[name] for name in these])
         found = slopes @ self.spread @ slopes.mT
@@ -154,9 +156,15 @@ class Information:
             level: of the interval, value plus and minus a number of standard errors.
 
         Raises:
-            ParameterError: `fn` returns no tensor of real numbers, or one that torch cannot differentiate.
+            ParameterError: `fn` returns no tensor of real numbers, or one that torch cannot differentiate, or that is
+                not finite at the fitted values.
         """
         many = deviations(level)
+        if not callable(fn):
+            raise ParameterError(
+                f"Information.function: expected a function of the parameters, as lambda p: p[...][1] - p[...][0], got "
+                f"{type(fn).__name__}."
+            )
         leaves = {name: value.clone().requires_grad_() for name, value in self.params.items()}
         with torch.enable_grad():
             value = fn(dict(leaves))
@@ -164,6 +172,11 @@ class Information:
             raise ParameterError(
                 f"Information.function: expected a function that returns a tensor of real numbers, got "
                 f"{type(value).__name__}. Stack several results with torch.stack."
+            )
+        if not bool(torch.isfinite(value).all()):
+            raise ParameterError(
+                f"Information.function: expected a function that is finite at the fitted values, got "
+                f"{value.detach().tolist()}."
             )
         slopes = self._chained(value, leaves)
         variance = ((slopes @ self.spread) * slopes).sum(-1).clamp(min=0)

@@ -81,7 +81,7 @@ class Layer:
         """
         found = torch.zeros(len(members.entries), dtype=torch.long)
         for plate, size in self.plates.items():
-            place = place_of(self.rows, members, plate)
+            place = place_of(self.rows, members, plate, size)
             if place is None:
                 names = self.latents.named(members.entries)
                 raise ModelError(

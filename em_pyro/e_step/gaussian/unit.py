@@ -232,7 +232,7 @@ class Gaussian(Unit):
         """
         total = torch.zeros(size, dtype=torch.float64)
         for members, group in zip(self.components, self.whole(), strict=True):
-            place = place_of(self.rows, members, plate)
+            place = place_of(self.rows, members, plate, size)
             if place is None:
                 return None
             each = posterior(group, natural.bindings).evidence[0, 0].expand(len(place))

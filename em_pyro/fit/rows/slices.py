@@ -16,14 +16,13 @@ from functools import reduce
 from operator import add
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from ...e_step.engine import Engine
 from ...e_step.expectation import Expectation
 from ...errors import ParameterError, PlanError
 from ...m_step.ascent.ascend import Carried
+from ...program.data.rows_of import rows_of
 from ...program.named import Batch, Named, only
 from ..endings import guard
 from ..path import Path
@@ -222,4 +221,10 @@ def as_slices(stream: Any, many: int | None) -> Stream | None:
 
 
 def _cut(value: Any, rows: int, at: slice) -> Any:
-    return value[at] if isinstance(value, (Tensor, np.ndarray)) and value.ndim and len(value) == rows else value
+    def cut(array: Any) -> Any:
+        shape = tuple(array.shape)
+        if not shape or shape[0] != rows:
+            return array
+        return array.iloc[at] if hasattr(array, "iloc") else array[at]
+
+    return rows_of(value, rows, cut, lambda listed: listed[at])

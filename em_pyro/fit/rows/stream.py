@@ -227,7 +227,7 @@ def check_streamed(engine: Engine, plan: Plan) -> None:
     """
     plate = engine.plate
     if plate is None:
-        raise PlanError("fit_stream: expected a plate whose rows come in batches, got a model without one.")
+        raise PlanError(f"The model: expected a plate whose rows come in batches, got a model without one. {REMEDY}")
     for name in engine.program.by_row:
         raise PlanError(
             f'Site "{name}": expected parameters that all rows share, got one with an entry for each row of plate '
@@ -253,7 +253,7 @@ def outside_of(engine: Engine, plate: str) -> str:
     return next((name for name, site in run.items() if site.role != "prior" and plate not in site.plates), "")
 
 
-REMEDY = "Use fit, with all rows in memory."
+REMEDY = "Fit all rows at once: by fit, in one process, without batches=."
 
 
 def _kept(site: str, plate: str | None, why: str) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
+
+from torch.nn import Module
 
 from ...errors import DataError, ParameterError
 from .passed import tensor_of
@@ -13,12 +16,13 @@ from .passed import tensor_of
 def columns(frame: Any, model: Callable[..., Any], **others: Any) -> dict[str, Any]:
     """Return the columns that a model takes by name, to be passed on: `EM(model).fit(**columns(frame, model, K=3))`.
 
-    Columns that the model has no argument for are left out, arguments with a default may have none. Columns stay what
-    they are, with the index of the frame, so that `Posterior.to_frame` has it; the model sees tensors of them.
+    Columns that the model has no argument for are left out, arguments with a default may have none; a model that takes
+    any (`**columns`) and names none is given all of them. Columns stay what they are, with the index of the frame, so
+    that `Posterior.to_frame` has it; the model sees tensors of them.
 
     Args:
         frame: a pandas frame, or what else has `columns` and gives one by its name.
-        model: a function.
+        model: a function, or a module.
         others: its other arguments; they come before columns of the same name.
 
     Raises:
@@ -30,26 +34,45 @@ def columns(frame: Any, model: Callable[..., Any], **others: Any) -> dict[str, A
         raise DataError(f"columns: expected a frame, which has columns, got {type(frame).__name__}.")
     known, needed, free = arguments_of(model)
     names = [name for name in frame.columns if isinstance(name, str)]
+    known = known or (names if free else [])
     if unknown := [name for name in others if name not in known and not free]:
         raise ParameterError(f'columns: expected arguments of the model, {listed(known)}, got "{unknown[0]}".')
     taken = [name for name in known if name in names and name not in others]
     missing = [name for name in needed if name not in (*taken, *others)]
     if missing or not taken:
-        wanted = f'a column "{missing[0]}"' if missing else "a column for some argument of the model"
-        raise ParameterError(
-            f"columns: expected {wanted}, got {listed(names)}. The model takes {listed(known)}: rename a column by "
-            f"frame.rename(columns=...), or pass the argument by name."
-        )
+        raise _lacking(missing[0] if missing else None, names, known)
     return {name: _numbers(name, frame[name]) for name in taken} | others
 
 
+def _lacking(missing: str | None, names: list[str], known: list[str]) -> ParameterError:
+    """Say what a model takes and a frame has not."""
+    if missing is not None and missing not in known:
+        return ParameterError(
+            f'columns: expected a model that takes "{missing}" by name, got one that takes it by its place alone. Pass '
+            f'it so: frame["{missing}"].'
+        )
+    wanted = f'a column "{missing}"' if missing is not None else "a column for some argument of the model"
+    return ParameterError(
+        f"columns: expected {wanted}, got {listed(names)}. The model takes {listed(known)}: rename a column by "
+        f"frame.rename(columns=...), or pass the argument by name."
+    )
+
+
 def arguments_of(model: Callable[..., Any]) -> tuple[list[str], list[str], bool]:
-    """Return the names of a model's arguments, of those without a default, and whether it takes any others."""
-    parameters = inspect.signature(model).parameters
+    """Return what a model takes by name, what it needs, by name or not, and whether it takes any other names."""
+    parameters = inspect.signature(_stated(model)).parameters
     several = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    named = {name: p for name, p in parameters.items() if p.kind not in several}
+    own = {name: p for name, p in parameters.items() if p.kind not in several}
     free = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    return list(named), [name for name, p in named.items() if p.default is p.empty], free
+    known = [name for name, p in own.items() if p.kind is not inspect.Parameter.POSITIONAL_ONLY]
+    return known, [name for name, p in own.items() if p.default is p.empty], free
+
+
+def _stated(model: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what states the arguments of a model: of a module its `forward`, also where some are bound already."""
+    if isinstance(model, partial):
+        return partial(_stated(model.func), *model.args, **model.keywords)
+    return model.forward if isinstance(model, Module) else model
 
 
 def listed(names: Any) -> str:

@@ -147,8 +147,10 @@ def _members(
     return Members(entries, tuple(rows_of), tuple(slots_of), tuple(None for _ in sites))
 
 
-def place_of(rows: Sequence[Rows], members: Members, plate: str) -> Tensor | None:
-    """The row of a plate that every member lies in; None if there is none, or several."""
+def place_of(rows: Sequence[Rows], members: Members, plate: str, size: int) -> Tensor | None:
+    """The row of a plate of some size that every member lies in; None if there is none, or several."""
+    if size == 1:  # all lie in it, and no site tells its only row from others
+        return torch.zeros(len(members.entries), dtype=torch.long)
     place: Tensor | None = None
     for mine, site in zip(members.rows, rows, strict=True):
         if mine is not None and plate in site.places:

@@ -1,0 +1,38 @@
+"""Some rows of what a model is passed: of arrays and frames, in lists and dicts too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+
+def shape_of(value: Any) -> tuple[int, ...] | None:
+    """Return the shape of a tensor, an array or a frame; None of anything else."""
+    if isinstance(value, (Tensor, np.ndarray)) or (hasattr(value, "iloc") and hasattr(value, "shape")):
+        return tuple(value.shape)
+    return None
+
+
+def rows_of(value: Any, rows: int, cut: Callable[[Any], Any], pick: Callable[[Any], Any]) -> Any:
+    """Return an argument with some of its rows; itself, and not a copy, if it has none.
+
+    Args:
+        value: the argument.
+        rows: how many rows there are.
+        cut: makes some rows of an array or a frame, or returns it as it is.
+        pick: makes some rows of a list or a tuple that has one entry for each.
+    """
+    if shape_of(value) is not None:
+        return cut(value)
+    if isinstance(value, dict):
+        parts = {name: rows_of(part, rows, cut, pick) for name, part in value.items()}
+        return parts if any(parts[name] is not part for name, part in value.items()) else value
+    if type(value) not in (list, tuple):
+        return value
+    inner = [rows_of(part, rows, cut, pick) for part in value]
+    if any(new is not part for new, part in zip(inner, value, strict=True)):
+        return type(value)(inner)
+    return pick(value) if len(value) == rows else value
