@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from ..errors import EMError, ModelError
-from ..program.points.abreast import FEW as LEAST
-from ..program.points.abreast import read_abreast
 from ..program.devices import seed_generators, seeded
 from ..program.handlers import quiet
 from ..program.named import Named, Params
+from ..program.points.abreast import FEW as LEAST
+from ..program.points.abreast import read_abreast
 from ..program.program import Program
 from ..program.site import Site
 from .side_by_side import Alike, Key, alike, differ, differences, parts_of
