@@ -115,7 +115,7 @@ def pool(values: Tensor, selected: Selected, size: int) -> Tensor:
 
 def flat(value: Tensor) -> Tensor:
     """Lay all entries out in one dimension after the starts."""
-    return value if value.dim() == 2 else value.reshape((len(value), -1))
+    return value if value.dim() == 2 else value.reshape((value.shape[0], -1))
 
 
 def shaped(value: Tensor, like: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from ..e_step.engine import Engine
 from ..families import family_of
 from ..program.masks import alive, masks_of
 from ..program.named import Named, Params, squeeze, unwrap
-from ..program.probes import probes
+from ..program.points.probes import probes
 from ..program.program import Program
 from ..program.site import Site
 from ..program.unroll import unroll

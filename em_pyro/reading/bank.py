@@ -181,7 +181,7 @@ class Bank:
         if not self.matrices:
             return torch.zeros(0, dtype=torch.float64)
         parts = [s.chart.forward(batch[s.parameter]) for s in self.matrices]
-        parts = [p if p.dim() == 4 else p.reshape((len(p), -1, *p.shape[-2:])) for p in parts]
+        parts = [p if p.dim() == 4 else p.reshape((p.shape[0], -1, *p.shape[-2:])) for p in parts]
         largest = max(p.shape[-1] for p in parts)
         parts = [p if p.shape[-1] == largest else _enlarged(p, largest) for p in parts]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
@@ -235,7 +235,7 @@ def gather(role: RoleMap, atoms: Tensor, batch: Batch) -> Tensor:
         start, size = role.stretch
         bound = atoms if size == atoms.shape[1] else atoms.narrow(1, start, size)
         if role.index.dim() > 1:
-            bound = bound.reshape((len(atoms), *role.index.shape, *atoms.shape[2:]))
+            bound = bound.reshape((atoms.shape[0], *role.index.shape, *atoms.shape[2:]))
     else:
         bound = atoms[:, role.positions]
     if role.rows is not None and role.rows < atoms.shape[-1]:
@@ -254,5 +254,5 @@ def bound_once(role: RoleMap, atoms: Tensor, batch: Batch) -> Tensor:
 def _joined(parts: list[Tensor]) -> Tensor:
     if not parts:
         return torch.zeros((1, 0), dtype=torch.float64)
-    parts = [p if p.dim() == 2 else p.reshape((len(p), -1)) for p in parts]
+    parts = [p if p.dim() == 2 else p.reshape((p.shape[0], -1)) for p in parts]
     return parts[0] if len(parts) == 1 else torch.cat(parts, -1)

@@ -14,13 +14,15 @@ from itertools import islice, product
 import torch
 from torch import Tensor
 
-from ..errors import ModelError
+from ..errors import EMError, ModelError
 from ..program.devices import seed_generators, seeded
 from ..program.handlers import quiet
 from ..program.named import Named, Params
+from ..program.points.abreast import FEW as LEAST
+from ..program.points.abreast import read_abreast
 from ..program.program import Program
 from ..program.site import Site
-from .side_by_side import Alike, alike, differences
+from .side_by_side import Alike, Key, alike, differ, differences, parts_of
 
 JOINT_VALUES = 64  # of all latents, up to which every row has each of them
 COMBINATIONS = 32  # of states of more latents, drawn besides, in all rows together
@@ -32,6 +34,8 @@ SMALL = 1000  # rows up to which latents have states of their own in every row
 ENTRIES = 300_000  # of arguments, enumerated and in all runs that are compared at once
 States = Mapping[str, Tensor]
 """Indices into the supports of the latents, by plates; without dimensions where all rows share one."""
+_Concrete = tuple[States, Mapping[str, Site]]
+"""States of all latents, and the program there."""
 UNUSUAL = 7_340_033  # a seed that nobody else has
 
 
@@ -86,9 +90,11 @@ class _Compared:
 
     def add(self, params: Params, choices: Iterator[States]) -> tuple[States, Exception] | None:
         """Compare the runs at some states of the latents; return the states at which there is no run, and why."""
-        while True:
-            runs, failed = list[tuple[States, Mapping[str, Site]]](), None
-            for states in islice(choices, self.most):
+        while some := list(islice(choices, self.most)):
+            if self._agree(params, some):
+                continue
+            runs, failed = list[_Concrete](), None  # what differs is seen in a run of its own before it is said
+            for states in some:
                 try:
                     runs.append((states, _run(self.program, params, states)))
                 except ModelError:
@@ -98,10 +104,37 @@ class _Compared:
                     failed = states, error
                     break
             self._compare(runs)
-            if failed is not None or not runs:
+            if failed is not None:
                 return failed
+        return None
 
-    def _compare(self, runs: Sequence[tuple[States, Mapping[str, Site]]]) -> None:
+    def _agree(self, params: Params, some: Sequence[States]) -> bool:
+        """Tell whether the runs at some states, made at once, are as enumerated: no, where that cannot be done."""
+        if len(some) < LEAST:
+            return False
+        names = dict[Key, tuple[str, ...]]()
+
+        def read(run: Mapping[str, Site]) -> dict[Key, Tensor]:
+            parts = {(name, what): part for name, site in run.items() for what, part in parts_of(site).items()}
+            names.update({key: part.names for key, part in parts.items()})
+            return {key: part.tensor for key, part in parts.items()}
+
+        placed = [{name: _placed(self.program, name, index) for name, index in states.items()} for states in some]
+        try:
+            known = _run(self.program, params, some[0])
+            found = read_abreast(self.program, known, [params] * len(some), placed, read)
+        except (EMError, RuntimeError, ValueError, IndexError, TypeError):
+            return False
+        if found is None:
+            return False
+        runs = {key: Named(part, names[key]) for key, part in found.items()}
+        indices = dict[str, Named]()
+        for name in some[0]:
+            each = [_named_index(self.program, name, states[name]) for states in some]
+            indices[name] = Named(torch.stack([part.tensor for part in each]), each[0].names)
+        return not differ(self.groups, self.program, runs, indices)
+
+    def _compare(self, runs: Sequence[_Concrete]) -> None:
         if not runs:
             return
         with torch.no_grad():

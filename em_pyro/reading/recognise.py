@@ -20,7 +20,7 @@ from ..families import family_for, family_of
 from ..program.marks import not_fitted, reached, traced_run
 from ..program.masks import refuse_moving, seen
 from ..program.named import Named, unwrap
-from ..program.probes import LONG_PROGRAM, probes
+from ..program.points.probes import LONG_PROGRAM, probes
 from ..program.program import Program
 from ..program.site import Site
 from ..program.unroll import unroll, user_site

@@ -25,6 +25,8 @@ ROUNDING = 100  # units of the dtype: one run of many states rounds otherwise th
 ROWS = 1000  # of a plate that are compared
 STACKED = 100_000  # entries of an argument up to which it is stacked with others like it
 SITE = "[site]"
+Key = tuple[str, str]
+"""A site, and what of it: as `parts_of` says."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,47 @@ def differences(
             yield from (
                 (run, group.sites[k], group.what) for (run, k, _), fine in zip(members, agree, strict=True) if not fine
             )
+
+
+def differ(groups: list[Alike], program: Program, runs: Mapping[Key, Named], indices: Mapping[str, Named]) -> bool:
+    """Tell whether a concrete run gave another value than the enumerated one does there.
+
+    Args:
+        groups: of the enumerated run.
+        program: what was run.
+        runs: what determines the densities of all runs, by site and `parts_of`; runs are the first dimension.
+        indices: states of the latents in all runs, which are the first dimension.
+    """
+    indices = {name: _thinned_behind(part, program) for name, part in indices.items()}
+    for group in groups:
+        kept: dict[object, list[tuple[int, Named]]] = {}
+        for k, name in enumerate(group.sites):
+            part = runs.get((name, group.what))
+            if part is None or (not part.tensor.stride(0) and _shared_memory(part.tensor[0], group.given[k])):
+                continue
+            named = _thinned_behind(part, program)
+            chosen = tuple(indices[n].names for n in group.latents[k])
+            kept.setdefault((named.names, named.tensor.shape, named.tensor.dtype, chosen), []).append((k, named))
+        for members in kept.values():
+            places, of = [k for k, _ in members], [group.latents[k] for k, _ in members]
+            concrete = Named(torch.cat([part.tensor for _, part in members]), (SITE, *members[0][1].names))
+            count = len(concrete.tensor) // len(members)
+            whole = group.whole.tensor[torch.tensor(places).repeat_interleave(count)]
+            states = {}
+            for slot, first in enumerate(of[0]):
+                stacked = torch.cat([indices[names[slot]].tensor for names in of]).to(whole.device)
+                states[f"[{slot}]"] = Named(stacked, (SITE, *indices[first].names))
+            if not bool(
+                _agree(concrete, _select(Named(whole, group.whole.names), states, group.event), group.event).all()
+            ):
+                return True
+    return False
+
+
+def _thinned_behind(part: Named, program: Program) -> Named:
+    """The same as `thinned` of every run."""
+    thin = thinned(Named(part.tensor, (SITE, *part.names)), program)
+    return Named(thin.tensor, part.names)
 
 
 def _agreeing(

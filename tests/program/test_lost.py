@@ -9,6 +9,7 @@ from torch.distributions import Bernoulli, Distribution, MultivariateNormal, Nor
 
 from em_pyro.program.changes import lost
 from em_pyro.program.changes.lost import First
+from em_pyro.program.named import unexpand
 from em_pyro.program.site import Site
 
 Change = Mapping[str, Distribution]
@@ -61,6 +62,21 @@ def test_lost(name: str, together: bool, monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(lost, "TOGETHER", 0)
     change, expected = CHANGES[name]
     assert First(run()).lost(run(**change())) is expected
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_lost_of_several_runs(name: str) -> None:
+    """Where any of some runs has lost an entry, it is said of all together; and not without need."""
+    change, expected = CHANGES[name]
+    first, changed = run(), run(**change())
+    moved = dict[lost.Key, Tensor]()
+    for site in change():
+        for (place, was), (_, now) in zip(
+            *(lost.arguments_of(sites[site].fn) for sites in (first, changed)), strict=True
+        ):
+            pair = [unexpand(part) for part in ((was, now) if was.shape == now.shape else (now, now))]
+            moved[site, place] = torch.stack(pair).expand(2, *now.shape)
+    assert First(first).lost_of(moved) is expected
 
 
 def test_zeros_that_were_there_are_seen_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,11 +66,11 @@ def test_a_law_expanded_to_all_states_and_rows_is_compared_once(monkeypatch: pyt
     other = law.clone()
     other[0, -1] += 1e-3
     shape = (2000, 300, 5)
-    assert same._equal(law.expand(shape), law.clone().expand(shape))
-    assert not same._equal(law.expand(shape), other.expand(shape))
+    assert same.equal(law.expand(shape), law.clone().expand(shape))
+    assert not same.equal(law.expand(shape), other.expand(shape))
     assert max(seen) == 5
-    assert same._equal(law.expand(shape), law.expand(shape).contiguous())
-    assert not same._equal(law.expand(shape), other.expand(shape).contiguous())
+    assert same.equal(law.expand(shape), law.expand(shape).contiguous())
+    assert not same.equal(law.expand(shape), other.expand(shape).contiguous())
 
 
 def of_its_own() -> None:

@@ -1,6 +1,6 @@
 """Which states of latents are compared with their enumeration, and how often: as the rows ask."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyro
@@ -73,14 +73,15 @@ def test_neighbours_are_led_through_all_pairs(states: int, monkeypatch: pytest.M
 
 
 def runs(monkeypatch: pytest.MonkeyPatch, program: Any, *args: Any, **kwargs: Any) -> list[Mapping[str, Tensor]]:
-    """The states of its latents at which a model is run."""
-    seen, run = list[Mapping[str, Tensor]](), em_pyro.reading.check._run
+    """The states of its latents at which a model is run, each by itself or all at once."""
+    seen, choices = list[Mapping[str, Tensor]](), em_pyro.reading.check._choices
 
-    def watched(program: Any, params: Any, states: Mapping[str, Tensor]) -> Any:
-        seen.append(states)
-        return run(program, params, states)
+    def watched(program: Any, *, apart: bool) -> Iterator[Mapping[str, Tensor]]:
+        for states in choices(program, apart=apart):
+            seen.append(states)
+            yield states
 
-    monkeypatch.setattr(em_pyro.reading.check, "_run", watched)
+    monkeypatch.setattr(em_pyro.reading.check, "_choices", watched)
     EM(program).plan(*args, **kwargs)
     return seen
 

@@ -123,7 +123,7 @@ class Mixture:
         own: dict[str, Tensor] = {}
         owned, apart = natural.rows.owned, self.rows.apart(natural.rows)
         for chunk in self.chunks(starts):
-            size = len(flat), prod(chunk.size(p, n) for p, n in self.plates.items())
+            size = flat.shape[0], prod(chunk.size(p, n) for p, n in self.plates.items())
             logits, weights = self._buffer("logits", *size), self._buffer("weights", *size)
             if apart:
                 logits.copy_(flat[:, features.column].unsqueeze(-1))

@@ -101,7 +101,7 @@ class Stack(Unit):
             product = align(product, first.names, first.laid_out)
             return [align(product, factor.laid_out, factor.names) for factor in self.sites], features
         flat, sizes, at = self.densities(natural, features, chunk), first.laid_out_sizes(chunk), len(first.layout.cells)
-        product = flat.reshape((len(flat), *sizes[:at], len(self.sites), *sizes[at:]))
+        product = flat.reshape((flat.shape[0], *sizes[:at], len(self.sites), *sizes[at:]))
         parts = zip(self.sites, product.unbind(1 + at), strict=True)
         return [align(part, factor.laid_out, factor.names) for factor, part in parts], features
 

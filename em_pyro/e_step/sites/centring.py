@@ -237,7 +237,7 @@ def finish(factor: SiteFactor, found: Tensor, natural: Natural | None) -> tuple[
     wanted = None if natural is None else natural.wanted
     if wanted is None or factor.kept is not None:  # a row a cell: nothing has been summed, nothing is gained by moving
         tail = () if not factor.family.event_dim else shift.shape[-1:]
-        return parts, shift.double().expand((len(found), *factor.cell_shape, *factor.event_shape, *tail))
+        return parts, shift.double().expand((found.shape[0], *factor.cell_shape, *factor.event_shape, *tail))
     taken = shift.double()
     if natural is not None and natural.own is not None:
         kept = 1 + len(factor.cell_shape)
@@ -258,7 +258,7 @@ def digits(factor: SiteFactor, bound: Bound, near: Bound) -> Tensor | None:
         return None
     if bound.plain:
         scale = scales(factor, near)
-        return (factor.data.reach / FARTHEST / scale.reshape((len(scale), -1)).amin(-1)).expand((2, near.starts))
+        return (factor.data.reach / FARTHEST / scale.reshape((scale.shape[0], -1)).amin(-1)).expand((2, near.starts))
     room, narrow = _room(factor, near), _narrow(factor, near)
     moved = (factor.locations(near) - factor.locations(bound)).abs()
     if moved.dim() > room.dim():

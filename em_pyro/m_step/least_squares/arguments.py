@@ -103,7 +103,7 @@ class Selection:
         """All entries of a parameter as they enter: (S, entries) + unit."""
         value = chart.forward(value.double())
         value = 1 - value if where.complement else value
-        value = value if value.dim() == 2 + len(self.unit) else value.reshape((len(value), -1, *self.unit))
+        value = value if value.dim() == 2 + len(self.unit) else value.reshape((value.shape[0], -1, *self.unit))
         return value if then is None else then(value)
 
     def designs(self, first: Mapping[str, int]) -> list[Affine]:

@@ -44,8 +44,8 @@ class MatrixSite:
     def moments(self, sums: Sums) -> Moments:
         """Lay the statistics out over flat cells, products as whole matrices."""
         n, first, second = sums.parts
-        starts, dim = len(n), first.shape[-1]
-        around = None if sums.around is None else sums.around.reshape((len(sums.around), -1, dim))
+        starts, dim = n.shape[0], first.shape[-1]
+        around = None if sums.around is None else sums.around.reshape((sums.around.shape[0], -1, dim))
         products = second.index_select(-1, square(dim, second.device)).reshape((starts, -1, dim, dim))
         return Moments(n.reshape((starts, -1)), first.reshape((starts, -1, dim)), products, around)
 

@@ -45,6 +45,18 @@ class First:
             return False
         return any(_usable(key, tensor) < self._count(key) for key, tensors in moved.items() for tensor in tensors)
 
+    def lost_of(self, runs: Mapping[Key, Tensor]) -> bool:
+        """Tell of several runs whether any may have lost an entry, from all that differs between them, runs first."""
+        real, others = list[Tensor](), list[Tensor]()
+        for key in runs.keys() & self.arguments.keys():
+            each, before, zeros = unexpand(runs[key].detach()), self._zero(key), _may_be_zero(key)
+            each = each.reshape(len(each), -1)
+            if each.shape[1] < len(before) or (each.shape[1] > len(before) and not zeros):
+                return True
+            (real if zeros else others).append(each if zeros else torch.where(before, 1.0, each))
+        joined = [torch.cat([each.flatten() for each in parts]) if parts else torch.ones(1) for parts in (real, others)]
+        return not all(math.isfinite(float(part.sum())) for part in joined) or not bool(joined[1].all())
+
     def _count(self, key: Key) -> int:
         if key not in self.counts:
             self.counts[key] = _usable(key, self.arguments[key])

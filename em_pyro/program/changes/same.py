@@ -119,7 +119,7 @@ def first_difference(before: Mapping[str, Site], now: Mapping[str, Site]) -> str
         if was is None:
             return f'site "{name}"'
         old, new = _tensors(was), _tensors(site)
-        if any(not _equal(old[key], new[key]) for key in old.keys() & new.keys()):  # some are made when asked for
+        if any(not equal(old[key], new[key]) for key in old.keys() & new.keys()):  # some are made when asked for
             return f'site "{name}"'
     return ""
 
@@ -134,8 +134,8 @@ def _tensors(site: Site) -> dict[str, Any]:
     return found
 
 
-def _equal(one: Any, other: Any) -> bool:
-    """Whether two constants are the same but for rounding, which may differ from run to run on several threads."""
+def equal(one: Any, other: Any) -> bool:
+    """Tell whether two constants are the same but for rounding, which may differ from run to run on several threads."""
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         if one.shape != other.shape or one.dtype != other.dtype:
             return False

@@ -1,15 +1,14 @@
 """Columns of predictors: replays with single coordinates set, and what is under the link of an argument then.
 
 Two steps along a random direction tell whether that may be affine at all. Entries of which no cell has more than one
-(the rows of a coefficient matrix that a component selects from) are set together, and told apart by their values: two
-replays for each covariate, however many components there are.
+(the rows of a coefficient matrix that a component selects from) are set together: one replay for each covariate,
+however many components there are. Steps that are asked for of most predictors are taken at once.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import combinations, product
 
 import torch
@@ -21,10 +20,11 @@ from ...program.named import Params
 from ...program.program import Program
 from ..predictor import Affine, Piece
 from .replays import Linked, Replays, finite
+from .slots import Slot, columns_of, marks_of, put, used
 
 REPLAYS, ALTERNATIVES = 512, 3
-
-Slot = tuple[Tensor, Tensor]  # which flat entry of a parameter a cell takes, -1 for none; its multiplier
+NEARER = 5  # steps along a random direction that are tried at once, each half as long as the one before
+LIKELY = 30  # columns of a parameter, of so many entries each, that are run before it is known whether there are any
 
 
 def columns(
@@ -32,12 +32,11 @@ def columns(
 ) -> Iterator[tuple[Linked, Affine]]:
     """Yield the links under which the arguments may be affine in these parameters, with what the columns say."""
     replays = Replays(program, coordinates, values, tuple(links))
-    replays = replace(replays, base=replays.run({}))
-    fits = [k for k, fit in enumerate(_straight(replays)) if fit]
-    replays = replace(replays, links=tuple(links[k] for k in fits), base=tuple(replays.base[k] for k in fits))
-    if not fits:
+    replays = replays.begun(_likely(replays))
+    replays = replays.of([k for k, fit in enumerate(_straight(replays)) if fit])
+    if not replays.links:
         return
-    found: list[list[tuple[str, Tensor, Tensor]]] = [[] for _ in fits]
+    found: list[list[tuple[str, Tensor, Tensor]]] = [[] for _ in replays.links]
     budget = REPLAYS
     for name in coordinates:
         slots = _slots_of(replays, name, budget)
@@ -51,11 +50,45 @@ def columns(
             yield link, _assembled(link, base, slots_of_link, coordinates)
 
 
+def _random(replays: Replays, names: Sequence[str], seed: int) -> dict[str, Tensor]:
+    """Return a random direction of some parameters."""
+    generator, zero = torch.Generator().manual_seed(seed), replays.zero
+    return {n: seeded(torch.randn, zero[n].shape, generator=generator, dtype=torch.float64) for n in names}
+
+
+def _likely(replays: Replays) -> list[tuple[dict[str, Tensor], float]]:
+    """Return the directions and steps that are asked for of a predictor in units of its link, one state a row."""
+    every = _random(replays, list(replays.zero), 2)
+    found = [(every, 0.5**k) for k in range(NEARER)]
+    for name, zero in replays.zero.items():
+        found.append((_random(replays, [name], 4), 1.0))
+        for chosen in _sets(zero.shape):
+            corners = _corners(zero.shape, chosen)
+            if not 0 < len(corners) <= LIKELY:
+                break
+            columns = [torch.arange(zero.numel()).reshape(zero.shape)[where].reshape(-1) for where in corners]
+            found += [({name: put(zero.shape, entries)}, 1.0) for entries in columns]
+            if len(columns[0]) > 1:  # single entries need no marks
+                found.append(({name: put(zero.shape, columns[0], marks_of(len(columns[0])))}, 1.0))
+    return found
+
+
+def _sets(shape: Sequence[int]) -> list[tuple[int, ...]]:
+    """Return the sets of dimensions along which entries may be told apart in one column, the most entries first."""
+    dims = [i for i, size in enumerate(shape) if size > 1]
+    sets = [chosen for r in range(min(len(dims), ALTERNATIVES), -1, -1) for chosen in combinations(dims, r)]
+    return sorted(sets, key=lambda chosen: -math.prod(shape[i] for i in chosen))
+
+
+def _corners(shape: Sequence[int], chosen: Sequence[int]) -> list[tuple[int | slice, ...]]:
+    """Return where the columns of a parameter are that have all entries along the chosen dimensions."""
+    others = [range(1 if i in chosen else size) for i, size in enumerate(shape)]
+    return [tuple(slice(None) if i in chosen else k for i, k in enumerate(corner)) for corner in product(*others)]
+
+
 def _straight(replays: Replays) -> list[bool]:
     """Tell whether two steps along a random direction lead twice as far as one."""
-    generator = torch.Generator().manual_seed(2)
-    shapes = {n: zero.shape for n, zero in replays.zero.items()}
-    direction = {n: seeded(torch.randn, shape, generator=generator, dtype=torch.float64) for n, shape in shapes.items()}
+    direction = _random(replays, list(replays.zero), 2)
     full, step = replays.moved(direction)
     straight = []
     for one, half, base in zip(full, replays.change(direction, step / 2), replays.base, strict=True):
@@ -67,71 +100,17 @@ def _straight(replays: Replays) -> list[bool]:
 def _slots_of(replays: Replays, name: str, budget: int) -> list[list[Slot]] | None:
     """Find the slots of every link for one parameter, as few as explain it; None if that takes too many replays."""
     shape = replays.zero[name].shape
-    noise = seeded(torch.randn, shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    if all(not bool(change.any()) for change in replays.moved({name: noise})[0]):
+    if all(not bool(change.any()) for change in replays.moved(_random(replays, [name], 4))[0]):
         return [[] for _ in replays.links]
-    dims = [i for i, size in enumerate(shape) if size > 1]
-    sets = [chosen for r in range(min(len(dims), ALTERNATIVES), -1, -1) for chosen in combinations(dims, r)]
-    for chosen in sorted(sets, key=lambda chosen: -math.prod(shape[i] for i in chosen)):
-        others = [range(1 if i in chosen else size) for i, size in enumerate(shape)]
-        if math.prod(len(o) for o in others) * 2 > budget:
+    for chosen in _sets(shape):
+        corners = _corners(shape, chosen)
+        if len(corners) * 2 > budget:
             return None
-        slots: list[list[Slot]] = [[] for _ in replays.links]
-        for corner in product(*others):
-            found = _slot(replays, name, tuple(slice(None) if i in chosen else k for i, k in enumerate(corner)))
-            if found is None:
-                break
-            for have, (index, value) in zip(slots, found, strict=True):
-                have.append(_thinned(index, value, replays.noise))
-        else:
-            return slots
+        columns = columns_of(replays, name, corners)
+        if columns is not None:
+            slots = zip(*(column.slots for column in columns), strict=True)
+            return [[_thinned(index, value, replays.noise) for index, value in of_link] for of_link in slots]
     raise AssertionError("single entries are slots")
-
-
-def _slot(replays: Replays, name: str, where: tuple[int | slice, ...]) -> list[Slot] | None:
-    """Return one slot of every link, if no cell has two of these entries; else None."""
-    shape = replays.zero[name].shape
-    entries = torch.arange(math.prod(shape)).reshape(shape)[where].reshape(-1)
-    mask = torch.zeros(shape, dtype=torch.float64)
-    mask[where] = 1
-    sums, step = replays.moved({name: mask})
-    floors = [
-        replays.floor(total, link, base, step)
-        for total, link, base in zip(sums, replays.links, replays.base, strict=True)
-    ]
-    if len(entries) == 1:
-        found = zip(sums, floors, strict=True)
-        return [(torch.where(total.abs() > floor, int(entries), -1), total) for total, floor in found]
-    # Each entry gets a mark of its own: irrational, so that no average of two is the mark of a third.
-    marks = 1 + torch.frac(torch.arange(1, len(entries) + 1, dtype=torch.float64) * (math.sqrt(5) - 1) / 2)
-    marked = torch.zeros(math.prod(shape), dtype=torch.float64)
-    marked[entries] = marks
-    slots = []
-    marks, order = marks.sort()
-    for total, other, floor in zip(sums, replays.change({name: marked.reshape(shape)}, step), floors, strict=True):
-        marks, order, entries = (part.to(total.device) for part in (marks, order, entries))
-        idle = total.abs() <= floor
-        ratio = other / torch.where(idle, 1.0, total)
-        at = torch.searchsorted(marks, ratio).clamp(1, len(marks) - 1)
-        nearest = torch.where(ratio - marks[at - 1] < marks[at] - ratio, at - 1, at)
-        gap = (other - marks[nearest] * total).abs()
-        if bool((gap > torch.where(idle, 4 * floor, 1e4 * replays.noise * total.abs() + 4 * floor)).any()):
-            return None
-        slots.append((torch.where(idle, -1, entries[order[nearest]]), total))
-    return None if _hidden(replays, name, entries, slots) else slots
-
-
-def _hidden(replays: Replays, name: str, entries: Tensor, slots: Sequence[Slot]) -> bool:
-    """Whether an entry that no cell seems to have moves one: it was lost beside another, by the units of covariates."""
-    used = torch.stack([_used(index, replays.zero[name].numel()) for index, _ in slots]).any(0)
-    left = entries[~used[entries]]
-    if not len(left):
-        return False
-    mask = torch.zeros(replays.zero[name].numel(), dtype=torch.float64)
-    mask[left.cpu()] = 1
-    changes, step = replays.moved({name: mask.reshape(replays.zero[name].shape)})
-    every = zip(changes, replays.links, replays.base, strict=True)
-    return any(bool((c.abs() > replays.floor(c, link, base, step)).any()) for c, link, base in every)
 
 
 # ---- from columns to a predictor -------------------------------------------------------------------------------------
@@ -145,8 +124,8 @@ def _assembled(
 ) -> Affine:
     """Put slots that vary along the same dimensions side by side."""
     order = list(coordinates)
-    used = [(order.index(name), int(i)) for name, index, _ in slots for i in _used(index).nonzero()]
-    entries = sorted(set(used))
+    taken = [(order.index(name), int(i)) for name, index, _ in slots for i in used(index).nonzero()]
+    entries = sorted(set(taken))
     groups: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
     for name, index, value in slots:
         place = torch.full((max(i for _, i in entries) + 2,), -1, device=index.device)
@@ -165,12 +144,6 @@ def _assembled(
     names = tuple((order[which], i) for which, i in entries)
     curved = {name: coordinates[name] for name, _ in names if coordinates[name].name != "itself"}
     return Affine(names, offset.contiguous(), tuple(pieces), link.chart, curved)
-
-
-def _used(index: Tensor, size: int | None = None) -> Tensor:
-    """Tell of entries, of so many or up to the last one, whether a cell takes them."""
-    size = int(index.max()) + 1 if size is None else size
-    return torch.zeros(size + 1, dtype=torch.bool, device=index.device).index_fill_(0, index.flatten() + 1, True)[1:]  # noqa: FBT003
 
 
 def _thinned(index: Tensor, value: Tensor, noise: float) -> tuple[Tensor, Tensor]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ...families import Family
 from ...families.charts import Chart
-from ...program.named import Named, Params, squeeze, unexpand, unwrap
+from ...program.named import Named, Params, alike, squeeze, unexpand, unwrap
+from ...program.points.abreast import read_abreast
 from ...program.program import Program
 from ...program.site import Site
 from ...program.unroll import unroll
@@ -81,6 +82,8 @@ class Replays:
     values: Params = field(repr=False)  # of the other parameters
     links: tuple[Linked, ...]
     base: tuple[Tensor, ...] = field(default=(), repr=False)  # predictor of every link
+    known: tuple[tuple[Params, float, tuple[Tensor, ...]], ...] = field(default=(), repr=False)
+    """Directions, steps, and the predictors there, which were found together."""
 
     @cached_property
     def zero(self) -> dict[str, Tensor]:
@@ -99,11 +102,45 @@ class Replays:
 
     def run(self, direction: Params, step: float = 1.0) -> tuple[Tensor, ...]:
         """Run the program a step away from zero coordinates, and return the predictors there."""
-        moved = {n: self.zero[n] + step * part.to(self.zero[n]) for n, part in direction.items()}
-        values = {n: self.coordinates[n].forward(point) for n, point in {**self.zero, **moved}.items()}
+        for way, far, known in self.known:
+            if far == step and alike(way, direction):
+                return known
         with torch.no_grad():
-            sites = unroll(self.program.run({**self.values, **values}))
+            return self._under(self.program.run(self._point(direction, step)))
+
+    def _point(self, direction: Params, step: float) -> dict[str, Tensor]:
+        """Return the values of all parameters a step away from zero coordinates."""
+        moved = {n: self.zero[n] + step * part.to(self.zero[n]) for n, part in direction.items()}
+        point = {n: self.coordinates[n].forward(point) for n, point in {**self.zero, **moved}.items()}
+        return {**self.values, **point}
+
+    def _under(self, sites: Mapping[str, Site]) -> tuple[Tensor, ...]:
+        """Return the predictor of every link in a run."""
+        sites = unroll(sites)
         return tuple(link.predictor(sites[link.site]).tensor for link in self.links)
+
+    def begun(self, ways: Sequence[tuple[Params, float]]) -> Replays:
+        """Run at zero coordinates, and steps away in directions that are likely to be asked for, if that is one run."""
+
+        def read(sites: Mapping[str, Site]) -> dict[tuple[str, str], Tensor]:
+            return {(str(k), ""): part for k, part in enumerate(self._under(sites))}
+
+        with torch.no_grad():
+            start = self.program.run(self._point({}, 0.0))
+            points = [self._point(direction, step) for direction, step in (({}, 0.0), *ways)]
+            found = read_abreast(self.program, start, points, (), read)
+        runs = [] if found is None else list(zip(*(part.unbind(0) for part in found.values()), strict=True))[1:]
+        known = tuple((way, step, run) for (way, step), run in zip(ways, runs, strict=False))
+        return replace(self, base=self._under(start), known=known)
+
+    def of(self, which: Sequence[int]) -> Replays:
+        """Return the same for some of the links."""
+
+        def some(parts: Sequence[Any]) -> tuple[Any, ...]:
+            return tuple(parts[k] for k in which)
+
+        known = tuple((way, step, some(run)) for way, step, run in self.known)
+        return replace(self, links=some(self.links), base=some(self.base), known=known)
 
     def change(self, direction: Params, step: float) -> list[Tensor]:
         """Return how fast every predictor changes over a step."""

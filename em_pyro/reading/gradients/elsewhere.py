@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.distributions import constraints, transform_to
 
 from ...families.charts import domain_of
+from ...program.changes.lost import arguments_of
 from ...program.devices import seeded
 from ...program.marks import traced_run
-from ...program.probes import arguments_of
 from ...program.program import Program
 from ...program.site import Parameter, Site
 from ...program.unroll import unroll

@@ -16,11 +16,12 @@ from pyro.distributions import constraints as pyro_constraints
 from torch import Tensor
 from torch.distributions import constraints, transform_to
 
-from .changes.lost import First, arguments_of
-from .devices import seeded
-from .named import SLICE
-from .program import Program
-from .site import Parameter, Site
+from ..changes.lost import First, arguments_of
+from ..devices import seeded
+from ..named import SLICE
+from ..program import Program
+from ..site import Parameter, Site
+from .abreast import abreast
 
 INSIDE = 3.0  # unconstrained coordinates of probabilities from which probes are drawn: a start may lie on the boundary
 LONG_PROGRAM = 1000  # sites; beyond it two replays, far apart, and the check at the end of every fit
@@ -56,13 +57,11 @@ def probes(
     """
     sizes, before = _sizes(program, first), First(first)
     moves = {name: _move_of(parameter) for name, parameter in program.parameters.items()}
-    found, bounded, strict = [], False, True
-    for k in range(count):
+    found, bounded, strict = _at_once(program, count, before, moves, sizes, generator), False, True
+    for k in range(len(found), count):
         for attempt in range(ATTEMPTS):
-            last = attempt == ATTEMPTS - 1
-            reverse = k % 2 == 1 and attempt == 0
-            spread, unit = SPREADS[k % 3] * 0.5**attempt, k % 2
-            values = {n: move(sizes[n][unit], spread, generator, reverse) for n, move in moves.items()}
+            last, reverse = attempt == ATTEMPTS - 1, k % 2 == 1 and attempt == 0
+            values = _point(k, attempt, moves, sizes, generator)
             try:
                 with torch.no_grad():
                     run = program.run(values)
@@ -77,6 +76,39 @@ def probes(
             strict = not last
         found.append((values, run))
     return found
+
+
+def _point(
+    k: int, attempt: int, moves: Mapping[str, Move], sizes: Sizes, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Draw the values of probe `k`, the nearer to the initial ones the more attempts there were."""
+    reverse = k % 2 == 1 and attempt == 0
+    spread, unit = SPREADS[k % 3] * 0.5**attempt, k % 2
+    return {n: move(sizes[n][unit], spread, generator, reverse) for n, move in moves.items()}
+
+
+def _at_once(
+    program: Program, count: int, before: First, moves: Mapping[str, Move], sizes: Sizes, generator: torch.Generator
+) -> list[tuple[dict[str, Tensor], dict[str, Site]]]:
+    """Replay the first probes at once: up to one that has to be nearer, and none where the model has no such run.
+
+    The generator is left where it is when they are drawn one after the other.
+    """
+    states, points = [], list[dict[str, Tensor]]()
+    for k in range(count):
+        states.append(generator.get_state())
+        points.append(_point(k, 0, moves, sizes, generator))
+    try:
+        with torch.no_grad():
+            found = abreast(program, program.run(points[0]), points)
+    except (RuntimeError, ValueError):
+        found = None
+    runs = [] if found is None else found.runs
+    lost = found is not None and before.lost_of(found.moved)
+    fine = next((k for k, run in enumerate(runs) if lost and before.lost(run)), len(runs))
+    if fine < count:
+        generator.set_state(states[fine])
+    return list(zip(points[:fine], runs, strict=False))
 
 
 def _move_of(parameter: Parameter) -> Move:
