@@ -18,8 +18,8 @@ from ..fit.rows.everywhere import measured
 from ..fit.starting.ends import ranked
 from ..fit.starting.runs import SAME_MAXIMUM, Start, Starts, local_maxima
 from ..program.data.check import has_density_outside
+from ..program.data.supports import at_its_bound, unlawful
 from ..program.data.counts import limit
-from ..program.data.supports import at_its_bound
 from ..program.named import Params, alike, batched, listed, only, unwrap
 from ..program.unroll import user_site
 from .fit import Fit
@@ -27,6 +27,7 @@ from .fitted import write_back
 
 LOOKED_AT = ("converged", "unconfirmed", "step limit")  # endings that get a closer look
 MEASURED_AGAIN = 1e-8  # relative to 1 + |log evidence|: rounding between the loop and the model itself
+BEYOND = 1e-9  # a bound of an argument: what rounding may be
 EPS = 2 * torch.finfo(torch.float64).eps
 
 
@@ -165,11 +166,8 @@ def _measured(problem: Problem, path: Path, params: Params, evidence: float, rou
         return path, evidence
     if math.isfinite(evidence) and not math.isfinite(again):
         return path.doubted(f"the model itself gives log-likelihood {again} at the fitted values"), evidence
-    if outside := _outside(problem, params):
-        path = path.doubted(
-            f'site "{outside}": at the fitted values its support leaves out what was observed, and its density does '
-            f"not; keep the parameter that bounds the support fixed, or give it a constraint"
-        )
+    if wrong := _outside(problem, params):
+        path = path.doubted(wrong)
     if any(p.initial.dtype != torch.float64 for p in problem.program.parameters.values()):
         return path, evidence
     if abs(again - evidence) > MEASURED_AGAIN * (1 + abs(evidence)):
@@ -201,10 +199,18 @@ def _bounded(problem: Problem, params: Params) -> str:
 
 
 def _outside(problem: Problem, params: Params) -> str:
-    """Return a site that no family recognises, whose support has moved off its values; empty if there is none."""
+    """Say which site that no family recognises has moved off its values, or its arguments off the law; else nothing."""
     names = [name for name in problem.engine.written if name not in problem.program.latents]
     if not names:
         return ""
     with torch.no_grad():
         sites = problem.program.run({name: value.double() for name, value in params.items()})
-    return next((name for name in names if name in sites and has_density_outside(sites[name])), "")
+    for name in (name for name in names if name in sites):
+        if has_density_outside(sites[name]):
+            return (
+                f'site "{name}": at the fitted values its support leaves out what was observed, and its density does '
+                f"not; keep the parameter that bounds the support fixed, or give it a constraint"
+            )
+        if wrong := unlawful(sites[name].fn, BEYOND):
+            return f'site "{name}": at the fitted values {wrong}; give its parameter a constraint'
+    return ""

@@ -39,17 +39,17 @@ def _same(x: Tensor) -> Tensor:
 
 
 def safe_log(x: Tensor) -> Tensor:
-    """Return the logarithm with `log 0 = -inf` whose gradient at 0 is 0, not nan."""
+    """Return the logarithm with `log 0 = -inf` whose gradient at 0 is 0, not nan; nan below zero."""
     if not x.requires_grad:
         return x.log()
-    return torch.where(x > 0, torch.where(x > 0, x, 1.0).log(), -torch.inf)
+    return torch.where(x > 0, torch.where(x > 0, x, 1.0).log(), torch.where(x < 0, torch.nan, -torch.inf))
 
 
 def safe_log_complement(x: Tensor) -> Tensor:
     """Return `safe_log` of `1 - x`, with all digits where `x` is small: a large count may multiply it."""
     if not x.requires_grad:
         return torch.log1p(-x)
-    return torch.where(x < 1, torch.log1p(-torch.where(x < 1, x, 0.0)), -torch.inf)
+    return torch.where(x < 1, torch.log1p(-torch.where(x < 1, x, 0.0)), torch.where(x > 1, torch.nan, -torch.inf))
 
 
 def _cholesky(x: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ FLAT, POINT = 1e-10, 1e10  # concentrations beyond which all directions, or all 
 def _normaliser(concentration: Tensor) -> Tensor:
     """`-log I0(k)` as the program has it: torch's approximation, good to 1e-7, is the one that must be maximised."""
     law = dist.VonMises(torch.zeros_like(concentration), concentration, validate_args=False)
-    return law.log_prob(torch.zeros_like(concentration)) + math.log(2 * math.pi) - concentration
+    found = law.log_prob(torch.zeros_like(concentration)) + math.log(2 * math.pi) - concentration
+    return torch.where(concentration < 0, torch.nan, found)  # it has a value there, and no law has such a concentration
 
 
 def _mean_length(concentration: Tensor) -> tuple[Tensor, Tensor]:

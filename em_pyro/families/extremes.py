@@ -19,6 +19,7 @@ from .rowwise import RowFamily, mean
 ROUNDING = 1e-14  # of the largest logarithm: values that differ by less are equal
 SHAPE = 1.28  # the standard deviation of the logarithm of a Weibull of concentration one, about
 ENDLESS = 1e12  # concentration of values that are all equal, in place of one without bound
+FARTHEST = 600.0  # an exponent whose exponential has finite derivatives: no row beyond is possible
 WIDE = 1e6  # times the concentration that the spread suggests, or one part in so many: where it is looked for
 
 
@@ -80,7 +81,8 @@ class Weibull(RowFamily):
 
     def log_prob(self, value: Tensor, args: Args) -> Tensor:
         k, log_ratio = args["concentration"], value.log() - args["scale"].log()
-        return k.log() - value.log() + k * log_ratio - (k * log_ratio).exp()
+        power = k * log_ratio
+        return k.log() - value.log() + power - power.clamp(max=FARTHEST).exp()
 
     def solve_rows(self, value: Tensor, weights: Tensor, args: Args, free: frozenset[str]) -> dict[str, Tensor]:
         """Solve for the shape, then for the scale."""
@@ -98,7 +100,7 @@ class Gumbel(RowFamily):
 
     def log_prob(self, value: Tensor, args: Args) -> Tensor:
         below = (args["loc"] - value) / args["scale"]
-        return below - below.exp() - args["scale"].log()
+        return below - below.clamp(max=FARTHEST).exp() - args["scale"].log()
 
     def solve_rows(self, value: Tensor, weights: Tensor, args: Args, free: frozenset[str]) -> dict[str, Tensor]:
         """Solve for the scale, then for the location."""

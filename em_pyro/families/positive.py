@@ -20,6 +20,11 @@ from .newton import dirichlet, inverse_digamma, log_minus_digamma, root
 ENDLESS = 1e12  # shape of values that are all at their bound, in place of one without bound
 
 
+def log_gamma(shape: Tensor) -> Tensor:
+    """Return `log Gamma(a)`; nan below zero, where the function has values, and no law has such a shape."""
+    return torch.where(shape < 0, torch.nan, shape).lgamma()
+
+
 class Gamma(Family):
     """`a log b - log Gamma(a) + (a - 1) log x - b x`, concentration `a` and rate `b`, linear in `(1, x, log x)`."""
 
@@ -33,7 +38,7 @@ class Gamma(Family):
 
     def natural(self, args: Args) -> tuple[Tensor, ...]:
         a, b = args["concentration"], args["rate"]
-        return a * b.log() - a.lgamma(), -b, a
+        return a * b.log() - log_gamma(a), -b, a
 
     def base(self, value: Tensor, known: Args) -> Tensor | None:
         return -value.log()
@@ -94,7 +99,7 @@ class Dirichlet(Family):
 
     def natural(self, args: Args) -> tuple[Tensor, ...]:
         a = args["concentration"]
-        return a.sum(-1).lgamma() - a.lgamma().sum(-1), a
+        return a.sum(-1).lgamma() - log_gamma(a).sum(-1), a
 
     def base(self, value: Tensor, known: Args) -> Tensor | None:
         return -value.log().sum(-1)
@@ -120,7 +125,7 @@ class Beta(Family):
 
     def natural(self, args: Args) -> tuple[Tensor, ...]:
         a, b = args["concentration1"], args["concentration0"]
-        return (a + b).lgamma() - a.lgamma() - b.lgamma(), a, b
+        return (a + b).lgamma() - log_gamma(a) - log_gamma(b), a, b
 
     def base(self, value: Tensor, known: Args) -> Tensor | None:
         return -value.log() - (-value).log1p()

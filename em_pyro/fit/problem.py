@@ -22,8 +22,9 @@ from ..m_step.ascent.ascend import Carried
 from ..m_step.maximise import expanded, gradient, maximise
 from ..m_step.plan import Choice, Plan, choose
 from ..m_step.pooling import PriorUnbounded
-from ..program.changes.fingerprint import Fingerprint, contents_of, fingerprint, first_change, lasting, unread
-from ..program.changes.same import check_kept, check_steady, first_difference, states_of
+from ..program.changes.contents import contents_of, entries_of
+from ..program.changes.fingerprint import Fingerprint, fingerprint, first_change, lasting, unread
+from ..program.changes.same import check_steady, first_difference, keeping, states_of
 from ..program.coordinates import Coordinates
 from ..program.data.check import check_data
 from ..program.devices import beside
@@ -264,10 +265,11 @@ def prepare(
         ParameterError: a start or an option does not fit.
         PlanError: a closed form was demanded where there is none.
     """
-    began, contents, before = time.perf_counter(), contents_of(args, kwargs), fingerprint(model, args, kwargs)
+    began, before = time.perf_counter(), fingerprint(model, args, kwargs)
     free = prior_density == "unconstrained"
     look = partial(survey, model, args, kwargs, known and known.initial, continuous=continuous, unconstrained=free)
-    with beside((program := look()).device):
+    held = partial(contents_of, args, kwargs), partial(entries_of, args, kwargs)
+    with keeping(*held), beside((program := look()).device):
         if (integrated := to_integrate(program, values_now(program), continuous or {})) != program.integrated:
             program = look(integrated=integrated)
         start = values_now(program, given) if known is None else {n: known.start[n] for n in program.parameters}
@@ -277,7 +279,6 @@ def prepare(
         check_starts(program, start)  # afterwards: a start that was computed of bad data is not to blame
         states, recognition = states_of(sites), recognise(program, sites)
         check_steady(sites, states, recognition.runs[0], lambda: run_at_start(program, start))
-        check_kept(contents, contents_of(args, kwargs))
         engine, rows = engine_of(program, recognition, merge=collapse)
         wrong = other_densities(engine.full) if check else []
         if wrong:

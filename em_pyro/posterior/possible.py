@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
+
 from ..e_step.engine import Engine
 from ..errors import DataError, ObjectiveError
+from ..program.data.supports import unlawful
 from ..program.named import Params
 from .posterior import Posterior, posterior
 
@@ -20,9 +23,13 @@ def check_possible(engine: Engine, params: Params, objective: float) -> None:
     if is_possible(objective):
         return
     if not objective <= IMPOSSIBLE:  # a location that overflows leaves a number beyond
+        with torch.no_grad():
+            here = engine.program.run(params)
+        wrong = [f' ("{name}": {said})' for name, site in here.items() if (said := unlawful(site.fn))]
         raise ObjectiveError(
-            f"Start: expected a finite objective, got {objective}. Check the starting values "
-            f"({', '.join(sorted(params))}) and the scale of the data."
+            f"Start: expected a finite objective, got {objective}{''.join(wrong[:1])}. Check the starting values "
+            f"({', '.join(sorted(params))}) and the scale of the data"
+            + (", and give parameters constraints (constraints.positive, say)." if wrong else ".")
         )
     law, runs = posterior(engine, params), engine.recognition.runs[0]
     for plate in sorted(engine.program.plates, key=lambda p: -engine.program.plates[p]):

@@ -71,7 +71,7 @@ class Substitute(Messenger):
         self.values, self.constraints = values, dict[str, Any]()  # that of the first statement of each
 
     def _pyro_param(self, msg: Any) -> None:
-        if msg["name"] in self.values:
+        if msg["name"] in self.values and not is_given(msg):
             options = dict(zip(("init_tensor", "constraint"), msg["args"][1:], strict=False)) | msg["kwargs"]
             constraint = self.constraints.setdefault(msg["name"], options.get("constraint", constraints.real))
             msg["value"], msg["done"] = handed_out(self.values[msg["name"]], constraint), True
@@ -90,6 +90,8 @@ class Weights(Messenger):
         self.values, self.swapped = values, list[tuple[Tensor, Tensor]]()
 
     def _pyro_param(self, msg: Any) -> None:
+        if is_given(msg):
+            return
         weight = next(iter(msg["args"][1:]), msg["kwargs"].get("init_tensor"))
         if isinstance(weight, torch.nn.Parameter) and msg["name"] in self.values:
             self.swapped.append((weight, weight.data))
@@ -101,6 +103,11 @@ class Weights(Messenger):
             weight.data = data
         self.swapped.clear()
         super().__exit__(*error)
+
+
+def is_given(msg: Any) -> bool:
+    """Tell whether a handler of the model's own (`poutine.substitute`) has given a `pyro.param` statement its value."""
+    return msg["done"] or msg["value"] is not None
 
 
 def is_subsample(msg: Any) -> bool:

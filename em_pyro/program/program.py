@@ -22,7 +22,17 @@ from .changes.same import OTHER_ARGUMENTS, SAME_ARGUMENTS, check_same, unstable
 from .continuous.standing import standing
 from .data.passed import AS_PASSED, as_numbers, converted, observed, weights_of, without_codes
 from .devices import visiting
-from .handlers import Indices, handed_out, indices_of, is_subsample, name_of, no_empty_plate, quiet, untouched_store
+from .handlers import (
+    Indices,
+    handed_out,
+    indices_of,
+    is_given,
+    is_subsample,
+    name_of,
+    no_empty_plate,
+    quiet,
+    untouched_store,
+)
 from .named import Params
 from .site import Latent, Parameter, Run, Site
 from .volume import Unconstrained
@@ -161,6 +171,8 @@ class _Replay(Messenger):
         self.run = Run({}, {}, {})
 
     def _pyro_param(self, msg: Any) -> None:
+        if is_given(msg):
+            return
         if msg["name"] not in self.values:
             raise unstable(msg["name"], "it is new in this one", self.remedy)
         self.run.stated[msg["name"]] = next(iter(msg["args"][1:]), msg["kwargs"].get("init_tensor"))

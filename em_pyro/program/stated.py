@@ -58,6 +58,13 @@ def _statement(msg: Any) -> tuple[str, Any, Any]:
     options = dict(zip(("init_tensor", "constraint", "event_dim"), rest, strict=False)) | msg["kwargs"]
     store = pyro.get_param_store()
     constraint = store._constraints[name] if name in store else options.get("constraint", constraints.real)
+    if not isinstance(constraint, constraints.Constraint):
+        is_class = isinstance(constraint, type)
+        raise ModelError(
+            f'Parameter "{name}": expected a constraint of torch.distributions.constraints, got '
+            f"{'a class without its bounds, ' + constraint.__name__ if is_class else repr(constraint)}. Write "
+            f"constraint=constraints.positive or constraints.greater_than(0.0), say; a real number needs none."
+        )
     return name, options.get("init_tensor"), constraint
 
 

@@ -91,12 +91,13 @@ def _runs_with_one_state(program: Program, start: Params) -> bool:
     """Tell whether the model runs where every latent is in its first state."""
     if not program.latents:
         return False
-    first = {name: latent.placed(latent.support[:1]) for name, latent in program.latents.items()}
-    try:
-        program.run(start, first)
-    except (IndexError, RuntimeError, ValueError):
-        return False
-    return True
+    first = [{n: latent.placed(latent.support[:1]) for n, latent in program.latents.items()}]
+    first += [{n: latent.support[0] for n, latent in program.latents.items()}]  # without a dimension of its own
+    for one in first:
+        with contextlib.suppress(IndexError, RuntimeError, ValueError):
+            program.run(start, one)
+            return True
+    return False
 
 
 def _not_with_all(program: Program, error: Exception) -> ModelError:

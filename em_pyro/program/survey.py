@@ -20,10 +20,12 @@ from .continuous.local import check_chosen, is_discrete, local_continuous, norma
 from .continuous.standing import standing
 from .data.passed import converted, first_that_runs, observed
 from .data.shapes import mismatched
+from .data.statements import check_law
 from .handlers import (
     Indices,
     handed_out,
     indices_of,
+    is_given,
     is_subsample,
     name_of,
     no_empty_plate,
@@ -64,6 +66,8 @@ class _Survey(Messenger):
 
     def _pyro_param(self, msg: Any) -> None:
         name = msg["name"]
+        if is_given(msg):  # a known number
+            return
         if name not in self.parameters:
             self.parameters[name] = parameter_of(msg, self.fitted)
         if self.parameters[name].kind == "param":
@@ -75,6 +79,8 @@ class _Survey(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if is_subsample(msg) and msg["value"] is None:
             msg["value"], msg["done"] = indices_of(msg["fn"], self.indices), True
+        elif not is_subsample(msg):
+            check_law(msg["name"], msg["fn"])
         if msg["is_observed"] and not is_subsample(msg):
             msg["value"] = observed(msg["name"], msg["value"])
         if is_subsample(msg) or msg["is_observed"] or msg["done"]:
@@ -160,13 +166,23 @@ def survey(
     frames = [frame for msg in messages.values() for frame in msg["cond_indep_stack"] if frame.vectorized]
     latents = _latents(latent, messages, upstream, max((-frame.dim for frame in frames), default=0))
     sizes = {frame.name: frame.size for frame in frames}
-    for name in messages.keys() & sizes.keys():
-        raise ModelError(f'Site "{name}": expected a name of its own, got that of a plate. Rename one of them.')
+    _check_names(messages.keys(), sizes.keys(), {n for n, p in first.parameters.items() if p.kind != "prior"})
     dims = {frame.name: frame.dim for frame in frames}
     return Program(
         model, args, kwargs, first.parameters, latents, sizes, dims, upstream, first.registered, indices=indices,
         how=how, unconstrained=unconstrained, by_row=by_row, integrated=integrated, passed=passed,
     )  # fmt: skip
+
+
+def _check_names(sites: Collection[str], plates: Collection[str], params: Collection[str]) -> None:
+    """Raise where two statements of different kinds have one name, which no trace of Pyro's can hold."""
+    for kind, one, other, others in (
+        ("Site", sites, "plate", plates),
+        ("Parameter", params, "plate", plates),
+        ("Parameter", params, "site", sites),
+    ):
+        for name in sorted(set(one) & set(others)):
+            raise ModelError(f'{kind} "{name}": expected a name of its own, got that of a {other}. Rename one of them.')
 
 
 def _upstream(

@@ -22,13 +22,17 @@ FEW = 100  # entries of an argument up to which Python counts them faster
 
 @dataclass(frozen=True)
 class Segment:
-    """One parameter seen through one chart (`1 - chart` where `complement`): a stretch of the bank."""
+    """One parameter seen through one chart (`1 - chart` where `complement`): a stretch of the bank.
+
+    It is `loose` if its constraint keeps what it is seen as not between zero and one.
+    """
 
     parameter: str
     chart: Chart
     complement: bool
     offset: int
     size: int
+    loose: bool = False
 
     def holds(self, positions: Tensor) -> Tensor:
         """Which positions lie in this stretch."""
@@ -122,7 +126,7 @@ class Bank:
     @cached_property
     def plain(self) -> bool:
         """Whether no chart of a probability has a logarithm of its own: one logarithm does for all of them."""
-        return all(s.chart.log is None and s.chart.log_complement is None for s in self.probabilities)
+        return all(s.chart.log is None and s.chart.log_complement is None and not s.loose for s in self.probabilities)
 
     def of(self, domain: str) -> tuple[Segment, ...]:
         """Segments that arguments of a domain select from."""
@@ -173,6 +177,9 @@ class Bank:
             key = s.parameter, s.chart.name, s.complement != complement
             if key not in found:
                 found[key] = s.chart.logarithm(batch[s.parameter], complement=key[2])
+                if s.loose:  # a count of zero would hide that one of two probabilities is none
+                    value = s.chart.forward(batch[s.parameter])
+                    found[key] = torch.where((value < 0) | (value > 1), torch.nan, found[key])
         keys = [(s.parameter, s.chart.name, s.complement != complement) for s in self.probabilities]
         return _joined([found[key] for key in keys])
 

@@ -102,8 +102,9 @@ def _segments(parameters: Iterable[Parameter]) -> tuple[Segment, ...]:
                 continue
             if image == "simplex" and not parameter.initial.dim():
                 continue
-            for complement in (False, True) if image in ("unit", "simplex") else (False,):
-                found.append(Segment(parameter.name, chart, complement, offset, parameter.initial.numel()))
+            loose = image not in ("unit", "simplex")
+            for complement in (False, True) if not loose else (False,):
+                found.append(Segment(parameter.name, chart, complement, offset, parameter.initial.numel(), loose))
                 offset += parameter.initial.numel()
     return tuple(found)
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .defined import LOGARITHMS
+from .defined import DEFINED
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Step:
     @cached_property
     def run(self) -> Callable[..., Any]:
         """What is run: the operation, with slopes wherever it has a value."""
-        return next((run for op, run in LOGARITHMS if self.op is op), self.op)
+        return next((run for op, run in DEFINED if self.op is op), self.op)
 
     def changed(self, change: Callable[[Any], Any]) -> Step:
         """Return the same with every argument changed."""

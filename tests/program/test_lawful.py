@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
-from em_pyro import EM, Fit
+from em_pyro import EM, Fit, ObjectiveError
 from em_pyro.program import site
 
 LABELS = tensor([0, 0, 0, 0, 1, 0, 0, 0, 0, 0])
@@ -65,6 +65,67 @@ def test_a_family_that_is_left_says_so(kind: type[dist.TorchDistribution]) -> No
     fit = EM(model).fit()
     assert fit.converged or any("constraint" in note for note in fit.notes)
     assert bool((fit.params["a"] > 0).all())
+
+
+POSITIVE: dict[str, tuple[Law, Tensor, list[float]]] = {
+    "Gamma": (lambda a: dist.Gamma(a, 1.0), tensor([2.1, 2.5, 1.2, 1.6, 2.4, 1.9, 0.4, 3.8]), [1.0, 30.0]),
+    "Beta": (lambda a: dist.Beta(a, 1.0), tensor([0.9, 0.1, 0.8, 0.2, 0.7, 0.15]), [1.0, 50.0]),
+    "VonMises": (lambda a: dist.VonMises(0.0, a), tensor([0.3, -0.2, 2.9, -3.0, 1.4, 0.1]), [1.0, 3.0]),
+    "Bernoulli": (lambda a: dist.Bernoulli(a), tensor([1.0, 0.0, 1.0, 1.0, 0.0, 0.0]), [0.3, 1.0]),
+    "Poisson": (lambda a: dist.Poisson(a), tensor([1.0, 4.0, 0.0, 9.0]), [0.1, 50.0]),
+}
+"""Laws of a positive number or a probability, data, and starts from which a step would leave what they may be."""
+
+
+@pytest.mark.parametrize("name", POSITIVE)
+def test_a_shape_without_its_constraint_ends_as_high(name: str) -> None:
+    """A step that leaves the law is none: the maximum is that of the constraint."""
+    law, data, start = POSITIVE[name]
+    data, ends = data.double(), []
+
+    def model(constraint: constraints.Constraint) -> None:
+        a = pyro.param("a", tensor(start, dtype=torch.float64), constraint=constraint)
+        with pyro.plate("rows", len(data)):
+            z = pyro.sample("z", dist.Categorical(torch.full((2,), 0.5, dtype=torch.float64)))
+            pyro.sample("y", law(a[z]), obs=data)
+
+    for constraint in (constraints.real, constraints.unit_interval if name == "Bernoulli" else constraints.positive):
+        pyro.clear_param_store()
+        ends.append(EM(model).fit(constraint))
+    assert [end.outcome for end in ends] == ["converged"] * 2
+    assert ends[0].objective == pytest.approx(ends[1].objective, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", POSITIVE)
+def test_a_start_that_is_no_law(name: str) -> None:
+    """The argument is named with its value, and what it may be."""
+    law, data, _ = POSITIVE[name]
+
+    def model() -> None:
+        a = pyro.param("a", tensor([-0.5, 0.6], dtype=torch.float64))
+        with pyro.plate("rows", len(data)):
+            z = pyro.sample("z", dist.Categorical(torch.full((2,), 0.5, dtype=torch.float64)))
+            pyro.sample("y", law(a[z]), obs=data.double())
+
+    pyro.clear_param_store()
+    with pytest.raises(ObjectiveError, match=rf'"y": \w+ of {name} is -0.5, not within .*constraints'):
+        EM(model).fit()
+
+
+def test_a_fit_that_ends_at_no_law_is_not_confirmed() -> None:
+    """A known multiple of a probability: torch cuts off what is above one, and the objective is level there."""
+    hits = tensor([1.0, 0, 1, 1, 0, 1], dtype=torch.float64)
+
+    def model() -> None:
+        a = pyro.param("a", tensor([0.15, 0.6], dtype=torch.float64))
+        with pyro.plate("rows", len(hits)):
+            z = pyro.sample("z", dist.Categorical(torch.full((2,), 0.5, dtype=torch.float64)))
+            pyro.sample("y", dist.Bernoulli(2 * a[z]), obs=hits)
+
+    pyro.clear_param_store()
+    fit = EM(model).fit()
+    assert fit.outcome == "unconfirmed"
+    assert any("probs of Bernoulli is" in note and "give its parameter a constraint" in note for note in fit.notes)
 
 
 def test_states_share_no_more_than_one() -> None:

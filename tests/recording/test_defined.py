@@ -1,4 +1,4 @@
-"""Logarithms of probabilities that are zero in a state without weight: neither they nor their slopes count."""
+"""Logarithms of zero and exponentials that are infinite, where they count for nothing: their slopes do not either."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from torch.distributions import constraints
 from em_pyro import EM, Fit
 from em_pyro.errors import ObjectiveError
 from em_pyro.recording import graph
-from em_pyro.recording.defined import LOGARITHMS
+from em_pyro.recording.defined import DEFINED, _exp, _log, _log1p
 
 K = torch.arange(60, dtype=torch.float64)
 NEAR = torch.round(9 * (0.7 * K).sin())
@@ -67,22 +67,67 @@ def test_intervals_in_a_mixture(law: Law) -> None:
 
 def test_without_it_no_step_is_defined(monkeypatch: pytest.MonkeyPatch) -> None:
     """Zero times infinity is no slope."""
-    monkeypatch.setattr(graph, "LOGARITHMS", ())
+    monkeypatch.setattr(graph, "DEFINED", ())
     with pytest.raises(ObjectiveError, match="finite gradient"):
         fitted(between)
 
 
-@pytest.mark.parametrize(("op", "run"), LOGARITHMS)
+@pytest.mark.parametrize(("op", "run"), DEFINED)
 def test_values_and_slopes_are_those_of_torch(op: Callable[[Tensor], Tensor], run: Callable[[Tensor], Tensor]) -> None:
-    """Twice differentiated; at zero the value is, and the slope is none."""
+    """Twice differentiated."""
     x = tensor([0.3, 1.0, 7.0], dtype=torch.float64, requires_grad=True)
     mine, theirs = run(x), op(x)
     assert torch.equal(mine, theirs)
     for _ in range(2):
         mine, theirs = (torch.autograd.grad(y.sum(), x, create_graph=True)[0] for y in (mine, theirs))
         assert torch.equal(mine, theirs)
-    zero = torch.full((1,), 0.0 if op is torch.ops.aten.log.default else -1.0, requires_grad=True)
-    value = run(zero)
-    assert value.item() == -torch.inf
-    assert torch.autograd.grad(value.sum(), zero)[0].item() == 0.0
-    assert run(tensor([-2.0])).isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("run", "end", "want"), [(_log, 0.0, -torch.inf), (_log1p, -1.0, -torch.inf), (_exp, 710.0, torch.inf)]
+)
+def test_at_its_end_a_function_has_its_value_and_no_slope(
+    run: Callable[[Tensor], Tensor], end: float, want: float
+) -> None:
+    """In double precision; beyond, as torch has it."""
+    at = torch.full((1,), end, dtype=torch.float64, requires_grad=True)
+    value = run(at)
+    assert value.item() == want
+    assert torch.autograd.grad(value.sum(), at)[0].item() == 0.0
+    assert run(tensor([torch.nan if run is _exp else -2.0])).isnan().all()
+    assert torch.equal(_exp(tensor([2])), tensor([2]).exp())
+    assert _exp(tensor([89.0], dtype=torch.float32)).item() == torch.inf
+
+
+DOSE = tensor([-2.0, -1.5, -1.0, -0.2, 0.1, 0.4, 1.0, 1.6, 2.2, 3.0], dtype=torch.float64)
+DIED = (DOSE > 0).double()
+
+
+def log_log(dose: Tensor, died: Tensor) -> None:
+    """A complementary log-log regression, on data that a dose separates."""
+    coef = pyro.param("coef", torch.zeros(2, dtype=torch.float64))
+    with pyro.plate("rows", len(dose)):
+        eta = coef[0] + coef[1] * dose
+        pyro.sample("died", dist.Bernoulli(1 - torch.exp(-torch.exp(eta))), obs=died)
+
+
+def nearly(dose: Tensor, died: Tensor) -> None:
+    """The same, with a row so near that the others are long saturated where it is fitted."""
+    log_log(torch.cat([dose, tensor([0.002, 0.004])]), torch.cat([died, tensor([0.0, 1.0])]))
+
+
+@pytest.mark.parametrize("model", [log_log, nearly])
+def test_saturated_rows_do_not_stop_the_others(model: Callable[..., None]) -> None:
+    """The likelihood goes to one, however far the coefficients have to go, and the notes say that they do."""
+    pyro.clear_param_store()
+    fit = EM(model).fit(DOSE, DIED)
+    assert fit.converged
+    assert fit.log_likelihood == pytest.approx(0.0, abs=1e-6)
+    assert any("runs to infinity" in note for note in fit.notes)
+
+
+def test_without_it_they_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zero times infinity is no slope of an exponential, either."""
+    monkeypatch.setattr(graph, "DEFINED", DEFINED[1:])
+    pyro.clear_param_store()
+    assert EM(nearly).fit(DOSE, DIED).log_likelihood < -1e-5

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...errors import DataError, EMError, ModelError, ParameterError
-from ...program.changes.fingerprint import raw
+from ...program.changes.contents import raw
 from ...program.named import unwrap
 from ...program.program import Program
 from ..problem import Problem

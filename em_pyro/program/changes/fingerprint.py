@@ -13,7 +13,6 @@ import contextlib
 import dis
 import sys
 import sysconfig
-import zlib
 from argparse import Namespace
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import lru_cache, partial
@@ -28,8 +27,7 @@ from pyro.params.param_store import ParamStoreDict
 from torch import Tensor
 from torch.distributions import Transform
 
-from ...errors import DataError
-from ..named import SLICE
+from .contents import contents
 
 Fingerprint = Mapping[str, Any]
 """What the model sees, by a name that a reader finds in the source: the identity and the contents of each thing."""
@@ -125,7 +123,7 @@ class _Seen:
             return
         self.met.add(id(value))
         if isinstance(value, (Tensor, np.ndarray)):
-            self.found[name] = id(value), *_contents(name, value)
+            self.found[name] = id(value), *contents(name, value)
             return
         if isinstance(value, (list, tuple, set, frozenset, dict)):
             self.found[name] = id(value), len(value), _hash(value)
@@ -245,7 +243,7 @@ def _function(attribute: Any) -> Any:
 
 def _summary(value: Any) -> int:
     """Return one number for what makes an array anew whenever it is asked for one."""
-    return hash(_contents("", np.asarray(value)))
+    return hash(contents("", np.asarray(value)))
 
 
 def _hash(value: Any) -> int | None:
@@ -255,43 +253,3 @@ def _hash(value: Any) -> int | None:
     if len(value) > LONG and not isinstance(value, dict) and PLAIN.issuperset(map(type, value)):
         return hash(tuple(value))
     return None
-
-
-def _contents(name: str, value: Tensor | np.ndarray) -> tuple[Any, ...]:
-    """Return the version and a checksum of a tensor or an array: not every change of them is counted."""
-    if isinstance(value, Tensor):
-        if value.is_inference():
-            raise DataError(
-                f"{name.strip()}: expected tensors that autograd may use, got one that was made under "
-                f"torch.inference_mode(). Clone it outside of that: {name.strip()}.clone()."
-            )
-        return value._version, value.requires_grad, _checksum(value)
-    if value.dtype == object:
-        return (hash(str(value.tolist())),)
-    rows = np.atleast_1d(value)
-    return value.shape, *(zlib.crc32(rows[at : at + SLICE].tobytes()) for at in range(0, len(rows), SLICE))
-
-
-def contents_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the state of every tensor and array among the arguments, by what to call it in an error."""
-    named = {f"Argument {k + 1} of the model": value for k, value in enumerate(args)}
-    named |= {f'Argument "{name}" of the model': value for name, value in kwargs.items()}
-    return {name: _contents(name, value) for name, value in named.items() if isinstance(value, (Tensor, np.ndarray))}
-
-
-def _checksum(tensor: Tensor) -> int:
-    """Return a checksum of what a tensor on the host holds, slice by slice; that of another device is not fetched."""
-    if tensor.device.type != "cpu" or tensor.layout != torch.strided or not tensor.numel():
-        return 0
-    tensor, found = tensor.detach(), 0
-    for part in (tensor,) if tensor.is_contiguous() else tensor.split(SLICE):
-        found = zlib.crc32(raw(part).data, found)
-    return found
-
-
-def raw(tensor: Tensor) -> np.ndarray:
-    """Return the bytes of a tensor on the host, in order."""
-    flat = tensor.detach().contiguous().reshape(-1)
-    if flat.stride() != (1,):  # a single entry, of a step through a longer tensor
-        flat = flat.clone(memory_format=torch.contiguous_format)
-    return flat.view(torch.uint8).numpy()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -44,6 +45,28 @@ def check_kept(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
     for name, state in before.items():
         if after[name] != state:
             raise ModelError(f"{name}: expected the same data in every run, but the model writes into them. {KEPT}")
+
+
+@contextlib.contextmanager
+def keeping(contents: Callable[[], Mapping[str, Any]], entries: Callable[[], Mapping[str, Any]]) -> Iterator[None]:
+    """Compare the contents of the arguments before and after what is done within; if it fails, what they hold as well.
+
+    A list to which the model appends may be another fault's cause; where all goes well, it is the model's own affair.
+
+    Raises:
+        ModelError: the model writes into one.
+    """
+    before, held = contents(), entries()
+    try:
+        yield
+    except Exception as error:
+        try:
+            check_kept(before, contents())
+            check_kept(held, entries())
+        except ModelError as changed:
+            raise changed from error
+        raise
+    check_kept(before, contents())
 
 
 def check_steady(

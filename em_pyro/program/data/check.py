@@ -18,7 +18,7 @@ from ..named import SLICE, unexpand, unwrap
 from ..site import Site
 from ..unroll import user_site
 from .shapes import check_batch, check_shape, listed_plates
-from .supports import origin
+from .supports import origin, stated
 
 # Where a support as torch states it is closed, and the density zero or infinite for nearly all parameters.
 EDGES: Mapping[type, tuple[float, ...]] = {
@@ -112,8 +112,17 @@ def _check_values(site: Site, bounding: Callable[[str], Collection[str]]) -> Non
     seen = seen_values(site)
     if not finite:
         _refuse(site, ~torch.isfinite(value) & seen, "finite data")
-    if support is None:
-        return
+    if support is not None:
+        _check_support(site, support, seen, bounding)
+    for edge in edges:
+        _refuse(site, (value == edge) & seen, f"values off {edge}, where a {type(law).__name__} has no finite density")
+
+
+def _check_support(
+    site: Site, support: constraints.Constraint, seen: Tensor, bounding: Callable[[str], Collection[str]]
+) -> None:
+    """Raise where a value that is seen lies outside the support in every state."""
+    base, value = unwrap(site.fn).base, site.value
     event = getattr(base, "event_dim", 0)
     inside = allowed(support, value)
     enumerated = inside.dim() - (value.dim() - event)
@@ -121,16 +130,14 @@ def _check_values(site: Site, bounding: Callable[[str], Collection[str]]) -> Non
         inside = inside.flatten(0, enumerated - 1).any(0)
     visible = seen.flatten(seen.dim() - event).any(-1) if event else seen
     outside = ~inside & visible
-    if bool(outside.any()) and (names := sorted(bounding(site.name))):
-        raise ParameterError(_beyond(site, outside, support, names))
-    _refuse(site, outside, f"values within {support}", _from_zero(support, value[visible]))
-    for edge in edges:
-        _refuse(site, (value == edge) & seen, f"values off {edge}, where a {type(law).__name__} has no finite density")
+    if (index := _first(outside)) is not None:
+        if names := sorted(bounding(site.name)):
+            raise ParameterError(_beyond(site, index, support, names))
+        _refuse(site, outside, f"values within {stated(support, index)}", _from_zero(support, value[visible]))
 
 
-def _beyond(site: Site, outside: Tensor, support: Any, names: Sequence[str]) -> str:
+def _beyond(site: Site, index: tuple[int, ...], support: Any, names: Sequence[str]) -> str:
     """Say which value a start makes impossible."""
-    index = tuple(int(i) for i in outside.nonzero()[0])
     kind, those = str(_slim(support)[0]).partition("(")[0], ", ".join(f'"{name}"' for name in names)
     return (
         f"Parameters {those}: expected starts at which all that is observed is possible, got a support ({kind}) of "
@@ -220,18 +227,23 @@ def _check_sequences(site: Site) -> None:
 
 def _from_zero(support: Any, value: Tensor) -> str:
     """Say how labels that are one too large, all of them, are made right; nothing of others."""
-    if not isinstance(support, constraints.integer_interval) or not value.numel():  # type: ignore[arg-type]
+    labels = isinstance(support, constraints.integer_interval) and isinstance(support.upper_bound, int)  # type: ignore[arg-type]
+    if not labels or not value.numel():
         return ""
     lowest, highest = (int(torch.as_tensor(bound).max()) for bound in (support.lower_bound, support.upper_bound))
     too_large = int(value.min()) > lowest and int(value.max()) == highest + 1
     return "Count them from zero: subtract one" if too_large else ""
 
 
+def _first(bad: Tensor) -> tuple[int, ...] | None:
+    """Return the index of the first entry that is bad; None if none is."""
+    return tuple(bad.nonzero()[0].tolist()) if bool(bad.any()) else None
+
+
 def _refuse(site: Site, bad: Tensor, expected: str, remedy: str = "") -> None:
     """Raise if any entry is bad, and name the first."""
-    if bool(bad.any()):
-        index = tuple(int(i) for i in bad.nonzero()[0])
-        value = site.value[index] if len(index) == site.value.dim() else site.value
+    if (index := _first(bad)) is not None:
+        value = site.value[index]
         got = f"{value.item()}" if value.numel() == 1 else f"{value.flatten()[:6].tolist()}"
         whole = type(unwrap(site.fn).base).__name__ == "MultivariateNormal"  # its mask leaves whole rows out
         how = (

@@ -20,15 +20,16 @@ from torch.distributions import Distribution, constraints
 
 from ...errors import DataError, EMError, ModelError
 from ..named import broadcast, unwrap
+from .blamed import blamed
 from .indices import wrong_index
 from .slips import slip
+from .statements import at_statement
 
 AS_PASSED, ARRAYS, LISTS = 0, 1, 2
 """How much of the arguments is converted: nothing, arrays and frames, lists of numbers as well."""
 
 WIDE = (torch.int64, torch.float32, torch.float64, torch.complex64, torch.complex128)
 CROSS_ENTROPIES = (torch.distributions.Bernoulli,)  # torch computes them of floating point only
-TENSOR = "a tensor, with a dimension for the rows of each plate"
 Result = TypeVar("Result")
 
 
@@ -62,7 +63,7 @@ def first_that_runs(
         if ours is None:
             for said, reason in _said(model, args, kwargs, run, errors, fitted=fitted):
                 raise DataError(said) from reason
-            if said := slip(model, args, kwargs, errors[0]):
+            if said := slip(model, args, kwargs, errors[0]) or ("" if fitted else at_statement(errors[0])):
                 raise ModelError(said) from errors[0]
         raise ours or errors[0]
     finally:
@@ -88,7 +89,7 @@ def _said(
 
     if given is not None and (said := wrong_index(given.arguments, errors[-1], again, fitted=fitted)):
         yield said, errors[-1]
-    if said := _blamed(model, args, kwargs, errors[0]):
+    if said := blamed(model, args, kwargs, errors[0]):
         yield said, errors[0]
 
 
@@ -100,54 +101,6 @@ def _given(
         return inspect.signature(model).bind(*args, **kwargs)
     except (TypeError, ValueError):
         return None
-
-
-def _blamed(model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], error: Exception) -> str:
-    """Name the argument over which a model has stumbled, if its error says so, or what its call lacks; else nothing."""
-    try:
-        signature = inspect.signature(model)
-    except (TypeError, ValueError):  # of a builtin
-        return ""
-    try:
-        given = signature.bind(*args, **kwargs).arguments
-    except TypeError as lacking:
-        if not isinstance(error, TypeError):
-            return ""
-        return (
-            f"The model: expected a call that {_named(model)}{signature} takes, got one with {len(args)} positional "
-            f"arguments and {sorted(kwargs) or 'none'} by name: {lacking}. Pass what the model takes."
-        )
-    for name, value in given.items():
-        if _is_at_fault(value, error):
-            got, other = ("a tensor without dimensions", TENSOR) if isinstance(value, Tensor) else _got(value)
-            return (
-                f'Argument "{name}": expected what the model runs with, got {got}, on which it raised '
-                f"{type(error).__name__}: {error}. Pass {other}."
-            )
-    return ""
-
-
-def _is_at_fault(value: Any, error: Exception) -> bool:
-    """Tell whether the error of a model is about an argument of that type; or that number, if it is negative."""
-    if isinstance(value, int) and value < 0:
-        return isinstance(error, (RuntimeError, ValueError, IndexError)) and str(value) in str(error)
-    if not isinstance(error, (TypeError, AttributeError, IndexError)):
-        return False
-    if isinstance(value, Tensor):
-        return not value.dim() and ("0-d tensor" in str(error) or isinstance(error, IndexError))
-    kind = type(value).__name__
-    return f"'{kind}'" in str(error) or str(error).endswith(f"not {kind}")
-
-
-def _got(value: Any) -> tuple[str, str]:
-    """Say what an argument is, and what to pass instead."""
-    if isinstance(value, (int, str)):
-        return repr(value), "another value"
-    return "None" if value is None else type(value).__name__, TENSOR
-
-
-def _named(model: Callable[..., Any]) -> str:
-    return getattr(model, "__name__", type(model).__name__)
 
 
 def converted(args: tuple[Any, ...], kwargs: Mapping[str, Any], how: int) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
@@ -193,8 +146,11 @@ def observed(name: str, value: Any) -> Tensor:
         DataError: it is none, and no array, frame or list of numbers.
     """
     if isinstance(value, Tensor):
-        if value.layout != torch.strided:
-            raise DataError(f'Site "{name}": expected a dense tensor, got {value.layout}. Call .to_dense().')
+        if value.layout != torch.strided or value.is_nested:
+            kind, how = (
+                ("a nested one", "pad it, and mask the rest") if value.is_nested else (value.layout, ".to_dense()")
+            )
+            raise DataError(f'Site "{name}": expected a dense tensor, got {kind}. Make it one: {how}.')
         return value
     try:
         return tensor_of(value)

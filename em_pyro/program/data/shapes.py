@@ -28,6 +28,7 @@ def check_shape(site: Site, plates: Mapping[str, int]) -> None:
             f'Site "{user_site(site.name)}": expected data, got shape {tuple(site.value.shape)}. Pass some.'
         )
     batch = site.value.dim() - site.fn.event_dim  # type: ignore[attr-defined]
+    _check_event(site, batch)
     got = tuple(site.value.shape[: max(0, batch)])
     want = [plates.get(site.dims.get(i - batch, ""), 1) for i in range(len(got))]
     if any(size not in (1, have) for size, have in zip(got, want, strict=True)):
@@ -35,6 +36,24 @@ def check_shape(site: Site, plates: Mapping[str, int]) -> None:
             f'Site "{user_site(site.name)}": expected a batch that its plates broadcast to, got {got} within plates '
             f"{listed_plates(site, plates)}. {_remedy(site, got, plates)}"
         )
+
+
+def _check_event(site: Site, batch: int) -> None:
+    """Raise where the numbers of a row are not as many as those of its distribution."""
+    event, got = site.fn.event_shape, tuple(site.value.shape[max(0, batch) :])
+    fits = len(got) == len(event) and all(1 in pair or pair[0] == pair[1] for pair in zip(got, event, strict=True))
+    base = unwrap(site.fn).base
+    if fits or hasattr(base, "observation_dist"):
+        return
+    labels = type(base).__name__.startswith("OneHot")
+    remedy = (
+        "Pass torch.nn.functional.one_hot(labels), or observe labels by a Categorical"
+        if labels
+        else ("Pass rows of that many numbers, or give its distribution arguments for as many as there are")
+    )
+    raise ModelError(
+        f'Site "{user_site(site.name)}": expected values of shape {tuple(event)} in every row, got {got}. {remedy}.'
+    )
 
 
 def _remedy(site: Site, got: Sequence[int], plates: Mapping[str, int]) -> str:

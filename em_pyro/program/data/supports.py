@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, TransformedDistribution, constraints
 
-from ..named import unwrap
+from ..named import unexpand, unwrap
 
 GAMMAS = ("concentration", "concentration1", "concentration0", "total_count")
 """Arguments of log-gamma functions, which have values below zero, too."""
@@ -75,6 +76,50 @@ def _arguments(base: Distribution) -> Iterator[tuple[Tensor, int]]:
         checked = constraint is constraints.simplex or (name in GAMMAS and not constraint.is_discrete)
         if checked and isinstance(found := vars(part).get(name), Tensor):
             yield found, constraint.event_dim
+
+
+def unlawful(fn: Distribution, slack: float = 0.0) -> str:
+    """Say which argument of a distribution is a number that no such law has, and what it may be; empty if none is.
+
+    Args:
+        fn: the distribution.
+        slack: how far beyond a bound rounding may be; at zero a bound that is open does not belong to what it may be.
+    """
+    base = unwrap(fn).base
+    try:
+        constrained = base.arg_constraints
+    except NotImplementedError:  # of a class of the user's own
+        return ""
+    for name, constraint in constrained.items():
+        bounds = vars(constraint)
+        argument = getattr(base, name, None) if bounds else None
+        if not isinstance(argument, Tensor) or constraint.is_discrete or not {"lower_bound", "upper_bound"} & {*bounds}:
+            continue
+        inside = constraint.check(argument)
+        if slack:
+            lower, upper = bounds.get("lower_bound", -torch.inf), bounds.get("upper_bound", torch.inf)
+            inside = inside | (argument >= lower - slack) & (argument <= upper + slack)
+        if bool((bad := ~inside).any()):
+            got = argument.expand(bad.shape)[bad].flatten()[0].item()
+            return f"{name} of {type(base).__name__} is {got:.6g}, not within {stated(constraint)}"
+    return ""
+
+
+def stated(constraint: Any, index: Sequence[int] = ()) -> str:
+    """Write a constraint, of bounds that differ by row those at an index; without one only that they do."""
+    bounds = [f"{name}={_number(bound, index)}" for name, bound in vars(constraint).items() if name.endswith("_bound")]
+    return f"{type(constraint).__name__.lstrip('_')}({', '.join(bounds)})" if bounds else str(constraint)
+
+
+def _number(bound: Any, index: Sequence[int]) -> str:
+    if not isinstance(bound, Tensor):
+        return str(bound)
+    if (one := unexpand(bound)).numel() == 1:
+        return f"{one.item():.6g}"
+    if not index or any(i >= size > 1 for i, size in zip(reversed(index), reversed(bound.shape), strict=False)):
+        return "one a row"
+    at = (0,) * max(0, bound.dim() - len(index)) + tuple(index)[max(0, len(index) - bound.dim()) :]
+    return f"{bound[tuple(i if size > 1 else 0 for i, size in zip(at, bound.shape, strict=True))].item():.6g}"
 
 
 def at_its_bound(fn: Distribution, value: Tensor) -> bool:

@@ -1,0 +1,65 @@
+"""Statements of Pyro's that cannot be carried out: what is sampled from no distribution, a plate without a size."""
+
+from __future__ import annotations
+
+from types import FrameType
+from typing import Any
+
+from pyro import sample
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.poutine.subsample_messenger import SubsampleMessenger
+from torch import Tensor
+from torch.distributions import Distribution
+
+from ...errors import ModelError
+from ..named import unwrap
+
+
+def at_statement(error: Exception) -> str:
+    """Say at which statement of the model an error was raised, what is expected of it, and the remedy; else nothing."""
+    trace, inner = error.__traceback__, None
+    while trace is not None:
+        if trace.tb_frame.f_code in (sample.__code__, SubsampleMessenger.__init__.__code__):
+            inner = trace.tb_frame
+        trace = trace.tb_next
+    if inner is None:
+        return ""
+    return _at_site(inner, error) if inner.f_code is sample.__code__ else _at_plate(inner)
+
+
+def check_law(name: str, fn: Any) -> None:
+    """Raise where a site is sampled from no distribution of Pyro's.
+
+    Raises:
+        ModelError: with what it is sampled from.
+    """
+    if isinstance(fn, TorchDistributionMixin):
+        return
+    kind = type(fn).__name__
+    if isinstance(fn, Distribution):
+        got = f"torch's own {kind}. Import it from pyro.distributions"
+    else:
+        got = f"{kind}. Write dist.Normal(loc, scale), say"
+    raise ModelError(f'Site "{name}": expected a distribution of pyro.distributions, got {got}.')
+
+
+def _at_site(frame: FrameType, error: Exception) -> str:
+    fn, what = frame.f_locals["fn"], f'Site "{frame.f_locals["name"]}": expected'
+    if not isinstance(error, (RuntimeError, ValueError)) or not isinstance(fn, TorchDistributionMixin):
+        return ""
+    base: Any = unwrap(fn).base
+    stated = [name for name in base.arg_constraints if isinstance(vars(base).get(name), Tensor)]
+    shapes = [f"{name} {tuple(vars(base)[name].shape)}" for name in stated]
+    frames = [frame for frame in frame.f_locals["msg"]["cond_indep_stack"] if frame.vectorized]
+    plates = ", ".join(f'"{frame.name}" ({frame.size})' for frame in frames) or "none"
+    return (
+        f"{what} arguments of {type(base).__name__} that go together and broadcast to its plates, got "
+        f"{', '.join(shapes) or 'none'} within plates {plates}: {error}. Give them shapes that agree."
+    )
+
+
+def _at_plate(frame: FrameType) -> str:
+    name, size = frame.f_locals["name"], frame.f_locals["size"]
+    if isinstance(size, int):
+        return ""
+    return f'Plate "{name}": expected a whole number as its size, got {size!r}. Pass len(data), or data.shape[0].'
