@@ -31,10 +31,10 @@ def notes_of(engine: Engine, rows: str) -> tuple[str, ...]:
     made = [n for n in engine.recognition.readings if n in engine.recognition.refusals]
     for why in dict.fromkeys(engine.recognition.refusals[name].why for name in made):
         names = [name for name in made if engine.recognition.refusals[name].why == why]
-        found.append(
-            f"site{'s' * (len(names) > 1)} {listed(names)}: the model is run for its location and scale in every step, "
-            f"because {why}"
-        )
+        how = "recorded once as tensor operations"
+        if reason := engine.recognition.bank.unrecorded:
+            how = f"computed by a run of the model in every step, as they cannot be recorded ({reason})"
+        found.append(f"site{'s' * (len(names) > 1)} {listed(names)}: location and scale are {how}, because {why}")
     if engine.runs_model:
         found.append(f"the model cannot be recorded as tensor operations: {engine.unrecorded}")
     found += cut_off(engine)
