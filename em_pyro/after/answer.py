@@ -18,8 +18,8 @@ from ..fit.rows.everywhere import measured
 from ..fit.starting.ends import ranked
 from ..fit.starting.runs import SAME_MAXIMUM, Start, Starts, local_maxima
 from ..program.data.check import has_density_outside
-from ..program.data.supports import at_its_bound, unlawful
 from ..program.data.counts import limit
+from ..program.data.supports import at_its_bound, unlawful
 from ..program.named import Params, alike, batched, listed, only, unwrap
 from ..program.unroll import user_site
 from .fit import Fit

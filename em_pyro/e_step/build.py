@@ -82,7 +82,9 @@ def build(
         run, program = taken_apart, replace(program, view=unroll)
     elif not recognised:
         program = replace(program, view=None)
-    recognition = recognition if recognised else replace(recognition, readings={})
+    if not recognised:  # but what Gaussian latents enter has no density to be replayed
+        entered = {name: recognition.readings[name] for name in recognition.readings if name in recognition.entered}
+        recognition = replace(recognition, readings=entered)
     sizes = Sizes(hidden_sizes(run) | order_of(program))
     owners = {name: frozenset(latent.plates) for name, latent in program.latents.items()}
     plate = plate or max(program.plates, key=lambda name: sizes[name], default=None)

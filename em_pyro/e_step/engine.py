@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -225,18 +225,13 @@ class Engine:
         """Factors of the sites that are not compiled and that some parameter enters, and of priors with parameters."""
         if not self.open:
             return NOTHING
-        known = None if torch.is_grad_enabled() else self._last.get(bound)
-        if known is not None:
+        if not torch.is_grad_enabled() and (known := self._last.get(bound)) is not None:
             return known
-        found = self._moved(only(bound.batch))
+        run = self.recording or partial(played, self.program, self.moving, self.open_priors)
+        found = run(only(bound.batch))
         if bound in self._last and not torch.is_grad_enabled():
             self._last[bound] = found
         return found
-
-    def _moved(self, params: Params) -> Moved:
-        if self.recording is not None:
-            return self.recording(params)
-        return played(self.program, self.moving, self.open_priors, params)
 
     def replays(self, moved: Moved) -> dict[str, Named]:
         """Factors of all sites that are not compiled; those that no parameter enters, as they were found first."""
@@ -260,7 +255,7 @@ class Engine:
     @cached_property
     def written(self) -> tuple[str, ...]:
         """Sites that parameters enter in a way that only the model tells: replayed ones, and those of tables."""
-        return (*self.moving, *(name for name in self.recognition.tabled if name not in self.moving))
+        return tuple(dict.fromkeys((*self.moving, *self.recognition.tabled)))
 
     @property
     def open(self) -> bool:

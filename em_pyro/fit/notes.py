@@ -8,7 +8,6 @@ from ..e_step import notes
 from ..e_step.engine import Engine
 from ..program.named import listed
 
-BY_MODEL = "the model is run for its location and scale in every step"
 BY_TABLE = "its arguments are recorded as tensor operations, and its statistics are those of its family"
 
 
@@ -32,8 +31,11 @@ def notes_of(engine: Engine, rows: str) -> tuple[str, ...]:
         how = "recorded once as tensor operations" if engine.recording else "the model is replayed in every step"
         found.append(f"site{'s' * (len(names) > 1)} {listed(names)}: {how}, because {why}")
     refusals, tabled = engine.recognition.refusals, engine.recognition.tabled
-    by_model = [n for n in engine.recognition.readings if n in refusals and n not in tabled]
-    for sites, how in ((by_model, BY_MODEL), (tabled, BY_TABLE)):
+    unrecorded = engine.recognition.bank.unrecorded
+    by_latents = [n for n in engine.recognition.readings if n in refusals and n not in tabled]
+    run = f"computed by a run of the model in every step, as they cannot be recorded ({unrecorded})"
+    of_latents = f"location and scale are {run if unrecorded else 'recorded once as tensor operations'}"
+    for sites, how in ((by_latents, of_latents), (tabled, BY_TABLE)):
         for why in dict.fromkeys(refusals[name].why for name in sites):
             names = [name for name in sites if refusals[name].why == why]
             found.append(f"site{'s' * (len(names) > 1)} {listed(names)}: {how}, because {why}")

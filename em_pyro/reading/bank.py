@@ -115,13 +115,15 @@ class RoleMap:
 class Bank:
     """Layout of the atoms: `entries` of plain arguments, `probabilities` bound as logarithms, whole `matrices`.
 
-    Some may be of arguments that the model computes from the parameters: `computed` gives these, starts first.
+    Some may be of arguments that the model computes from the parameters: `computed` gives these, starts first;
+    `unrecorded` says why the model is run for that in every step, and is empty where it is not.
     """
 
     entries: tuple[Segment, ...]
     probabilities: tuple[Segment, ...]
     matrices: tuple[Segment, ...]
     computed: Callable[[Batch], dict[str, Tensor]] | None = field(default=None, repr=False)
+    unrecorded: str = ""
 
     @cached_property
     def plain(self) -> bool:

@@ -68,11 +68,36 @@ def unbounded(
         leaves: their unconstrained values, from which `traced` was computed.
         traced: the sites, with their gradients.
     """
-    found, moved = [], dict[tuple[str, str], dict[str, Site]]()
-    order = {name: k for k, name in enumerate(leaves)}
     priors = {name: site for name, site in traced.items() if site.role == "prior" and not dropped(site)}
-    entering = reached(priors, leaves, lambda site: [tensor for _, tensor in _arguments(site)])
-    for site in priors.values():
+    return tuple(_driven(program, values, leaves, traced, priors))
+
+
+def vanishing(
+    program: Program,
+    values: Params,
+    leaves: Mapping[str, Tensor],
+    traced: Mapping[str, Site],
+    observed: Mapping[str, Site],
+) -> dict[str, dict[str, Site]]:
+    """Name the parameters that may drive the scales of observed sites to zero, with these sites; others as above."""
+    found: dict[str, dict[str, Site]] = {}
+    for one in _driven(program, values, leaves, traced, observed):
+        found.setdefault(one.parameter, {})[one.site] = observed[one.site]
+    return found
+
+
+def _driven(
+    program: Program,
+    values: Params,
+    leaves: Mapping[str, Tensor],
+    traced: Mapping[str, Site],
+    sites: Mapping[str, Site],
+) -> Iterator[Unbounded]:
+    """The scale-like arguments of some sites that a parameter may drive to where the density has no bound."""
+    moved = dict[tuple[str, str], dict[str, Site]]()
+    order = {name: k for k, name in enumerate(leaves)}
+    entering = reached(sites, leaves, lambda site: [tensor for _, tensor in _arguments(site)])
+    for site in sites.values():
         if entering[site.name]:
             inside = {name: leaves[name] for name in sorted(entering[site.name], key=order.__getitem__)}
             for argument, tensor in _arguments(site):
@@ -83,8 +108,7 @@ def unbounded(
                     end = "lower" if bool((slope > 0).any()) == shrinking else "upper"
                     if name != site.name and not _held(program, traced, name, end):
                         if _reaches(program, values, site, argument, name, end, moved, shrinking=shrinking):
-                            found.append(Unbounded(site.name, argument, name, shrinking))
-    return tuple(found)
+                            yield Unbounded(site.name, argument, name, shrinking)
 
 
 def _arguments(site: Site) -> Iterator[tuple[str, Tensor]]:

@@ -150,19 +150,6 @@ def test_sequential_enumeration(whole: bool) -> None:  # noqa: FBT001
     refuse("model", r'^Site "z": expected parallel enumeration, got sequential', program, tensor(X))
 
 
-def test_obs_mask_on_a_continuous_site() -> None:
-    """Point to `.mask`."""
-
-    def model(x: Tensor, seen: Tensor) -> None:
-        loc = pyro.param("loc", tensor([-1.0, 1.0]))
-        with pyro.plate("points", len(x)):
-            z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5])))
-            pyro.sample("x", dist.Normal(loc[z], 1.0), obs=x, obs_mask=seen)
-
-    seen = tensor([True, False, True])
-    refuse("model", r'^Site "x": expected obs_mask on a discrete site.*\.mask\(', model, tensor(X), seen)
-
-
 def scaled(latent: bool, observed: bool) -> Callable[[Tensor, Tensor], None]:  # noqa: FBT001
     """Weigh the latent's factor, the observed one, or both."""
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from em_pyro import EM
+from em_pyro.fit.problem import prepare
 from em_pyro.reading.latents.computed import Computed
 
 
@@ -31,10 +32,10 @@ def test_computed_arguments(name: str) -> None:
 
 def test_coefficients_that_are_off_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A coefficient that is one thousandth larger has another evidence."""
-    right = Computed.once
+    right = Computed.run
     off = {"[loc of x]": 1.001}
     monkeypatch.setattr(
-        Computed, "once", lambda self, params: {n: off.get(n, 1.0) * v for n, v in right(self, params).items()}
+        Computed, "run", lambda self, params: {n: off.get(n, 1.0) * v for n, v in right(self, params).items()}
     )
     with pytest.raises(Exception, match="expected a residual that is affine|assert"):
         check_step(COMPUTED["exponential"], {"x": numbers(6, 3)})
@@ -68,8 +69,64 @@ def test_a_fit_is_that_of_the_plain_parameters() -> None:
     assert distance(law.mean, plain.posterior.marginal("z").mean) < 1e-3
     pyro.clear_param_store()
     said = str(EM(marked).plan(x, softplus))
-    assert "site x: the model is run for its location and scale in every step, because" in said
+    assert "site x: location and scale are recorded once as tensor operations, because" in said
     assert "spread     closed form" in said
+
+
+def computed_of(model: Any, *args: Any) -> Computed:
+    """What a program computes of its parameters."""
+    pyro.clear_param_store()
+    made = prepare(model, args, {}, {}, check=True).engine.recognition.bank.computed
+    assert isinstance(made, Computed)
+    return made
+
+
+def test_the_model_is_not_run_again() -> None:
+    """Steps repeat the recording."""
+    runs = 0
+
+    def counted(x: Tensor) -> None:
+        nonlocal runs
+        runs += 1
+        marked(x, softplus)
+
+    x = numbers(20, 4) + 1.3 * numbers(20, 1, seed=6)
+    pyro.clear_param_store()
+    em = EM(counted, max_steps=2)
+    em.fit(x)
+    few, runs = runs, 0
+    pyro.clear_param_store()
+    assert EM(counted, max_steps=12).fit(x).num_steps == 12
+    assert runs == few
+
+
+def test_steps_of_a_loop_are_one_site() -> None:
+    """What is operation by operation the same is computed once, and its steps are summed together."""
+    made = computed_of(COMPUTED["tanh of a step"], numbers(6, 3))
+    assert made.graph is not None
+    ends = {made.of(name) for name in made.locations}
+    assert len(made.locations) > 2 * len(ends)
+    assert set(made.graph.outputs) == {text for n in ends for text in (f"[loc of {n}]", f"[scale of {n}]")}
+
+
+def test_what_cannot_be_recorded_is_run_and_said() -> None:
+    """An `if` on a parameter."""
+
+    def curve(v: Tensor) -> Tensor:
+        return softplus(v) if bool(v.sum() > -1e9) else v
+
+    x = numbers(60, 4) + 1.3 * numbers(60, 1, seed=6)
+    fits = []
+    for one in (softplus, curve):
+        pyro.clear_param_store()
+        fits.append(EM(marked).fit(x, one))
+    assert distance(torch.tensor(fits[1].objective), torch.tensor(fits[0].objective)) < SOLVERS
+    made = computed_of(marked, x, curve)
+    assert made.graph is None
+    pyro.clear_param_store()
+    said = str(EM(marked).plan(x, curve))
+    assert "site x: location and scale are computed by a run of the model in every step, as they cannot be" in said
+    assert "reads a number out of a tensor" in said
 
 
 def test_weights_of_a_module_are_refused() -> None:

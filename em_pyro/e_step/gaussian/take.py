@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from ...errors import ModelError
+from ...program.handlers import LABELS
+from ...program.masks import seen_values
 from ...program.named import batched, ordered
 from ...program.site import Site
 from ...reading.bound import Bound
@@ -114,7 +116,7 @@ def _too_many(count: int, names: Sequence[str]) -> ModelError:
 
 
 def _observed(left: Left, latents: Latents, exact: Sequence[str], repeats: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Latent entries that a Delta site observes: which are free, and the values of the others.
+    """Latent entries that a Delta site observes, or a label: which are free, and the values of the others.
 
     Args:
         left: what is left of the program.
@@ -125,11 +127,18 @@ def _observed(left: Left, latents: Latents, exact: Sequence[str], repeats: Tenso
     Raises:
         ModelError: such a site is more than one latent in each entry.
     """
-    if not exact:
+    places = latents.places
+    labels = {name: left.run[name + LABELS] for name in places.shapes if name + LABELS in left.run}
+    if not (exact or labels):
         return None
     free, values = torch.ones(len(repeats), dtype=torch.bool), torch.zeros_like(repeats)
+    for name, site in labels.items():
+        known = seen_values(site).expand(places.shapes[name]).reshape(-1)
+        which = torch.nonzero(known)[:, 0] + places.first[name]
+        free[which] = False
+        values[which] = site.value.expand(places.shapes[name]).reshape(-1)[known].double()
     for made in (latents.sites[name] for name in exact):
-        layout = layout_of(made, {}, latents.places, joint=False)
+        layout = layout_of(made, {}, places, joint=False)
         weight = weight_of(left.run[made.site.name], layout, joint=False)
         sizes = layout.sizes
         which = torch.full(sizes, -1)

@@ -56,7 +56,7 @@ def normal_in_data(messages: Mapping[str, Any], chosen: Collection[str]) -> dict
     """Name the normal latents in data plates, and these, but for those of which is said what becomes of them."""
     data, found = _data_plates(messages), dict[str, str]()
     for name, msg in messages.items():
-        if msg["is_observed"] or name in chosen or is_discrete(msg["fn"]) or name + LABELS in messages:
+        if msg["is_observed"] or name in chosen or is_discrete(msg["fn"]):
             continue
         inside = [plate for plate in plates_of(msg) if plate in data]
         if inside and type(unwrap(msg["fn"]).base).__name__ in NORMAL:
@@ -78,9 +78,9 @@ def local_continuous(messages: Mapping[str, Any], summed: Collection[str], chose
             continue
         if name + LABELS in messages:
             raise ModelError(
-                f'Site "{name}": expected obs_mask on a discrete site, got a continuous one. '
-                f"A value on which nothing depends is left out by fn.mask(observed); one on which others do is a "
-                f'latent that is seen in part: {name} = pyro.sample("{name}", fn), then dist.Delta({name}).mask(seen).'
+                f'Site "{name}": expected obs_mask on a discrete or normal site, got one of '
+                f"{type(unwrap(msg['fn']).base).__name__}. A value on which nothing depends is left out by "
+                f"fn.mask(observed). One on which others do has to be integrated: em_pyro.quadrature makes it discrete."
             )
         by_row.add(name)
         if name not in chosen:

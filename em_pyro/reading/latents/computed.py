@@ -1,21 +1,30 @@
-"""Arguments that the model computes from parameters, in no way that has been read: it is run for them in every step.
+"""Arguments that the model computes from parameters, in no way that has been read.
 
 A location that is affine in the latents is `l_0 + sum_f l_f z_f`, whatever its coefficients are of the parameters: a
 run at zero tells `l_0`, and one with the entries of a frame at one tells `l_f`. These, and scales, are taken for
-parameters wherever the latents are summed out, and are differentiated where torch climbs `Q`.
+parameters wherever the latents are summed out, and are differentiated where torch climbs `Q`. The runs are recorded
+together, once, as tensor operations: what they have in common is then computed once. Where that cannot be, the model is
+run for them in every step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...program.handlers import quiet
 from ...program.named import Batch, Named, Params, squeeze, unwrap
 from ...program.program import Program
 from ...program.site import Site
+from ...recording.graph import Graph
+from ...recording.graph import Slot as Value
+from ...recording.record import Untraceable, record
+from ...recording.recorded import SAME as AGREEING
+from ...recording.recorded import close
 from .bilinear import Places, Slot
 from .replays import names_of, thin, trailing
 
@@ -27,7 +36,7 @@ Part = tuple[int, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Computed:
-    """What the model is run for.
+    """What is computed of which runs.
 
     Attributes:
         program: the model.
@@ -35,6 +44,9 @@ class Computed:
         places: of the latents.
         locations: by site, what is kept of which runs.
         scales: by site, the name of the argument and the dimensions along which nothing varies.
+        graph: the same as tensor operations; None where the model is run for it.
+        why: it could not be recorded.
+        same: sites whose arguments are, operation by operation, those of another one, which stands for them.
     """
 
     program: Program = field(repr=False)
@@ -42,6 +54,9 @@ class Computed:
     places: Places
     locations: Mapping[str, tuple[Part, ...]]
     scales: Mapping[str, tuple[str, tuple[int, ...]]]
+    graph: Graph | None = field(default=None, repr=False)
+    why: str = ""
+    same: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Return the arguments by name, starts first; differentiable in the parameters."""
@@ -51,6 +66,10 @@ class Computed:
 
     def once(self, params: Params) -> dict[str, Tensor]:
         """Return the arguments at one set of parameters: flat locations by site, and scales as they are laid out."""
+        return self.run(params) if self.graph is None else self.graph(params)
+
+    def run(self, params: Params) -> dict[str, Tensor]:
+        """Return the same by runs of the model."""
         runs = [self.program.run(params, self.places.values(z)) for z in self.latents]
         found = dict[str, Tensor]()
         for name, parts in self.locations.items():
@@ -61,6 +80,46 @@ class Computed:
         for name, (key, dims) in self.scales.items():
             found[scale_of(name)] = _narrowed(argument(runs[0][name], key).tensor.double(), dims)
         return found
+
+    def recorded(self, points: Sequence[Params]) -> Computed:
+        """Record the runs, and compare the recording with them at some parameters; the same if it cannot be."""
+
+        def outputs(params: Params) -> dict[str, Tensor]:
+            with quiet():  # validation would read numbers out of tensors
+                return self.run(params)
+
+        start = {n: v.to(self.program.parameters[n].initial.dtype) for n, v in points[-1].items()}
+        try:
+            graph = record(outputs, start, {})
+        except (Untraceable, NotImplementedError, TypeError, RuntimeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            return replace(self, why=str(error).splitlines()[0])
+        for params in points:
+            with torch.no_grad():
+                mine, truth = graph(params), self.run(params)
+            if off := [name for name in truth if not close(mine[name], truth[name], AGREEING)]:
+                return replace(self, why=f"its {off[0][1:-1]} has other values elsewhere than its recording")
+        return replace(self, graph=graph)._together()
+
+    def _together(self) -> Computed:
+        """Let the first of the sites that have the same arguments, the steps of a loop, stand for all of them."""
+        assert self.graph is not None
+        ends, first, same = dict(self.graph.outputs), dict[Any, str](), dict[str, str]()
+        for name, parts in self.locations.items():
+            key = parts, self.scales[name], _end(ends[location_of(name)]), _end(ends[scale_of(name)])
+            same[name] = first.setdefault(key, name)
+        kept = {of(name): ends[of(name)] for name in first.values() for of in (location_of, scale_of)}
+        return replace(self, graph=replace(self.graph, outputs=kept), same=same)
+
+    def of(self, site: str) -> str:
+        """Return the site that stands for one."""
+        return self.same.get(site, site)
+
+
+def _end(end: Value | Tensor) -> Any:
+    """What tells one output from another: the operation that it comes from, or its numbers."""
+    return end if isinstance(end, Value) else (tuple(end.shape), tuple(end.reshape(-1).tolist()))
 
 
 def location_of(site: str) -> str:
@@ -139,7 +198,7 @@ def computed(
         locations[name] = tuple(parts)
         kept = [argument(run[0][name], key).tensor.double() for run in runs]
         scales[name] = key, idle(kept, kept[0].dim() - 2 * (key == "scale_tril"), single=single)
-    return Computed(program, latents, places, locations, scales)
+    return Computed(program, latents, places, locations, scales).recorded(points)
 
 
 def taken_apart(
@@ -171,4 +230,5 @@ def taken_apart(
         response = thin(values[f] - values[0])
         covariates = (there if k == f else None for k in order)
         slots.append(Slot(which, (*covariates, response if bool((response != 0).any()) else None)))
+    name = made.of(name)
     return tuple((location_of(name), k) for k in range(at)), tuple(index), constants, tuple(slots)

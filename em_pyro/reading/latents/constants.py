@@ -111,6 +111,7 @@ def _found(
     index = {n: tuple(thin(_of_colour(indices[n], colours, c)) for c in range(count)) for n in indices}
     moves = Moves(replays, entries, colours.tolist(), {n: [part >= 0 for part in own] for n, own in index.items()})
     apart = {plate for latent in replays.program.latents.values() for plate in latent.plates}
+    apart |= {plate for name in places.shapes for plate in recognition.runs[0][name].plates}
     rows = {n: [d for d, p in enumerate(names_of(recognition.runs[0][n])) if p in apart] for n in start}
     far = replays.far
     which = [takes_of(replays, frame, far, start, rows) for frame in frames]

@@ -71,17 +71,18 @@ def with_computed(recognition: Recognition, made: Computed) -> Recognition:
         shape = [1 if d in dims else n for d, n in enumerate(part.tensor.shape)]
         joint = key == "scale_tril"
         cells = shape[:-2] if joint else shape
-        segments = matrices if joint else entries
-        offset = max((s.offset + s.size for s in segments), default=0)
-        size = int(torch.tensor(cells).prod()) if cells else 1
-        segments.append(Segment(scale_of(name), CHARTS[0], False, offset, size))  # noqa: FBT003
+        segments, size = matrices if joint else entries, int(torch.tensor(cells).prod()) if cells else 1
+        offset = next((s.offset for s in segments if s.parameter == scale_of(made.of(name))), None)
+        if offset is None:
+            offset = max((s.offset + s.size for s in segments), default=0)
+            segments.append(Segment(scale_of(name), CHARTS[0], False, offset, size))  # noqa: FBT003
         index = (offset + torch.arange(size)).reshape(cells)
         kept = [d for d in range(len(part.names)) if d not in dims]
         names = tuple(part.names[d] for d in kept)
         index = index.reshape([index.shape[d] for d in kept] + list(index.shape[len(part.names) :]))
         scale = RoleMap(names, index, rows=shape[-1] if joint else None)
         readings[name] = _reading(site, key, scale, reach)
-    at = replace(bank, entries=tuple(entries), matrices=tuple(matrices), computed=made)
+    at = replace(bank, entries=tuple(entries), matrices=tuple(matrices), computed=made, unrecorded=made.why)
     ordered = {name: readings[name] for name in recognition.runs[0] if name in readings}
     return replace(recognition, bank=at, readings={**readings, **ordered})
 

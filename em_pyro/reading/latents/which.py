@@ -9,7 +9,10 @@ Normal and MultivariateNormal latents are, if
 5. a parameter without a prior multiplies them, as the spread of a non-centred effect or a loading: their joint density
    rises for ever, as the one grows and the others shrink;
 6. a positive parameter with a prior does so, outside of mixtures: the joint density then has a bound, but where the
-   prior stops that, which says nothing of the spread.
+   prior stops that, which says nothing of the spread;
+7. together with the other parameters they take all that is observed with a free scale, outside of mixtures: a Gaussian
+   process at the places that were observed, more coefficients than rows. Their joint density with that scale has no
+   bound.
 
 All others are parameters with a prior. `EM(continuous={"b": "maximise"})`, or "integrate", has the last word.
 """
@@ -30,10 +33,11 @@ from ...program.program import Program
 from ...program.site import Site
 from ..improper import unbounded
 from ..priors import dropped
+from .exact_fits import fitting_exactly
 
 
 def to_integrate(program: Program, values: Params, chosen: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the latents that are integrated by rules 2 to 6, and those that are already, and why.
+    """Return the latents that are integrated by rules 2 to 7, and those that are already, and why.
 
     Args:
         program: in which they are still parameters with a prior.
@@ -58,7 +62,10 @@ def to_integrate(program: Program, values: Params, chosen: Mapping[str, str]) ->
         for name, site in _missing(traced, leaves, normal).items():
             found.setdefault(name, f'without a prior, inside the value of "{site}": its missing entries')
         found |= _spread(program, traced, leaves, normal - found.keys())
-        if found:
+        _add_connected(found, normal, traced, {**leaves, **standing})
+        plain, _ = _by_states(program, traced)
+        if more := fitting_exactly(program, values, leaves, plain, normal - found.keys()):
+            found |= more
             _add_connected(found, normal, traced, {**leaves, **standing})
         return found
 
@@ -126,6 +133,8 @@ def _add_connected(
     found: dict[str, str], normal: set[str], traced: Mapping[str, Site], leaves: Mapping[str, Tensor]
 ) -> None:
     """Add the latents in whose laws these are, and those that are in theirs; but none that is part of a scale."""
+    if not found:
+        return
     scales = frozenset[str]().union(*reached(traced, leaves, _scales).values())
     inside = reached({n: traced[n] for n in traced if n in normal or n in found}, leaves, _locations)
     meets: dict[str, dict[str, str]] = {name: {} for name in (*normal, *found)}
