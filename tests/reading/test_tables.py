@@ -13,11 +13,13 @@ from oracles.tolerances import IDENTITY, SOLVERS
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
-from em_pyro import EM
+import em_pyro.reading.recognise
+from em_pyro import EM, PlanError
 from em_pyro.e_step.engine import Engine
 from em_pyro.fit.problem import Problem, prepare
 from em_pyro.program.named import batched
-from em_pyro.reading.design import tabled, tables
+from em_pyro.reading.design import tables
+from em_pyro.reading.design.tabled import with_tables
 
 N = 40
 
@@ -122,7 +124,6 @@ def read_out(z: Tensor) -> Any:
 
 NONE: dict[str, tuple[Law, Callable[[], Tensor]]] = {
     "differs by row": (by_row, lambda: numbers(N)),
-    "as many numbers as densities": (lambda z: dist.Normal((real("a", -0.4, 0.9) ** 3)[z], 1.0), lambda: numbers(1)),
     "no family": (lambda z: dist.Logistic((real("a", -0.4, 0.9) ** 3)[z], 1.0), lambda: numbers(N)),
     "cannot be recorded": (read_out, lambda: torch.arange(N) % 4.0),
 }
@@ -193,9 +194,9 @@ def test_a_fit_is_that_of_the_model_itself() -> None:
     """Several starts at once end where they end if the model is replayed; other rows are read in the same way."""
     model, fits = mixture(LAWS["rate"][0]), []
     x = torch.cat([torch.arange(20) % 4.0, 9 + torch.arange(20) % 5.0])
-    for worth in (-1.0, tabled.WORTH):
+    for reader in (lambda program, read, *_: read, with_tables):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(tabled, "WORTH", worth)
+            patch.setattr(em_pyro.reading.recognise, "with_tables", reader)
             pyro.clear_param_store()
             fits.append(EM(model, tol=1e-11, starts=3, seed=0).fit(x))
     assert distance(tensor(fits[0].objective), tensor(fits[1].objective)) < SOLVERS
@@ -203,3 +204,34 @@ def test_a_fit_is_that_of_the_model_itself() -> None:
     laws = [fit.posterior_on(x[:6]).marginal("z") for fit in fits]
     assert distance(*laws) < 1e-4
     assert "its statistics are those of its family" in str(fits[1].plan)
+
+
+def repeated(y: Tensor) -> None:
+    """Five measurements of every row, around a number that differs by row."""
+    bend = real("bend", 0.4)
+    with pyro.plate("rows", len(y), dim=-2):
+        z = pyro.sample("z", dist.Bernoulli(0.4))
+        with pyro.plate("times", y.shape[1], dim=-1):
+            centre = torch.linspace(0, 1, len(y)).unsqueeze(-1) ** bend.exp()
+            pyro.sample("y", dist.Normal(centre + z, 1.0), obs=y)
+
+
+def test_tables_of_rows_are_no_sums_over_them() -> None:
+    """Tables that differ along the plate that comes in batches are refused there, and by name; in memory they do."""
+    y = numbers(N, 5)
+    assert engine(repeated, y).recognition.tabled == ("y",)
+    pyro.clear_param_store()
+    with pytest.raises(PlanError, match='Site "y": .* its arguments differ by row'):
+        EM(repeated).fit_stream(lambda: ((y[k : k + 8],) for k in range(0, N, 8)))
+
+
+def test_batches_of_one_row_are_read_as_all_are() -> None:
+    """What is a table does not depend on how many rows there are."""
+    law, data = LAWS["rate"]
+    model, x = mixture(law), data()
+    ends = []
+    for batches in ([x], [x[:1], x[1:3], x[3:]]):
+        pyro.clear_param_store()
+        settings: dict[str, Any] = {"tol": 0.0, "max_steps": 5, "acceleration": None}
+        ends.append(EM(model, **settings).fit_stream(lambda parts=batches: ((part,) for part in parts)).objective)
+    assert distance(tensor(ends[0]), tensor(ends[1])) < IDENTITY

@@ -241,6 +241,9 @@ def check_streamed(engine: Engine, plan: Plan) -> None:
     for name in engine.moving:
         if plate in engine.absorbed.get(name, ()) or name in engine.factors and plate in engine.factors[name].names:
             raise PlanError(_kept(name, plate, "it is computed by the model itself"))
+    for name in engine.recognition.tabled:
+        if any(plate in role.names for role in engine.recognition.readings[name].roles.values()):
+            raise PlanError(_kept(name, plate, "its arguments differ by row, and are computed by the model itself"))
     added = {name for step in plan.steps for name in step.sites}
     for factor in (f for unit in engine.units for f in unit.factors):
         if factor.kept is not None and factor.name not in added and factor.parameters:

@@ -26,7 +26,6 @@ from ..reading import Reading, Recognition, Unrecognised
 from .compared import other_argument
 from .tables import STANDS, Table, Tables
 
-WORTH = 0.5  # numbers of tables, as a share of the numbers of all densities, up to which they pay
 SAME = {False: 1e-11, True: 1e-4}  # of the largest entry: by what entries that are one differ, in double and in single
 
 
@@ -47,8 +46,7 @@ def with_tables(
         traced: the program's sites, with their gradients.
     """
     runs = [unroll(run) for run in read.runs]
-    rows = max(program.plates, key=lambda plate: program.plates[plate], default=None)
-    found = _found(runs, [name for name in refused if name not in read.entered], rows)
+    found = _found(runs, [name for name in refused if name not in read.entered])
     if not found:
         return read
     made = _computed(program, read, found)
@@ -71,31 +69,31 @@ def with_tables(
 
 @dataclass(frozen=True)
 class _Tabled:
-    """A site whose arguments are all known or tables."""
+    """A site whose arguments are all known or tables.
+
+    Attributes:
+        tables: by argument, each with the names that its dimensions have at this site.
+    """
 
     family: Family
-    tables: Mapping[str, tuple[Table, tuple[str, ...]]]  # by argument, with its own names of the dimensions
+    tables: Mapping[str, tuple[Table, tuple[str, ...]]]
     known: Mapping[str, RoleMap]
-    densities: int
-
-    def enters(self, plate: str | None) -> bool:
-        """Whether any of the arguments differs along a plate."""
-        return any(plate in names for _, names in self.tables.values())
 
 
-def _found(runs: Sequence[Mapping[str, Site]], refused: Sequence[str], rows: str | None) -> dict[str, _Tabled]:
-    """Sites whose arguments are of no row, and have so few entries that a table of these pays."""
+def _found(runs: Sequence[Mapping[str, Site]], refused: Sequence[str]) -> dict[str, _Tabled]:
+    """Sites whose arguments are the same along one of their plates: its rows enter none of them."""
     first: dict[object, Table] = {}
     found = dict[str, _Tabled]()
     for name in refused:
         try:
-            found[name] = _of_site(name, [run[name] for run in runs], first)
+            one = _of_site(name, [run[name] for run in runs], first)
         except Unrecognised:
             continue
-    found = {name: one for name, one in found.items() if one.tables and not one.enters(rows)}
-    every = {table for one in found.values() for table, _ in one.tables.values()}
-    pays = sum(prod(table.shape) for table in every) <= WORTH * sum(one.densities for one in found.values())
-    return found if every and pays else {}
+        along = {n for _, names in one.tables.values() for n in names}
+        plates = set(runs[0][name].plates)
+        if one.tables and not (plates and plates <= along):
+            found[name] = one
+    return found
 
 
 def _of_site(name: str, runs: Sequence[Site], first: dict[object, Table]) -> _Tabled:
@@ -118,8 +116,7 @@ def _of_site(name: str, runs: Sequence[Site], first: dict[object, Table]) -> _Ta
             known[key] = RoleMap(parts[0].names, torch.full(lead, -1), None, parts[0].tensor.contiguous())
             continue
         tables[key] = _table(name, key, parts, role.domain, first)
-    every = runs[0].log_prob().tensor.numel() * prod(runs[0].fn.event_shape)
-    return _Tabled(family, tables, known, every)
+    return _Tabled(family, tables, known)
 
 
 def _argument(site: Site, part: Tensor, trailing: int) -> Named:
