@@ -76,6 +76,20 @@ def test_weights_of_rows_count() -> None:
     assert distance(tensor(ends[0].path), tensor(ends[1].path)) < IDENTITY
 
 
+def test_rows_that_only_the_factor_tells_apart() -> None:
+    """A covariate that enters nothing else makes kinds of its own."""
+    dose, ends = torch.arange(300).div(7, rounding_mode="floor").remainder(2.0), []
+
+    def model(x: Tensor, dose: Tensor) -> None:
+        truncated(lambda x, z, rate: -rate[z] * dose)(x)
+
+    for collapse in (True, False):
+        pyro.clear_param_store()
+        ends.append(EM(model, collapse=collapse, **PLAIN).fit(COUNTS, dose))
+    assert "14 distinct rows of 300" in str(ends[0].plan)
+    assert distance(tensor(ends[0].path), tensor(ends[1].path)) < IDENTITY
+
+
 def by_place(x: Tensor, z: Tensor, rate: Tensor) -> Tensor:
     """Tell apart rows at even places from others."""
     return -rate[z] * torch.arange(len(x)).remainder(2)
