@@ -58,9 +58,13 @@ def find(program: Program, recognition: Recognition) -> tuple[Distinct | None, s
     sites = {n: s for n, s in recognition.runs[0].items() if plate in s.plates}
     if own := [n for n, s in sites.items() if s.role == "prior"]:
         return None, f'not merged: every row has a value of "{own[0]}" of its own'
-    if why := _not_compared(recognition, replayed(recognition, plate)):
+    names = replayed(recognition, plate)
+    if why := _not_compared(recognition, names):
         return None, why
-    columns = _columns(program, recognition, sites, plate)
+    columns = [part for name in names for run in recognition.runs[:POINTS] for part in _by_row(run[name], plate)]
+    columns += _columns(program, recognition, {n: s for n, s in sites.items() if n not in names}, plate)
+    columns = columns or [torch.zeros(1, dtype=torch.long).expand(rows)]
+    columns = [column.to(columns[0].device) for column in columns]
     stride, enough = max(1, rows // PROBED), WORTH * min(rows, PROBED)
     few, _ = _tally([c[::stride][:PROBED] for c in columns], most=enough)
     tally = _tally_of_all(columns, rows) if len(few) <= enough else None
@@ -117,11 +121,7 @@ def _columns(program: Program, recognition: Recognition, sites: Mapping[str, Sit
     """Return everything that differs by row, the rows first."""
     rows, dim = program.plates[plate], program.plate_dims[plate]
     found = list[Tensor]()
-    for name in replayed(recognition, plate):
-        found += [part for run in recognition.runs[:POINTS] for part in _by_row(run[name], plate)]
     for name, site in sites.items():
-        if name not in recognition.readings:
-            continue
         reading = recognition.readings[name]
         rank = reading.event_rank
         tensors = [(site.value, rank + reading.family.event_dim)]
@@ -141,8 +141,7 @@ def _columns(program: Program, recognition: Recognition, sites: Mapping[str, Sit
                 if role.affine is not None:
                     parts = [role.affine.offset, *(t for p in role.affine.pieces for t in (p.index, p.value))]
                 found += [part.movedim(axis, 0) for part in parts if part is not None and part.shape[axis] == rows]
-    found = found or [torch.zeros(1, dtype=torch.long).expand(rows)]
-    return [tensor.to(found[0].device) for tensor in found]
+    return found
 
 
 def replayed(recognition: Recognition, plate: str) -> list[str]:
