@@ -61,8 +61,8 @@ def find(program: Program, recognition: Recognition) -> tuple[Distinct | None, s
     names = replayed(recognition, plate)
     if why := _not_compared(recognition, names):
         return None, why
-    columns = [part for name in names for run in recognition.runs[:POINTS] for part in _by_row(run[name], plate)]
-    columns += _columns(program, recognition, {n: s for n, s in sites.items() if n not in names}, plate)
+    columns = _columns(program, recognition, {n: s for n, s in sites.items() if n not in names}, plate)
+    columns += [part for name in names for run in recognition.runs[:POINTS] for part in _by_row(run[name], plate)]
     columns = columns or [torch.zeros(1, dtype=torch.long).expand(rows)]
     columns = [column.to(columns[0].device) for column in columns]
     stride, enough = max(1, rows // PROBED), WORTH * min(rows, PROBED)
