@@ -7,7 +7,7 @@ it; the statistics of chunks add up, as those of files and processes do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -186,7 +186,7 @@ class Engine:
     def q_of(self, free: Sequence[str], found: Expectation, params: Params) -> Callable[[Params], Tensor]:
         """The part of `Q` that some of `free` enter, the other parameters fixed where they are: a number."""
         names = set(free)
-        leaders = {n: factor for n, factor in self.leaders.items() if names & factor.parameters}
+        leaders = [n for n, factor in self.leaders.items() if names & factor.parameters]
         priors = {n: prior for n, prior in self.priors.items() if n in names}
         recording = None if self.recording is None else self.recording.at(params, free)
 
@@ -201,16 +201,14 @@ class Engine:
         self,
         bound: Bound,
         found: Expectation,
-        leaders: Mapping[str, SiteFactor],
+        leaders: Collection[str],
         priors: Mapping[str, Prior],
         moved: Moved,
     ) -> Tensor:
         weights = {name: part.tensor for name, part in found.weights.items()}
         total = log_prior(priors, bound.batch) + moved.weighted(weights)
-        for name, factor in leaders.items():
-            if name in found.sums:
-                total = total + factor.inner(bound, found.sums[name]).sum(-1)
-        return total
+        sums = {name: found.sums[name] for name in leaders if name in found.sums}
+        return sum((unit.inner(bound, sums) for unit in self.units), total)
 
     @torch.no_grad()
     def magnitude(self, found: Expectation, batch: Batch) -> Tensor:

@@ -44,11 +44,15 @@ def engine_of(
     distinct, note = find(program, recognition) if not whole.inner else (None, "")
     if distinct is None:
         return whole, note
-    shrunk, read = fewer(program, recognition, distinct)
+    merged = fewer(program, recognition, distinct)
+    if merged is None:
+        return whole, "not merged: the model cannot be run for some of its rows"
+    shrunk, read = merged
     living = {name: cut_rows(part, distinct) for name, part in living.items()}
     engine = build(shrunk, read, read.runs[0], recognition.priors, living, plate=whole.plate)
+    own = _recorded(engine, refuted) if engine.moving else whole
     return replace(
-        engine, unmerged=whole, recording=whole.recording, unrecorded=whole.unrecorded, elsewhere=elsewhere
+        engine, unmerged=whole, recording=own.recording, unrecorded=own.unrecorded, elsewhere=elsewhere
     ), note
 
 

@@ -108,6 +108,11 @@ class Unit(Protocol):
     def finish(self, found: Mapping[str, Tensor], natural: Any) -> dict[str, Sums]:
         """Statistics of its families, from what the chunks have given for all factors: once a step."""
 
+    def inner(self, bound: Bound, sums: Mapping[str, Sums]) -> Tensor:
+        """The share in `Q` of those of its factors whose sums are given, shape `(starts)`."""
+        parts = [factor.inner(bound, sums[factor.name]).sum(-1) for factor in self.factors if factor.name in sums]
+        return sum(parts, torch.zeros((), dtype=torch.float64))
+
     def digits(self, bound: Bound, near: Bound) -> Tensor | None:
         """Say by how much digits run short, shape `(2, starts)`: above one they do; None where they never do.
 

@@ -21,6 +21,7 @@ from ..errors import EMError, ModelError
 from .changes.same import OTHER_ARGUMENTS, SAME_ARGUMENTS, check_same, unstable
 from .continuous.standing import standing
 from .data.passed import AS_PASSED, as_numbers, converted, observed, weights_of, without_codes
+from .data.rows_of import at_rows
 from .devices import visiting
 from .handlers import (
     Indices,
@@ -114,6 +115,22 @@ class Program:
             DataError: a plate is empty.
         """
         return self.run_on(args, kwargs, values)[0]
+
+    def at(self, plate: str, rows: Tensor) -> Program | None:
+        """Return the same program on some rows of a plate; None where what it was called with cannot be cut.
+
+        Args:
+            plate: whose rows are the first dimension of arguments.
+            rows: their numbers, shape `(k,)`.
+        """
+        count = self.plates[plate]
+        args = tuple(at_rows(value, count, rows) for value in self.args)
+        kwargs = {key: at_rows(value, count, rows) for key, value in self.kwargs.items()}
+        try:
+            found = self.on(args, kwargs)
+        except (EMError, RuntimeError, ValueError, TypeError, LookupError, AttributeError):
+            return None
+        return found if found.plates == {**self.plates, plate: len(rows)} else None
 
     def run_on(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], values: Params | None = None

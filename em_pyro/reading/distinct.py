@@ -1,14 +1,16 @@
 """Merge rows that are the same: 100,000 sequences of ten tosses are eleven rows with counts.
 
 Two rows of a plate are the same only if observed values, known arguments, masks, scales and parameter index maps (not
-values: parameters of each row may start equal) agree at every site of the plate and of the plates nested in it. A count
-is a row's weight: it multiplies the row's log-sum over its own latents.
+values: parameters of each row may start equal) agree at every site of the plate and of the plates nested in it; of a
+site that the model itself computes, the densities at several random points. A count is a row's weight: it multiplies
+the row's log-sum over its own latents.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -17,11 +19,15 @@ from ..program.named import SLICE, Named, squeeze
 from ..program.program import Program
 from ..program.site import Site
 from .bank import RoleMap
+from .bound import LOWEST
 from .reading import Recognition
 
 ENOUGH = 64  # rows below which there is nothing to gain
 PROBED = 2000  # rows that are looked at first
 WORTH = 0.5  # distinct rows, as a share of all, up to which merging pays
+POINTS = 3  # far apart, at which densities of the model's own are compared
+SAME = {False: 1e-9, True: 1e-4}  # of sums of densities, relative: in double and in single precision
+DENSITIES = 1 << 25  # of them, at all points, up to which they are
 
 Tally = tuple[Tensor, Tensor]
 """One row of every kind, and the number of rows of its kind."""
@@ -52,10 +58,13 @@ def find(program: Program, recognition: Recognition) -> tuple[Distinct | None, s
     sites = {n: s for n, s in recognition.runs[0].items() if plate in s.plates}
     if own := [n for n, s in sites.items() if s.role == "prior"]:
         return None, f'not merged: every row has a value of "{own[0]}" of its own'
-    open_sites = [n for n in sites if n not in recognition.readings]
-    if open_sites:
-        return None, f'not merged: site "{open_sites[0]}" is replayed'
-    columns = _columns(program, recognition, sites, plate)
+    names = replayed(recognition, plate)
+    if why := _not_compared(recognition, names):
+        return None, why
+    columns = _columns(program, recognition, {n: s for n, s in sites.items() if n not in names}, plate)
+    columns += [part for name in names for run in recognition.runs[:POINTS] for part in _by_row(run[name], plate)]
+    columns = columns or [torch.zeros(1, dtype=torch.long).expand(rows)]
+    columns = [column.to(columns[0].device) for column in columns]
     stride, enough = max(1, rows // PROBED), WORTH * min(rows, PROBED)
     few, _ = _tally([c[::stride][:PROBED] for c in columns], most=enough)
     tally = _tally_of_all(columns, rows) if len(few) <= enough else None
@@ -132,18 +141,48 @@ def _columns(program: Program, recognition: Recognition, sites: Mapping[str, Sit
                 if role.affine is not None:
                     parts = [role.affine.offset, *(t for p in role.affine.pieces for t in (p.index, p.value))]
                 found += [part.movedim(axis, 0) for part in parts if part is not None and part.shape[axis] == rows]
-    found = found or [torch.zeros(1, dtype=torch.long).expand(rows)]
-    return [tensor.to(found[0].device) for tensor in found]
+    return found
 
 
-def fewer(program: Program, recognition: Recognition, distinct: Distinct) -> tuple[Program, Recognition]:
-    """Keep the distinct rows only, each with its count as weight.
+def replayed(recognition: Recognition, plate: str) -> list[str]:
+    """Sites of a plate that the model itself computes."""
+    return [n for n, s in recognition.runs[0].items() if plate in s.plates and n not in recognition.readings]
 
-    The distributions of the sites keep all rows: from here on the readings stand for them, and values, masks, known
-    arguments and index maps are those of the distinct rows.
+
+def _not_compared(recognition: Recognition, names: Sequence[str]) -> str:
+    """Say why densities of the model's own are not compared; empty if they are."""
+    if names and recognition.latents is not None:
+        return f'not merged: site "{names[0]}" is replayed'
+    entries = POINTS * sum(recognition.runs[0][name].log_prob().tensor.numel() for name in names)
+    return f'not merged: site "{names[0]}" is replayed, and has {entries:,} densities' if entries > DENSITIES else ""
+
+
+def _by_row(site: Site, plate: str) -> list[Tensor]:
+    """What differs by row in a site that the model computes, the rows first."""
+    parts = [site.log_prob(), *(squeeze(part, site.dims, site.name) for part in (site.scale, site.mask) if _is(part))]
+    return [part.tensor.detach().movedim(part.names.index(plate), 0) for part in parts if plate in part.names]
+
+
+def _is(part: object) -> TypeGuard[Tensor]:
+    return isinstance(part, Tensor)
+
+
+def fewer(program: Program, recognition: Recognition, distinct: Distinct) -> tuple[Program, Recognition] | None:
+    """Keep the distinct rows only, each with its count as weight; None where the model cannot be run for them.
+
+    The distributions of compiled sites keep all rows: from here on the readings stand for them, and values, masks,
+    known arguments and index maps are those of the distinct rows. Others are those of a run for these rows.
     """
     plate, dim = distinct.plate, program.plate_dims[distinct.plate]
-    shrunk = replace(program, plates={**program.plates, plate: len(distinct.first)})
+    shrunk, runs = replace(program, plates={**program.plates, plate: len(distinct.first)}), recognition.runs
+    if replayed(recognition, plate):
+        found = program.at(plate, distinct.first)
+        if found is None:
+            return None
+        shrunk, runs = found, [found.run(values) for values in recognition.points[:POINTS]]
+        names = [name for name in recognition.runs[0] if name not in recognition.readings]
+        if not all(_same_sums(a, b, names, distinct) for a, b in zip(recognition.runs, runs, strict=False)):
+            return None
     counts = distinct.counts.reshape((-1,) + (1,) * (-dim - 1))
 
     def cut(tensor: Tensor, event: int) -> Tensor:
@@ -153,6 +192,11 @@ def fewer(program: Program, recognition: Recognition, distinct: Distinct) -> tup
     sites, readings = dict(recognition.runs[0]), dict(recognition.readings)
     for name, site in sites.items():
         if plate not in site.plates:
+            continue
+        if name not in readings:
+            own = runs[0][name]
+            scale = own.scale if isinstance(own.scale, Tensor) else torch.as_tensor(own.scale)
+            sites[name] = replace(own, scale=scale * counts)
             continue
         reading = readings[name]
         family, rank = reading.family, reading.event_rank
@@ -166,7 +210,24 @@ def fewer(program: Program, recognition: Recognition, distinct: Distinct) -> tup
             known={key: cut(part, family.known_event_dim.get(key, rank)) for key, part in reading.known.items()},
             roles={key: _role(role, distinct) for key, role in reading.roles.items()},
         )
-    return shrunk, replace(recognition, readings=readings, runs=[sites, *recognition.runs[1:]])
+    points = recognition.points[: len(runs)]
+    return shrunk, replace(recognition, readings=readings, runs=[sites, *runs[1:]], points=points)
+
+
+def _same_sums(whole: Mapping[str, Site], cut: Mapping[str, Site], names: Sequence[str], distinct: Distinct) -> bool:
+    """Whether densities of the distinct rows, each times its count, sum to those of all; others have to be the same."""
+    for name in names:
+        every, few = whole[name].log_prob(), cut[name].log_prob()
+        if every.names != few.names:
+            return False
+        a, b = (part.tensor.double().clamp(min=LOWEST) for part in (every, few))
+        if distinct.plate in every.names:
+            axis = every.names.index(distinct.plate)
+            a, b = a.sum(axis), b.movedim(axis, -1) @ distinct.counts
+        off = (a - b).abs() > SAME[few.tensor.dtype == torch.float32] * (1 + a.abs())
+        if bool(off.any()):
+            return False
+    return True
 
 
 def _role(role: RoleMap, distinct: Distinct) -> RoleMap:

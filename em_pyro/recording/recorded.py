@@ -130,8 +130,8 @@ def recorded(
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise Untraceable(f"recording it failed ({type(error).__name__}: {str(error).splitlines()[0]})") from error
-    graph, folded = _folded(graph, sites, start)
-    found = Recording(graph, names, frozenset(priors), folded)
+    graph, folding = folded(graph, sites, start)
+    found = Recording(graph, names, frozenset(priors), folding)
     for values, run in zip(points, runs, strict=True):
         off = other_values(found, values, run, SAME)
         if off:
@@ -142,16 +142,16 @@ def recorded(
     return found
 
 
-def _folded(graph: Graph, sites: Sequence[str], params: Params) -> tuple[Graph, dict[str, tuple[str, ...]]]:
-    """Fold the sites that are one function, if torch can map all their operations over a stack."""
-    together, folded = fold(graph, sites)
+def folded(graph: Graph, names: Sequence[str], params: Params) -> tuple[Graph, dict[str, tuple[str, ...]]]:
+    """Fold the outputs that are one function, if torch can map all their operations over a stack."""
+    together, folding = fold(graph, names)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("error")  # torch warns where it would loop
             together(params)
     except (RuntimeError, ValueError, UserWarning):
         return graph, {}
-    return together, folded
+    return together, folding
 
 
 def other_values(

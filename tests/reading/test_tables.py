@@ -165,7 +165,7 @@ def test_steps_of_a_loop_have_one_table() -> None:
 def test_what_no_law_has_is_not_a_number(value: float, domain: str, *, allowed: bool) -> None:
     """An argument outside of what it may be is nan, and no step leads there; at its ends it has a slope of zero."""
     part = tensor([value, 0.3], dtype=torch.float64, requires_grad=True)
-    found = tables.standing(part, domain, logits=False)
+    found = tables.standing(part, domain, False)  # noqa: FBT003
     assert bool(found.isnan().any()) is not allowed
     (slope,) = torch.autograd.grad(found[1], part, retain_graph=True)
     assert bool(torch.isfinite(slope).all())
@@ -186,7 +186,7 @@ def test_probabilities_next_to_one_keep_their_digits() -> None:
 def test_a_table_that_is_off_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is computed is compared with the model before it is believed: the site is replayed."""
     right = tables.standing
-    monkeypatch.setattr(tables, "standing", lambda part, domain, **how: right(part, domain, **how) * 1.001)
+    monkeypatch.setattr(tables, "standing", lambda part, *kind: right(part, *kind) * 1.001)
     assert engine(mixture(LAWS["location"][0]), numbers(N)).recognition.tabled == ()
 
 

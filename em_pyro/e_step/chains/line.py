@@ -17,10 +17,12 @@ from torch import Tensor
 
 from ...program.named import align
 from ...program.unroll import FROM, STATE, TIME, TO
+from ...reading.bound import Bound
 from ..chunks import WHOLE, Chunk
 from ..several.abreast import Abreast
 from ..several.stack import Stack
 from ..sites.site_factor import SiteFactor
+from ..sums import Sums
 from ..units import Unit
 from .parts import Part, together
 
@@ -92,6 +94,10 @@ class Line(Unit):
     def factors(self) -> tuple[SiteFactor, ...]:
         """The site factors whose sums come out."""
         return tuple(factor for unit in self.compiled for factor in unit.factors)
+
+    def inner(self, bound: Bound, sums: Mapping[str, Sums]) -> Tensor:
+        """The share of all parts in `Q`."""
+        return sum((unit.inner(bound, sums) for unit in self.compiled), torch.zeros((), dtype=torch.float64))
 
     @cached_property
     def every(self) -> tuple[SiteFactor, ...]:

@@ -97,6 +97,14 @@ class Abreast(Unit):
         each = found[self.first.name].movedim(1 + (*layout.batch, *layout.cells).index(self.along), 0)
         return {site.name: site.finish(part, None) for site, part in zip(self.sites, each, strict=True)}
 
+    def inner(self, bound: Bound, sums: Mapping[str, Sums]) -> Tensor:
+        """The share of all sites in `Q`, in one product."""
+        each = [sums[name] for name in self.members if name in sums]
+        if len(each) < len(self.sites) or any(one.coordinates is not None for one in each):
+            return Unit.inner(self, bound, sums)
+        parts = tuple(torch.stack(part, 1) for part in zip(*(one.parts for one in each), strict=True))
+        return self.whole.inner(bound, replace(each[0], parts=parts)).sum(-1)
+
     def digits(self, bound: Bound, near: Bound) -> Tensor | None:
         """None of them has a centre."""
         return None

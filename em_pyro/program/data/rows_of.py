@@ -16,6 +16,26 @@ def shape_of(value: Any) -> tuple[int, ...] | None:
     return None
 
 
+def at_rows(value: Any, rows: int, at: Tensor) -> Any:
+    """Return an argument at some of its rows, by their numbers; itself if it has none.
+
+    Args:
+        value: the argument.
+        rows: how many rows there are.
+        at: which of them, shape `(k,)`.
+    """
+
+    def cut(array: Any) -> Any:
+        shape = tuple(array.shape)
+        if not shape or shape[0] != rows:
+            return array
+        if hasattr(array, "iloc"):
+            return array.iloc[at.numpy()]
+        return array[at.to(array.device)] if isinstance(array, Tensor) else array[at.numpy()]
+
+    return rows_of(value, rows, cut, lambda listed: type(listed)(listed[k] for k in at.tolist()))
+
+
 def rows_of(value: Any, rows: int, cut: Callable[[Any], Any], pick: Callable[[Any], Any]) -> Any:
     """Return an argument with some of its rows; itself, and not a copy, if it has none.
 

@@ -19,13 +19,15 @@ from ...program.program import Program
 from ...program.site import Site
 from ...program.unroll import unroll
 from ...recording.record import Untraceable, record
+from ...recording.recorded import folded
 from ..bank import Bank, RoleMap, Segment, list_of
 from ..gradients.claims import disagreeing
 from ..match import narrowest, same
 from ..reading import Reading, Recognition, Unrecognised
 from .compared import other_argument
-from .tables import STANDS, Table, Tables
+from .tables import STANDS, Kind, Table, Tables
 
+Computed = Callable[[Batch], dict[str, Tensor]]
 SAME = {False: 1e-11, True: 1e-4}  # of the largest entry: by what entries that are one differ, in double and in single
 
 
@@ -132,7 +134,7 @@ def _table(
     dropped = tuple(d for d in range(len(names)) if all(_still(t, d, single=single) for t in tensors))
     kept = tuple(n for d, n in enumerate(names) if d not in dropped)
     shape = tuple(size for d, size in enumerate(tensors[0].shape) if d not in dropped)
-    table = Table(site, key, kept, dropped, shape, tensors[0].dim() - len(names))
+    table = Table(site, key, dropped, shape)
     values = torch.stack([table.of(part) for part in parts])
     known = domain, shape, len(kept), values.cpu().numpy().tobytes()
     return first.setdefault(known, table), kept
@@ -150,8 +152,8 @@ def _still(part: Tensor, dim: int, *, single: bool) -> bool:
 
 def _computed(program: Program, read: Recognition, found: Mapping[str, _Tabled]) -> Tables | None:
     """Record the program as far as the tables; None where it cannot be."""
-    every = {table: (one.family, table.key) for one in found.values() for table, _ in one.tables.values()}
-    logits = set[str]()
+    every = {table: (one.family, key) for one in found.values() for key, (table, _) in one.tables.items()}
+    kinds = dict[str, Kind]()
 
     def outputs(values: Params) -> dict[str, Tensor]:
         run, kept = unroll(program.run(values)), dict[str, Tensor]()
@@ -159,7 +161,7 @@ def _computed(program: Program, read: Recognition, found: Mapping[str, _Tabled])
             for table, (family, key) in every.items():
                 inner, role = unwrap(run[table.site].fn), family.roles[key]
                 given = _logits(inner.base) if role.domain in STANDS else None
-                logits.update([table.name] if given is not None else [])
+                kinds[table.name] = role.domain, given is not None
                 part = family.read(inner.base)[key] if given is None else given
                 kept[table.name] = table.of(_argument(run[table.site], part, inner.event_rank + role.event_dim))
         return kept
@@ -172,8 +174,12 @@ def _computed(program: Program, read: Recognition, found: Mapping[str, _Tabled])
         if isinstance(error, torch.OutOfMemoryError):
             raise
         return None
-    domains = {table.name: family.roles[key].domain for table, (family, key) in every.items()}
-    return Tables(graph, domains, frozenset(logits))
+    members = dict[str, Sequence[str]]()
+    for kind in dict.fromkeys(kinds.values()):
+        names = [name for name, own in kinds.items() if own == kind]
+        graph, folding = folded(graph, names, start)
+        members |= {name: folding.get(name, (name,)) for name in names if name in graph.outputs}
+    return Tables(graph, {name: kinds[name] for name in members}, members)
 
 
 def _logits(base: Distribution) -> Tensor | None:
@@ -191,29 +197,31 @@ def _placed(
 ) -> tuple[Bank, dict[str, Reading]]:
     """The bank with the tables at the ends of its lists, and readings that select from these."""
     lists = {kind: list(getattr(read.bank, kind)) for kind in ("entries", "probabilities", "matrices")}
-    index = dict[Table, Tensor]()
+    shapes = {table.name: table.shape for one in found.values() for table, _ in one.tables.values()}
+    index = dict[str, Tensor]()
+    for output, (domain, _) in made.kinds.items():
+        segments, shape = lists[list_of(domain)], shapes[output]
+        shape = (len(made.members[output]), *(shape[:-2] if domain == "scale_tril" else shape))
+        offset = max((s.offset + s.size for s in segments), default=0)
+        segments.append(Segment(output, STANDS.get(domain, CHARTS[0]), False, offset, prod(shape)))  # noqa: FBT003
+        index |= zip(made.members[output], (offset + torch.arange(prod(shape))).reshape(shape), strict=True)
     readings = dict[str, Reading]()
     for name, one in found.items():
         roles = dict[str, RoleMap](one.known)
         for key, (table, names) in one.tables.items():
-            domain = one.family.roles[key].domain
-            square = domain == "scale_tril"
-            if table not in index:
-                segments, shape = lists[list_of(domain)], table.shape[:-2] if square else table.shape
-                offset = max((s.offset + s.size for s in segments), default=0)
-                segments.append(Segment(table.name, STANDS.get(domain, CHARTS[0]), False, offset, prod(shape)))  # noqa: FBT003
-                index[table] = (offset + torch.arange(prod(shape))).reshape(shape)
-            roles[key] = RoleMap(names, index[table], rows=table.shape[-1] if square else None)
+            square = one.family.roles[key].domain == "scale_tril"
+            roles[key] = RoleMap(names, index[table.name], rows=table.shape[-1] if square else None)
         site, inner = run[name], unwrap(run[name].fn)
         args = one.family.read(inner.base)
         fixed = {key: part for key, part in args.items() if key not in one.family.roles}
         ordered = {key: roles[key] for key in one.family.roles}
         reach = read.refusals[name].parameters
         readings[name] = Reading(site, one.family, inner.event_rank, seen(site), ordered, fixed, reach)
-    before: Callable[[Batch], dict[str, Tensor]] | None = read.bank.computed
-
-    def computed(batch: Batch) -> dict[str, Tensor]:
-        return made(batch) if before is None else {**before(batch), **made(batch)}
-
     entries, probabilities, matrices = (tuple(segments) for segments in lists.values())
+    computed = _both(read.bank.computed, made)
     return Bank(entries, probabilities, matrices, computed, read.bank.unrecorded), readings
+
+
+def _both(before: Computed | None, tables: Tables) -> Computed:
+    """Compute what continuous latents take beside the tables."""
+    return tables if before is None else lambda batch: {**before(batch), **tables(batch)}

@@ -8,7 +8,7 @@ parameters.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -24,6 +24,10 @@ STANDS: Mapping[str, Chart] = {"unit": LOGIT, "simplex": LOGARITHM}
 """From what a table holds to the argument: probabilities are held so that none of their digits are lost."""
 
 
+Kind = tuple[str, bool]
+"""The domain of an argument, and whether the program gives logits of it."""
+
+
 @dataclass(frozen=True)
 class Table:
     """One argument of one site, or of several in which it is the same function.
@@ -31,18 +35,14 @@ class Table:
     Attributes:
         site: the first of these.
         key: the argument.
-        names: named dimensions along which it varies.
-        dropped: dimensions of the argument, named and of events, along which it does not.
-        shape: of what is left, and of its event.
-        trailing: dimensions of its event.
+        dropped: named dimensions of the argument along which it does not vary.
+        shape: of what is left.
     """
 
     site: str
     key: str
-    names: tuple[str, ...]
     dropped: tuple[int, ...]
     shape: tuple[int, ...]
-    trailing: int = 0
 
     @property
     def name(self) -> str:
@@ -59,23 +59,30 @@ class Table:
 
 @dataclass(frozen=True)
 class Tables:
-    """All tables of a program, computed by what was recorded of it."""
+    """All tables of a program, computed by what was recorded of it.
+
+    Attributes:
+        graph: what was recorded.
+        kinds: by output, the domain of the argument, and whether the program gives logits of it.
+        members: by output, the tables that it holds, side by side in a first dimension: the same function of the
+            parameters, and of other constants.
+    """
 
     graph: Graph = field(repr=False)
-    domains: Mapping[str, str]  # by table
-    logits: frozenset[str]  # tables of which the program gives logits
+    kinds: Mapping[str, Kind]
+    members: Mapping[str, Sequence[str]]
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        """Return all tables by name, starts first; differentiable in the parameters."""
+        """Return all outputs by name, starts first; differentiable in the parameters."""
         starts = len(next(iter(batch.values())))
         each = [self.graph({name: value[s] for name, value in batch.items()}) for s in range(starts)]
         return {
-            name: torch.stack([standing(one[name].double(), domain, logits=name in self.logits) for one in each])
-            for name, domain in self.domains.items()
+            name: torch.stack([standing(one[name].double(), *kind) for one in each])
+            for name, kind in self.kinds.items()
         }
 
 
-def standing(part: Tensor, domain: str, *, logits: bool) -> Tensor:
+def standing(part: Tensor, domain: str, logits: bool) -> Tensor:  # noqa: FBT001
     """What stands for an argument; nan where it is not what it may be, so that no step leads there.
 
     The other probabilities of a row are never computed as one minus it, and zero has a gradient.

@@ -11,11 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import EMError
 from ...program.named import squeeze
 from ...program.program import Program
 from ...program.site import Site
@@ -56,19 +54,8 @@ def few_rows(program: Program) -> FewRows | None:
         return None
     plate = max(program.plates, key=lambda p: program.plates[p])
     rows = torch.linspace(0, program.plates[plate] - 1, FEW, dtype=torch.float64).long()
-    args = tuple(_cut(value, rows, program.plates[plate]) for value in program.args)
-    kwargs = {key: _cut(value, rows, program.plates[plate]) for key, value in program.kwargs.items()}
-    try:
-        few = program.on(args, kwargs)
-    except (EMError, RuntimeError, ValueError, TypeError, LookupError, AttributeError):
-        return None
-    return FewRows(program, few, plate) if few.plates == {**program.plates, plate: FEW} else None
-
-
-def _cut(value: Any, rows: Tensor, count: int) -> Any:
-    if isinstance(value, (Tensor, np.ndarray)) and value.ndim and len(value) == count:
-        return value[rows if isinstance(value, Tensor) else rows.numpy()]
-    return value
+    few = program.at(plate, rows)
+    return None if few is None else FewRows(program, few, plate)
 
 
 def carried_over(rows: FewRows, read: Recognition) -> Recognition | None:
