@@ -40,7 +40,7 @@ FAR = 1e-3
 def problem_of(name: str) -> tuple[Problem, Mapping[str, Tensor]]:
     """Return a program by its name, planned, and generic parameters of it: no maximum."""
     built = laid_out(name)
-    return prepare(built.model, built.args, {}, {}, check=False), built.there
+    return built.problem, built.there
 
 
 def by_differences(problem: Problem, around: Around, unit: Tensor) -> Tensor:

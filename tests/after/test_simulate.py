@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from oracles.engines import laid_out
 from oracles.varied import PROGRAMS
 from programs.drawn import fitted, mixture
 from programs.registry import build
@@ -14,7 +15,6 @@ from torch.distributions import constraints
 
 from em_pyro import EM, ModelError
 from em_pyro.after.drawn.simulate import simulator
-from em_pyro.fit.problem import prepare
 from em_pyro.program.handlers import LABELS
 
 ROWS = 20_000
@@ -121,7 +121,7 @@ def test_sites_with_a_prior_stay() -> None:
 def test_any_program(name: str) -> None:
     """Every program is drawn from, in the shapes and dtypes of its data; or it has weights, or a factor."""
     case = build(name)
-    problem = prepare(case.model, case.args, {}, {}, check=False)
+    problem = laid_out(name).problem
     start = {n: parameter.initial for n, parameter in problem.program.parameters.items()}
     draw = simulator(problem, start, (), {}).draw
     if case.repeated is not None or name in ("row_weights", "factor_statement", "loop_ragged_and_weighted"):

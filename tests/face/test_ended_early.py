@@ -141,7 +141,6 @@ def signalled() -> Iterator[None]:
 def test_deleted_fits_free_their_data(name: str, options: dict[str, Any]) -> None:
     """At once: nothing refers to them in a cycle, which would wait for the collector of garbage."""
     model, *args = (mixture, points()) if name == "mixture" else (build(name).model, *build(name).args)
-    gc.collect()
     gc.disable()
     try:
         data = [arg.clone() if isinstance(arg, Tensor) else arg for arg in args]

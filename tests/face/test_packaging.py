@@ -80,20 +80,31 @@ def test_licence(wheel: Path) -> None:
 
 
 INSTALLED = """
-from importlib.metadata import version
+import runpy, sys
+from importlib.metadata import entry_points, version
 from importlib.resources import files
 import em_pyro, em_pyro.models.coins as coins, em_pyro.analytic
 print(em_pyro.__file__, coins.__file__, version("em-pyro"), sep="\\n")
-print((files("em_pyro.models.data") / "faithful.csv").read_text(encoding="utf-8"), end="")
+print(next(e.value for e in entry_points(group="console_scripts") if e.name == "em-pyro"))
+print((files("em_pyro.models.data") / "faithful.csv").read_text(encoding="utf-8"), end="END\\n")
+sys.argv = ["em_pyro", "coins", "--equal-weights"]
+runpy.run_module("em_pyro", run_name="__main__", alter_sys=True)
 """
 
 
-def test_import(elsewhere: Python) -> None:
+@pytest.fixture(scope="module")
+def told(elsewhere: Python) -> list[str]:
+    """What is installed, line by line, the last what the command line says: of one interpreter, which has to import."""
+    *lines, rest = elsewhere("-c", INSTALLED).split("\n", 4)
+    return [*lines, *rest.split("END\n")]
+
+
+def test_import(told: list[str]) -> None:
     """The package and its models are imported from where they were installed, not from the repository.
 
     A data file is read through `importlib.resources`, byte by byte what the repository holds.
     """
-    package, models, version, data = elsewhere("-c", INSTALLED).split("\n", 3)
+    package, models, version, _, data, _ = told
     assert Path(models) == Path(package).parent / "models" / "coins.py"
     assert ROOT not in Path(package).parents
     assert version == em_pyro.__version__
@@ -158,7 +169,7 @@ def test_types(elsewhere: Python, tmp_path: Path) -> None:
     python = elsewhere("-c", "import sys; print(sys.executable)").strip()
     settings = tmp_path / "mypy.ini"
     settings.write_text("[mypy]\n[mypy-torch.*,pyro.*,numpy.*,matplotlib.*]\nfollow_imports = skip\n")  # not ours
-    options = ["--strict", "--python-executable", python, "--config-file", str(settings)]
+    options = ["--strict", "--python-executable", python, "--config-file", str(settings), "--cache-dir", os.devnull]
     command = [sys.executable, "-m", "mypy", *options, str(script)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     said = done.stdout
@@ -168,16 +179,9 @@ def test_types(elsewhere: Python, tmp_path: Path) -> None:
     assert 'argument "site"' in said.lower() or "arg-type" in said
 
 
-ENTRY = """
-from importlib.metadata import entry_points
-print(next(e.value for e in entry_points(group="console_scripts") if e.name == "em-pyro"))
-"""
-
-
-def test_command_line(elsewhere: Python) -> None:
+def test_command_line(told: list[str]) -> None:
     """The command line fits the coins that come with the package, under its own name too."""
-    said = elsewhere("-m", "em_pyro", "coins", "--equal-weights")
+    *_, entry, _, said = told
     assert "bias" in said
     assert "coins.csv" in said
-    entry = elsewhere("-c", ENTRY).strip()
     assert entry == "em_pyro.cli.commands:main"

@@ -24,6 +24,7 @@ from programs.columns import (
     table,
     two_numbers,
 )  # fmt: skip
+from programs.pairs import pairwise
 from torch import Tensor
 
 from em_pyro import EM, PlanError
@@ -100,11 +101,16 @@ def test_batches_may_show_fewer_covariates_than_there_are(model: Model, backward
     assert_same(whole, streamed)
 
 
-SOME, REST = slice(0, ENDS[1]), slice(ENDS[1], None)
+AGREEING = pairwise(
+    {
+        "model": [two_numbers, table, levels],
+        "of": ["group", 0],
+        "rows_of": [slice(0, ENDS[1]), slice(ENDS[1], None)],
+    }
+)
 
 
-@pytest.mark.parametrize(("of", "rows_of"), [("group", SOME), ("group", REST), (0, SOME), (0, REST)], ids=str)
-@pytest.mark.parametrize("model", [two_numbers, table, levels])
+@pytest.mark.parametrize(("model", "of", "rows_of"), [tuple(one.values()) for one in AGREEING])
 def test_numbers_that_agree_in_some_rows_are_two(model: Model, of: str | int, rows_of: slice) -> None:
     """One number of a row is another one, or zero, in all rows of some batches."""
     data = rows()

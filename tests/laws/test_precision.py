@@ -8,6 +8,7 @@ from em_pyro.models import gaussian_mixture
 from oracles.engines import distance, laid_out, lay_out
 from oracles.steps import em_step, expect, q
 from oracles.tolerances import IDENTITY, SOLVERS
+from programs.pairs import pairwise
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -60,10 +61,11 @@ def fitted(x: Tensor, kind: str, **options: object) -> tuple[Tensor, Tensor, int
     return fit.params["loc"], covariance, fit.switches, str(fit.plan)
 
 
-@pytest.mark.parametrize("kind", FORMS)
-@pytest.mark.parametrize("offset", [0.0, 1e8])
-@pytest.mark.parametrize("apart", [1e2, 1e4, 1e6])
-def test_as_the_two_pass_formula(kind: str, offset: float, apart: float) -> None:
+FAR = pairwise({"kind": list(FORMS), "apart": [1e2, 1e4, 1e6], "offset": [0.0, 1e8]})
+
+
+@pytest.mark.parametrize(("kind", "apart", "offset"), [tuple(one.values()) for one in FAR])
+def test_as_the_two_pass_formula(kind: str, apart: float, offset: float) -> None:
     """Clusters 1e2, 1e4 and 1e6 standard deviations apart, near zero and far from it."""
     x = clusters(apart, offset)
     loc, covariance, switches, plan = fitted(x, kind)

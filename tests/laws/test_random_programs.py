@@ -188,8 +188,11 @@ class Checked:
         quick = {"closed form", "Newton"}.issuperset(line.how for line in plan.lines.values())
         kind = "squarem" if quick and self.program.seed % 2 else None
         start = start if defined else begun
+        pyro.clear_param_store()
+        torch.set_default_dtype(self.program.dtype)
+        em.starts, em.acceleration, em.max_steps = start, kind, 60 if quick else 6  # planned already
         try:
-            fit = self.em(starts=start, acceleration=kind, max_steps=60 if quick else 6, check=False).fit(**args)
+            fit = em.fit(**args)
         except ObjectiveError as why:
             yield from [] if "it has run off" in str(why) else [f"fit: {why}"]
             return

@@ -102,8 +102,7 @@ def fitted(model: Callable[..., None], *args: Tensor, **options: Any) -> Fit:
 def test_a_spread_inside_its_bounds(tau: Any) -> None:
     """It is that of the same program without bounds, by as many steps."""
     bound, free = fitted(schools(tau), *SPREAD, tol=1e-12), fitted(schools(constraints.real), *SPREAD, tol=1e-12)
-    pyro.clear_param_store()
-    line = EM(schools(tau)).plan(*SPREAD)["tau"]
+    line = bound.plan["tau"]
     assert line.how == "closed form"
     assert "between its bounds" in line.why
     assert float(bound.params["tau"]) > 10

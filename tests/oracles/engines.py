@@ -14,6 +14,8 @@ from torch import Tensor
 
 from em_pyro.e_step.build import build
 from em_pyro.e_step.engine import Engine
+from em_pyro.e_step.make import engine_of
+from em_pyro.fit.problem import Problem
 from em_pyro.m_step.plan import Plan, choose
 from em_pyro.program.coordinates import constrained, unconstrained
 from em_pyro.program.masks import alive
@@ -58,6 +60,13 @@ class Built:
     def plan(self) -> Plan:
         """What the library would do by itself."""
         return choose(self.compiled, {}, {})
+
+    @cached_property
+    def problem(self) -> Problem:
+        """What a fit asks, equal rows merged, without the looks at a program that `prepare` takes."""
+        with pyro.get_param_store().scope():
+            engine, _ = engine_of(self.program, self.recognition, merge=True)
+        return Problem(self.program, engine, choose(engine, {}, {}))
 
     def plan_with(self, how: str) -> Plan:
         """The plan with every closed form done in another way."""

@@ -6,13 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from oracles.agreement import close
+from oracles.engines import laid_out
 from oracles.varied import PROGRAMS
-from programs.registry import build
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
 from em_pyro import EM
-from em_pyro.fit.problem import prepare
 from em_pyro.posterior import fixed
 from em_pyro.posterior.fixed import fixed_engine
 from em_pyro.posterior.posterior import posterior
@@ -26,8 +25,7 @@ TOLERANCE = {"mixed_precision": 1e-6}
 def test_any_program(name: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Evidence, marginals, mode and entropy, whether sites are matrix products or the model's own densities."""
     monkeypatch.setattr(fixed, "ROWS", rows)
-    case = build(name)
-    problem = prepare(case.model, case.args, {}, {}, check=False)
+    problem = laid_out(name).problem
     values = {n: parameter.initial for n, parameter in problem.program.parameters.items()}
     with torch.no_grad():
         sites = problem.program.run(values)

@@ -33,7 +33,7 @@ Ran = Callable[..., list[Any]]
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {"acceleration": None},
-    "starts": {"acceleration": None, "starts": 6, "seed": 2},
+    "starts": {"acceleration": None, "starts": 3, "seed": 2},
     "accelerated": {"acceleration": "quasi-newton"},
 }
 
@@ -179,7 +179,7 @@ def assigned(group: Any, shares: list[Tensor], rank: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     batches_of = list(shares[rank].split(20)) if len(shares[rank]) else []
     start = {"starts": {"loc": tensor([0.0, 4.0])}}
-    for how, options in {"hard": {}, "sampled": {"max_steps": 30}}.items():
+    for how, options in {"hard": {}, "sampled": {"max_steps": 12}}.items():
         pyro.clear_param_store()
         found[how] = told(EM(mixture, process_group=group, e_step=how, **start, **options).fit(shares[rank]))
     pyro.clear_param_store()

@@ -1,7 +1,7 @@
 """Likelihood ratios of data drawn from the smaller model: how data are replaced, and what is refused."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import pyro
@@ -35,10 +35,16 @@ def fitted(model: Callable[..., None], *args: Any) -> Fit:
         return EM(model).fit(*args)
 
 
+@cache
+def clusters(K: int) -> Fit:
+    """The fit of so many normals, made once."""
+    return fitted(normals(K), X)
+
+
 def test_two_clusters() -> None:
     """One normal is not enough for two clusters; two are."""
     found = bootstrap_lrt(normals(1), normals(2), X, draws=9, **SHORT)
-    one, two = fitted(normals(1), X), fitted(normals(2), X)
+    one, two = clusters(1), clusters(2)
     close(found.statistic, 2 * (two.log_likelihood - one.log_likelihood), 1e-6)
     assert found.draws.shape == (9,)
     assert bool((found.draws > -1e-6).all())
@@ -51,7 +57,7 @@ def test_two_clusters() -> None:
 
 def test_fits_are_models_with_their_data() -> None:
     """Fits in place of models; the same draws, the same numbers, and no trace in the store."""
-    small, large = fitted(normals(1), X), fitted(normals(2), X)
+    small, large = clusters(1), clusters(2)
     before = dict(pyro.get_param_store().items())
     found = bootstrap_lrt(small, large, draws=2, **SHORT)
     assert dict(pyro.get_param_store().items()) == before
@@ -70,7 +76,7 @@ def test_numbers_of_components_among_the_arguments() -> None:
 
 def test_a_fit_that_the_rule_does_not_reach_is_told_of() -> None:
     """The statistic is that of the rule, for data and draws alike."""
-    small, large = fitted(normals(1), X), fitted(normals(2), X)
+    small, large = clusters(1), clusters(2)
     found = bootstrap_lrt(small, large, draws=1, max_steps=1)
     assert "take more starts" in found.notes[0]
     assert found.statistic < 2 * (large.log_likelihood - small.log_likelihood)

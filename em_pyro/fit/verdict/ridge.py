@@ -6,6 +6,8 @@ kink, or a top that is flat to fourth order, is told from it by climbing back at
 
 from __future__ import annotations
 
+from itertools import islice
+
 import torch
 from torch import Tensor
 
@@ -58,25 +60,32 @@ def is_ridge(ground: Ground, ahead: Tensor, back: Tensor, unit: Tensor, level: f
         unit: by which coordinates are compared, `(D)`.
         level: the objective at the fit.
     """
-    slack = LEVEL * (1 + abs(level))
-    for length in LENGTHS:
-        points = torch.stack([length * ahead, -length * ahead])
-        if bool((level - ground.heights(points) <= LOST * slack).any()):
-            continue
+    slack, sides = LEVEL * (1 + abs(level)), torch.stack([ahead, -ahead])
+    lost = (length for length in LENGTHS if bool((level - ground.heights(length * sides) > LOST * slack).all()))
+    for many in (1, None):  # most ridges are seen at the first length; where there is none, the others go side by side
+        pairs = [length * sides for length in islice(lost, many)]
+        if not pairs:
+            break
+        points = torch.cat(pairs)
         there = _climbed_back(ground, points, back)
-        if there is None:
-            continue
-        kept = (there @ (ahead / unit**2)).abs() >= AHEAD * (points @ (ahead / unit**2)).abs()
-        if bool((kept & (ground.heights(there) >= level - slack)).all()):
+        found = (there @ (ahead / unit**2)).abs() >= AHEAD * (points @ (ahead / unit**2)).abs()
+        found[found.clone()] = ground.heights(there[found]) >= level - slack
+        if bool(found.reshape(-1, 2).all(-1).any()):
             return True
     return False
 
 
-def _climbed_back(ground: Ground, points: Tensor, back: Tensor) -> Tensor | None:
-    """Climb from `points (M, D)` back onto a curve; None if a step leads out of the numbers."""
+def _climbed_back(ground: Ground, points: Tensor, back: Tensor) -> Tensor:
+    """Climb from `points (M, D)` back onto a curve, from both sides of each length in turn; NaN outside the numbers."""
     there = points
     for _ in range(CHORDS):
-        if not bool(torch.isfinite(ground.heights(there)).all()):
-            return None
-        there = there + ground.slopes(there) @ back @ back.mT
+        inside = torch.isfinite(there).all(-1)
+        inside[inside.clone()] = torch.isfinite(ground.heights(there[inside]))
+        if not bool(inside.any()):  # torch that refuses one of them refuses all
+            if len(points) == 2:
+                return torch.full_like(points, torch.nan)
+            return torch.cat([_climbed_back(ground, pair, back) for pair in points.split(2)])
+        step = torch.full_like(there, torch.nan)
+        step[inside] = ground.slopes(there[inside]) @ back @ back.mT
+        there = there + step
     return there
