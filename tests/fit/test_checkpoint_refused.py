@@ -97,3 +97,11 @@ def test_what_is_no_checkpoint_is_refused(what: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected a file of EM"):
         EM(mixture, checkpoint=path, every=5, max_steps=12).fit(x)
     assert path.read_bytes() == before
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    """It is refused before anything is read."""
+    with pytest.raises(
+        ParameterError, match="expected checkpoint to be None or the path of a file, got that of a folder"
+    ):
+        EM(mixture, checkpoint=tmp_path)
