@@ -151,10 +151,10 @@ def check_file(checkpoint: Any, every: Any) -> None:
     Raises:
         ParameterError: naming the option and what it may be.
     """
-    if not (checkpoint is None or isinstance(checkpoint, (str, os.PathLike)) and os.fspath(checkpoint)):
-        raise ParameterError(f"EM: expected checkpoint to be None or the path of a file, got {checkpoint!r}.")
-    if checkpoint is not None and os.path.isdir(checkpoint):
-        raise ParameterError(f"EM: expected checkpoint to be the path of a file, got a folder, {checkpoint!r}.")
+    path = isinstance(checkpoint, (str, os.PathLike)) and os.fspath(checkpoint)
+    if not (checkpoint is None or path) or (path and os.path.isdir(path)):
+        got = f"that of a folder, {path}" if path else repr(checkpoint)
+        raise ParameterError(f"EM: expected checkpoint to be None or the path of a file, got {got}.")
     if isinstance(every, bool) or not isinstance(every, Integral) or int(every) < 1:
         raise ParameterError(f"EM: expected every to be a number of steps of at least one, got {every!r}.")
     if checkpoint is None and int(every) != EVERY:

@@ -96,8 +96,15 @@ def confirmed(problem: Problem, path: Path, tol: float, found: Expectation | Non
     if path.outcome != "step limit" and (why := _draws_together(problem, path, seen.ends, doubt)):
         return path.ended("degenerate", why), 0.0
     if doubt or path.converged:
-        doubt = "; ".join(filter(None, (doubt, _at_an_edge(problem, path.params, sure=bool(doubt)))))
+        edge = _at_an_edge(problem, path.params, sure=bool(doubt))
+        doubt = "; ".join(filter(None, (doubt, edge, _untold(problem))))
     return path.doubted(doubt) if doubt else path, _digits(problem, seen.endless)
+
+
+def _untold(problem: Problem) -> str:
+    """Say along which parameters no slope is known, so that none tells a maximum; empty if there are none."""
+    names = [name for name in problem.plan.free if name in problem.engine.full.recognition.cut]
+    return f"no slope by {listed(names)} is known, so that nothing tells a maximum" if names else ""
 
 
 def _at_an_edge(problem: Problem, params: Params, *, sure: bool) -> str:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .summary import Summary
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fit(Record):
     """Result of `EM.fit`.
 

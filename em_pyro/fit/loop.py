@@ -29,7 +29,7 @@ SADDLES = 5  # that a start may leave, plateaus and boundaries included
 AGAIN = 2  # after so many the way out of the next is followed to its end: it may be one to a boundary
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class State:
     """What a callback sees after every step: copies, so that whatever is done to them moves nothing.
 

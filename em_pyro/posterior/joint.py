@@ -66,7 +66,8 @@ class Joint:
                 )
             value, have = align(values[step.input], schedule.names[step.input], step.names), step.names
             if step.scale is not None:
-                value = value * step.scale.align(have)
+                scale = step.scale.align(have)
+                value = torch.where(scale <= ABSENT, 0.0, value * scale)
             rest = tuple(i for i, name in enumerate(have) if name != plate)
             value = value.sum(rest) if rest else value
             for other, size in missing.items():

@@ -259,10 +259,14 @@ def _support(msg: Any) -> Tensor:
             f"enumerated in parallel by itself."
         )
     if not fn.has_enumerate_support:
-        raise ModelError(
-            f'Site "{name}": expected a discrete latent with a finite support, got {type(unwrap(fn).base).__name__}. '
-            f"Truncate it to a Categorical over the values that matter."
-        )
+        kind, remedy = type(unwrap(fn).base).__name__, "Truncate it to a Categorical over the values that matter"
+        if unwrap(fn).base.has_enumerate_support:
+            kind = f"{kind} with an event of shape {tuple(fn.event_shape)}"
+            remedy = "Sample its entries one by one, in a plate or a loop, without to_event"
+        elif msg["name"] != name:  # what an obs_mask leaves open
+            kind = f"an obs_mask on {kind}"
+            remedy = "A value on which nothing depends is left out by fn.mask(observed)"
+        raise ModelError(f'Site "{name}": expected a discrete latent with a finite support, got {kind}. {remedy}.')
     try:
         support = fn.enumerate_support(expand=False)
     except NotImplementedError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice, product
+from itertools import count, islice, product
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ States = Mapping[str, Tensor]
 """Indices into the supports of the latents, by plates; without dimensions where all rows share one."""
 _Concrete = tuple[States, Mapping[str, Site]]
 """States of all latents, and the program there."""
-UNUSUAL = 7_340_033  # a seed that nobody else has
+UNUSUAL = 7_340_033  # the first of seeds that nobody else has
 
 
 def check_structure(program: Program, names: Mapping[str, tuple[str, ...]], sites: Mapping[str, Site]) -> None:
@@ -85,7 +85,7 @@ class _Compared:
     """The enumerated run, with which concrete ones are compared: as many at a time as are not much larger."""
 
     def __init__(self, groups: list[Alike], program: Program) -> None:
-        self.groups, self.program = groups, program
+        self.groups, self.program, self.seeds = groups, program, count(UNUSUAL)
         self.most = max(1, ENTRIES // max(1, sum(group.whole.tensor.numel() for group in groups)))
 
     def add(self, params: Params, choices: Iterator[States]) -> tuple[States, Exception] | None:
@@ -96,7 +96,7 @@ class _Compared:
             runs, failed = list[_Concrete](), None  # what differs is seen in a run of its own before it is said
             for states in some:
                 try:
-                    runs.append((states, _run(self.program, params, states)))
+                    runs.append((states, _run(self.program, params, states, next(self.seeds))))
                 except ModelError:
                     self._compare(runs)
                     raise
@@ -121,7 +121,7 @@ class _Compared:
 
         placed = [{name: _placed(self.program, name, index) for name, index in states.items()} for states in some]
         try:
-            known = _run(self.program, params, some[0])
+            known = _run(self.program, params, some[0], next(self.seeds))
             found = read_abreast(self.program, known, [params] * len(some), placed, read)
         except (EMError, RuntimeError, ValueError, IndexError, TypeError):
             return False
@@ -192,10 +192,13 @@ def _shifts(sizes: Sequence[int]) -> Iterable[Sequence[int]]:
     return islice(through, min(JOINT_VALUES, max(largest, JOINT_VALUES // 2)))
 
 
-def _run(program: Program, params: Params, states: States) -> dict[str, Site]:
-    """Run at concrete states, from another state of the generator: a model that draws random numbers is found out."""
+def _run(program: Program, params: Params, states: States, seed: int) -> dict[str, Site]:
+    """Run at concrete states, from a state of the generator of its own: a model that draws random numbers is found out.
+
+    One that branches on them goes another way in some runs.
+    """
     with torch.no_grad(), quiet():
-        seed_generators(UNUSUAL)
+        seed_generators(seed)
         return program.run(params, {name: _placed(program, name, index) for name, index in states.items()})
 
 

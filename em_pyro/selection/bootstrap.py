@@ -29,7 +29,7 @@ from .select import grown_fit
 NOTICED = 1e-6  # of the log-likelihood, relative: a fit handed in that is so much higher than its refit is told of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LikelihoodRatio:
     """A parametric bootstrap of a likelihood ratio.
 

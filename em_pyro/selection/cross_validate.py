@@ -26,7 +26,7 @@ from .folds import Cut, check_cut
 from .progress import followed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CrossValidation:
     """Held-out log evidence: larger is better; `float(...)` is the total.
 

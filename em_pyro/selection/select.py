@@ -137,9 +137,17 @@ def _grown_fit(em: EM, smaller: Sequence[Fit], args: tuple[Any, ...], kwargs: Ma
 
 def _models(model_of: Callable[[Any], Any], values: Any) -> Iterable[tuple[Any, str | None, Callable[..., Any]]]:
     """Yield value, variant and model, in order."""
+    if not isinstance(values, Iterable):
+        raise ParameterError(f"select: expected several values, got {values!r}. Pass range(1, 5), say.")
     pairs = values.items() if isinstance(values, Mapping) else ((value, value) for value in values)
     for label, value in pairs:
-        made = model_of(value)
+        try:
+            made = model_of(value)
+        except TypeError as error:  # a model itself, which takes data
+            raise ParameterError(
+                f"select: expected model_of({value!r}) to return a model, got TypeError: {error}. Pass a function of "
+                f"the value: lambda K: partial(model, K=K)."
+            ) from error
         variants: Mapping[Any, Any] = made if isinstance(made, Mapping) else {None: made}
         for name, model in variants.items():
             if not callable(model):

@@ -18,7 +18,7 @@ Criterion = str | Callable[[Fit], float]
 COLUMNS = ("log-likelihood", "parameters", "AIC", "BIC", "ICL", "entropy", "smallest share", "narrowest", "outcome")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Candidate:
     """One fit of a sweep, or why there is none.
 
@@ -76,7 +76,7 @@ class Candidate:
         return number if isfinite(number) else inf
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Selection:
     """Fits by what their models were made of; `selection[k]` is one of them, and `print` shows all in a table.
 

@@ -30,7 +30,7 @@ OUTCOMES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class VariationalFit:
     """Result of `VariationalEM.fit`.
 

@@ -150,6 +150,20 @@ def test_sequential_enumeration(whole: bool) -> None:  # noqa: FBT001
     refuse("model", r'^Site "z": expected parallel enumeration, got sequential', program, tensor(X))
 
 
+def test_obs_mask_on_a_continuous_site() -> None:
+    """Point to `.mask`."""
+
+    def counts(x: Tensor, seen: Tensor) -> None:
+        rate = pyro.param("rate", tensor(1.0))
+        with pyro.plate("points", len(x)):
+            pyro.sample("x", dist.Poisson(rate), obs=x, obs_mask=seen)
+
+    seen = tensor([True, False, True])
+    refuse(
+        "model", r'^Site "x": expected .* got an obs_mask on Poisson\. .*fn\.mask\(', counts, tensor(X).round(), seen
+    )
+
+
 def scaled(latent: bool, observed: bool) -> Callable[[Tensor, Tensor], None]:  # noqa: FBT001
     """Weigh the latent's factor, the observed one, or both."""
 

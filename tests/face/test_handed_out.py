@@ -17,7 +17,7 @@ from programs.loops import mixture, points, stored
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
-from em_pyro import EM, EMError
+from em_pyro import EM, EMError, select
 from em_pyro.fit.loop import State
 
 
@@ -219,3 +219,19 @@ def test_another_thread_is_refused_and_ones_own_is_not() -> None:
     other.join()
     assert len(told) == 1, "an error leaves the door open"
     assert distance(EM(mixture, max_steps=0).fit(x).objective, want[0]) >= 0
+
+
+# ---- records hold tensors, which have no one truth value: each is equal to itself ---------------------------------
+
+
+def test_a_fit_can_be_looked_for_among_others() -> None:
+    """In a list or a set; so can what was asked of it, and what a callback was given."""
+    states = list[State]()
+    fits = [EM(mixture, callback=lambda state: states.append(state)).fit(points(n=8) + shift) for shift in (0.0, 0.1)]
+    models = {name: select(lambda K: mixture, [2], points(n=8)) for name in "ab"}
+    pairs: list[Any] = [fits, [fit.posterior for fit in fits], [fit.information() for fit in fits], states[:2]]
+    for one, other in [*pairs, list(models.values())]:
+        assert one == one  # noqa: PLR0124
+        assert one != other
+        assert one not in [other]
+        assert {one, other} == {other, one}

@@ -100,6 +100,8 @@ def test_what_is_no_checkpoint_is_refused(what: str, tmp_path: Path) -> None:
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    """It is said before anything is fitted."""
-    with pytest.raises(ParameterError, match="expected checkpoint to be the path of a file, got a folder"):
+    """It is refused before anything is read."""
+    with pytest.raises(
+        ParameterError, match="expected checkpoint to be None or the path of a file, got that of a folder"
+    ):
         EM(mixture, checkpoint=tmp_path)

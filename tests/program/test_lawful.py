@@ -168,6 +168,24 @@ class Own(dist.TorchDistribution):
         return Own(self.concentration.expand(batch_shape))
 
 
+def test_a_concentration_that_is_a_vector_is_any() -> None:
+    """Of a law on the sphere: its length is one shape, and its entries may be below zero."""
+    pole = torch.nn.functional.normalize(
+        tensor([[-1.0, 0.1, -0.4], [-0.8, -0.3, -0.2], [-0.9, 0.2, 0.3]]).double(), dim=-1
+    )
+
+    def model() -> None:
+        a = pyro.param("a", tensor([-0.5, 0.1, 0.2], dtype=torch.float64))
+        with pyro.plate("rows", len(pole)):
+            pyro.sample("y", dist.VonMises3D(a.expand(len(pole), 3)), obs=pole)
+
+    pyro.clear_param_store()
+    fit = EM(model).fit()
+    assert fit.converged
+    assert fit.objective == pytest.approx(float(dist.VonMises3D(fit.params["a"]).log_prob(pole).sum()))
+    assert torch.allclose(fit.params["a"] / fit.params["a"].norm(), pole.sum(0) / pole.sum(0).norm(), atol=1e-4)
+
+
 def test_a_law_that_says_nothing_of_its_arguments() -> None:
     """It is left as it is."""
 

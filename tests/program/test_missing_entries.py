@@ -72,3 +72,36 @@ def test_the_code_of_a_missing_category(dtype: torch.dtype, code: int, inside: b
     assert abs(coded.log_likelihood - plain.log_likelihood) < 1e-10
     with pyro.get_param_store().scope(), pytest.raises(DataError, match=f"got {code}"):
         EM(items).fit(torch.where(seen, code, y).to(dtype), seen)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_nan_where_the_law_takes_it_for_a_missing_entry(rank: int) -> None:
+    """Pyro's own laws of incomplete normals: the fit is that of what is seen, and infinite entries are refused."""
+    y = tensor([0.2, -0.5, 0.1, 3.4, 2.9, 3.3, 8.0], dtype=torch.float64)
+    seen = torch.arange(7) < 6
+
+    def masked(y: Tensor) -> None:
+        loc = pyro.param("loc", tensor([0.0, 3.0], dtype=torch.float64))
+        with pyro.plate("rows", len(y)):
+            z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5], dtype=torch.float64)))
+            pyro.sample("y", dist.Normal(loc[z], 1.0).mask(seen), obs=y)
+
+    def incomplete(y: Tensor) -> None:
+        loc = pyro.param("loc", tensor([0.0, 3.0], dtype=torch.float64))
+        with pyro.plate("rows", len(y)):
+            z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5], dtype=torch.float64)))
+            root = torch.eye(1, dtype=torch.float64)
+            vector = dist.NanMaskedMultivariateNormal(loc[z].unsqueeze(-1), scale_tril=root)
+            pyro.sample("y", vector if rank else dist.NanMaskedNormal(loc[z], 1.0), obs=y)
+
+    pyro.clear_param_store()
+    usual = EM(masked).fit(y)
+    holes = torch.where(seen, y, torch.nan)[(..., *[None] * rank)]
+    pyro.clear_param_store()
+    fit = EM(incomplete).fit(holes)
+    assert fit.converged
+    assert fit.log_likelihood == pytest.approx(usual.log_likelihood, abs=1e-6)
+    assert torch.allclose(fit.posterior.marginal("z")[6], tensor([0.5, 0.5], dtype=torch.float64))
+    pyro.clear_param_store()
+    with pytest.raises(DataError, match=r'^Site "y": expected finite data, or nan for what is missing, got'):
+        EM(incomplete).fit(torch.where(holes.isnan(), torch.inf, holes))

@@ -53,6 +53,30 @@ def test_a_site_of_no_law(name: str) -> None:
     refuse("model", f'^Site "x": {pattern}', mixture(law), X)
 
 
+def test_a_vector_of_discrete_latents() -> None:
+    """Its states are not enumerated together."""
+
+    def model(x: Tensor) -> None:
+        loc = pyro.param("mixture.loc", LOC)
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Bernoulli(HALVES).to_event(1))
+            pyro.sample("x", dist.Normal((z * loc).sum(-1), 1.0), obs=x)
+
+    refuse("model", r'^Site "z": .* got Bernoulli with an event of shape \(2,\)\. Sample its', model, X)
+
+
+def test_a_law_that_no_plate_can_expand() -> None:
+    """A class without a method for it."""
+
+    class Own(dist.Normal):
+        """Take another argument, and forget `expand`."""
+
+        def __init__(self, loc: Tensor) -> None:
+            super().__init__(loc, 1.0)
+
+    refuse("model", r'^Site "x": expected a distribution that its plates expand, got Own', mixture(Own), X)
+
+
 @pytest.mark.parametrize("size", [X.shape, "four", [4]])
 def test_a_plate_of_no_size(size: Any) -> None:
     """The plate is named."""

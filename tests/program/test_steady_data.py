@@ -53,9 +53,26 @@ def test_a_copy_may_be_written_into() -> None:
     assert EM(model).fit(X).outcome == "converged"
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_branch_on_random_numbers(seed: int) -> None:
+    """It is found out whichever way the first runs went."""
+
+    def model(x: Tensor) -> None:
+        mixture(x)
+        if torch.rand(()) < 0.5:
+            pyro.sample("more", dist.Normal(0.0, 1.0), obs=torch.tensor(0.0))
+
+    em = EM(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        with pytest.raises(ModelError, match='^Site "more": expected the same statements'):
+            em.fit(X)
+
+
 def test_a_parameter_by_way_of_numpy() -> None:
-    """The value is another, no gradient tells: a note names the parameter."""
-    fit = EM(lambda x: mixture(x, lambda loc: torch.tensor(loc.detach().numpy()).exp()), max_steps=5).fit(X)
+    """The value is another, no gradient tells: a note names the parameter, and the end is not confirmed."""
+    fit = EM(lambda x: mixture(x, lambda loc: torch.tensor(loc.detach().numpy()).exp())).fit(X)
+    assert fit.outcome == "unconfirmed"
     assert any("no gradient reaches" in note and "loc" in note for note in fit.notes)
 
 

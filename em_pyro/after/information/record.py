@@ -19,7 +19,7 @@ IDENTIFIED = 1e-5  # of what an entry moves at most along such a direction: what
 MATRICES = ("lower_cholesky", "positive_definite")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Direction:
     """A direction along which the objective is flat, at constrained values.
 
@@ -70,7 +70,7 @@ class Refused:
         return ((slopes @ (self.directions / size)).abs() > IDENTIFIED * most).any(-1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Information:
     """What the data say of the fitted values. Print it.
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import prod
 
 import torch
@@ -52,6 +53,11 @@ class Product:
     missing: tuple[tuple[str, int], ...]  # plates of `over` on which neither depends, with their sizes
     scale: Named | None
     output: int
+
+    @cached_property
+    def absent(self) -> bool:
+        """Whether some rows count for nothing, be they impossible."""
+        return self.scale is not None and not bool((self.scale.tensor != 0).all())
 
     @property
     def copies(self) -> int:
@@ -214,7 +220,8 @@ class Schedule:
     def _product(self, value: Tensor, step: Product) -> Tensor:
         value = align(value, self.names[step.input], step.names)
         if step.scale is not None:
-            value = value * step.scale.align(step.names)
+            scale = step.scale.align(step.names)
+            value = torch.where(scale == 0, 0.0, value * scale) if step.absent else value * scale
         axes = tuple(i - len(step.names) for i, name in enumerate(step.names) if name in step.over)
         value = value.sum(axes) if axes else value
         return value * step.copies if step.copies != 1 else value

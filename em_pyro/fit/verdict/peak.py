@@ -230,7 +230,7 @@ def _seen(
 ) -> Peak | None:
     """Whiten by the information in complete data, and take second derivatives."""
     white, here = whitened(ground, information, off), torch.zeros(len(information), dtype=torch.float64)
-    observed = None if second is None else second(ground, white.basis)
+    observed = second(ground, white.basis) if second is not None and white.basis.shape[1] else None
     if observed is None:
         observed = ground.information(here, white.basis, stencil)
     unseen = _unseen(ground, white, observed)

@@ -15,7 +15,7 @@ from ..handlers import refuse_part, states
 from ..named import unexpand
 from ..site import Latent, Parameter, Run, Site
 
-SAME_ARGUMENTS = "Let no `if` or loop of the model depend on a sampled value or a parameter."
+SAME_ARGUMENTS = "Let no `if` or loop of the model depend on a sampled value, a parameter or random numbers."
 OTHER_ARGUMENTS = "These arguments make another program: fit it by itself."
 """Remedies, by what the run was given."""
 

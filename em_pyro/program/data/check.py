@@ -28,6 +28,7 @@ EDGES: Mapping[type, tuple[float, ...]] = {
     torch.distributions.Kumaraswamy: (0.0, 1.0),
 }
 
+MISSING = (dist.NanMaskedNormal, dist.NanMaskedMultivariateNormal)  # to which a nan is an entry that is missing
 HEAVIEST = 1e20  # a weight: beyond, a row that is merely unlikely counts for more than one that is impossible
 
 
@@ -110,9 +111,12 @@ def _check_values(site: Site, bounding: Callable[[str], Collection[str]]) -> Non
     if finite and (support is None or _all_inside(support, value)) and not _any_at(edges, value):
         return
     seen = seen_values(site)
-    if not finite:
+    incomplete = isinstance(base, MISSING)
+    if incomplete:
+        _refuse(site, value.isinf() & seen, "finite data, or nan for what is missing")
+    elif not finite:
         _refuse(site, ~torch.isfinite(value) & seen, "finite data")
-    if support is not None:
+    if support is not None and not incomplete:
         _check_support(site, support, seen, bounding)
     for edge in edges:
         _refuse(site, (value == edge) & seen, f"values off {edge}, where a {type(law).__name__} has no finite density")
@@ -168,7 +172,7 @@ def has_density_outside(site: Site) -> bool:
     """Tell whether the density of a site is positive at a value outside its support, where nothing forbids it."""
     (base, value), visible = origin(site.fn, site.value), seen_values(site)
     support, event = getattr(base, "support", None), getattr(base, "event_dim", 0)
-    if site.role != "observed" or support is None or isinstance(base, dist.Unit):
+    if site.role != "observed" or support is None or isinstance(base, (dist.Unit, *MISSING)):
         return False
     visible = visible.flatten(visible.dim() - event).any(-1) if event else visible
     with pyro.validation_enabled(is_validate=False):

@@ -48,6 +48,9 @@ def _at_site(frame: FrameType, error: Exception) -> str:
     if not isinstance(error, (RuntimeError, ValueError)) or not isinstance(fn, TorchDistributionMixin):
         return ""
     base: Any = unwrap(fn).base
+    if isinstance(error, NotImplementedError):
+        got = f"{type(base).__name__} ({error})"
+        return f"{what} a distribution that its plates expand, got {got}. Give its class a method for it."
     stated = [name for name in base.arg_constraints if isinstance(vars(base).get(name), Tensor)]
     shapes = [f"{name} {tuple(vars(base)[name].shape)}" for name in stated]
     frames = [frame for frame in frame.f_locals["msg"]["cond_indep_stack"] if frame.vectorized]

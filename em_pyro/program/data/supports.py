@@ -73,9 +73,17 @@ def _arguments(base: Distribution) -> Iterator[tuple[Tensor, int]]:
     except NotImplementedError:  # of a class of the user's own
         return
     for name, constraint in constrained.items():
-        checked = constraint is constraints.simplex or (name in GAMMAS and not constraint.is_discrete)
+        checked = constraint is constraints.simplex or (name in GAMMAS and _is_positive(constraint))
         if checked and isinstance(found := vars(part).get(name), Tensor):
             yield found, constraint.event_dim
+
+
+def _is_positive(constraint: constraints.Constraint) -> bool:
+    """Tell whether numbers above zero are what is allowed: a vector may be called a concentration, too."""
+    while isinstance(constraint, constraints.independent):
+        constraint = constraint.base_constraint
+    bound = getattr(constraint, "lower_bound", None)
+    return not constraint.is_discrete and bound is not None and bool((torch.as_tensor(bound) == 0).all())
 
 
 def unlawful(fn: Distribution, slack: float = 0.0) -> str:

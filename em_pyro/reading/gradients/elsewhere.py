@@ -19,7 +19,8 @@ from ..reading import Recognition
 from .claims import disagreeing
 
 SATURATED = 8.0  # size of a real entry from which a sigmoid, a tanh or a softplus may hide it
-WIDTHS = (1.0, 4.0, 0.1, 30.0)  # of the points that are looked at, in unconstrained coordinates
+WIDTHS = (1.0, 4.0, 0.1, 30.0, 1e-3, 1e-6, 1e-9, 1e-12)  # of the points looked at, in unconstrained coordinates
+"""The small ones are for covariates in a small unit, of which a coefficient of one saturates every row."""
 MANY = 1000  # sites beyond which nothing is looked at twice
 
 
