@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models.factor_analysis import factor_analysis
 from oracles.tolerances import IDENTITY
 from programs.registry import NAMES, build
 from torch import Tensor, tensor
@@ -59,6 +60,20 @@ def test_runs_at_once_are_those_one_by_one(name: str) -> None:
                 site.log_prob().tensor, other.log_prob().tensor, rtol=IDENTITY, atol=IDENTITY, equal_nan=True
             )
             assert site.role != "observed" or site.value.data_ptr() == run[site.name].value.data_ptr()
+
+
+def test_latents_that_are_integrated_have_the_same_values_in_all_runs() -> None:
+    """What stands for them is drawn, which it could not be in runs that are made at once."""
+    pyro.clear_param_store()
+    program = survey(factor_analysis, (torch.linspace(-1.0, 1.0, 40).reshape(8, 5), 2), {})
+    assert program.integrated
+    values = {name: parameter.initial for name, parameter in program.parameters.items()}
+    points = [{name: value * (1 + k / 10) for name, value in values.items()} for k in range(room.FEW)]
+    found = made(program, points)
+    assert found is not None
+    for point, run in zip(points, found.runs, strict=True):
+        with torch.no_grad():
+            assert first_difference(program.run(point), run) == ""
 
 
 def test_what_differs_between_the_runs_is_said() -> None:

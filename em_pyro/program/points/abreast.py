@@ -124,6 +124,7 @@ def _mapped(
     if not any(moving):
         return None
     still = [{name: column[0] for name, column in kind.items() if not _differ(column)} for kind in columns]
+    still[1] = {name: known[name].value for name in program.integrated} | still[1]  # what stands for them is drawn
 
     def run(moved: Sequence[Params]) -> tuple[Tensor, ...]:
         values, latents = ({**here, **there} for here, there in zip(still, moved, strict=True))
