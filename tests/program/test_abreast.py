@@ -182,7 +182,7 @@ def test_what_is_inside_of_a_law_is_taken_apart(law: Callable[[Tensor], Any]) ->
         assert torch.equal(run["x"].fn.log_prob(value), alone.fn.log_prob(value))
 
 
-@pytest.mark.parametrize(("attribute", "value"), [("FEW", 6), ("ENTRIES", 1)])
+@pytest.mark.parametrize(("attribute", "value"), [("FEW", 6), ("ENTRIES", 9), ("DATA", 24)])
 def test_few_runs_and_large_ones_are_made_one_by_one(
     attribute: str, value: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,10 +226,10 @@ def simple(law: Callable[[Tensor], Any]) -> tuple[Program, list[dict[str, Tensor
     """Return a program with one parameter and one site, and five points."""
     pyro.clear_param_store()
 
-    def model() -> None:
+    def model(_: Tensor) -> None:
         fn = law(pyro.param("p", tensor(0.5), constraint=constraints.real))
         with pyro.plate("rows", 5):
             pyro.sample("x", fn, obs=torch.ones(5, *fn.event_shape))
 
     values: list[dict[str, Tensor]] = [{"p": tensor(0.1 * k + 0.2)} for k in range(5)]
-    return survey(model, (), {}), values
+    return survey(model, (X,), {}), values

@@ -24,7 +24,8 @@ from ..program import Program
 from ..site import Site
 
 FEW = 4  # runs from which one for all is faster than they are, the comparison included
-ENTRIES = 1_000_000  # of all arguments in all runs, up to which it is: larger tensors keep torch busy by themselves
+ENTRIES = 200_000  # of all arguments in all runs, up to which it is: larger tensors keep torch busy by themselves
+DATA = 2_000_000  # numbers that the model is called with, in all states and runs: on its way it may hold as many
 PLAIN = frozenset({bool, int, float, complex, str, type(None), torch.Size, torch.dtype, torch.device})
 """Kinds of values that hold no tensors."""
 TAKEN_APART = (*MADE_OF, constraints.Constraint, type(pyro_constraints.real))
@@ -116,8 +117,7 @@ def _mapped(
     """Return the tensors that `read` takes of a run, points first; None where there is no such run."""
     if len(points) < FEW or any(parameter.tensor is not None for parameter in program.parameters.values()):
         return None  # the weights of a module are swapped in place
-    entries = sum(unexpand(part).numel() for site in known.values() for _, part in arguments_of(site.fn))
-    if len(points) * entries > ENTRIES:
+    if _large(program, known, len(points)):
         return None
     columns = [_columns(points), _columns(states)]
     moving = [{name: torch.stack(column) for name, column in kind.items() if _differ(column)} for kind in columns]
@@ -136,6 +136,14 @@ def _mapped(
             return torch.func.vmap(run)(moving)  # type: ignore[no-any-return]
     except Exception:  # whatever it is, runs one by one have it too, or none
         return None
+
+
+def _large(program: Program, known: Mapping[str, Site], count: int) -> bool:
+    """Tell whether so many runs hold too much at once."""
+    entries = sum(unexpand(part).numel() for site in known.values() for _, part in arguments_of(site.fn))
+    passed = (*program.args, *program.kwargs.values())
+    data = sum(part.numel() for part in passed if isinstance(part, Tensor))
+    return count * entries > ENTRIES or count * data * max(program.states.values(), default=1) > DATA
 
 
 def _columns(points: Sequence[Params]) -> dict[str, list[Tensor]]:
