@@ -115,9 +115,7 @@ def _mapped(
     read: Callable[[Mapping[str, Site]], list[Tensor]],
 ) -> Sequence[Tensor] | None:
     """Return the tensors that `read` takes of a run, points first; None where there is no such run."""
-    if len(points) < FEW or any(parameter.tensor is not None for parameter in program.parameters.values()):
-        return None  # the weights of a module are swapped in place
-    if _large(program, known, len(points)):
+    if not pays(program, known, len(points)):
         return None
     columns = [_columns(points), _columns(states)]
     moving = [{name: torch.stack(column) for name, column in kind.items() if _differ(column)} for kind in columns]
@@ -138,12 +136,20 @@ def _mapped(
         return None
 
 
-def _large(program: Program, known: Mapping[str, Site], count: int) -> bool:
-    """Tell whether so many runs hold too much at once."""
-    entries = sum(unexpand(part).numel() for site in known.values() for _, part in arguments_of(site.fn))
+def pays(program: Program, run: Mapping[str, Site], count: int) -> bool:
+    """Tell whether so many runs are made at once, if the model allows it: they are several, and do not hold too much.
+
+    Args:
+        program: what is run.
+        run: one of them, or one like them.
+        count: how many.
+    """
+    if count < FEW or any(parameter.tensor is not None for parameter in program.parameters.values()):
+        return False  # the weights of a module are swapped in place
+    entries = sum(unexpand(part).numel() for site in run.values() for _, part in arguments_of(site.fn))
     passed = (*program.args, *program.kwargs.values())
     data = sum(part.numel() for part in passed if isinstance(part, Tensor))
-    return count * entries > ENTRIES or count * data * max(program.states.values(), default=1) > DATA
+    return count * entries <= ENTRIES and count * data * max(program.states.values(), default=1) <= DATA
 
 
 def _columns(points: Sequence[Params]) -> dict[str, list[Tensor]]:
