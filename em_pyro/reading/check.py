@@ -18,8 +18,7 @@ from ..errors import EMError, ModelError
 from ..program.devices import seed_generators, seeded
 from ..program.handlers import quiet
 from ..program.named import Named, Params
-from ..program.points.abreast import FEW as LEAST
-from ..program.points.abreast import read_abreast
+from ..program.points.abreast import pays, read_abreast
 from ..program.program import Program
 from ..program.site import Site
 from .side_by_side import Alike, Key, alike, differ, differences, parts_of
@@ -69,7 +68,7 @@ def check_values(program: Program, params: Params, enumerated: Mapping[str, Site
     """
     apart = max(program.plates.values(), default=1) <= SMALL and any(v.plates for v in program.latents.values())
     with torch.no_grad():
-        compared = _Compared(alike(enumerated, program), program)
+        compared = _Compared(alike(enumerated, program), program, enumerated)
     if not program.latents:  # nothing to choose, but random numbers to be drawn
         compared.add(params, iter([{}]))
         return
@@ -84,8 +83,9 @@ def check_values(program: Program, params: Params, enumerated: Mapping[str, Site
 class _Compared:
     """The enumerated run, with which concrete ones are compared: as many at a time as are not much larger."""
 
-    def __init__(self, groups: list[Alike], program: Program) -> None:
-        self.groups, self.program, self.seeds = groups, program, count(UNUSUAL)
+    def __init__(self, groups: list[Alike], program: Program, enumerated: Mapping[str, Site]) -> None:
+        self.groups, self.program, self.enumerated = groups, program, enumerated
+        self.seeds = count(UNUSUAL)
         self.most = max(1, ENTRIES // max(1, sum(group.whole.tensor.numel() for group in groups)))
 
     def add(self, params: Params, choices: Iterator[States]) -> tuple[States, Exception] | None:
@@ -110,7 +110,7 @@ class _Compared:
 
     def _agree(self, params: Params, some: Sequence[States]) -> bool:
         """Tell whether the runs at some states, made at once, are as enumerated: no, where that cannot be done."""
-        if len(some) < LEAST:
+        if not pays(self.program, self.enumerated, len(some)):
             return False
         names = dict[Key, tuple[str, ...]]()
 

@@ -6,6 +6,7 @@ every operation that would make the host wait for the device is counted.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -71,6 +72,27 @@ def _tensors(values: Iterable[Any]) -> list[Tensor]:
     return found
 
 
+def _mapped(vmap: Any, func: Callable[..., Any], *options: Any, **named: Any) -> Callable[..., Any]:
+    """`torch.func.vmap`, whose tensors are where those are that they are parts of, or results."""
+
+    def mapped(*values: Any) -> Any:
+        where = list[bool]()
+
+        def inside(*parts: Any) -> Any:
+            for part, whole in zip(_tensors(parts), _tensors(values), strict=True):
+                part.__dict__["there"] = there(whole)
+            found = func(*parts)
+            where.extend(there(tensor) for tensor in _tensors((found,)))
+            return found
+
+        found = vmap(inside, *options, **named)(*values)
+        for tensor, marked in zip(_tensors((found,)), where, strict=True):
+            tensor.__dict__["there"] = marked
+        return found
+
+    return mapped
+
+
 class SecondDevice(TorchFunctionMode):
     """While it is entered, marked tensors behave as if they were on a second device."""
 
@@ -78,6 +100,17 @@ class SecondDevice(TorchFunctionMode):
         """Start with nothing counted."""
         super().__init__()
         self.waits: Counter[str] = Counter()
+        self._vmap: Any = torch.func.vmap
+
+    def __enter__(self) -> "SecondDevice":
+        """Let what is mapped over a dimension keep its mark, which torch would put on no tensor."""
+        torch.func.vmap = partial(_mapped, self._vmap)
+        return super().__enter__()  # type: ignore[no-any-return]
+
+    def __exit__(self, *error: Any) -> None:
+        """Leave torch as it was."""
+        torch.func.vmap = self._vmap
+        super().__exit__(*error)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models.factor_analysis import factor_analysis
 from oracles.tolerances import IDENTITY
 from programs.registry import NAMES, build
 from torch import Tensor, tensor
@@ -59,6 +60,20 @@ def test_runs_at_once_are_those_one_by_one(name: str) -> None:
                 site.log_prob().tensor, other.log_prob().tensor, rtol=IDENTITY, atol=IDENTITY, equal_nan=True
             )
             assert site.role != "observed" or site.value.data_ptr() == run[site.name].value.data_ptr()
+
+
+def test_latents_that_are_integrated_have_the_same_values_in_all_runs() -> None:
+    """What stands for them is drawn, which it could not be in runs that are made at once."""
+    pyro.clear_param_store()
+    program = survey(factor_analysis, (torch.linspace(-1.0, 1.0, 40).reshape(8, 5), 2), {})
+    assert program.integrated
+    values = {name: parameter.initial for name, parameter in program.parameters.items()}
+    points = [{name: value * (1 + k / 10) for name, value in values.items()} for k in range(room.FEW)]
+    found = made(program, points)
+    assert found is not None
+    for point, run in zip(points, found.runs, strict=True):
+        with torch.no_grad():
+            assert first_difference(program.run(point), run) == ""
 
 
 def test_what_differs_between_the_runs_is_said() -> None:
@@ -167,7 +182,7 @@ def test_what_is_inside_of_a_law_is_taken_apart(law: Callable[[Tensor], Any]) ->
         assert torch.equal(run["x"].fn.log_prob(value), alone.fn.log_prob(value))
 
 
-@pytest.mark.parametrize(("attribute", "value"), [("FEW", 6), ("ENTRIES", 1)])
+@pytest.mark.parametrize(("attribute", "value"), [("FEW", 6), ("ENTRIES", 9), ("DATA", 24)])
 def test_few_runs_and_large_ones_are_made_one_by_one(
     attribute: str, value: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,10 +226,10 @@ def simple(law: Callable[[Tensor], Any]) -> tuple[Program, list[dict[str, Tensor
     """Return a program with one parameter and one site, and five points."""
     pyro.clear_param_store()
 
-    def model() -> None:
+    def model(_: Tensor) -> None:
         fn = law(pyro.param("p", tensor(0.5), constraint=constraints.real))
         with pyro.plate("rows", 5):
             pyro.sample("x", fn, obs=torch.ones(5, *fn.event_shape))
 
     values: list[dict[str, Tensor]] = [{"p": tensor(0.1 * k + 0.2)} for k in range(5)]
-    return survey(model, (), {}), values
+    return survey(model, (X,), {}), values

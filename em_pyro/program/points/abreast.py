@@ -24,7 +24,8 @@ from ..program import Program
 from ..site import Site
 
 FEW = 4  # runs from which one for all is faster than they are, the comparison included
-ENTRIES = 1_000_000  # of all arguments in all runs, up to which it is: larger tensors keep torch busy by themselves
+ENTRIES = 200_000  # of all arguments in all runs, up to which it is: larger tensors keep torch busy by themselves
+DATA = 2_000_000  # numbers that the model is called with, in all states and runs: on its way it may hold as many
 PLAIN = frozenset({bool, int, float, complex, str, type(None), torch.Size, torch.dtype, torch.device})
 """Kinds of values that hold no tensors."""
 TAKEN_APART = (*MADE_OF, constraints.Constraint, type(pyro_constraints.real))
@@ -114,16 +115,14 @@ def _mapped(
     read: Callable[[Mapping[str, Site]], list[Tensor]],
 ) -> Sequence[Tensor] | None:
     """Return the tensors that `read` takes of a run, points first; None where there is no such run."""
-    if len(points) < FEW or any(parameter.tensor is not None for parameter in program.parameters.values()):
-        return None  # the weights of a module are swapped in place
-    entries = sum(unexpand(part).numel() for site in known.values() for _, part in arguments_of(site.fn))
-    if len(points) * entries > ENTRIES:
+    if not pays(program, known, len(points)):
         return None
     columns = [_columns(points), _columns(states)]
     moving = [{name: torch.stack(column) for name, column in kind.items() if _differ(column)} for kind in columns]
     if not any(moving):
         return None
     still = [{name: column[0] for name, column in kind.items() if not _differ(column)} for kind in columns]
+    still[1] = {name: known[name].value for name in program.integrated} | still[1]  # what stands for them is drawn
 
     def run(moved: Sequence[Params]) -> tuple[Tensor, ...]:
         values, latents = ({**here, **there} for here, there in zip(still, moved, strict=True))
@@ -135,6 +134,22 @@ def _mapped(
             return torch.func.vmap(run)(moving)  # type: ignore[no-any-return]
     except Exception:  # whatever it is, runs one by one have it too, or none
         return None
+
+
+def pays(program: Program, run: Mapping[str, Site], count: int) -> bool:
+    """Tell whether so many runs are made at once, if the model allows it: they are several, and do not hold too much.
+
+    Args:
+        program: what is run.
+        run: one of them, or one like them.
+        count: how many.
+    """
+    if count < FEW or any(parameter.tensor is not None for parameter in program.parameters.values()):
+        return False  # the weights of a module are swapped in place
+    entries = sum(unexpand(part).numel() for site in run.values() for _, part in arguments_of(site.fn))
+    passed = (*program.args, *program.kwargs.values())
+    data = sum(part.numel() for part in passed if isinstance(part, Tensor))
+    return count * entries <= ENTRIES and count * data * max(program.states.values(), default=1) <= DATA
 
 
 def _columns(points: Sequence[Params]) -> dict[str, list[Tensor]]:

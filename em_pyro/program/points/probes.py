@@ -90,7 +90,7 @@ def _point(
 def _at_once(
     program: Program, count: int, before: First, moves: Mapping[str, Move], sizes: Sizes, generator: torch.Generator
 ) -> list[tuple[dict[str, Tensor], dict[str, Site]]]:
-    """Replay the first probes at once: up to one that has to be nearer, and none where the model has no such run.
+    """Replay the first probes at once: up to one that has to be nearer, and one where the model has no such run.
 
     The generator is left where it is when they are drawn one after the other.
     """
@@ -100,12 +100,14 @@ def _at_once(
         points.append(_point(k, 0, moves, sizes, generator))
     try:
         with torch.no_grad():
-            found = abreast(program, program.run(points[0]), points)
+            runs = [program.run(points[0])]
     except (RuntimeError, ValueError):
-        found = None
-    runs = [] if found is None else found.runs
-    lost = found is not None and before.lost_of(found.moved)
-    fine = next((k for k, run in enumerate(runs) if lost and before.lost(run)), len(runs))
+        runs = []
+    found = abreast(program, runs[0], points) if runs else None
+    if found is not None and not before.lost_of(found.moved):
+        return list(zip(points, found.runs, strict=True))
+    runs = runs if found is None else found.runs
+    fine = next((k for k, run in enumerate(runs) if before.lost(run)), len(runs))
     if fine < count:
         generator.set_state(states[fine])
     return list(zip(points[:fine], runs, strict=False))

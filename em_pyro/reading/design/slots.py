@@ -133,10 +133,13 @@ def _agree(replays: Replays, name: str, columns: Sequence[Column]) -> bool:
         marked[column.entries] = marks * column.step / len(columns)
     changes = replays.change({name: marked.reshape(replays.zero[name].shape)}, 1.0)
     for k, (change, link, base) in enumerate(zip(changes, replays.links, replays.base, strict=True)):
-        parts = [_moved_by(column.slots[k], marked) for column in columns]
-        size = torch.stack([part.abs().expand(change.shape) for part in parts]).sum(0)
-        slack = 100 * replays.noise * size + 8 * replays.floor(change, link, base, 1.0)
-        if bool(((change - torch.stack([part.expand(change.shape) for part in parts]).sum(0)).abs() > slack).any()):
+        claim, size = torch.zeros_like(change), torch.zeros_like(change)
+        for column in columns:
+            part = _moved_by(column.slots[k], marked)
+            claim += part
+            size += part.abs()
+        slack = size.mul_(100 * replays.noise).add_(replays.floor(change, link, base, 1.0), alpha=8)
+        if bool(((change - claim).abs() > slack).any()):
             return False
     return True
 

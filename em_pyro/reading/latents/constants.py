@@ -19,7 +19,7 @@ from .bilinear import Bilinear, Latents, Places, Slot, beside, stacked
 from .computed import Computed, computed, taken_apart
 from .degree import sites_of_latents
 from .entries import colours_of, entries_of
-from .frames import Frame, takes_of
+from .frames import Frame, points_of, takes_of
 from .moves import Moves
 from .replays import Crowded, Replays, names_of, thin
 from .stand_in import scale_name, unread, with_computed
@@ -114,6 +114,7 @@ def _found(
     apart |= {plate for name in places.shapes for plate in recognition.runs[0][name].plates}
     rows = {n: [d for d, p in enumerate(names_of(recognition.runs[0][n])) if p in apart] for n in start}
     far = replays.far
+    replays.ahead([*(point for frame in frames for point in points_of(replays, frame, far)), *_elsewhere(replays, far)])
     which = [takes_of(replays, frame, far, start, rows) for frame in frames]
     base = replays.run(zero, moves.none)
     constants = moves.constants(base)
@@ -195,18 +196,24 @@ def _certify(replays: Replays, made: Mapping[str, Bilinear], far: float, params:
         ModelError: they differ.
         Crowded: they differ where some latents are zero, in whose units the others are lost.
     """
-    generator = torch.Generator().manual_seed(5)
-    noise, every = torch.randn(replays.places.count, generator=generator, dtype=torch.float64), stacked(made)
-    for latents in (noise, far * noise):
+    every, elsewhere = stacked(made), _elsewhere(replays, far)
+    for latents in elsewhere[:2]:
         for name, (mine, truth) in _different(replays, every, latents, params).items():
             raise ModelError(
                 f'Site "{name}": expected a residual that is affine in the continuous latents and in the parameters, '
                 f"got one that is not ({float((mine - truth).abs().max()):.2g} off at random values). Write the "
                 f"location as sums of products of a latent and a parameter."
             )
-    for some in replays.places.parts(generator):
-        if _different(replays, every, far * noise * some, params):
+    for latents in elsewhere[2:]:
+        if _different(replays, every, latents, params):
             raise Crowded(None)
+
+
+def _elsewhere(replays: Replays, far: float) -> list[Tensor]:
+    """Return random latents: near, far out, and far out with some of them at zero."""
+    generator = torch.Generator().manual_seed(5)
+    noise = torch.randn(replays.places.count, generator=generator, dtype=torch.float64)
+    return [noise, far * noise, *(far * noise * some for some in replays.places.parts(generator))]
 
 
 def _different(

@@ -65,8 +65,8 @@ def takes_of(
     Raises:
         Crowded: a cell has two of them.
     """
-    noise, one, stacks = replays.noise, torch.ones(len(frame.ids), dtype=torch.float64), _stacks(start)
-    moved = _effects(replays, [frame.at(far * code) for code in (one, *frame.codes(single=replays.single))], stacks)
+    noise, stacks = replays.noise, _stacks(start)
+    moved = _effects(replays, points_of(replays, frame, far), stacks)
     read = _binary if replays.single else _marked
     found: dict[str, Tensor] = {}
     for stack, (first, *others) in zip(stacks, moved, strict=True):
@@ -82,6 +82,12 @@ def takes_of(
         which = torch.where(idle, -1, frame.ids[place])
         found |= {n: thin_which(which[k], rows[n]) for k, n in enumerate(stack.names) if takes[k]}
     return found
+
+
+def points_of(replays: Replays, frame: Frame, far: float) -> list[Tensor]:
+    """Return the latents at which it is seen: entries of a frame so far out, all alike, and told apart."""
+    one = torch.ones(len(frame.ids), dtype=torch.float64)
+    return [frame.at(far * code) for code in (one, *frame.codes(single=replays.single))]
 
 
 @dataclass(frozen=True)

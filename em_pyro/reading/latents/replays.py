@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...program.named import Params, squeeze, unwrap
+from ...program.points.abreast import FEW, read_abreast
 from ...program.program import Program
 from ...program.site import Site
 from ..design.replays import NOISE
@@ -19,6 +20,7 @@ from .bilinear import Places
 Parts = dict[str, tuple[Tensor, Tensor]]
 """Value and location of every site."""
 
+PARTS = "value", "location"
 FAR = {False: 300, True: 60}  # powers of two by which latents are moved at most, in double precision and in single
 KEPT = 100_000  # latent entries of all runs that are kept
 ROOM = {False: 900, True: 110}  # what a location may be then
@@ -79,6 +81,27 @@ class Replays:
             self._runs.append((latents, found))
         return found
 
+    def ahead(self, points: Sequence[Tensor]) -> None:
+        """Run with several latents at once, where that can be done, and keep the runs: they will be asked for."""
+
+        def read(sites: Mapping[str, Site]) -> dict[tuple[str, str], Tensor]:
+            each = {name: _parts(sites[name]) for name in (*self.names, *sorted(self.deltas))}
+            return {(name, part): tensors[k] for name, tensors in each.items() for k, part in enumerate(PARTS)}
+
+        if not FEW <= len(points) <= self._kept - len(self._runs):
+            return
+        values = [self.places.values(point) for point in points]
+        with torch.no_grad():
+            known = self.program.run(self.params, values[0])
+            found = read_abreast(self.program, known, [self.params] * len(points), values, read)
+        if found is None:
+            self._runs.append((points[0], self.cells(known)))
+            return
+        apart = {key: part.unbind(0) for key, part in found.items()}
+        for k, point in enumerate(points):
+            names = dict.fromkeys(name for name, _ in apart)
+            self._runs.append((point, {name: (apart[name, PARTS[0]][k], apart[name, PARTS[1]][k]) for name in names}))
+
     @cached_property
     def _runs(self) -> list[tuple[Tensor, Parts]]:
         """Runs in which no parameter was moved, and their latents."""
@@ -94,17 +117,27 @@ class Replays:
         return {name: self._cells(sites[name]) for name in (*self.names, *sorted(self.deltas))}
 
     def _cells(self, site: Site) -> tuple[Tensor, Tensor]:
-        """Lay value and location of a site out over its cells."""
-        inner = unwrap(site.fn)
-        location = vars(inner.base).get("v", getattr(inner.base, "loc", None))
-        assert location is not None
-        event = inner.event_rank + len(inner.base.event_shape)
+        """Lay value and location of a site out over its cells; values that are the same tensor are laid out once."""
         key, (held, laid) = site.value.data_ptr(), self._values.get(site.name, (None, site.value))
         if held is None or key != held.data_ptr() or held.shape != site.value.shape:
-            value = _laid(site, site.value.detach(), event)
-            laid = torch.where(torch.isfinite(value), value, 0.0)  # what is masked may be no number
+            laid, location = _parts(site)
             self._values[site.name] = site.value, laid
-        return laid, _laid(site, location.detach(), event)
+            return laid, location
+        return laid, _location(site)
+
+
+def _parts(site: Site) -> tuple[Tensor, Tensor]:
+    """Lay value and location of a site out over its cells."""
+    inner = unwrap(site.fn)
+    value = _laid(site, site.value.detach(), inner.event_rank + len(inner.base.event_shape))
+    return torch.where(torch.isfinite(value), value, 0.0), _location(site)  # what is masked may be no number
+
+
+def _location(site: Site) -> Tensor:
+    inner = unwrap(site.fn)
+    location = vars(inner.base).get("v", getattr(inner.base, "loc", None))
+    assert location is not None
+    return _laid(site, location.detach(), inner.event_rank + len(inner.base.event_shape))
 
 
 def _laid(site: Site, part: Tensor, event: int) -> Tensor:
