@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -100,6 +101,11 @@ def _fitted(msg: Any, fitted: Mapping[str, Parameter]) -> Parameter:
     if known.constraint is None:
         known = replace(known, constraint=constraint, kind="param" if weight is None else "module")
     return replace(known, tensor=weight, stated=stated)
+
+
+def stem(name: str) -> str:
+    """Return what the steps of a loop have in common in their names, which differ by a number."""
+    return re.sub(r"\d+", "", name)
 
 
 def unfitted(name: str, fitted: Iterable[str]) -> ParameterError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -12,7 +11,7 @@ from ...errors import ModelError, ParameterError
 from ..handlers import LABELS
 from ..named import unwrap
 from ..site import Parameter
-from ..stated import unfitted
+from ..stated import stem, unfitted
 
 NORMAL = ("Normal", "MultivariateNormal", "LowRankMultivariateNormal")  # laws of latents that can be integrated exactly
 
@@ -90,18 +89,14 @@ def further(
     Raises:
         ParameterError: one is no such step, and wants a value.
     """
-    steps, found = {_stem(name) for name in integrated}, dict[str, str]()
+    steps, found = {stem(name) for name in integrated}, dict[str, str]()
     if fitted is None:
         return found
     for name in (name for name, one in parameters.items() if one.kind == "prior" and name not in fitted):
-        if _stem(name) not in steps or type(unwrap(messages[name]["fn"]).base).__name__ not in NORMAL:
+        if stem(name) not in steps or type(unwrap(messages[name]["fn"]).base).__name__ not in NORMAL:
             raise unfitted(name, fitted)
         found[name] = "a further step"
     return found
-
-
-def _stem(name: str) -> str:
-    return re.sub(r"\d+", "", name)
 
 
 def local_continuous(messages: Mapping[str, Any], summed: Collection[str], chosen: Collection[str]) -> frozenset[str]:
