@@ -22,7 +22,7 @@ from ..program.devices import beside
 from ..program.handlers import Substitute, Weights
 from ..program.named import Params, batched
 from ..program.site import Parameter
-from ..program.stated import Known, misfit
+from ..program.stated import Known, misfit, stem
 from .fitted import write_back
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Source:
         for name, parameter in parameters.items():
             if parameter.stated not in (None, tuple(params[name].shape)):
                 raise misfit(name, params[name], f"an initial value of shape {parameter.stated}")
-        if states != dict(self.states):
+        if _by_stem(states) != _by_stem(self.states):  # of a loop, other rows may have more steps or fewer
             raise ModelError(
                 f"The model: expected latents with the states {dict(self.states)}, got {states}. Pass the model that "
                 f"was fitted, and data with the same categories."
@@ -106,6 +106,10 @@ class Source:
                 return enumerated(*args, **kwargs)
 
         return fitted
+
+
+def _by_stem(states: Mapping[str, int]) -> set[tuple[str, int]]:
+    return {(stem(name), size) for name, size in states.items()}
 
 
 def save(record: Any, path: str | os.PathLike[str], remarks: Mapping[str, Any]) -> None:

@@ -9,6 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..errors import ParameterError
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -20,6 +22,16 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 BARS = 40
 """Up to so many sequences `coin_weights` gives each bar its name."""
+
+
+def check_drawn(what: str, value: Any, has: str, expected: str) -> None:
+    """Refuse what lacks what is drawn: another answer than that of which the picture is.
+
+    Raises:
+        ParameterError: it lacks the attribute.
+    """
+    if not hasattr(value, has):
+        raise ParameterError(f"{what}: expected {expected}, got {type(value).__name__}.")
 
 
 def axes(ax: Axes | None) -> Axes:

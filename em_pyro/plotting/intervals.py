@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import ParameterError
-from .canvas import COLOURS, axes
+from .canvas import COLOURS, axes, check_drawn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,8 +30,9 @@ def intervals(
         ax: axes to draw into; new ones if not given.
 
     Raises:
-        ParameterError: no such parameter, a fixed one, or a level that is none.
+        ParameterError: this is no information; no such parameter, a fixed one, or a level that is none.
     """
+    check_drawn("intervals", information, "slopes", "what Fit.information returns")
     chosen = tuple(information.se) if names is None else (names,) if isinstance(names, str) else tuple(names)
     if unknown := [name for name in chosen if name not in information.se]:
         raise ParameterError(f"intervals: expected some of {sorted(information.se)}, got {unknown}.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .canvas import BARS, COLOURS, Array, array, axes
+from .canvas import BARS, COLOURS, Array, array, axes, check_drawn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,9 +26,13 @@ def objective_path(fit: Fit, ax: Axes | None = None, *, log: bool = True) -> Axe
         fit: what `EM.fit` returned; its `path` is drawn.
         ax: axes to draw into; new ones if not given.
         log: draw nats to go; else the objective, on a linear axis.
+
+    Raises:
+        ParameterError: this is no fit.
     """
     from matplotlib.ticker import MaxNLocator
 
+    check_drawn("objective_path", fit, "path", "what EM.fit returns")
     ax, path = axes(ax), array(fit.path)
     values = _to_go(path, fit.gap) if log else path
     ax.plot(np.arange(len(path)), values, color=COLOURS[0], marker="o" if len(path) <= BARS else "", markersize=4)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .canvas import axes, colour
+from .canvas import axes, check_drawn, colour
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +24,11 @@ def criteria(selection: Any, ax: Axes | None = None) -> Axes:
     Args:
         selection: what `em_pyro.select` returned.
         ax: axes to draw into; new ones if not given.
+
+    Raises:
+        ParameterError: this is no selection.
     """
+    check_drawn("criteria", selection, "candidates", "what select returns")
     ax, own = axes(ax), selection.criterion
     shown = list(dict.fromkeys(one.value for one in selection.candidates))
     variants = list(dict.fromkeys(one.variant for one in selection.candidates))

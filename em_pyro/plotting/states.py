@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..errors import ParameterError
-from .canvas import Array, array, axes, colour
+from .canvas import Array, array, axes, check_drawn, colour
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,9 +29,10 @@ def states(
         ax: axes to draw into; new ones if not given.
 
     Raises:
-        ParameterError: `sites` is not given, and there are latents of several kinds, or none; or there is no such
-            sequence.
+        ParameterError: this is no posterior; `sites` is not given, and there are latents of several kinds, or none; or
+            there is no such sequence.
     """
+    check_drawn("states", posterior, "engine", "a posterior, as Fit.posterior is")
     law = array(_law(posterior, _steps(posterior) if sites is None else sites))
     law = law.reshape((-1, *law.shape[-2:]))
     if not -len(law) <= sequence < len(law):

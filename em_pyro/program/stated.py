@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -101,14 +102,24 @@ def _fitted(msg: Any, fitted: Mapping[str, Parameter]) -> Parameter:
     """
     name, initial, constraint = _statement(msg)
     if name not in fitted:
-        raise ParameterError(
-            f'Parameter "{name}": expected one of the fitted parameters {sorted(fitted)}, got another one. {OTHER_ROWS}'
-        )
+        raise unfitted(name, fitted)
     stated = tuple(initial.shape) if isinstance(initial, Tensor) else None
     weight, known = initial if isinstance(initial, torch.nn.Parameter) else None, fitted[name]
     if known.constraint is None:
         known = replace(known, constraint=constraint, kind="param" if weight is None else "module")
     return replace(known, tensor=weight, stated=stated)
+
+
+def stem(name: str) -> str:
+    """Return what the steps of a loop have in common in their names, which differ by a number."""
+    return re.sub(r"\d+", "", name)
+
+
+def unfitted(name: str, fitted: Iterable[str]) -> ParameterError:
+    """Return the error of a parameter that was not fitted."""
+    return ParameterError(
+        f'Parameter "{name}": expected one of the fitted parameters {sorted(fitted)}, got another one. {OTHER_ROWS}'
+    )
 
 
 def misfit(name: str, value: Tensor, got: str) -> ParameterError:

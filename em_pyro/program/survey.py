@@ -16,7 +16,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from ..errors import DataError, ModelError
-from .continuous.local import check_chosen, is_discrete, local_continuous, normal_in_data, plates_of
+from .continuous.local import check_chosen, further, is_discrete, local_continuous, normal_in_data, plates_of
 from .continuous.standing import standing
 from .data.passed import converted, first_that_runs, observed
 from .data.shapes import mismatched
@@ -152,7 +152,8 @@ def survey(
     )
     passed = args, kwargs
     args, kwargs = converted(args, kwargs, how)
-    check_chosen(first.messages, chosen)
+    check_chosen(first.messages, chosen, fitted)
+    integrated |= further(first.messages, first.parameters, fitted, integrated)
     integrated |= normal_in_data(first.messages, {*integrated, *chosen})
     if integrated.keys() - first.integrated:
         first = _run(model, indices, fitted, integrated, args, kwargs)
@@ -170,7 +171,8 @@ def survey(
     dims = {frame.name: frame.dim for frame in frames}
     return Program(
         model, args, kwargs, first.parameters, latents, sizes, dims, upstream, first.registered, indices=indices,
-        how=how, unconstrained=unconstrained, by_row=by_row, integrated=integrated, passed=passed,
+        how=how, unconstrained=unconstrained, by_row=by_row, passed=passed,
+        integrated={name: why for name, why in integrated.items() if name in messages},
     )  # fmt: skip
 
 

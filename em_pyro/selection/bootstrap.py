@@ -23,6 +23,7 @@ from ..fit.endings import BAD
 from ..program.data.replaced import Call, Replacement, replacement
 from ..program.handlers import alone
 from .checkpoints import check_none
+from .passed import check_known
 from .progress import followed
 from .select import grown_fit
 
@@ -123,6 +124,7 @@ def bootstrap_lrt(
 
 def _check(draws: Any, starts: Any, options: Mapping[str, Any]) -> None:
     """Refuse what are no numbers of at least one, and a file for all fits."""
+    check_known("bootstrap_lrt", options)
     check_none("bootstrap_lrt", options)
     for name, number in (("draws", draws), ("starts", starts)):
         if not isinstance(number, Integral) or isinstance(number, bool) or number < 1:

@@ -23,6 +23,7 @@ from ..program.program import Program
 from ..program.store import set_aside
 from .checkpoints import asked, of_fit
 from .folds import Cut, check_cut
+from .passed import check_known
 from .progress import followed
 
 
@@ -109,6 +110,7 @@ def cross_validate(
         ModelError: rows say something else without the others.
         DataError: rows cannot be used.
     """
+    check_known("cross_validate", options)
     kwargs = dict(model_kwargs or {})
     own = {"seed": seed, **options, "checkpoint": asked(options)[0]}
     em = EM(model, **own)

@@ -20,6 +20,7 @@ from ..program.devices import beside
 from ..program.handlers import alone
 from .checkpoints import asked, names_of, of_fit
 from .health import narrowest_width, smallest_share
+from .passed import check_known
 from .progress import followed
 from .selection import Candidate, Criterion, Selection, checked, fitted
 from .split import split_starts
@@ -71,6 +72,7 @@ def select(
     """
     criterion, kwargs = checked(criterion), dict(model_kwargs or {})
     _check(model_of, values, starts)
+    check_known("select", options)
     checkpoint, options = asked(options)
     made = list(_models(model_of, values))
     if not made:

@@ -9,7 +9,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from em_pyro.models import factor_analysis, gaussian_mixture
+from em_pyro.models import factor_analysis, gaussian_mixture, hidden_markov
+from oracles.agreement import close
 from oracles.engines import distance
 from oracles.fits import alike
 from oracles.tolerances import IDENTITY
@@ -167,3 +168,23 @@ def test_pickles_go_on_working(tmp_path: Path) -> None:
     whole = load(tmp_path / "fit.pt", mixture, (x,))
     assert whole.prepared is not None
     assert whole.prepared.plan.free == ("weights", "scale")
+
+
+def test_other_lengths_of_a_chain(tmp_path: Path) -> None:
+    """The steps of a loop are latents of their own: with the model alone a fit serves more of them, or fewer."""
+    y, lengths = hidden_markov.simulate(N=4, T=5)
+    fit = EM(hidden_markov.gaussian, max_steps=3).fit(y, lengths)
+    fit.save(tmp_path / "fit.pt")
+    loaded = load(tmp_path / "fit.pt", hidden_markov.gaussian)
+    for steps in (3, 8):
+        there = torch.cat([y, torch.zeros(4, 3)], 1)[:, :steps], lengths.clamp(max=steps)
+        close(loaded.posterior_on(*there).log_evidence, fit.posterior_on(*there).log_evidence)
+        last = f"state_{steps - 1}"
+        close(loaded.posterior_on(*there).marginal(last), fit.posterior_on(*there).marginal(last))
+
+    def more(y: Tensor, lengths: Tensor) -> None:
+        pyro.sample("more", dist.Bernoulli(tensor(0.5)))
+        hidden_markov.gaussian(y, lengths)
+
+    with pytest.raises(ModelError, match="expected latents with the states"):
+        load(tmp_path / "fit.pt", more).posterior_on(y, lengths)

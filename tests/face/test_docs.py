@@ -15,7 +15,7 @@ PAGES: dict[str, Any] = runpy.run_path(str(ROOT / "docs" / "pages.py"))
 NEW_MODEL, MISSING_DATA = (
     (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("new_model", "missing_data")
 )
-NEEDS = {"your_data": "pandas", "arviz": "arviz"}
+NEEDS = {"your_data": "pandas", "arviz": "arviz", "scikit_learn": "sklearn"}
 """Optional dependencies: a page is skipped where its own is missing, and for no other reason."""
 
 MODELS: dict[str, Any] = runpy.run_path(str(ROOT / "docs" / "make_models_readme.py"))

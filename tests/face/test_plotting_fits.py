@@ -1,5 +1,8 @@
 """Pictures of fits: the path, intervals, criteria and the states of chains are the numbers that the fits have."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -141,3 +144,11 @@ def test_states_of_one_chain_of_several(ax: Axes) -> None:
     plotting.states(law, ["z_1", "z_2"], ax=ax)
     assert len(ax.collections) == 3
     assert ax.get_xlim() == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("name", ["intervals", "criteria", "states", "objective_path"])
+def test_what_is_no_answer_of_that_kind(name: str) -> None:
+    """It is said what is drawn, and what was given in its place."""
+    draw: Callable[[Any], Any] = getattr(plotting, name)
+    with pytest.raises(ParameterError, match=f"{name}: expected .* got dict"):
+        draw({})

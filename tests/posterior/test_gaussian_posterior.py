@@ -1,5 +1,7 @@
 """The posterior of Gaussian latents: laws, modes, draws, evidence by row, new rows."""
 
+from pathlib import Path
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -9,7 +11,7 @@ from oracles.tolerances import SOLVERS
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
-from em_pyro import EM, ParameterError
+from em_pyro import EM, ParameterError, load
 
 DRAWS = 4000
 GROUP = torch.arange(20) // 4
@@ -176,6 +178,49 @@ def test_a_plate_of_one_row() -> None:
     ):
         alone = fit.posterior_on(*(part[2:3] for part in args))
         same(alone.log_evidence_by("rows"), fit.posterior.log_evidence_by("rows")[2:3])
+
+
+def seen_walk(y: Tensor, seen: Tensor) -> None:
+    """A level that moves at random, and is seen in some steps."""
+    step = pyro.param("step", tensor(0.7), constraint=constraints.positive)
+    z = torch.zeros(()).double()
+    for t in pyro.markov(range(len(y))):
+        z = pyro.sample(f"z_{t}", dist.Normal(z, step if t else 2.0))
+        pyro.sample(f"y_{t}", dist.Normal(z, 0.5).mask(seen[t]), obs=y[t])
+
+
+def test_further_and_fewer_steps(tmp_path: Path) -> None:
+    """A longer series has latents that were not fitted, a shorter one lacks some: forecasts, and filtered levels."""
+    y, seen = values(9, seed=1), torch.ones(12, dtype=torch.bool)
+    fit = EM(seen_walk, max_steps=3).fit(y, seen[:9])
+    fit.save(tmp_path / "fit.pt")
+    last = fit.posterior.marginal("z_8")
+    for one in (fit, load(tmp_path / "fit.pt", seen_walk)):
+        ahead = one.posterior_on(torch.cat([y, torch.zeros(3)]), torch.arange(12) < 9)
+        law = ahead.marginal("z_11")
+        same(law.mean, last.mean)
+        same(law.variance, last.variance + 3 * fit.params["step"] ** 2)
+        short = one.posterior_on(y[:5], seen[:5])
+        same(
+            short.marginal("z_4").mean, EM(seen_walk, starts=fit.params).posterior(y[:5], seen[:5]).marginal("z_4").mean
+        )
+        assert "z_5" not in short.engine.program.integrated
+        assert len(one.simulate(torch.zeros(11), seen[:11])) == 11
+
+
+def test_a_further_parameter_was_not_fitted() -> None:
+    """A coefficient with a prior that new columns would need is no latent."""
+
+    def ridge(x: Tensor, y: Tensor) -> None:
+        coef = [pyro.sample(f"coef_{j}", dist.Normal(0.0, 1.0)) for j in range(x.shape[1])]
+        with pyro.plate("rows", len(y)):
+            location = sum((coef[j] * x[:, j] for j in range(x.shape[1])), torch.zeros(()))
+            pyro.sample("y", dist.Normal(location, pyro.param("scale", tensor(1.0))), obs=y)
+
+    x = values(8, 3, seed=2)
+    fit = EM(ridge, max_steps=2).fit(x[:, :2], x[:, 2])
+    with pytest.raises(ParameterError, match='"coef_2": expected one of the fitted parameters'):
+        fit.posterior_on(x, x[:, 2])
 
 
 SIZES = torch.tensor([1, 4, 2, 7, 3, 5, 1, 6])

@@ -268,6 +268,7 @@ def test_rows_that_a_latent_joins() -> None:
         ({"dims": [0]}, "expected dims to be a dict"),
         ({"seed": None}, "expected seed"),
         ({"tol": -1}, "expected tol"),
+        ({"x": 1}, 'cross_validate: expected options of EM, .*, got "x"'),
     ],
 )
 def test_bad_options(change: dict[str, Any], said: str) -> None:

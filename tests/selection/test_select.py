@@ -254,6 +254,7 @@ def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
         ({"criterion": "mdl"}, "expected criterion"),
         ({"tol": -1.0}, "expected tol"),
         ({"seed": "a"}, "expected seed"),
+        ({"K": 2}, r'select: expected options of EM, .*, got "K". Arguments of the model go by name into model_kwargs'),
     ],
 )
 def test_bad_options(change: dict[str, Any], said: str) -> None:

@@ -10,6 +10,8 @@ from torch.distributions import Distribution
 from ...errors import ModelError, ParameterError
 from ..handlers import LABELS
 from ..named import unwrap
+from ..site import Parameter
+from ..stated import stem, unfitted
 
 NORMAL = ("Normal", "MultivariateNormal", "LowRankMultivariateNormal")  # laws of latents that can be integrated exactly
 
@@ -25,14 +27,18 @@ def plates_of(msg: Any) -> tuple[str, ...]:
     return tuple(frame.name for frame in frames)
 
 
-def check_chosen(messages: Mapping[str, Any], chosen: Mapping[str, str]) -> None:
+def check_chosen(messages: Mapping[str, Any], chosen: Mapping[str, str], fitted: Collection[str] | None) -> None:
     """Refuse choices that speak of no continuous latent, and integrals that are not normal.
+
+    On other arguments than those that were `fitted` a loop may have fewer steps than were spoken of.
 
     Raises:
         ParameterError: naming the latent.
     """
     latents = {name: msg for name, msg in messages.items() if not (msg["is_observed"] or is_discrete(msg["fn"]))}
     for name, choice in chosen.items():
+        if name not in latents and fitted is not None:
+            continue
         if name not in latents:
             raise ParameterError(
                 f'continuous: expected names of continuous latents, among {sorted(latents)}, got "{name}". Use the '
@@ -61,6 +67,35 @@ def normal_in_data(messages: Mapping[str, Any], chosen: Collection[str]) -> dict
         inside = [plate for plate in plates_of(msg) if plate in data]
         if inside and type(unwrap(msg["fn"]).base).__name__ in NORMAL:
             found[name] = f'a normal latent in the data plate "{inside[0]}"'
+    return found
+
+
+def further(
+    messages: Mapping[str, Any],
+    parameters: Mapping[str, Parameter],
+    fitted: Collection[str] | None,
+    integrated: Collection[str],
+) -> dict[str, str]:
+    """Name the continuous latents that other arguments bring besides the `fitted` ones, and integrate these.
+
+    Further steps of a loop are called as those that were integrated are, but for the number.
+
+    Args:
+        messages: of all sites.
+        parameters: those of the program, sites with a prior among them.
+        fitted: names that have a value; None is all of them.
+        integrated: latents that were integrated.
+
+    Raises:
+        ParameterError: one is no such step, and wants a value.
+    """
+    steps, found = {stem(name) for name in integrated}, dict[str, str]()
+    if fitted is None:
+        return found
+    for name in (name for name, one in parameters.items() if one.kind == "prior" and name not in fitted):
+        if stem(name) not in steps or type(unwrap(messages[name]["fn"]).base).__name__ not in NORMAL:
+            raise unfitted(name, fitted)
+        found[name] = "a further step"
     return found
 
 
