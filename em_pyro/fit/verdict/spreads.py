@@ -103,13 +103,20 @@ def lifted(ground: Ground, zero: Sequence[Entry]) -> Ground:
     """
     around = ground.around
     those = torch.tensor([entry in zero for entry in around.entries], dtype=torch.float64)
+    ways, lost = ways_up(ground, those)
+    seen = (lost > SEEN).nonzero().flatten()
+    last = int(seen[0]) - 1 if len(seen) else LIFTS - 1
+    return Ground(ground.problem, Around(around.program, around.names, only(around.batch(ways[last : last + 1]))))
+
+
+def ways_up(ground: Ground, those: Tensor) -> tuple[Tensor, Tensor]:
+    """Lift some coordinates by powers of ten, `(LIFTS, D)`; and say what evidence that costs."""
+    around = ground.around
     ways = torch.arange(LIFTS, dtype=torch.float64).unsqueeze(-1) * LITTLE * those
     with torch.no_grad():
         heights = ground.heights(ways) - ground.problem.log_prior(ground.problem.bind(around.batch(ways)))
     heights = heights.nan_to_num(nan=-torch.inf)
-    seen = (heights < heights[0] - SEEN).nonzero().flatten()
-    last = int(seen[0]) - 1 if len(seen) else LIFTS - 1
-    return Ground(ground.problem, Around(around.program, around.names, only(around.batch(ways[last : last + 1]))))
+    return ways, heights[0] - heights
 
 
 def collapsing(problem: Problem, batch: Batch) -> str:
