@@ -231,7 +231,7 @@ def _beside_zero(
     """Lift scales that are zero: what complete data say of the rest is finite there; None where it is not."""
     if not zero:
         return ground, found, information
-    ground = lifted(ground, zero)
+    ground, _ = lifted(ground, zero)
     found = ground.found()
     curved = ground.curvature_of_q(found)
     return ground, found, curved if curved is not None and bool(torch.isfinite(curved).all()) else None

@@ -19,7 +19,7 @@ from ...program.named import Batch, batched, only
 from ..problem import Problem
 from ..verdict.around import Around
 from ..verdict.ground import Ground, evaluated
-from ..verdict.spreads import LITTLE, at_zero, ways_up
+from ..verdict.spreads import LITTLE, at_zero, growing, ways_up
 
 MANY, DEAR = 200, 10_000_000  # coordinates, and entries of factors of one Hessian, up to which it is climbed
 SEEN = (1e-2, 1e-4, 1e-6)  # nats that lifted scales may cost
@@ -45,9 +45,9 @@ def top_of_face(problem: Problem, here: Batch, found: Expectation, worth: float)
         return None
     ground, level = Ground(problem, around), float(found.objective)
     zero = at_zero(ground, level, closely=True)
-    those = torch.tensor([entry in zero for entry in around.entries], dtype=torch.float64)
-    if not zero or bool(those.all()):
+    if not zero or len(zero) == around.size:
         return None
+    those = growing(around, zero)
     best, highest = around, level
     for up in _lifts(ground, those):
         top = _climbed(Ground(problem, best.at(up)), those == 0, PART * worth)
