@@ -145,6 +145,16 @@ def domain_of(constraint: Any) -> str:
     }.get(name, "other")
 
 
+def may_vanish(constraint: Any) -> bool:
+    """Whether a scale that is made of such a parameter may be zero: it is positive, or the root of correlations."""
+    return domain_of(constraint) in ("positive", "lower_cholesky") or is_correlation(constraint)
+
+
+def is_correlation(constraint: Any) -> bool:
+    """Whether what is allowed are roots of correlation matrices."""
+    return type(_of_entries(constraint)).__name__.lstrip("_") == "CorrCholesky"
+
+
 def bounds_of(constraint: Any, shape: Sequence[int] = ()) -> tuple[Tensor, Tensor] | None:
     """Return the lower and the upper bound of every entry where a constraint says no more; None where it does.
 

@@ -16,7 +16,7 @@ from .verdict.around import Around, Entry, named
 from .verdict.digits import noise
 from .verdict.edges import before_edges, edge_notes, snapped, undefined
 from .verdict.findings import ROUNDING, Findings
-from .verdict.ground import Ground
+from .verdict.ground import Ground, evaluated
 from .verdict.infinity import run_off, running
 from .verdict.kinks import kinks
 from .verdict.krylov import PRODUCTS, glimpse
@@ -44,7 +44,7 @@ def glanced(problem: Problem, params: Params, found: Expectation) -> Findings | 
     """
     around = _around(problem, params)
     few = around.size <= (FEW if problem.engine.open else MANY) and problem.rows.whole
-    cheap = few and EVALUATIONS * around.size * _entries(problem) <= CHEAP
+    cheap = few and EVALUATIONS * around.size * evaluated(problem) <= CHEAP
     return certify(problem, params, found) if cheap else None
 
 
@@ -137,14 +137,7 @@ def _unseen(problem: Problem, around: Around) -> str:
     if problem.engine.runs_model and any(problem.program.parameters[n].tensor is not None for n in around.names):
         return "the weights of a module"
     first = EVALUATIONS * around.size if around.size <= MANY else 2 * PRODUCTS + MANY
-    return "" if first * _entries(problem) <= DEAR else "too many rows"
-
-
-def _entries(problem: Problem) -> int:
-    """Entries of all factors, and numbers of the laws of integrated latents, of all rows: what an evaluation costs."""
-    engine = problem.engine
-    factors = sum(math.prod(engine.sizes[n] for n in factor.names) for factor in engine.factors.values())
-    return int(problem.rows.times) * (factors + sum(unit.held for unit in engine.units if unit.continuous))
+    return "" if first * evaluated(problem) <= DEAR else "too many rows"
 
 
 # ---- the slope ----
@@ -238,7 +231,7 @@ def _beside_zero(
     """Lift scales that are zero: what complete data say of the rest is finite there; None where it is not."""
     if not zero:
         return ground, found, information
-    ground = lifted(ground, zero)
+    ground, _ = lifted(ground, zero)
     found = ground.found()
     curved = ground.curvature_of_q(found)
     return ground, found, curved if curved is not None and bool(torch.isfinite(curved).all()) else None
@@ -252,7 +245,7 @@ def _curved(
         first, dear = glimpse(ground, found, information, aside), EVALUATIONS * ground.around.size
         if first.smallest >= SUSPECT:
             return findings
-        if dear * _entries(ground.problem) > CLOSER * DEAR:
+        if dear * evaluated(ground.problem) > CLOSER * DEAR:
             least = first.moving(first.empty if first.empty.shape[1] else first.basis @ first.vectors[:, :1])
             share = f"{first.smallest:.2g} of the curvature in complete data"
             return findings.noted(f"next to flat, and not looked at any closer: {share} is left along {named(least)}")

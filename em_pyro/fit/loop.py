@@ -14,7 +14,6 @@ from .certificate import glanced
 from .checkpoint.journal import Journal
 from .endings import bad_ending, capped, degenerate, lost, stuck
 from .look import look
-from .onwards import further, on_its_way
 from .path import Interrupted, Move, Path
 from .problem import Problem
 from .saddle import leave_saddle, margin
@@ -23,6 +22,8 @@ from .stopping import CALM, estimated_gap, is_small
 from .verdict.edges import leave_edge
 from .verdict.plateaus import leave_plateau
 from .verdict.spreads import gone_to_zero
+from .ways.face import top_of_face
+from .ways.onwards import further, on_its_way
 
 WRONG = 100.0  # times the gap by the last gains: more is the rounding of a slope, and not what is left
 SADDLES = 5  # that a start may leave, plateaus and boundaries included
@@ -140,7 +141,10 @@ def _settled(problem: Problem, path: Path, move: Move, tol: float) -> tuple[Path
     bad = _badly_ended(problem, path, move)
     if bad is not None:
         return bad
-    nearer = gone_to_zero(problem, path.here, move.found, tol * (1 + abs(path.level)))
+    worth = tol * (1 + abs(path.level))
+    nearer = gone_to_zero(problem, path.here, move.found, worth)
+    if nearer is None:
+        nearer = top_of_face(problem, path.here, move.found, worth)
     if nearer is not None:
         return path.estimated(path.gap, small=False), nearer
     return _looked(problem, path, move, tol)

@@ -15,7 +15,7 @@ from ..e_step.expectation import Expectation
 from ..e_step.second.expansion import counted
 from ..e_step.sites.centring import scales
 from ..e_step.sites.site_factor import SiteFactor
-from ..families.charts import bounds_of, domain_of
+from ..families.charts import bounds_of, domain_of, may_vanish
 from ..program.masks import seen_values
 from ..program.named import Params, unraveled
 from ..program.site import Site
@@ -131,14 +131,16 @@ class Scales:
 
     @cached_property
     def spreads(self) -> frozenset[str]:
-        """Parameters that are scales, or roots of covariances, of sites that Gaussian latents enter."""
+        """Parameters that are scales, roots of covariances, or part of them, of sites that Gaussian latents enter."""
         found, bank = set[str](), self.engine.recognition.bank
         for factor in (factor for one in self.engine.units if one.continuous for factor in one.factors):
             for key in ("scale", "scale_tril"):
                 if key in factor.roles and factor.roles[key].affine is None:
                     segments = bank.touched(factor.roles[key], factor.family.roles[key].domain)
                     found |= {segment.parameter for segment in segments if segment.chart.name in GROWING}
-        return frozenset(found & self.engine.program.parameters.keys())
+        parameters = self.engine.program.parameters
+        found |= {name for name in bank.scaling if may_vanish(parameters[name].constraint)}
+        return frozenset(found & parameters.keys())
 
     @cached_property
     def bounded(self) -> dict[str, tuple[Tensor, Tensor]]:

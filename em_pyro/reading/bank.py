@@ -116,7 +116,8 @@ class Bank:
     """Layout of the atoms: `entries` of plain arguments, `probabilities` bound as logarithms, whole `matrices`.
 
     Some may be of arguments that the model computes from the parameters: `computed` gives these, starts first;
-    `unrecorded` says why the model is run for that in every step, and is empty where it is not.
+    `unrecorded` says why the model is run for that in every step, and is empty where it is not; `scaling` names the
+    parameters of which scales among them are made, where that is known.
     """
 
     entries: tuple[Segment, ...]
@@ -124,6 +125,7 @@ class Bank:
     matrices: tuple[Segment, ...]
     computed: Callable[[Batch], dict[str, Tensor]] | None = field(default=None, repr=False)
     unrecorded: str = ""
+    scaling: frozenset[str] = frozenset()
 
     @cached_property
     def plain(self) -> bool:

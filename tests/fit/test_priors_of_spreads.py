@@ -127,6 +127,7 @@ def test_a_spread_that_shrinks_at_once_holds_the_mean(monkeypatch: pytest.Monkey
     """Next to zero the steps of what the schools have in common are next to none, where they are not expanded."""
     monkeypatch.setattr(quasi_newton, "SHRINKS", float("inf"))
     monkeypatch.setattr(Gaussian, "expanded", lambda _, sums, bound: (sums, {}))
+    monkeypatch.setattr(em_pyro.fit.loop, "top_of_face", lambda *_: None)  # it would find the mean all the same
     fit = fitted(AT_ZERO["exponential"])
     highest, _ = objective(AT_ZERO["exponential"], number(1e-9).reshape(1))
     assert fit.objective < float(highest) - 1e-3

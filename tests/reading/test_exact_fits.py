@@ -65,11 +65,13 @@ def walk(y: Tensor) -> None:
 
 
 def two_groups(y: Tensor) -> None:
-    """Noise of two kinds: by one of them the density has no bound."""
+    """Noise of two kinds, by its logarithm: by one of them the density has no bound."""
     of = (torch.arange(N) > 2).long()
     b = pyro.sample("b", dist.Normal(torch.zeros(4).double(), 0.5).to_event(1))
     with pyro.plate("rows", N):
-        pyro.sample("y", dist.Normal(mean() + X[:, :4] @ b, noise(value=[0.6, 0.5])[of]), obs=y)
+        pyro.sample(
+            "y", dist.Normal(mean() + X[:, :4] @ b, pyro.param("noise", torch.zeros(2).double())[of].exp()), obs=y
+        )
 
 
 STEPS = 0.25 * torch.minimum(torch.arange(N), torch.arange(N)[:, None]).double() + 0.25
@@ -92,7 +94,7 @@ def test_the_density_has_no_bound(name: str) -> None:
     fit = EM(model).fit(Y)
     own = fit.params["noise"].double()
     if own.dim():
-        own = own[(torch.arange(N) > 2).long()]
+        own = own[(torch.arange(N) > 2).long()].exp()
     at = torch.cat([fit.params["mean"].double().reshape(1), own.log().reshape(-1)]).requires_grad_()
     law = MultivariateNormal(at[0].expand(N), common + (2 * at[1:]).exp() * EYE)
     evidence = law.log_prob(Y)
@@ -106,6 +108,14 @@ def test_the_density_has_no_bound(name: str) -> None:
 def curved(f: Tensor) -> Tensor:
     """What has no exact integral."""
     return f + 0.1 * f**3
+
+
+def too_many(y: Tensor) -> None:
+    """More coefficients than can be integrated together."""
+    wide = torch.cat([X, torch.ones((N, 5000)).double()], 1)
+    f = pyro.sample("f", dist.Normal(torch.zeros(wide.shape[1]).double(), 0.5).to_event(1))
+    with pyro.plate("rows", N):
+        pyro.sample("y", dist.Normal(mean() + wide @ f, noise()), obs=y)
 
 
 def of_two(y: Tensor) -> None:
@@ -124,6 +134,7 @@ MAXIMISED: dict[str, tuple[Model, dict[str, str]]] = {
     "as the user says": (at_places(), {"f": "maximise"}),
     "a curve": (at_places(curve=curved), {}),
     "a mixture": (of_two, {}),
+    "too many": (too_many, {}),
 }
 
 

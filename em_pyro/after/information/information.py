@@ -70,7 +70,7 @@ def information(
         fixed.setdefault(name, {})[at] = why
     return Information(
         kind=kind,
-        params=here.ground.around.params,
+        params=found.params,
         dimension=dimension(problem),
         rank=here.rank,
         directions=found.directions(),

@@ -39,6 +39,7 @@ class Top:
         height: the objective there.
         decrement: nats that this is higher than at the fitted values.
         notes: what was found on the way.
+        params: values of all parameters there; scales that are zero are lifted for curvature alone.
         squares: the sum of the outer products of the rows' scores in the basis of `peak`, if it was collected.
     """
 
@@ -47,6 +48,7 @@ class Top:
     height: float
     decrement: float
     notes: tuple[str, ...]
+    params: Params = field(repr=False)
     squares: Tensor | None = field(default=None, repr=False)
 
     def directions(self) -> tuple[Direction, ...]:
@@ -139,8 +141,9 @@ def top(problem: Problem, params: Params) -> Top:
     aside = _aside(ground, level, information)
     off, resting = aside.off, at_rest(ground.around, aside.zero)
     notes = tuple(edge_notes(ground, aside.zero)[0])
+    way = torch.zeros(ground.around.size, dtype=torch.float64)
     if aside.zero:
-        ground = lifted(ground, aside.zero)
+        ground, way = lifted(ground, aside.zero)
         found = ground.found()
         information = _curvature(ground, found)
     rows = most_rows(problem)
@@ -156,7 +159,8 @@ def top(problem: Problem, params: Params) -> Top:
         gained = height - level
     still = {entry: _where(ground.around, entry) for entry in _still(here.ground.around)}
     still |= {entry: f"runs to {to}: no standard error" for entry, to in off.items()}
-    still |= dict.fromkeys(resting, "on the boundary: no standard error")
+    for entry in resting:
+        still |= dict.fromkeys(_places(ground.around, entry), "on the boundary: no standard error")
     for to in dict.fromkeys(off.values()):
         notes = (*notes, f"runs to {to}: {named([entry for entry, way in off.items() if way == to])}")
     last = None if louis is None else louis.last
@@ -166,6 +170,7 @@ def top(problem: Problem, params: Params) -> Top:
         height,
         gained if gained > ROUNDING * (1 + abs(level)) else max(promised, 0.0),
         notes,
+        here.ground.around.at(-way).params if aside.zero else here.ground.around.params,
         None if last is None else last.squares,
     )
 
@@ -202,6 +207,14 @@ def _still(around: Around) -> list[Entry]:
             alone = (around.params[name] > 0) & ~around.free[name].any(-1, keepdim=True)
             found += [(name, tuple(at)) for at in alone.nonzero().tolist()]
     return found
+
+
+def _places(around: Around, entry: Entry) -> list[Entry]:
+    """Entries of a parameter that rest with a coordinate: of the root of correlations those of a row."""
+    name, at = around.shown(entry)
+    if entry == (name, at):
+        return [entry]
+    return [(name, (*at[:-1], column)) for column in range(at[-1] + 1)]
 
 
 def _where(around: Around, entry: Entry) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import transform_to
 
-from ...families.charts import bounds_of, domain_of
+from ...families.charts import bounds_of, domain_of, is_correlation
 from ...program.named import Params
 from ...program.program import Program
 
@@ -87,6 +87,15 @@ class Around:
         """Whether the coordinate of an entry is a logarithm, or a logit; else it is added."""
         name, at = entry
         return at[-1] == at[-2] if self.domains[name] in MATRICES else self.domains[name] != "real"
+
+    def shown(self, entry: Entry) -> Entry:
+        """The entry of a value that a coordinate is named by: of a root of correlations the diagonal of its row."""
+        name, at = entry
+        if len(at) >= self.params[name].dim() or not is_correlation(self.program.parameters[name].constraint):
+            return entry
+        size = self.params[name].shape[-1]
+        row = int(torch.tril_indices(size, size, -1)[0, at[-1]])
+        return name, (*at[:-1], row, row)
 
     @cached_property
     def sizes(self) -> Tensor:

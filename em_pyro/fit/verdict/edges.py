@@ -96,10 +96,11 @@ def edge_notes(ground: Ground, zero: Sequence[Entry] = ()) -> tuple[list[str], f
     edges = ground.around.edges()
     if not edges and not zero:
         return [], -inf
+    shown = [ground.around.shown(entry) for entry in zero]
     infinite = [(name, at) for name, at in edges if not bool(torch.isfinite(ground.around.params[name][at]))]
     slopes, unit = _inwards(ground, [entry for entry in edges if entry not in infinite])
     rising = {entry: slope for entry, slope in slopes.items() if slope > RISING * unit}
-    resting = [*(entry for entry in edges if entry not in rising and entry not in infinite), *zero]
+    resting = [*(entry for entry in edges if entry not in rising and entry not in infinite), *shown]
     notes = [f"at infinity: {named(infinite)}"] if infinite else []
     notes += [f"at the boundary: {named(resting)}"] if resting else []
     if rising:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -164,6 +165,13 @@ def heights_in_turn(problem: Problem, batch: Batch) -> Tensor:
     starts, several = len(next(iter(batch.values()))), _at_a_time(problem)
     slices = [slice(at, at + several) for at in range(0, starts, several)]
     return torch.cat([problem.heights({name: value[some] for name, value in batch.items()}) for some in slices])
+
+
+def evaluated(problem: Problem) -> int:
+    """Entries of all factors, and numbers of the laws of integrated latents, of all rows: what an evaluation costs."""
+    engine = problem.engine
+    factors = sum(math.prod(engine.sizes[n] for n in factor.names) for factor in engine.factors.values())
+    return int(problem.rows.times) * (factors + sum(unit.held for unit in engine.units if unit.continuous))
 
 
 def _at_a_time(problem: Problem) -> int:

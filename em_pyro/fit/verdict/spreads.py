@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...e_step.expectation import Expectation
-from ...families.charts import domain_of
+from ...families.charts import domain_of, is_correlation
 from ...program.named import Batch, Params, batched, only
 from ..problem import Problem
 from .around import MATRICES, Around, Entry, named
@@ -41,10 +41,10 @@ def at_zero(ground: Ground, level: float, *, closely: bool) -> list[Entry]:
         level: the objective there.
         closely: whether there are few enough coordinates and rows to look.
     """
-    own = _coordinates(ground.around, ground.problem.scales.spreads)
+    own, each = _coordinates(ground.around, ground.problem.scales.spreads)
     if not closely or not len(own):
         return []
-    each, slack = torch.eye(ground.around.size, dtype=torch.float64)[own], LEVEL * (1 + abs(level))
+    slack = LEVEL * (1 + abs(level))
     little = ground.heights(-LITTLE * each) - level
     may = little >= -slack
     if not bool(may.any()):  # of most fits: nothing else is looked at
@@ -74,13 +74,13 @@ def gone_to_zero(problem: Problem, here: Batch, found: Expectation, worth: float
     if not names:
         return None
     around = Around(problem.program, tuple(sorted(names)), {n: v.detach().double() for n, v in only(here).items()})
-    ground, level, own = Ground(problem, around), float(found.objective), _coordinates(around, names)
-    promised, steepest = (-ground.slope(found)[own]).sort(descending=True)
-    own, promised = (part[promised > worth][:MOST] for part in (own[steepest], promised))
-    if not len(own):
+    ground, level, (_, each) = Ground(problem, around), float(found.objective), _coordinates(around, names)
+    promised, steepest = (each @ -ground.slope(found)).sort(descending=True)
+    each, promised = (part[promised > worth][:MOST] for part in (each[steepest], promised))
+    if not len(each):
         return None
     far = (promised / (REST * worth)).log() / 2  # the slope is that of a square, or of what a prior says
-    each = -far.unsqueeze(-1) * torch.eye(around.size, dtype=torch.float64)[own]
+    each = -far.unsqueeze(-1) * each
     gains = ground.heights(each) - level
     vanishing = (gains >= KEPT * promised) & (gains <= promised + LEVEL * (1 + abs(level)))
     if not bool(vanishing.any()):
@@ -96,20 +96,35 @@ def at_rest(around: Around, zero: Sequence[Entry]) -> set[Entry]:
     return {entry for entry in around.entries if entry in zero or (entry[0], entry[1][:-2]) in singular}
 
 
-def lifted(ground: Ground, zero: Sequence[Entry]) -> Ground:
+def lifted(ground: Ground, zero: Sequence[Entry]) -> tuple[Ground, Tensor]:
     """Lift scales that are zero to where that is hardly seen: what complete data say of the rest is finite there.
 
     It is seen in the evidence: a prior of the scales says nothing of the rest.
+
+    Returns:
+        What is around there, and the way that led there, `(D,)`.
     """
+    ways, lost = ways_up(ground, growing(ground.around, zero))
+    seen = (lost > SEEN).nonzero().flatten()
+    way = ways[int(seen[0]) - 1 if len(seen) else LIFTS - 1]
+    return Ground(ground.problem, ground.around.at(way)), way
+
+
+def growing(around: Around, entries: Collection[Entry]) -> Tensor:
+    """The way on which some scales grow, and nothing else moves, `(D,)`."""
+    own, each = _coordinates(around, {name for name, _ in entries})
+    some = torch.tensor([around.entries[k] in entries for k in own.tolist()], dtype=torch.bool)
+    return each[some].sum(0)
+
+
+def ways_up(ground: Ground, those: Tensor) -> tuple[Tensor, Tensor]:
+    """Lift some coordinates by powers of ten, `(LIFTS, D)`; and say what evidence that costs."""
     around = ground.around
-    those = torch.tensor([entry in zero for entry in around.entries], dtype=torch.float64)
     ways = torch.arange(LIFTS, dtype=torch.float64).unsqueeze(-1) * LITTLE * those
     with torch.no_grad():
         heights = ground.heights(ways) - ground.problem.log_prior(ground.problem.bind(around.batch(ways)))
     heights = heights.nan_to_num(nan=-torch.inf)
-    seen = (heights < heights[0] - SEEN).nonzero().flatten()
-    last = int(seen[0]) - 1 if len(seen) else LIFTS - 1
-    return Ground(ground.problem, Around(around.program, around.names, only(around.batch(ways[last : last + 1]))))
+    return ways, heights[0] - heights
 
 
 def collapsing(problem: Problem, batch: Batch) -> str:
@@ -125,15 +140,15 @@ def collapsing(problem: Problem, batch: Batch) -> str:
     zero = [one for one in around.edges() if around.logarithmic(one)]
     if zero:
         return _collapsed(problem, values, zero)
-    own, ground = _coordinates(around, names), Ground(problem, around)
+    (own, each), ground = _coordinates(around, names), Ground(problem, around)
     here = torch.zeros((1, around.size), dtype=torch.float64)
     with torch.no_grad():
         found = problem.expect(problem.bind(batched(values)))
-    steep = ground.slope_of_q(found, here)[0][own] < -STEEP
+    steep = each @ ground.slope_of_q(found, here)[0] < -STEEP
     if not bool(steep.any()):
         return ""
     those = own[steep]
-    here[0, those] = -SHRUNK
+    here[0] = -SHRUNK * each[steep].sum(0)
     before, once, twice = ground.heights(torch.cat([0 * here, here, 2 * here])).tolist()
     rises = min(once - before, twice - once) >= ROWS * SHRUNK
     shrinking = [around.entries[k] for k in those.tolist()]
@@ -176,8 +191,15 @@ def _lost(problem: Problem, values: Params) -> bool:
     return not len(heights) or float(heights.max() - heights.min()) > ROWS
 
 
-def _coordinates(around: Around, names: Collection[str]) -> Tensor:
-    """The coordinates that shrink with scales: their logarithms, or the parameters whose functions they are."""
+def _coordinates(around: Around, names: Collection[str]) -> tuple[Tensor, Tensor]:
+    """The coordinates that scales shrink with, and ways on which they grow, `(n, D)`.
+
+    They are logarithms, the parameters whose functions they are, and points of roots of correlations: such a point runs
+    to infinity, by a logarithm, as an entry on the diagonal goes to zero.
+    """
+    roots = {name for name in names if is_correlation(around.program.parameters[name].constraint)}
     entries = enumerate(around.entries)
     own = [k for k, one in entries if one[0] in names and (around.logarithmic(one) or around.domains[one[0]] == "real")]
-    return torch.tensor(own, dtype=torch.long)
+    signs = [-1.0 if around.entries[k][0] in roots and float(around.values[k]) > 0 else 1.0 for k in own]
+    every = torch.eye(around.size, dtype=torch.float64)[own]
+    return torch.tensor(own, dtype=torch.long), torch.tensor(signs, dtype=torch.float64).unsqueeze(-1) * every

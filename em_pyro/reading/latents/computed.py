@@ -112,6 +112,13 @@ class Computed:
         kept = {of(name): ends[of(name)] for name in first.values() for of in (location_of, scale_of)}
         return replace(self, graph=replace(self.graph, outputs=kept), same=same)
 
+    @property
+    def scaling(self) -> frozenset[str]:
+        """Parameters of which scales are made, as far as the recording tells."""
+        if self.graph is None:
+            return frozenset()
+        return frozenset[str]().union(*(self.graph.depends[scale_of(self.of(name))] for name in self.scales))
+
     def of(self, site: str) -> str:
         """Return the site that stands for one."""
         return self.same.get(site, site)

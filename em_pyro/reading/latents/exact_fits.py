@@ -21,6 +21,7 @@ from ...program.site import Site
 from ..improper import vanishing
 
 MOST = 2000  # observations of one scale up to which this is looked at
+WIDEST = 4096  # entries of all parameters up to which it is: more latents than that have no whole matrix
 ENTRIES = 50  # of one parameter
 UNEVEN = 20  # by how much fewer observations than on average one of them may have
 
@@ -45,7 +46,11 @@ def fitting_exactly(
         located = {n: leaf for n, leaf in leaves.items() if n != name and leaf.requires_grad}
         most = sum(leaf.numel() for leaf in located.values())
         count = values[name].numel()
-        if count > ENTRIES or sum(site.value.numel() for site in sites.values()) > UNEVEN * most * count:
+        if (
+            most > WIDEST
+            or count > ENTRIES
+            or sum(site.value.numel() for site in sites.values()) > UNEVEN * most * count
+        ):
             continue
         for cells in _cells(program, values, name, sites):
             latents = _fitting(sites, cells, located, normal)
@@ -62,8 +67,8 @@ def _cells(program: Program, values: Params, name: str, sites: Mapping[str, Site
         yield seen
         return
     for k in range(values[name].numel()):
-        moved = values[name].clone()
-        moved.view(-1)[k] *= 1.5
+        moved = values[name].clone(memory_format=torch.contiguous_format)
+        moved.view(-1)[k] += 0.1 * (1 + moved.view(-1)[k].abs())
         with torch.no_grad():
             run = program.run({**values, name: moved})
         parts = {n: unwrap(run[n].fn).base.scale != unwrap(site.fn).base.scale for n, site in sites.items()}  # type: ignore[attr-defined]

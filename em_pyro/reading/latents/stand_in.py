@@ -82,7 +82,8 @@ def with_computed(recognition: Recognition, made: Computed) -> Recognition:
         index = index.reshape([index.shape[d] for d in kept] + list(index.shape[len(part.names) :]))
         scale = RoleMap(names, index, rows=shape[-1] if joint else None)
         readings[name] = _reading(site, key, scale, reach)
-    at = replace(bank, entries=tuple(entries), matrices=tuple(matrices), computed=made, unrecorded=made.why)
+    computed = replace(bank, computed=made, unrecorded=made.why, scaling=made.scaling)
+    at = replace(computed, entries=tuple(entries), matrices=tuple(matrices))
     ordered = {name: readings[name] for name in recognition.runs[0] if name in readings}
     return replace(recognition, bank=at, readings={**readings, **ordered})
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from ..program.named import Batch, batched, only
-from .look import look
-from .problem import Problem
-from .saddle import STEPS, margin
-from .scales import DEGENERATE
-from .step import em_step
+from ...program.named import Batch, batched, only
+from ..look import look
+from ..problem import Problem
+from ..saddle import STEPS, margin
+from ..scales import DEGENERATE
+from ..step import em_step
 
 DOUBLED, WORTH = 10, 1e-8  # times that a way higher is doubled; and what that must bring, relative to 1 + |objective|
 

@@ -1,0 +1,1 @@
+"""Ways that lead higher from where steps have settled."""

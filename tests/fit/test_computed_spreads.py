@@ -1,0 +1,101 @@
+"""Spreads that are zero where scales are computed from parameters: correlations of one, amplitudes of a process."""
+
+import pyro
+import pyro.distributions as dist
+import torch
+from oracles.agreement import close
+from torch import Tensor
+from torch.distributions import MultivariateNormal, constraints
+
+from em_pyro import EM
+from em_pyro.fit.scales import Scales
+
+G, PER, N = 10, 6, 20
+OF = torch.arange(G).repeat_interleave(PER)
+
+
+def drawn(seed: int, *shape: int) -> Tensor:
+    """Draw standard normal numbers."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+TIME = drawn(2, G * PER)
+DESIGN = torch.stack([torch.ones(G * PER).double(), TIME], 1)
+ONE = 2 + 1.3 * drawn(3, G)[OF] * (1 + 0.5 * TIME) + drawn(0, G * PER)
+
+
+def positive(name: str, value: Tensor) -> Tensor:
+    """Declare scales."""
+    return pyro.param(name, value.double(), constraint=constraints.positive)
+
+
+def slopes(y: Tensor) -> None:
+    """Intercepts and slopes, by standard deviations and the root of their correlations."""
+    mean = pyro.param("mean", torch.zeros(2).double())
+    sd = positive("sd", torch.ones(2))
+    root = pyro.param("root", torch.eye(2).double(), constraint=constraints.corr_cholesky)
+    with pyro.plate("groups", G):
+        b = pyro.sample("b", dist.MultivariateNormal(mean, scale_tril=sd[:, None] * root))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal((DESIGN * b[OF]).sum(-1), positive("sigma", torch.tensor(1.0))), obs=y)
+
+
+def test_a_correlation_of_one() -> None:
+    """It is at the boundary, and all else is identified, as where the root of the covariance is a parameter."""
+    fit = EM(slopes).fit(ONE)
+    assert fit.converged
+    assert fit.notes == ('at the boundary: "root"[1, 1]',)
+    table = fit.information()
+    assert bool(torch.isfinite(table.se["sd"]).all())
+    assert bool(torch.isfinite(table.se["mean"]).all())
+    assert "on the boundary: no standard error" in str(table)
+    close(table.params["root"], fit.params["root"], 1e-3)
+    p = {name: value.double() for name, value in fit.params.items()}
+    root = DESIGN @ (p["sd"][:, None] * p["root"])
+    covariance = root @ root.T * (OF == OF[:, None]) + p["sigma"] ** 2 * torch.eye(G * PER).double()
+    close(torch.tensor(fit.log_likelihood), MultivariateNormal(DESIGN @ p["mean"], covariance).log_prob(ONE), 1e-8)
+
+
+PLACES = torch.linspace(0.0, 4.0, N).double()
+PRECISION = torch.linalg.inv(torch.exp(-0.5 * (PLACES - PLACES[:, None]) ** 2) + 0.01 * torch.eye(N).double())
+
+
+def field(y: Tensor) -> None:
+    """A field by its precision matrix, times an amplitude."""
+    mean, t = pyro.param("mean", torch.tensor(0.0).double()), positive("t", torch.tensor(1.0))
+    f = pyro.sample("f", dist.MultivariateNormal(torch.zeros(N).double(), precision_matrix=PRECISION / t**2))
+    with pyro.plate("places", N):
+        pyro.sample("y", dist.Normal(mean + f, positive("sigma", torch.tensor(1.0))), obs=y)
+
+
+NOTHING = drawn(8, N)
+
+
+def test_an_amplitude_of_zero() -> None:
+    """Where neighbours are not alike the field is nothing, and the rest is one normal."""
+    fit = EM(field).fit(NOTHING)
+    assert fit.converged
+    assert fit.notes == ('at the boundary: "t"',)
+    alone = dist.Normal(NOTHING.mean(), NOTHING.std(correction=0)).log_prob(NOTHING).sum()
+    close(torch.tensor(fit.log_likelihood), alone, 1e-7)
+
+
+def test_spreads_that_are_not_known_are_noticed(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """Without them correlations of one are called not identified."""
+    monkeypatch.setattr(Scales, "spreads", frozenset({"sigma"}))
+    assert any("not identified" in note for note in EM(slopes).fit(ONE).notes)
+
+
+def test_the_table_has_the_fitted_value_of_a_scale_that_is_zero() -> None:
+    """Curvature is looked at with the scale lifted; what is printed is the fit."""
+
+    def effects(y: Tensor) -> None:
+        with pyro.plate("groups", G):
+            b = pyro.sample("b", dist.Normal(0.0, positive("between", torch.tensor(1.0))))
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Normal(b[OF], positive("sigma", torch.tensor(1.0))), obs=y)
+
+    e = drawn(0, G, PER)
+    fit = EM(effects).fit((e - e.mean(1, keepdim=True)).reshape(-1))
+    assert 'at the boundary: "between"' in fit.notes
+    assert float(fit.information().params["between"]) <= 1.1 * float(fit.params["between"]) + 1e-12

@@ -1,0 +1,133 @@
+"""Columns that factors explain to the end: the top of the face of a scale of zero, where EM moves loadings no more."""
+
+from collections.abc import Callable
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import MultivariateNormal, constraints, transform_to
+
+from em_pyro import EM, Fit
+from em_pyro.fit import loop
+
+OF = torch.tensor([0, 0, 0, 1, 1])
+GROUPS = torch.nn.functional.one_hot(OF, 2).double()
+Params = dict[str, Tensor]
+
+
+def rows(seed: int, n: int, k: int, factors: int) -> Tensor:
+    """Few rows with strong factors."""
+    generator = torch.Generator().manual_seed(seed)
+    z, W, e = (torch.randn(s, generator=generator, dtype=torch.float64) for s in ((n, factors), (factors, k), (n, k)))
+    return z @ W + 0.5 * e
+
+
+def scales(k: int) -> Tensor:
+    """A free scale a column."""
+    return pyro.param("s", torch.ones(k).double(), constraint=constraints.positive)
+
+
+def bifactor(x: Tensor) -> None:
+    """One factor of all columns, and two of some."""
+    lam = pyro.param("lam", torch.tensor([0.8, 0.3, 0.4, 0.2, 0.5]).double())
+    own = pyro.param("own", torch.tensor([0.6, 0.5, 0.2, 0.4, 0.3]).double())
+    with pyro.plate("rows", len(x)):
+        f = pyro.sample("f", dist.Normal(torch.zeros(()).double(), 1.0))
+        d = pyro.sample("d", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(lam * f[:, None] + own * d[:, OF], scales(5)).to_event(1), obs=x)
+
+
+def of_bifactor(x: Tensor, p: Params) -> Tensor:
+    """Its likelihood by dense matrices."""
+    own = p["own"].unsqueeze(-1) * GROUPS
+    covariance = torch.outer(p["lam"], p["lam"]) + own @ own.T + p["s"].square().diag()
+    return MultivariateNormal(torch.zeros(5).double(), covariance).log_prob(x).sum()
+
+
+def analysers(x: Tensor) -> None:
+    """Two kinds of rows, with a factor each."""
+    W = pyro.param("W", torch.tensor([[0.8, 0.1, 0.3], [0.5, -0.4, 0.6]]).double())
+    mu = pyro.param("mu", torch.tensor([[0.0, 0.0, 0.0], [1.0, -1.0, 0.5]]).double())
+    with pyro.plate("rows", len(x)):
+        c = pyro.sample(
+            "c", dist.Categorical(pyro.param("pi", torch.tensor([0.4, 0.6]), constraint=constraints.simplex))
+        )
+        z = pyro.sample("z", dist.Normal(torch.zeros(()).double(), 1.0))
+        pyro.sample("x", dist.Normal(mu[c] + W[c] * z[..., None], scales(3)).to_event(1), obs=x)
+
+
+def of_analysers(x: Tensor, p: Params) -> Tensor:
+    """Its likelihood by dense matrices."""
+    covariance = p["W"].unsqueeze(-1) * p["W"].unsqueeze(-2) + p["s"].square().diag()
+    each = MultivariateNormal(p["mu"], covariance).log_prob(x.unsqueeze(1)) + p["pi"].log()
+    return each.logsumexp(-1).sum()
+
+
+NINE = (
+    torch.tensor(
+        [
+            [189, 150, 46, -182, 220],
+            [-230, -90, 12, 127, -234],
+            [-88, 30, 67, 113, -306],
+            [24, -34, -200, 220, 60],
+            [72, 223, 165, -165, -217],
+            [312, 194, -39, -184, 303],
+            [-6, 23, -34, 21, 36],
+            [24, 12, -34, -90, 97],
+            [-125, -111, 102, 114, -231],
+        ]
+    ).double()
+    / 100
+)
+
+CASES: dict[str, tuple[Callable[[Tensor], None], Tensor, Callable[[Tensor, Params], Tensor]]] = {
+    "bifactor": (bifactor, NINE, of_bifactor),
+    "mixture of factor analysers": (analysers, rows(1, 7, 3, 1), of_analysers),
+}
+
+
+def fitted(name: str) -> Fit:
+    """Fit by default."""
+    model, x, _ = CASES[name]
+    pyro.clear_param_store()
+    return EM(model).fit(x)
+
+
+def climbed(name: str, fit: Fit) -> float:
+    """The maximum beside a fit, by Newton-like steps on the dense likelihood, scales that are zero held."""
+    _, x, dense = CASES[name]
+    onto = {n: transform_to(constraints.simplex if n == "pi" else constraints.real) for n in fit.params if n != "s"}
+    points = {n: t.inv(fit.params[n].double()).clone().requires_grad_() for n, t in onto.items()}
+    s = fit.params["s"].double()
+    logs = s.clamp(min=1e-6).log().requires_grad_()
+    optimiser = torch.optim.LBFGS([*points.values(), logs], max_iter=2000, tolerance_grad=1e-9, tolerance_change=0,
+                                  line_search_fn="strong_wolfe")  # fmt: skip
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        found = -dense(x, {**{n: t(points[n]) for n, t in onto.items()}, "s": logs.exp()})
+        found.backward()  # type: ignore[no-untyped-call]
+        return found
+
+    optimiser.step(loss)  # type: ignore[no-untyped-call]
+    return -float(loss().detach())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_top_of_the_face(name: str) -> None:
+    """The fit ends at a maximum, says which scales are zero, and that it has left a saddle nowhere."""
+    fit = fitted(name)
+    assert fit.outcome == "converged"
+    assert any('at the boundary: "s"[' in note for note in fit.notes)
+    assert not any("saddle" in note for note in fit.notes)
+    assert climbed(name, fit) - fit.log_likelihood < 1e-6
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_em_alone_stops_short(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the steps along the face it is lower, as it was."""
+    monkeypatch.setattr(loop, "top_of_face", lambda *_: None)
+    fit = fitted(name)
+    assert climbed(name, fit) - fit.log_likelihood > 1e-6 or any("saddle" in note for note in fit.notes)
