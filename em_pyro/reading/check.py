@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import count, islice, product
+from itertools import islice, product
 
 import torch
 from torch import Tensor
@@ -81,7 +81,7 @@ class _Compared:
     """The enumerated run, with which concrete ones are compared: as many at a time as are not much larger."""
 
     def __init__(self, groups: list[Alike], program: Program) -> None:
-        self.groups, self.program, self.seeds = groups, program, count(UNUSUAL)
+        self.groups, self.program = groups, program
         self.most = max(1, ENTRIES // max(1, sum(group.whole.tensor.numel() for group in groups)))
 
     def add(self, params: Params, choices: Iterator[States]) -> tuple[States, Exception] | None:
@@ -90,7 +90,7 @@ class _Compared:
             runs, failed = list[tuple[States, Mapping[str, Site]]](), None
             for states in islice(choices, self.most):
                 try:
-                    runs.append((states, _run(self.program, params, states, next(self.seeds))))
+                    runs.append((states, _run(self.program, params, states)))
                 except ModelError:
                     self._compare(runs)
                     raise
@@ -159,13 +159,13 @@ def _shifts(sizes: Sequence[int]) -> Iterable[Sequence[int]]:
     return islice(through, min(JOINT_VALUES, max(largest, JOINT_VALUES // 2)))
 
 
-def _run(program: Program, params: Params, states: States, seed: int) -> dict[str, Site]:
+def _run(program: Program, params: Params, states: States) -> dict[str, Site]:
     """Run at concrete states, from a state of the generator of its own: a model that draws random numbers is found out.
 
     One that branches on them goes another way in some runs.
     """
     with torch.no_grad(), quiet():
-        seed_generators(seed)
+        seed_generators(UNUSUAL + sum(int(index.sum()) for index in states.values()))
         return program.run(params, {name: _placed(program, name, index) for name, index in states.items()})
 
 
