@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import count, islice, product
+from itertools import islice, product
 
 import torch
 from torch import Tensor
@@ -85,7 +85,6 @@ class _Compared:
 
     def __init__(self, groups: list[Alike], program: Program, enumerated: Mapping[str, Site]) -> None:
         self.groups, self.program, self.enumerated = groups, program, enumerated
-        self.seeds = count(UNUSUAL)
         self.most = max(1, ENTRIES // max(1, sum(group.whole.tensor.numel() for group in groups)))
 
     def add(self, params: Params, choices: Iterator[States]) -> tuple[States, Exception] | None:
@@ -96,7 +95,7 @@ class _Compared:
             runs, failed = list[_Concrete](), None  # what differs is seen in a run of its own before it is said
             for states in some:
                 try:
-                    runs.append((states, _run(self.program, params, states, next(self.seeds))))
+                    runs.append((states, _run(self.program, params, states)))
                 except ModelError:
                     self._compare(runs)
                     raise
@@ -121,7 +120,7 @@ class _Compared:
 
         placed = [{name: _placed(self.program, name, index) for name, index in states.items()} for states in some]
         try:
-            known = _run(self.program, params, some[0], next(self.seeds))
+            known = _run(self.program, params, some[0])
             found = read_abreast(self.program, known, [params] * len(some), placed, read)
         except (EMError, RuntimeError, ValueError, IndexError, TypeError):
             return False
@@ -192,13 +191,13 @@ def _shifts(sizes: Sequence[int]) -> Iterable[Sequence[int]]:
     return islice(through, min(JOINT_VALUES, max(largest, JOINT_VALUES // 2)))
 
 
-def _run(program: Program, params: Params, states: States, seed: int) -> dict[str, Site]:
+def _run(program: Program, params: Params, states: States) -> dict[str, Site]:
     """Run at concrete states, from a state of the generator of its own: a model that draws random numbers is found out.
 
     One that branches on them goes another way in some runs.
     """
     with torch.no_grad(), quiet():
-        seed_generators(seed)
+        seed_generators(UNUSUAL + sum(int(index.sum()) for index in states.values()))
         return program.run(params, {name: _placed(program, name, index) for name, index in states.items()})
 
 
