@@ -59,7 +59,8 @@ def top_of_face(problem: Problem, here: Batch, found: Expectation, worth: float)
             break
     if not highest > level + worth:
         return None
-    down = -LITTLE * torch.arange(DOWN, dtype=torch.float64).unsqueeze(-1) * those
+    alone = growing(around, [one for one in zero if around.domains[one[0]] == "positive"])  # roots have fewer digits
+    down = -LITTLE * torch.arange(DOWN, dtype=torch.float64).unsqueeze(-1) * alone
     lowest = int(Ground(problem, best).heights(down).argmax())
     return batched(best.at(down[lowest]).params)
 
