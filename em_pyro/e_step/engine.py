@@ -221,7 +221,7 @@ class Engine:
 
     def moved(self, bound: Bound) -> Moved:
         """Factors of the sites that are not compiled and that some parameter enters, and of priors with parameters."""
-        if not self.open:
+        if not (self.moving or self.open_priors):
             return NOTHING
         if not torch.is_grad_enabled() and (known := self._last.get(bound)) is not None:
             return known
@@ -257,13 +257,13 @@ class Engine:
 
     @property
     def open(self) -> bool:
-        """Whether parameters enter a density of the model's own: of a replayed site, or a prior with parameters."""
-        return bool(self.moving or self.open_priors)
+        """Whether parameters enter in a way that only the model tells: what takes starts one by one."""
+        return bool(self.written or self.open_priors)
 
     @property
     def runs_model(self) -> bool:
         """Whether the model is run in every step."""
-        return self.recording is None and self.open
+        return self.recording is None and bool(self.moving or self.open_priors)
 
     # ---- what is in it ----
 

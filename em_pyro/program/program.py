@@ -57,6 +57,8 @@ class Program:
     """How the sites of a run are to be seen: a `DiscreteHMM` taken apart."""
     indices: Indices = field(default_factory=dict, repr=False, compare=False)
     """What plates hand out, the same tensors in every run."""
+    held: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What the model had reached after its first run; one that notes down its runs has reached more by the next."""
     how: int = AS_PASSED
     """How arguments are converted: what the model runs with."""
     unconstrained: bool = False

@@ -16,6 +16,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from ..errors import DataError, ModelError
+from .changes.fingerprint import held
 from .continuous.local import check_chosen, further, is_discrete, local_continuous, normal_in_data, plates_of
 from .continuous.standing import standing
 from .data.passed import converted, first_that_runs, observed
@@ -171,7 +172,7 @@ def survey(
     dims = {frame.name: frame.dim for frame in frames}
     return Program(
         model, args, kwargs, first.parameters, latents, sizes, dims, upstream, first.registered, indices=indices,
-        how=how, unconstrained=unconstrained, by_row=by_row, passed=passed,
+        how=how, unconstrained=unconstrained, by_row=by_row, passed=passed, held=held(model),
         integrated={name: why for name, why in integrated.items() if name in messages},
     )  # fmt: skip
 

@@ -181,7 +181,7 @@ def fewer(program: Program, recognition: Recognition, distinct: Distinct) -> tup
             return None
         shrunk, runs = found, [found.run(values) for values in recognition.points[:POINTS]]
         names = [name for name in recognition.runs[0] if name not in recognition.readings]
-        if not all(_same_sums(a, b, names, distinct) for a, b in zip(recognition.runs, runs, strict=False)):
+        if not all(_same(a, b, names, distinct) for a, b in zip(recognition.runs, runs, strict=False)):
             return None
     counts = distinct.counts.reshape((-1,) + (1,) * (-dim - 1))
 
@@ -214,18 +214,19 @@ def fewer(program: Program, recognition: Recognition, distinct: Distinct) -> tup
     return shrunk, replace(recognition, readings=readings, runs=[sites, *runs[1:]], points=points)
 
 
-def _same_sums(whole: Mapping[str, Site], cut: Mapping[str, Site], names: Sequence[str], distinct: Distinct) -> bool:
-    """Whether densities of the distinct rows, each times its count, sum to those of all; others have to be the same."""
+def _same(whole: Mapping[str, Site], cut: Mapping[str, Site], names: Sequence[str], distinct: Distinct) -> bool:
+    """Whether densities of the distinct rows are those of these rows among all, and add up, each times its count."""
     for name in names:
         every, few = whole[name].log_prob(), cut[name].log_prob()
         if every.names != few.names:
             return False
         a, b = (part.tensor.double().clamp(min=LOWEST) for part in (every, few))
+        pairs = [(a, b)]
         if distinct.plate in every.names:
             axis = every.names.index(distinct.plate)
-            a, b = a.sum(axis), b.movedim(axis, -1) @ distinct.counts
-        off = (a - b).abs() > SAME[few.tensor.dtype == torch.float32] * (1 + a.abs())
-        if bool(off.any()):
+            pairs = [(a.index_select(axis, distinct.first), b), (a.sum(axis), b.movedim(axis, -1) @ distinct.counts)]
+        rounding = SAME[few.tensor.dtype == torch.float32]
+        if any(bool(((one - other).abs() > rounding * (1 + one.abs())).any()) for one, other in pairs):
             return False
     return True
 

@@ -24,6 +24,7 @@ from .graph import Graph
 from .record import Untraceable, record
 
 SAME = {torch.float64: 1e-12, torch.float32: 1e-5}
+FAINT = 1e-200  # weights far below rounding, of rows whose density may have no digits one step on
 SLOPES = {torch.float64: 1e-9, torch.float32: 1e-3}
 
 
@@ -51,11 +52,11 @@ class Moved:
         return found
 
     def weighted(self, weights: Mapping[str, Tensor]) -> Tensor:
-        """Sum of all log-densities, each entry times its weight; what has no weight does not count, whatever it is."""
+        """Sum of all log-densities, each entry times its weight; what has next to none does not count."""
         total = self.prior
         for members, part in self.parts.items():
             weight = weights[members[0]] if len(members) == 1 else torch.stack([weights[name] for name in members])
-            total = total + torch.where(weight != 0, part, 0.0).mul(weight).sum()
+            total = total + torch.where(weight > FAINT, part, 0.0).mul(weight).sum()
         return total
 
 

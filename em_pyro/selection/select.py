@@ -139,8 +139,6 @@ def _grown_fit(em: EM, smaller: Sequence[Fit], args: tuple[Any, ...], kwargs: Ma
 
 def _models(model_of: Callable[[Any], Any], values: Any) -> Iterable[tuple[Any, str | None, Callable[..., Any]]]:
     """Yield value, variant and model, in order."""
-    if not isinstance(values, Iterable):
-        raise ParameterError(f"select: expected several values, got {values!r}. Pass range(1, 5), say.")
     pairs = values.items() if isinstance(values, Mapping) else ((value, value) for value in values)
     for label, value in pairs:
         try:

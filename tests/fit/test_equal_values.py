@@ -103,7 +103,7 @@ def test_an_atom_is_no_spike(zeros: int) -> None:
 
 
 def test_a_component_that_loses_its_slope_is_no_maximum() -> None:
-    """Of a mixture: torch has no slope of a narrow density at rows far from it, and what has none is named."""
+    """Of a mixture: rows far from a narrow density have next to no weight, and do not hold it up."""
     y = torch.cat([HALF, torch.linspace(0.05, 0.95, 30).double()])
 
     def model() -> None:
@@ -114,8 +114,8 @@ def test_a_component_that_loses_its_slope_is_no_maximum() -> None:
 
     pyro.clear_param_store()
     fit = EM(model).fit()
-    assert fit.outcome in ("degenerate", "unconfirmed")
-    assert any('"t"[1]' in note for note in fit.notes)
+    assert fit.outcome == "degenerate"
+    assert any("draws together onto one value" in note for note in fit.notes)
 
 
 def test_the_density_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

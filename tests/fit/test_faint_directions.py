@@ -16,8 +16,8 @@ COUNTS = tensor([5.0, 12.0, 20.0, 15.0, 8.0], dtype=torch.float64)
 
 def binned(counts: Tensor, unit: float) -> None:
     """Counts in bins of a mixture that shares a scale: one component ends beyond them all, where none tells how far."""
-    share = pyro.param("share", tensor(0.4), constraint=constraints.unit_interval)
-    loc = pyro.param("loc", tensor([-0.5, 1.0]) * unit)
+    share = pyro.param("share", tensor(0.9), constraint=constraints.unit_interval)
+    loc = pyro.param("loc", tensor([0.5, 5.0]) * unit)
     scale = pyro.param("scale", tensor(1.0) * unit, constraint=constraints.positive)
     one, other = (dist.Normal(loc[k], scale).cdf(ENDS * unit) for k in range(2))
     below = torch.cat([ENDS.new_zeros(1), share * one + (1 - share) * other, ENDS.new_ones(1)])

@@ -39,10 +39,8 @@ STREAMED = (
 """One or two of every kind: families, priors, masks, weights, chains, designs, plates beside that of the rows."""
 
 REFUSED = {
-    "missing_observations": "x_squared",
     "factor_statement": "reward",
     "laplace": "x",
-    "irt-normal-ogive": "answers",
 }
 """Statistics that keep their rows, and the site that is named."""
 

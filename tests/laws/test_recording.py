@@ -72,9 +72,9 @@ def test_the_second_derivatives_too(name: str) -> None:
     """A recording differentiates twice as the model does."""
     built = laid_out(name)
     engine = built.compiled
-    recording = recorded(built.program, engine.moving, (), built.recognition.points[:1], built.recognition.runs[:1])
+    recording = recorded(built.program, engine.written, (), built.recognition.points[:1], built.recognition.runs[:1])
     products = []
-    for moved in (recording, lambda values: played(built.program, engine.moving, (), values)):
+    for moved in (recording, lambda values: played(built.program, engine.written, (), values)):
         leaves = {key: value.clone().requires_grad_() for key, value in built.there.items()}
         total = torch.as_tensor(sum(part.tensor.sin().sum() for part in moved(leaves).factors.values()))
         used = [leaf for leaf in leaves.values()]

@@ -54,7 +54,13 @@ def most_rows(problem: Problem) -> int:
 
 
 def unserved(problem: Problem) -> str:
-    """Say why second-order sums cannot be collected for a program; empty if they can."""
+    """Say why second-order sums are not collected for a program; empty if they are.
+
+    Where nothing is latent, they are all that is known of a direction, and do not say how many of their digits a
+    function of the model's own has left: differences of slopes do.
+    """
+    if problem.engine.recognition.tabled and not problem.program.latents:
+        return "its arguments are computed by the model itself, and nothing is latent"
     try:
         _ = problem.engine.states
     except PlanError as why:

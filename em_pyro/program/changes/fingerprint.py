@@ -82,6 +82,13 @@ def fingerprint(
     return seen.found
 
 
+def held(model: Callable[..., Any]) -> dict[str, Any]:
+    """Return what a model reaches, without contents of tensors: one that notes down its runs holds more after each."""
+    seen = _Held(set())
+    seen.look("the model", model)
+    return seen.found
+
+
 def unread(seen: Fingerprint) -> tuple[str, ...]:
     """Return the names of what the model reaches and no fingerprint can tell from what it was."""
     found: tuple[str, ...] = seen.get(UNREAD, ())
@@ -107,6 +114,10 @@ class _Seen:
     def __init__(self, skip: set[int]) -> None:
         self.skip, self.met, self.found, self.unread = skip, set[int](), dict[str, Any](), list[str]()
 
+    def contents(self, name: str, value: Tensor | np.ndarray) -> tuple[Any, ...]:
+        """Note what a tensor or an array holds."""
+        return contents(name, value)
+
     def look(self, name: str, value: Any, depth: int = 0) -> None:
         """Note what `value` is, and all that a model reaches through it."""
         while name in self.found:  # two modules may have a variable of one name
@@ -123,12 +134,20 @@ class _Seen:
             return
         self.met.add(id(value))
         if isinstance(value, (Tensor, np.ndarray)):
-            self.found[name] = id(value), *contents(name, value)
+            self.found[name] = id(value), *self.contents(name, value)
             return
         if isinstance(value, (list, tuple, set, frozenset, dict)):
             self.found[name] = id(value), len(value), _hash(value)
         for key, item in _inside(value):
             self.look(key if key.isidentifier() else f"{name}{key}", item, depth + 1)
+
+
+class _Held(_Seen):
+    """The same by identity alone."""
+
+    def contents(self, name: str, value: Tensor | np.ndarray) -> tuple[Any, ...]:
+        """Note nothing."""
+        return ()
 
 
 def _inside(value: Any) -> Iterator[tuple[str, Any]]:

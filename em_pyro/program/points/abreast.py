@@ -17,6 +17,7 @@ from pyro.distributions import constraints as pyro_constraints
 from torch import Tensor
 from torch.distributions import constraints
 
+from ..changes.fingerprint import held
 from ..changes.lost import MADE_OF, Key, arguments_of
 from ..changes.same import equal, first_difference
 from ..named import Params, unexpand
@@ -139,6 +140,8 @@ def _mapped(
 def pays(program: Program, run: Mapping[str, Site], count: int) -> bool:
     """Tell whether so many runs are made at once, if the model allows it: they are several, and do not hold too much.
 
+    A model that notes down what it has computed would keep tensors that live in that run alone.
+
     Args:
         program: what is run.
         run: one of them, or one like them.
@@ -149,7 +152,9 @@ def pays(program: Program, run: Mapping[str, Site], count: int) -> bool:
     entries = sum(unexpand(part).numel() for site in run.values() for _, part in arguments_of(site.fn))
     passed = (*program.args, *program.kwargs.values())
     data = sum(part.numel() for part in passed if isinstance(part, Tensor))
-    return count * entries <= ENTRIES and count * data * max(program.states.values(), default=1) <= DATA
+    if count * entries > ENTRIES or count * data * max(program.states.values(), default=1) > DATA:
+        return False
+    return held(program.model) == program.held
 
 
 def _columns(points: Sequence[Params]) -> dict[str, list[Tensor]]:
