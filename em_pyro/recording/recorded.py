@@ -56,7 +56,7 @@ class Moved:
         total = self.prior
         for members, part in self.parts.items():
             weight = weights[members[0]] if len(members) == 1 else torch.stack([weights[name] for name in members])
-            total = total + torch.where(weight > FAINT, part, 0.0).mul(weight).sum()
+            total = total + torch.where(weight.abs() > FAINT, part, 0.0).mul(weight).sum()
         return total
 
 

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from em_pyro.models.factor_analysis import factor_analysis
+from oracles.runs import counted
 from oracles.tolerances import IDENTITY
 from programs.registry import NAMES, build
 from torch import Tensor, tensor
@@ -191,18 +192,6 @@ def test_few_runs_and_large_ones_are_made_one_by_one(
     assert made(program, points) is not None
     monkeypatch.setattr(room, attribute, value)
     assert made(program, points) is None
-
-
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return a list that has an entry for each run from now on: the model itself is not to note them down."""
-    calls, run = list[int](), Program.run
-
-    def noted(program: Program, *args: Any) -> Any:
-        calls.append(1)
-        return run(program, *args)
-
-    monkeypatch.setattr(Program, "run", noted)
-    return calls
 
 
 def test_runs_at_once_are_as_many_as_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from oracles.m_steps import same
+from oracles.runs import counted
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
@@ -126,19 +127,17 @@ def test_a_column_takes_one_replay(monkeypatch: pytest.MonkeyPatch) -> None:
     assert replays(12) - replays(4) <= 8 + 4
 
 
-def test_steps_that_are_likely_are_run_at_once() -> None:
+def test_steps_that_are_likely_are_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of covariates in units of their own scatter, all but those that lead further than a link."""
-    x, calls = torch.randn(ROWS, 8, generator=torch.Generator().manual_seed(1)), list[int]()
+    x = torch.randn(ROWS, 8, generator=torch.Generator().manual_seed(1))
 
     def model() -> None:
-        calls.append(1)
         b = pyro.param("b", torch.zeros(2, 8))
         with pyro.plate("row", ROWS):
             z = pyro.sample("z", dist.Categorical(tensor([0.4, 0.6])))
             pyro.sample("y", dist.Poisson((b[z] * x).sum(-1).exp()), obs=torch.ones(ROWS))
 
     pyro.clear_param_store()
-    program = survey(model, (), {})
-    calls.clear()
+    program, calls = survey(model, (), {}), counted(monkeypatch)
     assert "y" in recognise(program).readings
     assert len(calls) <= 18

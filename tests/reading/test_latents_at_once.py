@@ -7,6 +7,7 @@ import pyro
 import pytest
 import torch
 from oracles.agreement import close
+from oracles.runs import counted
 from oracles.tolerances import IDENTITY
 from programs.gaussian_programs import gaussian_program
 from torch import Tensor
@@ -20,14 +21,12 @@ from em_pyro.reading.reading import Recognition
 
 def read(seed: int) -> tuple[Recognition, int]:
     """Return what is read of a random program, and how often the model is run for it."""
-    written, calls = gaussian_program(seed), list[int]()
+    written = gaussian_program(seed)
     pyro.clear_param_store()
-
-    def model(*args: Any, **kwargs: Any) -> Any:
-        calls.append(1)
-        return written.model(*args, **kwargs)
-
-    problem = prepare(model, tuple(written.args.values()), {}, {}, check=False, continuous=written.continuous)
+    with pytest.MonkeyPatch.context() as patch:
+        calls = counted(patch)
+        args = tuple(written.args.values())
+        problem = prepare(written.model, args, {}, {}, check=False, continuous=written.continuous)
     return problem.engine.full.recognition, len(calls)
 
 

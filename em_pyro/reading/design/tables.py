@@ -76,26 +76,20 @@ class Tables:
         """Return all outputs by name, starts first; differentiable in the parameters."""
         starts = len(next(iter(batch.values())))
         each = [self.graph({name: value[s] for name, value in batch.items()}) for s in range(starts)]
-        return {
-            name: torch.stack([standing(one[name].double(), *kind) for one in each])
-            for name, kind in self.kinds.items()
-        }
+        return {name: torch.stack([standing(one[name], *kind) for one in each]) for name, kind in self.kinds.items()}
 
 
 def standing(part: Tensor, domain: str, logits: bool) -> Tensor:  # noqa: FBT001
-    """What stands for an argument; nan where it is not what it may be, so that no step leads there.
+    """What stands for an argument, in double; nan where it is not what it may be, so that no step leads there.
 
-    The other probabilities of a row are never computed as one minus it, and zero has a gradient.
+    Probabilities are kept off their ends as torch keeps them, by one unit of rounding: a function that saturates has no
+    zero there. The other probability of two is never computed as one minus it.
     """
-    if domain == "unit" and not logits:
-        inside = (part > 0) & (part < 1)
-        middle = torch.where(inside, part, 0.5)
-        ends = torch.where(part == 0, -torch.inf, torch.where(part == 1, torch.inf, torch.nan))
-        return torch.where(inside, middle.log() - torch.log1p(-middle), ends)
-    if domain == "simplex":
-        if logits:
-            return torch.log_softmax(part, -1)
-        inside = part > 0
-        ends = torch.where(part == 0, -torch.inf, torch.nan)
-        return torch.where(inside, torch.where(inside, part, 1.0).log(), ends)
-    return torch.where(part >= 0, part, torch.nan) if domain == "positive" else part
+    if domain not in STANDS:
+        return (torch.where(part >= 0, part, torch.nan) if domain == "positive" else part).double()
+    if logits:
+        return part.double() if domain == "unit" else torch.log_softmax(part.double(), -1)
+    eps = torch.finfo(part.dtype).eps
+    inside = part.clamp(eps, 1 - eps).double()
+    found = inside.log() - torch.log1p(-inside) if domain == "unit" else inside.log()
+    return torch.where((part >= -eps) & (part <= 1 + eps), found, torch.nan)
