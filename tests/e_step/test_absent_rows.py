@@ -14,7 +14,7 @@ from torch.distributions import constraints
 from em_pyro import EM
 from em_pyro.e_step.contraction.schedule import Product
 
-X = tensor([1.0, 0.0, 1.0, 3.0], dtype=torch.float64)
+X = tensor([1.0, 0.2, 1.5, 3.0], dtype=torch.float64)
 COUNT = tensor([1.0, 2.0, 1.0, 0.0], dtype=torch.float64)
 HALVES = torch.full((2,), 0.5, dtype=torch.float64)
 START = tensor([0.3, 0.6], dtype=torch.float64)
