@@ -176,11 +176,33 @@ def test_what_no_law_has_is_not_a_number(value: float, domain: str, *, allowed: 
 
 def test_probabilities_next_to_one_keep_their_digits() -> None:
     """`1 - p` is never formed of a logit of forty: forty failures are a log-likelihood of minus sixteen hundred."""
-    model = mixture(lambda z: dist.Bernoulli(logits=40 * real("a", 1.0, 1.0)[z] ** 2))
+    model = mixture(lambda z: dist.Bernoulli(logits=40 * real("a", 1.0, 1.1)[z] ** 3))
     found = engine(model, torch.zeros(N))
+    assert found.recognition.tabled == ("x",)
     params = {"weights": tensor([0.4, 0.6]), "a": tensor([1.0, 1.0])}
     evidence = found.expect(found.bind(batched({n: v.double() for n, v in params.items()}))).log_evidence
     close(evidence, tensor([-40.0 * N]), IDENTITY)
+
+
+def test_starts_have_tables_of_their_own() -> None:
+    """A parameter that stands in an argument as it is, beside one that does not, is that of its start."""
+
+    def law(z: Tensor) -> Any:
+        return dist.Normal(real("a", -0.4, 0.9)[z] ** 3, pyro.param("s", tensor(0.9), constraint=constraints.positive))
+
+    found = engine(mixture(law), numbers(N))
+    assert found.recognition.tabled == ("x",)
+    each = [{"weights": tensor([0.4, 0.6]), "a": tensor([k, 1.0]), "s": tensor(k)} for k in (0.5, 1.5)]
+    both = found.bind({name: torch.stack([one[name] for one in each]) for name in each[0]}).entries
+    close(both, torch.cat([found.bind(batched(one)).entries for one in each]), IDENTITY)
+
+
+def test_a_state_without_rows_is_no_entry_of_a_table() -> None:
+    """What has no rows is said of parameters; a table has no name that a user knows."""
+    model = mixture(lambda z: dist.Poisson(real("a", 0.4, 9.0).exp().cumsum(0)[z]))
+    pyro.clear_param_store()
+    fit = EM(model, max_steps=1, check=False).fit(torch.arange(N) % 4.0)
+    assert "[rate of x]" not in str(fit)
 
 
 def test_a_table_that_is_off_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
