@@ -44,9 +44,9 @@ def emptied(problem: Problem, found: Expectation) -> str:
 
 def _emptied(engine: Engine, found: Expectation, allowed: Mapping[str, Tensor]) -> str:
     """Say the same, where cells of some sites are `allowed` to have weight, and others not."""
-    rows, met = dict[tuple[str, int], Tensor](), set[str]()
+    rows, met, tabled = dict[tuple[str, int], Tensor](), set[str](), frozenset(engine.recognition.tabled)
     for name, factor in engine.leaders.items():
-        if factor.role == "observed" and factor.parameters and name not in engine.recognition.tabled:
+        if factor.role == "observed" and factor.parameters and name not in tabled:
             sums = counted(found.sums[name], factor.cell_shape)
             for key, weights in _entries(engine, factor, sums, met, allowed.get(name)) if sums.parts else ():
                 rows[key] = rows[key] + weights if key in rows else weights

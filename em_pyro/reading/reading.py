@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from torch import Tensor
 
@@ -108,7 +109,7 @@ class Recognition:
         """Sites that continuous latents enter: one by one they have no density."""
         return frozenset() if self.latents is None else frozenset(self.latents.sites)
 
-    @property
+    @cached_property
     def tabled(self) -> tuple[str, ...]:
         """Sites whose arguments are tables: of a known family, computed by the model itself."""
         return tuple(name for name in self.readings if name in self.refusals and name not in self.entered)

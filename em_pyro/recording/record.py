@@ -40,12 +40,17 @@ def record(
         weights: tensors of a module into which `function` itself puts the values of those names.
 
     Raises:
-        Untraceable: the run depends on values, or does what no graph can repeat.
+        Untraceable: the run depends on values, does what no graph can repeat, or fails under the tape.
     """
     tape = _Tape(params, weights)
-    with torch.enable_grad(), tape:
-        outputs = dict(function(tape.params))
-    return tape.graph(outputs)
+    try:
+        with torch.enable_grad(), tape:
+            outputs = dict(function(tape.params))
+        return tape.graph(outputs)
+    except torch.OutOfMemoryError:
+        raise
+    except (NotImplementedError, TypeError, RuntimeError) as error:
+        raise Untraceable(f"recording it failed ({type(error).__name__}: {str(error).splitlines()[0]})") from error
 
 
 class _Tape(TorchDispatchMode):

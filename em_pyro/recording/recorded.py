@@ -125,13 +125,7 @@ def recorded(
 
     start = {n: v.to(program.parameters[n].initial.dtype) for n, v in points[-1].items()}
     weights = {n: p.tensor for n, p in program.parameters.items() if p.tensor is not None}
-    try:
-        graph = record(outputs, start, weights)
-    except (NotImplementedError, TypeError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise Untraceable(f"recording it failed ({type(error).__name__}: {str(error).splitlines()[0]})") from error
-    graph, folding = folded(graph, sites, start)
+    graph, folding = folded(record(outputs, start, weights), sites, start)
     found = Recording(graph, names, frozenset(priors), folding)
     for values, run in zip(points, runs, strict=True):
         off = other_values(found, values, run, SAME)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from ...program.named import Named, Params, batched, squeeze, unexpand
 from ...program.site import Site
@@ -13,6 +14,19 @@ from ..bound import Bound
 from ..reading import Reading, arguments
 
 SAME = {torch.float64: 1e-9, torch.float32: 1e-4}
+ALIKE = {False: 1e-11, True: 1e-4}  # of the largest entry: by what entries that are one differ, in double and in single
+
+
+def idle(parts: Sequence[Tensor], dims: int, *, single: bool) -> tuple[int, ...]:
+    """Return the first dimensions, of so many, along which a part varies at none of some parameters."""
+    long = [d for d in range(dims) if parts[0].shape[d] > 1]
+    return tuple(d for d in long if all(_still(part, d, ALIKE[single]) for part in parts))
+
+
+def _still(part: Tensor, dim: int, rounding: float) -> bool:
+    first, sizes = part.narrow(dim, 0, 1), part.abs().nan_to_num(posinf=0.0)
+    gap = torch.where(part == first, 0.0, part - first).abs()
+    return bool((gap <= rounding * sizes.max()).all()) if part.numel() else True
 
 
 def other_argument(

@@ -24,11 +24,10 @@ from ..bank import Bank, RoleMap, Segment, list_of
 from ..gradients.claims import disagreeing
 from ..match import narrowest, same
 from ..reading import Reading, Recognition, Unrecognised
-from .compared import other_argument
+from .compared import idle, other_argument
 from .tables import STANDS, Kind, Table, Tables
 
 Computed = Callable[[Batch], dict[str, Tensor]]
-SAME = {False: 1e-11, True: 1e-4}  # of the largest entry: by what entries that are one differ, in double and in single
 
 
 def with_tables(
@@ -83,7 +82,7 @@ class _Tabled:
 
 
 def _found(runs: Sequence[Mapping[str, Site]], refused: Sequence[str]) -> dict[str, _Tabled]:
-    """Sites whose arguments are the same along one of their plates: its rows enter none of them."""
+    """Sites that have no plate, or one along which their arguments are the same: its rows enter none of them."""
     first: dict[object, Table] = {}
     found = dict[str, _Tabled]()
     for name in refused:
@@ -130,21 +129,13 @@ def _table(
 ) -> tuple[Table, tuple[str, ...]]:
     """What of an argument varies; the same table for arguments that are equal at all probes."""
     tensors, names = [part.tensor for part in parts], parts[0].names
-    single = tensors[0].dtype == torch.float32
-    dropped = tuple(d for d in range(len(names)) if all(_still(t, d, single=single) for t in tensors))
+    dropped = idle(tensors, len(names), single=tensors[0].dtype == torch.float32)
     kept = tuple(n for d, n in enumerate(names) if d not in dropped)
     shape = tuple(size for d, size in enumerate(tensors[0].shape) if d not in dropped)
     table = Table(site, key, dropped, shape)
     values = torch.stack([table.of(part) for part in parts])
     known = domain, shape, len(kept), values.cpu().numpy().tobytes()
     return first.setdefault(known, table), kept
-
-
-def _still(part: Tensor, dim: int, *, single: bool) -> bool:
-    """Whether nothing varies along a dimension."""
-    size = float(part.abs().nan_to_num(posinf=0.0).max()) if part.numel() else 0.0
-    gap = torch.where(part == part.narrow(dim, 0, 1), 0.0, part - part.narrow(dim, 0, 1)).abs()
-    return bool((gap <= SAME[single] * size).all())
 
 
 # ---- how they are computed -------------------------------------------------------------------------------------------
@@ -170,9 +161,7 @@ def _computed(program: Program, read: Recognition, found: Mapping[str, _Tabled])
     weights = {n: p.tensor for n, p in program.parameters.items() if p.tensor is not None}
     try:
         graph = record(outputs, start, weights)
-    except (NotImplementedError, TypeError, RuntimeError, Untraceable) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
+    except Untraceable:
         return None
     members = dict[str, Sequence[str]]()
     for kind in dict.fromkeys(kinds.values()):

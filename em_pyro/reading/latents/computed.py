@@ -25,10 +25,9 @@ from ...recording.graph import Slot as Value
 from ...recording.record import Untraceable, record
 from ...recording.recorded import SAME as AGREEING
 from ...recording.recorded import close
+from ..design.compared import idle
 from .bilinear import Places, Slot
 from .replays import names_of, thin, trailing
-
-SAME = {False: 1e-11, True: 1e-4}  # of the largest entry: by what entries that are one differ, in double and in single
 
 Part = tuple[int, tuple[int, ...]]
 """The number of a run, and the dimensions along which nothing varies."""
@@ -91,10 +90,8 @@ class Computed:
         start = {n: v.to(self.program.parameters[n].initial.dtype) for n, v in points[-1].items()}
         try:
             graph = record(outputs, start, {})
-        except (Untraceable, NotImplementedError, TypeError, RuntimeError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            return replace(self, why=str(error).splitlines()[0])
+        except Untraceable as error:
+            return replace(self, why=str(error))
         for params in points:
             with torch.no_grad():
                 mine, truth = graph(params), self.run(params)
@@ -160,16 +157,6 @@ def _narrowed(part: Tensor, dims: Sequence[int]) -> Tensor:
     for d in dims:
         part = part.narrow(d, 0, 1)
     return part
-
-
-def idle(parts: Sequence[Tensor], dims: int, *, single: bool) -> tuple[int, ...]:
-    """The first dimensions, of so many, along which a part does not vary at any of some parameters."""
-    found = []
-    for d in range(dims):
-        gaps = [float((p - p.narrow(d, 0, 1)).abs().max()) <= SAME[single] * float(p.abs().max()) for p in parts]
-        if parts[0].shape[d] > 1 and all(gaps):
-            found.append(d)
-    return tuple(found)
 
 
 def computed(
