@@ -103,7 +103,7 @@ def confirmed(problem: Problem, path: Path, tol: float, found: Expectation | Non
 
 def _untold(problem: Problem) -> str:
     """Say along which parameters no slope is known, so that none tells a maximum; empty if there are none."""
-    names = [name for name in problem.plan.free if name in problem.engine.full.recognition.cut]
+    names = [f'"{name}"' for name in problem.plan.free if name in problem.engine.full.recognition.cut]
     return f"no slope by {listed(names)} is known, so that nothing tells a maximum" if names else ""
 
 

@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from em_pyro import EM
 from em_pyro.errors import ModelError
@@ -74,6 +75,21 @@ def test_a_parameter_by_way_of_numpy() -> None:
     fit = EM(lambda x: mixture(x, lambda loc: torch.tensor(loc.detach().numpy()).exp())).fit(X)
     assert fit.outcome == "unconfirmed"
     assert any("no gradient reaches" in note and "loc" in note for note in fit.notes)
+
+
+def test_a_detached_parameter_is_at_no_maximum() -> None:
+    """Where nothing else is wrong with the end either: no slope tells it."""
+
+    def model(x: Tensor) -> None:
+        loc = pyro.param("loc", torch.tensor([0.0, 3.0], dtype=torch.float64)).detach()
+        scale = pyro.param("scale", torch.tensor(1.0, dtype=torch.float64), constraint=constraints.positive)
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Categorical(torch.tensor([0.5, 0.5], dtype=torch.float64)))
+            pyro.sample("x", dist.Normal(loc[z], scale), obs=x)
+
+    fit = EM(model).fit(torch.tensor([-1.0, 0.2, 0.9, 3.1, 4.0], dtype=torch.float64))
+    assert fit.outcome == "unconfirmed"
+    assert any('no slope by "loc" is known' in note for note in fit.notes)
 
 
 def test_a_law_expanded_to_all_states_and_rows_is_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
