@@ -140,7 +140,7 @@ class Family:
         """Return the `statistics` of deviations from a location, summed over rows: `sum_n w_n T(d_n)`.
 
         Args:
-            deviation: cells + event + (rows,); it may be overwritten.
+            deviation: cells + event + (rows,).
             weights: of a shape that broadcasts to cells + (rows,).
 
         Returns:

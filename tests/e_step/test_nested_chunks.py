@@ -40,7 +40,7 @@ def test_groups_in_chunks_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None
     blocked = lay_out(classes, data, whole.here, whole.there)
     (part,) = blocked.compiled.parts
     assert part.plate == "groups"
-    assert len(part.chunks()) == 4
+    assert len(part.chunks()) == 3
     assert blocked.compiled.whole == ""
     here, also = em_step(blocked.compiled, blocked.plan, blocked.here)
     assert float((also.log_evidence - found.log_evidence).abs() / found.log_evidence.abs()) < IDENTITY

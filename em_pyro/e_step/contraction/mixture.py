@@ -25,6 +25,7 @@ from ..several.stack import Stack
 from ..shares import Collect, Found, add
 from ..sums import Sums
 from ..units import Unit, worst
+from .apart import EVERY, shared, split
 from .schedule import Factor
 from .softmax import posterior_weights
 
@@ -60,6 +61,7 @@ class Mixture:
     length: int
     buffers: dict[str, dict[tuple[int, int], Tensor]] = field(default_factory=dict, repr=False, compare=False)
     scales: dict[Chunk, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    largest: dict[tuple[Chunk, int], Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def rows(self) -> Bundle:
@@ -112,8 +114,10 @@ class Mixture:
         collect: Collect,
     ) -> Found:
         """Evidence and statistics of all chunks; arguments as for `Part.expect`."""
-        features = natural.features
-        eta = features.natural(natural.rows.eta, self._prior(natural, offsets))
+        features, prior = natural.features, self._prior(natural, offsets)
+        if natural.rows.apart:
+            return self._apart(natural, prior, starts, collect)
+        eta = features.natural(natural.rows.eta, prior)
         flat = eta.reshape(-1, eta.shape[-1])
         evidence: list[Tensor] = []
         found = torch.zeros_like(flat)
@@ -121,35 +125,53 @@ class Mixture:
         if features.width < flat.shape[-1]:
             dense, into = flat[:, : features.width], found[:, : features.width]
         own: dict[str, Tensor] = {}
-        owned, apart = natural.rows.owned, self.rows.apart(natural.rows)
         for chunk in self.chunks(starts):
             size = flat.shape[0], prod(chunk.size(p, n) for p, n in self.plates.items())
             logits, weights = self._buffer("logits", *size), self._buffer("weights", *size)
-            if apart:
-                logits.copy_(flat[:, features.column].unsqueeze(-1))
-            else:
-                columns = features.matrix(chunk, partial(self._room, features, chunk))
-                torch.mm(dense, columns, out=logits)
-            looked_up = features.entries(chunk) if features.looked_up and not apart else ()
+            columns = features.matrix(chunk, partial(self._room, features, chunk))
+            torch.mm(dense, columns, out=logits)
+            looked_up = features.entries(chunk) if features.looked_up else ()
             for factor, at, entries in looked_up:
                 logits += factor.form.densities(flat[:, at], entries)
-            if owned:
-                self.rows.add_own(natural.rows, logits, chunk)
+            if natural.rows.owned:
+                self.rows.add_own(natural.rows, logits, self.rows.columns(chunk))
             pair = [logits, weights]
             if starts > 1:
                 pair = [part.view((starts, -1, size[1])) for part in pair]
             evidence.append(posterior_weights(pair[0], pair[1], self._scale(chunk)))
             if collect.sums:
-                if apart:
-                    found[:, features.column] += weights.sum(-1)
-                else:
-                    into.addmm_(weights, columns.mT)
+                into.addmm_(weights, columns.mT)
                 for factor, at, entries in looked_up:
                     found[:, at] += factor.form.statistics(weights, entries, factor.data.width)
-                if owned:
-                    add(own, self.rows.own_sums(natural.rows, weights, chunk))
+                if natural.rows.owned:
+                    add(own, self.rows.own_sums(natural.rows, weights, self.rows.columns(chunk)))
         total = sum(evidence[1:], evidence[0]).view(starts)
         return Found(total, self._statistics(natural, found.view_as(eta), own) if collect.sums else {})
+
+    def _apart(self, natural: MixtureNatural, prior: Tensor, starts: int, collect: Collect) -> Found:
+        """The same where all cells are around their own locations: one centre only says which of them a row is near."""
+        features, side = natural.features, natural.rows
+        rough = [part.own.rough for part in side.each if part.own is not None and part.own.rough is not None]
+        eta = features.natural(torch.cat(rough, -1), torch.zeros_like(prior))
+        flat, log_prior = eta.flatten(0, -2), prior.expand(eta.shape[:-1]).flatten()
+        evidence: list[Tensor] = []
+        count = torch.zeros_like(log_prior)
+        own = {factor.name: eta.new_zeros((len(flat), factor.data.width)) for factor in self.rows.sites}
+        for chunk in self.chunks(starts):
+            values, parts = self.rows.columns(chunk), [EVERY]
+            if starts == 1:
+                matrix = features.matrix(chunk, partial(self._room, features, chunk))
+                entries = sum(value[..., 0].numel() for value, _ in values)
+                parts = split(flat, log_prior, matrix, self._largest(chunk, matrix), entries)
+            for cells, taken in shared(self.rows, side, values, log_prior, self._scale(chunk), parts, starts):
+                evidence.append(taken.log_evidence)
+                count[cells] += taken.counts
+                for name, part in taken.sums.items():
+                    own[name][cells] += part
+        by_feature = torch.zeros_like(eta)
+        by_feature[..., features.column] = count.view(eta.shape[:-1])
+        total = sum(evidence[1:], evidence[0])
+        return Found(total, self._statistics(natural, by_feature, own) if collect.sums else {})
 
     def _prior(self, natural: MixtureNatural, offsets: Mapping[str, Named]) -> Tensor:
         """Sum of the factors over the latent alone, (starts) + (K,)."""
@@ -207,6 +229,12 @@ class Mixture:
                 have = torch.empty((rows, columns), dtype=torch.float64, device=device)
             views[rows, columns] = have.as_strided((rows, columns), (columns, 1))
         return views[rows, columns]
+
+    def _largest(self, chunk: Chunk, features: Tensor) -> Tensor:
+        """Largest absolute value of every feature of a chunk."""
+        if (chunk, len(features)) not in self.largest:
+            self.largest[chunk, len(features)] = features.abs().amax(-1)
+        return self.largest[chunk, len(features)]
 
     def _scale(self, chunk: Chunk) -> Tensor | None:
         """Weight of every row of a chunk."""

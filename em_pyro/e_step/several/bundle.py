@@ -19,6 +19,7 @@ from ...reading.bound import Bound
 from ..chunks import WHOLE, Chunk
 from ..left import Left
 from ..sites import centring
+from ..sites.centring import Columns
 from ..sites.natural import Natural
 from ..sites.site_data import Room
 from ..sites.site_factor import SiteFactor
@@ -39,6 +40,16 @@ class Side(NamedTuple):
     eta: Tensor
     each: tuple[Natural, ...]
     owned: bool
+
+    @property
+    def apart(self) -> bool:
+        """Whether all cells of all sites are around their own locations."""
+        return self.owned and all(part.own is not None and part.own.every for part in self.each)
+
+    def of(self, cells: slice) -> Side:
+        """Some of the cells around their own locations alone."""
+        each = (part._replace(own=None if part.own is None else part.own.of(cells)) for part in self.each)
+        return self._replace(each=tuple(each))
 
 
 @dataclass(frozen=True)
@@ -96,23 +107,24 @@ class Bundle(Unit):
         if natural.owned:
             product = align(product, first.names, first.laid_out).contiguous()
             columns = product.shape[1 + len(first.layout.cells) :].numel()
-            self.add_own(natural, product.view(-1, columns), chunk)
+            self.add_own(natural, product.view(-1, columns), self.columns(chunk))
             product = align(product, first.laid_out, first.names)
         return [product], features
 
-    def apart(self, natural: Side) -> bool:
-        """Whether all cells of all sites are around their own locations: no features are needed."""
-        return natural.owned and all(part.own is not None and part.own.every for part in natural.each)
+    def columns(self, chunk: Chunk) -> list[Columns]:
+        """Values of the rows of every site, and how much each counts."""
+        return [factor.data.columns(chunk) for factor in self.sites]
 
-    def add_own(self, natural: Side, product: Tensor, chunk: Chunk) -> None:
+    def add_own(self, natural: Side, product: Tensor, columns: Sequence[Columns]) -> None:
         """Add what cells around their own locations have to their rows of `product`, (starts and cells, columns)."""
-        for factor, part in zip(self.sites, natural.each, strict=True):
-            centring.add_densities(factor, part.own, product, chunk)
+        for factor, part, values in zip(self.sites, natural.each, columns, strict=True):
+            if part.own is not None:
+                centring.add_densities(factor, part.own, product, values)
 
-    def own_sums(self, natural: Side, weights: Tensor, chunk: Chunk) -> dict[str, Tensor]:
+    def own_sums(self, natural: Side, weights: Tensor, columns: Sequence[Columns]) -> dict[str, Tensor]:
         """Statistics of the cells around their own locations, by site; `weights` are (starts and cells, columns)."""
-        pairs = zip(self.sites, natural.each, strict=True)
-        return {f.name: centring.own_sums(f, part.own, weights, chunk) for f, part in pairs if part.own is not None}
+        parts = zip(self.sites, natural.each, columns, strict=True)
+        return {f.name: centring.own_sums(f, p.own, weights, values) for f, p, values in parts if p.own is not None}
 
     def sums(
         self, shares: Sequence[Tensor | None], natural: Side | None, memo: Tensor | None, chunk: Chunk = WHOLE
@@ -129,7 +141,7 @@ class Bundle(Unit):
         if natural is not None and natural.owned:
             flat = align(share, first.names, first.laid_out)
             flat = flat.reshape((-1, flat.shape[1 + len(first.layout.cells) :].numel()))
-            self.put_own(found, natural, self.own_sums(natural, flat, chunk))
+            self.put_own(found, natural, self.own_sums(natural, flat, self.columns(chunk)))
         return found
 
     def cut(self, found: Tensor) -> dict[str, Tensor]:

@@ -116,7 +116,7 @@ class Stack(Unit):
         if natural.own is not None:
             each = flat.view((flat.shape[0] * flat.shape[1], len(self.sites), -1))
             for k, factor in enumerate(self.sites):
-                centring.add_densities(factor, natural.own, each[:, k], chunk)
+                centring.add_densities(factor, natural.own, each[:, k], factor.data.columns(chunk))
         return flat
 
     def statistics(self, weights: Tensor, natural: Natural | None, features: Any, chunk: Chunk) -> Tensor:
@@ -124,7 +124,10 @@ class Stack(Unit):
         found = self.form.totals(self.first, weights, natural, features)
         if natural is not None and natural.own is not None:
             each = weights.reshape((weights.shape[0] * weights.shape[1], len(self.sites), -1))
-            own = [centring.own_sums(factor, natural.own, each[:, k], chunk) for k, factor in enumerate(self.sites)]
+            own = [
+                centring.own_sums(factor, natural.own, each[:, k], factor.data.columns(chunk))
+                for k, factor in enumerate(self.sites)
+            ]
             found.view(-1, found.shape[-1])[natural.own.which] = sum(own[1:], own[0])
         return found
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...reading.bank import gather
 from ...reading.bound import Bound, once
-from ..chunks import LEAST, Chunk
+from ..chunks import LEAST
 from .natural import Natural, Own
 from .site_factor import SiteFactor
 
@@ -30,6 +30,9 @@ FEW = 2  # rows for each that has weight in a cell from which it is faster to pi
 EPS = torch.finfo(torch.float64).eps
 FARTHEST = (EXACT / EPS) ** 0.5
 """Distance from the centre, in units of the smallest scale, up to which one centre does: about 67."""
+
+Columns = tuple[Tensor, Tensor | None]
+"""Values of rows, and how much each counts, as `SiteData.columns` has them."""
 
 
 def natural(factor: SiteFactor, bound: Bound, about: Bound | None) -> Natural:
@@ -44,10 +47,10 @@ def natural(factor: SiteFactor, bound: Bound, about: Bound | None) -> Natural:
         mask = mask | _narrow(factor, about)
     if not bool(mask.any()):
         return Natural(factor.eta(bound), wanted)
-    own = _own(factor, bound, mask, wanted)
+    rough, own = factor.eta(bound), _own(factor, bound, mask, wanted)
     if own.every:
-        return Natural(mask.new_zeros((*mask.shape, factor.data.width), dtype=torch.float64), wanted, own)
-    return Natural(torch.where(mask.unsqueeze(-1), 0.0, factor.eta(bound)), wanted, own)
+        return Natural(torch.zeros_like(rough), wanted, own._replace(rough=rough))
+    return Natural(torch.where(mask.unsqueeze(-1), 0.0, rough), wanted, own)
 
 
 @once
@@ -95,18 +98,17 @@ def _own(factor: SiteFactor, bound: Bound, mask: Tensor, wanted: Tensor) -> Own:
     assert location is not None
     dims = {key: role.event_dim for key, role in factor.family.roles.items()}
     args = {key: chosen(value, dims[key]) for key, value in factor.arguments(bound).items() if key != location}
-    here, about = (chosen(part, dims[location]) for part in (factor.locations(bound), wanted))
+    here = chosen(at := factor.locations(bound), dims[location])
+    about = here if wanted is at else chosen(wanted, dims[location])
     white, log_factor = factor.family.whitening(args)
     if (excess := bound.excess(factor)) is not None:
         log_factor = log_factor + chosen(excess, 0)
     return Own(which, here, white, log_factor, about, every)
 
 
-def add_densities(factor: SiteFactor, own: Own | None, product: Tensor, chunk: Chunk) -> None:
+def add_densities(factor: SiteFactor, own: Own, product: Tensor, columns: Columns) -> None:
     """Add the log-densities of the cells of `own` to their rows of `product`, (starts and cells flattened, columns)."""
-    if own is None:
-        return
-    values, weight = factor.data.columns(chunk)
+    values, weight = columns
     for cells, rows in _blocks(len(own.which), values):
         deviation = _deviations(factor, values[..., rows], own.location[cells])
         white = factor.family.whitened(deviation, own.factor[cells], factor.data.room("white", deviation.shape))
@@ -117,7 +119,7 @@ def add_densities(factor: SiteFactor, own: Own | None, product: Tensor, chunk: C
             product[:, rows].index_add_(0, own.which[cells], found)
 
 
-def own_sums(factor: SiteFactor, own: Own, weights: Tensor, chunk: Chunk) -> Tensor:
+def own_sums(factor: SiteFactor, own: Own, weights: Tensor, columns: Columns) -> Tensor:
     """Statistics of the cells of `own` around their centres, (n, F).
 
     Clusters far apart share few rows: where most weights are exact zeros, each cell is summed over its own rows alone.
@@ -126,10 +128,10 @@ def own_sums(factor: SiteFactor, own: Own, weights: Tensor, chunk: Chunk) -> Ten
         factor: the site.
         own: cells.
         weights: of all starts and cells flattened, (all, columns).
-        chunk: rows.
+        columns: values and weights of the rows.
     """
     shares = weights if own.every else weights.index_select(0, own.which)
-    values, weight = factor.data.columns(chunk)
+    values, weight = columns
     counts = shares.count_nonzero(-1)
     most = max(1, int(counts.amax()))
     if FEW * most <= shares.shape[-1]:
@@ -137,8 +139,28 @@ def own_sums(factor: SiteFactor, own: Own, weights: Tensor, chunk: Chunk) -> Ten
     found = shares.new_zeros((len(shares), factor.data.width))
     for cells, rows in _blocks(len(shares), values):
         part = None if weight is None else weight[..., rows]
-        found[cells] += _moments(factor, values[..., rows], own.centre[cells], shares[cells, rows], part)
+        deviation = _deviations(factor, values[..., rows], own.centre[cells])
+        found[cells] += _moments(factor, deviation, shares[cells, rows], part)
     return found
+
+
+def of_one(factor: SiteFactor, own: Own, columns: Columns, share: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-densities `(1, columns)` and statistics `(1, F)` of rows that belong to a single cell.
+
+    Args:
+        factor: the site.
+        own: that cell alone.
+        columns: values and weights of the rows.
+        share: how much each row counts, `(1, columns)`.
+    """
+    values, weight = columns
+    deviation = _deviations(factor, values, own.location)
+    found = None if own.centre is not own.location else _moments(factor, deviation, share, weight)
+    white = factor.family.whitened(deviation, own.factor, factor.data.room("white", deviation.shape))
+    density = _density(white, own.log_factor, values.shape[-2], weight)
+    if found is None:
+        found = _moments(factor, _deviations(factor, values, own.centre), share, weight)
+    return density, found
 
 
 def _over_own_rows(
@@ -149,7 +171,8 @@ def _over_own_rows(
     found = []
     for cells in _few_cells(len(shares), values[..., 0].numel() * shares.shape[-1]):
         part = None if weight is None else _picked(weight, rows[cells])
-        found.append(_moments(factor, _picked(values, rows[cells]), own.centre[cells], shares[cells], part))
+        deviation = _deviations(factor, _picked(values, rows[cells]), own.centre[cells])
+        found.append(_moments(factor, deviation, shares[cells], part))
     return torch.cat(found)
 
 
@@ -166,12 +189,13 @@ def _of_each(shares: Tensor, counts: Tensor, most: int) -> tuple[Tensor, Tensor]
     return rows.view(-1, most), kept.view(-1, most)
 
 
-def _moments(factor: SiteFactor, values: Tensor, centre: Tensor, shares: Tensor, weight: Tensor | None) -> Tensor:
-    """Statistics (n, F) of cells around their centres, under shares (n, columns) and the weights of the rows."""
-    folded = shares.unsqueeze(1).expand((len(shares), values.shape[-2], -1)).flatten(1)
-    each = folded.reshape((len(shares), *(1,) * len(factor.event_shape), -1))
+def _moments(factor: SiteFactor, deviation: Tensor, shares: Tensor, weight: Tensor | None) -> Tensor:
+    """Statistics (n, F) of deviations of rows from cells, under shares (n, columns) and the weights of the rows."""
+    folded = deviation.shape[-1] // shares.shape[-1]
+    each = shares if folded == 1 else shares.unsqueeze(1).expand(-1, folded, -1).flatten(1)
+    each = each.reshape((len(shares), *(1,) * len(factor.event_shape), -1))
     each = each if weight is None else each * weight.flatten(-2)
-    return _side_by_side(factor, factor.family.moments(_deviations(factor, values, centre), each))
+    return _side_by_side(factor, factor.family.moments(deviation, each))
 
 
 def _picked(part: Tensor, rows: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ class Own(NamedTuple):
         log_factor: its log-determinant, (n) + events.
         centre: around what their statistics are taken, of the shape of `location`.
         every: whether these are all cells.
+        rough: natural parameters around one centre, (starts) + cells + (F,): good enough to see which cells a row is
+            far from. None unless these are all cells.
     """
 
     which: Tensor
@@ -25,6 +27,15 @@ class Own(NamedTuple):
     log_factor: Tensor
     centre: Tensor
     every: bool = False
+    rough: Tensor | None = None
+
+    def of(self, cells: slice) -> Own:
+        """Some of these cells alone, for which the sums are of these alone."""
+        if cells == slice(None):
+            return self
+        location, factor, log_factor = self.location[cells], self.factor[cells], self.log_factor[cells]
+        centre = location if self.centre is self.location else self.centre[cells]
+        return Own(self.which[cells], location, factor, log_factor, centre, every=True)
 
 
 class Lines(NamedTuple):

@@ -105,7 +105,8 @@ class InnerProduct:
             eta = eta.unsqueeze(-2)
         product = self.densities(eta, features)
         if natural.own is not None:
-            centring.add_densities(factor, natural.own, product.view(-1, product.shape[-1]), chunk)
+            flat = product.view(-1, product.shape[-1])
+            centring.add_densities(factor, natural.own, flat, factor.data.columns(chunk))
         shape = len(eta), *factor.laid_out_sizes(chunk)
         return align(product if product.shape == shape else product.reshape(shape), factor.laid_out, factor.names)
 
@@ -120,7 +121,8 @@ class InnerProduct:
         flat = weights.reshape((*kept[:at], prod(kept[at:]), -1))
         found = self.statistics(flat, features, factor.data.width)
         if natural is not None and natural.own is not None:
-            own = centring.own_sums(factor, natural.own, flat.reshape(-1, flat.shape[-1]), chunk)
+            shares = flat.reshape(-1, flat.shape[-1])
+            own = centring.own_sums(factor, natural.own, shares, factor.data.columns(chunk))
             found.view(-1, found.shape[-1])[natural.own.which] = own
         return found.reshape((*kept, -1))
 
