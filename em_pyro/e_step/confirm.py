@@ -64,7 +64,10 @@ def disagreements(engine: Engine, params: Params) -> list[str]:
                 event = reading.event_rank + reading.family.roles[key].event_dim
                 # A sum of terms is rounded beside them, which may cancel; what is selected is rounded beside itself.
                 beside = 1.0 if role.affine is not None and domain == "real" else SMALLEST
-                if not _close(squeeze(truth[key], sites[name].dims, name, event), Named(bound, role.names), beside):
+                theirs = squeeze(truth[key], sites[name].dims, name, event)
+                # Torch takes no probability below rounding.
+                least = torch.finfo(torch.result_type(theirs.tensor, 0.0)).eps if logs else 0.0
+                if not _close(theirs, Named(bound, role.names), beside, least):
                     wrong.append(name)
                     break
         if engine.recording is not None:
@@ -126,12 +129,13 @@ def _affordable(engine: Engine) -> bool:
     return entries <= MEASURED and widest <= MEASURED and len(engine.factors) <= LONG
 
 
-def _close(truth: Named, bound: Named, beside: float) -> bool:
+def _close(truth: Named, bound: Named, beside: float, least: float) -> bool:
     names = (*truth.names, *(n for n in bound.names if n not in truth.names))
     a, b = (Named.align(part, names).double() for part in (truth, bound))
     rtol = max(SAME[t.dtype] if t.dtype in SAME else 1e-10 for t in (truth.tensor, bound.tensor))
     size = b.abs().amax() if b.numel() else torch.zeros(())
-    same = (a == b) | ((a - b).abs() <= rtol * (b.abs() + beside * size + 1e-300)) | (a.isnan() & b.isnan())
+    within = rtol * (b.abs() + beside * size + 1e-300) + least
+    same = (a == b) | ((a - b).abs() <= within) | (a.isnan() & b.isnan())
     return bool(same.all())
 
 

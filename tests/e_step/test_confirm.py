@@ -10,7 +10,7 @@ from torch import Tensor, tensor
 from torch.distributions import constraints
 
 from em_pyro import EM
-from em_pyro.e_step.confirm import measured
+from em_pyro.e_step.confirm import disagreements, measured
 
 X, Y = tensor([3.0, 5.0, 1.0, 5.0]).double(), tensor([0.1, 1.2, -0.7, 0.4]).double()
 WEIGHTS = tensor([0.5, 1.0, 2.0, 0.0]).double()
@@ -52,3 +52,22 @@ def test_categories_count(rows: int, compared: bool) -> None:  # noqa: FBT001
     em = EM(words, max_steps=1, check=False)
     params = em.fit(torch.arange(rows) % 300).params
     assert (measured(em._prepared.engine, params) is not None) == compared
+
+
+def sticks(x: Tensor) -> None:
+    """Break a stick whose first part may be all of it."""
+    with pyro.plate("parts", 2):
+        beta = pyro.sample("beta", dist.Beta(tensor(1.0).double(), 0.5))
+    rest = torch.cat([torch.ones(1).double(), (1 - beta).cumprod(-1)])
+    with pyro.plate("row", len(x)):
+        z = pyro.sample("z", dist.Categorical(torch.cat([beta, torch.ones(1).double()]) * rest))
+        pyro.sample("x", dist.Normal(torch.arange(3.0).double()[z], 1.0), obs=x)
+
+
+@pytest.mark.parametrize("rest", [1e-15, 1e-17, 1e-20])
+def test_a_probability_below_rounding_is_the_one_that_torch_takes(rest: float) -> None:
+    """What is left of a stick counts for rounding at least, in torch as here: the two are at no odds."""
+    em = EM(sticks)
+    em.plan(Y)
+    params = {"beta": tensor([1 - rest, 0.3]).double()}
+    assert disagreements(em._prepared.engine, params) == []
