@@ -33,7 +33,7 @@ EXACT = {torch.float64: 1e-9, torch.float32: 1e-4}  # of a log-density, relative
 DOUBTFUL = 5  # axes of which it is tried out whether they belong to a latent of two states
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Found:
     """What a latent indexes.
 

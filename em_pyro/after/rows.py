@@ -17,7 +17,7 @@ from ..program.site import Site
 from ..program.unroll import STATE, TIME
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rows:
     """Latents, or observed sites where there are none, that hang together, row by row of the plates they share.
 

@@ -33,7 +33,7 @@ IN_NO_FILE = ("prepared", "model", "patterns")  # fields of records: what runs, 
 SAME = {torch.float64: 1e-8, torch.float32: 1e-4}  # of the log-likelihood, relative to 1 + its size: of the same data
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Source:
     """How a program was planned, as far as words can say it.
 

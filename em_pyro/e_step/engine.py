@@ -33,7 +33,7 @@ from .sums import Sums
 from .units import Unit, worst
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Engine:
     """A program ready to run: units, replayed sites, priors and the schedule of contractions.
 

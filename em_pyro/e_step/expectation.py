@@ -13,7 +13,7 @@ from .second.second import Second
 from .sums import Sums
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Expectation:
     """What an E-step found.
 

@@ -13,7 +13,7 @@ from .several.stack import Stack
 from .units import Unit
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Left:
     """What is left of a program.
 

@@ -58,7 +58,7 @@ class Contracted(Protocol):
         """The same, written into the rooms of another one, which is not at work meanwhile."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Part:
     """Factors that are contracted together by a schedule, whatever they are.
 

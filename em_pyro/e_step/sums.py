@@ -13,7 +13,7 @@ from ..families import Family
 from ..program.named import Batch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sums:
     """Expected statistics of one site, `S_c = sum_n W_cn T(x_n - around_c)` for every cell `c`.
 

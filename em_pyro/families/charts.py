@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Chart:
     """An invertible function from a parameter to an argument."""
 

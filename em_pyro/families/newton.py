@@ -167,7 +167,7 @@ def ascent_direction(slope: Tensor, hessian: Tensor, flat: float = FLAT, level: 
     return torch.where(lost, 0.0, unit * step)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Near:
     """A function of a few coordinates in every cell, as it is near a point.
 

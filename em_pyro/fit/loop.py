@@ -45,7 +45,7 @@ class State:
     params: dict[str, Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Settings:
     """Options of a run; `seed` is of draws of latents."""
 

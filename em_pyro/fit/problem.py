@@ -48,7 +48,7 @@ Expect = Callable[[Bound, Bound | None], Expectation]
 """An E-step: at bound arguments, its sums around the locations there or at others."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Problem:
     """Everything that is worked out once for one model and one set of arguments.
 

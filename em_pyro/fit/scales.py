@@ -31,7 +31,7 @@ POOLED = 10_000  # rows that are enough to know a spread by
 GROWING = ("itself", "exp", "softplus", "square", "sqrt", "covariance")  # charts under which a scale grows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Watched:
     """A site whose scale may collapse.
 
@@ -52,7 +52,7 @@ class Watched:
         return scales(self.factor, bound)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scales:
     """Everything in a program that may shrink to nothing, each with its unit.
 

@@ -20,7 +20,7 @@ from .pooling import Refused, added, flat
 from .uses import Block, chart_of, made_up, segments_of, terms_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Joint:
     """All free arguments of a cell together, by `Family.solve`; cells that select the same entries are pooled.
 

@@ -54,7 +54,7 @@ class Line:
         return self.how in ("closed form", "Newton", "swept")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """How each parameter is maximised, and how the loop runs. Print it."""
 

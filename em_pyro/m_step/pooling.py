@@ -55,7 +55,7 @@ def unbounded_at(name: str, bad: Tensor) -> PriorUnbounded:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Selected:
     """Which flat cells of an argument select which entries (or rows, or matrices) of one parameter.
 

@@ -24,7 +24,7 @@ CHART = {chart.name: chart for chart in CHARTS}
 Use = tuple[SiteFactor, str, RoleMap]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Block:
     """Parameters that must be solved together, because they meet at a site whose arguments have a joint maximum.
 

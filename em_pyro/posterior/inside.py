@@ -18,7 +18,7 @@ from ..reading.bound import Bound
 from .joint import Joint
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Inside:
     """What the units know of their own states, each given the latents around it.
 

@@ -22,7 +22,7 @@ from ..program.site import Site
 KEPT = 8  # kinds that are remembered
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kind:
     """Arguments alike but for the number of rows.
 

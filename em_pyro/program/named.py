@@ -23,7 +23,7 @@ Item = TypeVar("Item", bound=Hashable)
 SLICE = 65_536  # rows at a time, where all data are looked at once: nothing as long as the data is made
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Named:
     """A tensor whose leading dimensions are named; trailing dimensions, if any, belong to an event."""
 
@@ -138,7 +138,7 @@ def unraveled(index: Tensor, shape: Sequence[int]) -> tuple[Tensor, ...]:
     return tuple(reversed(places))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Unwrapped:
     """The distribution under `.to_event`, `.mask` and `.expand`."""
 

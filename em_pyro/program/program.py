@@ -39,7 +39,7 @@ from .site import Latent, Parameter, Run, Site
 from .volume import Unconstrained
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Program:
     """A model with its arguments: what it samples, what it enumerates and what can be fitted."""
 

@@ -33,7 +33,7 @@ Tally = tuple[Tensor, Tensor]
 """One row of every kind, and the number of rows of its kind."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Distinct:
     """The distinct rows of one plate."""
 

@@ -23,7 +23,7 @@ FEW = 1000  # entries of an argument that are looked at first
 EXACT = {torch.float64: 1e-11, torch.float32: 1e-4}  # a selection may pass through a normalisation
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tier:
     """Atoms that are tried together, at every probe; each kind of key is put in order once."""
 
@@ -45,7 +45,7 @@ def _in_order(keys: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(keys.isfinite(), keys, torch.inf).sort(stable=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Atoms:
     """The bank at every probe: tiers of atoms to try one after the other, and the matrices."""
 

@@ -25,7 +25,7 @@ CHUNK = 1 << 20  # entries of one temporary of a Gram matrix
 LETTERS = ascii_lowercase[:16]  # dimensions of the cells; "z" are starts, "s" and "t" slots
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Piece:
     """Some slots. Dimensions: those of the argument, of size one where nothing varies, then one of slots."""
 
@@ -33,7 +33,7 @@ class Piece:
     value: Tensor = field(repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Affine:
     """An argument `chart(offset + design @ entries)`; the entry of a positive parameter is its logarithm."""
 

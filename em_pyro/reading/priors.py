@@ -39,7 +39,7 @@ CONJUGATE = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prior:
     """The prior of one parameter.
 

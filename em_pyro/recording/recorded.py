@@ -28,7 +28,7 @@ FAINT = 1e-200  # weights far below rounding, of rows whose density may have no 
 SLOPES = {torch.float64: 1e-9, torch.float32: 1e-3}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Moved:
     """What the model says of some of its sites at some values.
 
@@ -63,7 +63,7 @@ class Moved:
 NOTHING = Moved({}, {}, torch.zeros((), dtype=torch.float64))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Recording:
     """Factors of some sites as functions of the parameters, without the model."""
 

@@ -23,7 +23,7 @@ from .conjugate import Conjugate, Draw
 from .laws import bound_to
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kept:
     """A law that stays as it is."""
 

@@ -24,7 +24,7 @@ from ...fit.verdict.ground import Ground
 from ...program.named import Params, batched
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SecondOrder:
     """Information at one point along `r` directions, all `(r, r)`.
 

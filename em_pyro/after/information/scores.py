@@ -19,7 +19,7 @@ TOTAL = 1e-9  # relative to 1 + |log evidence|: by how much rows may change less
 ASIDE = 0.5  # of a standard error given complete data: how far aside that is asked
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rows:
     """The rows of some plates that have no latent in common, those of the plates side by side.
 
@@ -48,7 +48,7 @@ class Rows:
         return torch.stack(columns, -1) if columns else self.counts.new_zeros((len(self.counts), 0))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Outer:
     """Outer products of scores that were multiplied by counts, summed: of parts of the rows they add.
 

@@ -35,7 +35,7 @@ from ..sites.natural import Natural
 from ..sums import Sums
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Compiled:
     """Sites computed without the model, and the steps that they belong to."""
 
@@ -125,7 +125,7 @@ class Many(Compiled):
         return sizes if len(sizes) == len(self.names) else (*sizes[:at], len(self.steps), *sizes[at:])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Each:
     """Compiled sites that are laid out alike and whose arguments differ by step: one product for all."""
 
@@ -166,7 +166,7 @@ class Each:
         return self.unit.finish(found, natural)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Replayed:
     """A site, or a part of one, whose log-densities come from the model itself."""
 

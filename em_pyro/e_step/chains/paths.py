@@ -14,7 +14,7 @@ from ..contraction.drawn import AT_ONCE, drawn, portions
 from ..forward_backward.chain import Smoothed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Laid:
     """A chain of one start, laid out for its recursion: dimensions `apart`, states, steps, `rows`.
 

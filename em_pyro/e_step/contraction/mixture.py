@@ -39,7 +39,7 @@ class MixtureNatural(NamedTuple):
     features: Features
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Mixture:
     """Chunks of rows, each row with one latent.
 

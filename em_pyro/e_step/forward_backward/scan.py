@@ -35,7 +35,7 @@ class Moves(Protocol):
         """Those of the steps of all blocks side by side: `t` counts within a block, rows are those of all blocks."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OneMatrix(Moves):
     """One matrix for all steps and rows."""
 
@@ -59,7 +59,7 @@ class OneMatrix(Moves):
         return self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OneAStep(Moves):
     """A matrix for every step, shared by the rows or not."""
 

@@ -28,7 +28,7 @@ from .rows import Rows
 from .translate import Centre, Translation
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Natural:
     """Arguments at one set of parameters.
 
@@ -42,7 +42,7 @@ class Natural:
     starts: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Gaussian(Unit):
     """Gaussian latents, summed out.
 

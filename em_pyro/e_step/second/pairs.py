@@ -21,7 +21,7 @@ from .states import States
 BLOCK = 1 << 19  # products of features that are held at once: they stay in cache
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pairs:
     """Pairs of states whose features are taken around the same centre.
 

@@ -20,7 +20,7 @@ from .pairs import Pairs, blocks, density
 MOST = 50_000_000  # numbers that are held
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rows:
     """Scores of rows in all states: where arguments or statistics of a site differ by row, or directions are few.
 

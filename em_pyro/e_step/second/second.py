@@ -36,7 +36,7 @@ FARTHEST = 25.0
 spacing of numbers, is 1e-10."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Second:
     """Second-order sums over rows, along `r` directions; those of other rows add.
 

@@ -41,7 +41,7 @@ class Side(NamedTuple):
     owned: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bundle(Unit):
     """One site or several as one factor, under the name of the first."""
 

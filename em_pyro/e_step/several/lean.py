@@ -35,7 +35,7 @@ LEAST = -1e6  # what a structural zero counts for where a statistic is left out:
 WIDEST = 2_000_000  # entries of the matrix that leads from the features to all statistics
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Features:
     """The features of some sites, and how they relate to all statistics.
 

@@ -41,7 +41,7 @@ class OneFunction(Form, Protocol):
         """Statistics under such weights, (starts, cells, numbers of a cell)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stack(Unit):
     """One or more sites with the same natural parameters; the first of them gives the statistics their name."""
 

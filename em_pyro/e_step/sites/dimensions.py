@@ -22,7 +22,7 @@ class Layout:
     folded: tuple[str, ...]  # folded plates along which the cells differ
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Codes(Named):
     """The group of every row of a plate.
 

@@ -34,7 +34,7 @@ LEAST = 1.0  # rows for each group, above which they are taken by group
 MOST = 1 << 20  # groups
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Groups:
     """Rows of a plate by their groups.
 

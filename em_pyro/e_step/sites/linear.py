@@ -31,7 +31,7 @@ from .product import InnerProduct
 from .site_factor import SiteFactor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rows:
     """Rows of a chunk, those of columns and folded plates in one dimension.
 

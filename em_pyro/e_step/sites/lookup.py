@@ -62,7 +62,7 @@ class Table(InnerProduct):
         return sums[:, :-1].reshape((*weights.shape[:-1], width))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Entries:
     """What is not zero in the features of a chunk, compressed by row and by place.
 

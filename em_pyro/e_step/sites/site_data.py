@@ -27,7 +27,7 @@ Room = Callable[[], Tensor]
 """Where to write features that are not kept: a matrix (F, columns) that is read before it is asked for again."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SiteData:
     """The data of one site, as the columns of a matrix of features."""
 

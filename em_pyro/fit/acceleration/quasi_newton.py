@@ -45,7 +45,7 @@ SHRINKS = log(3.0)  # of the logarithm of a spread of latents: the most by which
 DIGITS = 1e-2  # of the slack that the loop has: a proposal is not kept for less
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reached:
     """A point at which an EM step was taken.
 
@@ -87,7 +87,7 @@ class Reached:
         return abs(float(self.slope @ self.step))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class QuasiNewton:
     """Quasi-Newton steps on their way: what they have spent and learnt.
 

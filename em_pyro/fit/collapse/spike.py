@@ -23,7 +23,7 @@ BEGUN = 0.3  # of the size: a density as narrow as this has begun to draw togeth
 DROP = 0.5  # nats that a density falls at a distance beside a value, on either side, where it is narrower than that
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Shapes:
     """Observed sites of continuous values, and how narrow the laws of those are that have no scale.
 

@@ -97,7 +97,7 @@ class Rows(Protocol):
         """Tell `tick` of what is read; and return it where steps are what is counted."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AtHand:
     """All rows are those of the engine."""
 

@@ -29,7 +29,7 @@ from .stream import check_additive
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Team:
     """A process group, and who is asking."""
 
@@ -88,7 +88,7 @@ class Team:
             ) from error
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Shared:
     """The rows of several processes.
 

@@ -36,7 +36,7 @@ from .stream import Stream, check_streamed
 LEFT = 2  # full E-steps that are kept of the passes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Slices:
     """How a fit begins.
 

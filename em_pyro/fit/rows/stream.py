@@ -29,7 +29,7 @@ from .seals import Call, Source, changed, fewer, seal
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stream:
     """All rows, in batches.
 

@@ -29,7 +29,7 @@ TOGETHER = 64  # states of all latents that are seeded together, at most
 APART = 1e-9  # of the squared distances: by less are equal seeds told apart, at random
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Owned:
     """What some latents of the same plates explain: the statistics of a site by row, and the parameters in it."""
 

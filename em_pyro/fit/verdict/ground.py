@@ -22,7 +22,7 @@ ROUGH = {1: 0.5, -1: -0.5}  # of a derivative, times the step: to second order
 FINE = {1: 8 / 12, -1: -8 / 12, 2: -1 / 12, -2: 1 / 12}  # to fourth order
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ground:
     """The objective of a program, as a function of coordinates around fitted values.
 

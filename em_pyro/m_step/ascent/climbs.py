@@ -16,7 +16,7 @@ LARGE = 1000  # entries beyond which a block is treated as a network
 HURRIED = {NEWTON: "few steps of Newton", LBFGS: "few steps of L-BFGS", ADAM: "some steps of Adam"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Climb:
     """A block of parameters that `Q` does not separate.
 

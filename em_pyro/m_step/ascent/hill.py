@@ -55,7 +55,7 @@ class OnlyOnce(Exception):
     """Something in `Q` has no second derivative in torch."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Hill:
     """What is climbed: `Q` as a function of one vector, all free parameters side by side.
 
@@ -190,7 +190,7 @@ class Hill:
                 yield leaf, weights, self.q(values)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Held(Hill):
     """The same, along coordinates that do not stand before an edge of what is possible.
 

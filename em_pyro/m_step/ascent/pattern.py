@@ -24,7 +24,7 @@ Products = Callable[[Tensor], Tensor]
 WRONG = 1e-8  # of a product with the Hessian, relative to its size: an entry has been missed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pattern:
     """Entries that may differ from zero.
 

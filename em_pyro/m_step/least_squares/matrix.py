@@ -20,7 +20,7 @@ from .arguments import Argument, Place, Predictor, Selection
 from .scalar import Moments
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MatrixSite:
     """One MultivariateNormal site of a block."""
 

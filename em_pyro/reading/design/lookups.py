@@ -17,7 +17,7 @@ from ..bank import RoleMap
 from ..reading import Lookup, Reading, Recognition
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LookedUp:
     """What rows look up in one argument.
 

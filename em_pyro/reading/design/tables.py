@@ -57,7 +57,7 @@ class Table:
         return part.reshape(self.shape)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tables:
     """All tables of a program, computed by what was recorded of it.
 

@@ -30,7 +30,7 @@ MANY = 2_000  # rows of the largest plate from which few are read
 FEW = 40  # of them
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FewRows:
     """A program and the same with few rows of its largest plate."""
 
@@ -147,7 +147,7 @@ def _steady(part: Any, d: int | None) -> Any:
     return part
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Entries:
     """Latent entries of a few rows, and those of all."""
 
