@@ -53,7 +53,7 @@ class Source:
     unconstrained: bool = False
     states: Mapping[str, int] = field(default_factory=dict)
     criteria: Criteria | None = None
-    model: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
+    model: Callable[..., Any] | None = field(default=None, repr=False)
 
     def planned(self, params: Params, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Problem:
         """Survey and plan the model on data, at fitted values; no initialiser is run and the store is not touched.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,12 +25,13 @@ from ..recording.recorded import NOTHING, Moved, Recording, played
 from .contraction.schedule import Factor
 from .expectation import Expectation
 from .part import Contracted
-from .second.second import second_order
-from .second.states import States, states_of
 from .shares import SOFT, SUMS, Collect, Shares
 from .sites.site_factor import SiteFactor
 from .sums import Sums
 from .units import Unit, worst
+
+if TYPE_CHECKING:
+    from .second.states import States
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +129,8 @@ class Engine:
         total = sum(evidence[1:], evidence[0]) if evidence else torch.zeros(bound.starts, dtype=torch.float64)
         second = None
         if collect.along is not None:
+            from .second.second import second_order  # no step of a fit asks for them
+
             second = second_order(self.states, bound, collect.along, self.bind, replays, self.offsets)
         return Expectation(total + self.base, sums, weights, self.plate, second=second)
 
@@ -155,11 +158,6 @@ class Engine:
         too few `near`. It is read off what all who hold rows of the data share.
         """
         return worst(part.digits(bound, near) for part in self.parts)
-
-    def blurred(self, bound: Bound, near: Bound) -> Tensor | None:
-        """Say of which starts, shape `(starts)`, the sums at `bound` have too few digits for the arguments `near`."""
-        found = self.digits(bound, near)
-        return None if found is None else found[0] > 1
 
     def on(self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> Engine:
         """The same program, read in the same way, on other arguments; no initialiser is run.
@@ -274,6 +272,8 @@ class Engine:
         Raises:
             PlanError: they are not.
         """
+        from .second.states import states_of  # no step of a fit asks for them
+
         owners = {name: frozenset(latent.plates) for name, latent in self.program.latents.items()}
         return states_of(self.parts, self.joined, owners, self.sizes, self.constants)
 

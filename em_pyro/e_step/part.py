@@ -81,7 +81,7 @@ class Part:
     plate: str | None = None
     size: int = 0
     length: int = 0
-    narrowed: dict[Chunk, Schedule] = field(default_factory=dict, repr=False, compare=False)
+    narrowed: dict[Chunk, Schedule] = field(default_factory=dict, repr=False)
 
     def chunks(self, starts: int = 1) -> tuple[Chunk, ...]:
         """Chunks of rows, so few in each that what all starts hold of it stays in cache."""

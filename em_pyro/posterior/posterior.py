@@ -66,7 +66,7 @@ class Posterior:
         if not any(set(unit.inside) & set(here.program.latents) for unit in here.units):
             return self._joint
         read = here.recognition
-        engine = build(here.program, read, read.runs[0], here.priors, here.alive, loops=False, plate=here.plate)
+        engine = build(here.program, read, read.runs[0], here.priors, here.alive, chains=False, plate=here.plate)
         return Joint(engine, log_factors(engine, engine.bind(self._bound.batch)))
 
     @cached_property

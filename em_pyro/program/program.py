@@ -55,9 +55,9 @@ class Program:
     """Unconstrained tensors that a PyroModule would put into the store by itself, with their constraints."""
     view: Callable[[dict[str, Site]], dict[str, Site]] | None = field(default=None, repr=False)
     """How the sites of a run are to be seen: a `DiscreteHMM` taken apart."""
-    indices: Indices = field(default_factory=dict, repr=False, compare=False)
+    indices: Indices = field(default_factory=dict, repr=False)
     """What plates hand out, the same tensors in every run."""
-    held: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    held: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """What the model had reached after its first run; one that notes down its runs has reached more by the next."""
     how: int = AS_PASSED
     """How arguments are converted: what the model runs with."""
@@ -67,7 +67,7 @@ class Program:
     """Sites with a prior that have an entry for each row of a data plate."""
     integrated: Mapping[str, str] = field(default_factory=dict)
     """Continuous latents that are integrated, and why: a run is at values that stand for them, as if observed."""
-    passed: tuple[tuple[Any, ...], Mapping[str, Any]] = field(default=((), {}), repr=False, compare=False)
+    passed: tuple[tuple[Any, ...], Mapping[str, Any]] = field(default=((), {}), repr=False)
     """The arguments as they were passed: `args` and `kwargs` may be tensors in their place."""
 
     @property

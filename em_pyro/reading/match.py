@@ -54,9 +54,7 @@ class Atoms:
     matrices: Tensor | None = field(repr=False)  # (probes, M, D, D); None where there are none
     sizes: Tensor = field(repr=False)  # rows of each of them, (M)
     rtol: float
-    matched: dict[object, tuple[RoleMap, tuple[int, ...]] | None] = field(
-        default_factory=dict, repr=False, compare=False
-    )
+    matched: dict[object, tuple[RoleMap, tuple[int, ...]] | None] = field(default_factory=dict, repr=False)
     """What was found before, by the values of an argument: the steps of a loop are matched once."""
 
 

@@ -54,8 +54,8 @@ class VariationalFit:
     gap: float
     starts: tuple[tuple[float, str], ...] = field(repr=False)
     held: Held = field(repr=False)
-    prepared: Problem = field(repr=False, compare=False)
-    priors: Mapping[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    prepared: Problem = field(repr=False)
+    priors: Mapping[Any, Any] = field(default_factory=dict, repr=False)
     tol: float = 1e-8
     notes: tuple[str, ...] = ()
     acceleration: Accelerated | None = None

@@ -12,7 +12,7 @@ from ...program.unroll import FROM, STATE, TIME, TO
 from ..contraction.elimination import components
 from ..contraction.schedule import Factor
 from ..forward_backward.compiled import choose
-from ..left import Left
+from ..left import CHAIN, Left
 from ..several.abreast import abreast, kind_of
 from ..several.stack import Stack
 from ..sites.site_factor import SiteFactor
@@ -20,7 +20,6 @@ from ..units import Unit
 from .chain import Chain
 from .parts import Each, Part, Replayed, compiled, marks, renamed
 
-CHAIN = 8  # latents from which a chain is a unit; fewer are summed out one by one
 MOVING = "transitions differ between steps"
 
 

@@ -58,8 +58,8 @@ class Mixture:
     scale: Named | None
     plate: str
     length: int
-    buffers: dict[str, dict[tuple[int, int], Tensor]] = field(default_factory=dict, repr=False, compare=False)
-    scales: dict[Chunk, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    buffers: dict[str, dict[tuple[int, int], Tensor]] = field(default_factory=dict, repr=False)
+    scales: dict[Chunk, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def rows(self) -> Bundle:

@@ -47,7 +47,7 @@ class Bundle(Unit):
 
     in_one_product: ClassVar[bool] = True
     sites: tuple[SiteFactor, ...]
-    cache: dict[Chunk, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    cache: dict[Chunk, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def factors(self) -> tuple[SiteFactor, ...]:

@@ -48,7 +48,7 @@ class Features:
     rows: Bundle
     totals: Mapping[str, Tensor] = field(repr=False)
     ones: bool
-    cache: dict[Chunk, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    cache: dict[Chunk, Tensor] = field(default_factory=dict, repr=False)
 
     @cached_property
     def sites(self) -> tuple[SiteFactor, ...]:

@@ -48,7 +48,7 @@ class Stack(Unit):
     in_one_product: ClassVar[bool] = True
     sites: tuple[SiteFactor, ...]
     same: bool  # the features are the same too: the latents of a chain
-    cache: dict[Chunk, Any] = field(default_factory=dict, repr=False, compare=False)
+    cache: dict[Chunk, Any] = field(default_factory=dict, repr=False)
 
     @property
     def first(self) -> SiteFactor:

@@ -115,9 +115,9 @@ class QuasiNewton:
     left: float = float("inf")
     rated: bool = field(default=False, repr=False)
     gain: float = field(default=1.0, repr=False)
-    at: Reached | None = field(default=None, repr=False, compare=False)
-    ahead: Reached | None = field(default=None, repr=False, compare=False)
-    secants: Secants = field(default_factory=lambda: Secants.none(0), repr=False, compare=False)
+    at: Reached | None = field(default=None, repr=False)
+    ahead: Reached | None = field(default=None, repr=False)
+    secants: Secants = field(default_factory=lambda: Secants.none(0), repr=False)
 
     @property
     def seconds_per_step(self) -> float:

@@ -14,15 +14,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ...e_step.chains.chain import Chain
 from ...e_step.engine import Engine
 from ...program.devices import seeded
 from ...program.named import Named, align, squeeze, unraveled
 from ...program.unroll import TIME
+
+if TYPE_CHECKING:
+    from ...e_step.chains.chain import Chain
 
 SEEDING_ROWS = 20_000  # rows among which k-means++ picks
 TOGETHER = 64  # states of all latents that are seeded together, at most

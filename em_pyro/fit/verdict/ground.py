@@ -34,7 +34,7 @@ class Ground:
 
     problem: Problem
     around: Around
-    known: list[tuple[Expectation, Tensor]] = field(default_factory=list, init=False, repr=False, compare=False)
+    known: list[tuple[Expectation, Tensor]] = field(default_factory=list, init=False, repr=False)
 
     @torch.no_grad()
     def heights(self, points: Tensor) -> Tensor:

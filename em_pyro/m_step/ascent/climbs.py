@@ -31,7 +31,7 @@ class Climb:
     names: tuple[str, ...]
     method: str
     exact: bool = True
-    patterns: list[Pattern] = field(default_factory=list, repr=False, compare=False)
+    patterns: list[Pattern] = field(default_factory=list, repr=False)
 
     @property
     def steady(self) -> bool:

@@ -34,7 +34,7 @@ class Linked:
     chart: Chart
     family: Family
     rank: int  # events of the site
-    reference: int = field(default=0, compare=False)  # category from which the predictors of a simplex row are counted
+    reference: int = 0  # category from which the predictors of a simplex row are counted
 
     @property
     def unitless(self) -> bool:

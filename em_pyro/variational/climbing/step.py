@@ -31,8 +31,8 @@ def step(problem: Problem, laws: tuple[Conjugate, ...], bound: Bound, held: Held
     """
     found = problem.expect(bound)
     new = bound_to(_updated(laws, found, bound, held), problem.engine.recognition.bank)
-    short = problem.engine.blurred(bound, new)
-    if short is not None and bool(short):
+    short = problem.engine.digits(bound, new)
+    if short is not None and bool(short[0] > 1):
         found = problem.expect(bound, new)
         new = bound_to(_updated(laws, found, bound, held), problem.engine.recognition.bank)
     return new, found
