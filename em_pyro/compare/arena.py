@@ -52,5 +52,5 @@ def plate_depth(here: Problem) -> int:
 
 
 def prior_sites(here: Problem) -> list[str]:
-    """Continuous latents: parameters with a prior."""
+    """Return the parameters with a prior: the continuous latents."""
     return [name for name, p in here.program.parameters.items() if p.kind == "prior"]

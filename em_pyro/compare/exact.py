@@ -63,7 +63,7 @@ class Counted(Engine):
 
 
 def counted(problem: Problem, tally: Tally) -> Problem:
-    """The same problem, with everything that is asked of its engine counted."""
+    """Return the same problem, with everything that is asked of its engine counted."""
 
     def total(expect: Expect) -> Expect:
         def counting(bound: Any, about: Any = None) -> Expectation:

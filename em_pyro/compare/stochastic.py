@@ -99,7 +99,7 @@ def _ascended(here: Problem, who: Contender) -> Callable[..., Any]:
 
 
 def fresh(optim: Any) -> Any:
-    """A copy of an optimiser that has seen no parameter."""
+    """Return a copy of an optimiser that has seen no parameter."""
     new = copy.copy(optim)
     new.optim_objs, new._state_waiting_to_be_consumed = {}, {}
     new.pt_optim_args = copy.deepcopy(optim.pt_optim_args)

@@ -65,7 +65,7 @@ TAKERS: tuple[Callable[[Left], tuple[Sequence[Unit], Left]], ...] = (
 
 
 def order_of(program: Program) -> dict[str, int]:
-    """Sizes of all latents and plates, in the order of their tensor dimensions: latents left, rows right."""
+    """Return the sizes of all latents and plates, in the order of their tensor dimensions: latents left, rows right."""
     latents = sorted(program.latents.values(), key=lambda latent: latent.dim)
     plates = sorted(program.plates, key=lambda plate: program.plate_dims[plate])
     return {latent.name: latent.size for latent in latents} | {plate: program.plates[plate] for plate in plates}

@@ -74,7 +74,7 @@ def disagreements(engine: Engine, params: Params) -> list[str]:
 
 @torch.no_grad()
 def other_densities(engine: Engine) -> list[str]:
-    """Sites whose family computes another density than the model's own `log_prob`, at a random point."""
+    """Return the sites whose family computes another density than the model's own `log_prob`, at a random point."""
     if not _affordable(engine):
         return []
     sites, wrong = engine.recognition.runs[0], []
@@ -136,7 +136,7 @@ def _close(truth: Named, bound: Named, beside: float) -> bool:
 
 
 def measured(engine: Engine, params: Params) -> float | None:
-    """Log evidence by the model's own `log_prob`, where that is affordable, nan where it has none; None elsewhere."""
+    """Return the log evidence by the model's own `log_prob`, nan where it has none; None where it is not affordable."""
     engine = engine.full
     if not _affordable(engine):
         return None

@@ -192,7 +192,7 @@ def _rows(batch: Batch, rows: Sequence[int]) -> Batch:
 
 
 def may_pass(path: Sequence[float], objective: float, margin: float) -> bool:
-    """Whether the gains of a path grow, or shrink so slowly that they would pass the old objective."""
+    """Tell whether the gains of a path grow, or shrink so slowly that they would pass the old objective."""
     last, before = path[-1] - path[-2], path[-2] - path[-3]
     rounding = 1e-14 * (1 + abs(objective))
     ratio = last / before if before > rounding and last > rounding else 0.0
@@ -202,7 +202,7 @@ def may_pass(path: Sequence[float], objective: float, margin: float) -> bool:
 def row_units(
     problem: Problem, params: Params, found: Expectation, points: Params, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """How far each entry must move for `Q` to fall by one nat a row, by its curvature; shapes of `points`.
+    """Return how far each entry must move for `Q` to fall by one nat a row, by its curvature; shapes of `points`.
 
     The curvature of an entry is the norm of its row of the Hessian, by products with random signs. Where there is none
     no step moves the entry, and no disturbance does: that would be a random search. No transform is driven to its end:

@@ -199,7 +199,7 @@ def _check_apart(
 
 
 def first_batch(engine: Engine, block: Block) -> dict[str, Tensor]:
-    """The values that the parameters of a block, and those that meet them, have at first: a batch of one start."""
+    """Return the values that parameters of a block, and those that meet them, have at first: a batch of one start."""
     parameters = engine.program.parameters
     return {name: parameters[name].initial.double().unsqueeze(0) for name in {*block.names, *block.held}}
 

@@ -277,7 +277,7 @@ def draw_in(engine: Engine, kinds: dict[str, str]) -> dict[str, str]:
 
 
 def blocks_of(engine: Engine, kinds: Mapping[str, str]) -> list[list[str]]:
-    """Parameters that must be solved together: those that meet at a site of a family with several roles."""
+    """Return the parameters that must be solved together: those that meet at a site of a family with several roles."""
     meetings = ([n for n in here if not solver_of(kinds[n]).separable] for here in _meetings(engine, kinds))
     return connected(kinds, meetings)
 

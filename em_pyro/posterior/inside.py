@@ -122,7 +122,7 @@ class Inside:
 
 
 def plates_of(engine: Engine, site: str) -> tuple[str, ...]:
-    """Plates of any latent, left to right."""
+    """Return the plates of any latent, left to right."""
     program = engine.program
     if site in program.latents:
         return program.latents[site].plates

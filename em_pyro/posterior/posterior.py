@@ -259,7 +259,7 @@ class Posterior:
 
 
 def by_row(engine: Engine, plate: str, bound: Bound | None = None) -> Engine:
-    """The engine of a program in which no factor sums the rows of a plate; of a bound that is of points."""
+    """Return the engine of a program in which no factor sums the rows of a plate; of a bound that is of points."""
     recognition = engine.recognition
     if not any(plate in site.data.folded for site in engine.sites.values()):
         return engine
@@ -272,7 +272,7 @@ def by_row(engine: Engine, plate: str, bound: Bound | None = None) -> Engine:
 
 
 def posterior(engine: Engine, params: Mapping[str, Tensor], bound: Bound | None = None) -> Posterior:
-    """The posterior of `engine`'s program at `params`, or at what is `bound` in their place."""
+    """Return the posterior of `engine`'s program at `params`, or at what is `bound` in their place."""
     engine = engine.full
     values = {name: value.detach().double() for name, value in params.items()}
     with beside(engine.program.device):

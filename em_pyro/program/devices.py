@@ -56,7 +56,7 @@ def visiting() -> Iterator[None]:
 
 
 def at_hand(tensor: Tensor) -> bool:
-    """Whether a number in it can be looked at without waiting for a device."""
+    """Tell whether a number in it can be looked at without waiting for a device."""
     return tensor.is_cpu
 
 

@@ -195,11 +195,11 @@ def batched(params: Params) -> dict[str, Tensor]:
 
 
 def only(batch: Batch) -> dict[str, Tensor]:
-    """The one start of a batch; several have no values of one."""
+    """Return the one start of a batch; several have no values of one."""
     assert all(len(value) == 1 for value in batch.values())
     return {name: value.squeeze(0) for name, value in batch.items()}
 
 
 def alike(one: Params, other: Params) -> bool:
-    """Whether two sets of values are the same to the last bit."""
+    """Tell whether two sets of values are the same to the last bit."""
     return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)

@@ -213,7 +213,7 @@ def list_of(domain: str) -> str:
 
 
 def entries_of(segments: Iterable[Segment], batch: Batch) -> Tensor:
-    """All atoms of some segments, shape `(starts, M)`."""
+    """Return all atoms of some segments, shape `(starts, M)`."""
     parts = []
     for s in segments:
         value = s.chart.forward(batch[s.parameter])

@@ -145,7 +145,7 @@ def _columns(program: Program, recognition: Recognition, sites: Mapping[str, Sit
 
 
 def replayed(recognition: Recognition, plate: str) -> list[str]:
-    """Sites of a plate that the model itself computes."""
+    """Return the sites of a plate that the model itself computes."""
     return [n for n, s in recognition.runs[0].items() if plate in s.plates and n not in recognition.readings]
 
 

@@ -143,6 +143,6 @@ class Joined:
 
 
 def joined(design: Affine, slope: Tensor, weight: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The same with a whole matrix, (starts, size, size)."""
+    """Return the same with a whole matrix, (starts, size, size)."""
     matrix, right = Joined.of(design, BlockDiagonal.whole(size))(slope, weight)
     return matrix.unflatten(-1, (size, size)), right

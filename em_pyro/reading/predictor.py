@@ -234,14 +234,14 @@ def meeting(index: Tensor, keys: Tensor) -> dict[int, set[int]]:
 
 
 def together(affine: Affine) -> list[list[int]]:
-    """Sets of entries that meet in one predictor, -1 for none."""
+    """Return the sets of entries that meet in one predictor, -1 for none."""
     shape = broadcast(*(piece.index.shape[:-1] for piece in affine.pieces))
     every = torch.cat([piece.index.expand((*shape, piece.index.shape[-1])) for piece in affine.pieces], -1)
     return every.reshape(-1, every.shape[-1]).unique(dim=0).tolist()  # type: ignore[no-any-return]
 
 
 def equation_by_equation(affine: Affine, matrices: Tensor) -> bool:
-    """Whether the coordinates have the same regressors and entries of their own: then no covariance matters.
+    """Tell whether the coordinates have the same regressors and entries of their own: then no covariance matters.
 
     References:
         Zellner (1962), An efficient method of estimating seemingly unrelated regressions. JASA 57, section 3.

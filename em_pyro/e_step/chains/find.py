@@ -176,7 +176,7 @@ def _abreast(
 
 
 def with_recursion(chain: Chain, device: torch.device | None = None) -> Chain:
-    """The chain with the recursion that it runs through, and why."""
+    """Return the chain with the recursion that it runs through, and why."""
     device = device or next((factor.data.value.tensor.device for factor in chain.factors), torch.device("cpu"))
     entries = prod((chain.states, chain.steps, *(chain.sizes[n] for n in chain.outside)))
     method, reason = choose(entries, device)

@@ -105,7 +105,7 @@ def best_paths(laid: Laid, counted: Tensor | None = None) -> tuple[Tensor, Tenso
 
 
 def _best(laid: Laid, counted: Tensor | None) -> tuple[Tensor, Tensor]:
-    """As `best_paths`, `(apart, rows)` and `(apart, T, rows)`."""
+    """As `best_paths`, `(apart, rows)` and `(apart, T, rows)`; `counted` as in `entered_path`."""
     seen, score = laid.seen.movedim(-2, 0), laid.start
     if laid.entered:
         score = (score.unsqueeze(-2) + laid.into(0).unsqueeze(-1)).amax(-3)

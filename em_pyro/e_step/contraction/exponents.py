@@ -12,7 +12,7 @@ from ...program.site import Site
 
 
 def exponents(sites: Mapping[str, Site]) -> dict[frozenset[str], Named | None]:
-    """The `poutine.scale` of every set of plates.
+    """Return the `poutine.scale` of every set of plates.
 
     Raises:
         ModelError: two sites of the same plates carry different scales.

@@ -113,7 +113,7 @@ def density(site: SiteFactor, bound: Bound) -> Tensor:
 
 
 def blocks(features: Tensor, width: int) -> Iterator[slice]:
-    """Rows in blocks, so many numbers each, that stay in cache."""
+    """Yield the rows in blocks, so many numbers each, that stay in cache."""
     size = max(1, BLOCK // max(width, 1))
     yield from (slice(start, start + size) for start in range(0, features.shape[-1], size))
 

@@ -179,7 +179,7 @@ class Features:
 
 
 def features_of(rows: Bundle, *, lean: bool) -> Features:
-    """The features of some rows: lean where statistics add up to known totals, if that is asked for."""
+    """Return the features of some rows: lean where statistics add up to known totals, if that is asked for."""
     sites = [factor for factor in rows.sites if factor.form.together]
     every = sum(factor.data.width for factor in sites)
     known = ((factor.name, factor.data.total) for factor in sites if lean and _selected(factor))

@@ -159,7 +159,7 @@ class Stack(Unit):
 
 
 def row_width(factors: Sequence[SiteFactor], plate: str) -> int:
-    """Features of a row of `plate`, and three numbers for each of its cells."""
+    """Return how many numbers a row of `plate` takes: its features, and three for each of its cells."""
     inside = [factor for factor in factors if plate in factor.names]
     if not inside:
         return 0

@@ -45,7 +45,7 @@ class Indicator(InnerProduct):
 
 
 def indicator_of(factor: SiteFactor) -> Indicator | None:
-    """A latent of one dimension whose features are the identity."""
+    """Return a latent of one dimension whose features are the identity."""
     layout = factor.layout
     if factor.role != "latent" or layout.batch or layout.cells or len(layout.columns) != 1:
         return None
@@ -142,7 +142,7 @@ class Quadratic(InnerProduct):
 
 
 def pays(dim: int, cells: int) -> bool:
-    """Whether products of values with themselves cost less than features of them: numbers that are moved, a row.
+    """Tell whether products of values with themselves cost less than features of them: numbers that are moved, a row.
 
     A feature is written, and read by both products. Without them `D` numbers a cell are written, multiplied and summed,
     and written and read again; and of the `D^2` products in each cell there is the other half to add, twice.
@@ -156,7 +156,7 @@ def _count(dim: int) -> int:
 
 
 def quadratic_of(factor: SiteFactor) -> Quadratic | None:
-    """A site with quadratic statistics of wide values, whose features are too many to be kept and not worth making."""
+    """Return a site with quadratic statistics of wide values: its features are too many to be kept, or worth making."""
     data, layout, cells = factor.data, factor.layout, prod(factor.cell_shape)
     if not factor.family.quadratic or not factor.moves or layout.batch or data.folded or data.event_shape:
         return None
@@ -196,5 +196,5 @@ FORMS: tuple[Callable[[SiteFactor], Form | None], ...] = (
 
 
 def form_of(factor: SiteFactor) -> Form:
-    """The form of a recognised site."""
+    """Return the form of a recognised site."""
     return next((form for take in FORMS if (form := take(factor)) is not None), factor.form)

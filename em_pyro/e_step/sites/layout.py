@@ -200,7 +200,7 @@ def _mean(value: Named, weight: Named | None, rank: int, event_dim: int) -> Tens
 
 
 def names_of(reading: Reading) -> set[str]:
-    """Every name that a recognised site's factor may carry."""
+    """Return every name that a recognised site's factor may carry."""
     site, found = reading.site, set[str]()
     if reading.form is not None and reading.form.lines is not None:
         found |= set(reading.form.lines.names)

@@ -22,7 +22,7 @@ Sharing = Callable[[Engine], Shares]
 
 
 def soft(_: Engine) -> Shares:
-    """By the posterior."""
+    """Share rows out by the posterior."""
     return SOFT
 
 

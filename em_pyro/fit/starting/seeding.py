@@ -95,7 +95,7 @@ Group = tuple[tuple[int, ...], int, frozenset[str]]
 
 
 def groups_of(engine: Engine) -> dict[Group, list[Owned]]:
-    """What latents explain, those together whose states are to mean the same."""
+    """Return what latents explain, those together whose states are to mean the same."""
     groups: dict[Group, list[Owned]] = {}
     for owned in _everything_owned(engine):
         sizes = tuple(engine.program.latents[name].size for name in owned.latents)

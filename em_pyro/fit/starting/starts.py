@@ -231,7 +231,7 @@ def _share(engine: Engine, name: str, index: Tensor, rows: Tensor) -> Named:
 
 
 def weights_of(engine: Engine, shares: Mapping[str, Named]) -> dict[str, Tensor]:
-    """Weights of every factor under independent latents with the given shares, (one start) + its dimensions."""
+    """Return weights of every factor under independent latents with the given shares, (one start) + its dimensions."""
     found: dict[str, Tensor] = {}
     for name, factor in engine.factors.items():
         weight = torch.ones((), dtype=torch.float64)

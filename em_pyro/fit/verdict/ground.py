@@ -168,7 +168,7 @@ def heights_in_turn(problem: Problem, batch: Batch) -> Tensor:
 
 
 def evaluated(problem: Problem) -> int:
-    """Entries of all factors, and numbers of the laws of integrated latents, of all rows: what an evaluation costs."""
+    """Return what an evaluation costs: entries of all factors and of the laws of integrated latents, of all rows."""
     engine = problem.engine
     factors = sum(math.prod(engine.sizes[n] for n in factor.names) for factor in engine.factors.values())
     return int(problem.rows.times) * (factors + sum(unit.held for unit in engine.units if unit.continuous))

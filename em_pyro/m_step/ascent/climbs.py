@@ -68,7 +68,7 @@ def climbs_of(
 
 
 def climb_of(engine: Engine, names: Sequence[str]) -> Climb:
-    """The method for one block, by its number of entries, and whether it is a network.
+    """Return the method for one block, by its number of entries, and whether it is a network.
 
     A module with more than one weight matrix has hidden units. Its `Q` is not concave, and of little worth far from the
     weights of the E-step: some steps in every M-step lead farther than one of its many maxima.
@@ -82,7 +82,7 @@ def climb_of(engine: Engine, names: Sequence[str]) -> Climb:
 
 
 def joint_climb(engine: Engine, names: Sequence[str]) -> Climb:
-    """All of some parameters at once, to the maximum."""
+    """Return one climb of some parameters together, to the maximum."""
     size = sum(engine.program.parameters[name].initial.numel() for name in names)
     return Climb(tuple(names), NEWTON if size <= MEDIUM else LBFGS)
 

@@ -38,7 +38,7 @@ def gradient(
 
 
 def hill_of(engine: Engine, found: Expectation, params: Params, names: Sequence[str]) -> Hill:
-    """The part of `Q` that some parameters enter, from where they are; infinite coordinates are put far out."""
+    """Return the part of `Q` that some parameters enter, from where they are; infinite coordinates are put far out."""
     coordinates = Coordinates(engine.program, tuple(names))
     return Hill(engine, params, coordinates, coordinates.finite(params), engine.q_of(names, found, params))
 

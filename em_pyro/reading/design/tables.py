@@ -80,7 +80,7 @@ class Tables:
 
 
 def standing(part: Tensor, domain: str, logits: bool) -> Tensor:  # noqa: FBT001
-    """What stands for an argument, in double; nan where it is not what it may be, so that no step leads there.
+    """Return what stands for an argument, in double; nan where it is not what it may be, so that no step leads there.
 
     Probabilities are kept off their ends as torch keeps them, by one unit of rounding: a function that saturates has no
     zero there. The other probability of two is never computed as one minus it.

@@ -44,5 +44,5 @@ def _updated(laws: tuple[Conjugate, ...], found: Expectation, bound: Bound, held
 
 
 def level(found: Expectation, at: AtLaws) -> float:
-    """The bound on the evidence, in nats: `log Z` at expected natural parameters, less the divergence of the laws."""
+    """Return the evidence bound, in nats: `log Z` at expected natural parameters, less the divergence of the laws."""
     return float(found.log_evidence) - float(divergence(at.held))
