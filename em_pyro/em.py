@@ -254,7 +254,7 @@ class EM(Driver):
 
     @alone()
     def posterior(self, *args: Any, **kwargs: Any) -> Posterior:
-        """Exact posterior of the latents at `params` (the starting values before any fit)."""
+        """Return the exact posterior of the latents at `params` (the starting values before any fit)."""
         problem = self._prepare(args, kwargs)
         with beside(problem.program.device):
             return possible_posterior(problem.engine, self._current.values(problem))

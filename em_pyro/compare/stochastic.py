@@ -78,7 +78,7 @@ def run_svi(
                 ending = "not finite"
             if ending:
                 break
-        params = _reached(here, guide, who)
+        params = _reached(here, guide)
         held_out = None
         if score is not None and not who.shares_objective:
             held_out = score(lambda: {**params, **_draw(guide, program.args, program.kwargs)})
@@ -135,7 +135,7 @@ def _same(here: Problem, loss: float, exact: float) -> None:
         raise NotAble(f"its objective at the start is {loss:.10g} where log evidence plus log prior is {exact:.10g}")
 
 
-def _reached(here: Problem, guide: Callable[..., Any], who: Contender) -> dict[str, Tensor]:
+def _reached(here: Problem, guide: Callable[..., Any]) -> dict[str, Tensor]:
     """Constrained values at the end; sites with a prior at the guide's median."""
     program = here.program
     params = {}
@@ -155,6 +155,3 @@ def _draw(guide: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Tensor
     sites: Mapping[str, Any] = trace.nodes
     drawn = {n: s for n, s in sites.items() if s["type"] == "sample" and not s["infer"].get("is_auxiliary")}
     return {n: s["value"].double() for n, s in drawn.items()}
-
-
-__all__ = ["NotAble", "fresh", "run_svi"]

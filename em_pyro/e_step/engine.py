@@ -106,7 +106,7 @@ class Engine:
     def expect(
         self, bound: Bound, about: Bound | None = None, collect: Collect = SUMS, shares: Shares = SOFT
     ) -> Expectation:
-        """Run one E-step.
+        """Run one E-step: return `log Z` and the expected statistics `S_s = <W_s, T_s(x)>` of every site `s`.
 
         Args:
             bound: the parameters, float64.
@@ -135,7 +135,7 @@ class Engine:
         return Expectation(total + self.base, sums, weights, self.plate, second=second)
 
     def _given(self, shares: Mapping[str, Tensor], evidence: float, bound: Bound) -> Expectation:
-        """Statistics under given shares."""
+        """Return the statistics of all rows under given shares."""
         sums: dict[str, Sums] = {}
         weights = {n: Named(shares[n].squeeze(0), factor.names) for n, factor in self.replayed.items()}
         for unit in self.units:
@@ -147,7 +147,7 @@ class Engine:
         return Expectation(torch.tensor([evidence], dtype=torch.float64), sums, weights, self.plate)
 
     def log_prior(self, bound: Bound) -> Tensor:
-        """Log-density of the sites with a prior, shape `(starts)`: once, whatever the rows are split into."""
+        """Return the log-density of the sites with a prior, `(starts)`: once, whatever the rows are split into."""
         known = log_prior(self.priors, bound.batch)
         return known + self.moved(bound).prior if self.open_priors else known
 
@@ -160,7 +160,7 @@ class Engine:
         return worst(part.digits(bound, near) for part in self.parts)
 
     def on(self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> Engine:
-        """The same program, read in the same way, on other arguments; no initialiser is run.
+        """Return the same program, read in the same way, on other arguments; no initialiser is run.
 
         Raises:
             ModelError: the model makes other statements for these arguments.
@@ -177,12 +177,12 @@ class Engine:
     # ---- Q ----
 
     def q(self, batch: Batch, found: Expectation) -> Tensor:
-        """`Q = sum_s <W_s, L_s> + log prior`, shape `(starts)`, up to what no parameter enters; differentiable."""
+        """Return `Q = sum_s <W_s, L_s> + log prior`, `(starts)`, up to what no parameter enters; differentiable."""
         bound = Bound(batch, self.recognition.bank) if torch.is_grad_enabled() else self.bind(batch)
         return self._q(bound, found, self.leaders, self.priors, self.moved(bound))
 
     def q_of(self, free: Sequence[str], found: Expectation, params: Params) -> Callable[[Params], Tensor]:
-        """The part of `Q` that some of `free` enter, the other parameters fixed where they are: a number."""
+        """Return the part of `Q` that some of `free` enter, the other parameters fixed where they are: a number."""
         names = set(free)
         leaders = [n for n, factor in self.leaders.items() if names & factor.parameters]
         priors = {n: prior for n, prior in self.priors.items() if n in names}
@@ -210,7 +210,7 @@ class Engine:
 
     @torch.no_grad()
     def magnitude(self, found: Expectation, batch: Batch) -> Tensor:
-        """Sum of the absolute terms of `Q`, shape `(starts)`: what its rounding is relative to."""
+        """Sum the absolute terms of `Q`, shape `(starts)`: what its rounding is relative to."""
         bound = self.bind(batch)
         terms = (self.leaders[name].inner(bound, part).abs().sum(-1) for name, part in found.sums.items())
         return sum(terms, torch.zeros(bound.starts, dtype=torch.float64))
@@ -218,7 +218,7 @@ class Engine:
     # ---- what the model itself computes ----
 
     def moved(self, bound: Bound) -> Moved:
-        """Factors of the sites that are not compiled and that some parameter enters, and of priors with parameters."""
+        """Run what is not compiled and some parameter enters: factors of sites, and priors with parameters."""
         if not (self.moving or self.open_priors):
             return NOTHING
         if not torch.is_grad_enabled() and (known := self._last.get(bound)) is not None:
@@ -230,7 +230,7 @@ class Engine:
         return found
 
     def replays(self, moved: Moved) -> dict[str, Named]:
-        """Factors of all sites that are not compiled; those that no parameter enters, as they were found first."""
+        """Return the factors of all sites that are not compiled; those that no parameter enters were found at first."""
         return {**self.constants, **moved.factors}
 
     @cached_property

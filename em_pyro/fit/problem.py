@@ -19,7 +19,8 @@ from ..e_step.make import engine_of
 from ..e_step.shares import EVIDENCE, SUMS, Collect, Shares
 from ..errors import EMError, ObjectiveError
 from ..m_step.ascent.ascend import Carried
-from ..m_step.maximise import expanded, gradient, maximise
+from ..m_step.ascent.hill import gradient
+from ..m_step.maximise import expanded, maximise
 from ..m_step.plan import Choice, Plan, choose
 from ..m_step.pooling import PriorUnbounded
 from ..program.changes.contents import contents_of, entries_of

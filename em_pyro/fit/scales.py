@@ -257,7 +257,7 @@ def _cell(factor: SiteFactor, wrong: Tensor) -> str:
     return ", ".join(f"{n}={i}" for n, i in zip(factor.cells, cell, strict=False)) or "all rows"
 
 
-def pooled_scale(members: Sequence[SiteFactor], samples: Mapping[str, Tensor] | None = None) -> Tensor:
+def pooled_scale(members: Sequence[SiteFactor], samples: Mapping[str, Tensor]) -> Tensor:
     """Return the spread over all rows of the values of `members`, by event.
 
     Of values that do not vary it is their size (or one). `members` are sites of one function: the steps of a loop;

@@ -85,7 +85,7 @@ class Plan:
     @cached_property
     def maximised(self) -> tuple[str, ...]:
         """Parameters that move, but for those with an M-step of the user's own: what that returns stands."""
-        return tuple(n for n in self.free if n not in self.callables)
+        return tuple(n for n, line in self.lines.items() if line.how not in ("fixed", "callable"))
 
     @cached_property
     def steps(self) -> tuple[Steps, ...]:

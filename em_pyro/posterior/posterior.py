@@ -79,7 +79,7 @@ class Posterior:
 
     @there
     def log_evidence_by(self, plate: str) -> Tensor:
-        """Log evidence of every row of a plate, shape `(N,)`, times the row's weight if it has one.
+        """Return the log evidence of every row of a plate, shape `(N,)`, times the row's weight if it has one.
 
         Raises:
             ParameterError: no such plate, or its rows depend on one another through a latent outside it.
@@ -179,7 +179,7 @@ class Posterior:
 
     @there
     def mode(self) -> dict[str, Tensor]:
-        """The jointly most probable values of all latents (Viterbi), each of the shape of Pyro's own value.
+        """Return the jointly most probable values of all latents (Viterbi), each of the shape of Pyro's own value.
 
         Labelled rows of a partly labelled site (`obs_mask`) have their labels.
         """

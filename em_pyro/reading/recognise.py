@@ -116,7 +116,7 @@ def _recognise(
         if site.role == "prior":
             continue
         try:
-            readings[name] = read_site(name, [sites[name] for sites in unrolled], bank)
+            readings[name] = read_site([sites[name] for sites in unrolled], bank)
         except Unrecognised as reason:
             entering = {n: probes[0][0][n] for n in reaches.get(name, frozenset())}
             refusals[name] = Refusal(divided(unrolled[0][name], entering) or str(reason), frozenset(entering))
@@ -188,7 +188,7 @@ def _packed(bank: Bank, readings: dict[str, Reading]) -> Bank:
     return Bank(entries, probabilities, matrices)
 
 
-def read_site(name: str, runs: Sequence[Site], atoms: Atoms) -> Reading:
+def read_site(runs: Sequence[Site], atoms: Atoms) -> Reading:
     """Recognise every argument of one site, from its runs at all probes."""
     site = runs[0]
     inner = [unwrap(run.fn) for run in runs]

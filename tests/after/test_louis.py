@@ -18,13 +18,13 @@ from oracles.units import off, unit_of
 from torch import Tensor
 from torch.distributions import constraints
 
-from em_pyro.after.information.louis import around_of, second_order, unserved
+from em_pyro.after.information.louis import second_order, unserved
 from em_pyro.e_step.second.pairs import Pairs
 from em_pyro.e_step.second.rows import Rows
 from em_pyro.e_step.second.states import States
 from em_pyro.fit.problem import Problem, prepare
 from em_pyro.fit.verdict.around import Around
-from em_pyro.fit.verdict.ground import STEP, Ground
+from em_pyro.fit.verdict.ground import STEP, Ground, around_of
 from em_pyro.posterior.posterior import posterior
 
 EIGHTH = {1: 4 / 5, -1: -4 / 5, 2: -1 / 5, -2: 1 / 5, 3: 4 / 105, -3: -4 / 105, 4: -1 / 280, -4: 1 / 280}

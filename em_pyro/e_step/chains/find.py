@@ -51,7 +51,7 @@ def _straight(
         touching = [i for i, have in enumerate(names) if any(n in local for n in have)]
         for component in components(touching, names, local):
             if all(factors[i].plates == leaf for i in component):
-                chain = _ordered(component, names, local, owners, sizes, factors)
+                chain = _ordered(component, names, local, owners, sizes)
                 if chain is not None:
                     found.append(chain)
     return found
@@ -63,7 +63,6 @@ def _ordered(
     local: set[str],
     owners: Mapping[str, frozenset[str]],
     sizes: Mapping[str, int],
-    factors: Sequence[Factor],
 ) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]] | None:
     """The latents of a component in order, with what touches one and what touches two of them, if they form a chain."""
     unary: dict[str, list[int]] = {}

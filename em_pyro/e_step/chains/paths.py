@@ -88,19 +88,15 @@ def entropy(laid: Laid, counted: Tensor | None = None) -> Tensor:
     return laid.by_row(total.squeeze(0)[..., None, :, None])[..., 0, 0]
 
 
-def best_paths(laid: Laid, counted: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Viterbi.
-
-    Args:
-        laid: the chain.
-        counted: steps into which transitions count, `(apart, T, rows)`; None is all.
+def best_paths(laid: Laid) -> tuple[Tensor, Tensor]:
+    """Find the most probable path of every row, by Viterbi's recursion.
 
     Returns:
         Log-probabilities of the best paths together with the data, shape (outside), and the paths, (outside) + `(T,)`.
 
     References: Rabiner (1989), section III B.
     """
-    best, steps = _best(laid, counted)
+    best, steps = _best(laid, None)
     return laid.by_row(best[..., None, :, None])[..., 0, 0], laid.by_row(steps.unsqueeze(-1)).squeeze(-1)
 
 

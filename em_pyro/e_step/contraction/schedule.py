@@ -248,7 +248,7 @@ def _given(weights: Tensor, chosen: Sequence[Named], plates: tuple[str, ...]) ->
     return table.gather(0, place.unsqueeze(1).expand(len(place), *table.shape[1:]))
 
 
-def log_sum_exp(product: Tensor, axes: tuple[int, ...], *, overwrite: bool = False) -> tuple[Tensor, Tensor]:
+def log_sum_exp(product: Tensor, axes: tuple[int, ...], *, overwrite: bool) -> tuple[Tensor, Tensor]:
     """Return `log sum exp(product)` over `axes` and the normalised weights; all -inf gives -inf and zero weights."""
     top = product.amax(axes, keepdim=True)
     top = torch.where(top == -torch.inf, top.new_zeros(()), top)

@@ -69,7 +69,7 @@ class Shapes:
                 )
         return ""
 
-    def of_equal_values(self, params: Params, names: Collection[str] = ()) -> str:
+    def of_equal_values(self, params: Params, names: Collection[str]) -> str:
         """Return a site all rows of which have one value, and which one of `names` enters, if there are any.
 
         Its density has no bound where its law can draw together; of `names`, where it has begun to.

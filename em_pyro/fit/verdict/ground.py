@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...e_step.expectation import Expectation
 from ...errors import ObjectiveError
-from ...program.named import Batch, batched
+from ...program.named import Batch, Params, batched
 from ..problem import Problem
 from .around import Around, Entry, put
 
@@ -158,6 +158,12 @@ class Ground:
     def _split(self, points: Tensor) -> Iterator[Tensor]:
         """As many points at a time as fit in memory; one where the model itself is evaluated."""
         yield from points.split(_at_a_time(self.problem)) if len(points) else ()
+
+
+def around_of(problem: Problem, params: Params) -> Around:
+    """Return the coordinates around `params` of all parameters that the plan maximises."""
+    values = {name: value.detach().double() for name, value in params.items()}
+    return Around(problem.program, problem.plan.maximised, values)
 
 
 def heights_in_turn(problem: Problem, batch: Batch) -> Tensor:

@@ -159,7 +159,7 @@ def peak(
     ground: Ground,
     found: Expectation,
     information: Tensor,
-    off: Collection[Entry] = (),
+    off: Collection[Entry],
     *,
     fine: bool = False,
     second: Second | None = None,

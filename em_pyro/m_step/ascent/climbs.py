@@ -45,7 +45,7 @@ class Climb:
 
 
 def climbs_of(
-    engine: Engine, names: Sequence[str], alternated: Sequence[str] = (), asked: Sequence[str] = ()
+    engine: Engine, names: Sequence[str], alternated: Sequence[str], asked: Sequence[str]
 ) -> tuple[Climb, ...]:
     """Split parameters into blocks that `Q` separates, and choose a method for each.
 
