@@ -74,6 +74,7 @@ class Driver:
             raise lost.cause from None
 
     def _step(self, problem: Problem, params: Params) -> float:
+        """Take one EM step from `params`; keep what it leads to only if it is sound."""
         batch, carried = batched(params), dict(self._carried)
         if self._previous is None:  # before the M-step meets what is impossible
             check_possible(problem, params, problem.objective(batch))

@@ -71,6 +71,7 @@ def reordered(problem: Problem, params: Params, site: str, by: Any) -> tuple[dic
 
 
 def _reordered(problem: Problem, params: Params, site: str, by: Any) -> tuple[dict[str, Tensor], tuple[int, ...]]:
+    """Permute the axes that the latent indexes, certain ones first, by the first set that leaves all densities."""
     look = _Look(problem)
     dims, size = _dims_of(problem, site)
     narrow, wide = look.indexed(dims, size)

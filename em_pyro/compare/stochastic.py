@@ -107,6 +107,7 @@ def fresh(optim: Any) -> Any:
 
 
 def _guide(here: Problem, who: Contender, start: Mapping[str, Tensor]) -> Callable[..., Any]:
+    """Return the guide of a contender, at a start: an empty one where no site has a prior."""
     sites = prior_sites(here)
     if who.kind == "svi" and sites:
         raise NotAble(f"an empty guide leaves the sites {sites} to be drawn from their prior: enter svi_map(optim)")

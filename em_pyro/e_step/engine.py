@@ -203,6 +203,7 @@ class Engine:
         priors: Mapping[str, Prior],
         moved: Moved,
     ) -> Tensor:
+        """Add up `<W_s, L_s>` of some sites, log-densities of priors and what was `moved`."""
         weights = {name: part.tensor for name, part in found.weights.items()}
         total = log_prior(priors, bound.batch) + moved.weighted(weights)
         sums = {name: found.sums[name] for name in leaders if name in found.sums}

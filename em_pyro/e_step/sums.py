@@ -71,6 +71,7 @@ class Sums:
         return replace(self, parts=tuple(by * part for part in self.parts))
 
     def _beside(self, other: Sums) -> Sums:
+        """Join weights that are kept by row, those of the other rows behind these."""
         if self.axis is None:
             raise PlanError(
                 f'Site "{self.site}": expected statistics that add up over rows of plate "{self.kept}", got weights of '

@@ -88,6 +88,7 @@ class Inside:
         return {site: self._chosen(unit, site, found[site], around) for unit in self.units for site in unit.inside}
 
     def _chosen(self, unit: Unit, site: str, found: Tensor, around: Mapping[str, Tensor]) -> Tensor:
+        """Pick what was found for one site at the chosen states, one latent around the unit after the other."""
         names, latents = self._names(unit), self.engine.program.latents
         rank = found.dim() - 1 - len(names)
         for latent in [n for n in names if n in latents]:

@@ -232,6 +232,7 @@ def _same(whole: Mapping[str, Site], cut: Mapping[str, Site], names: Sequence[st
 
 
 def _role(role: RoleMap, distinct: Distinct) -> RoleMap:
+    """Return an argument at the distinct rows alone."""
     if distinct.plate not in role.names:
         return role
     axis = role.names.index(distinct.plate)

@@ -112,6 +112,7 @@ def smooth(first: Tensor, transition: Tensor, likelihood: Tensor) -> tuple[Tenso
 def _step_by_step(
     first: Tensor, moves: Moves, likelihood: Tensor, filtered: Tensor, norms: Tensor, beta: Tensor
 ) -> None:
+    """Run the scaled recursions forwards and backwards (Rabiner 1989, section V.A), into the last three."""
     seen, forth, back = likelihood.unbind(-2), filtered.unbind(-2), beta.unbind(-2)
     totals = norms.unsqueeze(-3).unbind(-2)
     row = first

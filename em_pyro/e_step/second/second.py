@@ -92,6 +92,7 @@ def _of(
     replays: Mapping[str, Named],
     offsets: Mapping[str, Named],
 ) -> Second:
+    """Collect the sums of rows in the same plates, chunk by chunk; arguments as for `second_order`."""
     views = _views(states, bound, along, bind)
     naturals = [unit.natural(bound, None, replays) for unit in states.units]
     for chunk in states.chunks:

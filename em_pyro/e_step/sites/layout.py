@@ -110,6 +110,7 @@ def _layout(cells: tuple[str, ...], columns: tuple[str, ...], folded: tuple[str,
 
 
 def _event_shapes(reading: Reading, value: Named) -> list[tuple[int, ...]]:
+    """Shapes of the reinterpreted events, as the value has them and every argument."""
     rank, family = reading.event_rank, reading.family
     shape = value.tensor.shape[len(value.names) :]
     shapes = [tuple(shape[:rank])]

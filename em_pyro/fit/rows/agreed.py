@@ -67,6 +67,7 @@ def agreed_stream(em: Any, prepare: Prepare, batches: Any, passes: int | None) -
 
 
 def _team(group: Any) -> Team:
+    """Return the processes of a group, or refuse one that has not been initialised."""
     from torch import distributed
 
     if not (distributed.is_available() and distributed.is_initialized()):

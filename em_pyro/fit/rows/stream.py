@@ -70,6 +70,7 @@ class Stream:
     def _taken(
         self, engine: Engine, bound: Bound, about: Bound | None, collect: Collect, shares: Sharing
     ) -> Expectation:
+        """Go through all batches, and add up what each gives."""
         found: Expectation | None = None
         for part in self.parts(engine):
             more = part.expect(bound, about, collect, shares(part))

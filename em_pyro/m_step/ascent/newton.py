@@ -138,6 +138,7 @@ def higher(hill: Hill, point: Point, direction: Tensor, units: Tensor | float = 
 
 
 def _shortened(hill: Hill, point: Point, direction: Tensor, units: Tensor | float) -> Point | None:
+    """Quarter a step until `Q` rises by a part of what its slope promises (Armijo); None if it never does."""
     vector, value, slope = point
     rounding, promised = hill.precision * (1.0 + abs(value)), float(direction @ slope)
     onto: Point | None = None
