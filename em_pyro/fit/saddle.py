@@ -23,7 +23,7 @@ from ..program.named import Batch, Params, batched, only
 from .look import look
 from .problem import Problem
 from .scales import DEGENERATE
-from .step import abreast, em_step
+from .step import em_step, starts_at_once
 
 SMALL, LARGE = 1e-3, 0.3
 STEPS, CAP = 10, 200  # taken after a disturbance; and at most, while the climb gathers speed
@@ -60,7 +60,8 @@ def leave_saddle(problem: Problem, here: Batch, found: Expectation, gap: float, 
         for name, point in points.items()
     }
     rounds: list[tuple[float, ...]] = [(SMALL,), (LARGE, -LARGE)]
-    if abreast(problem) < len(rounds[-1]):
+    together = starts_at_once(problem)
+    if together < len(rounds[-1]):
         rounds[1:] = [(size,) for size in rounds[-1]]
     for sizes in rounds:
         moved = {name: value.expand(len(sizes), *value.shape[1:]) for name, value in batched(params).items()}
@@ -70,7 +71,7 @@ def leave_saddle(problem: Problem, here: Batch, found: Expectation, gap: float, 
             moved[name] = _lifted(
                 problem, name, params[name], torch.where(torch.isfinite(shifted), shifted, params[name])
             )
-        calm = batched(params) if sizes == (SMALL,) and abreast(problem) >= BESIDE else None
+        calm = batched(params) if sizes == (SMALL,) and together >= BESIDE else None
         higher, trail, rest = _climb(problem, moved, objective, margin(gap, objective), calm)
         if higher is not None:
             return higher

@@ -20,7 +20,7 @@ from torch.distributions import constraints
 
 from em_pyro.after.information.louis import second_order, unserved
 from em_pyro.e_step.second.pairs import Pairs
-from em_pyro.e_step.second.rows import Rows
+from em_pyro.e_step.second.rows import RowScores
 from em_pyro.e_step.second.states import States
 from em_pyro.fit.problem import Problem, prepare
 from em_pyro.fit.verdict.around import Around
@@ -227,7 +227,7 @@ def _one_sided(found: Callable[[Any], tuple[Tensor, Tensor]], self: Any) -> tupl
         ("row_weights", States, "counts", _uncounted),
         ("masked_rows", States, "living", _living),
         ("gaussian-full", Pairs, "found", partial(_one_sided, Pairs.found)),
-        ("regression-logistic", Rows, "found", partial(_one_sided, Rows.found)),
+        ("regression-logistic", RowScores, "found", partial(_one_sided, RowScores.found)),
     ],
 )
 def test_faults_are_seen(
