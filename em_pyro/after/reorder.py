@@ -175,8 +175,7 @@ class _Look:
         self.problem, self.program = problem, problem.engine.full.program
         recognition = problem.engine.full.recognition
         self.points, self.reaches = recognition.points, recognition.reaches
-        single = any(p.initial.dtype == torch.float32 for p in self.program.parameters.values())
-        self.exact = EXACT[torch.float32 if single else torch.float64]
+        self.exact = EXACT[self.program.dtype]
         self.first = self.densities(self.points[0])
 
     def densities(self, values: Params, names: Collection[str] | None = None) -> dict[str, Named]:

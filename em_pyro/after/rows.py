@@ -12,7 +12,7 @@ from torch import Tensor
 from ..e_step.engine import Engine
 from ..program.handlers import LABELS
 from ..program.masks import anywhere, seen
-from ..program.named import connected, listed, squeeze
+from ..program.named import connected, listed
 from ..program.site import Site
 from ..program.unroll import STATE, TIME
 
@@ -129,7 +129,7 @@ def _part(engine: Engine, names: list[str], reached: list[str]) -> Rows:
 
 def _weight(site: Site, plates: tuple[str, ...]) -> Tensor:
     """How much a row counts (`poutine.scale`), one dimension for each of `plates`; one if the weight has others."""
-    weight = squeeze(torch.as_tensor(site.scale, dtype=torch.float64), site.dims, site.name)
+    weight = site.row_weights
     known = set(weight.names) <= set(plates)
     return weight.align(plates) if known else torch.ones([1] * len(plates), dtype=torch.float64)
 

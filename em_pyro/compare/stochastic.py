@@ -130,8 +130,7 @@ def _empty(*args: Any, **kwargs: Any) -> None:
 
 def _same(here: Problem, loss: float, exact: float) -> None:
     """Refuse a contender whose loss is not the objective of the race."""
-    single = any(p.initial.dtype == torch.float32 for p in here.program.parameters.values())
-    slack = SAME[torch.float32 if single else torch.float64]
+    slack = SAME[here.program.dtype]
     if not abs(loss - exact) <= slack * (1 + abs(exact)):
         raise NotAble(f"its objective at the start is {loss:.10g} where log evidence plus log prior is {exact:.10g}")
 

@@ -153,17 +153,13 @@ class Problem:
     def slack(self) -> float:
         """Relative rounding of the objective, by the dtype of the program's parameters."""
         strain = 1 if self.engine.recognition.latents is None else 100  # a scale of normal latents may go to zero
-        return strain * (
-            self.rounding
-            if self.engine.replayed or self.engine.absorbed or self.engine.written
-            else SLACK[torch.float64]
-        )
+        by_the_model = self.engine.replayed or self.engine.absorbed or self.engine.written
+        return strain * (self.rounding if by_the_model else SLACK[torch.float64])
 
     @cached_property
     def rounding(self) -> float:
         """The same where the parameters are rounded to their dtype after every step."""
-        single = any(p.initial.dtype == torch.float32 for p in self.program.parameters.values())
-        return SLACK[torch.float32 if single else torch.float64]
+        return SLACK[self.program.dtype]
 
     @cached_property
     def widest(self) -> int:

@@ -76,6 +76,12 @@ class Program:
         return next((parameter.initial.device for parameter in self.parameters.values()), torch.device("cpu"))
 
     @property
+    def dtype(self) -> torch.dtype:
+        """What the numbers of the model are rounded to: float32 if a parameter is of single precision, else float64."""
+        single = any(parameter.initial.dtype == torch.float32 for parameter in self.parameters.values())
+        return torch.float32 if single else torch.float64
+
+    @property
     def states(self) -> dict[str, int]:
         """How many states each latent has."""
         return {name: latent.size for name, latent in self.latents.items()}

@@ -69,6 +69,11 @@ class Site:
             shapes.append(self.mask.shape)
         return squeeze(torch.empty(()).expand(broadcast(*shapes)), self.dims, self.name).names
 
+    @property
+    def row_weights(self) -> Named:
+        """How often every row counts (`poutine.scale`), along the plates in which that differs."""
+        return squeeze(torch.as_tensor(self.scale, dtype=torch.float64), self.dims, self.name)
+
     def log_prob(self) -> Named:
         """Return the unscaled log-density; masked entries are zero, but an enumerated latent keeps its prior."""
         value, inner = self.value, unwrap(self.fn).mask

@@ -78,13 +78,12 @@ def atoms_of(program: Program, values: Sequence[Params]) -> Atoms:
             torch.arange(segment.offset, segment.offset + segment.size)
         )
     positions = [torch.cat(tier) for tier in tiers if tier]
-    single = any(p.initial.dtype == torch.float32 for p in program.parameters.values())
     return Atoms(
         bank,
         tuple(Tier(place, entries[:, place]) for place in positions),
         bank.stack(batch).double() if matrices else None,
         torch.tensor([program.parameters[s.parameter].initial.shape[-1] for s in matrices for _ in range(s.size)]),
-        EXACT[torch.float32 if single else torch.float64],
+        EXACT[program.dtype],
     )
 
 

@@ -111,7 +111,12 @@ class Mixture:
         starts: int,
         collect: Collect,
     ) -> Found:
-        """Evidence and statistics of all chunks; arguments as for `Part.expect`."""
+        """Return evidence and statistics of all chunks; arguments as for `Part.expect`.
+
+        With natural parameters `eta (K, F)` of all states, the latent's own factors among them, and features `T (F, N)`
+        of a chunk, `logits = eta T`, `weights = softmax(logits)` and `found += weights T'`. Features behind
+        `features.width` are in no matrix: what rows look up is added to the logits, and weights are added up by place.
+        """
         features = natural.features
         eta = features.natural(natural.rows.eta, self._prior(natural, offsets))
         flat = eta.reshape(-1, eta.shape[-1])

@@ -131,6 +131,8 @@ class Shared:
     def _taken(
         self, engine: Engine, bound: Bound, about: Bound | None, collect: Collect, shares: Sharing
     ) -> Expectation:
+        """Run the E-step here, and add up what all processes have found."""
+
         def own() -> Expectation:
             here = expanded(self.steps, self.local.expect(engine, bound, about, collect, shares), bound)
             check_additive(engine, here)
