@@ -18,7 +18,6 @@ from ..program.unroll import unroll
 from ..reading.bank import bound_once, entries_of
 from ..reading.bound import Bound
 from ..reading.reading import arguments
-from ..recording.recorded import other_values
 from .build import build
 from .engine import Engine
 from .shares import EVIDENCE
@@ -68,6 +67,8 @@ def disagreements(engine: Engine, params: Params) -> list[str]:
                     wrong.append(name)
                     break
         if engine.recording is not None:
+            from ..recording.recorded import other_values  # which is there already
+
             wrong += other_values(engine.recording, rounded, sites, SAME)
     return wrong
 

@@ -21,7 +21,7 @@ from ..reading.bound import Bound
 from ..reading.design.by_row import ByRow
 from ..reading.priors import Prior, log_prior
 from ..reading.reading import Recognition
-from ..recording.recorded import NOTHING, Moved, Recording, played
+from ..recording.moved import NOTHING, Moved, played
 from .contraction.schedule import Factor
 from .expectation import Expectation
 from .part import Contracted
@@ -31,6 +31,7 @@ from .sums import Sums
 from .units import Unit, worst
 
 if TYPE_CHECKING:
+    from ..recording.recorded import Recording
     from .second.states import States
 
 

@@ -121,10 +121,8 @@ class Scales:
         for one in self.watched:
             small = (one.roots(bound) < below * one.pooled).squeeze(0)
             if one.role == "scale_tril" and one.pooled.shape[-1] > 1 and bool(small.any()):
-                return (
-                    f'site "{one.factor.name}": column {int(small.nonzero()[0][-1])} at {_cell(one.factor, small)}'
-                    + (COLLINEAR)
-                )
+                column = int(small.nonzero()[0][-1])
+                return f'site "{one.factor.name}": column {column} at {_cell(one.factor, small)}{COLLINEAR}'
         return ""
 
     # ---- sites that Gaussian latents enter ----

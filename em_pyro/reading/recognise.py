@@ -27,7 +27,6 @@ from ..program.unroll import unroll, user_site
 from .affine import affine_readings, may_be_affine
 from .bank import Bank, RoleMap, list_of, packed
 from .design.slopes import of_slopes
-from .design.tabled import with_tables
 from .gradients.claims import disagreeing
 from .gradients.cut import cut_off
 from .gradients.elsewhere import elsewhere
@@ -146,6 +145,10 @@ def _recognise(
         from .latents.constants import with_latents  # most programs have none
 
         read = with_latents(program, read)
+    if not computed:
+        return read
+    from .design.tabled import with_tables  # most programs are recognised
+
     return with_tables(program, read, computed, leaves, leaf_sites)
 
 

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ...families.charts import CHARTS, Chart
 from ...program.named import Batch, Named
-from ...recording.graph import Graph
+
+if TYPE_CHECKING:
+    from ...recording.graph import Graph
 
 LOGIT = next(chart for chart in CHARTS if chart.name == "sigmoid")
 LOGARITHM = Chart("exponential", {}, torch.exp, torch.log, lambda x: x)
