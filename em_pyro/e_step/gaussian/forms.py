@@ -27,7 +27,7 @@ from .moments import Products
 from .rows import Rows
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Expected(InnerProduct):
     """Coefficients of covariates: `(n, sum x x', sum x r, sum r r')`.
 
@@ -67,7 +67,7 @@ class Expected(InnerProduct):
         return None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Plain(Expected):
     """Locations that are selected from parameters, or known: the statistics are those of the site's own family."""
 
