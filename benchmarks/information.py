@@ -32,8 +32,9 @@ def measure(n: int, d: int, k: int) -> dict[str, Any]:
     from em_pyro.models import gaussian_mixture
 
     from em_pyro import EM
-    from em_pyro.after.information.louis import around_of, second_order
+    from em_pyro.after.information.louis import second_order
     from em_pyro.fit.problem import prepare
+    from em_pyro.fit.verdict.ground import around_of
 
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float64)

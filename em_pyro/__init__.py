@@ -7,7 +7,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .after.fit import Fit
-from .e_step.forward_backward import recursion
 from .em import EM
 from .errors import (
     CheckpointWarning,
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from .after.load import load
     from .after.summary import Summary
     from .compare.race import race
+    from .e_step.forward_backward.compiled import recursion
     from .selection.bootstrap import LikelihoodRatio, bootstrap_lrt
     from .selection.cross_validate import CrossValidation, cross_validate
     from .selection.select import select
@@ -59,6 +59,7 @@ _LATE = {
     "load": "after.load",
     "predictive_check": "after.drawn.predictive",
     "race": "compare.race",
+    "recursion": "e_step.forward_backward.compiled",
     "select": "selection.select",
     "to_inference_data": "after.inference_data",
 }

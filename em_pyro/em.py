@@ -17,8 +17,7 @@ from .errors import ModelError
 from .families.base import summed
 from .fit.loop import State
 from .fit.problem import Problem
-from .fit.rows.agreed import shared, shared_stream
-from .fit.rows.slices import as_slices, sliced
+from .fit.rows.holders import shared, shared_stream
 from .fit.starting.current import Current
 from .fit.starting.starts import given_value, need_parameters
 from .m_step.ascent.ascend import Carried
@@ -226,8 +225,7 @@ class EM(Driver):
         problem = shared(self, self._prepare, args, kwargs)
         need_parameters(problem)
         with beside(problem.program.device):
-            slices = None if self.batches is None else sliced(problem, args, kwargs, self.batches)
-            return self._fitted(problem, partial(self._known, args, kwargs), slices)
+            return self._fitted(problem, partial(self._known, args, kwargs), self._first(problem, (args, kwargs)))
 
     @alone()
     def fit_stream(self, batches: Any, passes: int | None = None) -> Fit:
@@ -252,11 +250,11 @@ class EM(Driver):
         problem = shared_stream(self, self._prepare, batches, passes)
         need_parameters(problem)
         with beside(problem.program.device):
-            return self._fitted(problem, None, as_slices(problem.rows, self.batches), passes)
+            return self._fitted(problem, None, self._first(problem), passes)
 
     @alone()
     def posterior(self, *args: Any, **kwargs: Any) -> Posterior:
-        """Exact posterior of the latents at `params` (the starting values before any fit)."""
+        """Return the exact posterior of the latents at `params` (the starting values before any fit)."""
         problem = self._prepare(args, kwargs)
         with beside(problem.program.device):
             return possible_posterior(problem.engine, self._current.values(problem))

@@ -165,6 +165,7 @@ def laid_out(value: Any, left_out: Collection[str] = ()) -> Any:
 
 
 def _laid(value: Any, left_out: Collection[str], met: dict[int, Any]) -> Any:
+    """Lay out one value; a record that was `met` before is the same one again."""
     if isinstance(value, Tensor):
         return _placed(value.detach())
     names = _names(value)

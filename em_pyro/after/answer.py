@@ -21,6 +21,7 @@ from ..program.data.check import has_density_outside
 from ..program.data.counts import limit
 from ..program.data.supports import at_its_bound, unlawful
 from ..program.named import Params, alike, batched, listed, only, unwrap
+from ..program.site import Site
 from ..program.unroll import user_site
 from .fit import Fit
 from .fitted import write_back
@@ -197,27 +198,28 @@ def _digits(problem: Problem, endless: float) -> float:
 
 def _bounded(problem: Problem, params: Params) -> str:
     """Return a site that no family recognises, of which a value lies at the bound of its support; or nothing."""
-    names = [name for name in problem.engine.written if name not in problem.program.latents]
-    if not names:
-        return ""
-    with torch.no_grad():
-        sites = problem.program.run(params)
-    return next((n for n in names if n in sites and at_its_bound(sites[n].fn, sites[n].value)), "")
+    return next((name for name, site in _written(problem, params).items() if at_its_bound(site.fn, site.value)), "")
 
 
 def _outside(problem: Problem, params: Params) -> str:
     """Say which site that no family recognises has moved off its values, or its arguments off the law; else nothing."""
-    names = [name for name in problem.engine.written if name not in problem.program.latents]
-    if not names:
-        return ""
-    with torch.no_grad():
-        sites = problem.program.run({name: value.double() for name, value in params.items()})
-    for name in (name for name in names if name in sites):
-        if has_density_outside(sites[name]):
+    sites = _written(problem, {name: value.double() for name, value in params.items()})
+    for name, site in sites.items():
+        if has_density_outside(site):
             return (
                 f'site "{name}": at the fitted values its support leaves out what was observed, and its density does '
                 f"not; keep the parameter that bounds the support fixed, or give it a constraint"
             )
-        if wrong := unlawful(sites[name].fn, BEYOND):
+        if wrong := unlawful(site.fn, BEYOND):
             return f'site "{name}": at the fitted values {wrong}; give its parameter a constraint'
     return ""
+
+
+def _written(problem: Problem, params: Params) -> dict[str, Site]:
+    """Run the model for the observed sites that no family recognises: those, at `params`, by name."""
+    names = [name for name in problem.engine.written if name not in problem.program.latents]
+    if not names:
+        return {}
+    with torch.no_grad():
+        sites = problem.program.run(params)
+    return {name: sites[name] for name in names if name in sites}

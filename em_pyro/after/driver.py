@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -18,9 +18,8 @@ from ..fit.loop import Settings, State
 from ..fit.path import Interrupted, Lost, Move, Path
 from ..fit.problem import Problem, prepare
 from ..fit.progress import Bar
-from ..fit.rows.agreed import shared
 from ..fit.rows.everywhere import check_possible, watched
-from ..fit.rows.slices import Slices
+from ..fit.rows.holders import shared
 from ..fit.starting.current import Current
 from ..fit.starting.ends import ends, ranked, with_a_value
 from ..fit.starting.starts import starting_points
@@ -34,6 +33,10 @@ from ..program.named import Params, alike, batched, only
 from ..program.stated import Known
 from .answer import answer
 from .fit import Fit
+
+if TYPE_CHECKING:
+    from ..fit.rows.seals import Call
+    from ..fit.rows.slices import Slices
 
 
 class Driver:
@@ -52,6 +55,7 @@ class Driver:
     checkpoint: str | os.PathLike[str] | None
     every: int
     e_step: str
+    batches: int | None
     update: str
     step_size: float
     last: Fit | None
@@ -70,6 +74,7 @@ class Driver:
             raise lost.cause from None
 
     def _step(self, problem: Problem, params: Params) -> float:
+        """Take one EM step from `params`; keep what it leads to only if it is sound."""
         batch, carried = batched(params), dict(self._carried)
         if self._previous is None:  # before the M-step meets what is impossible
             check_possible(problem, params, problem.objective(batch))
@@ -87,7 +92,11 @@ class Driver:
         return -objective
 
     def _fitted(
-        self, problem: Problem, planned: Callable[[Known], Problem] | None, slices: Any, passes: int | None = None
+        self,
+        problem: Problem,
+        planned: Callable[[Known], Problem] | None,
+        passes_over: Callable[..., Slices] | None,
+        passes: int | None = None,
     ) -> Fit:
         """Follow every start to its end; the best is left in the store."""
         try:
@@ -101,7 +110,7 @@ class Driver:
         problem, tick = watched(problem, bar)
         told = None if self.callback is None else self._current.telling(problem, self.callback)
         wish, power = wished(problem, self.acceleration), self.step_size if self.update == "online" else None
-        first = None if slices is None else Slices(slices, self.tol, cap, power, tick)
+        first = None if passes_over is None else passes_over(self.tol, cap, power, tick)
         settings = Settings(self.tol, cap, told, tick, wish, journal, self.e_step, self.seed, first)
         settings = replace(settings, reached=None if bar is None else bar.reached)
         paths: list[Path] = []
@@ -119,6 +128,15 @@ class Driver:
             finally:
                 if bar is not None:
                     bar.close()
+
+    def _first(self, problem: Problem, call: Call | None = None) -> Callable[..., Slices] | None:
+        """Cut the rows of a call into slices, or take the batches of a stream for them, if slices are asked for."""
+        if self.batches is None:
+            return None
+        from ..fit.rows.slices import Slices, as_slices, sliced  # few fits begin with passes over slices
+
+        rows = as_slices(problem.rows, self.batches) if call is None else sliced(problem, *call, self.batches)
+        return partial(Slices, rows)
 
     def _answered(self, problem: Problem, paths: Sequence[Path], *, measure: bool) -> Fit:
         """Keep the answer, and its values in the store."""

@@ -100,7 +100,7 @@ class Fit(Record):
 
     @alone()
     def posterior_on(self, *args: Any, **kwargs: Any) -> Posterior:
-        """Posterior of new data, passed as the model takes it: other rows, at the fitted values.
+        """Return the posterior of new data, passed as the model takes it: other rows, at the fitted values.
 
         Raises:
             ParameterError: the shape of a parameter does not serve these rows.
@@ -187,7 +187,7 @@ class Fit(Record):
             return simulator(self._on(args, kwargs), self.params, args, kwargs).draw(seed)
 
     def sensitivity(self, *, of: str, to: Tensor) -> Tensor:
-        """Derivative of a fitted value by the data, through the fixed point: of its shape + that of the data.
+        """Return the derivative of a fitted value by the data, through the fixed point: its shape + that of the data.
 
         Args:
             of: the name of the parameter.
@@ -245,7 +245,7 @@ class Fit(Record):
         return self._criteria.parameters if self.prepared is None else dimension(self.prepared)
 
     def criteria(self, n: float | None = None) -> Criteria:
-        """Information criteria, with `n` rows: by default those of the plate that owns the latents, weights added up.
+        """Return information criteria with `n` rows: by default those of the plate of the latents, weights added up.
 
         Raises:
             ParameterError: `n` is no number above zero.

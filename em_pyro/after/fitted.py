@@ -43,7 +43,7 @@ def laid(value: Tensor) -> list[str]:
 
 
 def fitted_model(prepared: Problem, params: Mapping[str, Tensor]) -> Callable[..., Any]:
-    """The model at fixed values, as an ordinary Pyro model."""
+    """Return the model at fixed values, as an ordinary Pyro model."""
     enumerated = config_enumerate(prepared.program.model)
     weights = {n: v for n, v in params.items() if prepared.program.parameters[n].tensor is not None}
     values = {n: v for n, v in params.items() if n not in weights}

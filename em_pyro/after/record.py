@@ -36,11 +36,11 @@ class Record:
     starts: Starts = field(repr=False)
     plan: Plan = field(repr=False)
     notes: tuple[str, ...] = ()
-    prepared: Problem | None = field(default=None, repr=False, compare=False)
+    prepared: Problem | None = field(default=None, repr=False)
     acceleration: Acceleration | None = None
     switches: int = 0
     prior_density: str = "constrained"
-    source: Source | None = field(default=None, repr=False, compare=False)
+    source: Source | None = field(default=None, repr=False)
 
     @property
     def params(self) -> dict[str, Tensor]:

@@ -33,7 +33,7 @@ EXACT = {torch.float64: 1e-9, torch.float32: 1e-4}  # of a log-density, relative
 DOUBTFUL = 5  # axes of which it is tried out whether they belong to a latent of two states
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Found:
     """What a latent indexes.
 
@@ -71,6 +71,7 @@ def reordered(problem: Problem, params: Params, site: str, by: Any) -> tuple[dic
 
 
 def _reordered(problem: Problem, params: Params, site: str, by: Any) -> tuple[dict[str, Tensor], tuple[int, ...]]:
+    """Permute the axes that the latent indexes, certain ones first, by the first set that leaves all densities."""
     look = _Look(problem)
     dims, size = _dims_of(problem, site)
     narrow, wide = look.indexed(dims, size)
@@ -174,8 +175,7 @@ class _Look:
         self.problem, self.program = problem, problem.engine.full.program
         recognition = problem.engine.full.recognition
         self.points, self.reaches = recognition.points, recognition.reaches
-        single = any(p.initial.dtype == torch.float32 for p in self.program.parameters.values())
-        self.exact = EXACT[torch.float32 if single else torch.float64]
+        self.exact = EXACT[self.program.dtype]
         self.first = self.densities(self.points[0])
 
     def densities(self, values: Params, names: Collection[str] | None = None) -> dict[str, Named]:

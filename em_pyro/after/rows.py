@@ -12,12 +12,12 @@ from torch import Tensor
 from ..e_step.engine import Engine
 from ..program.handlers import LABELS
 from ..program.masks import anywhere, seen
-from ..program.named import connected, listed, squeeze
+from ..program.named import connected, listed
 from ..program.site import Site
 from ..program.unroll import STATE, TIME
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rows:
     """Latents, or observed sites where there are none, that hang together, row by row of the plates they share.
 
@@ -129,7 +129,7 @@ def _part(engine: Engine, names: list[str], reached: list[str]) -> Rows:
 
 def _weight(site: Site, plates: tuple[str, ...]) -> Tensor:
     """How much a row counts (`poutine.scale`), one dimension for each of `plates`; one if the weight has others."""
-    weight = squeeze(torch.as_tensor(site.scale, dtype=torch.float64), site.dims, site.name)
+    weight = site.row_weights
     known = set(weight.names) <= set(plates)
     return weight.align(plates) if known else torch.ones([1] * len(plates), dtype=torch.float64)
 

@@ -133,7 +133,7 @@ def _place(problem: Problem, to: Tensor) -> int | str:
     raise ParameterError("to: expected one of the tensors that were passed to fit, itself and not a copy.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Slope:
     """The gradient of the objective by one argument of the model.
 

@@ -33,7 +33,7 @@ IN_NO_FILE = ("prepared", "model", "patterns")  # fields of records: what runs, 
 SAME = {torch.float64: 1e-8, torch.float32: 1e-4}  # of the log-likelihood, relative to 1 + its size: of the same data
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Source:
     """How a program was planned, as far as words can say it.
 
@@ -53,7 +53,7 @@ class Source:
     unconstrained: bool = False
     states: Mapping[str, int] = field(default_factory=dict)
     criteria: Criteria | None = None
-    model: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
+    model: Callable[..., Any] | None = field(default=None, repr=False)
 
     def planned(self, params: Params, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Problem:
         """Survey and plan the model on data, at fitted values; no initialiser is run and the store is not touched.

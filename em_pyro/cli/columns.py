@@ -14,7 +14,7 @@ from ..program.data.columns import arguments_of, listed
 from .tables import Table, TableError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Columns:
     """What a model is given.
 

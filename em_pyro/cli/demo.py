@@ -25,7 +25,7 @@ AGREEMENT = 1e-10
 """Two ways to the same number differ by less than this, relative to one plus the number."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Chapter:
     """A problem, the same EM by hand, and what is in print.
 

@@ -33,7 +33,7 @@ MIXTURES: dict[Covariance, Callable[..., None]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Problem:
     """A model and the data to fit it to.
 

@@ -21,7 +21,7 @@ class TableError(ValueError):
     """A file that cannot be read as the table that is needed."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Table:
     """The cells of a file.
 

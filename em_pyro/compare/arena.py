@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..fit.problem import Problem
+from ..program.devices import untouched_generators
 from ..program.program import quiet
 from ..program.store import write
 
@@ -26,9 +27,8 @@ def arena(here: Problem, start: Mapping[str, Tensor], seed: int) -> Iterator[lis
         A list to which the warnings raised inside are added at the end.
     """
     program, said = here.program, list[str]()
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     store = pyro.get_param_store()
-    with store.scope(), torch.random.fork_rng(devices=devices), warnings.catch_warnings(record=True) as caught:
+    with store.scope(), untouched_generators(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.manual_seed(seed)
         with quiet():
@@ -52,5 +52,5 @@ def plate_depth(here: Problem) -> int:
 
 
 def prior_sites(here: Problem) -> list[str]:
-    """Continuous latents: parameters with a prior."""
+    """Return the parameters with a prior: the continuous latents."""
     return [name for name, p in here.program.parameters.items() if p.kind == "prior"]

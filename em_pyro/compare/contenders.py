@@ -14,7 +14,7 @@ from ..errors import ParameterError
 OURS = ("starts", "seed", "prior_density", "continuous", "progress", "callback")  # options of EM for a whole race
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Contender:
     """One way to fit a model.
 

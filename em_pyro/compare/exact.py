@@ -40,7 +40,7 @@ class Tally:
     gradients: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Counted(Engine):
     """An engine that counts how often `Q` is evaluated with its gradient, in M-steps of torch too."""
 
@@ -63,7 +63,7 @@ class Counted(Engine):
 
 
 def counted(problem: Problem, tally: Tally) -> Problem:
-    """The same problem, with everything that is asked of its engine counted."""
+    """Return the same problem, with everything that is asked of its engine counted."""
 
     def total(expect: Expect) -> Expect:
         def counting(bound: Any, about: Any = None) -> Expectation:
@@ -76,7 +76,7 @@ def counted(problem: Problem, tally: Tally) -> Problem:
     return replace(problem, engine=Counted(**parts, tally=tally), total=total)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ours:
     """EM as one contender runs it.
 

@@ -11,7 +11,7 @@ LEVELS = (1.0, 0.1, 1e-3)
 """Nats from the best known objective at which contenders are compared."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Point:
     """A point that was reached, and what it had cost to get there.
 
@@ -25,7 +25,7 @@ class Point:
     gradients: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Lane:
     """One contender from one start.
 

@@ -16,6 +16,7 @@ from ..errors import EMError, ParameterError
 from ..fit.problem import Problem, prepare
 from ..fit.starting.starts import need_parameters, starting_points
 from ..options import planning
+from ..program.devices import untouched_generators
 from .analytic import agreement
 from .arena import arena
 from .contenders import Contender, em, lbfgs, svi, svi_map
@@ -72,7 +73,7 @@ def compare(
         EMError: exact EM cannot treat the model, or the data cannot be used.
     """
     _check(contenders, held_out, budget_seconds, max_steps)
-    with torch.random.fork_rng(devices=_devices()):
+    with untouched_generators():
         density: dict[str, Any] = {"prior_density": prior_density, "continuous": continuous}
         referee, inner = EM(model, starts=starts, seed=seed, **density), dict(kwargs or {})
         here = prepare(model, args, inner, {}, **planning(referee))
@@ -212,7 +213,3 @@ def _check(contenders: Mapping[str, Contender] | None, held_out: Any, budget: fl
         raise ParameterError(
             f"compare: expected a budget above 0 s and max_steps of at least 1, got {budget} and {max_steps}."
         )
-
-
-def _devices() -> list[int]:
-    return list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []

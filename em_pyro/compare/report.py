@@ -97,6 +97,7 @@ class Race:
                     writer.writerow([lane.contender, lane.start, *row, *tail])
 
     def _distances(self) -> list[list[str]]:
+        """Lay out how high each contender came, and after how many steps and seconds how near."""
         held = any(lane.held_out is not None for lane in self.lanes)
         head = ["contender", "best objective", "to go"]
         for nats in LEVELS:
@@ -120,6 +121,7 @@ class Race:
         return rows
 
     def _costs(self) -> list[list[str]]:
+        """Lay out what each contender took on its way, and how its starts ended."""
         rows = [["contender", "E-steps", "gradients", "ms a step", "set-up s", "first s", "endings"]]
         for name in self.contenders:
             lanes = self.of(name)

@@ -78,7 +78,7 @@ def run_svi(
                 ending = "not finite"
             if ending:
                 break
-        params = _reached(here, guide, who)
+        params = _reached(here, guide)
         held_out = None
         if score is not None and not who.shares_objective:
             held_out = score(lambda: {**params, **_draw(guide, program.args, program.kwargs)})
@@ -99,7 +99,7 @@ def _ascended(here: Problem, who: Contender) -> Callable[..., Any]:
 
 
 def fresh(optim: Any) -> Any:
-    """A copy of an optimiser that has seen no parameter."""
+    """Return a copy of an optimiser that has seen no parameter."""
     new = copy.copy(optim)
     new.optim_objs, new._state_waiting_to_be_consumed = {}, {}
     new.pt_optim_args = copy.deepcopy(optim.pt_optim_args)
@@ -107,6 +107,7 @@ def fresh(optim: Any) -> Any:
 
 
 def _guide(here: Problem, who: Contender, start: Mapping[str, Tensor]) -> Callable[..., Any]:
+    """Return the guide of a contender, at a start: an empty one where no site has a prior."""
     sites = prior_sites(here)
     if who.kind == "svi" and sites:
         raise NotAble(f"an empty guide leaves the sites {sites} to be drawn from their prior: enter svi_map(optim)")
@@ -129,13 +130,12 @@ def _empty(*args: Any, **kwargs: Any) -> None:
 
 def _same(here: Problem, loss: float, exact: float) -> None:
     """Refuse a contender whose loss is not the objective of the race."""
-    single = any(p.initial.dtype == torch.float32 for p in here.program.parameters.values())
-    slack = SAME[torch.float32 if single else torch.float64]
+    slack = SAME[here.program.dtype]
     if not abs(loss - exact) <= slack * (1 + abs(exact)):
         raise NotAble(f"its objective at the start is {loss:.10g} where log evidence plus log prior is {exact:.10g}")
 
 
-def _reached(here: Problem, guide: Callable[..., Any], who: Contender) -> dict[str, Tensor]:
+def _reached(here: Problem, guide: Callable[..., Any]) -> dict[str, Tensor]:
     """Constrained values at the end; sites with a prior at the guide's median."""
     program = here.program
     params = {}
@@ -155,6 +155,3 @@ def _draw(guide: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Tensor
     sites: Mapping[str, Any] = trace.nodes
     drawn = {n: s for n, s in sites.items() if s["type"] == "sample" and not s["infer"].get("is_auxiliary")}
     return {n: s["value"].double() for n, s in drawn.items()}
-
-
-__all__ = ["NotAble", "fresh", "run_svi"]

@@ -23,7 +23,7 @@ TOL = 1e-11
 CLOSE = 1e-6  # nats by which an overshooting contender may have passed above the polished answer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Best:
     """The best objective known.
 

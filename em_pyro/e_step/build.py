@@ -10,16 +10,15 @@ from math import prod
 from ..program.named import Named, Sizes, ordered
 from ..program.program import Program
 from ..program.site import Site
-from ..program.unroll import hidden_sizes, unroll
+from ..program.unroll import TRANSITION, hidden_sizes, unroll
 from ..reading.priors import Prior
 from ..reading.reading import Recognition
-from .chains import find, hidden
 from .chunks import rows_of
 from .contraction.elimination import plan_contraction
 from .contraction.mixture import as_mixture
 from .contraction.schedule import Factor
 from .engine import Engine
-from .left import Left, alone
+from .left import CHAIN, Left, alone
 from .part import Contracted, Part
 from .several import bundle
 from .sites import compiled
@@ -27,8 +26,17 @@ from .sites.site_factor import SiteFactor
 from .units import Unit
 
 
+def hidden(left: Left) -> tuple[Sequence[Unit], Left]:
+    """Take every `dist.DiscreteHMM`."""
+    if not any(name + TRANSITION in left.run for name in left.run):
+        return (), left
+    from .chains.hidden import take
+
+    return take(left)
+
+
 def gaussian(left: Left) -> tuple[Sequence[Unit], Left]:
-    """Take all sites that Gaussian latents enter; how is imported where there are some."""
+    """Take all sites that Gaussian latents enter."""
     if left.recognition.latents is None:
         return (), left
     from .gaussian.take import take
@@ -36,11 +44,20 @@ def gaussian(left: Left) -> tuple[Sequence[Unit], Left]:
     return take(left)
 
 
+def loops(left: Left) -> tuple[Sequence[Unit], Left]:
+    """Take the loops of latents that are coupled one to the next, with all that hangs on them."""
+    if len(left.owners) < CHAIN:
+        return (), left
+    from .chains.find import take
+
+    return take(left)
+
+
 TAKERS: tuple[Callable[[Left], tuple[Sequence[Unit], Left]], ...] = (
-    hidden.take,
+    hidden,
     compiled.take,
     gaussian,
-    find.take,
+    loops,
     bundle.take,
     alone,
 )
@@ -48,7 +65,7 @@ TAKERS: tuple[Callable[[Left], tuple[Sequence[Unit], Left]], ...] = (
 
 
 def order_of(program: Program) -> dict[str, int]:
-    """Sizes of all latents and plates, in the order of their tensor dimensions: latents left, rows right."""
+    """Return the sizes of all latents and plates, in the order of their tensor dimensions: latents left, rows right."""
     latents = sorted(program.latents.values(), key=lambda latent: latent.dim)
     plates = sorted(program.plates, key=lambda plate: program.plate_dims[plate])
     return {latent.name: latent.size for latent in latents} | {plate: program.plates[plate] for plate in plates}
@@ -62,7 +79,7 @@ def build(
     alive: Mapping[str, Named],
     *,
     recognised: bool = True,
-    loops: bool = True,
+    chains: bool = True,
     plate: str | None = None,
 ) -> Engine:
     """Lay the program out.
@@ -74,7 +91,7 @@ def build(
         priors: of its parameters.
         alive: entries of latents that reach an observation.
         recognised: without, all sites are replayed.
-        loops: whether latents of a loop are a unit; without, the contraction sums them out one by one.
+        chains: whether latents of a loop are a unit; without, the contraction sums them out one by one.
         plate: whose rows may be split; None is the largest.
     """
     taken_apart = unroll(run) if recognised else run
@@ -89,7 +106,7 @@ def build(
     owners = {name: frozenset(latent.plates) for name, latent in program.latents.items()}
     plate = plate or max(program.plates, key=lambda name: sizes[name], default=None)
     left, units = Left(run, recognition, owners, sizes, plate, alive), list[Unit]()
-    for take in TAKERS if loops else [take for take in TAKERS if take is not find.take]:
+    for take in TAKERS if chains else [take for take in TAKERS if take is not loops]:
         taken, left = take(left)
         units += taken
     sites = {factor.name: factor for unit in units if not unit.latents for factor in unit.every}

@@ -48,5 +48,5 @@ def chunks_of(plate: str, size: int, rows: int) -> tuple[Chunk, ...]:
 
 
 def rows_of(width: int, inner: int = 1) -> int:
-    """Rows in a chunk, for so many float64 numbers a row, each of which holds `inner` rows of other plates."""
+    """Return how many rows a chunk has, by the float64 numbers of one, which holds `inner` rows of other plates."""
     return max(1, LEAST // inner, CHUNK_BYTES // (8 * width))

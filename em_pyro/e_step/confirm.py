@@ -18,7 +18,6 @@ from ..program.unroll import unroll
 from ..reading.bank import bound_once, entries_of
 from ..reading.bound import Bound
 from ..reading.reading import arguments
-from ..recording.recorded import other_values
 from .build import build
 from .engine import Engine
 from .shares import EVIDENCE
@@ -71,13 +70,15 @@ def disagreements(engine: Engine, params: Params) -> list[str]:
                     wrong.append(name)
                     break
         if engine.recording is not None:
+            from ..recording.recorded import other_values  # which is there already
+
             wrong += other_values(engine.recording, rounded, sites, SAME)
     return wrong
 
 
 @torch.no_grad()
 def other_densities(engine: Engine) -> list[str]:
-    """Sites whose family computes another density than the model's own `log_prob`, at a random point."""
+    """Return the sites whose family computes another density than the model's own `log_prob`, at a random point."""
     if not _affordable(engine):
         return []
     sites, wrong = engine.recognition.runs[0], []
@@ -140,7 +141,7 @@ def _close(truth: Named, bound: Named, beside: float, least: float) -> bool:
 
 
 def measured(engine: Engine, params: Params) -> float | None:
-    """Log evidence by the model's own `log_prob`, where that is affordable, nan where it has none; None elsewhere."""
+    """Return the log evidence by the model's own `log_prob`, nan where it has none; None where it is not affordable."""
     engine = engine.full
     if not _affordable(engine):
         return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,19 +21,21 @@ from ..reading.bound import Bound
 from ..reading.design.by_row import ByRow
 from ..reading.priors import Prior, log_prior
 from ..reading.reading import Recognition
-from ..recording.recorded import NOTHING, Moved, Recording, played
+from ..recording.moved import NOTHING, Moved, played
 from .contraction.schedule import Factor
 from .expectation import Expectation
 from .part import Contracted
-from .second.second import second_order
-from .second.states import States, states_of
 from .shares import SOFT, SUMS, Collect, Shares
 from .sites.site_factor import SiteFactor
 from .sums import Sums
 from .units import Unit, worst
 
+if TYPE_CHECKING:
+    from ..recording.recorded import Recording
+    from .second.states import States
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Engine:
     """A program ready to run: units, replayed sites, priors and the schedule of contractions.
 
@@ -105,7 +107,7 @@ class Engine:
     def expect(
         self, bound: Bound, about: Bound | None = None, collect: Collect = SUMS, shares: Shares = SOFT
     ) -> Expectation:
-        """Run one E-step.
+        """Run one E-step: return `log Z` and the expected statistics `S_s = <W_s, T_s(x)>` of every site `s`.
 
         Args:
             bound: the parameters, float64.
@@ -128,11 +130,13 @@ class Engine:
         total = sum(evidence[1:], evidence[0]) if evidence else torch.zeros(bound.starts, dtype=torch.float64)
         second = None
         if collect.along is not None:
+            from .second.second import second_order  # no step of a fit asks for them
+
             second = second_order(self.states, bound, collect.along, self.bind, replays, self.offsets)
         return Expectation(total + self.base, sums, weights, self.plate, second=second)
 
     def _given(self, shares: Mapping[str, Tensor], evidence: float, bound: Bound) -> Expectation:
-        """Statistics under given shares."""
+        """Return the statistics of all rows under given shares."""
         sums: dict[str, Sums] = {}
         weights = {n: Named(shares[n].squeeze(0), factor.names) for n, factor in self.replayed.items()}
         for unit in self.units:
@@ -144,7 +148,7 @@ class Engine:
         return Expectation(torch.tensor([evidence], dtype=torch.float64), sums, weights, self.plate)
 
     def log_prior(self, bound: Bound) -> Tensor:
-        """Log-density of the sites with a prior, shape `(starts)`: once, whatever the rows are split into."""
+        """Return the log-density of the sites with a prior, `(starts)`: once, whatever the rows are split into."""
         known = log_prior(self.priors, bound.batch)
         return known + self.moved(bound).prior if self.open_priors else known
 
@@ -156,13 +160,8 @@ class Engine:
         """
         return worst(part.digits(bound, near) for part in self.parts)
 
-    def blurred(self, bound: Bound, near: Bound) -> Tensor | None:
-        """Say of which starts, shape `(starts)`, the sums at `bound` have too few digits for the arguments `near`."""
-        found = self.digits(bound, near)
-        return None if found is None else found[0] > 1
-
     def on(self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> Engine:
-        """The same program, read in the same way, on other arguments; no initialiser is run.
+        """Return the same program, read in the same way, on other arguments; no initialiser is run.
 
         Raises:
             ModelError: the model makes other statements for these arguments.
@@ -179,12 +178,12 @@ class Engine:
     # ---- Q ----
 
     def q(self, batch: Batch, found: Expectation) -> Tensor:
-        """`Q = sum_s <W_s, L_s> + log prior`, shape `(starts)`, up to what no parameter enters; differentiable."""
+        """Return `Q = sum_s <W_s, L_s> + log prior`, `(starts)`, up to what no parameter enters; differentiable."""
         bound = Bound(batch, self.recognition.bank) if torch.is_grad_enabled() else self.bind(batch)
         return self._q(bound, found, self.leaders, self.priors, self.moved(bound))
 
     def q_of(self, free: Sequence[str], found: Expectation, params: Params) -> Callable[[Params], Tensor]:
-        """The part of `Q` that some of `free` enter, the other parameters fixed where they are: a number."""
+        """Return the part of `Q` that some of `free` enter, the other parameters fixed where they are: a number."""
         names = set(free)
         leaders = [n for n, factor in self.leaders.items() if names & factor.parameters]
         priors = {n: prior for n, prior in self.priors.items() if n in names}
@@ -205,6 +204,7 @@ class Engine:
         priors: Mapping[str, Prior],
         moved: Moved,
     ) -> Tensor:
+        """Add up `<W_s, L_s>` of some sites, log-densities of priors and what was `moved`."""
         weights = {name: part.tensor for name, part in found.weights.items()}
         total = log_prior(priors, bound.batch) + moved.weighted(weights)
         sums = {name: found.sums[name] for name in leaders if name in found.sums}
@@ -212,7 +212,7 @@ class Engine:
 
     @torch.no_grad()
     def magnitude(self, found: Expectation, batch: Batch) -> Tensor:
-        """Sum of the absolute terms of `Q`, shape `(starts)`: what its rounding is relative to."""
+        """Sum the absolute terms of `Q`, shape `(starts)`: what its rounding is relative to."""
         bound = self.bind(batch)
         terms = (self.leaders[name].inner(bound, part).abs().sum(-1) for name, part in found.sums.items())
         return sum(terms, torch.zeros(bound.starts, dtype=torch.float64))
@@ -220,7 +220,7 @@ class Engine:
     # ---- what the model itself computes ----
 
     def moved(self, bound: Bound) -> Moved:
-        """Factors of the sites that are not compiled and that some parameter enters, and of priors with parameters."""
+        """Run what is not compiled and some parameter enters: factors of sites, and priors with parameters."""
         if not (self.moving or self.open_priors):
             return NOTHING
         if not torch.is_grad_enabled() and (known := self._last.get(bound)) is not None:
@@ -232,7 +232,7 @@ class Engine:
         return found
 
     def replays(self, moved: Moved) -> dict[str, Named]:
-        """Factors of all sites that are not compiled; those that no parameter enters, as they were found first."""
+        """Return the factors of all sites that are not compiled; those that no parameter enters were found at first."""
         return {**self.constants, **moved.factors}
 
     @cached_property
@@ -274,6 +274,8 @@ class Engine:
         Raises:
             PlanError: they are not.
         """
+        from .second.states import states_of  # no step of a fit asks for them
+
         owners = {name: frozenset(latent.plates) for name, latent in self.program.latents.items()}
         return states_of(self.parts, self.joined, owners, self.sizes, self.constants)
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..program.named import Named
-from .second.second import Second
 from .sums import Sums
 
+if TYPE_CHECKING:
+    from .second.second import Second
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Expectation:
     """What an E-step found.
 

@@ -12,8 +12,10 @@ from .contraction.schedule import Factor
 from .several.stack import Stack
 from .units import Unit
 
+CHAIN = 8  # latents from which a chain is a unit; fewer are summed out one by one
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Left:
     """What is left of a program.
 

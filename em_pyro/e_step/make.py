@@ -15,8 +15,6 @@ from ..program.program import Program
 from ..reading.distinct import cut_rows, fewer, find
 from ..reading.reading import Recognition
 from ..reading.recognise import recognise
-from ..recording.record import Untraceable
-from ..recording.recorded import recorded
 from .build import build
 from .engine import Engine
 
@@ -60,6 +58,9 @@ def _recorded(engine: Engine, refuted: str) -> Engine:
     """The same with the sites that are not compiled recorded as a graph, where that can be done."""
     if not engine.runs_model or refuted:
         return replace(engine, unrecorded=refuted)
+    from ..recording.record import Untraceable  # most programs are recognised
+    from ..recording.recorded import recorded
+
     points, runs = engine.recognition.points[:PROBES], engine.recognition.runs[:PROBES]
     if engine.program.view is not None:
         runs = [engine.program.view(dict(run)) for run in runs]

@@ -26,7 +26,7 @@ def forms(engine: Engine) -> list[str]:
 
 
 def recursions(engine: Engine) -> list[str]:
-    """By which recursion every chain is run, and why."""
+    """Return by which recursion every chain is run, and why."""
     found: dict[str, list[str]] = {}
     for unit in engine.units:
         for title, how in unit.notes.items():

@@ -58,7 +58,7 @@ class Contracted(Protocol):
         """The same, written into the rooms of another one, which is not at work meanwhile."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Part:
     """Factors that are contracted together by a schedule, whatever they are.
 
@@ -81,7 +81,7 @@ class Part:
     plate: str | None = None
     size: int = 0
     length: int = 0
-    narrowed: dict[Chunk, Schedule] = field(default_factory=dict, repr=False, compare=False)
+    narrowed: dict[Chunk, Schedule] = field(default_factory=dict, repr=False)
 
     def chunks(self, starts: int = 1) -> tuple[Chunk, ...]:
         """Chunks of rows, so few in each that what all starts hold of it stays in cache."""

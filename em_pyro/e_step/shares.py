@@ -28,7 +28,7 @@ class Collect:
 SUMS, EVIDENCE = Collect(), Collect(sums=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Shares:
     """How rows are shared out.
 

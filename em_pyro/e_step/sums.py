@@ -13,7 +13,7 @@ from ..families import Family
 from ..program.named import Batch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sums:
     """Expected statistics of one site, `S_c = sum_n W_cn T(x_n - around_c)` for every cell `c`.
 
@@ -71,6 +71,7 @@ class Sums:
         return replace(self, parts=tuple(by * part for part in self.parts))
 
     def _beside(self, other: Sums) -> Sums:
+        """Join weights that are kept by row, those of the other rows behind these."""
         if self.axis is None:
             raise PlanError(
                 f'Site "{self.site}": expected statistics that add up over rows of plate "{self.kept}", got weights of '

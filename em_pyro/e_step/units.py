@@ -158,6 +158,6 @@ class Unit(Protocol):
 
 
 def worst(numbers: Iterable[Tensor | None]) -> Tensor | None:
-    """The largest of what there is, entry by entry; None if there is none."""
+    """Return the largest of what there is, entry by entry; None if there is none."""
     found = [part for part in numbers if part is not None]
     return found[0] if len(found) == 1 else torch.stack(found).amax(0) if found else None

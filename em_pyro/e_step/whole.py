@@ -12,7 +12,7 @@ from .units import Unit
 
 
 def compiled_factors(engine: Engine, bound: Bound) -> dict[str, Named]:
-    """Factors of the compiled sites; those that are one function are bound once, as in a step."""
+    """Return the factors of the compiled sites; those that are one function are bound once, as in a step."""
     factors, naturals = dict[str, Named](), dict[str, Natural]()
     leading = {n: leader for leader, names in engine.members.items() for n in names if leader in engine.sites}
     for name, factor in engine.sites.items():
@@ -29,7 +29,7 @@ def compiled_factors(engine: Engine, bound: Bound) -> dict[str, Named]:
 
 @torch.no_grad()
 def log_factors(engine: Engine, bound: Bound) -> dict[str, Named]:
-    """All that is contracted."""
+    """Return the log-factors of all that is contracted."""
     replays = engine.replays(engine.moved(bound))
     factors = {name: replays[name] for name in engine.joined if name in replays}
     for unit in engine.units:
@@ -40,7 +40,7 @@ def log_factors(engine: Engine, bound: Bound) -> dict[str, Named]:
 
 
 def based(unit: Unit, member: str, density: Named) -> Named:
-    """A member of a unit, one start and all rows, with the base measures of the sites that it is made of."""
+    """Return a member of a unit, one start and all rows, with the base measures of the sites that it is made of."""
     total = density.tensor
     for site in unit.made_of(member):
         base = site.data.base()

@@ -22,7 +22,7 @@ from ..program.named import unexpand
 Args = Mapping[str, Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Role:
     """One argument of a distribution that can be estimated.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Chart:
     """An invertible function from a parameter to an argument."""
 
@@ -146,12 +146,12 @@ def domain_of(constraint: Any) -> str:
 
 
 def may_vanish(constraint: Any) -> bool:
-    """Whether a scale that is made of such a parameter may be zero: it is positive, or the root of correlations."""
+    """Tell whether a scale made of such a parameter may be zero: it is positive, or the root of correlations."""
     return domain_of(constraint) in ("positive", "lower_cholesky") or is_correlation(constraint)
 
 
 def is_correlation(constraint: Any) -> bool:
-    """Whether what is allowed are roots of correlation matrices."""
+    """Tell whether what a constraint allows are roots of correlation matrices."""
     return type(_of_entries(constraint)).__name__.lstrip("_") == "CorrCholesky"
 
 

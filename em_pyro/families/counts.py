@@ -16,7 +16,7 @@ from .base import Args, Family, Role, register
 
 
 def probabilities(distribution: Distribution, event_dim: int = 0, name: str = "probs", logit: str = "logits") -> Tensor:
-    """Probabilities from whichever argument the program gave; logits of -inf are exact zeros."""
+    """Return the probabilities from whichever argument the program gave; logits of -inf are exact zeros."""
     if name in vars(distribution):
         return unexpand(getattr(distribution, name), event_dim)
     logits = unexpand(getattr(distribution, logit), event_dim)

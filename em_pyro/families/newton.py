@@ -56,7 +56,7 @@ def root(slope: Slope, start: Tensor, lower: Tensor | float, upper: Tensor | flo
 
 
 def inverse_digamma(y: Tensor) -> Tensor:
-    """The positive `a` with `digamma(a) = y`.
+    """Return the positive `a` with `digamma(a) = y`.
 
     References:
         Minka (2000), Estimating a Dirichlet distribution, appendix C (the start).
@@ -135,7 +135,7 @@ def dirichlet(mean_log: Tensor, start: Tensor, free: Tensor) -> Tensor:
 
 
 def ascent_direction(slope: Tensor, hessian: Tensor, flat: float = FLAT, level: float = LEVEL) -> Tensor:
-    """Newton's direction with every curvature made negative: `|H|^-1 g`, in coordinates of about unit curvature.
+    """Return Newton's direction with every curvature made negative: `|H|^-1 g`, in coordinates of about unit curvature.
 
     A direction of positive curvature is climbed by it, and a saddle is left. A direction without curvature is followed
     as far as its slope, unless that is next to none as well (a constant added to all logits of a simplex). Entries that
@@ -167,7 +167,7 @@ def ascent_direction(slope: Tensor, hessian: Tensor, flat: float = FLAT, level: 
     return torch.where(lost, 0.0, unit * step)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Near:
     """A function of a few coordinates in every cell, as it is near a point.
 

@@ -165,7 +165,7 @@ def urns(counts: Tensor, weights: Tensor, start: Tensor, free: Tensor) -> Tensor
     return torch.where(cells, a, start)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tally:
     """How often each number was counted of every kind, and in all.
 

@@ -16,7 +16,7 @@ from .verdict.around import Around, Entry, named
 from .verdict.digits import noise
 from .verdict.edges import before_edges, edge_notes, snapped, undefined
 from .verdict.findings import ROUNDING, Findings
-from .verdict.ground import Ground, evaluated
+from .verdict.ground import Ground, around_of, evaluated
 from .verdict.infinity import run_off, running
 from .verdict.kinks import kinks
 from .verdict.krylov import PRODUCTS, glimpse
@@ -42,16 +42,10 @@ def glanced(problem: Problem, params: Params, found: Expectation) -> Findings | 
 
     Its curvature tells a saddle as well as steps from beside it do, and it is asked for at the end in any case.
     """
-    around = _around(problem, params)
+    around = around_of(problem, params)
     few = around.size <= (FEW if problem.engine.open else MANY) and problem.rows.whole
     cheap = few and EVALUATIONS * around.size * evaluated(problem) <= CHEAP
     return certify(problem, params, found) if cheap else None
-
-
-def _around(problem: Problem, params: Params) -> Around:
-    """Coordinates of all that may move."""
-    moving = tuple(n for n, line in problem.plan.lines.items() if line.how not in ("fixed", "callable"))
-    return Around(problem.program, moving, {name: value.detach().double() for name, value in params.items()})
 
 
 def before_an_edge(problem: Problem, params: Params) -> tuple[bool, str]:
@@ -59,7 +53,7 @@ def before_an_edge(problem: Problem, params: Params) -> tuple[bool, str]:
 
     A bound of a support is next to data, or the law of the program ends. Known families have neither inside.
     """
-    around = _around(problem, params)
+    around = around_of(problem, params)
     if not problem.engine.written or _unseen(problem, around) not in ("", SINGLE):
         return False, ""
     ground = Ground(problem, around)
@@ -78,7 +72,7 @@ def certify(problem: Problem, params: Params, found: Expectation, *, settled: bo
 
     References: Fisher (1925); Oakes (1999).
     """
-    around = _around(problem, params)
+    around = around_of(problem, params)
     ground = Ground(problem, around)
     level = ground.height(found)
     unseen, put_there = _unseen(problem, around), list[Entry]()

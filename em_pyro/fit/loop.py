@@ -45,7 +45,7 @@ class State:
     params: dict[str, Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Settings:
     """Options of a run; `seed` is of draws of latents."""
 
@@ -134,10 +134,9 @@ def _settled(problem: Problem, path: Path, move: Move, tol: float) -> tuple[Path
     if tol <= 0:
         return path.charged(move.spent), move.new
     gap, spent = estimated_gap(problem, path, move, tol)
-    path = path.estimated(gap, is_small(gap, path.level, tol))
+    path = path.estimated(gap, is_small(gap, path.level, tol)).charged(spent)
     if path.calm < CALM:
-        return path.charged(spent), move.new
-    path = path.charged(spent)
+        return path, move.new
     bad = _badly_ended(problem, path, move)
     if bad is not None:
         return bad

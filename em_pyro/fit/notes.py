@@ -47,7 +47,7 @@ def notes_of(engine: Engine, rows: str) -> tuple[str, ...]:
     found += notes.recursions(engine)
     found += [chunks] if (chunks := notes.chunks(engine)) else []
     found += notes.forms(engine)
-    if any(p.initial.dtype == torch.float32 for p in engine.program.parameters.values()):
+    if engine.program.dtype == torch.float32:
         found.append("float32 parameters: contracted and accumulated in float64, stored in float32")
     return tuple(found)
 

@@ -19,7 +19,8 @@ from ..e_step.make import engine_of
 from ..e_step.shares import EVIDENCE, SUMS, Collect, Shares
 from ..errors import EMError, ObjectiveError
 from ..m_step.ascent.ascend import Carried
-from ..m_step.maximise import expanded, gradient, maximise
+from ..m_step.ascent.hill import gradient
+from ..m_step.maximise import expanded, maximise
 from ..m_step.plan import Choice, Plan, choose
 from ..m_step.pooling import PriorUnbounded
 from ..program.changes.contents import contents_of, entries_of
@@ -48,7 +49,7 @@ Expect = Callable[[Bound, Bound | None], Expectation]
 """An E-step: at bound arguments, its sums around the locations there or at others."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Problem:
     """Everything that is worked out once for one model and one set of arguments.
 
@@ -152,17 +153,13 @@ class Problem:
     def slack(self) -> float:
         """Relative rounding of the objective, by the dtype of the program's parameters."""
         strain = 1 if self.engine.recognition.latents is None else 100  # a scale of normal latents may go to zero
-        return strain * (
-            self.rounding
-            if self.engine.replayed or self.engine.absorbed or self.engine.written
-            else SLACK[torch.float64]
-        )
+        by_the_model = self.engine.replayed or self.engine.absorbed or self.engine.written
+        return strain * (self.rounding if by_the_model else SLACK[torch.float64])
 
     @cached_property
     def rounding(self) -> float:
         """The same where the parameters are rounded to their dtype after every step."""
-        single = any(p.initial.dtype == torch.float32 for p in self.program.parameters.values())
-        return SLACK[torch.float32 if single else torch.float64]
+        return SLACK[self.program.dtype]
 
     @cached_property
     def widest(self) -> int:

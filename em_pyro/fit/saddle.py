@@ -23,7 +23,7 @@ from ..program.named import Batch, Params, batched, only
 from .look import look
 from .problem import Problem
 from .scales import DEGENERATE
-from .step import abreast, em_step
+from .step import em_step, starts_at_once
 
 SMALL, LARGE = 1e-3, 0.3
 STEPS, CAP = 10, 200  # taken after a disturbance; and at most, while the climb gathers speed
@@ -60,7 +60,8 @@ def leave_saddle(problem: Problem, here: Batch, found: Expectation, gap: float, 
         for name, point in points.items()
     }
     rounds: list[tuple[float, ...]] = [(SMALL,), (LARGE, -LARGE)]
-    if abreast(problem) < len(rounds[-1]):
+    together = starts_at_once(problem)
+    if together < len(rounds[-1]):
         rounds[1:] = [(size,) for size in rounds[-1]]
     for sizes in rounds:
         moved = {name: value.expand(len(sizes), *value.shape[1:]) for name, value in batched(params).items()}
@@ -70,7 +71,7 @@ def leave_saddle(problem: Problem, here: Batch, found: Expectation, gap: float, 
             moved[name] = _lifted(
                 problem, name, params[name], torch.where(torch.isfinite(shifted), shifted, params[name])
             )
-        calm = batched(params) if sizes == (SMALL,) and abreast(problem) >= BESIDE else None
+        calm = batched(params) if sizes == (SMALL,) and together >= BESIDE else None
         higher, trail, rest = _climb(problem, moved, objective, margin(gap, objective), calm)
         if higher is not None:
             return higher
@@ -192,7 +193,7 @@ def _rows(batch: Batch, rows: Sequence[int]) -> Batch:
 
 
 def may_pass(path: Sequence[float], objective: float, margin: float) -> bool:
-    """Whether the gains of a path grow, or shrink so slowly that they would pass the old objective."""
+    """Tell whether the gains of a path grow, or shrink so slowly that they would pass the old objective."""
     last, before = path[-1] - path[-2], path[-2] - path[-3]
     rounding = 1e-14 * (1 + abs(objective))
     ratio = last / before if before > rounding and last > rounding else 0.0
@@ -202,7 +203,7 @@ def may_pass(path: Sequence[float], objective: float, margin: float) -> bool:
 def row_units(
     problem: Problem, params: Params, found: Expectation, points: Params, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """How far each entry must move for `Q` to fall by one nat a row, by its curvature; shapes of `points`.
+    """Return how far each entry must move for `Q` to fall by one nat a row, by its curvature; shapes of `points`.
 
     The curvature of an entry is the norm of its row of the Hessian, by products with random signs. Where there is none
     no step moves the entry, and no disturbance does: that would be a random search. No transform is driven to its end:

@@ -31,7 +31,7 @@ POOLED = 10_000  # rows that are enough to know a spread by
 GROWING = ("itself", "exp", "softplus", "square", "sqrt", "covariance")  # charts under which a scale grows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Watched:
     """A site whose scale may collapse.
 
@@ -52,7 +52,7 @@ class Watched:
         return scales(self.factor, bound)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scales:
     """Everything in a program that may shrink to nothing, each with its unit.
 
@@ -121,10 +121,8 @@ class Scales:
         for one in self.watched:
             small = (one.roots(bound) < below * one.pooled).squeeze(0)
             if one.role == "scale_tril" and one.pooled.shape[-1] > 1 and bool(small.any()):
-                return (
-                    f'site "{one.factor.name}": column {int(small.nonzero()[0][-1])} at {_cell(one.factor, small)}'
-                    + (COLLINEAR)
-                )
+                column = int(small.nonzero()[0][-1])
+                return f'site "{one.factor.name}": column {column} at {_cell(one.factor, small)}{COLLINEAR}'
         return ""
 
     # ---- sites that Gaussian latents enter ----
@@ -257,7 +255,7 @@ def _cell(factor: SiteFactor, wrong: Tensor) -> str:
     return ", ".join(f"{n}={i}" for n, i in zip(factor.cells, cell, strict=False)) or "all rows"
 
 
-def pooled_scale(members: Sequence[SiteFactor], samples: Mapping[str, Tensor] | None = None) -> Tensor:
+def pooled_scale(members: Sequence[SiteFactor], samples: Mapping[str, Tensor]) -> Tensor:
     """Return the spread over all rows of the values of `members`, by event.
 
     Of values that do not vary it is their size (or one). `members` are sites of one function: the steps of a loop;

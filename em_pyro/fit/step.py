@@ -82,7 +82,7 @@ def _held_back(problem: Problem, batch: Batch, new: Batch, found: Expectation) -
     return here
 
 
-def abreast(problem: Problem) -> int:
+def starts_at_once(problem: Problem) -> int:
     """Return how many starts may step as one batch; one where a step is more than closed forms and Newton."""
     engine = problem.engine
     if engine.open or any(line.how not in ("closed form", "Newton", "fixed") for line in problem.plan.lines.values()):

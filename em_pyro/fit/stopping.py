@@ -19,7 +19,7 @@ NEAR = 1e-4
 
 
 def is_small(gap: float, objective: float, tol: float) -> bool:
-    """Whether a gap in nats is below `tol`, relative to the objective."""
+    """Tell whether a gap in nats is below `tol`, relative to the objective."""
     return gap <= tol * (1 + abs(objective))
 
 
@@ -72,6 +72,6 @@ def aitken(path: Sequence[float]) -> tuple[float, float]:
 
 
 def difference(old: Tensor, new: Tensor) -> Tensor:
-    """What a step moved in unconstrained space; an infinite coordinate (a boundary) counts nothing."""
+    """Return what a step moved in unconstrained space; an infinite coordinate (a boundary) counts nothing."""
     move = new - old
     return torch.where(torch.isfinite(move), move, 0.0)

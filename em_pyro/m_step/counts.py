@@ -18,7 +18,7 @@ from .pooling import Selected, added, flat, pool, refuse_unbounded, select, shap
 from .uses import CONDITIONAL, Block, chart_of, segments_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Counts:
     """`a log p + b log(1 - p)`: `p = a / (a + b)`, or `a / sum(a)` along the rows of a simplex."""
 
@@ -82,7 +82,7 @@ class Counts:
         return torch.zeros_like(old) if hits is None else hits, misses
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rates:
     """`a log(rate) - b rate`: `rate = a / b`."""
 

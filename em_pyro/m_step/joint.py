@@ -20,7 +20,7 @@ from .pooling import Refused, added, flat
 from .uses import Block, chart_of, made_up, segments_of, terms_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Joint:
     """All free arguments of a cell together, by `Family.solve`; cells that select the same entries are pooled.
 
@@ -199,7 +199,7 @@ def _check_apart(
 
 
 def first_batch(engine: Engine, block: Block) -> dict[str, Tensor]:
-    """The values that the parameters of a block, and those that meet them, have at first: a batch of one start."""
+    """Return the values that parameters of a block, and those that meet them, have at first: a batch of one start."""
     parameters = engine.program.parameters
     return {name: parameters[name].initial.double().unsqueeze(0) for name in {*block.names, *block.held}}
 

@@ -13,7 +13,7 @@ from ..errors import ObjectiveError, ParameterError
 from ..program.named import Batch, Params, batched, only
 from .ascent.ascend import Carried, ascend
 from .ascent.climbs import joint_climb
-from .ascent.hill import gradient as gradient
+from .ascent.hill import gradient
 from .plan import Plan
 
 STATIONARY = 1e-10  # of the gradient of Q, relative to 1 + |Q|

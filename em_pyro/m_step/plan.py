@@ -54,7 +54,7 @@ class Line:
         return self.how in ("closed form", "Newton", "swept")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """How each parameter is maximised, and how the loop runs. Print it."""
 
@@ -85,7 +85,7 @@ class Plan:
     @cached_property
     def maximised(self) -> tuple[str, ...]:
         """Parameters that move, but for those with an M-step of the user's own: what that returns stands."""
-        return tuple(n for n in self.free if n not in self.callables)
+        return tuple(n for n, line in self.lines.items() if line.how not in ("fixed", "callable"))
 
     @cached_property
     def steps(self) -> tuple[Steps, ...]:
@@ -277,7 +277,7 @@ def draw_in(engine: Engine, kinds: dict[str, str]) -> dict[str, str]:
 
 
 def blocks_of(engine: Engine, kinds: Mapping[str, str]) -> list[list[str]]:
-    """Parameters that must be solved together: those that meet at a site of a family with several roles."""
+    """Return the parameters that must be solved together: those that meet at a site of a family with several roles."""
     meetings = ([n for n in here if not solver_of(kinds[n]).separable] for here in _meetings(engine, kinds))
     return connected(kinds, meetings)
 

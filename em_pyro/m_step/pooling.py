@@ -28,7 +28,7 @@ class PriorUnbounded(Exception):
 
 
 def refuse_unbounded(name: str, pooled: Tensor, pseudo: Tensor, shape: Sequence[int]) -> None:
-    """A shape below one pulls with a negative count; where the data do not outweigh it, no maximum is interior.
+    """Refuse a prior of shape below one whose negative count the data do not outweigh: no maximum is interior.
 
     Args:
         name: of the parameter.
@@ -55,7 +55,7 @@ def unbounded_at(name: str, bad: Tensor) -> PriorUnbounded:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Selected:
     """Which flat cells of an argument select which entries (or rows, or matrices) of one parameter.
 

@@ -18,7 +18,7 @@ from .joint import Joint, first_batch, grouped, tried
 from .uses import Block, made_up, terms_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rows:
     """All free arguments of a cell together, by `RowFamily.solve_rows`; cells with the same entries are pooled.
 

@@ -24,7 +24,7 @@ CHART = {chart.name: chart for chart in CHARTS}
 Use = tuple[SiteFactor, str, RoleMap]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Block:
     """Parameters that must be solved together, because they meet at a site whose arguments have a joint maximum.
 
@@ -53,7 +53,7 @@ class Block:
 
 
 def uses_of(engine: Engine) -> dict[str, list[Use]]:
-    """Every argument of every recognised site that a parameter enters, by parameter."""
+    """Return every argument of every recognised site that a parameter enters, by parameter."""
     bank = engine.recognition.bank
     found: dict[str, list[Use]] = {name: [] for name in engine.program.parameters}
     for factor in engine.leaders.values():
@@ -64,18 +64,18 @@ def uses_of(engine: Engine) -> dict[str, list[Use]]:
 
 
 def terms_of(engine: Engine, names: Sequence[str]) -> list[SiteFactor]:
-    """Sites that some of the parameters enter."""
+    """Return the sites that some of the parameters enter."""
     return [factor for factor in engine.leaders.values() if not factor.parameters.isdisjoint(names)]
 
 
 def entering(engine: Engine, factor: SiteFactor) -> set[str]:
-    """Parameters that enter the arguments of a site."""
+    """Return the parameters that enter the arguments of a site."""
     bank, family = engine.recognition.bank, factor.family
     return set[str]().union(*(bank.parameters(role, family.roles[key].domain) for key, role in factor.roles.items()))
 
 
 def made_up(factors: Sequence[SiteFactor]) -> dict[str, Sums]:
-    """Statistics of one everywhere, by which a solver is tried out."""
+    """Return statistics that are one everywhere, by which a solver is tried out."""
     one, found = torch.ones((), dtype=torch.float64), {}
     for factor in factors:
         cells = (1, *factor.cell_shape, *factor.event_shape)
@@ -85,12 +85,12 @@ def made_up(factors: Sequence[SiteFactor]) -> dict[str, Sums]:
 
 
 def segments_of(bank: Bank, factor: SiteFactor, role: str) -> Sequence[Segment]:
-    """Stretches of the bank that an argument selects from."""
+    """Return the stretches of the bank that an argument selects from."""
     return bank.touched(factor.roles[role], factor.family.roles[role].domain)
 
 
 def chart_of(engine: Engine, name: str, uses: Sequence[Use]) -> Chart:
-    """The function through which a parameter enters."""
+    """Return the function through which a parameter enters."""
     for factor, key, role in uses:
         if role.affine is None:
             for chart in used_charts(role, segments_of(engine.recognition.bank, factor, key), name):
@@ -185,7 +185,7 @@ def family_name(factor: SiteFactor) -> str:
 
 
 def role_of(uses: Sequence[Use], engine: Engine, name: str) -> tuple[str, tuple[str, ...]]:
-    """What a parameter is to its sites, and which they are."""
+    """Return what a parameter is to its sites, and which they are."""
     roles = sorted({f"{family_name(factor)}.{key}" for factor, key, _ in uses})
     found = {n for factor, _, _ in uses for n in engine.members[factor.name]}
     sites = tuple(dict.fromkeys(user_site(n) for n in engine.recognition.runs[0] if n in found))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..e_step.gaussian.unit import Gaussian, Natural
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Continuous:
     """What is known of the continuous latents.
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-import torch
 from torch import Tensor
 from torch.special import xlogy
 
-from ..program.named import Named, align, squeeze
+from ..program.named import Named, align
 from ..program.program import Program
 from ..program.site import Site
 from .inside import Inside
@@ -45,6 +44,5 @@ def _dead(program: Program, site: Site, living: Named, law: Law) -> float:
         outer = max((program.latents[name].plates for name in parents), key=len)
         weights = align(law(parents), (*outer, *parents), (*plates, *parents))
         each = (each * weights).sum(tuple(range(-len(parents), 0)))
-    scale = squeeze(torch.as_tensor(site.scale, dtype=torch.float64), site.dims, site.name)
-    each = each * (1 - living.align(plates)) * scale.align(plates)
+    each = each * (1 - living.align(plates)) * site.row_weights.align(plates)
     return float(each.expand([program.plates[plate] for plate in plates]).sum())

@@ -77,7 +77,7 @@ def _read(name: str, site: Site, atoms: Atoms, rows: str, *, few: bool) -> Readi
     )
     if exact and by_row:
         raise Unrecognised("its arguments differ by row")
-    found = read_site(name, [site], atoms)
+    found = read_site([site], atoms)
     known = {k: r if r.constant is None else replace(r, constant=r.constant.double()) for k, r in found.roles.items()}
     return replace(found, roles=known)
 

@@ -18,7 +18,7 @@ from ..reading.bound import Bound
 from .joint import Joint
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Inside:
     """What the units know of their own states, each given the latents around it.
 
@@ -88,6 +88,7 @@ class Inside:
         return {site: self._chosen(unit, site, found[site], around) for unit in self.units for site in unit.inside}
 
     def _chosen(self, unit: Unit, site: str, found: Tensor, around: Mapping[str, Tensor]) -> Tensor:
+        """Pick what was found for one site at the chosen states, one latent around the unit after the other."""
         names, latents = self._names(unit), self.engine.program.latents
         rank = found.dim() - 1 - len(names)
         for latent in [n for n in names if n in latents]:
@@ -122,7 +123,7 @@ class Inside:
 
 
 def plates_of(engine: Engine, site: str) -> tuple[str, ...]:
-    """Plates of any latent, left to right."""
+    """Return the plates of any latent, left to right."""
     program = engine.program
     if site in program.latents:
         return program.latents[site].plates

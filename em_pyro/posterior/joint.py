@@ -26,7 +26,7 @@ ABSENT = 1e-200
 MANY = 12  # latents from which all marginals are worked out at the first that is asked for
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Joint:
     """The joint law of all latents that no unit sums out itself.
 
@@ -186,7 +186,7 @@ def check_together(program: Program, sites: Sequence[str]) -> None:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Choices:
     """The log-weights that states are chosen by, each latent given those eliminated after it."""
 

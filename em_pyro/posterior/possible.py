@@ -56,7 +56,7 @@ def check_possible(engine: Engine, params: Params, objective: float) -> None:
 
 
 def is_possible(objective: float) -> bool:
-    """Whether an `objective` is that of parameters from which an EM step is defined."""
+    """Tell whether an `objective` is that of parameters from which an EM step is defined."""
     return IMPOSSIBLE < objective < -IMPOSSIBLE
 
 

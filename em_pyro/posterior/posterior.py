@@ -66,7 +66,7 @@ class Posterior:
         if not any(set(unit.inside) & set(here.program.latents) for unit in here.units):
             return self._joint
         read = here.recognition
-        engine = build(here.program, read, read.runs[0], here.priors, here.alive, loops=False, plate=here.plate)
+        engine = build(here.program, read, read.runs[0], here.priors, here.alive, chains=False, plate=here.plate)
         return Joint(engine, log_factors(engine, engine.bind(self._bound.batch)))
 
     @cached_property
@@ -79,7 +79,7 @@ class Posterior:
 
     @there
     def log_evidence_by(self, plate: str) -> Tensor:
-        """Log evidence of every row of a plate, shape `(N,)`, times the row's weight if it has one.
+        """Return the log evidence of every row of a plate, shape `(N,)`, times the row's weight if it has one.
 
         Raises:
             ParameterError: no such plate, or its rows depend on one another through a latent outside it.
@@ -179,7 +179,7 @@ class Posterior:
 
     @there
     def mode(self) -> dict[str, Tensor]:
-        """The jointly most probable values of all latents (Viterbi), each of the shape of Pyro's own value.
+        """Return the jointly most probable values of all latents (Viterbi), each of the shape of Pyro's own value.
 
         Labelled rows of a partly labelled site (`obs_mask`) have their labels.
         """
@@ -259,7 +259,7 @@ class Posterior:
 
 
 def by_row(engine: Engine, plate: str, bound: Bound | None = None) -> Engine:
-    """The engine of a program in which no factor sums the rows of a plate; of a bound that is of points."""
+    """Return the engine of a program in which no factor sums the rows of a plate; of a bound that is of points."""
     recognition = engine.recognition
     if not any(plate in site.data.folded for site in engine.sites.values()):
         return engine
@@ -272,7 +272,7 @@ def by_row(engine: Engine, plate: str, bound: Bound | None = None) -> Engine:
 
 
 def posterior(engine: Engine, params: Mapping[str, Tensor], bound: Bound | None = None) -> Posterior:
-    """The posterior of `engine`'s program at `params`, or at what is `bound` in their place."""
+    """Return the posterior of `engine`'s program at `params`, or at what is `bound` in their place."""
     engine = engine.full
     values = {name: value.detach().double() for name, value in params.items()}
     with beside(engine.program.device):

@@ -22,7 +22,7 @@ from ..program.site import Site
 KEPT = 8  # kinds that are remembered
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kind:
     """Arguments alike but for the number of rows.
 
@@ -98,6 +98,7 @@ def described(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, tu
 
 
 def _described(value: Any, sizes: list[int]) -> Any:
+    """Describe an argument but for its numbers, and collect its `sizes`; a TypeError where that cannot be done."""
     kind = type(value)
     if isinstance(value, Tensor):
         sizes += value.shape

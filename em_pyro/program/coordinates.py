@@ -27,7 +27,7 @@ def constrained(program: Program, name: str, point: Tensor) -> Tensor:
     return transform_to(program.parameters[name].constraint)(point)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Coordinates:
     """Coordinates `u` of some parameters side by side, `theta = t(u)` by the transform of every constraint.
 

@@ -55,8 +55,16 @@ def visiting() -> Iterator[None]:
         _BESIDE.reset(token)
 
 
+@contextlib.contextmanager
+def untouched_generators() -> Iterator[None]:
+    """Put the global generators of all devices in use back as they were."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        yield
+
+
 def at_hand(tensor: Tensor) -> bool:
-    """Whether a number in it can be looked at without waiting for a device."""
+    """Tell whether a number in it can be looked at without waiting for a device."""
     return tensor.is_cpu
 
 

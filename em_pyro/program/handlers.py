@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributions import constraints, transform_to
 
 from ..errors import DataError, EMError, ModelError
+from .devices import untouched_generators
 from .named import Params
 
 EMPTY = 'Plate "{}": expected at least one row, got none. Pass data.'
@@ -145,8 +146,7 @@ def indices_of(rows: Any, made: Indices) -> Tensor:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Run without Pyro's validation (ours speaks of sites) and without moving a global generator."""
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with pyro.validation_enabled(is_validate=False), torch.random.fork_rng(devices=devices):
+    with pyro.validation_enabled(is_validate=False), untouched_generators():
         yield
 
 

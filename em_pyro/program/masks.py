@@ -108,7 +108,7 @@ def anywhere(part: Named, names: Collection[str]) -> Named:
 
 
 def seen_entries(value: Named, weight: Named | None, rank: int, event_dim: int) -> Tensor | None:
-    """Entries of a value whose weight is not zero, as a view of its shape; None is all."""
+    """Return the entries of a value whose weight is not zero, as a view of its shape; None is all."""
     if weight is None or not set(weight.names) <= set(value.names):
         return None
     w = weight.tensor.reshape(weight.tensor.shape + (1,) * event_dim)

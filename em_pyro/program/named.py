@@ -23,7 +23,7 @@ Item = TypeVar("Item", bound=Hashable)
 SLICE = 65_536  # rows at a time, where all data are looked at once: nothing as long as the data is made
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Named:
     """A tensor whose leading dimensions are named; trailing dimensions, if any, belong to an event."""
 
@@ -138,7 +138,7 @@ def unraveled(index: Tensor, shape: Sequence[int]) -> tuple[Tensor, ...]:
     return tuple(reversed(places))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Unwrapped:
     """The distribution under `.to_event`, `.mask` and `.expand`."""
 
@@ -195,11 +195,11 @@ def batched(params: Params) -> dict[str, Tensor]:
 
 
 def only(batch: Batch) -> dict[str, Tensor]:
-    """The one start of a batch; several have no values of one."""
+    """Return the one start of a batch; several have no values of one."""
     assert all(len(value) == 1 for value in batch.values())
     return {name: value.squeeze(0) for name, value in batch.items()}
 
 
 def alike(one: Params, other: Params) -> bool:
-    """Whether two sets of values are the same to the last bit."""
+    """Tell whether two sets of values are the same to the last bit."""
     return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)

@@ -39,7 +39,7 @@ from .site import Latent, Parameter, Run, Site
 from .volume import Unconstrained
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Program:
     """A model with its arguments: what it samples, what it enumerates and what can be fitted."""
 
@@ -55,9 +55,9 @@ class Program:
     """Unconstrained tensors that a PyroModule would put into the store by itself, with their constraints."""
     view: Callable[[dict[str, Site]], dict[str, Site]] | None = field(default=None, repr=False)
     """How the sites of a run are to be seen: a `DiscreteHMM` taken apart."""
-    indices: Indices = field(default_factory=dict, repr=False, compare=False)
+    indices: Indices = field(default_factory=dict, repr=False)
     """What plates hand out, the same tensors in every run."""
-    held: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    held: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """What the model had reached after its first run; one that notes down its runs has reached more by the next."""
     how: int = AS_PASSED
     """How arguments are converted: what the model runs with."""
@@ -67,13 +67,19 @@ class Program:
     """Sites with a prior that have an entry for each row of a data plate."""
     integrated: Mapping[str, str] = field(default_factory=dict)
     """Continuous latents that are integrated, and why: a run is at values that stand for them, as if observed."""
-    passed: tuple[tuple[Any, ...], Mapping[str, Any]] = field(default=((), {}), repr=False, compare=False)
+    passed: tuple[tuple[Any, ...], Mapping[str, Any]] = field(default=((), {}), repr=False)
     """The arguments as they were passed: `args` and `kwargs` may be tensors in their place."""
 
     @property
     def device(self) -> torch.device:
         """Where the parameters are, and with them the data."""
         return next((parameter.initial.device for parameter in self.parameters.values()), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the numbers of the model are rounded to: float32 if a parameter is of single precision, else float64."""
+        single = any(parameter.initial.dtype == torch.float32 for parameter in self.parameters.values())
+        return torch.float32 if single else torch.float64
 
     @property
     def states(self) -> dict[str, int]:

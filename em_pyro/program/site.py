@@ -15,7 +15,7 @@ from .data.supports import inside, lawful
 from .named import Named, broadcast, squeeze, unwrap
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Parameter:
     """One thing that is fitted: a `pyro.param`, a weight of a `pyro.module`, or a latent site with a prior."""
 
@@ -28,7 +28,7 @@ class Parameter:
     stated: tuple[int, ...] | None = None  # of a fitted one, the shape of the initial value that other rows state
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Latent:
     """An enumerated site: its tensor dimension, its support and the plates that own it."""
 
@@ -48,7 +48,7 @@ class Latent:
         return states.reshape((len(states),) + (1,) * (-self.dim - 1) + states.shape[1:])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Site:
     """One sample statement of one run, as it stood before any `log_prob` was computed."""
 
@@ -68,6 +68,11 @@ class Site:
         if self.mask is not None and self.role != "latent":
             shapes.append(self.mask.shape)
         return squeeze(torch.empty(()).expand(broadcast(*shapes)), self.dims, self.name).names
+
+    @property
+    def row_weights(self) -> Named:
+        """How often every row counts (`poutine.scale`), along the plates in which that differs."""
+        return squeeze(torch.as_tensor(self.scale, dtype=torch.float64), self.dims, self.name)
 
     def log_prob(self) -> Named:
         """Return the unscaled log-density; masked entries are zero, but an enumerated latent keeps its prior."""
@@ -102,7 +107,7 @@ def _filled(value: Tensor) -> Tensor:
     return torch.where(finite, value, torch.where(largest.isfinite(), largest, 1.0))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """What one run of a model did."""
 

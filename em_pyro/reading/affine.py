@@ -144,6 +144,7 @@ def _explains(link: Linked, affine: Affine, probes: Sequence[tuple[Params, Mappi
 def _reading(
     runs: Sequence[Site], roles: Mapping[str, RoleMap], affines: Mapping[str, Affine], atoms: Atoms
 ) -> Reading:
+    """Put the reading of a site together from arguments that were matched and those that are affine."""
     site, inner = runs[0], [unwrap(run.fn) for run in runs]
     first = family_of(inner[0].base)
     assert first is not None

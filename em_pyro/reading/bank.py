@@ -20,7 +20,7 @@ from .predictor import Affine
 FEW = 100  # entries of an argument up to which Python counts them faster
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Segment:
     """One parameter seen through one chart (`1 - chart` where `complement`): a stretch of the bank.
 
@@ -39,7 +39,7 @@ class Segment:
         return (positions >= self.offset) & (positions < self.offset + self.size)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RoleMap:
     """Where an argument comes from: `coefficient * bank[index]`, the constant where the index is -1, or a predictor.
 
@@ -111,7 +111,7 @@ class RoleMap:
         return moved.occurring(where[self.entries])  # still in order
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bank:
     """Layout of the atoms: `entries` of plain arguments, `probabilities` bound as logarithms, whole `matrices`.
 
@@ -213,7 +213,7 @@ def list_of(domain: str) -> str:
 
 
 def entries_of(segments: Iterable[Segment], batch: Batch) -> Tensor:
-    """All atoms of some segments, shape `(starts, M)`."""
+    """Return all atoms of some segments, shape `(starts, M)`."""
     parts = []
     for s in segments:
         value = s.chart.forward(batch[s.parameter])

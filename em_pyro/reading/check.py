@@ -134,6 +134,7 @@ class _Compared:
         return not differ(self.groups, self.program, runs, indices)
 
     def _compare(self, runs: Sequence[_Concrete]) -> None:
+        """Refuse a program whose concrete runs are not what the enumerated one says of them."""
         if not runs:
             return
         with torch.no_grad():

@@ -33,7 +33,7 @@ Tally = tuple[Tensor, Tensor]
 """One row of every kind, and the number of rows of its kind."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Distinct:
     """The distinct rows of one plate."""
 
@@ -145,7 +145,7 @@ def _columns(program: Program, recognition: Recognition, sites: Mapping[str, Sit
 
 
 def replayed(recognition: Recognition, plate: str) -> list[str]:
-    """Sites of a plate that the model itself computes."""
+    """Return the sites of a plate that the model itself computes."""
     return [n for n, s in recognition.runs[0].items() if plate in s.plates and n not in recognition.readings]
 
 
@@ -232,6 +232,7 @@ def _same(whole: Mapping[str, Site], cut: Mapping[str, Site], names: Sequence[st
 
 
 def _role(role: RoleMap, distinct: Distinct) -> RoleMap:
+    """Return an argument at the distinct rows alone."""
     if distinct.plate not in role.names:
         return role
     axis = role.names.index(distinct.plate)

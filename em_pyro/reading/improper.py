@@ -30,7 +30,7 @@ HELD = {
 NARROW = 1e-8  # a scale that shrinks by less is held by its bounds
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Unbounded:
     """An argument of a prior by which the joint density has no bound.
 

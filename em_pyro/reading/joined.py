@@ -12,7 +12,7 @@ from torch import Tensor
 from .predictor import Affine
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BlockDiagonal:
     """A matrix over entries of which sets meet no others: the blocks of the sets, laid out flat one behind the other.
 
@@ -84,7 +84,7 @@ class BlockDiagonal:
         return torch.cat([part.flatten(1) for part in parts], -1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Joined:
     """`design' @ weight @ design` and `design' @ slope` of one design.
 
@@ -143,6 +143,6 @@ class Joined:
 
 
 def joined(design: Affine, slope: Tensor, weight: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The same with a whole matrix, (starts, size, size)."""
+    """Return the same with a whole matrix, (starts, size, size)."""
     matrix, right = Joined.of(design, BlockDiagonal.whole(size))(slope, weight)
     return matrix.unflatten(-1, (size, size)), right

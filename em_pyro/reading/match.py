@@ -23,7 +23,7 @@ FEW = 1000  # entries of an argument that are looked at first
 EXACT = {torch.float64: 1e-11, torch.float32: 1e-4}  # a selection may pass through a normalisation
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tier:
     """Atoms that are tried together, at every probe; each kind of key is put in order once."""
 
@@ -45,7 +45,7 @@ def _in_order(keys: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(keys.isfinite(), keys, torch.inf).sort(stable=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Atoms:
     """The bank at every probe: tiers of atoms to try one after the other, and the matrices."""
 
@@ -54,9 +54,7 @@ class Atoms:
     matrices: Tensor | None = field(repr=False)  # (probes, M, D, D); None where there are none
     sizes: Tensor = field(repr=False)  # rows of each of them, (M)
     rtol: float
-    matched: dict[object, tuple[RoleMap, tuple[int, ...]] | None] = field(
-        default_factory=dict, repr=False, compare=False
-    )
+    matched: dict[object, tuple[RoleMap, tuple[int, ...]] | None] = field(default_factory=dict, repr=False)
     """What was found before, by the values of an argument: the steps of a loop are matched once."""
 
 
@@ -80,13 +78,12 @@ def atoms_of(program: Program, values: Sequence[Params]) -> Atoms:
             torch.arange(segment.offset, segment.offset + segment.size)
         )
     positions = [torch.cat(tier) for tier in tiers if tier]
-    single = any(p.initial.dtype == torch.float32 for p in program.parameters.values())
     return Atoms(
         bank,
         tuple(Tier(place, entries[:, place]) for place in positions),
         bank.stack(batch).double() if matrices else None,
         torch.tensor([program.parameters[s.parameter].initial.shape[-1] for s in matrices for _ in range(s.size)]),
-        EXACT[torch.float32 if single else torch.float64],
+        EXACT[program.dtype],
     )
 
 

@@ -25,7 +25,7 @@ CHUNK = 1 << 20  # entries of one temporary of a Gram matrix
 LETTERS = ascii_lowercase[:16]  # dimensions of the cells; "z" are starts, "s" and "t" slots
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Piece:
     """Some slots. Dimensions: those of the argument, of size one where nothing varies, then one of slots."""
 
@@ -33,7 +33,7 @@ class Piece:
     value: Tensor = field(repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Affine:
     """An argument `chart(offset + design @ entries)`; the entry of a positive parameter is its logarithm."""
 
@@ -234,14 +234,14 @@ def meeting(index: Tensor, keys: Tensor) -> dict[int, set[int]]:
 
 
 def together(affine: Affine) -> list[list[int]]:
-    """Sets of entries that meet in one predictor, -1 for none."""
+    """Return the sets of entries that meet in one predictor, -1 for none."""
     shape = broadcast(*(piece.index.shape[:-1] for piece in affine.pieces))
     every = torch.cat([piece.index.expand((*shape, piece.index.shape[-1])) for piece in affine.pieces], -1)
     return every.reshape(-1, every.shape[-1]).unique(dim=0).tolist()  # type: ignore[no-any-return]
 
 
 def equation_by_equation(affine: Affine, matrices: Tensor) -> bool:
-    """Whether the coordinates have the same regressors and entries of their own: then no covariance matters.
+    """Tell whether the coordinates have the same regressors and entries of their own: then no covariance matters.
 
     References:
         Zellner (1962), An efficient method of estimating seemingly unrelated regressions. JASA 57, section 3.

@@ -39,7 +39,7 @@ CONJUGATE = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prior:
     """The prior of one parameter.
 
@@ -127,12 +127,12 @@ def _same_scale(a: Site, b: Site) -> bool:
 
 
 def dropped(site: Site) -> bool:
-    """Whether masks leave the density of a site out everywhere."""
+    """Tell whether masks leave the density of a site out everywhere."""
     return any(not bool(mask.tensor.any()) for mask in masks_of(site).values())
 
 
 def exponent(site: Site) -> Tensor:
-    """The exponent of a prior's density, zero where a mask leaves it out, to be broadcast to its value."""
+    """Return the exponent of a prior's density, zero where a mask leaves it out, to be broadcast to its value."""
     inner, counted = unwrap(site.fn), torch.as_tensor(site.scale).detach().double()
     counted = counted.reshape(counted.shape + (1,) * (site.fn.event_dim if counted.dim() else 0))  # type: ignore[attr-defined]
     for mask, events in ((site.mask, site.fn.event_dim), (inner.mask, inner.base.event_dim)):  # type: ignore[attr-defined]

@@ -18,7 +18,7 @@ from .latents.bilinear import Latents
 from .priors import Prior
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Centre:
     """What values are taken from: one point by event, and the largest distance of any value from it."""
 
@@ -26,7 +26,7 @@ class Centre:
     reach: Tensor = field(repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Lookup:
     """What rows look up in an argument.
 
@@ -39,7 +39,7 @@ class Lookup:
     numbers: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Agreed:
     """In which form all who hold rows of a site lay them out, so that statistics add.
 
@@ -54,7 +54,7 @@ class Agreed:
     apart: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reading:
     """A site of a registered family, all of whose arguments are known or recognised."""
 
@@ -78,7 +78,7 @@ class Reading:
         return replace(self, site=site, seen=part, known=known)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Refusal:
     """A site that must be replayed: why, and the parameters that enter it."""
 
@@ -86,7 +86,7 @@ class Refusal:
     parameters: frozenset[str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Recognition:
     """What the probes found."""
 

@@ -27,13 +27,10 @@ from ..program.unroll import unroll, user_site
 from .affine import affine_readings, may_be_affine
 from .bank import Bank, RoleMap, list_of, packed
 from .design.slopes import of_slopes
-from .design.tabled import with_tables
 from .gradients.claims import disagreeing
 from .gradients.cut import cut_off
 from .gradients.elsewhere import elsewhere
 from .improper import refuse_missing_values, refuse_mixed_priors, unbounded
-from .latents.constants import with_latents
-from .latents.few_rows import carried_over, few_rows
 from .match import Atoms, atoms_of, divided, entering, match, match_matrices, narrowest, same
 from .priors import read_priors
 from .reading import Reading, Recognition, Refusal, Unrecognised
@@ -54,18 +51,26 @@ def recognise(program: Program, first: Mapping[str, Site] | None = None) -> Reco
         program: what is read.
         first: the program at its initial values, where it has been run there.
     """
-    if (rows := few_rows(program)) is not None:
-        try:
-            read = carried_over(rows, recognise(rows.few))
-        except EMError:  # is said of all rows, with their numbers
-            read = None
-        if read is not None:
-            return read
+    if program.integrated and (known := _by_few_rows(program)) is not None:
+        return known
     found = _read(program, first)
     if moved := elsewhere(program, found):
         parameters = {n: replace(p, initial=moved.get(n, p.initial)) for n, p in program.parameters.items()}
         found = _read(replace(program, parameters=parameters), None, beside=program)
     return found
+
+
+def _by_few_rows(program: Program) -> Recognition | None:
+    """Read a program of Gaussian latents by a few of its many rows; None if that cannot be done."""
+    from .latents.few_rows import carried_over, few_rows  # most programs have none
+
+    rows = few_rows(program)
+    if rows is None:
+        return None
+    try:
+        return carried_over(rows, recognise(rows.few))
+    except EMError:  # is said of all rows, with their numbers
+        return None
 
 
 def _read(program: Program, first: Mapping[str, Site] | None, beside: Program | None = None) -> Recognition:
@@ -110,28 +115,18 @@ def _recognise(
         if site.role == "prior":
             continue
         try:
-            readings[name] = read_site(name, [sites[name] for sites in unrolled], bank)
+            readings[name] = read_site([sites[name] for sites in unrolled], bank)
         except Unrecognised as reason:
             entering = {n: probes[0][0][n] for n in reaches.get(name, frozenset())}
             refusals[name] = Refusal(divided(unrolled[0][name], entering) or str(reason), frozenset(entering))
-    wanted = {
-        name: reaches.get(user_site(name), frozenset())
-        for name, refusal in refusals.items()
-        if may_be_affine(leaf_sites[name], refusal)
-    }
-    if wanted:
-        probed = [(values, sites) for (values, _), sites in zip(probes, unrolled, strict=True)]
-        found = dict(affine_readings(program, wanted, probed, bank))
-        wanted = {name: reach for name, reach in wanted.items() if name not in found}
-        if wanted and program.integrated:
-            # A location with latents inside is taken apart into parameters as they are, also those that torch climbs.
-            found |= affine_readings(program, wanted, probed, bank, values=True)
-        readings |= found
-        refusals = {name: refusal for name, refusal in refusals.items() if name not in found}
+    points = [values for values, _ in probes]
+    runs_at = list(zip(points, unrolled, strict=True))
+    affine = [name for name, refusal in refusals.items() if may_be_affine(leaf_sites[name], refusal)]
+    readings |= _affine(program, {name: reaches.get(user_site(name), frozenset()) for name in affine}, runs_at, bank)
+    refusals = {name: refusal for name, refusal in refusals.items() if name not in readings}
     readings = {name: of_slopes(reading, bank.bank, program) for name, reading in readings.items()}
     layout, computed = _packed(bank.bank, readings), tuple(refusals)
     cut: dict[str, tuple[str, ...]] = {}
-    points = [values for values, _ in probes]
     for name, apart in disagreeing(program, leaves, leaf_sites, readings, layout).items():
         without = apart & readings[name].parameters
         still = "a gradient reaches an argument whose values do not move"
@@ -140,13 +135,35 @@ def _recognise(
         cut |= {parameter: (*cut.get(parameter, ()), name) for parameter in without}
         del readings[name]
     open_sites = [name for name in refusals if not any(name in sites for sites in cut.values())]
-    for parameter, sites in cut_off(program, open_sites, reaches, list(zip(points, unrolled, strict=True))).items():
+    for parameter, sites in cut_off(program, open_sites, reaches, runs_at).items():
         cut[parameter] = (*cut.get(parameter, ()), *sites)
     runs = [sites for _, sites in probes]
     outside, priors = not_fitted(traced, leaves), with_shapes(read_priors(runs), runs, bank)
     endless = unbounded(program, points[0], leaves, traced)
     read = Recognition(layout, readings, refusals, reaches, priors, points[0], runs, points, cut, outside, endless)
-    return with_tables(program, with_latents(program, read), computed, leaves, leaf_sites)
+    if program.integrated:
+        from .latents.constants import with_latents  # most programs have none
+
+        read = with_latents(program, read)
+    if not computed:
+        return read
+    from .design.tabled import with_tables  # most programs are recognised
+
+    return with_tables(program, read, computed, leaves, leaf_sites)
+
+
+def _affine(
+    program: Program, wanted: Mapping[str, frozenset[str]], runs: Sequence[Probe], bank: Atoms
+) -> dict[str, Reading]:
+    """Read sites whose arguments may be affine in parameters, by those that reach them: the sites where it is so."""
+    if not wanted:
+        return {}
+    found = dict(affine_readings(program, wanted, runs, bank))
+    others = {name: reach for name, reach in wanted.items() if name not in found}
+    if others and program.integrated:
+        # A location with latents inside is taken apart into parameters as they are, also those that torch climbs.
+        found |= affine_readings(program, others, runs, bank, values=True)
+    return found
 
 
 def _packed(bank: Bank, readings: dict[str, Reading]) -> Bank:
@@ -174,7 +191,7 @@ def _packed(bank: Bank, readings: dict[str, Reading]) -> Bank:
     return Bank(entries, probabilities, matrices)
 
 
-def read_site(name: str, runs: Sequence[Site], atoms: Atoms) -> Reading:
+def read_site(runs: Sequence[Site], atoms: Atoms) -> Reading:
     """Recognise every argument of one site, from its runs at all probes."""
     site = runs[0]
     inner = [unwrap(run.fn) for run in runs]

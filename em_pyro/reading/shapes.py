@@ -27,7 +27,7 @@ ARGUMENTS = {
 """What is read of a distribution: all that its pseudo-statistics are computed from."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Shapes:
     """Arguments of a prior as selections from parameters.
 

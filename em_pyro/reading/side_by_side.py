@@ -29,7 +29,7 @@ Key = tuple[str, str]
 """A site, and what of it: as `parts_of` says."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Alike:
     """Arguments of some sites that have one shape and depend on latents in one way, from the enumerated run."""
 

@@ -123,7 +123,7 @@ def _alike(leaf: Any, local: Mapping[int, int]) -> Any:
     return type(leaf), str(leaf)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Template:
     """The operations of one output, to be run for several at once.
 

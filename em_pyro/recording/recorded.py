@@ -1,4 +1,4 @@
-"""Log-factors of the sites that no family recognises: from a recorded graph, or by running the model.
+"""Log-factors of the sites that no family recognises, from a recorded graph.
 
 A recording is believed only where it agrees with the model itself: at every probe in value, at the first in gradient,
 and at the fitted values once more.
@@ -9,61 +9,25 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ..program.devices import seeded
 from ..program.handlers import quiet
-from ..program.named import Named, Params, squeeze
+from ..program.named import Params
 from ..program.program import Program
 from ..program.site import Site
 from .fold import fold
 from .graph import Graph
+from .moved import Moved, played, prior_of
 from .record import Untraceable, record
 
 SAME = {torch.float64: 1e-12, torch.float32: 1e-5}
-FAINT = 1e-200  # weights far below rounding, of rows whose density may have no digits one step on
 SLOPES = {torch.float64: 1e-9, torch.float32: 1e-3}
 
 
-@dataclass(frozen=True)
-class Moved:
-    """What the model says of some of its sites at some values.
-
-    Attributes:
-        parts: log-densities of sites, those of several that are one function stacked on a new first dimension.
-        names: site -> the plates and latents of its dimensions.
-        prior: sum of the log-densities of priors whose arguments are parameters.
-    """
-
-    parts: Mapping[tuple[str, ...], Tensor]
-    names: Mapping[str, tuple[str, ...]]
-    prior: Tensor
-
-    @cached_property
-    def factors(self) -> dict[str, Named]:
-        """The log-density of each site."""
-        found = {}
-        for members, part in self.parts.items():
-            apart = part.unbind() if len(members) > 1 else (part,)
-            found.update({n: Named(tensor, self.names[n]) for n, tensor in zip(members, apart, strict=True)})
-        return found
-
-    def weighted(self, weights: Mapping[str, Tensor]) -> Tensor:
-        """Sum of all log-densities, each entry times its weight; what has next to none does not count."""
-        total = self.prior
-        for members, part in self.parts.items():
-            weight = weights[members[0]] if len(members) == 1 else torch.stack([weights[name] for name in members])
-            total = total + torch.where(weight.abs() > FAINT, part, 0.0).mul(weight).sum()
-        return total
-
-
-NOTHING = Moved({}, {}, torch.zeros((), dtype=torch.float64))
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Recording:
     """Factors of some sites as functions of the parameters, without the model."""
 
@@ -82,23 +46,6 @@ class Recording:
     def at(self, params: Params, free: Sequence[str]) -> Recording:
         """Return the part that some of `free` enter, the other parameters fixed where they are."""
         return replace(self, graph=self.graph.at(params, free))
-
-
-def played(program: Program, sites: Sequence[str], priors: Sequence[str], params: Params) -> Moved:
-    """Run the model for the factors of some sites; differentiable."""
-    found = program.run(params)
-    factors = {name: found[name].log_prob() for name in sites}
-    prior = sum((_prior_of(found[name]) for name in priors), torch.zeros((), dtype=torch.float64))
-    parts: dict[tuple[str, ...], Tensor] = {(name,): part.tensor.double() for name, part in factors.items()}
-    return Moved(parts, {name: part.names for name, part in factors.items()}, prior)
-
-
-def _prior_of(site: Site) -> Tensor:
-    """Return the log-density of a prior whose arguments are parameters themselves."""
-    density, scale = site.log_prob(), site.scale
-    if isinstance(scale, Tensor):
-        scale = squeeze(scale, site.dims, site.name).align(density.names)
-    return (density.tensor.double() * scale).sum()
 
 
 def recorded(
@@ -121,7 +68,7 @@ def recorded(
             factors = {name: found[name].log_prob() for name in sites}
             names.update({name: part.names for name, part in factors.items()})
             tensors = {name: part.tensor for name, part in factors.items()}
-            return tensors | {name: _prior_of(found[name]) for name in priors}
+            return tensors | {name: prior_of(found[name]) for name in priors}
 
     start = {n: v.to(program.parameters[n].initial.dtype) for n, v in points[-1].items()}
     weights = {n: p.tensor for n, p in program.parameters.items() if p.tensor is not None}
@@ -158,7 +105,7 @@ def other_values(
         outputs = recording.graph(params)
         for first, mine in outputs.items():
             if first in recording.priors:
-                wrong += [] if close(mine, _prior_of(run[first]), tolerances) else [first]
+                wrong += [] if close(mine, prior_of(run[first]), tolerances) else [first]
                 continue
             members = recording.folded.get(first, (first,))
             for name, part in zip(members, mine.unbind() if len(members) > 1 else (mine,), strict=True):

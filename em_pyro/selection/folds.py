@@ -20,7 +20,7 @@ from ..program.site import Site
 AGREES = 1e-6  # log-densities of the same row among other rows, relative to 1 + their size
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cut:
     """How arguments are cut into rows of a plate.
 

@@ -31,7 +31,7 @@ from ..program.site import Parameter
 APART = 0.5  # how far copies are moved apart, in units in which `Q` falls by a nat a row
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Growth:
     """What one program has more of than another.
 

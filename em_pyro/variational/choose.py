@@ -185,7 +185,7 @@ def _mean(engine: Engine, names: tuple[str, ...], prior: Any, uses: Uses) -> Con
             )
     if any(role.affine is not None for _, _, role in uses[name]):
         return _coefficients(engine, name, prior, shape)
-    sites = _sites(engine, names, uses)
+    sites = _sites(engine, names)
     if any(factor.family.event_dim for factor, _, _ in uses[name]):
         return Mean(name, _vectors(name, prior, shape), sites)
     if not isinstance(prior, dist.Normal):
@@ -215,7 +215,7 @@ def _pair(engine: Engine, names: tuple[str, ...], prior: Any, uses: Uses) -> Con
     if len(names) == 1:
         raise Refused("a NormalWishart is of two parameters: key it by the names of the mean and of its scale")
     loc, scale = names
-    sites = _sites(engine, names, uses)
+    sites = _sites(engine, names)
     roles = [{key for _, key, _ in uses[name]} for name in names]
     if roles[0] != {"loc"} or "loc" in roles[1]:
         raise Refused("the first is to be the mean of a Normal, the second its scale")
@@ -248,7 +248,7 @@ def _check_shared(names: tuple[str, ...], law: NormalWishart, of: Tensor) -> Non
         )
 
 
-def _sites(engine: Engine, names: tuple[str, ...], uses: Uses) -> tuple[Site, ...]:
+def _sites(engine: Engine, names: tuple[str, ...]) -> tuple[Site, ...]:
     """Sites of a mean, as least squares have them."""
     found = []
     for factor in terms_of(engine, names):

@@ -21,7 +21,7 @@ from ..reading.predictor import together
 from .conjugate import Draw, Real
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Coefficients(Real):
     """Rows of coefficients `b`, each a MultivariateNormal: precision `P + X'X / scale^2`.
 

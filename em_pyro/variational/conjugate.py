@@ -66,7 +66,7 @@ class Conjugate(Protocol):
         """Covariance of the coefficients of a site's lines; None where the law is of none."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Probabilities:
     """`Dirichlet(a + counts)`, `Beta(a + successes, b + failures)`, or the Betas of sticks."""
 
@@ -152,7 +152,7 @@ class Real:
         return None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rate(Real):
     """`Gamma(a + events, b + exposure)`."""
 
@@ -190,7 +190,7 @@ class Rate(Real):
         return selected(law.concentration.digamma() - law.concentration.log(), self.name, "rate", factor, bank)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Untouched(Real):
     """The prior of a parameter that enters no site: of the law of the only state there is, say."""
 

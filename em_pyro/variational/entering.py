@@ -14,12 +14,12 @@ from ..reading.bank import Bank
 
 
 def places(argument: Any, name: str) -> list[Any]:
-    """Where a parameter is selected from."""
+    """Return where a parameter is selected from."""
     return [place for place in argument.places if place.parameter == name]
 
 
 def positions(name: str, key: str, factor: SiteFactor, bank: Bank) -> Tensor | None:
-    """Which entry of a parameter every cell of an argument selects, -1 for none; None where no cell does."""
+    """Tell which entry of a parameter every cell of an argument selects, -1 for none; None where no cell does."""
     role = factor.roles.get(key)
     if role is None or role.known or name not in factor.parameters:
         return None
@@ -31,13 +31,13 @@ def positions(name: str, key: str, factor: SiteFactor, bank: Bank) -> Tensor | N
 
 
 def selected(values: Tensor, name: str, key: str, factor: SiteFactor, bank: Bank) -> Tensor | None:
-    """Of every cell what belongs to the entry that it selects, zero where it selects none."""
+    """Return what belongs to the entry that every cell selects, zero where it selects none."""
     at = positions(name, key, factor, bank)
     return None if at is None else torch.where(at < 0, 0.0, values.reshape(-1)[at.clamp(min=0)])
 
 
 def scales_of(sites: Sequence[Any], means: tuple[str, int], scales: tuple[str, int]) -> Tensor:
-    """Which scale every mean has, shape (means,): one of its own, or one that several share.
+    """Tell which scale every mean has, shape (means,): one of its own, or one that several share.
 
     Args:
         sites: all that they enter, as least squares have them.
@@ -78,7 +78,7 @@ def _entries(site: Any, argument: Any, name: str) -> Tensor:
 
 
 def known(factor: SiteFactor, key: str) -> Tensor:
-    """An argument that no parameter enters."""
+    """Return an argument that no parameter enters."""
     constant = factor.roles[key].constant
     assert constant is not None
     return constant.double()

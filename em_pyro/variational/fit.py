@@ -54,8 +54,8 @@ class VariationalFit:
     gap: float
     starts: tuple[tuple[float, str], ...] = field(repr=False)
     held: Held = field(repr=False)
-    prepared: Problem = field(repr=False, compare=False)
-    priors: Mapping[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    prepared: Problem = field(repr=False)
+    priors: Mapping[Any, Any] = field(default_factory=dict, repr=False)
     tol: float = 1e-8
     notes: tuple[str, ...] = ()
     acceleration: Accelerated | None = None
@@ -103,7 +103,7 @@ class VariationalFit:
 
     @alone()
     def posterior_on(self, *args: Any, **kwargs: Any) -> Posterior:
-        """The law of the latents of other rows, under the laws of the parameters.
+        """Return the law of the latents of other rows, under the laws of the parameters.
 
         Where rows have parameters of their own (the shares of topics in a document), those of the other rows get laws
         of their own, at the fitted laws of the rest: `laws_on` has them.

@@ -67,7 +67,7 @@ def _excess(factor: Any, laws: Bound) -> Tensor:
 
 
 def points_of(held: Held) -> dict[str, Tensor]:
-    """What is bound in the place of the parameters."""
+    """Return what is bound in the place of the parameters."""
     return {name: value for each, law in held for name, value in each.points(law).items()}
 
 
@@ -77,12 +77,12 @@ def bound_to(held: Held, bank: Bank) -> AtLaws:
 
 
 def law_of(held: Held) -> Mapping[str | tuple[str, ...], Any]:
-    """Laws by the name of their parameter, or by the names of two."""
+    """Return the laws by the name of their parameter, or by the names of two."""
     return {each.names[0] if len(each.names) == 1 else each.names: law for each, law in held}
 
 
 def divergence(held: Held) -> Tensor:
-    """Of all laws from their priors, in nats."""
+    """Return `KL(q || prior)` of all laws, in nats."""
     return torch.stack([each.divergence(law) for each, law in held]).sum()
 
 

@@ -24,7 +24,7 @@ from .entering import known, places, positions, selected
 from .normal_wishart import NormalWishart
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Mean(Real):
     """A mean with a known scale: precisions add up, as Normals or, of vectors, as MultivariateNormals."""
 
@@ -98,7 +98,7 @@ class Mean(Real):
         return torch.where(rows < 0, 0.0, -0.5 * (precision * spread[rows.clamp(min=0)]).sum((-2, -1)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MeanAndScale(Real):
     """A mean and its scale: `NormalWishart`, in one dimension a normal and a Gamma.
 

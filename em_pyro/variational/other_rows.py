@@ -23,7 +23,7 @@ from .conjugate import Conjugate, Draw
 from .laws import bound_to
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kept:
     """A law that stays as it is."""
 
@@ -71,7 +71,7 @@ class Kept:
 
 
 def own_of_rows(engine: Engine) -> frozenset[str]:
-    """Parameters of which the rows of the longest plate select entries: they belong to these rows."""
+    """Return the parameters of which the rows of the longest plate select entries: they belong to these rows."""
     plate, found = engine.full.plate, set[str]()
     for name, uses in uses_of(engine.full).items():
         for _, _, role in uses:

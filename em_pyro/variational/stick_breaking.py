@@ -57,7 +57,7 @@ class StickBreaking:
         return (ones.lgamma() + rest.lgamma() - (ones + rest).lgamma()).sum(-1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sticks:
     """The law of weights: independent Betas of the sticks.
 

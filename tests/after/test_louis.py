@@ -18,13 +18,13 @@ from oracles.units import off, unit_of
 from torch import Tensor
 from torch.distributions import constraints
 
-from em_pyro.after.information.louis import around_of, second_order, unserved
+from em_pyro.after.information.louis import second_order, unserved
 from em_pyro.e_step.second.pairs import Pairs
-from em_pyro.e_step.second.rows import Rows
+from em_pyro.e_step.second.rows import RowScores
 from em_pyro.e_step.second.states import States
 from em_pyro.fit.problem import Problem, prepare
 from em_pyro.fit.verdict.around import Around
-from em_pyro.fit.verdict.ground import STEP, Ground
+from em_pyro.fit.verdict.ground import STEP, Ground, around_of
 from em_pyro.posterior.posterior import posterior
 
 EIGHTH = {1: 4 / 5, -1: -4 / 5, 2: -1 / 5, -2: 1 / 5, 3: 4 / 105, -3: -4 / 105, 4: -1 / 280, -4: 1 / 280}
@@ -227,7 +227,7 @@ def _one_sided(found: Callable[[Any], tuple[Tensor, Tensor]], self: Any) -> tupl
         ("row_weights", States, "counts", _uncounted),
         ("masked_rows", States, "living", _living),
         ("gaussian-full", Pairs, "found", partial(_one_sided, Pairs.found)),
-        ("regression-logistic", Rows, "found", partial(_one_sided, Rows.found)),
+        ("regression-logistic", RowScores, "found", partial(_one_sided, RowScores.found)),
     ],
 )
 def test_faults_are_seen(

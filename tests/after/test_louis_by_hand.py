@@ -12,13 +12,13 @@ from oracles.units import off, unit_of
 from torch import Tensor
 from torch.autograd.functional import hessian, jacobian
 
-from em_pyro.after.information.louis import around_of, second_order
+from em_pyro.after.information.louis import second_order
 from em_pyro.e_step.second import second
 from em_pyro.e_step.second.directions import Directions
 from em_pyro.e_step.shares import Collect
 from em_pyro.fit.problem import Problem, prepare
 from em_pyro.fit.verdict.around import Around
-from em_pyro.fit.verdict.ground import Ground
+from em_pyro.fit.verdict.ground import Ground, around_of
 
 FAR = 1e-3
 """What a planted fault must be off by, at least."""

@@ -113,6 +113,8 @@ def test_fault_is_noticed(module: str, text: str, complaint: str) -> None:
 def test_a_first_fit_imports_what_it_needs() -> None:
     """Rooms for later are imported when they are asked for, by every public name and by their own; others are none.
 
+    Nor is what few programs have imported with the package: chains, Gaussian latents, batches, what must be recorded.
+
     Neither planning, nor starts, nor torch's M-steps, nor the look at the end import torch's symbolic algebra, and
     nothing imports matplotlib before something is drawn.
     """
@@ -123,6 +125,9 @@ from torch.distributions import constraints
 late = {"compare", "plotting", "selection", "variational"}
 early = {name.split(".")[1] for name in sys.modules if name.startswith("em_pyro.")}
 assert not early & late, early & late
+rare = {"e_step.chains.chain", "e_step.gaussian.unit", "e_step.second.second", "fit.assigned.climb", "fit.rows.stream",
+        "fit.rows.processes", "reading.latents.constants", "recording.record"}
+assert not {f"em_pyro.{name}" for name in rare} & sys.modules.keys()
 assert {*em_pyro.__all__, *late} <= set(dir(em_pyro))
 assert all(getattr(em_pyro, name).__name__ == f"em_pyro.{name}" for name in late)
 assert all(hasattr(em_pyro, name) for name in em_pyro.__all__)

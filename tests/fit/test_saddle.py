@@ -215,7 +215,7 @@ def test_both_large_disturbances_climb_abreast(monkeypatch: pytest.MonkeyPatch) 
     together = EM(tied, tol=1e-9).fit(x)
     assert sizes == [1, 2, 1]  # the last at the maximum, where all comes back
     pyro.clear_param_store()
-    monkeypatch.setattr(em_pyro.fit.saddle, "abreast", lambda problem: 1)
+    monkeypatch.setattr(em_pyro.fit.saddle, "starts_at_once", lambda problem: 1)
     alone = EM(tied, tol=1e-9).fit(x)
     assert sizes == [1, 2, 1, 1, 1, 1]
     close(together.objective, alone.objective)

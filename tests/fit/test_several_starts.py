@@ -16,7 +16,7 @@ from em_pyro.fit.acceleration import accelerated
 from em_pyro.fit.problem import prepare
 from em_pyro.fit.starting import restarts
 from em_pyro.fit.starting.restarts import SHORT
-from em_pyro.fit.step import abreast, em_pass, em_step
+from em_pyro.fit.step import em_pass, em_step, starts_at_once
 from em_pyro.program.named import batched
 
 
@@ -194,7 +194,7 @@ def test_a_chain_holds_no_joint_law_of_its_states() -> None:
     pyro.clear_param_store()
     problem = prepare(hidden_markov.poisson, (y,), {}, {}, check=False)
     assert problem.widest == 40 * 2 * 2 * 3
-    assert abreast(problem) > 100
+    assert starts_at_once(problem) > 100
     start = {name: parameter.initial for name, parameter in problem.program.parameters.items()}
     starts = [{**start, "rate": start["rate"] * torch.tensor(factor)} for factor in ([0.9, 1.1], [0.5, 1.7])]
     together, _ = em_step(problem, {name: torch.stack([one[name] for one in starts]) for name in start})

@@ -15,7 +15,7 @@ from torch.distributions import constraints
 
 from em_pyro.e_step.engine import Engine
 from em_pyro.e_step.expectation import Expectation
-from em_pyro.m_step.maximise import gradient
+from em_pyro.m_step.ascent.hill import gradient
 from em_pyro.program.coordinates import constrained, unconstrained
 
 UNBOUNDED = ("factor_statement",)  # its bonus grows for ever

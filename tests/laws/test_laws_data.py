@@ -19,7 +19,7 @@ from torch.distributions import constraints
 
 from em_pyro.e_step import chunks
 from em_pyro.e_step.engine import Engine
-from em_pyro.m_step.maximise import gradient
+from em_pyro.m_step.ascent.hill import gradient
 
 ROWS = {
     "coins": (0, 1),

@@ -11,8 +11,9 @@ from oracles.tolerances import IDENTITY, SOLVERS
 from oracles.varied import VARIED
 from torch import Tensor
 
+from em_pyro.recording.moved import played
 from em_pyro.recording.record import Untraceable
-from em_pyro.recording.recorded import other_values, played, recorded
+from em_pyro.recording.recorded import other_values, recorded
 
 REFUSED = {
     "ModuleWithPrior": "reads a number",  # its prior, built outside the model, checks its values

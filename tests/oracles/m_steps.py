@@ -11,7 +11,7 @@ from torch import Tensor
 from em_pyro import EM
 from em_pyro.e_step.engine import Engine
 from em_pyro.fit.problem import prepare
-from em_pyro.m_step.maximise import gradient
+from em_pyro.m_step.ascent.hill import gradient
 from em_pyro.m_step.plan import Plan, choose
 from em_pyro.program.store import starting_values
 from oracles.steps import em_step

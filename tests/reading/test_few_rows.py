@@ -20,7 +20,6 @@ from torch.distributions import constraints
 from em_pyro.errors import ModelError
 from em_pyro.fit.problem import Problem, prepare
 from em_pyro.program.program import Program
-from em_pyro.reading import recognise
 from em_pyro.reading.latents import few_rows
 
 ROWS, FEW = 60, 6
@@ -40,7 +39,7 @@ def carried(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         found.append(read is not None)
         return read
 
-    monkeypatch.setattr(recognise, "carried_over", listened)
+    monkeypatch.setattr(few_rows, "carried_over", listened)
     return found
 
 

@@ -13,13 +13,11 @@ from oracles.tolerances import IDENTITY, SOLVERS
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
-import em_pyro.reading.recognise
 from em_pyro import EM, PlanError
 from em_pyro.e_step.engine import Engine
 from em_pyro.fit.problem import Problem, prepare
 from em_pyro.program.named import batched
-from em_pyro.reading.design import tables
-from em_pyro.reading.design.tabled import with_tables
+from em_pyro.reading.design import tabled, tables
 
 N = 40
 
@@ -216,9 +214,9 @@ def test_a_fit_is_that_of_the_model_itself() -> None:
     """Several starts at once end where they end if the model is replayed; other rows are read in the same way."""
     model, fits = mixture(LAWS["rate"][0]), []
     x = torch.cat([torch.arange(20) % 4.0, 9 + torch.arange(20) % 5.0])
-    for reader in (lambda program, read, *_: read, with_tables):
+    for reader in (lambda program, read, *_: read, tabled.with_tables):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(em_pyro.reading.recognise, "with_tables", reader)
+            patch.setattr(tabled, "with_tables", reader)
             pyro.clear_param_store()
             fits.append(EM(model, tol=1e-11, starts=3, seed=0).fit(x))
     assert distance(tensor(fits[0].objective), tensor(fits[1].objective)) < SOLVERS

@@ -21,7 +21,7 @@ from ...program.named import Params
 from ...program.program import Program
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Simulator:
     """A program on arguments that fitted values serve, to be drawn from.
 

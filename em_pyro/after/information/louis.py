@@ -20,11 +20,11 @@ from ...e_step.shares import Collect
 from ...errors import PlanError
 from ...fit.problem import Problem
 from ...fit.verdict.around import Around
-from ...fit.verdict.ground import Ground
+from ...fit.verdict.ground import Ground, around_of
 from ...program.named import Params, batched
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SecondOrder:
     """Information at one point along `r` directions, all `(r, r)`.
 
@@ -38,12 +38,6 @@ class SecondOrder:
     observed: Tensor = field(repr=False)
     complete: Tensor = field(repr=False)
     squares: Tensor | None = field(repr=False)
-
-
-def around_of(problem: Problem, params: Params) -> Around:
-    """Return the coordinates around `params` of all parameters that the plan moves."""
-    moving = tuple(n for n, line in problem.plan.lines.items() if line.how not in ("fixed", "callable"))
-    return Around(problem.program, moving, {name: value.detach().double() for name, value in params.items()})
 
 
 def most_rows(problem: Problem) -> int:

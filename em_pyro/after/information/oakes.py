@@ -29,7 +29,7 @@ LITTLE = 1e-6  # of a direction: along which it is straight
 ROUNDING = 1e-9  # relative to 1 + |objective|: a difference of heights that is none
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Top:
     """The maximum beside a fit.
 

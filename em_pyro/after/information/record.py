@@ -56,7 +56,7 @@ class Row(NamedTuple):
     note: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Refused:
     """Directions `(D, m)` along which nothing can be said, and the note to what moves along them."""
 

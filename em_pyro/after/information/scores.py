@@ -19,8 +19,8 @@ TOTAL = 1e-9  # relative to 1 + |log evidence|: by how much rows may change less
 ASIDE = 0.5  # of a standard error given complete data: how far aside that is asked
 
 
-@dataclass(frozen=True)
-class Rows:
+@dataclass(frozen=True, eq=False)
+class IndependentRows:
     """The rows of some plates that have no latent in common, those of the plates side by side.
 
     Attributes:
@@ -48,7 +48,7 @@ class Rows:
         return torch.stack(columns, -1) if columns else self.counts.new_zeros((len(self.counts), 0))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Outer:
     """Outer products of scores that were multiplied by counts, summed: of parts of the rows they add.
 
@@ -84,7 +84,7 @@ def outer(scores: Tensor, counts: Tensor) -> Outer:
     return Outer(scores.mT @ (scores / counts), total, weight, len(counts))
 
 
-def rows_of(ground: Ground, basis: Tensor, plate: str | None, least: int = 2) -> Rows:
+def rows_of(ground: Ground, basis: Tensor, plate: str | None, least: int = 2) -> IndependentRows:
     """Find the rows that are independent: those of `plate`, or of the plate with most of them; `least` how many.
 
     Their evidence has to change as that of all does, which may have parts of its own that no parameter enters.
@@ -117,7 +117,7 @@ def rows_of(ground: Ground, basis: Tensor, plate: str | None, least: int = 2) ->
         missed = sum(change[name] for name in names) - (aside - here)
         if abs(missed) <= TOTAL * (1 + abs(here)) and sum(sizes[name] for name in names) >= least:
             counts = torch.cat([_counts(problem, name) for name in names])
-            return Rows(tuple(found[name] for name in names), names, counts)
+            return IndependentRows(tuple(found[name] for name in names), names, counts)
     where = f'plate "{plate}"' if plate is not None else f"one of the plates {sorted(plates)}" if plates else "a plate"
     why = whys[0] if whys else "They do not carry all of the evidence, or there is one of them."
     raise ParameterError(

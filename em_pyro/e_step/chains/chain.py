@@ -28,7 +28,7 @@ from .line import Line, Mark
 from .parts import index_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Memo:
     """What the statistics need of the factors."""
 
@@ -37,7 +37,7 @@ class Memo:
     parts: list[Any]  # what every part remembers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Chain(Line):
     """A unit of the E-step."""
 

@@ -12,7 +12,7 @@ from ...program.unroll import FROM, STATE, TIME, TO
 from ..contraction.elimination import components
 from ..contraction.schedule import Factor
 from ..forward_backward.compiled import choose
-from ..left import Left
+from ..left import CHAIN, Left
 from ..several.abreast import abreast, kind_of
 from ..several.stack import Stack
 from ..sites.site_factor import SiteFactor
@@ -20,7 +20,6 @@ from ..units import Unit
 from .chain import Chain
 from .parts import Each, Part, Replayed, compiled, marks, renamed
 
-CHAIN = 8  # latents from which a chain is a unit; fewer are summed out one by one
 MOVING = "transitions differ between steps"
 
 
@@ -52,7 +51,7 @@ def _straight(
         touching = [i for i, have in enumerate(names) if any(n in local for n in have)]
         for component in components(touching, names, local):
             if all(factors[i].plates == leaf for i in component):
-                chain = _ordered(component, names, local, owners, sizes, factors)
+                chain = _ordered(component, names, local, owners, sizes)
                 if chain is not None:
                     found.append(chain)
     return found
@@ -64,7 +63,6 @@ def _ordered(
     local: set[str],
     owners: Mapping[str, frozenset[str]],
     sizes: Mapping[str, int],
-    factors: Sequence[Factor],
 ) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]] | None:
     """The latents of a component in order, with what touches one and what touches two of them, if they form a chain."""
     unary: dict[str, list[int]] = {}
@@ -177,7 +175,7 @@ def _abreast(
 
 
 def with_recursion(chain: Chain, device: torch.device | None = None) -> Chain:
-    """The chain with the recursion that it runs through, and why."""
+    """Return the chain with the recursion that it runs through, and why."""
     device = device or next((factor.data.value.tensor.device for factor in chain.factors), torch.device("cpu"))
     entries = prod((chain.states, chain.steps, *(chain.sizes[n] for n in chain.outside)))
     method, reason = choose(entries, device)

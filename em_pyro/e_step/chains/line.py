@@ -30,7 +30,7 @@ Mark = Tensor | None
 """Entries that enter the statistics, (apart, steps, rows); None is all."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Line(Unit):
     """A chain, laid out."""
 

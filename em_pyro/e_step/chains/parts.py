@@ -35,7 +35,7 @@ from ..sites.natural import Natural
 from ..sums import Sums
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Compiled:
     """Sites computed without the model, and the steps that they belong to."""
 
@@ -125,7 +125,7 @@ class Many(Compiled):
         return sizes if len(sizes) == len(self.names) else (*sizes[:at], len(self.steps), *sizes[at:])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Each:
     """Compiled sites that are laid out alike and whose arguments differ by step: one product for all."""
 
@@ -166,7 +166,7 @@ class Each:
         return self.unit.finish(found, natural)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Replayed:
     """A site, or a part of one, whose log-densities come from the model itself."""
 
@@ -200,12 +200,12 @@ Part = One | Many | Each | Replayed
 
 
 def renamed(names: tuple[str, ...], own: Mapping[str, str]) -> tuple[str, ...]:
-    """Dimensions of a site in the chain's words."""
+    """Return the dimensions of a site in the chain's words."""
     return tuple(own.get(n, n) for n in names)
 
 
 def compiled(unit: Stack, own: Mapping[str, str], steps: tuple[int, ...], alive: Named | None = None) -> Part:
-    """The part that a stack of sites is, its first site in the words of `own`."""
+    """Return the part that a stack of sites is, its first site in the words of `own`."""
     first = unit.first
     if unit.same or len(unit.sites) == 1:
         return One(unit, renamed(first.names, own), steps, alive)
@@ -217,7 +217,7 @@ def compiled(unit: Stack, own: Mapping[str, str], steps: tuple[int, ...], alive:
 
 
 def index_of(steps: tuple[int, ...]) -> slice | Tensor:
-    """Steps as an index."""
+    """Return steps as an index."""
     first, last = steps[0], steps[-1]
     return slice(first, last + 1) if last - first + 1 == len(steps) else torch.tensor(steps)
 
@@ -255,7 +255,7 @@ def together(
 
 
 def marks(parts: list[Named | None]) -> Named | None:
-    """Rows that enter the statistics, of several steps: the steps first; None if all do."""
+    """Return the rows that enter the statistics, of several steps: the steps first; None if all do."""
     if all(part is None for part in parts):
         return None
     names = tuple(dict.fromkeys(n for part in parts if part is not None for n in part.names))

@@ -14,7 +14,7 @@ from ..contraction.drawn import AT_ONCE, drawn, portions
 from ..forward_backward.chain import Smoothed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Laid:
     """A chain of one start, laid out for its recursion: dimensions `apart`, states, steps, `rows`.
 
@@ -88,24 +88,20 @@ def entropy(laid: Laid, counted: Tensor | None = None) -> Tensor:
     return laid.by_row(total.squeeze(0)[..., None, :, None])[..., 0, 0]
 
 
-def best_paths(laid: Laid, counted: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Viterbi.
-
-    Args:
-        laid: the chain.
-        counted: steps into which transitions count, `(apart, T, rows)`; None is all.
+def best_paths(laid: Laid) -> tuple[Tensor, Tensor]:
+    """Find the most probable path of every row, by Viterbi's recursion.
 
     Returns:
         Log-probabilities of the best paths together with the data, shape (outside), and the paths, (outside) + `(T,)`.
 
     References: Rabiner (1989), section III B.
     """
-    best, steps = _best(laid, counted)
+    best, steps = _best(laid, None)
     return laid.by_row(best[..., None, :, None])[..., 0, 0], laid.by_row(steps.unsqueeze(-1)).squeeze(-1)
 
 
 def _best(laid: Laid, counted: Tensor | None) -> tuple[Tensor, Tensor]:
-    """As `best_paths`, `(apart, rows)` and `(apart, T, rows)`."""
+    """As `best_paths`, `(apart, rows)` and `(apart, T, rows)`; `counted` as in `entered_path`."""
     seen, score = laid.seen.movedim(-2, 0), laid.start
     if laid.entered:
         score = (score.unsqueeze(-2) + laid.into(0).unsqueeze(-1)).amax(-3)

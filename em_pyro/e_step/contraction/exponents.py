@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import torch
 
 from ...errors import ModelError
-from ...program.named import Named, ordered, squeeze
+from ...program.named import Named, ordered
 from ...program.site import Site
 
 
 def exponents(sites: Mapping[str, Site]) -> dict[frozenset[str], Named | None]:
-    """The `poutine.scale` of every set of plates.
+    """Return the `poutine.scale` of every set of plates.
 
     Raises:
         ModelError: two sites of the same plates carry different scales.
@@ -23,8 +23,7 @@ def exponents(sites: Mapping[str, Site]) -> dict[frozenset[str], Named | None]:
         if site.role == "prior":
             continue
         plates = frozenset(site.plates)
-        scale = torch.as_tensor(site.scale, dtype=torch.float64)
-        named = squeeze(scale, site.dims, name)
+        named = site.row_weights
         value = None if named.tensor.dim() == 0 and float(named.tensor) == 1.0 else named
         if plates not in first:
             first[plates], scales[plates] = name, value

@@ -40,7 +40,7 @@ class MixtureNatural(NamedTuple):
     features: Features
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Mixture:
     """Chunks of rows, each row with one latent.
 
@@ -59,9 +59,9 @@ class Mixture:
     scale: Named | None
     plate: str
     length: int
-    buffers: dict[str, dict[tuple[int, int], Tensor]] = field(default_factory=dict, repr=False, compare=False)
-    scales: dict[Chunk, Tensor] = field(default_factory=dict, repr=False, compare=False)
-    largest: dict[tuple[Chunk, int], Tensor] = field(default_factory=dict, repr=False, compare=False)
+    buffers: dict[str, dict[tuple[int, int], Tensor]] = field(default_factory=dict, repr=False)
+    scales: dict[Chunk, Tensor] = field(default_factory=dict, repr=False)
+    largest: dict[tuple[Chunk, int], Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def rows(self) -> Bundle:
@@ -113,7 +113,12 @@ class Mixture:
         starts: int,
         collect: Collect,
     ) -> Found:
-        """Evidence and statistics of all chunks; arguments as for `Part.expect`."""
+        """Return evidence and statistics of all chunks; arguments as for `Part.expect`.
+
+        With natural parameters `eta (K, F)` of all states, the latent's own factors among them, and features `T (F, N)`
+        of a chunk, `logits = eta T`, `weights = softmax(logits)` and `found += weights T'`. Features behind
+        `features.width` are in no matrix: what rows look up is added to the logits, and weights are added up by place.
+        """
         features, prior = natural.features, self._prior(natural, offsets)
         if natural.rows.apart:
             return self._apart(natural, prior, starts, collect)

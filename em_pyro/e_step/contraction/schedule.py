@@ -22,7 +22,7 @@ from ...program.named import Named, align
 from .softmax import FLOOR, SMALLEST
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Factor:
     """What a schedule needs to know of one factor."""
 
@@ -33,7 +33,7 @@ class Factor:
     alive: Named | None = field(default=None, repr=False)  # rows that enter the weights; None is all
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sum:
     """Multiply the inputs and sum out the latents `over` (none: only multiply)."""
 
@@ -43,7 +43,7 @@ class Sum:
     output: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Product:
     """Multiply one input over the plates `over`, each row raised to the power `scale`."""
 
@@ -65,7 +65,7 @@ class Product:
         return prod(size for _, size in self.missing)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Schedule:
     """A planned contraction of `factors`, by position, down to one number per start."""
 
@@ -248,7 +248,7 @@ def _given(weights: Tensor, chosen: Sequence[Named], plates: tuple[str, ...]) ->
     return table.gather(0, place.unsqueeze(1).expand(len(place), *table.shape[1:]))
 
 
-def log_sum_exp(product: Tensor, axes: tuple[int, ...], *, overwrite: bool = False) -> tuple[Tensor, Tensor]:
+def log_sum_exp(product: Tensor, axes: tuple[int, ...], *, overwrite: bool) -> tuple[Tensor, Tensor]:
     """Return `log sum exp(product)` over `axes` and the normalised weights; all -inf gives -inf and zero weights."""
     top = product.amax(axes, keepdim=True)
     top = torch.where(top == -torch.inf, top.new_zeros(()), top)

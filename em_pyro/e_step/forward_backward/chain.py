@@ -22,7 +22,7 @@ ZERO = 2e-304  # what is below was at the floor, and is zero
 LOST = 1e250  # a state that was dropped weighs less than exp(FLOOR) * LOST of the posterior
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Redone:
     """Rows of which the scaled recursion was not enough, from log space; `n` of them."""
 
@@ -31,7 +31,7 @@ class Redone:
     log_filtered: Tensor = field(repr=False)  # (n, K, T)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Smoothed:
     """The posterior of a chain.
 

@@ -74,7 +74,7 @@ def choose(entries: int, device: torch.device, against: str = "") -> tuple[str, 
 
 
 def functions(rows: int) -> tuple[Callable[..., None], Callable[..., None]]:
-    """The compiled filter and smoother for so many rows."""
+    """Return the compiled filter and smoother for so many rows."""
     found = _compiled()
     assert not isinstance(found, str), found
     return found[rows >= recursions.FEW]

@@ -35,7 +35,7 @@ class Moves(Protocol):
         """Those of the steps of all blocks side by side: `t` counts within a block, rows are those of all blocks."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OneMatrix(Moves):
     """One matrix for all steps and rows."""
 
@@ -59,7 +59,7 @@ class OneMatrix(Moves):
         return self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OneAStep(Moves):
     """A matrix for every step, shared by the rows or not."""
 
@@ -112,6 +112,7 @@ def smooth(first: Tensor, transition: Tensor, likelihood: Tensor) -> tuple[Tenso
 def _step_by_step(
     first: Tensor, moves: Moves, likelihood: Tensor, filtered: Tensor, norms: Tensor, beta: Tensor
 ) -> None:
+    """Run the scaled recursions forwards and backwards (Rabiner 1989, section V.A), into the last three."""
     seen, forth, back = likelihood.unbind(-2), filtered.unbind(-2), beta.unbind(-2)
     totals = norms.unsqueeze(-3).unbind(-2)
     row = first

@@ -21,7 +21,7 @@ from .rows import Part, Rows
 DENSE = 1 << 16  # slopes, of which most may be zero, up to which one product is taken with all of them
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Block:
     """Rows of a site, laid out by member; every part is of size one where it does not vary.
 
@@ -116,7 +116,7 @@ def beside(parts: Sequence[Part]) -> Tensor:
     return torch.stack([part.expand(shape) for part in filled], -1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Patterns:
     """Which members have the same precision: the same seen coordinates, free latents and slopes.
 

@@ -32,7 +32,7 @@ Bindings = Sequence[tuple[Tensor, Tensor]]
 """Of every site the coefficients and the roots of its cells."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group:
     """Components that are alike.
 
@@ -169,7 +169,7 @@ class Group:
         return bool(self.free.all())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Posterior:
     """The law of the latents of a group, at bound arguments.
 

@@ -20,7 +20,7 @@ from .rows import Part
 SMALL = 16  # numbers of a matrix up to which a product number by number is faster than one matrix by matrix
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Law:
     """A block at bound arguments.
 

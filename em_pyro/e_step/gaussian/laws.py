@@ -13,7 +13,7 @@ from torch import Tensor
 from .group import Group, Posterior
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Laws:
     """Normal laws in every state of the discrete latents, of one start.
 

@@ -23,7 +23,7 @@ LARGEST = 4096  # latents of a component: its precision matrix is a whole one
 WIDE = 32  # latents of a block from which torch's products of matrices are faster than loops
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layer:
     """What all kinds of components have in common.
 

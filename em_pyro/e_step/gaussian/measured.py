@@ -7,7 +7,7 @@ from typing import cast
 
 import torch
 
-from ...program.named import Params, batched, ordered, squeeze
+from ...program.named import Params, batched, ordered
 from ..engine import Engine
 from .unit import Gaussian
 
@@ -28,7 +28,7 @@ def at_the_mean(engine: Engine, params: Params) -> float | None:
     for site in engine.program.run(params, values).values():
         if site.role != "prior":
             density = site.log_prob()
-            scale = squeeze(torch.as_tensor(site.scale, dtype=torch.float64), site.dims, site.name)
+            scale = site.row_weights
             every = ordered((*density.names, *scale.names), engine.sizes)
             sizes = [engine.program.plates[name] for name in site.plates if name not in every]
             total += float((density.align(every).double() * scale.align(every)).sum()) * prod(sizes)

@@ -34,7 +34,7 @@ class Products(NamedTuple):
     total: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Weights:
     """How much every member counts.
 

@@ -27,7 +27,7 @@ Part = Tensor | None
 """Of three dimensions; None is zero."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layout:
     """Which dimensions of a site are states, rows and coordinates.
 
@@ -128,7 +128,7 @@ def _chosen(made: Bilinear, d: int, of_states: Sequence[int], places: Places) ->
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rows:
     """One site.
 

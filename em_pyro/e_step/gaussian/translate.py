@@ -27,7 +27,7 @@ MEANS = 4  # entries of a mean around which latents are, up to which other sites
 SAME = 1e-9  # of the terms of a cell
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Translation:
     """What a mean of latents is to the parameters.
 
@@ -40,7 +40,7 @@ class Translation:
     moves: dict[str, Tensor] = field(repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Centre:
     """What latents have for a mean, and where covariates stand for what is added to it.
 

@@ -28,7 +28,7 @@ from .rows import Rows
 from .translate import Centre, Translation
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Natural:
     """Arguments at one set of parameters.
 
@@ -42,7 +42,7 @@ class Natural:
     starts: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Gaussian(Unit):
     """Gaussian latents, summed out.
 
@@ -208,7 +208,7 @@ class Gaussian(Unit):
         for k, (factor, rows) in enumerate(zip(self.sites, self.rows, strict=True)):
             if factor.name in found:
                 parts = cut(found[factor.name], rows.count, rows.layout.sizes[2] if rows.joint else 0)
-                sums[factor.name] = _sums(factor, rows, parts, natural.bindings[k][0], natural.around[k])
+                sums[factor.name] = _sums(factor, parts, natural.bindings[k][0], natural.around[k])
         return sums
 
     def latent_laws(self, natural: Natural) -> Laws:
@@ -289,7 +289,7 @@ def _roots(factor: SiteFactor, bound: Bound) -> Tensor:
     return torch.linalg.solve_triangular(scale, unit, upper=False)
 
 
-def _sums(factor: SiteFactor, rows: Rows, parts: Products, at: Tensor, around: Tensor) -> Sums:
+def _sums(factor: SiteFactor, parts: Products, at: Tensor, around: Tensor) -> Sums:
     """Statistics of the family of a site, around the coefficients that are wanted."""
     form = _form(factor)
     found = form.sums(factor, parts, at)

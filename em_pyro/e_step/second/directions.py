@@ -14,7 +14,7 @@ from ...reading.bound import Bound
 TOGETHER = 1 << 22  # numbers that are differentiated at once
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Directions:
     """Directions around one point, in coordinates of the parameters.
 

@@ -21,7 +21,7 @@ from .states import States
 BLOCK = 1 << 19  # products of features that are held at once: they stay in cache
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pairs:
     """Pairs of states whose features are taken around the same centre.
 
@@ -113,7 +113,7 @@ def density(site: SiteFactor, bound: Bound) -> Tensor:
 
 
 def blocks(features: Tensor, width: int) -> Iterator[slice]:
-    """Rows in blocks, so many numbers each, that stay in cache."""
+    """Yield the rows in blocks, so many numbers each, that stay in cache."""
     size = max(1, BLOCK // max(width, 1))
     yield from (slice(start, start + size) for start in range(0, features.shape[-1], size))
 

@@ -20,8 +20,8 @@ from .pairs import Pairs, blocks, density
 MOST = 50_000_000  # numbers that are held
 
 
-@dataclass(frozen=True)
-class Rows:
+@dataclass(frozen=True, eq=False)
+class RowScores:
     """Scores of rows in all states: where arguments or statistics of a site differ by row, or directions are few.
 
     Attributes:
@@ -35,7 +35,7 @@ class Rows:
     totals: Tensor
 
     @classmethod
-    def of(cls, pairs: Pairs, along: Directions, bind: Callable[[Batch], Bound]) -> Rows:
+    def of(cls, pairs: Pairs, along: Directions, bind: Callable[[Batch], Bound]) -> RowScores:
         """Look at the sites that are not summed over rows, all rows at once."""
         states, apart = pairs.states, None
         if states.by_rows:

@@ -28,7 +28,7 @@ from ...program.named import Batch, Named
 from ...reading.bound import Bound
 from .directions import Directions
 from .pairs import Pairs
-from .rows import Rows, check
+from .rows import RowScores, check
 from .states import States
 
 FARTHEST = 25.0
@@ -36,7 +36,7 @@ FARTHEST = 25.0
 spacing of numbers, is 1e-10."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Second:
     """Second-order sums over rows, along `r` directions; those of other rows add.
 
@@ -92,6 +92,7 @@ def _of(
     replays: Mapping[str, Named],
     offsets: Mapping[str, Named],
 ) -> Second:
+    """Collect the sums of rows in the same plates, chunk by chunk; arguments as for `second_order`."""
     views = _views(states, bound, along, bind)
     naturals = [unit.natural(bound, None, replays) for unit in states.units]
     for chunk in states.chunks:
@@ -103,7 +104,9 @@ def _of(
     return Second(missing, None if folded else squares)
 
 
-def _views(states: States, bound: Bound, along: Directions, bind: Callable[[Batch], Bound]) -> Sequence[Pairs | Rows]:
+def _views(
+    states: States, bound: Bound, along: Directions, bind: Callable[[Batch], Bound]
+) -> Sequence[Pairs | RowScores]:
     """Pairs of states by the centres of their features; or the rows themselves, where this is less or has to be."""
     rows = max(prod(states.rows(chunk)) for chunk in states.chunks)
     check(states.count * rows, "joint states and rows")  # latents that are no chain may have 2^50 of them
@@ -112,7 +115,7 @@ def _views(states: States, bound: Bound, along: Directions, bind: Callable[[Batc
     pairs, width = states.count * (states.count + 1) // 2, view.sums.shape[-1]
     few = along.count * states.count * (along.count + view.slopes.shape[-1]) < pairs * width
     if states.by_rows or (few and max(narrow) <= FARTHEST):
-        return (Rows.of(view, along, bind),)
+        return (RowScores.of(view, along, bind),)
     check(pairs * width, f"pairs of {states.count} states and pairs of statistics")
     centred = dict[int | None, list[tuple[int, int]]]()
     for pair in combinations_with_replacement(range(states.count), 2):

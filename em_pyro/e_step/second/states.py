@@ -21,7 +21,7 @@ from ..units import Unit
 from .common import Common
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class States:
     """All that is contracted in the same plates.
 

@@ -28,7 +28,7 @@ from ..units import Unit
 from .stack import row_width
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Abreast(Unit):
     """Some sites of one layout.
 

@@ -52,13 +52,13 @@ class Side(NamedTuple):
         return self._replace(each=tuple(each))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bundle(Unit):
     """One site or several as one factor, under the name of the first."""
 
     in_one_product: ClassVar[bool] = True
     sites: tuple[SiteFactor, ...]
-    cache: dict[Chunk, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    cache: dict[Chunk, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def factors(self) -> tuple[SiteFactor, ...]:

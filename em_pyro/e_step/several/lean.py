@@ -35,7 +35,7 @@ LEAST = -1e6  # what a structural zero counts for where a statistic is left out:
 WIDEST = 2_000_000  # entries of the matrix that leads from the features to all statistics
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Features:
     """The features of some sites, and how they relate to all statistics.
 
@@ -48,7 +48,7 @@ class Features:
     rows: Bundle
     totals: Mapping[str, Tensor] = field(repr=False)
     ones: bool
-    cache: dict[Chunk, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    cache: dict[Chunk, Tensor] = field(default_factory=dict, repr=False)
 
     @cached_property
     def sites(self) -> tuple[SiteFactor, ...]:
@@ -179,7 +179,7 @@ class Features:
 
 
 def features_of(rows: Bundle, *, lean: bool) -> Features:
-    """The features of some rows: lean where statistics add up to known totals, if that is asked for."""
+    """Return the features of some rows: lean where statistics add up to known totals, if that is asked for."""
     sites = [factor for factor in rows.sites if factor.form.together]
     every = sum(factor.data.width for factor in sites)
     known = ((factor.name, factor.data.total) for factor in sites if lean and _selected(factor))

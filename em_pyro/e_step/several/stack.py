@@ -41,14 +41,14 @@ class OneFunction(Form, Protocol):
         """Statistics under such weights, (starts, cells, numbers of a cell)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stack(Unit):
     """One or more sites with the same natural parameters; the first of them gives the statistics their name."""
 
     in_one_product: ClassVar[bool] = True
     sites: tuple[SiteFactor, ...]
     same: bool  # the features are the same too: the latents of a chain
-    cache: dict[Chunk, Any] = field(default_factory=dict, repr=False, compare=False)
+    cache: dict[Chunk, Any] = field(default_factory=dict, repr=False)
 
     @property
     def first(self) -> SiteFactor:
@@ -162,7 +162,7 @@ class Stack(Unit):
 
 
 def row_width(factors: Sequence[SiteFactor], plate: str) -> int:
-    """Features of a row of `plate`, and three numbers for each of its cells."""
+    """Return how many numbers a row of `plate` takes: its features, and three for each of its cells."""
     inside = [factor for factor in factors if plate in factor.names]
     if not inside:
         return 0

@@ -55,7 +55,7 @@ def natural(factor: SiteFactor, bound: Bound, about: Bound | None) -> Natural:
 
 @once
 def scales(factor: SiteFactor, bound: Bound) -> Tensor:
-    """Scales of a site, or the diagonals of its Cholesky factors: (starts, or one) + what they differ by."""
+    """Return the scales of a site, or the diagonals of its Cholesky factors: (starts, or one) + what they differ by."""
     key = "scale" if "scale" in factor.roles else "scale_tril"
     role = factor.roles[key]
     found = gather(role, bound.entries if key == "scale" else bound.matrices, bound.batch)
@@ -70,7 +70,7 @@ def _narrow(factor: SiteFactor, bound: Bound) -> Tensor:
 
 
 def narrowness(factor: SiteFactor, bound: Bound) -> Tensor:
-    """How many of its smallest scales the farthest value lies from the common centre, of every cell."""
+    """Return how many of its smallest scales the farthest value lies from the common centre, of every cell."""
     return FARTHEST * factor.data.reach / _room(factor, bound)
 
 
@@ -120,7 +120,7 @@ def add_densities(factor: SiteFactor, own: Own, product: Tensor, columns: Column
 
 
 def own_sums(factor: SiteFactor, own: Own, weights: Tensor, columns: Columns) -> Tensor:
-    """Statistics of the cells of `own` around their centres, (n, F).
+    """Return the statistics of the cells of `own` around their centres, (n, F).
 
     Clusters far apart share few rows: where most weights are exact zeros, each cell is summed over its own rows alone.
 
@@ -251,7 +251,7 @@ def _side_by_side(factor: SiteFactor, parts: tuple[Tensor, ...]) -> Tensor:
 
 
 def finish(factor: SiteFactor, found: Tensor, natural: Natural | None) -> tuple[tuple[Tensor, ...], Tensor | None]:
-    """Statistics of the family, moved from where they were taken to where they are wanted; and where that is.
+    """Return statistics of the family, moved from where they were taken to where they are wanted; and where that is.
 
     Without `natural` (the shares were drawn, not weighed) they stay around the common centre.
     """

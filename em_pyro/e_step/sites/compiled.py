@@ -87,7 +87,7 @@ def _barren(factors: Mapping[str, Factor], sites: Mapping[str, Site]) -> set[str
 
 
 def still(name: str, log_prob: Named, runs: Sequence[Mapping[str, Site]]) -> bool:
-    """Whether a site that no gradient reaches is the same at another random point (a value may be detached)."""
+    """Tell whether a site that no gradient reaches is the same at another random point (a value may be detached)."""
     if len(runs) < 2:
         return True
     with torch.no_grad():

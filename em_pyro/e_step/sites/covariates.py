@@ -20,8 +20,8 @@ from .linear import Linear
 from .site_factor import SiteFactor
 
 
-def linear_of(factor: SiteFactor, form: Agreed | None = None) -> SiteFactor | None:
-    """The same site by coefficients, if its location is affine and differs by row through covariates alone.
+def linear_of(factor: SiteFactor, form: Agreed | None) -> SiteFactor | None:
+    """Return the same site by coefficients, if its location is affine and differs by row through covariates alone.
 
     Args:
         factor: the site.

@@ -22,7 +22,7 @@ class Layout:
     folded: tuple[str, ...]  # folded plates along which the cells differ
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Codes(Named):
     """The group of every row of a plate.
 
@@ -48,5 +48,5 @@ def summed_by_group(part: Tensor, axis: int, codes: Tensor, count: int, rank: in
 
 
 def precise(part: Tensor) -> Tensor:
-    """Numbers in float64 before anything is computed from them: a logarithm would round to their own precision."""
+    """Return numbers in float64, before anything is computed of them: a logarithm rounds to their own precision."""
     return part.double() if part.is_floating_point() else part

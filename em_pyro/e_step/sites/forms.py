@@ -45,7 +45,7 @@ class Indicator(InnerProduct):
 
 
 def indicator_of(factor: SiteFactor) -> Indicator | None:
-    """A latent of one dimension whose features are the identity."""
+    """Return a latent of one dimension whose features are the identity."""
     layout = factor.layout
     if factor.role != "latent" or layout.batch or layout.cells or len(layout.columns) != 1:
         return None
@@ -54,7 +54,7 @@ def indicator_of(factor: SiteFactor) -> Indicator | None:
     return Indicator() if square and torch.equal(features, torch.eye(len(features)).to(features)) else None
 
 
-class Rows(NamedTuple):
+class Values(NamedTuple):
     """Values of some rows as they stand, for products of each with itself.
 
     Attributes:
@@ -82,7 +82,7 @@ class Quadratic(InnerProduct):
 
     together: bool = False
 
-    def features(self, factor: SiteFactor, chunk: Chunk) -> Rows:
+    def features(self, factor: SiteFactor, chunk: Chunk) -> Values:
         """The values of a chunk, and how to make the features."""
         data, key = factor.data, chunk if chunk.plate in factor.data.plates else WHOLE
         values, weight = data.columns(key, centred=True)
@@ -93,22 +93,22 @@ class Quadratic(InnerProduct):
             return data.features(key, lambda: data.room("features", (width, columns)))
 
         weight = None if weight is None else weight.flatten()
-        return Rows(values.flatten(1), weight, features, partial(data.room, "products"))
+        return Values(values.flatten(1), weight, features, partial(data.room, "products"))
 
     def row(self, factor: SiteFactor) -> int:
         """The values; what the cells hold of them is taken in blocks."""
         return len(_shift(factor))
 
-    def beside(self, features: Sequence[Rows]) -> tuple[Rows, int]:
+    def beside(self, features: Sequence[Values]) -> tuple[Values, int]:
         """Columns beside columns."""
         values = torch.cat([rows.values for rows in features], -1)
         weights = [rows.weight for rows in features]
         known = [torch.ones_like(rows.values[0]) if rows.weight is None else rows.weight for rows in features]
         weight = None if all(part is None for part in weights) else torch.cat(known)
         made = cache(lambda: torch.cat([rows.features() for rows in features], -1))
-        return Rows(values, weight, made, features[0].room), _count(len(values)) * values.shape[-1]
+        return Values(values, weight, made, features[0].room), _count(len(values)) * values.shape[-1]
 
-    def densities(self, eta: Tensor, features: Rows) -> Tensor:
+    def densities(self, eta: Tensor, features: Values) -> Tensor:
         """Quadratic forms of all cells, block by block of the rows."""
         flat, (values, weight, _, room) = eta.flatten(0, -2), features
         dim, cells = len(values), len(flat)
@@ -125,7 +125,7 @@ class Quadratic(InnerProduct):
         found = found if weight is None else found.mul_(weight)
         return found.view((*eta.shape[:-1], -1))
 
-    def statistics(self, weights: Tensor, features: Rows, width: int) -> Tensor:
+    def statistics(self, weights: Tensor, features: Values, width: int) -> Tensor:
         """Weights, weighted values and their products with the values."""
         flat, (values, weight, _, room) = weights.flatten(0, -2), features
         dim, cells = len(values), len(flat)
@@ -142,7 +142,7 @@ class Quadratic(InnerProduct):
 
 
 def pays(dim: int, cells: int) -> bool:
-    """Whether products of values with themselves cost less than features of them: numbers that are moved, a row.
+    """Tell whether products of values with themselves cost less than features of them: numbers that are moved, a row.
 
     A feature is written, and read by both products. Without them `D` numbers a cell are written, multiplied and summed,
     and written and read again; and of the `D^2` products in each cell there is the other half to add, twice.
@@ -156,7 +156,7 @@ def _count(dim: int) -> int:
 
 
 def quadratic_of(factor: SiteFactor) -> Quadratic | None:
-    """A site with quadratic statistics of wide values, whose features are too many to be kept and not worth making."""
+    """Return a site with quadratic statistics of wide values: its features are too many to be kept, or worth making."""
     data, layout, cells = factor.data, factor.layout, prod(factor.cell_shape)
     if not factor.family.quadratic or not factor.moves or layout.batch or data.folded or data.event_shape:
         return None
@@ -196,5 +196,5 @@ FORMS: tuple[Callable[[SiteFactor], Form | None], ...] = (
 
 
 def form_of(factor: SiteFactor) -> Form:
-    """The form of a recognised site."""
+    """Return the form of a recognised site."""
     return next((form for take in FORMS if (form := take(factor)) is not None), factor.form)

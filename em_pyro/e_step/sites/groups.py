@@ -34,7 +34,7 @@ LEAST = 1.0  # rows for each group, above which they are taken by group
 MOST = 1 << 20  # groups
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Groups:
     """Rows of a plate by their groups.
 
@@ -144,7 +144,7 @@ class Grouped(InnerProduct):
 
 
 def by_group(data: SiteData, groups: Groups) -> SiteData:
-    """The data of a site with a dimension of groups behind the folded plates along which cells differ."""
+    """Return the data of a site with a dimension of groups behind the folded plates along which cells differ."""
     layout = data.layout
     layout = replace(
         layout,
@@ -155,7 +155,7 @@ def by_group(data: SiteData, groups: Groups) -> SiteData:
 
 
 def groups_of(factor: SiteFactor) -> Grouped | None:
-    """A site with groups whose rows are columns, and of which nothing else is folded."""
+    """Return a site with groups whose rows are columns, and of which nothing else is folded."""
     data, layout = factor.data, factor.layout
     if data.groups is None or layout.batch or len(layout.folded) > 1 or data.groups.names[0] not in layout.columns:
         return None

@@ -59,7 +59,7 @@ def laid_out(
     folded = ordered((p for p in site.plates if p not in above), sizes) if site.role == "observed" else ()
     present = {n for part in parts for n in part.names}
     columns = ordered((*present, *folded), sizes)
-    event_shape = broadcast(*_event_shapes(reading, value, known))
+    event_shape = broadcast(*_event_shapes(reading, value))
     cells = ordered((n for role in maps.values() for n in role.names), sizes)
     cell_shape = tuple(sizes[n] for n in cells)
     roles = {
@@ -109,7 +109,8 @@ def _layout(cells: tuple[str, ...], columns: tuple[str, ...], folded: tuple[str,
     )
 
 
-def _event_shapes(reading: Reading, value: Named, known: Mapping[str, Named]) -> list[tuple[int, ...]]:
+def _event_shapes(reading: Reading, value: Named) -> list[tuple[int, ...]]:
+    """Shapes of the reinterpreted events, as the value has them and every argument."""
     rank, family = reading.event_rank, reading.family
     shape = value.tensor.shape[len(value.names) :]
     shapes = [tuple(shape[:rank])]
@@ -200,7 +201,7 @@ def _mean(value: Named, weight: Named | None, rank: int, event_dim: int) -> Tens
 
 
 def names_of(reading: Reading) -> set[str]:
-    """Every name that a recognised site's factor may carry."""
+    """Return every name that a recognised site's factor may carry."""
     site, found = reading.site, set[str]()
     if reading.form is not None and reading.form.lines is not None:
         found |= set(reading.form.lines.names)

@@ -31,9 +31,9 @@ from .product import InnerProduct
 from .site_factor import SiteFactor
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Rows of a chunk, those of columns and folded plates in one dimension.
+@dataclass(frozen=True, eq=False)
+class Observations:
+    """Covariates and responses of the rows of a chunk, those of columns and folded plates in one dimension.
 
     Attributes:
         x: covariates, (J, rows).
@@ -100,7 +100,7 @@ class Linear(InnerProduct):
 
     # ---- the rows ----
 
-    def features(self, factor: SiteFactor, chunk: Chunk) -> Rows:
+    def features(self, factor: SiteFactor, chunk: Chunk) -> Observations:
         """Covariates and responses."""
         data = factor.data
         value, _, weight = data.rows(chunk)
@@ -114,7 +114,7 @@ class Linear(InnerProduct):
 
         if weight is not None:
             response, weight = torch.where(weight == 0, 0.0, response), flat(weight)
-        return Rows(x.expand((self.count, *shape)).reshape((self.count, -1)), flat(response), weight)
+        return Observations(x.expand((self.count, *shape)).reshape((self.count, -1)), flat(response), weight)
 
     def by_features(self, factor: SiteFactor) -> Common:
         """By residuals at coefficients in common."""
@@ -127,13 +127,13 @@ class Linear(InnerProduct):
         pairs = zip(members, forms, strict=True)
         return [replace(factor, form=replace(form, most=most)) for factor, form in pairs]
 
-    def beside(self, features: Sequence[Rows]) -> tuple[Rows, int]:
+    def beside(self, features: Sequence[Observations]) -> tuple[Observations, int]:
         """Rows beside rows."""
         x, y = torch.cat([rows.x for rows in features], -1), torch.cat([rows.y for rows in features], -1)
         weights = [rows.weight for rows in features]
         known = [torch.ones_like(rows.y) if rows.weight is None else rows.weight for rows in features]
         weight = None if all(part is None for part in weights) else torch.cat(known, -1)
-        return Rows(x, y, weight), x.numel() + y.numel()
+        return Observations(x, y, weight), x.numel() + y.numel()
 
     # ---- the two products ----
 
@@ -149,12 +149,12 @@ class Linear(InnerProduct):
             spread = spread.expand((*inner, self.count, self.count)).reshape((-1, self.count, self.count))
         return Natural(eta, wanted, lines=Lines(scale.reshape((starts, -1, 1)), centre, spread))
 
-    def log_density(self, factor: SiteFactor, natural: Natural, features: Rows, chunk: Chunk) -> Tensor:
+    def log_density(self, factor: SiteFactor, natural: Natural, features: Observations, chunk: Chunk) -> Tensor:
         """Log-densities of all rows in all cells, events and folded plates summed."""
         found, sizes = self.columns(factor, natural, features), factor.laid_out_sizes(chunk)
         return align(found.reshape((len(found), *sizes)), factor.laid_out, factor.names)
 
-    def columns(self, factor: SiteFactor, natural: Natural, features: Rows) -> Tensor:
+    def columns(self, factor: SiteFactor, natural: Natural, features: Observations) -> Tensor:
         """The same of rows of several sites, (starts, cells, columns of all)."""
         assert natural.lines is not None
         scale = natural.lines.scale
@@ -168,7 +168,7 @@ class Linear(InnerProduct):
         return found.unflatten(-1, (-1, folded)).sum(-1) if factor.data.folded else found
 
     def weighted(
-        self, factor: SiteFactor, weights: Tensor, natural: Natural | None, features: Rows, chunk: Chunk
+        self, factor: SiteFactor, weights: Tensor, natural: Natural | None, features: Observations, chunk: Chunk
     ) -> Tensor:
         """`sum W (1, x x', x r, r^2)` of every cell and event side by side; of `x x'` what is above the diagonal."""
         weights = align(weights, factor.names, factor.laid_out)
@@ -176,7 +176,7 @@ class Linear(InnerProduct):
         flat = weights.reshape((len(weights), prod(kept[1:]), -1))
         return self.totals(factor, flat, natural, features).reshape((*kept, -1))
 
-    def totals(self, factor: SiteFactor, weights: Tensor, natural: Natural | None, features: Rows) -> Tensor:
+    def totals(self, factor: SiteFactor, weights: Tensor, natural: Natural | None, features: Observations) -> Tensor:
         """The same of rows of several sites, under weights (starts, cells, columns of all)."""
         x, y = features.x, features.y
         w = weights.unsqueeze(2).unsqueeze(-1)
@@ -247,7 +247,7 @@ class Residuals:
         return gather(self.site.roles["scale"], bound.entries, bound.batch).double()
 
 
-def _residual(coefficients: Tensor, rows: Rows) -> Tensor:
+def _residual(coefficients: Tensor, rows: Observations) -> Tensor:
     """What of every response the coefficients leave: (starts) + (cells x events, rows)."""
     location = coefficients @ rows.x
     by_event = location.unflatten(1, (-1, len(rows.y)))
@@ -255,6 +255,6 @@ def _residual(coefficients: Tensor, rows: Rows) -> Tensor:
     return location
 
 
-def _weighed(found: Tensor, rows: Rows) -> Tensor:
+def _weighed(found: Tensor, rows: Observations) -> Tensor:
     """Sum log-densities (starts, cells, events, rows) over the events, times the weight of each."""
     return found.sum(2) if rows.weight is None else (found * rows.weight).sum(2)

@@ -62,7 +62,7 @@ class Table(InnerProduct):
         return sums[:, :-1].reshape((*weights.shape[:-1], width))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Entries:
     """What is not zero in the features of a chunk, compressed by row and by place.
 
@@ -143,7 +143,7 @@ def _product(matrix: Tensor, rows: Tensor) -> Tensor:
 
 
 def table_of(factor: SiteFactor) -> Table | None:
-    """The observations of a site as places in a table, if they can be and it pays."""
+    """Return the observations of a site as places in a table, if they can be and it pays."""
     data = factor.data
     if factor.role != "observed" or data.layout.batch or data.folded or data.event_shape or data.width < MANY:
         return None
@@ -163,7 +163,7 @@ def table_of(factor: SiteFactor) -> Table | None:
 
 
 def sparse_of(factor: SiteFactor) -> Sparse | None:
-    """The features of a site by their entries, if they are mostly zero."""
+    """Return the features of a site by their entries, if they are mostly zero."""
     data = factor.data
     if factor.role != "observed" or data.layout.batch or data.shift is not None or data.width < MANY:
         return None

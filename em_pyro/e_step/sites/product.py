@@ -140,7 +140,7 @@ class InnerProduct:
         return torch.cat([term.reshape((len(term), -1)).expand(starts, -1) for term in terms], -1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Features:
     """A site by the statistics of its family; see `Common`."""
 

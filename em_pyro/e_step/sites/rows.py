@@ -204,6 +204,6 @@ class ByRow:
 
 
 def by_row(factor: SiteFactor, plate: str | None) -> SiteFactor:
-    """The same site, kept row by row, those of a plate outermost."""
+    """Return the same site, kept row by row, those of a plate outermost."""
     data = replace(factor.data, shift=None, cache={})
     return replace(factor, data=data, form=ByRow(data, factor.cells, factor.cell_shape, plate))

@@ -27,7 +27,7 @@ Room = Callable[[], Tensor]
 """Where to write features that are not kept: a matrix (F, columns) that is read before it is asked for again."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SiteData:
     """The data of one site, as the columns of a matrix of features."""
 
@@ -45,9 +45,9 @@ class SiteData:
     passing: bool = False  # rows that are read once, of which nothing is kept
     groups: Codes | None = field(default=None, repr=False)  # of every row of a plate, the last of the folded dimensions
     counted: bool = True  # whether what is one in every row and event may be one feature
-    cache: dict[Chunk, Tensor] = field(default_factory=dict, repr=False, compare=False)
-    turned: dict[object, tuple[Tensor, Tensor | None]] = field(default_factory=dict, repr=False, compare=False)
-    rooms: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    cache: dict[Chunk, Tensor] = field(default_factory=dict, repr=False)
+    turned: dict[object, tuple[Tensor, Tensor | None]] = field(default_factory=dict, repr=False)
+    rooms: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     # ---- features ----
 

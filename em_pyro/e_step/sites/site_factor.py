@@ -93,7 +93,7 @@ class Form(Protocol):
         """The site by features that all cells have in common; None where there are none."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SiteFactor:
     """A compiled site: where its arguments come from, and its data.
 

@@ -23,7 +23,7 @@ KEPT, NUMBERS = 40, 200_000  # moves that are remembered: at most, and so many t
 CURVED = 1e-10  # of the terms of `s'y`, in any units: a move along which the gradient hardly falls teaches nothing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Secants:
     """Moves and what they changed, the oldest first; empty at the start.
 

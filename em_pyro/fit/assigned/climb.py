@@ -53,7 +53,7 @@ def follow_assigned(problem: Problem, points: Sequence[Params], settings: Settin
 
 
 def generator(seed: int, start: int, holder: int) -> torch.Generator:
-    """What draws the states of a start: others for each who holds rows."""
+    """Return what draws the states of a start: others for each who holds rows."""
     return torch.Generator().manual_seed(2**40 * holder + 1_000_003 * seed + start)
 
 

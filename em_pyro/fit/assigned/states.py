@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from ...e_step.chains.chain import Chain
 from ...e_step.engine import Engine
 from ...e_step.expectation import Expectation
 from ...e_step.shares import SOFT, Shares
@@ -23,6 +22,9 @@ from ...program.unroll import FROM
 from ...reading.bound import Bound
 from ..problem import Problem
 from ..starting.starts import weights_of
+
+if TYPE_CHECKING:
+    from ...e_step.chains.chain import Chain
 
 
 class Assigned(NamedTuple):
@@ -121,7 +123,7 @@ def assigned(engine: Engine, bound: Bound, generator: torch.Generator | None = N
     values = {**compiled_factors(engine, bound), **engine.replays(engine.moved(bound)), **values}
     log_joint = sum(_total(weights[name], values[name]) for name in engine.factors)
     for site, (_, path) in paths.items():
-        weights |= _hidden(cast(Chain, engine.inner[site]), path, weights[site])
+        weights |= _hidden(cast("Chain", engine.inner[site]), path, weights[site])
     counts = {name: _counts(engine, name, states[name]) for name in joint.free if states[name].dim()}
     return Assigned(Shares(weights, float(log_joint)), _seal(states), counts)
 

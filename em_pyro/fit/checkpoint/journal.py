@@ -164,6 +164,7 @@ class Journal:
         return revived(problem, found) if isinstance(found, Path) else found
 
     def _write(self, here: Mapping[str, Any] | None, *, over: bool = False) -> None:
+        """Write all that is done, and the state of the unit at hand; where that cannot be, warn once and go on."""
         if self.path is None or not self.writes:
             return
         self._since = 0

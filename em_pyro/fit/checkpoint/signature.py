@@ -86,8 +86,7 @@ def check_densities(path: Any, program: Program, was: Mapping[str, float], now: 
     Raises:
         ModelError: naming the site.
     """
-    single = any(p.initial.dtype == torch.float32 for p in program.parameters.values())
-    close = SAME[torch.float32 if single else torch.float64]
+    close = SAME[program.dtype]
     for name, value in was.items():
         if not isclose(value, now[name], rel_tol=close, abs_tol=close):
             raise _another(path, "model", f'density of site "{name}"', f"{value:.9g}", f"{now[name]:.9g}")

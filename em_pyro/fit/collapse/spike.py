@@ -23,7 +23,7 @@ BEGUN = 0.3  # of the size: a density as narrow as this has begun to draw togeth
 DROP = 0.5  # nats that a density falls at a distance beside a value, on either side, where it is narrower than that
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Shapes:
     """Observed sites of continuous values, and how narrow the laws of those are that have no scale.
 
@@ -69,7 +69,7 @@ class Shapes:
                 )
         return ""
 
-    def of_equal_values(self, params: Params, names: Collection[str] = ()) -> str:
+    def of_equal_values(self, params: Params, names: Collection[str]) -> str:
         """Return a site all rows of which have one value, and which one of `names` enters, if there are any.
 
         Its density has no bound where its law can draw together; of `names`, where it has begun to.

@@ -25,32 +25,17 @@ from ..path import Lost
 from ..problem import Problem
 from .held import AT_HAND, Rows
 from .processes import Shared, Team
-from .scan import Prepare, Seen, along, check_apart, looked, sizes_of, split_plate, stream_of, streamed
+from .scan import Prepare, Seen, along, check_apart, looked, sizes_of, split_plate, stream_of
 from .seals import Call, Source, source_of
 from .stream import check_streamed
 
 ROUNDS = 3  # in which processes show covariates: one that shows none by itself does beside those of others
 
 
-def shared(
+def agreed(
     em: Any, prepare: Prepare, args: tuple[Any, ...], kwargs: Mapping[str, Any], before: Problem | None = None
 ) -> Problem:
-    """Plan on the rows of this process, and return the problem of the rows of all.
-
-    Args:
-        em: with the options, which must be the same in all processes; without a process group this one is alone.
-        prepare: plans.
-        args: of the model, with the rows of this process; they may be none.
-        kwargs: likewise.
-        before: what this has returned, to be kept if no process has other arguments now.
-
-    Raises:
-        PlanError: processes have other plans or options; or statistics of a site do not add up over their rows.
-        DataError: no process has a row.
-        EMError: planning failed in one of them, or one of them does not answer.
-    """
-    if em.process_group is None:
-        return prepare(args, kwargs)
+    """Plan on the rows of this process, and return the problem of the rows of all; see `holders.shared`."""
     call = None if _no_rows((*args, *kwargs.values())) else (args, kwargs)
     team = _team(em.process_group)
     try:
@@ -70,20 +55,8 @@ def _unchanged(before: Problem, call: Call | None) -> bool:
     return not before.change(*(before.program.passed if call is None else call), run=False)
 
 
-def shared_stream(em: Any, prepare: Prepare, batches: Any, passes: int | None) -> Problem:
-    """Plan on the first batch of this process, read all of them once, and return the problem of the rows of all.
-
-    Args:
-        em: as for `shared`.
-        prepare: plans.
-        batches: of this process; they may be none.
-        passes: the same in all processes.
-
-    Raises:
-        EMError: as for `shared`, and of batches.
-    """
-    if em.process_group is None:
-        return streamed(prepare, batches)
+def agreed_stream(em: Any, prepare: Prepare, batches: Any, passes: int | None) -> Problem:
+    """Plan on the first batch of this process, and return the problem of all rows; see `holders.shared_stream`."""
     team = _team(em.process_group)
     try:
         source = team.together(lambda: source_of(batches))
@@ -94,6 +67,7 @@ def shared_stream(em: Any, prepare: Prepare, batches: Any, passes: int | None) -
 
 
 def _team(group: Any) -> Team:
+    """Return the processes of a group, or refuse one that has not been initialised."""
     from torch import distributed
 
     if not (distributed.is_available() and distributed.is_initialized()):

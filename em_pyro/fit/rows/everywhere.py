@@ -62,7 +62,7 @@ def disagreements(problem: Problem, params: Params) -> list[str]:
 
 
 def measured(problem: Problem, params: Params) -> float | None:
-    """Log evidence of all rows by the model's own `log_prob`; None where that is not affordable."""
+    """Return the log evidence of all rows by the model's own `log_prob`; None where that is not affordable."""
     total: float | None = 0.0
     for engine in problem.rows.parts(problem.engine):
         part = confirm.measured(engine, params)

@@ -22,7 +22,7 @@ Sharing = Callable[[Engine], Shares]
 
 
 def soft(_: Engine) -> Shares:
-    """By the posterior."""
+    """Share rows out by the posterior."""
     return SOFT
 
 
@@ -35,21 +35,28 @@ def expanded(steps: Sequence[Steps], found: Expectation, bound: Bound) -> Expect
 
 
 class Remembered:
-    """The last passes over rows that are dear to read, by the parameters."""
+    """The last passes over rows that are dear to read, by the parameters: a step that is tried begins the next one."""
 
     def __init__(self) -> None:
         """Begin with none."""
         self._known: list[tuple[Engine, Batch, Expectation]] = []
 
-    def at(self, engine: Engine, bound: Bound) -> Expectation | None:
-        """Return what was found there, if it is one of the last."""
+    def expect(
+        self,
+        taken: Callable[[Engine, Bound, Bound | None, Collect, Sharing], Expectation],
+        engine: Engine,
+        bound: Bound,
+        about: Bound | None,
+        collect: Collect,
+        shares: Sharing,
+    ) -> Expectation:
+        """Return what a pass finds, which is `taken` unless it is one of the last: of sums by the posterior alone."""
+        if about is not None or collect != SUMS or shares is not soft:
+            return taken(engine, bound, about, collect, shares)
         for of, batch, found in self._known:
             if of is engine and alike(batch, bound.batch):
                 return found
-        return None
-
-    def keep(self, engine: Engine, bound: Bound, found: Expectation) -> Expectation:
-        """Keep what was found there."""
+        found = taken(engine, bound, about, collect, shares)
         self._known = [*self._known[-1:], (engine, bound.batch, found)]
         return found
 
@@ -97,7 +104,7 @@ class Rows(Protocol):
         """Tell `tick` of what is read; and return it where steps are what is counted."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AtHand:
     """All rows are those of the engine."""
 

@@ -29,7 +29,7 @@ from .stream import check_additive
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Team:
     """A process group, and who is asking."""
 
@@ -88,7 +88,7 @@ class Team:
             ) from error
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Shared:
     """The rows of several processes.
 
@@ -126,9 +126,12 @@ class Shared:
         shares: Sharing = soft,
     ) -> Expectation:
         """Run one E-step over the rows of all processes."""
-        plain = about is None and collect == SUMS and shares is soft
-        if plain and (known := self.last.at(engine, bound)) is not None:
-            return known
+        return self.last.expect(self._taken, engine, bound, about, collect, shares)
+
+    def _taken(
+        self, engine: Engine, bound: Bound, about: Bound | None, collect: Collect, shares: Sharing
+    ) -> Expectation:
+        """Run the E-step here, and add up what all processes have found."""
 
         def own() -> Expectation:
             here = expanded(self.steps, self.local.expect(engine, bound, about, collect, shares), bound)
@@ -136,12 +139,11 @@ class Shared:
             return here
 
         here = self.team.together(own) if self.reads else own()
-        found = _reduced(self.team, here, by=0.0 if self.empty else 1.0)
-        return self.last.keep(engine, bound, found) if plain else found
+        return _reduced(self.team, here, by=0.0 if self.empty else 1.0)
 
     @cached_property
     def last(self) -> Remembered:
-        """The last E-steps: a step that is tried begins the next one."""
+        """The last E-steps."""
         return Remembered()
 
     def parts(self, engine: Engine) -> Iterator[Engine]:

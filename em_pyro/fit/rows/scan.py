@@ -115,7 +115,7 @@ Sizes = Mapping[str, int]
 """Of the plates around all sites."""
 
 
-def sizes_of(engine: Engine, source: Source | None = None) -> list[Sizes]:
+def sizes_of(engine: Engine, source: Source | None) -> list[Sizes]:
     """Return how many rows each plate around all sites has here, and in the second batch where that may tell."""
     plates = engine.program.plates
     around = [plate for plate in plates if not outside_of(engine, plate)]

@@ -20,7 +20,7 @@ Call = tuple[tuple[Any, ...], Mapping[str, Any]]
 """Arguments of the model, by position and by name."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Source:
     """What hands out the batches, as often as it is asked.
 

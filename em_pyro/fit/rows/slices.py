@@ -36,7 +36,7 @@ from .stream import Stream, check_streamed
 LEFT = 2  # full E-steps that are kept of the passes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Slices:
     """How a fit begins.
 
@@ -196,15 +196,13 @@ def sliced(problem: Problem, args: tuple[Any, ...], kwargs: Mapping[str, Any], m
     return stream
 
 
-def as_slices(stream: Any, many: int | None) -> Stream | None:
-    """Take the batches of a stream for slices, if any are asked for.
+def as_slices(stream: Any, many: int) -> Stream:
+    """Take the batches of a stream for slices.
 
     Raises:
         ParameterError: there are not so many.
         PlanError: slopes and curvatures of a site belong to one point, and statistics of slices to several.
     """
-    if many is None:
-        return None
     for step in stream.steps:
         name = next(iter(step.sites))
         raise PlanError(

@@ -29,7 +29,7 @@ from .seals import Call, Source, changed, fewer, seal
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stream:
     """All rows, in batches.
 
@@ -65,9 +65,12 @@ class Stream:
         shares: Sharing = soft,
     ) -> Expectation:
         """Run one E-step: a pass over all batches."""
-        plain = about is None and collect == SUMS and shares is soft
-        if plain and (known := self.last.at(engine, bound)) is not None:
-            return known
+        return self.last.expect(self._taken, engine, bound, about, collect, shares)
+
+    def _taken(
+        self, engine: Engine, bound: Bound, about: Bound | None, collect: Collect, shares: Sharing
+    ) -> Expectation:
+        """Go through all batches, and add up what each gives."""
         found: Expectation | None = None
         for part in self.parts(engine):
             more = part.expect(bound, about, collect, shares(part))
@@ -77,11 +80,11 @@ class Stream:
             found = more if found is None else found + more
             del part  # before the next one is made
         assert found is not None
-        return self.last.keep(engine, bound, found) if plain else found
+        return found
 
     @cached_property
     def last(self) -> Remembered:
-        """The last passes: a step that is tried begins the next one."""
+        """The last passes."""
         return Remembered()
 
     def parts(self, engine: Engine) -> Iterator[Engine]:

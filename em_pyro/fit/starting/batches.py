@@ -21,7 +21,7 @@ from ..loop import Settings
 from ..path import Interrupted, Path
 from ..problem import Problem
 from ..scales import DEGENERATE
-from ..step import abreast, em_step
+from ..step import em_step, starts_at_once
 from ..stopping import aitken, is_small
 
 NEAR = 100.0  # in units of the tolerance: a start that has no more to gain goes on alone
@@ -41,7 +41,7 @@ def together(problem: Problem, settings: Settings, starts: int) -> int:
     """Return how many starts may advance as one batch; one where a step is more than closed forms and Newton."""
     if settings.callback is not None or settings.acceleration.due((), settings.tol):
         return 1
-    return min(starts, abreast(problem))
+    return min(starts, starts_at_once(problem))
 
 
 def march(problem: Problem, on_way: Mapping[int, Path], settings: Settings) -> dict[int, Path]:

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ...errors import DataError, ObjectiveError
 from ...program.named import Params, alike, batched
-from ..assigned.climb import follow_assigned
 from ..endings import BAD
 from ..loop import Settings
 from ..notes import cut_off
@@ -36,6 +35,8 @@ def ends(problem: Problem, points: Sequence[Params], settings: Settings, *, scre
         Interrupted: with the best start so far.
     """
     if settings.e_step != "soft":
+        from ..assigned.climb import follow_assigned  # few fits give rows to states
+
         return problem, follow_assigned(problem, points, settings)
     return _ends(problem, points, settings, screen=screen)
 

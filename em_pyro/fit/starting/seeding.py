@@ -14,22 +14,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ...e_step.chains.chain import Chain
 from ...e_step.engine import Engine
 from ...program.devices import seeded
 from ...program.named import Named, align, squeeze, unraveled
 from ...program.unroll import TIME
+
+if TYPE_CHECKING:
+    from ...e_step.chains.chain import Chain
 
 SEEDING_ROWS = 20_000  # rows among which k-means++ picks
 TOGETHER = 64  # states of all latents that are seeded together, at most
 APART = 1e-9  # of the squared distances: by less are equal seeds told apart, at random
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Owned:
     """What some latents of the same plates explain: the statistics of a site by row, and the parameters in it."""
 
@@ -92,7 +95,7 @@ Group = tuple[tuple[int, ...], int, frozenset[str]]
 
 
 def groups_of(engine: Engine) -> dict[Group, list[Owned]]:
-    """What latents explain, those together whose states are to mean the same."""
+    """Return what latents explain, those together whose states are to mean the same."""
     groups: dict[Group, list[Owned]] = {}
     for owned in _everything_owned(engine):
         sizes = tuple(engine.program.latents[name].size for name in owned.latents)

@@ -63,7 +63,7 @@ def sown(problem: Problem, generator: torch.Generator) -> Callable[[Engine], Dra
     return Field(seeds_of, total, generator).draw
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Moments:
     """Of the statistics that some latents explain, over all rows.
 
@@ -97,7 +97,7 @@ class Moments:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Seeds:
     """Rows of all, picked by k-means++: standardised, and whether there are too few different ones."""
 
@@ -110,7 +110,7 @@ class Seeds:
         return nearest(self.moments.standardised(rows), self.centres, self.few, generator)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Field:
     """Draws the states of any of the rows.
 

@@ -12,12 +12,11 @@ goes where the M-step leads, if there is one. Start `i` of seed `s` is the same 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
-from ...e_step.chains.chain import Chain
 from ...e_step.engine import Engine
 from ...e_step.shares import Shares
 from ...errors import ModelError, ParameterError
@@ -33,6 +32,9 @@ from ...program.store import check_value, starting_values
 from ..problem import Problem
 from .initialisers import in_double, redrawn, varying
 from .sowing import sown
+
+if TYPE_CHECKING:
+    from ...e_step.chains.chain import Chain
 
 CERTAIN = 0.9  # weight of the drawn state, before all share the rest
 JITTER = 0.5  # of parameters that torch maximises, in unconstrained space
@@ -229,7 +231,7 @@ def _share(engine: Engine, name: str, index: Tensor, rows: Tensor) -> Named:
 
 
 def weights_of(engine: Engine, shares: Mapping[str, Named]) -> dict[str, Tensor]:
-    """Weights of every factor under independent latents with the given shares, (one start) + its dimensions."""
+    """Return weights of every factor under independent latents with the given shares, (one start) + its dimensions."""
     found: dict[str, Tensor] = {}
     for name, factor in engine.factors.items():
         weight = torch.ones((), dtype=torch.float64)
@@ -251,7 +253,7 @@ def _hidden(engine: Engine, drawn: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights of states that are hidden in a site, (one start, steps) + dimensions of its factor + `(K,)`."""
     found: dict[str, Tensor] = {}
     for name, unit in engine.inner.items():
-        chain = cast(Chain, unit)
+        chain = cast("Chain", unit)
         states = drawn[name]
         other = (1 - CERTAIN) / max(1, chain.states - 1)
         shares = torch.full((*states.shape, chain.states), other, dtype=torch.float64)

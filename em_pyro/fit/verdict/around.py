@@ -20,7 +20,7 @@ Entry = tuple[str, tuple[int, ...]]
 MATRICES = ("lower_cholesky", "positive_definite")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Around:
     """Coordinates `v` around values of some parameters, `v = 0` there.
 

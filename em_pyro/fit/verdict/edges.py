@@ -87,7 +87,7 @@ def _near(around: Around, name: str) -> Tensor:
     return low if domain == "simplex" else torch.zeros_like(low)
 
 
-def edge_notes(ground: Ground, zero: Sequence[Entry] = ()) -> tuple[list[str], float]:
+def edge_notes(ground: Ground, zero: Sequence[Entry]) -> tuple[list[str], float]:
     """Name the entries at a boundary, or as good as `zero`; and those from which the objective rises inwards.
 
     Returns:

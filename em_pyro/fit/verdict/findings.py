@@ -10,7 +10,7 @@ ROUNDING = 1e-8  # relative to 1 + |objective|: a promise that is not put to the
 BENT = 0.01  # curvature of a top, of that in complete data: from beside it EM comes back, by no less of the way a step
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Findings:
     """What a closer look at the end of a fit has found.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...e_step.expectation import Expectation
 from ...errors import ObjectiveError
-from ...program.named import Batch, batched
+from ...program.named import Batch, Params, batched
 from ..problem import Problem
 from .around import Around, Entry, put
 
@@ -22,7 +22,7 @@ ROUGH = {1: 0.5, -1: -0.5}  # of a derivative, times the step: to second order
 FINE = {1: 8 / 12, -1: -8 / 12, 2: -1 / 12, -2: 1 / 12}  # to fourth order
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ground:
     """The objective of a program, as a function of coordinates around fitted values.
 
@@ -34,7 +34,7 @@ class Ground:
 
     problem: Problem
     around: Around
-    known: list[tuple[Expectation, Tensor]] = field(default_factory=list, init=False, repr=False, compare=False)
+    known: list[tuple[Expectation, Tensor]] = field(default_factory=list, init=False, repr=False)
 
     @torch.no_grad()
     def heights(self, points: Tensor) -> Tensor:
@@ -160,6 +160,12 @@ class Ground:
         yield from points.split(_at_a_time(self.problem)) if len(points) else ()
 
 
+def around_of(problem: Problem, params: Params) -> Around:
+    """Return the coordinates around `params` of all parameters that the plan maximises."""
+    values = {name: value.detach().double() for name, value in params.items()}
+    return Around(problem.program, problem.plan.maximised, values)
+
+
 def heights_in_turn(problem: Problem, batch: Batch) -> Tensor:
     """Return the objective of every start, as many at a time as fit in memory."""
     starts, several = len(next(iter(batch.values()))), _at_a_time(problem)
@@ -168,7 +174,7 @@ def heights_in_turn(problem: Problem, batch: Batch) -> Tensor:
 
 
 def evaluated(problem: Problem) -> int:
-    """Entries of all factors, and numbers of the laws of integrated latents, of all rows: what an evaluation costs."""
+    """Return what an evaluation costs: entries of all factors and of the laws of integrated latents, of all rows."""
     engine = problem.engine
     factors = sum(math.prod(engine.sizes[n] for n in factor.names) for factor in engine.factors.values())
     return int(problem.rows.times) * (factors + sum(unit.held for unit in engine.units if unit.continuous))

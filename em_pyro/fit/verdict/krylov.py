@@ -18,7 +18,7 @@ PRODUCTS = 24  # of the information with a direction, two E-steps each
 CLOSED = 1e-8  # what is left of a direction that its space contains already
 
 
-def glimpse(ground: Ground, found: Expectation, information: Tensor, off: Collection[Entry] = ()) -> Peak:
+def glimpse(ground: Ground, found: Expectation, information: Tensor, off: Collection[Entry]) -> Peak:
     """Look at the curvature in a space that contains, nearly, the directions with the smallest and the largest.
 
     The space is that of the products of the information with a random direction, in coordinates in which complete data

@@ -36,7 +36,7 @@ MANY, ENOUGH = 10_000, 1e-6  # rows over which second derivatives are worth seve
 NAMED = 0.1  # of the largest part of a direction: entries that are named
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Peak:
     """What the objective is like around a point.
 
@@ -159,7 +159,7 @@ def peak(
     ground: Ground,
     found: Expectation,
     information: Tensor,
-    off: Collection[Entry] = (),
+    off: Collection[Entry],
     *,
     fine: bool = False,
     second: Second | None = None,

@@ -28,7 +28,7 @@ AHEAD = 0.5  # of the way ahead, which is left after them
 
 
 def level_ones(ground: Ground, directions: Tensor, basis: Tensor, observed: Tensor, unit: Tensor) -> Tensor:
-    """Which directions without curvature in complete data are flat, straight on or along a ridge, `(e)`.
+    """Tell which directions without curvature in complete data are flat, straight on or along a ridge, `(e)`.
 
     Args:
         ground: the objective around the fit.
@@ -51,7 +51,7 @@ def level_ones(ground: Ground, directions: Tensor, basis: Tensor, observed: Tens
 
 
 def is_ridge(ground: Ground, ahead: Tensor, back: Tensor, unit: Tensor, level: float) -> bool:
-    """Whether the objective is level along a curve that leaves along `ahead (D)`, on both sides.
+    """Tell whether the objective is level along a curve that leaves along `ahead (D)`, on both sides.
 
     Args:
         ground: the objective around the fit.

@@ -111,7 +111,7 @@ def lifted(ground: Ground, zero: Sequence[Entry]) -> tuple[Ground, Tensor]:
 
 
 def growing(around: Around, entries: Collection[Entry]) -> Tensor:
-    """The way on which some scales grow, and nothing else moves, `(D,)`."""
+    """Return the way on which some scales grow, and nothing else moves, `(D,)`."""
     own, each = _coordinates(around, {name for name, _ in entries})
     some = torch.tensor([around.entries[k] in entries for k in own.tolist()], dtype=torch.bool)
     return each[some].sum(0)

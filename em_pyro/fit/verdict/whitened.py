@@ -15,7 +15,7 @@ COLLINEAR = 1e-11  # of the information in complete data, every entry in its own
 NOTHING = 1e-300  # information that is none
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Whitened:
     """Coordinates in which complete data have information one.
 

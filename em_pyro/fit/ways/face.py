@@ -18,7 +18,7 @@ from ...e_step.expectation import Expectation
 from ...program.named import Batch, batched, only
 from ..problem import Problem
 from ..verdict.around import Around
-from ..verdict.ground import Ground, evaluated
+from ..verdict.ground import Ground, around_of, evaluated
 from ..verdict.spreads import LITTLE, at_zero, growing, ways_up
 
 MANY, DEAR = 200, 10_000_000  # coordinates, and entries of factors of one Hessian, up to which it is climbed
@@ -39,7 +39,7 @@ def top_of_face(problem: Problem, here: Batch, found: Expectation, worth: float)
         found: the E-step there.
         worth: nats, of a gain for which it is left.
     """
-    around = _around(problem, here)
+    around = around_of(problem, only(here))
     dear = around.size > MANY or 2 * around.size * evaluated(problem) > DEAR
     if not problem.scales.spreads or dear or problem.engine.open or not problem.rows.whole:
         return None
@@ -63,12 +63,6 @@ def top_of_face(problem: Problem, here: Batch, found: Expectation, worth: float)
     down = -LITTLE * torch.arange(DOWN, dtype=torch.float64).unsqueeze(-1) * alone
     lowest = int(Ground(problem, best).heights(down).argmax())
     return batched(best.at(down[lowest]).params)
-
-
-def _around(problem: Problem, here: Batch) -> Around:
-    """Coordinates of all that may move."""
-    moving = tuple(n for n, line in problem.plan.lines.items() if line.how not in ("fixed", "callable"))
-    return Around(problem.program, moving, {name: value.detach().double() for name, value in only(here).items()})
 
 
 def _lifts(ground: Ground, those: Tensor) -> Iterator[Tensor]:

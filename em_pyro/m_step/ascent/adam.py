@@ -16,7 +16,7 @@ FIRST, SECOND, TINY = 0.9, 0.999, 1e-8
 HALVINGS = 30
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Moments:
     """What Adam remembers between M-steps.
 

@@ -41,7 +41,7 @@ class RanOff(ObjectiveError):
 
 
 def has_run_off(why: Exception | None) -> bool:
-    """Whether a step failed because a parameter is so far out."""
+    """Tell whether a step failed because a parameter is so far out."""
     return isinstance(why, RanOff)
 
 

@@ -16,7 +16,7 @@ LARGE = 1000  # entries beyond which a block is treated as a network
 HURRIED = {NEWTON: "few steps of Newton", LBFGS: "few steps of L-BFGS", ADAM: "some steps of Adam"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Climb:
     """A block of parameters that `Q` does not separate.
 
@@ -31,7 +31,7 @@ class Climb:
     names: tuple[str, ...]
     method: str
     exact: bool = True
-    patterns: list[Pattern] = field(default_factory=list, repr=False, compare=False)
+    patterns: list[Pattern] = field(default_factory=list, repr=False)
 
     @property
     def steady(self) -> bool:
@@ -45,7 +45,7 @@ class Climb:
 
 
 def climbs_of(
-    engine: Engine, names: Sequence[str], alternated: Sequence[str] = (), asked: Sequence[str] = ()
+    engine: Engine, names: Sequence[str], alternated: Sequence[str], asked: Sequence[str]
 ) -> tuple[Climb, ...]:
     """Split parameters into blocks that `Q` separates, and choose a method for each.
 
@@ -68,7 +68,7 @@ def climbs_of(
 
 
 def climb_of(engine: Engine, names: Sequence[str]) -> Climb:
-    """The method for one block, by its number of entries, and whether it is a network.
+    """Return the method for one block, by its number of entries, and whether it is a network.
 
     A module with more than one weight matrix has hidden units. Its `Q` is not concave, and of little worth far from the
     weights of the E-step: some steps in every M-step lead farther than one of its many maxima.
@@ -82,7 +82,7 @@ def climb_of(engine: Engine, names: Sequence[str]) -> Climb:
 
 
 def joint_climb(engine: Engine, names: Sequence[str]) -> Climb:
-    """All of some parameters at once, to the maximum."""
+    """Return one climb of some parameters together, to the maximum."""
     size = sum(engine.program.parameters[name].initial.numel() for name in names)
     return Climb(tuple(names), NEWTON if size <= MEDIUM else LBFGS)
 

@@ -38,7 +38,7 @@ def gradient(
 
 
 def hill_of(engine: Engine, found: Expectation, params: Params, names: Sequence[str]) -> Hill:
-    """The part of `Q` that some parameters enter, from where they are; infinite coordinates are put far out."""
+    """Return the part of `Q` that some parameters enter, from where they are; infinite coordinates are put far out."""
     coordinates = Coordinates(engine.program, tuple(names))
     return Hill(engine, params, coordinates, coordinates.finite(params), engine.q_of(names, found, params))
 
@@ -55,7 +55,7 @@ class OnlyOnce(Exception):
     """Something in `Q` has no second derivative in torch."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Hill:
     """What is climbed: `Q` as a function of one vector, all free parameters side by side.
 
@@ -190,7 +190,7 @@ class Hill:
                 yield leaf, weights, self.q(values)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Held(Hill):
     """The same, along coordinates that do not stand before an edge of what is possible.
 

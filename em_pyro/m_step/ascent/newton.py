@@ -77,7 +77,7 @@ def newton(
 
 
 def newton_direction(slope: Tensor, hessian: Tensor) -> Tensor | None:
-    """Newton's direction of ascent; None where the Hessian has no eigenvalues that can be computed."""
+    """Return Newton's direction of ascent; None where the Hessian has no eigenvalues that can be computed."""
     if not bool(torch.isfinite(hessian).all()):
         return None
     try:
@@ -87,12 +87,12 @@ def newton_direction(slope: Tensor, hessian: Tensor) -> Tensor | None:
 
 
 def done(hill: Hill, value: float, slope: Tensor, *, begun: bool) -> bool:
-    """Whether a gradient is zero to rounding: once a climb has begun, to a little more than that."""
+    """Tell whether a gradient is zero to rounding: once a climb has begun, to a little more than that."""
     return _size(slope) <= (DONE if begun else 1.0) * hill.precision * (1.0 + abs(value))
 
 
 def promises_nothing(hill: Hill, value: float, gain: float) -> bool:
-    """Whether a gain is of the size of rounding. Unlike a gradient it has no unit."""
+    """Tell whether a gain is of the size of rounding. Unlike a gradient it has no unit."""
     return gain <= hill.precision * (1.0 + abs(value))
 
 
@@ -138,6 +138,7 @@ def higher(hill: Hill, point: Point, direction: Tensor, units: Tensor | float = 
 
 
 def _shortened(hill: Hill, point: Point, direction: Tensor, units: Tensor | float) -> Point | None:
+    """Quarter a step until `Q` rises by a part of what its slope promises (Armijo); None if it never does."""
     vector, value, slope = point
     rounding, promised = hill.precision * (1.0 + abs(value)), float(direction @ slope)
     onto: Point | None = None
@@ -188,7 +189,7 @@ def _lengthened(hill: Hill, point: Point, direction: Tensor, length: float, foun
 
 
 def corrected(hessian: Tensor, step: Tensor, change: Tensor) -> Tensor:
-    """The symmetric rank-one update: the Hessian that explains how the gradient has changed along a step."""
+    """Apply the symmetric rank-one update: the Hessian that explains how the gradient has changed along a step."""
     missed = change - hessian @ step
     along = missed @ step
     if float(along.abs()) <= 1e-8 * float(missed.abs() @ step.abs()):  # which has no unit, unlike norms

@@ -30,7 +30,7 @@ KEPT = 10  # pairs that a limited memory holds
 FIRST = 0.1  # length of the first step without any memory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Curvature:
     """What Newton's method remembers between M-steps.
 
@@ -70,7 +70,7 @@ class Curvature:
         return replace(self, hessian=hessian, age=self.age + 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pairs:
     """What a limited memory remembers between M-steps: recent steps, and how the gradient changed along them.
 
@@ -190,7 +190,7 @@ def by_memory(hill: Hill, point: Point, known: Pairs | None, trials: int | None 
     return point, known
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Climb:
     """What a climb has gained: by `Q` itself where it can tell, else as the gradient had promised."""
 

@@ -24,7 +24,7 @@ Products = Callable[[Tensor], Tensor]
 WRONG = 1e-8  # of a product with the Hessian, relative to its size: an entry has been missed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pattern:
     """Entries that may differ from zero.
 
@@ -43,7 +43,7 @@ class Pattern:
 
 
 def pattern_of(hessian: Tensor, known: Pattern | None = None) -> Pattern:
-    """The pattern of a Hessian, and of those seen before; colours are given greedily."""
+    """Return the pattern of a Hessian, and of those seen before; colours are given greedily."""
     mask = (hessian != 0) | torch.eye(len(hessian), dtype=torch.bool, device=hessian.device)
     if known is not None:
         mask = mask | known.mask
@@ -56,12 +56,12 @@ def pattern_of(hessian: Tensor, known: Pattern | None = None) -> Pattern:
 
 
 def whole(products: Products, like: Tensor) -> Tensor:
-    """A Hessian by its products with all unit vectors."""
+    """Return a Hessian by its products with all unit vectors."""
     return _symmetric(products(torch.eye(len(like), dtype=like.dtype, device=like.device)))
 
 
 def folded(products: Products, pattern: Pattern, like: Tensor) -> Tensor | None:
-    """A Hessian by one product a colour; None if a product with a random vector shows that the pattern is wrong."""
+    """Return a Hessian by one product a colour; None if a product with a random vector refutes the pattern."""
     seeds = torch.nn.functional.one_hot(pattern.colours, pattern.width).to(like).mT
     if pattern.width == len(like):
         return _symmetric(torch.where(pattern.mask, products(seeds)[pattern.colours].mT, 0.0))

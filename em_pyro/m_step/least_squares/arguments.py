@@ -60,7 +60,7 @@ class Argument(Protocol):
         return self.designs(first)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Selection:
     """`coefficient * chart(parameter)[entry]` in the cells that select one, the constant in the others.
 
@@ -120,7 +120,7 @@ class Selection:
     met = designs
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Predictor:
     """An affine predictor of every cell.
 

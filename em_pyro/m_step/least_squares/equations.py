@@ -22,7 +22,7 @@ Design = Sequence[Affine] | Joined
 """Of a site: one predictor for each of the D coordinates of a value, or one for all of them together."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Equations:
     """`X'WX b = X'W r` over the entries of `sizes`, side by side.
 

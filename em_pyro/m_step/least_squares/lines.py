@@ -19,7 +19,7 @@ from .matrix import MatrixSite, matrices
 from .scalar import Moments, ScalarSite
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Coefficients(Predictor):
     """The coefficients of every cell, one predictor for each covariate.
 
@@ -49,7 +49,7 @@ class Coefficients(Predictor):
         return torch.tensor([first[n] + i if n in first else -1 for n, i in self.each.entries])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LineSite(ScalarSite):
     """One Normal site whose locations are `x' b`, by the sums `(n, G, b, C) = sum w (1, x x', x r, r^2)`."""
 
@@ -88,7 +88,7 @@ class LineSite(ScalarSite):
         return found if self.scale.coefficient is None else found / self.scale.coefficient**2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MatrixLineSite(MatrixSite):
     """One MultivariateNormal site whose coordinates are lines: all their coefficients side by side, (S, cells, D J)."""
 

@@ -20,7 +20,7 @@ from .arguments import Argument, Place, Predictor, Selection
 from .scalar import Moments
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MatrixSite:
     """One MultivariateNormal site of a block."""
 
@@ -156,7 +156,7 @@ def _each(number: Tensor) -> Tensor:
 
 @cache
 def square(dim: int, device: torch.device) -> Tensor:
-    """Where each entry of a symmetric matrix stands among its upper triangle, row by row: shape (D * D)."""
+    """Return where each entry of a symmetric matrix stands among its upper triangle, row by row: shape (D * D)."""
     i, j = torch.triu_indices(dim, dim, device=device)
     place = torch.empty((dim, dim), dtype=torch.long, device=device)
     place[i, j] = place[j, i] = torch.arange(len(i), device=device)
@@ -165,5 +165,5 @@ def square(dim: int, device: torch.device) -> Tensor:
 
 @cache
 def identity(dim: int, device: torch.device) -> Tensor:
-    """The identity matrix."""
+    """Return the identity matrix."""
     return torch.eye(dim, dtype=torch.float64, device=device)

@@ -31,7 +31,7 @@ class Moments(NamedTuple):
     gram: Tensor | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ScalarSite:
     """One Normal site of a block."""
 

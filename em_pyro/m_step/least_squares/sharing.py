@@ -56,14 +56,14 @@ def why_swept(
 
 
 def differ(factors: Sequence[SiteFactor], locs: Sequence[Argument], names: Collection[str]) -> bool:
-    """Whether some cells that select one location have different precisions, known factors among it."""
+    """Tell whether some cells that select one location have different precisions, known factors among it."""
     return any(len(some) > 1 for (name, _), some in meetings(factors, locs, _precisions).items() if name in names)
 
 
 def meetings(
     factors: Sequence[SiteFactor], locs: Sequence[Argument], keys_of: Callable[[SiteFactor], Keys]
 ) -> Meetings:
-    """Which keys of flat cells every selected entry of a location meets; in a predictor of numbers, which scales."""
+    """Tell which keys of flat cells each selected entry of a location meets; in a predictor of numbers, the scales."""
     met: dict[tuple[str, int], set[Hashable]] = {}
     for factor, loc in zip(factors, locs, strict=True):
         table, key = keys_of(factor) if loc.places else ([], None)

@@ -93,7 +93,7 @@ def _site(engine: Engine, kind: type[Site], factor: SiteFactor) -> Site:
     return (LINES[kind] if line else kind).of(engine, factor)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LeastSquares:
     """Locations and scales of the Normal sites of a block.
 

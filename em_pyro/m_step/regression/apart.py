@@ -15,7 +15,7 @@ from ...program.named import broadcast, connected
 from .site import Site
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Apart:
     """Sets of coordinates that `Q` adds up over.
 

@@ -49,7 +49,7 @@ Expansion = tuple[Tensor, Tensor, Tensor]
 """`Q` of every start by sets of coordinates, its gradient and its Hessian in the coordinates that move."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Regression:
     """Parameters with a joint maximum, found by Newton's method.
 

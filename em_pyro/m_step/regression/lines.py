@@ -65,7 +65,7 @@ LOGITS = "counts", "simplex", "softmax"
 """The same of those that have a row of logits."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Lines:
     """One site, or several side by side, whose one predictor is a line in every cell.
 
@@ -127,7 +127,7 @@ class Lines:
         return part.flatten(1 + self.split).reshape((len(part), -1, self.covariates.shape[-1]))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Logits:
     """One site, or several side by side, whose logits are a line in every cell and class: multinomial regression.
 

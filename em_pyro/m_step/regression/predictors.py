@@ -34,7 +34,7 @@ COORDINATE = {
 Entry = tuple[str, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Argument:
     """One argument of a site, by its predictor over the coordinates of the block."""
 

@@ -23,7 +23,7 @@ from .predictors import Argument, Entry, argument_of
 ROUNDING = 1e-15  # of the terms that `Q` adds up, relative to their sizes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Site:
     """One site of a block, or several that are laid out alike (the steps of a chain), side by side."""
 

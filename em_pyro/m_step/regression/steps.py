@@ -33,7 +33,7 @@ STEP = "Newton step"
 WHY = "its statistics are kept by row: one damped Newton step a pass by summed curvature, backtracked"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Steps:
     """Parameters of sites whose statistics are kept by row, moved by one step of Newton's method.
 

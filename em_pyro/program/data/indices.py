@@ -19,7 +19,7 @@ MOST = 20  # arguments, and entries of these, that are tried
 Run = Callable[[Mapping[str, Any]], Any]
 
 
-def wrong_index(given: Mapping[str, Any], error: Exception, run: Run, *, fitted: bool = False) -> str:
+def wrong_index(given: Mapping[str, Any], error: Exception, run: Run, *, fitted: bool) -> str:
     """Name the argument that is no index where the model takes one, and say what it is; else nothing.
 
     It is the one without which the error is gone: zeros stand in its place.

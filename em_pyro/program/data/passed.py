@@ -39,7 +39,7 @@ def first_that_runs(
     kwargs: Mapping[str, Any],
     run: Callable[[tuple[Any, ...], Mapping[str, Any]], Result],
     *,
-    fitted: bool = False,
+    fitted: bool,
 ) -> tuple[int, Result]:
     """Run with the arguments as they were passed, else converted; return how they were, and what the run returned.
 

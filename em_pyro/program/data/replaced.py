@@ -35,7 +35,7 @@ class _Sites(Messenger):
                 msg["value"] = self.values[msg["name"]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Replacement:
     """How observed values of a program are replaced.
 

@@ -44,6 +44,7 @@ def check_law(name: str, fn: Any) -> None:
 
 
 def _at_site(frame: FrameType, error: Exception) -> str:
+    """Say which arguments of a distribution do not go together, or with their plates; empty if it is none of these."""
     fn, what = frame.f_locals["fn"], f'Site "{frame.f_locals["name"]}": expected'
     if not isinstance(error, (RuntimeError, ValueError)) or not isinstance(fn, TorchDistributionMixin):
         return ""

@@ -43,7 +43,7 @@ class NoColumn(Exception):
     """Something differs by row that is no column of the arguments."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Column:
     """`plus + times * function(column)`.
 
@@ -73,7 +73,7 @@ class Column:
         return self.plus + self.times * FUNCTIONS[self.function](part[:, self.at])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Table:
     """The numbers by row among the arguments of a call.
 
@@ -145,7 +145,7 @@ def _by_row(value: Any, rows: int) -> Tensor | None:
     return found.detach().movedim(found.shape.index(rows), 0).reshape(rows, -1).double()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ByRow:
     """Readings whose tensors by row are columns of the arguments.
 

@@ -17,7 +17,7 @@ from ..bank import RoleMap
 from ..reading import Lookup, Reading, Recognition
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LookedUp:
     """What rows look up in one argument.
 
@@ -76,7 +76,7 @@ def looked_up(
 
 
 def together(numbers: Mapping[int, tuple[Tensor, int]]) -> tuple[Tensor, dict[int, Tensor]]:
-    """The group of every row by several numbers of it; and of every group, what each of these is there."""
+    """Return the group of every row by several numbers of it; and of every group, what each of these is there."""
     codes, count, places = torch.zeros((), dtype=torch.long), 1, dict[int, Tensor]()
     for which in sorted(numbers):
         own, many = numbers[which]
@@ -93,7 +93,7 @@ def _numbered(one: LookedUp, numbers: Mapping[int, tuple[Tensor, int]]) -> int:
 
 
 def both(ours: Mapping[str, Lookup], theirs: Mapping[str, Lookup]) -> dict[str, Lookup]:
-    """What rows look up if some look up the one and some the other: along all dimensions, and apart where either is."""
+    """Return what rows look up where some look up one, some the other: along all dimensions, apart where either is."""
     found, numbers = dict[str, Lookup](), dict[tuple[int | None, int | None], int]()
     for key in sorted({*ours, *theirs}):
         parts = [lookups.get(key) for lookups in (ours, theirs)]
@@ -109,7 +109,7 @@ def both(ours: Mapping[str, Lookup], theirs: Mapping[str, Lookup]) -> dict[str, 
 def along_rows(
     reading: Reading, roles: Mapping[str, RoleMap], agreed: Mapping[str, Lookup], sizes: Mapping[str, int]
 ) -> Mapping[str, RoleMap]:
-    """Arguments that rows look up, with a dimension of the rows even where all of these look up the same."""
+    """Return the arguments that rows look up, with a dimension of the rows even where all of these look up the same."""
     plate = max(reading.site.plates, key=lambda p: sizes.get(p, 1))
     found = dict(roles)
     for key in agreed:

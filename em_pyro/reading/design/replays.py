@@ -25,7 +25,7 @@ LEAP = {torch.float64: 2.0**50, torch.float32: 2.0**20}  # times as far where a 
 NOISE = {torch.float64: 1e-13, torch.float32: 1e-5}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Linked:
     """One argument of one site, through one link."""
 
@@ -34,7 +34,7 @@ class Linked:
     chart: Chart
     family: Family
     rank: int  # events of the site
-    reference: int = field(default=0, compare=False)  # category from which the predictors of a simplex row are counted
+    reference: int = 0  # category from which the predictors of a simplex row are counted
 
     @property
     def unitless(self) -> bool:
@@ -73,7 +73,7 @@ def _logits(base: Any, event_dim: int) -> Tensor | None:
     return unexpand(inner.logits, event_dim) if "logits" in vars(inner) and "probs" not in vars(inner) else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Replays:
     """The program with all coordinates at zero, where the columns start from."""
 

@@ -17,7 +17,7 @@ from .replays import Replays
 Slot = tuple[Tensor, Tensor]  # which flat entry of a parameter a cell takes, -1 for none; its multiplier
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Column:
     """Entries of a parameter of which no cell has more than one, and what they are multiplied by.
 

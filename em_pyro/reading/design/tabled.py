@@ -68,7 +68,7 @@ def with_tables(
 # ---- which arguments, and what of them -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Tabled:
     """A site whose arguments are all known or tables.
 

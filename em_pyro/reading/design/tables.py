@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ...families.charts import CHARTS, Chart
 from ...program.named import Batch, Named
-from ...recording.graph import Graph
+
+if TYPE_CHECKING:
+    from ...recording.graph import Graph
 
 LOGIT = next(chart for chart in CHARTS if chart.name == "sigmoid")
 LOGARITHM = Chart("exponential", {}, torch.exp, torch.log, lambda x: x)
@@ -57,7 +60,7 @@ class Table:
         return part.reshape(self.shape)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tables:
     """All tables of a program, computed by what was recorded of it.
 
@@ -80,7 +83,7 @@ class Tables:
 
 
 def standing(part: Tensor, domain: str, logits: bool) -> Tensor:  # noqa: FBT001
-    """What stands for an argument, in double; nan where it is not what it may be, so that no step leads there.
+    """Return what stands for an argument, in double; nan where it is not what it may be, so that no step leads there.
 
     Probabilities are kept off their ends as torch keeps them, by one unit of rounding: a function that saturates has no
     zero there. The other probability of two is never computed as one minus it.

@@ -22,7 +22,7 @@ from ...program.site import Site
 ALONE = 8  # latents that are moved one by one
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Slot:
     """One latent entry a cell: which, and what multiplies it.
 
@@ -35,7 +35,7 @@ class Slot:
     slopes: tuple[Tensor | None, ...] = field(repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bilinear:
     """The residual of every cell of one site; all tensors have the dimensions of its cells, of size one where they can.
 
@@ -120,7 +120,7 @@ def beside(parts: Sequence[Tensor]) -> Tensor:
     return torch.stack([*parts]) if len(parts) > 1 else parts[0].unsqueeze(0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Places:
     """Where the entries of every latent stand among all of them.
 
@@ -209,7 +209,7 @@ class Places:
         return list(dict.fromkeys(found))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Latents:
     """Continuous latents that are integrated.
 

@@ -33,7 +33,7 @@ Part = tuple[int, tuple[int, ...]]
 """The number of a run, and the dimensions along which nothing varies."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Computed:
     """What is computed of which runs.
 

@@ -30,13 +30,11 @@ RUNS = 2000  # of the model, for all constants together
 
 
 def with_latents(program: Program, recognition: Recognition) -> Recognition:
-    """Return what is known of a program with how the latents that are integrated enter; itself where there are none.
+    """Return what is known of a program with how the latents that are integrated enter.
 
     Raises:
         ModelError: a site is not linear-Gaussian in them.
     """
-    if not program.integrated:
-        return recognition
     run = recognition.runs[0]
     mine = [name for name in run if name in program.integrated]
     shapes = {name: tuple(run[name].value.shape) for name in mine}

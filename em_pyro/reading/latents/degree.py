@@ -103,7 +103,7 @@ class Degrees(TorchDispatchMode):
             return found
         if name in READS or any(isinstance(part, (bool, int, float, complex)) for part in leaves_of(found)):
             self.read = self.read or name
-        degree = min(self._after(name, args, kwargs, every, degrees), NONE)
+        degree = min(self._after(name, args, kwargs, degrees), NONE)
         if _rounded(found, [leaf for leaf, d in zip(every, degrees, strict=True) if d]):
             degree = NONE
         if degree == NONE and not why:
@@ -113,7 +113,7 @@ class Degrees(TorchDispatchMode):
                 self._note(part, degree, why if degree == NONE else "")
         return found
 
-    def _after(self, name: str, args: Any, kwargs: Any, every: list[Tensor], degrees: list[int]) -> int:
+    def _after(self, name: str, args: Any, kwargs: Any, degrees: list[int]) -> int:
         """Return the degree of what an operation makes of operands of these degrees."""
         if name.rstrip("_") in LINEAR:
             rest = () if name in ("cat", "stack") else leaves_of((*args[1:], *kwargs.values()))

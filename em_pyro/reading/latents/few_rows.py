@@ -30,7 +30,7 @@ MANY = 2_000  # rows of the largest plate from which few are read
 FEW = 40  # of them
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FewRows:
     """A program and the same with few rows of its largest plate."""
 
@@ -49,8 +49,8 @@ class FewRows:
 
 
 def few_rows(program: Program) -> FewRows | None:
-    """Return the program on a few rows, if it has many, is one of continuous latents, and its arguments can be cut."""
-    if not program.integrated or program.by_row or max(program.plates.values(), default=0) < MANY:
+    """Return the program on a few rows, if it has many and its arguments can be cut."""
+    if program.by_row or max(program.plates.values(), default=0) < MANY:
         return None
     plate = max(program.plates, key=lambda p: program.plates[p])
     rows = torch.linspace(0, program.plates[plate] - 1, FEW, dtype=torch.float64).long()
@@ -147,7 +147,7 @@ def _steady(part: Any, d: int | None) -> Any:
     return part
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Entries:
     """Latent entries of a few rows, and those of all."""
 

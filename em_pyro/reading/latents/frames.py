@@ -17,7 +17,7 @@ STEADY = {False: 1e-6, True: 1e-2}  # of a faint slope that is one, in double pr
 BLURRED = {False: 1e4, True: 1.0}  # times the noise, of an effect: what is no other entry's, but rounding; likewise
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frame:
     """Latent entries that move together: all at one, or each at a mark of its own.
 
@@ -90,7 +90,7 @@ def points_of(replays: Replays, frame: Frame, far: float) -> list[Tensor]:
     return [frame.at(far * code) for code in (one, *frame.codes(single=replays.single))]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Stack:
     """Sites whose values and locations have the same shapes, the steps of a loop, with a dimension for them in front.
 

@@ -19,7 +19,7 @@ LEAP = {False: 2.0**400, True: 2.0**80}  # how far parameters move beside someth
 AFTER = {False: 2.0**200, True: 2.0**30}  # and where latents have moved as well
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Moves:
     """Parameters of locations moved by colours: no cell has two entries of one colour.
 

@@ -35,7 +35,7 @@ class Crowded(Exception):
         self.kind = kind
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Replays:
     """The program with its latents and locations moved."""
 

@@ -46,7 +46,7 @@ class Move(NamedTuple):
     gap: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Accelerated:
     """SQUAREM on its way.
 

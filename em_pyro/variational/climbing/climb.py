@@ -26,7 +26,7 @@ SADDLES = 5  # that a start may leave
 SLACK = 1e-10  # rounding of the bound, relative to 1 + |bound|
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Climb:
     """A start at its end.
 

@@ -37,7 +37,7 @@ def vector(held: Held) -> Tensor:
 
 
 def laws_at(point: Tensor, like: Held) -> Held:
-    """The laws at a point, of the kinds and shapes of others; those that no step moves are these."""
+    """Return the laws at a point, of the kinds and shapes of others; those that no step moves are these."""
     found, at = list[Any](), 0
     for each, law in like:
         if not each.moves:

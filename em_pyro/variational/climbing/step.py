@@ -31,8 +31,8 @@ def step(problem: Problem, laws: tuple[Conjugate, ...], bound: Bound, held: Held
     """
     found = problem.expect(bound)
     new = bound_to(_updated(laws, found, bound, held), problem.engine.recognition.bank)
-    short = problem.engine.blurred(bound, new)
-    if short is not None and bool(short):
+    short = problem.engine.digits(bound, new)
+    if short is not None and bool(short[0] > 1):
         found = problem.expect(bound, new)
         new = bound_to(_updated(laws, found, bound, held), problem.engine.recognition.bank)
     return new, found
@@ -44,5 +44,5 @@ def _updated(laws: tuple[Conjugate, ...], found: Expectation, bound: Bound, held
 
 
 def level(found: Expectation, at: AtLaws) -> float:
-    """The bound on the evidence, in nats: `log Z` at expected natural parameters, less the divergence of the laws."""
+    """Return the evidence bound, in nats: `log Z` at expected natural parameters, less the divergence of the laws."""
     return float(found.log_evidence) - float(divergence(at.held))

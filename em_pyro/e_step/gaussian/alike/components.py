@@ -14,7 +14,7 @@ from ..rows import Rows
 MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Members:
     """Components that are alike: as many latents, met by rows of the same cells in the same places.
 

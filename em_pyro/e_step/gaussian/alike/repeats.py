@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ....errors import ModelError
-from ....program.named import Named, squeeze
+from ....program.named import Named
 from ....program.site import Site
 from ..rows import Layout, Rows
 from .components import Members
@@ -24,7 +24,7 @@ def repeats_of(site: Site, layout: Layout) -> Tensor | None:
     Raises:
         ModelError: coordinates of a row differ.
     """
-    scale = squeeze(torch.as_tensor(site.scale, dtype=torch.float64), site.dims, site.name)
+    scale = site.row_weights
     if not scale.names and float(scale.tensor) == 1:
         return None
     found = layout.named(scale)

@@ -48,7 +48,7 @@ class Blocks(Protocol):
         """Turn independent standard normal vectors (..., n, blocks, w) into ones with this precision."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Chain:
     """Blocks of `width` latents that meet their neighbours alone."""
 

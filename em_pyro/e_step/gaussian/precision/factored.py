@@ -52,7 +52,7 @@ class Factored(Protocol):
         """Turn standard normal vectors (d, n, k) into ones with this precision, in states (d, n) of start 0."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Whole:
     """A whole matrix."""
 

@@ -27,7 +27,7 @@ STRAINED = 1e6  # times that a latent is known less well than its own row of the
 WIDEST = 256  # latents up to which the rows of a component are factored
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Orthogonal(Whole):
     """A triangular factor, and its inverse.
 

@@ -21,7 +21,7 @@ from . import loops
 HUGE = 1e250  # of a product of pivots
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sequential:
     """A factored matrix; leading dimensions are batches, the last of them patterns.
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Level:
     """One round: odd blocks eliminated between even ones.
 
@@ -47,7 +47,7 @@ class Level:
         return torch.cholesky_solve(self.left, self.root), torch.cholesky_solve(self.right, self.root)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tridiagonal:
     """A factored matrix; leading dimensions are batches, the last of them patterns.
 
