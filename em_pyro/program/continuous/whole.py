@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import pyro
 import pyro.distributions as dist
-import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
@@ -131,9 +130,10 @@ def _times(states: Tensor, matrix: Tensor) -> Tensor:
 def _around(law: Any, mean: Tensor, dim: int) -> Any:
     """Return the law of errors as that of values around a mean."""
     base, loc = _base(law), mean + _along(_loc(law), 1, dim)
-    if isinstance(base, torch.distributions.MultivariateNormal):
-        return dist.MultivariateNormal(loc, scale_tril=_along(base._unbroadcasted_scale_tril, 2, dim))
-    return dist.Normal(loc, _along(base.scale, 1, dim)).to_event(1)
+    root = getattr(base, "_unbroadcasted_scale_tril", None)  # independent errors have none
+    if root is None:
+        return dist.Normal(loc, _along(base.scale, 1, dim)).to_event(1)
+    return dist.MultivariateNormal(loc, scale_tril=_along(root, 2, dim))
 
 
 def _masked(law: Any, mask: Tensor | None) -> Any:
