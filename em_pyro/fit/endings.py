@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import isfinite
+from math import isfinite, isnan
 from typing import Any
 
 from torch import Tensor
@@ -21,7 +21,7 @@ from .path import Move, Path
 from .problem import Problem
 from .rows.everywhere import check_possible
 from .scales import DEGENERATE, TORN
-from .verdict.spreads import collapsing
+from .verdict.spreads import collapsing, near_zero
 
 SELDOM = 20  # steps between looks at what only a run of the model tells
 LOST = 1e-14  # of the absolute terms of `Q`: what a fall of the objective may be by their rounding alone
@@ -36,7 +36,8 @@ Ending = tuple[str, str]
 
 OUTCOMES = {
     "converged": "The estimated remaining gain is below tol, and a small disturbance led nowhere higher.",
-    "unconfirmed": "The steps had settled, but a closer look at the end does not confirm it: the notes say why.",
+    "unconfirmed": "The steps had settled, or digits ran short, and a closer look confirms no maximum: the notes say "
+    "why.",
     "settled": "No latent changes its most probable state: a maximum of the classification likelihood among its "
     "neighbours; other starts may lead higher.",
     "averaged": "The parameters are the average of the draws of the second half, which do not converge: more steps or "
@@ -81,7 +82,8 @@ def lost(problem: Problem, path: Path, move: Move, seen: Look) -> Ending | None:
         return None
     before = path.before[-1]
     if not isfinite(objective):
-        return "degenerate", "the objective is no longer finite: one of the parameters runs to infinity"
+        singular = _singular(problem, path.here) if isnan(objective) else None
+        return singular or ("degenerate", "the objective is no longer finite: one of the parameters runs to infinity")
     fallen = _fallen(problem, (before, objective), path.here, move.found, path.step)
     if fallen is None and move.beside is not None:
         beside = float(move.beside[1].objective)
@@ -103,7 +105,24 @@ def _fallen(problem: Problem, told: tuple[float, float], here: Batch, found: Exp
         if before - objective > LOST * problem.magnitude(found, here):
             guard(problem, before, objective, step)
         where = problem.scales.collinear(problem.bind(here))
-    return "degenerate", where or "a density has lost its digits: a parameter runs to infinity, or a scale is too small"
+    if where:
+        return "degenerate", where
+    lost = "a density has lost its digits: a parameter runs to infinity, or a scale is too small"
+    return _singular(problem, here) or ("degenerate", lost)
+
+
+def _singular(problem: Problem, here: Batch) -> Ending | None:
+    """End a path where scales that Gaussian latents have are so small that digits run short, and nothing has collapsed.
+
+    A maximum at such a boundary looks like that from a little before it, and so may a likelihood without bound.
+    """
+    which = near_zero(problem, here)
+    if not which:
+        return None
+    return "unconfirmed", (
+        f"digits run short beside {which}, next to zero: a maximum at that boundary cannot be told from a likelihood "
+        f"without bound there; use fewer latents, known scales or a prior"
+    )
 
 
 def check_step(problem: Problem, move: Move, here: Batch, before: float | None) -> None:

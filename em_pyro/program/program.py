@@ -20,6 +20,7 @@ from torch import Tensor
 from ..errors import EMError, ModelError
 from .changes.same import OTHER_ARGUMENTS, SAME_ARGUMENTS, check_same, unstable
 from .continuous.standing import standing
+from .continuous.whole import taken_apart
 from .data.passed import AS_PASSED, as_numbers, converted, observed, weights_of, without_codes
 from .data.rows_of import at_rows
 from .devices import visiting
@@ -141,16 +142,20 @@ class Program:
         return found if found.plates == {**self.plates, plate: len(rows)} else None
 
     def run_on(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], values: Params | None = None
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        values: Params | None = None,
+        states: Params | None = None,
     ) -> tuple[Program, dict[str, Site]]:
-        """Return the same as `on`, and the sites of that run."""
+        """Return the same as `on`, and the sites of that run; a latent named in `states` takes that value in it."""
         passed = args, kwargs
         args, kwargs = converted(args, kwargs, self.how)
         other = replace(self, args=args, kwargs=kwargs, indices=dict(self.indices), passed=passed)
         initial = {name: parameter.initial for name, parameter in self.parameters.items()}
         try:
             with torch.no_grad(), no_empty_plate():
-                run = other._replayed(initial if values is None else values, {}, OTHER_ARGUMENTS)
+                run = other._replayed(initial if values is None else values, states or {}, OTHER_ARGUMENTS)
         except EMError:
             raise
         except (IndexError, RuntimeError, ValueError) as error:
@@ -166,7 +171,7 @@ class Program:
         """Run the model, enumerated, and say what it did; `remedy` ends the error of a run with other statements."""
         values = {name: value.to(self.parameters[name].initial.dtype) for name, value in values.items()}
         handler = _Replay(self, values, states, remedy)
-        with quiet(), untouched_store(), self.given(values), visiting(), handler:
+        with quiet(), untouched_store(), self.given(values), visiting(), handler, taken_apart():
             self.model(*self.args, **self.kwargs)
         for name in self.upstream:
             if name not in handler.run.sites:

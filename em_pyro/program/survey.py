@@ -19,6 +19,7 @@ from ..errors import DataError, ModelError
 from .changes.fingerprint import held
 from .continuous.local import check_chosen, further, is_discrete, local_continuous, normal_in_data, plates_of
 from .continuous.standing import standing
+from .continuous.whole import taken_apart
 from .data.passed import converted, first_that_runs, observed
 from .data.shapes import mismatched
 from .data.statements import check_law
@@ -223,7 +224,7 @@ def _run(
 ) -> _Survey:
     handler = _Survey(indices, fitted, integrated, provenance=provenance)
     try:
-        with quiet(), untouched_store() as registered, torch.enable_grad(), no_empty_plate(), handler:
+        with quiet(), untouched_store() as registered, torch.enable_grad(), no_empty_plate(), handler, taken_apart():
             model(*args, **kwargs)
         stated = handler.parameters
         handler.registered = {n: (t, stated[n].constraint if n in stated else c) for n, (t, c) in registered.items()}

@@ -17,6 +17,7 @@ from .named import unexpand, unwrap
 from .site import Site
 
 INITIAL, TRANSITION = ".initial", ".transition"  # suffixes of the hidden sites
+BEGIN, MOVES, STATES = ".begin", ".moves", ".states"  # suffixes of the parts of a `GaussianHMM`
 FROM, TO, STATE, TIME = "[from]", "[to]", "[state]", "[time]"  # suffixes of the hidden dimensions
 
 
@@ -99,4 +100,6 @@ def is_hidden(name: str) -> bool:
 
 def user_site(name: str) -> str:
     """Return the user's name of a site, or of a part of one."""
-    return name.removesuffix(INITIAL).removesuffix(TRANSITION).removesuffix(LABELS)
+    for part in (INITIAL, TRANSITION, BEGIN, MOVES, LABELS):
+        name = name.removesuffix(part)
+    return name

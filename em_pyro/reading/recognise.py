@@ -23,7 +23,7 @@ from ..program.named import Named, unwrap
 from ..program.points.probes import LONG_PROGRAM, probes
 from ..program.program import Program
 from ..program.site import Site
-from ..program.unroll import unroll, user_site
+from ..program.unroll import unroll
 from .affine import affine_readings, may_be_affine
 from .bank import Bank, RoleMap, list_of, packed
 from .design.slopes import of_slopes
@@ -37,8 +37,10 @@ from .reading import Reading, Recognition, Refusal, Unrecognised
 from .shapes import with_shapes
 
 REPLAYS, LEAST = 10, 5  # of a short program; of one of a few hundred sites
-_LOOP = " (its states are summed out in its own density: as a loop of normal sites they have laws, and closed forms)"
-INSTEAD = {"GaussianHMM": _LOOP, "GaussianMRF": _LOOP}
+INSTEAD = {
+    "GaussianHMM": " (of an event, a transform or an update: made by itself, or as a loop of normal sites, it has)",
+    "GaussianMRF": " (its potentials are divided by their integral, which hangs on all of its parameters)",
+}
 
 Probe = tuple[dict[str, Tensor], dict[str, Site]]
 """Values of all parameters, and the program there."""
@@ -122,7 +124,7 @@ def _recognise(
     points = [values for values, _ in probes]
     runs_at = list(zip(points, unrolled, strict=True))
     affine = [name for name, refusal in refusals.items() if may_be_affine(leaf_sites[name], refusal)]
-    readings |= _affine(program, {name: reaches.get(user_site(name), frozenset()) for name in affine}, runs_at, bank)
+    readings |= _affine(program, {name: reaches.get(name, frozenset()) for name in affine}, runs_at, bank)
     refusals = {name: refusal for name, refusal in refusals.items() if name not in readings}
     readings = {name: of_slopes(reading, bank.bank, program) for name, reading in readings.items()}
     layout, computed = _packed(bank.bank, readings), tuple(refusals)

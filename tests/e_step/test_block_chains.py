@@ -19,7 +19,7 @@ from em_pyro.e_step.gaussian import layer
 from em_pyro.e_step.gaussian.precision import places, sequential
 from em_pyro.e_step.gaussian.precision.chain import Chain
 from em_pyro.e_step.gaussian.precision.factored import factor
-from em_pyro.e_step.gaussian.precision.places import put, spots_of
+from em_pyro.e_step.gaussian.precision.places import Spots, put
 from em_pyro.fit.problem import prepare
 
 SHAPES = {"numbers": ((1, 1, 1), 9, 1), "vectors": ((1, 1, 1), 7, 3), "batches": ((2, 2, 3), 6, 2)}
@@ -73,7 +73,7 @@ def assert_same(found: Chain, dense: Tensor, of: Tensor) -> None:
     at = torch.arange(k)
     near = (at[:, None] // width - at // width).abs() <= 1
     same(found.covariances(at[:, None], at), torch.where(near, covariance, 0.0))
-    spots = spots_of(at[:-1, None, None] + tensor([[0], [1]]), at[:-1, None, None] + tensor([0, 1]), k, width)
+    spots = Spots.of(at[:-1, None] + tensor([0, 1]), k, width)
     pairs = torch.stack([covariance[..., i : i + 2, i : i + 2] for i in range(k - 1)], 3)  # (s, z, p, c, 2, 2)
     for weights in (tensor([[2.0]]).double(), normal(2, k - 1, seed=3).abs()):
         every = weights.expand((*dense.shape[:3], *weights.shape))
@@ -101,6 +101,26 @@ def test_a_chain_is_its_dense_matrix(method: str, shape: tuple[tuple[int, ...], 
             assert_same(wrong, dense, of)
 
 
+@pytest.mark.parametrize("other", [None, 0, 60, 119])
+def test_blocks_that_repeat(method: str, other: int | None) -> None:
+    """A chain that has settled is copied from step to step, until a block is another one; and so backwards."""
+    steps, width = 120, 2
+    diagonal, below, _ = chain((1, 1, 1), 2, width)
+    diagonal, below = (
+        part[..., :1, :, :].repeat(1, 1, 1, n, 1, 1) for part, n in ((diagonal, steps), (below, steps - 1))
+    )
+    if other is not None:
+        diagonal[..., other, :, :] *= 1.5
+    dense, size = torch.block_diag(*diagonal[0, 0, 0]), width
+    for t in range(steps - 1):
+        here, after = slice(t * size, (t + 1) * size), slice((t + 1) * size, (t + 2) * size)
+        dense[after, here], dense[here, after] = below[0, 0, 0, t], below[0, 0, 0, t].mT
+    k = steps * width
+    found = factor(flat(diagonal, below), torch.ones((1, k), dtype=torch.bool), k, width, method)
+    assert isinstance(found, Chain)
+    assert_same(found, dense[None, None, None], torch.zeros(2).long())
+
+
 def test_latents_that_are_known_are_left_out(method: str) -> None:
     """Also where the last block has fewer latents than the others."""
     diagonal, below, dense = chain((1, 1, 2), 5, 2)
@@ -115,7 +135,7 @@ def test_latents_that_are_known_are_left_out(method: str) -> None:
         covariance = found.covariances(some[:, None], some)[0, 0, p]
         near = (some[:, None] // 2 - some // 2).abs() <= 1
         same(covariance, torch.where(near, torch.linalg.inv(own), 0.0))
-        spots = spots_of(torch.arange(k)[:, None, None], torch.arange(k)[:, None, None], k, 2)
+        spots = Spots.of(torch.arange(k)[:, None], k, 2)
         weights = torch.ones((1, 1, 2, 1, 1)).double()
         same(found.summed(spots, weights)[0, 0, p].squeeze(), torch.linalg.inv(own).diagonal().sum())
 

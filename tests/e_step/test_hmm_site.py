@@ -286,3 +286,9 @@ def test_a_sequence_that_no_path_explains_is_named() -> None:
 
     with pytest.raises(DataError, match="index 1"):
         EM(symbols).fit(tensor([[0, 1, 1], [0, 2, 1]]))
+
+
+def test_transitions_by_covariates_are_regressions() -> None:
+    """Their logits are affine in the parameters, which Newton's method solves."""
+    plan = laid_out("hmm_covariate").plan
+    assert {plan[name].how for name in ("slope", "intercept")} == {"Newton"}

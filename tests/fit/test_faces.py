@@ -11,6 +11,11 @@ from torch.distributions import MultivariateNormal, constraints, transform_to
 
 from em_pyro import EM, Fit
 from em_pyro.fit import loop
+from em_pyro.fit.problem import prepare
+from em_pyro.fit.verdict.ground import Ground
+from em_pyro.fit.verdict.spreads import at_zero
+from em_pyro.fit.ways import face
+from em_pyro.program.named import batched
 
 OF = torch.tensor([0, 0, 0, 1, 1])
 GROUPS = torch.nn.functional.one_hot(OF, 2).double()
@@ -131,3 +136,40 @@ def test_em_alone_stops_short(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(loop, "top_of_face", lambda *_: None)
     fit = fitted(name)
     assert climbed(name, fit) - fit.log_likelihood > 1e-6 or any("saddle" in note for note in fit.notes)
+
+
+TIMES, GROUP = torch.tensor([-1.0, 0.0, 1.0, 2.0]).repeat(6).double(), torch.arange(6).repeat_interleave(4)
+
+
+def slopes(y: Tensor) -> None:
+    """Random intercepts and slopes that go together entirely: the root of their covariance is singular."""
+    root = pyro.param("root", torch.eye(2).double(), constraint=constraints.lower_cholesky)
+    beta = pyro.param("beta", torch.zeros(2).double())
+    with pyro.plate("groups", 6):
+        b = pyro.sample("b", dist.MultivariateNormal(torch.zeros(2).double(), scale_tril=root))
+    with pyro.plate("rows", 24):
+        mean = beta[0] + b[GROUP, 0] + (beta[1] + b[GROUP, 1]) * TIMES
+        pyro.sample("y", dist.Normal(mean, scales(1)), obs=y)
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_root_stays_where_it_has_digits(wrong: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001
+    """A scale of zero is taken on towards zero from the top of a face; the root of a covariance is not."""
+    generator = torch.Generator().manual_seed(4)
+    effect, noise = (torch.randn(n, generator=generator, dtype=torch.float64) for n in (6, 24))
+    y = 1 + effect[GROUP] * (1 + 0.5 * TIMES) + 0.3 * TIMES + 0.3 * noise
+    pyro.clear_param_store()
+    fit = EM(slopes).fit(y)
+    problem = prepare(slopes, (y,), {}, {}, check=True)
+    here = batched({name: value.double() for name, value in fit.params.items()})
+    bound = problem.bind(here)
+    found = problem.expect(bound).with_prior(problem.log_prior(bound))
+    last = ("root", (1, 1))
+    assert at_zero(Ground(problem, face._around(problem, here)), float(found.objective), closely=True) == [last]
+    if wrong:
+        made = face.growing
+        monkeypatch.setattr(face, "growing", lambda around, _: made(around, [last]))
+    top = face.top_of_face(problem, here, found, worth=-1.0)  # whatever it gains
+    assert top is not None
+    moved = float(top["root"][0, 1, 1] / here["root"][0, 1, 1])
+    assert (abs(moved - 1) > 0.5) == wrong

@@ -258,3 +258,25 @@ def test_endings_that_do_not_look_are_noticed(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(loop, "gone_to_zero", lambda *_: None)
     assert EM(analysers, max_steps=10).fit(TWICE).outcome != "degenerate"  # seen at the first step
     assert not at_boundary(EM(intercepts).fit(alike()).notes)
+
+
+def system(x: Tensor) -> None:
+    """Eight steps of two states seen in three numbers: errors of moves and of what is seen may both be singular."""
+    F, H = pyro.param("F", 0.5 * torch.eye(2).double()), pyro.param("H", drawn(1, 3, 2))
+    Q = pyro.param("Q", torch.eye(2).double(), constraint=constraints.lower_cholesky)
+    R = pyro.param("R", torch.eye(3).double(), constraint=constraints.lower_cholesky)
+    z = pyro.sample("z", dist.MultivariateNormal(torch.zeros(2).double(), torch.eye(2).double()))
+    for t in pyro.markov(range(len(x))):
+        z = z if t == 0 else pyro.sample(f"z_{t}", dist.MultivariateNormal(z @ F.T, scale_tril=Q))
+        pyro.sample(f"x_{t}", dist.MultivariateNormal(z @ H.T, scale_tril=R), obs=x[t])
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_digits_that_run_short_are_no_collapse(told: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001
+    """With 24 numbers and 26 errors that are left the likelihood has a bound: nothing says that it has none."""
+    if not told:
+        monkeypatch.setattr(endings, "near_zero", lambda *_: "")
+    fit = EM(system).fit(drawn(1, 8, 3).cumsum(0))
+    assert (fit.outcome == "unconfirmed") == told
+    assert (fit.outcome == "degenerate") != told
+    assert any('digits run short beside "Q"[0, 0], "Q"[1, 1]' in note for note in fit.notes) == told

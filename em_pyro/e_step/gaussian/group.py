@@ -24,7 +24,7 @@ from .block import DENSE, Block, Patterns, beside
 from .law import Law, Whitened, law_of, residual_of, standing, taken_of, whitened
 from .precision.factored import Factored, factor
 from .precision.orthogonal import orthogonal, own_rows, strained
-from .precision.places import places_of, put, spots_of
+from .precision.places import Spots, places_of, put
 from .precision.proper import undetermined
 from .rows import Part
 
@@ -99,9 +99,22 @@ class Group:
 
     @cached_property
     def places(self) -> tuple[tuple[Tensor, ...], int, str]:
-        """Where the products of every block are added up, (c, f f), how many places there are, and how it is done."""
+        """Where the products of every block are added up, (c, F), how many places there are, and how it is done."""
+        every, size = self._every_place
+        some = (at if kept is None else at[:, kept] for at, kept in zip(every, self.kept, strict=True))
+        return tuple(at.contiguous() for at in some), size, self.method
+
+    @cached_property
+    def kept(self) -> tuple[Tensor | None, ...]:
+        """Which products of the slots of every block, of all f f, have a place in some row; None is all."""
+        every, size = self._every_place
+        found = [(at < size).any(0) for at in every]
+        return tuple(None if bool(some.all()) else some.nonzero().squeeze(-1) for some in found)
+
+    @property
+    def _every_place(self) -> tuple[list[Tensor], int]:
         found = [places_of(block.added, self.k, self.width) for block in self.blocks]
-        return tuple(at for at, _ in found), found[0][1], self.method
+        return [at for at, _ in found], found[0][1]
 
     @cached_property
     def pulled(self) -> tuple[tuple[Tensor, ...], int, str]:
@@ -110,9 +123,9 @@ class Group:
         return found, self.k, self.method
 
     @cached_property
-    def spots(self) -> tuple[Tensor, ...]:
-        """Where the covariances of the latents that rows take stand, of every block: (c, f, f)."""
-        return tuple(spots_of(b.slots.unsqueeze(-1), b.slots.unsqueeze(-2), self.k, self.width) for b in self.blocks)
+    def spots(self) -> tuple[Spots, ...]:
+        """Where the covariances of the latents that rows take stand, of every block."""
+        return tuple(Spots.of(b.slots, self.k, self.width) for b in self.blocks)
 
     def bound(self, k: int, binding: tuple[Tensor, Tensor]) -> Whitened:
         """Bind block `k`; one that no parameter enters only once."""
@@ -194,7 +207,9 @@ def posterior(group: Group, bindings: Bindings) -> Posterior:
     """Sum the latents out."""
     white = [group.bound(k, bindings[block.site]) for k, block in enumerate(group.blocks)]
     laws, free, of = tuple(each.law for each in white), group.free, group.patterns.of
-    flat = put([each.precision for each in white], *group.places)
+    every = (each.precision for each in white)
+    some = [part if kept is None else part[..., kept] for part, kept in zip(every, group.kept, strict=True)]
+    flat = put(some, *group.places)
     pull = put([each.pull for each in white], *group.pulled)
     if not group.whole:
         pull = pull * free[of]

@@ -18,6 +18,7 @@ from .block import Block
 from .covariates import lines_of, slopes_of
 from .group import Group, Posterior
 from .precision.factored import Factored
+from .precision.places import Spots
 
 
 class Products(NamedTuple):
@@ -137,7 +138,7 @@ def _together(terms: _Terms, members: int) -> _Terms:
     )
 
 
-def _around(block: Block, slopes: Tensor, precision: Factored, weights: Weights, spots: Tensor) -> Tensor:
+def _around(block: Block, slopes: Tensor, precision: Factored, weights: Weights, spots: Spots) -> Tensor:
     """`B Cov(z) B'` of every row, members added up: (s, z, c, e, J + 1, J + 1), coordinates side by side if joint."""
     if block.joint:
         slopes = slopes.flatten(4, 5).unsqueeze(4)
@@ -165,7 +166,7 @@ def _of_rows(block: Block, part: Tensor) -> Tensor:
     return part.expand((*part.shape[:2], block.rows, *part.shape[3:])).sum(2, keepdim=True) if block.alike else part
 
 
-def _spread_of_all(block: Block, precision: Factored, weights: Weights, spots: Tensor) -> Tensor:
+def _spread_of_all(block: Block, precision: Factored, weights: Weights, spots: Spots) -> Tensor:
     """Covariances of the latents that rows take, times how often they are there, rows added up: (s, z, p, 1, e, f, f).
 
     Summed over patterns where slopes are the same in all of them.
@@ -180,7 +181,7 @@ def _alike_slopes(block: Block) -> bool:
     return all(s is None or s.shape[1] == 1 for slot in block.slopes for s in slot)
 
 
-def _spread(block: Block, precision: Factored, weights: Weights, spots: Tensor) -> Tensor:
+def _spread(block: Block, precision: Factored, weights: Weights, spots: Spots) -> Tensor:
     """Covariances of the latents that rows take, times the members of each pattern: (s, z, p, c, e, f, f).
 
     Summed over patterns where slopes are the same in all of them.
@@ -188,7 +189,7 @@ def _spread(block: Block, precision: Factored, weights: Weights, spots: Tensor) 
     f = block.slots.shape[1]
     if not f:
         return torch.zeros((1,) * 5 + (0, 0), dtype=torch.float64)
-    taken = precision.at(spots)  # (s, z, p, c, f, f)
+    taken = precision.at(spots.every)  # (s, z, p, c, f, f)
     if not _alike_slopes(block):
         weight = weights.patterns[..., None, None]
         weight = weight if block.weight is None else weight * block.weight

@@ -157,16 +157,19 @@ def check_apart(engine: Engine, call: Call) -> None:
     args, kwargs = call
     cut = [_cut(value, rows, half) for value in (*args, *kwargs.values())]
     named = dict(zip(kwargs, cut[len(args) :], strict=True))
+    values = engine.recognition.values
+    whole = engine.program.run_on(*call, values)[1]
+    latents = {name: _first(whole[name], plate, half) for name in engine.program.integrated if name in whole}
     try:
-        there, run = engine.program.run_on(tuple(cut[: len(args)]), named, engine.recognition.values)
+        there, run = engine.program.run_on(tuple(cut[: len(args)]), named, values, latents)
     except (EMError, RuntimeError, ValueError, TypeError, LookupError, AttributeError):
         return
     if there.plates.get(plate) != half or half == rows:
         return
-    for name, site in engine.program.run_on(*call, engine.recognition.values)[1].items():
+    for name, site in whole.items():
         short = run[name]
-        axis = next((i for i in range(-short.value.dim(), 0) if _is_of(short, i, plate)), None)
-        if site.role != "observed" or name in there.integrated or axis is None or site.value.shape[axis] != rows:
+        axis = _axis(short, plate)
+        if site.role != "observed" or axis is None or site.value.shape[axis] != rows:
             continue
         if not torch.allclose(
             site.value.narrow(axis, 0, half).double(), short.value.double(), rtol=1e-6, equal_nan=True
@@ -177,9 +180,16 @@ def check_apart(engine: Engine, call: Call) -> None:
             )
 
 
-def _is_of(site: Site, axis: int, plate: str) -> bool:
+def _first(site: Site, plate: str, half: int) -> Tensor:
+    """Return the value of a latent in the first rows, where it has rows of the plate."""
+    axis = _axis(site, plate)
+    return site.value if axis is None else site.value.narrow(axis, 0, min(half, site.value.shape[axis]))
+
+
+def _axis(site: Site, plate: str) -> int | None:
+    """Which dimension of a site's value has the rows of a plate."""
     event = site.fn.event_dim  # type: ignore[attr-defined]
-    return site.dims.get(axis + event) == plate
+    return next((i for i in range(-site.value.dim(), 0) if site.dims.get(i + event) == plate), None)
 
 
 def _cut(value: Any, rows: int, half: int) -> Any:

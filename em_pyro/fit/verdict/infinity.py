@@ -98,9 +98,10 @@ def _directions(ground: Ground, information: Tensor) -> tuple[Tensor, Tensor, Te
     widest: list[float] = []
     domains = [around.domains[name] for name, _ in around.entries]
     values = around.values
-    for k, domain in enumerate(domains):
+    units = torch.eye(len(values), dtype=values.dtype)
+    for unit, domain in zip(units, domains, strict=True):
         if domain in ("real", "positive"):
-            rows.append(torch.eye(len(values), dtype=values.dtype)[k])
+            rows.append(unit)
             widest.append(WIDEST if domain == "positive" else torch.inf)
     for some in _rays(around.entries, domains):
         ray = torch.zeros_like(values)

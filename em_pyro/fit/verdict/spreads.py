@@ -30,6 +30,7 @@ FALL = 0.05  # nats that it loses away from there, or a flat direction is not id
 STEEP = 0.25  # nats that the slope promises to a scale that shrinks to a part
 LIFTS, SEEN = 16, 0.01  # powers of ten by which a scale is lifted, at most; and nats that this may cost
 ROWS = 0.5  # of a row of one number, whose log-density rises by a nat where its scale shrinks to a part
+NEAR = 1e-3  # of what the program states: scales by which a precision has six digits less
 LAST, NUDGES = 8 * torch.finfo(torch.float64).eps, 3  # of a parameter, relative: its last digits; and so many trials
 
 
@@ -153,6 +154,14 @@ def collapsing(problem: Problem, batch: Batch) -> str:
     rises = min(once - before, twice - once) >= ROWS * SHRUNK
     shrinking = [around.entries[k] for k in those.tolist()]
     return _collapsed(problem, values, shrinking) if rises or _lost(problem, values) else ""
+
+
+def near_zero(problem: Problem, batch: Batch) -> str:
+    """Name the scales that are next to zero beside what the program states; empty if none is."""
+    names, parameters = problem.scales.spreads, problem.program.parameters
+    around = Around(problem.program, tuple(sorted(names)), {n: v.detach().double() for n, v in only(batch).items()})
+    own = [(name, at) for name, at in around.entries if around.logarithmic((name, at))]
+    return named([(n, at) for n, at in own if float(around.params[n][at]) < NEAR * float(parameters[n].initial[at])])
 
 
 def _collapsed(problem: Problem, values: Params, entries: Sequence[Entry]) -> str:

@@ -155,9 +155,9 @@ def _drawn(site: Site) -> Tensor:
 
 
 def _of(fn: Distribution, value: Tensor) -> Tensor:
-    """Draw from a distribution; from a `DiscreteHMM` of any length as many steps as were observed."""
+    """Draw from a distribution; from a chain of any length as many steps as were observed."""
     base = unwrap(fn).base
-    if not isinstance(base, dist.DiscreteHMM) or base.duration is not None:
+    if not isinstance(base, dist.hmm.HiddenMarkovModel) or base.duration is not None:
         return draw(fn)
     base._duration = value.shape[value.dim() - fn.event_dim]  # type: ignore[attr-defined]
     try:

@@ -4,7 +4,7 @@ Normal and MultivariateNormal latents are, if
 
 1. they are in a data plate (`program/survey.py`);
 2. a parameter drives a scale of their own law, so that their joint density with it has no bound;
-3. their law, or a law that they enter, is that of a latent that is integrated;
+3. their law, or a law that they enter, is that of a latent that is integrated, and they do not multiply it;
 4. their prior is left out by `mask(False)`, and they enter the value of a site: they are its missing entries;
 5. a parameter without a prior multiplies them, as the spread of a non-centred effect or a loading: their joint density
    rises for ever, as the one grows and the others shrink;
@@ -19,7 +19,7 @@ All others are parameters with a prior. `EM(continuous={"b": "maximise"})`, or "
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -142,12 +142,29 @@ def _add_connected(
         for other in sorted(entering & meets.keys() - scales - {name}):
             meets[name][other] = f'part of the law of "{name}"'
             meets[other][name] = f'"{other}" is part of its law'
+    others = {other for near in meets.values() for other in near} - found.keys() - scales
+    factors = _factors(traced, leaves, [name for name in leaves if name in others])
     waiting = list(found)
     while waiting:
         for other, why in meets[waiting.pop()].items():
-            if other not in found and other not in scales:
+            if other in others - found.keys() and not factors.get(other, frozenset()) & found.keys():
                 found[other] = why
                 waiting.append(other)
+
+
+def _factors(
+    traced: Mapping[str, Site], leaves: Mapping[str, Tensor], latents: Sequence[str]
+) -> dict[str, frozenset[str]]:
+    """Return what multiplies each of some latents in a location: a matrix that moves states is no part of their law."""
+    located = {name: site for name, site in traced.items() if type(unwrap(site.fn).base).__name__ in NORMAL}
+    entered = [n for n, inside in reached(located, leaves, _locations).items() if inside & set(latents)]
+    if not entered:
+        return {}
+    with torch.enable_grad():
+        total = torch.stack([_weighed(located[name]) for name in entered]).sum()
+        slopes = torch.autograd.grad(total, [leaves[n] for n in latents], create_graph=True, allow_unused=True)
+    moved = {n: slope for n, slope in zip(latents, slopes, strict=True) if slope is not None and slope.requires_grad}
+    return reached(moved, leaves, lambda slope: [slope])
 
 
 def _locations(site: Site) -> list[Tensor]:

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .places import spots_of, summed
+from .places import Spots, spots_of, summed
 
 
 class Blocks(Protocol):
@@ -86,10 +86,10 @@ class Chain:
         """The same in places that are known."""
         return self._entries[..., spots]
 
-    def summed(self, spots: Tensor, weights: Tensor) -> Tensor:
+    def summed(self, spots: Spots, weights: Tensor) -> Tensor:
         """The same, added up over rows."""
-        found = self.matrix.summed(spots.flatten(-2), weights) if self.whole else None
-        return summed(self.at(spots), weights) if found is None else found.unflatten(-1, spots.shape[1:])
+        found = self.matrix.summed(spots.lower, weights) if self.whole else None
+        return summed(self.at(spots.every), weights) if found is None else found[..., spots.of_pairs]
 
     @cached_property
     def whole(self) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import sequential, tridiagonal
 from .chain import Chain
-from .places import spots_of, summed
+from .places import Spots, spots_of, summed
 
 
 class Factored(Protocol):
@@ -36,7 +36,7 @@ class Factored(Protocol):
     def at(self, spots: Tensor) -> Tensor:
         """The same in places that `spots_of` has worked out."""
 
-    def summed(self, spots: Tensor, weights: Tensor) -> Tensor:
+    def summed(self, spots: Spots, weights: Tensor) -> Tensor:
         """The same in places (c, f, f) of rows, added up: (s, z, p, w, f, f).
 
         Args:
@@ -88,9 +88,9 @@ class Whole:
         """The same in places that are known."""
         return torch.nn.functional.pad(self.covariance.flatten(-2), (0, 1))[..., spots]
 
-    def summed(self, spots: Tensor, weights: Tensor) -> Tensor:
+    def summed(self, spots: Spots, weights: Tensor) -> Tensor:
         """The same, added up over rows."""
-        return summed(self.at(spots), weights)
+        return summed(self.at(spots.every), weights)
 
     def draw(self, noise: Tensor, state: Tensor, of: Tensor) -> Tensor:
         """Turn standard normal vectors into ones with this precision."""

@@ -1,4 +1,4 @@
-"""Block Cholesky of block tridiagonal matrices, solves, selected inverses and assembly, as plain loops to be compiled.
+"""Block Cholesky of block tridiagonal matrices, solves and selected inverses, as plain loops to be compiled.
 
 Nothing here imports a compiler: `sequential` hands these functions to numba where it is installed. With `D_i` on the
 diagonal and `B_i` below it, between the blocks `i` and `i + 1`,
@@ -8,6 +8,9 @@ diagonal and `B_i` below it, between the blocks `i` and `i + 1`,
 and with `G_i = M_i L_i^-1` the blocks of the inverse `V` that are wanted follow backwards,
 
     V_{i+1,i} = -V_{i+1,i+1} G_i,   V_ii = (L_i L_i')^-1 - G_i' V_{i+1,i}.
+
+Where blocks repeat, a step that gives what the one before gave, to the last bit, is the same from then on: its blocks
+are copied until others come.
 
 Shapes: `B` matrices, `T` blocks of width `w`. References: Golub and Van Loan (2013), Matrix computations, section 4.5;
 Takahashi, Fagan and Chin (1973), formation of a sparse bus impedance matrix.
@@ -25,96 +28,142 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 Index = np.ndarray[Any, np.dtype[np.int64]]
 
 
-def factor(diagonal: Array, below: Array, fine: np.ndarray[Any, np.dtype[np.bool_]]) -> None:
-    """Factor in place.
+@lru_cache
+def factoring(width: int) -> Callable[..., None]:
+    """The loop for blocks of one width, of which a compiler makes less than half of the time."""
 
-    Args:
-        diagonal: `D` on entry, the lower triangles `L` on exit, `(B, T, w, w)`; what is above them is zero.
-        below: `B` on entry, `M` on exit, `(B, T - 1, w, w)`.
-        fine: receives whether a matrix is positive definite, `(B,)`.
-    """
-    matrices, steps, width = diagonal.shape[:3]
-    for b in range(matrices):
-        fine[b] = True
-        for t in range(steps):
-            root = diagonal[b, t]
-            if t > 0:
-                before = below[b, t - 1]
+    def factor(diagonal: Array, below: Array, fine: np.ndarray[Any, np.dtype[np.bool_]]) -> None:
+        """Factor in place.
+
+        Args:
+            diagonal: `D` on entry, the lower triangles `L` on exit, `(B, T, w, w)`; what is above them is zero.
+            below: `B` on entry, `M` on exit, `(B, T - 1, w, w)`.
+            fine: receives whether a matrix is positive definite, `(B,)`.
+        """
+        matrices, steps = diagonal.shape[:2]
+        last, linked = np.empty((width, width)), np.empty((width, width))
+        for b in range(matrices):
+            fine[b] = True
+            settled = False
+            for t in range(steps):
+                root = diagonal[b, t]
+                same = 0 < t < steps - 1
                 for i in range(width):
                     for j in range(i + 1):
-                        total = root[i, j]
-                        for k in range(width):
-                            total -= before[i, k] * before[j, k]
-                        root[i, j] = total
-            for j in range(width):
-                pivot = root[j, j]
-                for k in range(j):
-                    pivot -= root[j, k] * root[j, k]
-                if not pivot > 0.0:
-                    fine[b] = False
-                pivot = np.sqrt(pivot)
-                root[j, j] = pivot
-                inverse = 1.0 / pivot
-                for i in range(j + 1, width):
-                    total = root[i, j]
-                    for k in range(j):
-                        total -= root[i, k] * root[j, k]
-                    root[i, j] = total * inverse
-                    root[j, i] = 0.0
-                if t + 1 < steps:  # a column of M
-                    after = below[b, t]
+                        same &= root[i, j] == last[i, j]
+                        last[i, j] = root[i, j]
+                    if t + 1 < steps:
+                        for j in range(width):
+                            same &= below[b, t, i, j] == linked[i, j]
+                            linked[i, j] = below[b, t, i, j]
+                if same and settled:
                     for i in range(width):
-                        total = after[i, j]
-                        for k in range(j):
-                            total -= after[i, k] * root[j, k]
-                        after[i, j] = total * inverse
-
-
-def forth(root: Array, coupling: Array, of: Index, vectors: Array) -> None:
-    """Solve with the factor, in place.
-
-    Args:
-        root: `L`, `(B, T, w, w)`.
-        coupling: `M`, `(B, T - 1, w, w)`.
-        of: the matrix of every vector, `(n,)`.
-        vectors: right sides on entry, solutions on exit, `(n, T, w)`.
-    """
-    count, steps, width = vectors.shape
-    for n in range(count):
-        b = of[n]
-        for t in range(steps):
-            for i in range(width):
-                total = vectors[n, t, i]
+                        for j in range(width):
+                            diagonal[b, t, i, j] = diagonal[b, t - 1, i, j]
+                            below[b, t, i, j] = below[b, t - 1, i, j]
+                    continue
                 if t > 0:
-                    for k in range(width):
-                        total -= coupling[b, t - 1, i, k] * vectors[n, t - 1, k]
-                for k in range(i):
-                    total -= root[b, t, i, k] * vectors[n, t, k]
-                vectors[n, t, i] = total / root[b, t, i, i]
+                    before = below[b, t - 1]
+                    for i in range(width):
+                        for j in range(i + 1):
+                            total = root[i, j]
+                            for k in range(width):
+                                total -= before[i, k] * before[j, k]
+                            root[i, j] = total
+                for j in range(width):
+                    pivot = root[j, j]
+                    for k in range(j):
+                        pivot -= root[j, k] * root[j, k]
+                    if not pivot > 0.0:
+                        fine[b] = False
+                    pivot = np.sqrt(pivot)
+                    root[j, j] = pivot
+                    inverse = 1.0 / pivot
+                    for i in range(j + 1, width):
+                        total = root[i, j]
+                        for k in range(j):
+                            total -= root[i, k] * root[j, k]
+                        root[i, j] = total * inverse
+                        root[j, i] = 0.0
+                    if t + 1 < steps:  # a column of M
+                        after = below[b, t]
+                        for i in range(width):
+                            total = after[i, j]
+                            for k in range(j):
+                                total -= after[i, k] * root[j, k]
+                            after[i, j] = total * inverse
+                settled = same
+                if same:
+                    for i in range(width):
+                        for j in range(width):
+                            settled &= below[b, t, i, j] == below[b, t - 1, i, j]
+
+    return factor
 
 
-def back(root: Array, coupling: Array, of: Index, vectors: Array) -> None:
-    """Solve with the transpose of the factor, in place; the same arguments.
+@lru_cache
+def going_forth(width: int) -> Callable[..., None]:
+    """Likewise."""
 
-    Independent standard normal vectors become ones with this precision.
-    """
-    count, steps, width = vectors.shape
-    for n in range(count):
-        b = of[n]
-        for t in range(steps - 1, -1, -1):
-            for i in range(width - 1, -1, -1):
-                total = vectors[n, t, i]
-                if t + 1 < steps:
-                    for k in range(width):
-                        total -= coupling[b, t, k, i] * vectors[n, t + 1, k]
-                for k in range(i + 1, width):
-                    total -= root[b, t, k, i] * vectors[n, t, k]
-                vectors[n, t, i] = total / root[b, t, i, i]
+    def forth(root: Array, coupling: Array, of: Index, vectors: Array) -> None:
+        """Solve with the factor, in place.
+
+        Args:
+            root: `L`, `(B, T, w, w)`.
+            coupling: `M`, `(B, T - 1, w, w)`.
+            of: the matrix of every vector, `(n,)`.
+            vectors: right sides on entry, solutions on exit, `(n, T, w)`.
+        """
+        count, steps = vectors.shape[:2]
+        reciprocal = np.empty(width)  # known before what waits for the step before it
+        for n in range(count):
+            b = of[n]
+            for t in range(steps):
+                for i in range(width):
+                    reciprocal[i] = 1.0 / root[b, t, i, i]
+                for i in range(width):
+                    total = vectors[n, t, i]
+                    if t > 0:
+                        for k in range(width):
+                            total -= coupling[b, t - 1, i, k] * vectors[n, t - 1, k]
+                    for k in range(i):
+                        total -= root[b, t, i, k] * vectors[n, t, k]
+                    vectors[n, t, i] = total * reciprocal[i]
+
+    return forth
+
+
+@lru_cache
+def going_back(width: int) -> Callable[..., None]:
+    """Likewise."""
+
+    def back(root: Array, coupling: Array, of: Index, vectors: Array) -> None:
+        """Solve with the transpose of the factor, in place; the same arguments.
+
+        Independent standard normal vectors become ones with this precision.
+        """
+        count, steps = vectors.shape[:2]
+        reciprocal = np.empty(width)
+        for n in range(count):
+            b = of[n]
+            for t in range(steps - 1, -1, -1):
+                for i in range(width):
+                    reciprocal[i] = 1.0 / root[b, t, i, i]
+                for i in range(width - 1, -1, -1):
+                    total = vectors[n, t, i]
+                    if t + 1 < steps:
+                        for k in range(width):
+                            total -= coupling[b, t, k, i] * vectors[n, t + 1, k]
+                    for k in range(i + 1, width):
+                        total -= root[b, t, k, i] * vectors[n, t, k]
+                    vectors[n, t, i] = total * reciprocal[i]
+
+    return back
 
 
 @lru_cache
 def inverting_roots(width: int) -> Callable[..., None]:
-    """The loop for blocks of one width, of which a compiler makes a third of the time."""
+    """Likewise."""
 
     def invert_roots(root: Array, inverse: Array, diagonal: Array) -> None:
         """Invert the lower triangles.
@@ -127,6 +176,17 @@ def inverting_roots(width: int) -> Callable[..., None]:
         matrices, steps = root.shape[:2]
         for b in range(matrices):
             for t in range(steps):
+                same = t > 0
+                if same:
+                    for i in range(width):
+                        for j in range(i + 1):
+                            same &= root[b, t, i, j] == root[b, t - 1, i, j]
+                if same:
+                    for i in range(width):
+                        for j in range(width):
+                            inverse[b, t, i, j] = inverse[b, t - 1, i, j]
+                            diagonal[b, t, i, j] = diagonal[b, t - 1, i, j]
+                    continue
                 for j in range(width):
                     inverse[b, t, j, j] = 1.0 / root[b, t, j, j]
                 for j in range(width):
@@ -162,7 +222,21 @@ def inverting(width: int) -> Callable[..., None]:
         matrices, steps = inverse.shape[:2]
         gain = np.empty((width, width))
         for b in range(matrices):
+            settled = False
             for t in range(steps - 2, -1, -1):
+                same = t < steps - 2
+                if same:
+                    for i in range(width):
+                        for j in range(width):
+                            same &= coupling[b, t, i, j] == coupling[b, t + 1, i, j]
+                        for j in range(i + 1):
+                            same &= inverse[b, t, i, j] == inverse[b, t + 1, i, j]
+                if same and settled:
+                    for i in range(width):
+                        for j in range(width):
+                            below[b, t, i, j] = below[b, t + 1, i, j]
+                            diagonal[b, t, i, j] = diagonal[b, t + 1, i, j]
+                    continue
                 for i in range(width):
                     for j in range(width):
                         total = 0.0
@@ -182,49 +256,10 @@ def inverting(width: int) -> Callable[..., None]:
                             total -= gain[k, i] * below[b, t, k, j]
                         diagonal[b, t, i, j] = total
                         diagonal[b, t, j, i] = total
+                settled = same
+                if same:
+                    for i in range(width):
+                        for j in range(i + 1):
+                            settled &= diagonal[b, t, i, j] == diagonal[b, t + 1, i, j]
 
     return invert
-
-
-def scatter(products: Array, at: Index, found: Array) -> None:
-    """Add up what rows have, each in its places.
-
-    Args:
-        products: `(B, C, F)`, or `(B, 1, F)` where all rows have the same.
-        at: places, `(C, F)`.
-        found: is added to, `(B, places)`.
-    """
-    matrices, shared = products.shape[0], products.shape[1] == 1
-    rows, size = at.shape
-    for b in range(matrices):
-        for c in range(rows):
-            own = 0 if shared else c
-            for f in range(size):
-                found[b, at[c, f]] += products[b, own, f]
-
-
-def gather(diagonal: Array, below: Array, spots: Index, weights: Array, found: Array) -> None:
-    """Add up what stands in the places of rows, times their weights; a place behind all others holds a zero.
-
-    Args:
-        diagonal: the first places, `(B, D)`.
-        below: those behind them, `(B, E)`.
-        spots: places, `(C, F)`.
-        weights: of the rows, `(B, W, C)`, or `(B, W, 1)` where all have the same.
-        found: is added to, `(B, W, F)`.
-    """
-    matrices, kinds = weights.shape[:2]
-    rows, size = spots.shape
-    first, second, shared = diagonal.shape[1], diagonal.shape[1] + below.shape[1], weights.shape[2] == 1
-    each = np.empty(size)
-    for b in range(matrices):
-        each[:] = 0.0
-        for c in range(rows):
-            for f in range(size):
-                at = spots[c, f]
-                value = diagonal[b, at] if at < first else below[b, at - first] if at < second else 0.0
-                each[f] = each[f] + value if shared else value
-            if not shared or c == rows - 1:
-                for w in range(kinds):
-                    for f in range(size):
-                        found[b, w, f] += weights[b, w, 0 if shared else c] * each[f]

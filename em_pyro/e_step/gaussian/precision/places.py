@@ -7,6 +7,8 @@ them. One place more is for what has none.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -38,7 +40,7 @@ def width_of(slots: Sequence[Tensor], k: int) -> int:
 def places_of(slots: Tensor, k: int, width: int) -> tuple[Tensor, int]:
     """Where the products of the slots of every row stand in a flat matrix, (c, f f), and how many places that has.
 
-    What there is no place for, the upper half of chains among it, goes to one behind them.
+    What there is no place for, what stands above the diagonal of chains among it, goes to one behind them.
     """
     first, second = slots.unsqueeze(-1), slots.unsqueeze(-2)
     some = (first >= 0) & (second >= 0)
@@ -50,7 +52,7 @@ def places_of(slots: Tensor, k: int, width: int) -> tuple[Tensor, int]:
     inner = first % width * width + second % width
     at = torch.where(i == j, i * size + inner, (blocks + j) * size + inner)
     total = (2 * blocks - 1) * size
-    return torch.where(some & ((i == j) | (i == j + 1)), at, total).flatten(-2), total
+    return torch.where(some & ((first >= second) & (i == j) | (i == j + 1)), at, total).flatten(-2), total
 
 
 def spots_of(first: Tensor, second: Tensor, k: int, width: int) -> Tensor:
@@ -63,6 +65,33 @@ def spots_of(first: Tensor, second: Tensor, k: int, width: int) -> Tensor:
     inner = high % width * width + low % width
     at = torch.where(i == j, i * size + inner, (blocks + j) * size + inner)
     return torch.where((low < 0) | (i > j + 1), (2 * blocks - 1) * size, at)
+
+
+@dataclass(frozen=True)
+class Spots:
+    """Where the covariances of the latents that rows take stand; that of two stands there once.
+
+    Attributes:
+        lower: of every row the pairs of slots on the diagonal and below it, (c, F).
+        of_pairs: which of these a pair is, (f, f).
+    """
+
+    lower: Tensor = field(repr=False)
+    of_pairs: Tensor = field(repr=False)
+
+    @classmethod
+    def of(cls, slots: Tensor, k: int, width: int) -> Spots:
+        """Return those of the slots of rows, (c, f)."""
+        f = slots.shape[1]
+        i, j = torch.tril_indices(f, f)
+        pairs = torch.zeros((f, f), dtype=torch.long)
+        pairs[i, j] = pairs[j, i] = torch.arange(len(i))
+        return cls(spots_of(slots[:, i], slots[:, j], k, width).contiguous(), pairs)
+
+    @cached_property
+    def every(self) -> Tensor:
+        """Those of all pairs, (c, f, f)."""
+        return self.lower[:, self.of_pairs]
 
 
 def put(parts: Sequence[Tensor], places: Sequence[Tensor], size: int, method: str = "torch") -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ....program.named import broadcast
 from ...forward_backward.compiled import compiled
-from . import loops
+from . import adding, loops
 
 HUGE = 1e250  # of a product of pivots
 
@@ -55,11 +55,11 @@ class Sequential:
 
     def solve(self, right: Tensor, of: Tensor) -> Tensor:
         """Solve for vectors (..., n, blocks, w), each with the matrix of its pattern."""
-        return self._run((loops.forth, loops.back), right, of)
+        return self._run((loops.going_forth, loops.going_back), right, of)
 
     def draw(self, noise: Tensor, of: Tensor) -> Tensor:
         """Turn independent standard normal vectors (..., n, blocks, w) into ones with this precision."""
-        return self._run((loops.back,), noise, of)
+        return self._run((loops.going_back,), noise, of)
 
     @cached_property
     def inverse(self) -> tuple[Tensor, Tensor]:
@@ -77,10 +77,10 @@ class Sequential:
         found = diagonal.new_zeros((*lead, weights.shape[-2], spots.shape[-1]))
         parts = (_flat(part.flatten(-3).expand((*lead, -1)), 1) for part in (diagonal, below))
         weights = weights.expand((*lead, *weights.shape[-2:]))
-        compiled(loops.gather)(*parts, spots.numpy(), _flat(weights, 2), _flat(found, 2))
+        compiled(adding.gather)(*parts, spots.numpy(), _flat(weights, 2), _flat(found, 2))
         return found
 
-    def _run(self, passes: Sequence[Callable[..., None]], vectors: Tensor, of: Tensor) -> Tensor:
+    def _run(self, passes: Sequence[Callable[[int], Callable[..., None]]], vectors: Tensor, of: Tensor) -> Tensor:
         """Run loops over vectors, one after the other."""
         patterns = self.batch[-1]
         mine = of if patterns > 1 else torch.zeros_like(of)
@@ -89,7 +89,7 @@ class Sequential:
         found = vectors.expand((*lead, *vectors.shape[-2:])).clone(memory_format=torch.contiguous_format)
         which = number.expand(lead).reshape(-1).contiguous()
         for loop in passes:
-            compiled(loop)(_flat(self.root), _flat(self.coupling), which.numpy(), _flat(found, 2))
+            compiled(loop(vectors.shape[-1]))(_flat(self.root), _flat(self.coupling), which.numpy(), _flat(found, 2))
         return found
 
 
@@ -97,14 +97,14 @@ def factored(diagonal: Tensor, below: Tensor) -> Sequential:
     """Factor a matrix of blocks on the diagonal (..., blocks, w, w) and below it (..., blocks - 1, w, w), in place."""
     root, coupling = diagonal.contiguous(), below.contiguous()
     fine = torch.empty(root.shape[:-3], dtype=torch.bool)
-    compiled(loops.factor)(_flat(root), _flat(coupling), _flat(fine, 0))
+    compiled(loops.factoring(root.shape[-1]))(_flat(root), _flat(coupling), _flat(fine, 0))
     return Sequential(root, coupling, fine)
 
 
 def put(products: Tensor, at: Tensor, found: Tensor) -> None:
     """Add what rows have, (..., c, F) or (..., 1, F), in their places (c, F), to (..., places)."""
     lead = found.shape[:-1]
-    compiled(loops.scatter)(_flat(products.expand((*lead, *products.shape[-2:])), 2), at.numpy(), _flat(found, 1))
+    compiled(adding.scatter)(_flat(products.expand((*lead, *products.shape[-2:])), 2), at.numpy(), _flat(found, 1))
 
 
 def _flat(part: Tensor, kept: int = 3) -> Any:
