@@ -111,7 +111,7 @@ def _told(
     for (total, idle, floor), other in zip(cells, changes, strict=True):
         marks, order = marks.to(total.device), order.to(total.device)
         ratio = other / torch.where(idle, 1.0, total)
-        at = torch.searchsorted(marks, ratio).clamp(1, len(marks) - 1)
+        at = torch.searchsorted(marks, ratio.contiguous()).clamp(1, len(marks) - 1)
         nearest = torch.where(ratio - marks[at - 1] < marks[at] - ratio, at - 1, at)
         gap = (other - marks[nearest] * total).abs()
         if bool((gap > torch.where(idle, 4 * floor, 1e4 * replays.noise * total.abs() + 4 * floor)).any()):
