@@ -108,16 +108,18 @@ def _saturated(ground: Ground, found: Expectation) -> list[int]:
 
     A row of its Hessian without any entry is seen by a single product.
     """
-    around, sizes = ground.around, ground.around.sizes
-    moving = torch.tensor([around.domains[name] in ("real", "positive") for name, _ in around.entries])
-    still = moving & (sizes != 0) & (ground.slope(found).abs() * sizes <= FAINT)
+    around = ground.around
+    domains = [around.domains[name] for name, _ in around.entries]
+    moving = torch.tensor([domain in ("real", "positive") for domain in domains])
+    way = torch.where(torch.tensor([domain == "real" for domain in domains]), around.values.double(), 1.0)
+    still = moving & (way != 0) & ((ground.slope(found) * way).abs() <= FAINT)
     if not bool(still.any()):
         return []
     try:
-        bent = ground.products(found, sizes.unsqueeze(0))[0]
+        bent = ground.products(found, torch.where(moving, way, 0.0).unsqueeze(0))[0]
     except RuntimeError:  # a function of the model that can be differentiated only once
         return []
-    return (still & (bent.abs() * sizes <= FAINT)).nonzero().flatten().tolist()
+    return (still & ((bent * way).abs() <= FAINT)).nonzero().flatten().tolist()
 
 
 def _level(ground: Ground, level: float, slope: Tensor) -> list[int]:
