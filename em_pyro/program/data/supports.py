@@ -143,7 +143,9 @@ def broken(fn: Distribution) -> Iterator[tuple[str, Any, Tensor, Tensor]]:
 def _held(base: Distribution, name: str) -> Any:
     """Return an argument by which a law was made; nothing of those that would be computed from the others."""
     own = vars(base)
-    return own.get(name, getattr(base, name) if isinstance(getattr(type(base), name, None), property) else None)
+    if name in own:
+        return own[name]
+    return getattr(base, name) if type(getattr(type(base), name, None)) is property else None  # a lazy one is computed
 
 
 def stated(constraint: Any, index: Sequence[int] = ()) -> str:
