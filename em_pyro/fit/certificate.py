@@ -21,7 +21,7 @@ from .verdict.infinity import run_off, running
 from .verdict.kinks import kinks
 from .verdict.krylov import PRODUCTS, glimpse
 from .verdict.peak import SUSPECT, peak
-from .verdict.plateaus import higher_elsewhere
+from .verdict.plateaus import hidden_rows, higher_elsewhere
 from .verdict.spreads import at_rest, at_zero, lifted
 
 MANY = 50  # free coordinates up to which all second derivatives are taken
@@ -118,6 +118,7 @@ def _judged(
         findings,
         higher=_beside(ground, level, information),
         plateau=higher_elsewhere(ground, level, slope),
+        hidden=hidden_rows(ground, level, slope),
         kinks=named(kinks(ground, information)) if not unseen else "",
     )
 

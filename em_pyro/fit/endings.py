@@ -21,6 +21,7 @@ from .path import Move, Path
 from .problem import Problem
 from .rows.everywhere import check_possible
 from .scales import DEGENERATE, TORN
+from .verdict.digits import has_lost_digits
 from .verdict.spreads import collapsing, near_zero
 
 SELDOM = 20  # steps between looks at what only a run of the model tells
@@ -102,7 +103,8 @@ def _fallen(problem: Problem, told: tuple[float, float], here: Batch, found: Exp
         return None
     where = collapsed(problem, here) or problem.scales.collinear(problem.bind(here), TORN)
     if not where:
-        if before - objective > LOST * problem.magnitude(found, here):
+        fall = before - objective
+        if fall > LOST * problem.magnitude(found, here) and not has_lost_digits(problem, here, fall):
             guard(problem, before, objective, step)
         where = problem.scales.collinear(problem.bind(here))
     if where:

@@ -29,7 +29,8 @@ from ..program.changes.same import check_steady, first_difference, keeping, stat
 from ..program.coordinates import Coordinates
 from ..program.data.check import check_data
 from ..program.devices import beside
-from ..program.marks import bounding
+from ..program.lookups import BelowZero, check_lookups
+from ..program.marks import bounding, is_known
 from ..program.named import Batch, Params, only
 from ..program.program import Program
 from ..program.stated import Known
@@ -270,11 +271,13 @@ def prepare(
         if (integrated := to_integrate(program, values_now(program), continuous or {})) != program.integrated:
             program = look(integrated=integrated)
         start = values_now(program, given) if known is None else {n: known.start[n] for n in program.parameters}
-        with torch.no_grad():
+        with torch.no_grad(), BelowZero() as met:
             sites = run_at_start(program, start)
-        check_data(sites, start, program.plates, program.states, partial(bounding, program, start))
+        ask = partial(bounding, program, start), partial(is_known, program, start)
+        check_data(sites, start, program.plates, program.states, *ask)
         check_starts(program, start)  # afterwards: a start that was computed of bad data is not to blame
         states, recognition = states_of(sites), recognise(program, sites)
+        check_lookups(program, recognition.values, met)
         check_steady(sites, states, recognition.runs[0], lambda: run_at_start(program, start))
         engine, rows = engine_of(program, recognition, merge=collapse)
         wrong = other_densities(engine.full) if check else []

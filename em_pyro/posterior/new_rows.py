@@ -22,6 +22,7 @@ from ..errors import DataError, EMError, ModelError
 from ..program.data.check import check_data
 from ..program.devices import beside
 from ..program.handlers import local, no_empty_plate
+from ..program.lookups import BelowZero, check_lookups
 from ..program.named import Params
 from ..program.program import Program
 from ..program.site import Site
@@ -63,9 +64,10 @@ def posterior_on(
     values = {name: parameter.initial for name, parameter in there.parameters.items()}
     with beside(there.device):
         try:
-            with torch.no_grad():
+            with torch.no_grad(), BelowZero() as met:
                 sites = there.run(values)
             check_data(sites, values, there.plates, there.states)
+            check_lookups(there, values, met)
             law = possible_posterior(_engine(there, sites, values), values)
         except EMError:
             raise
@@ -91,9 +93,10 @@ def engine_on(program: Program, params: Params, args: tuple[Any, ...], kwargs: M
     there = on_new_rows(program, leaves, args, kwargs)
     values = {name: parameter.initial for name, parameter in there.parameters.items()}
     with beside(there.device):
-        with torch.no_grad():
+        with torch.no_grad(), BelowZero() as met:
             sites = there.run(values)
         check_data(sites, values, there.plates, there.states)
+        check_lookups(there, values, met)
         return engine_of(there, recognise(there), merge=False)[0]
 
 
@@ -111,8 +114,9 @@ def _as_before(kind: Kind, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
         return None
     values = {name: parameter.initial for name, parameter in kind.program.parameters.items()}
     try:
-        there, sites = kind.program.run_on(args, kwargs)
-        if there.plates != plates or signatures(sites) != kind.sites:
+        with BelowZero() as met:
+            there, sites = kind.program.run_on(args, kwargs)
+        if met.met or there.plates != plates or signatures(sites) != kind.sites:
             return None
         check_data(sites, values, there.plates, there.states)
         return possible_posterior(fixed_engine(there, sites, values), values)

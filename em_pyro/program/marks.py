@@ -158,6 +158,13 @@ def bounding(program: Program, values: Params, name: str) -> frozenset[str]:
     return reached({name: traced[name]}, leaves, lambda site: _bounds(unwrap(site.fn).base.support))[name]
 
 
+def is_known(program: Program, values: Params, name: str, argument: str) -> bool:
+    """Tell whether an argument of a site is data alone: no parameter enters it, by one more run."""
+    with program.given(values):
+        leaves, traced = traced_run(program, values)
+    return not reached({name: traced[name]}, leaves, lambda site: [getattr(unwrap(site.fn).base, argument)])[name]
+
+
 def _bounds(support: Any) -> list[Tensor]:
     """Return the tensors of which a constraint is made."""
     found = list(vars(support).values())

@@ -90,6 +90,12 @@ class Site:
         return squeeze(log_prob, self.dims, self.name)
 
 
+def of_rows(site: Site, dim: int) -> bool:
+    """Tell whether a dimension of the arguments, counted from the end, is one of rows, and no latent's."""
+    rank = unwrap(site.fn).event_rank
+    return dim >= -rank or site.dims.get(dim + rank, "") in site.plates
+
+
 def unvalidated(fn: Distribution, value: Tensor) -> Tensor:
     """Return the log-density, also of values that lie outside the support in some states of the latents."""
     validating = Distribution._validate_args  # type: ignore[attr-defined]

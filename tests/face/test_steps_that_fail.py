@@ -143,3 +143,20 @@ def test_a_step_into_a_collapse_is_refused_by_its_name(kind: str) -> None:
     assert all(bool(torch.isfinite(value).all()) for value in stored().values())
     pyro.clear_param_store()
     assert EM(model).fit(x).outcome == "degenerate"
+
+
+def test_a_matrix_that_has_run_off_is_named() -> None:
+    """A plate of such a program, whose first steps lead there: where no step is defined, no number is returned."""
+
+    def run_off(x: Tensor, seen: Tensor) -> None:
+        law = pyro.param("law", torch.tensor([0.485, 0.515]), constraint=constraints.simplex)
+        loc = pyro.sample("loc", dist.Normal(0.0, 2.0).expand([2, 2]).to_event(2))
+        roots = torch.tensor([[[1.44, 0.0], [-0.43, 0.86]], [[1.1, 0.0], [-0.55, 0.87]]])
+        scale_tril = pyro.param("scale_tril", roots, constraint=constraints.lower_cholesky)
+        with pyro.plate("rows", len(x)):
+            c = pyro.sample("c", dist.Categorical(law))
+            pyro.sample("x", dist.MultivariateNormal(loc[c], scale_tril=scale_tril[c]).mask(seen), obs=x)
+
+    em, x = EM(run_off), torch.tensor([[0.2, 1.48], [1.9, -1.28], [1.7, 1.87], [0.48, 1.35]])
+    with pytest.raises(ObjectiveError, match=r"it has run off|scale_tril collapsed"):
+        [em.step(x, torch.arange(4) == 2) for _ in range(10)]

@@ -77,7 +77,7 @@ class Enumerated:
         for name, node in nodes.items():
             if node["type"] != "sample" or not _is_site(node):
                 continue
-            line = node["fn"].log_prob(node["value"])
+            line = _density(node["fn"], node["value"])
             if name in self.priors:
                 prior = prior + line.sum()
                 continue
@@ -228,6 +228,14 @@ def climb(height: Callable[[Tensor], Tensor], point: Tensor, tolerance: float, s
         else:
             break
     return best - first, False
+
+
+def _density(law: Any, value: Tensor) -> Tensor:
+    """Return the log-density; torch's own of a Weibull is nan where a power overflows."""
+    if not isinstance(law, pyro.distributions.Weibull):
+        return law.log_prob(value)
+    k, power = law.concentration, law.concentration * (value / law.scale).log()
+    return k.log() + power - value.log() - power.exp()
 
 
 def _is_site(node: dict[str, Any]) -> bool:

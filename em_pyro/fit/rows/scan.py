@@ -20,6 +20,7 @@ from ...errors import DataError, EMError, PlanError
 from ...m_step.plan import choose
 from ...program.data.check import check_data, nothing_counts, uncounted
 from ...program.devices import beside
+from ...program.lookups import check_lookups
 from ...program.site import Site
 from ...reading.reading import Centre
 from ..notes import notes_of
@@ -218,6 +219,7 @@ def looked(source: Source, engine: Engine) -> tuple[Seen, Engine]:
         run = part.recognition.runs[0]
         try:
             check_data(run, part.recognition.values, part.program.plates, part.program.states)
+            check_lookups(part.program, part.recognition.values)
         except DataError as error:
             raise DataError(f"Batch {k}: {error}") from error
         seen.add(part)

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .around import Entry, named
+from ...program.named import Batch, only
+from ..problem import Problem
+from .around import Around, Entry, named
 from .ground import Ground
 
 LAST = 8 * torch.finfo(torch.float64).eps  # of a parameter, relative: its last digits
@@ -20,6 +22,7 @@ NEIGHBOURS, FEW, MOST = 8, 2, 60  # at which it is asked what these are worth; w
 FAR_OUT = math.log(1e6)  # logarithms from where a number has started: the way there is looked at
 WAY, BESIDE = 12, (1 - 3e-14, 1 + 3e-14)  # points on that way, and neighbours of each
 ROUNDING = 1e-13  # of a height, whatever it is the difference of
+PART = 0.01  # of a fall, that its own neighbours show
 NAMED = 0.1  # of the largest: entries that are named
 
 
@@ -47,6 +50,17 @@ def noise(ground: Ground, allowed: float, *, few: bool) -> tuple[float, str]:
     if lost:
         return max(nats for _, nats in lost), named([entry for entry, _ in lost])
     return found, ""
+
+
+def has_lost_digits(problem: Problem, here: Batch, fall: float) -> bool:
+    """Tell whether the last digits of all parameters move the objective at one start by a part of a fall that is seen.
+
+    Only what the model itself computes is asked: sums of known families have their digits, or say so.
+    """
+    if not problem.engine.written:
+        return False
+    around = Around(problem.program, problem.plan.free, {n: v.double() for n, v in only(here).items()})
+    return noise(Ground(problem, around), math.inf, few=True)[0] > PART * fall
 
 
 def _range(heights: Tensor) -> float:

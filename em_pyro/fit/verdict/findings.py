@@ -21,6 +21,7 @@ class Findings:
         noise: nats by which the last digits of the parameters move the objective, and of which entries.
         higher: nats by which it is higher a small part of a standard error away, and where.
         plateau: nats by which it is higher at another value of an entry that has no slope, and where.
+        hidden: which rows have no slope and would be far likelier elsewhere.
         undefined: the entries by which the objective has no finite slope.
         kinks: the entries at which the slope jumps, so that it vanishes nowhere near.
         endless: the largest of the positive numbers that run to infinity; zero if none does.
@@ -36,6 +37,7 @@ class Findings:
     noise: tuple[float, str] = (0.0, "")
     higher: tuple[float, str] = (0.0, "")
     plateau: tuple[float, str] = (0.0, "")
+    hidden: str = ""
     undefined: str = ""
     kinks: str = ""
     endless: float = 0.0
@@ -77,6 +79,11 @@ class Findings:
             return (
                 f"the objective is level here and {nats:.3g} nats higher at {where}: no slope leads away from a "
                 f"plateau, so start elsewhere"
+            )
+        if self.hidden:
+            return (
+                f"{self.hidden}: a clamp, or a function that is saturated, hides them, so that no slope tells a "
+                f"maximum; start elsewhere, or write logits in the place of probabilities"
             )
         if self.higher[0] > allowed:
             nats, where = self.higher

@@ -17,6 +17,7 @@ from .around import Entry, named
 from .ground import Ground
 
 FAR = (0.1, 1.0, 4.0, 16.0)  # distances at which it may not fall
+BACK = (-16.0, -32.0, -64.0)  # and by which logarithms of two that multiply one another it has to, at one of them
 REACH = 3.0  # standard errors given complete data: the unit of these distances
 WIDEST = 2.5  # of a logarithm, likewise
 FAR_ENOUGH = 4.0  # of these: farther out densities are rounding
@@ -148,9 +149,9 @@ def _shrinking(ground: Ground, level: float, slack: float) -> dict[Entry, str]:
     for one, other in product(shrink, grow):
         if (many := many + 1) > PAIRS:
             break
-        ways = [_multiplied(ground, {one: -far, other: far}, where) for far in (*FAR, -FAR[-1])]
-        heights = ground.heights(torch.stack(ways))
-        if bool((heights[:-1] >= level - slack).all() & (heights[-1] < level - FALL)):
+        ways = [_multiplied(ground, {one: -far, other: far}, where) for far in (*FAR, *BACK)]
+        onwards, back = ground.heights(torch.stack(ways)).split([len(FAR), len(BACK)])
+        if bool((onwards >= level - slack).all() & (back < level - FALL).any()):
             found |= {around.entries[k]: "zero" for k in where[one]}
             found |= {around.entries[k]: "infinity" for k in where[other]}
     return found

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from ...e_step.expectation import Expectation
+from ...errors import ParameterError
+from ...posterior.posterior import posterior
 from ...program.named import Batch, batched, only
 from ..problem import Problem
 from .around import Around, Entry, named
@@ -21,6 +23,8 @@ from .ground import Ground
 
 ELSEWHERE = (0.0, 1.0, -1.0, 4.0, -4.0, 16.0, -16.0)  # values that are tried; of a positive number its logarithm
 NEARER = (*(10 ** (-k / 2) for k in range(1, 31)), 0.0)  # shares of the way out from zero that are tried
+LIKELIER, MANY = 1.0, 5  # nats, of a row that is worth naming; and how many are named
+CLIMBED = ("Newton", "torch", "swept")  # M-steps that go by slopes
 MOST = 50  # entries that are looked at
 NO_SLOPE, BESIDE = 1e-9, 0.01  # nats a unit; and how far beside, of an entry, the objective is level
 LEVEL = 1e-12  # relative to 1 + |objective|: a change that is none
@@ -46,15 +50,44 @@ def higher_elsewhere(ground: Ground, level: float, slope: Tensor) -> tuple[float
     return float(rises[most]), f"{named([moves[most][0]])} = {moves[most][1]:.4g}"
 
 
+def hidden_rows(ground: Ground, level: float, slope: Tensor) -> str:
+    """Say which rows would be far likelier with numbers at zero that have no slope, and which these are; or nothing.
+
+    A clamp, or a function that is saturated, has these rows at its end, where no slope tells what they ask for.
+    """
+    around, flat = ground.around, _level(ground, level, slope)
+    flat = [k for k in flat if around.domains[around.entries[k][0]] == "real"]
+    engine, plates = ground.problem.engine.full, ground.problem.program.plates
+    if not flat or not ground.problem.rows.whole:
+        return ""
+    for plate in sorted(plates, key=lambda name: -plates[name]):
+        try:
+            here = posterior(engine, around.params).log_evidence_by(plate)
+        except ParameterError:  # its rows hang together
+            continue
+        for some in _together(around.entries, flat):
+            there = posterior(engine, around.at(_towards_zero(around, some)[-1]).params).log_evidence_by(plate)
+            rows = (there > here + LIKELIER).nonzero().flatten().tolist()
+            if rows:
+                which = ", ".join(map(str, rows[:MANY])) + (f" ({len(rows)} in all)" if len(rows) > MANY else "")
+                what = f'rows {which} of plate "{plate}" have no slope'
+                return f"{what} and would be far likelier with {named([around.entries[k] for k in some])} at zero"
+        break
+    return ""
+
+
 def leave_plateau(problem: Problem, here: Batch, found: Expectation) -> Batch | None:
-    """Return where regressions without any slope are nearer to zero and the objective is highest, if higher; else None.
+    """Return where numbers without any slope are nearer to zero and the objective is highest, if higher; else None.
+
+    They are coefficients of regressions, and whatever torch climbs.
 
     Args:
         problem: the program and its M-steps.
         here: where EM has settled, one start.
         found: the E-step there.
     """
-    names = tuple(name for name, line in problem.plan.lines.items() if line.how == "Newton")
+    lines, parameters = problem.plan.lines, problem.program.parameters
+    names = tuple(name for name, line in lines.items() if line.how in CLIMBED and parameters[name].tensor is None)
     if not names:
         return None
     around = Around(problem.program, names, only(here))
@@ -71,17 +104,22 @@ def leave_plateau(problem: Problem, here: Batch, found: Expectation) -> Batch | 
 
 
 def _saturated(ground: Ground, found: Expectation) -> list[int]:
-    """Coordinates of real numbers away from zero along which `Q` has next to no slope and no curvature.
+    """Coordinates away from zero along which `Q` has next to no slope and no curvature, of real and positive numbers.
 
     A row of its Hessian without any entry is seen by a single product.
     """
-    around, values = ground.around, ground.around.values.double()
-    real = torch.tensor([around.domains[name] == "real" for name, _ in around.entries])
-    still = real & (values != 0) & (ground.slope(found).abs() * values.abs() <= FAINT)
+    around = ground.around
+    domains = [around.domains[name] for name, _ in around.entries]
+    moving = torch.tensor([domain in ("real", "positive") for domain in domains])
+    way = torch.where(torch.tensor([domain == "real" for domain in domains]), around.values.double(), 1.0)
+    still = moving & (way != 0) & ((ground.slope(found) * way).abs() <= FAINT)
     if not bool(still.any()):
         return []
-    bent = ground.products(found, values.unsqueeze(0))[0]
-    return (still & (bent.abs() * values.abs() <= FAINT)).nonzero().flatten().tolist()
+    try:
+        bent = ground.products(found, torch.where(moving, way, 0.0).unsqueeze(0))[0]
+    except RuntimeError:  # a function of the model that can be differentiated only once
+        return []
+    return (still & ((bent * way).abs() <= FAINT)).nonzero().flatten().tolist()
 
 
 def _level(ground: Ground, level: float, slope: Tensor) -> list[int]:
@@ -108,7 +146,10 @@ def _together(entries: Sequence[Entry], flat: Sequence[int]) -> Iterator[list[in
 
 
 def _towards_zero(around: Around, some: Sequence[int]) -> Tensor:
-    """Points `(shares, D)` on the way of some coordinates to zero."""
-    whole = torch.zeros(around.size, dtype=torch.float64)
-    whole[list(some)] = around.values[list(some)].double()
-    return torch.stack([(share - 1) * whole for share in NEARER])
+    """Points `(shares, D)` on the way of some coordinates to zero; positive numbers do not come there."""
+    points = torch.zeros((len(NEARER), around.size), dtype=torch.float64)
+    shares, values = torch.tensor(NEARER, dtype=torch.float64), around.values.double()
+    for k in some:
+        real = around.domains[around.entries[k][0]] == "real"
+        points[:, k] = (shares - 1) * values[k] if real else shares.clamp(min=min(NEARER[:-1])).log()
+    return points

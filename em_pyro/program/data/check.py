@@ -14,11 +14,11 @@ from torch.distributions import constraints
 
 from ...errors import DataError, ParameterError
 from ..masks import seen, seen_values
-from ..named import SLICE, unexpand, unwrap
-from ..site import Site
+from ..named import SLICE, broadcast, unexpand, unwrap
+from ..site import Site, of_rows
 from ..unroll import user_site
 from .shapes import check_batch, check_shape, listed_plates
-from .supports import origin, stated
+from .supports import broken, origin, stated
 
 # Where a support as torch states it is closed, and the density zero or infinite for nearly all parameters.
 EDGES: Mapping[type, tuple[float, ...]] = {
@@ -38,21 +38,26 @@ def check_data(
     plates: Mapping[str, int],
     states: Mapping[str, int],
     bounding: Callable[[str], Collection[str]] = lambda name: (),
+    known: Callable[[str, str], bool] | None = None,
 ) -> None:
     """Check the values of all observed `sites`, against `params` and the sizes of `plates`, at one run of the model.
 
-    `bounding` names the parameters that enter the support of a site: data beyond it are not to blame.
+    `bounding` names the parameters that enter the support of a site: data beyond it are not to blame. `known` tells
+    whether an argument of a site is data alone; without it only totals of counts are taken for data.
 
     Raises:
         ModelError: the batch of an observed value is not that of its plates.
         ParameterError: parameters begin where the support leaves out a value that is observed.
         DataError: a value that is observed and not masked is not finite or outside the support of its distribution;
-            there is no value, or a sequence without a step; data and parameters lie on different devices; a row's
-            weight is negative or beyond all measure, or there is not one for every row.
+            an argument that is data is none that the distribution has; there is no value, or a sequence without a
+            step; data and parameters lie on different devices; a row's weight is negative or beyond all measure, or
+            there is not one for every row.
     """
     sizes, homes = {**states, **plates}, {p.device.type for p in params.values()}
     for site in sites.values():
         _check_weights(site, plates)
+        if site.role == "latent" and site.mask is None:
+            _check_arguments(site, known)
         if site.role != "observed" or isinstance(unwrap(site.fn).base, dist.Unit):  # a pyro.factor has no value
             continue
         check_shape(site, plates)
@@ -65,6 +70,7 @@ def check_data(
                 f"Move the data, or create the parameters with device=data.device."
             )
         _check_values(site, bounding)
+        _check_arguments(site, known)
 
 
 def _check_weights(site: Site, plates: Mapping[str, int]) -> None:
@@ -138,6 +144,30 @@ def _check_support(
         if names := sorted(bounding(site.name)):
             raise ParameterError(_beyond(site, index, support, names))
         _refuse(site, outside, f"values within {stated(support, index)}", _from_zero(support, value[visible]))
+
+
+def _check_arguments(site: Site, known: Callable[[str, str], bool] | None) -> None:
+    """Raise where an argument that is data is none that the distribution has, at an entry that is seen."""
+    if not (found := list(broken(site.fn))):
+        return
+    base, visible = unwrap(site.fn).base, torch.ones((), dtype=torch.bool)
+    if site.role == "observed":
+        event, visible = getattr(base, "event_dim", 0), seen_values(site)
+        visible = visible.flatten(visible.dim() - event).any(-1) if event else visible
+    for name, constraint, argument, bad in found:
+        shape = torch.Size(broadcast(base.batch_shape, visible.shape))
+        if (index := _first(bad.expand(shape) & visible)) is None:
+            continue
+        if not (constraint.is_discrete if known is None else known(site.name, name)):
+            continue
+        row = tuple(at for dim, at in zip(range(-len(index), 0), index, strict=True) if of_rows(site, dim))
+        got = argument.expand(shape + argument.shape[argument.dim() - constraint.event_dim :])[index].tolist()
+        law = "to be a whole number" if constraint.is_discrete else f"within {stated(constraint, index)}"
+        remedy = "Correct it, or leave the row out by fn.mask(observed)" if site.role == "observed" else "Correct it"
+        raise DataError(
+            f'Site "{user_site(site.name)}": expected {name} of {type(base).__name__} {law}, got {got} at index '
+            f"{row}. {remedy}."
+        )
 
 
 def _beyond(site: Site, index: tuple[int, ...], support: Any, names: Sequence[str]) -> str:

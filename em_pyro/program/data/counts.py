@@ -69,6 +69,13 @@ def _beta_binomial(fn: Any, x: Tensor) -> Tensor:
     return choose + log_rising(x, a) + log_rising(n - x, b) - log_rising(n, a + b)
 
 
+def _extended_beta_binomial(fn: Any, x: Tensor) -> Tensor:
+    n = fn.total_count.clamp(min=0)
+    inside = (x >= 0) & (x <= fn.total_count)
+    law = dist.BetaBinomial(fn.concentration1, fn.concentration0, n, validate_args=False)
+    return torch.where(inside, _beta_binomial(law, torch.where(inside, x, 0.0)), -torch.inf)
+
+
 def _dirichlet_multinomial(fn: Any, x: Tensor) -> Tensor:
     a, n = fn.concentration, x.sum(-1)
     each = (log_rising(x, a) - (x + 1).lgamma()).sum(-1)
@@ -86,7 +93,8 @@ def _negative_binomial(fn: Any, x: Tensor) -> Tensor:
 
 
 def _zero_inflated(fn: Any, x: Tensor) -> Tensor:
-    beside = _negative_binomial(fn.base_dist, x)
+    known = density(fn.base_dist, x)
+    beside = fn.base_dist.log_prob(x) if known is None else known
     if "gate" in vars(fn):
         inside = beside + (-fn.gate).log1p()
         return torch.where(x == 0, (fn.gate + inside.exp()).log(), inside)
@@ -96,14 +104,17 @@ def _zero_inflated(fn: Any, x: Tensor) -> Tensor:
 
 FORMULAS: Mapping[type, Callable[[Any, Tensor], Tensor]] = {
     dist.BetaBinomial: _beta_binomial,
+    dist.ExtendedBetaBinomial: _extended_beta_binomial,
     dist.DirichletMultinomial: _dirichlet_multinomial,
     dist.GammaPoisson: _gamma_poisson,
     dist.NegativeBinomial: _negative_binomial,
     dist.ZeroInflatedNegativeBinomial: _zero_inflated,
+    dist.ZeroInflatedDistribution: _zero_inflated,
 }
 
 LIMITS: Mapping[type, tuple[tuple[str, ...], str]] = {
     dist.BetaBinomial: (("concentration1", "concentration0"), "Binomial"),
+    dist.ExtendedBetaBinomial: (("concentration1", "concentration0"), "Binomial"),
     dist.DirichletMultinomial: (("concentration",), "Multinomial"),
     dist.GammaPoisson: (("concentration",), "Poisson"),
     dist.NegativeBinomial: (("total_count",), "Poisson"),

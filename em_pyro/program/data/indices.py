@@ -32,15 +32,15 @@ def wrong_index(given: Mapping[str, Any], error: Exception, run: Run, *, fitted:
     """
     if not isinstance(error, (IndexError, RuntimeError, TypeError, ValueError)) or not ABOUT.search(str(error)):
         return ""
-    leaves = [leaf for name, value in given.items() for leaf in _leaves(f'"{name}"', name, value)][:MOST]
-    leaves = [leaf for leaf in leaves if not (fitted and _counts(leaf[2]))]
+    tried = [leaf for name, value in given.items() for leaf in leaves(f'"{name}"', name, value)][:MOST]
+    tried = [leaf for leaf in tried if not (fitted and _counts(leaf[2]))]
     if beyond := BEYOND.search(str(error)):  # a fraction is no index at all, unless the model makes one of it
-        leaves = [leaf for leaf in leaves if _counts(leaf[2]) or _has(leaf[2], int(beyond[1]))]
+        tried = [leaf for leaf in tried if _counts(leaf[2]) or _has(leaf[2], int(beyond[1]))]
     for together in (False, True):  # one by one; then each with those before it, where several are none
         changed = dict(given)
-        for label, name, value in leaves:
+        for label, name, value in tried:
             zeros = torch.zeros(tuple(np.shape(value)), dtype=torch.int64)
-            trial = {**changed, name: _swapped(changed[name], value, zeros)}
+            trial = {**changed, name: swapped(changed[name], value, zeros)}
             changed = trial if together else changed
             if _is_gone(error, run, trial):
                 got, remedy = _said(value, error)
@@ -75,23 +75,23 @@ def _is_gone(error: Exception, run: Run, trial: Mapping[str, Any]) -> bool:
     return True
 
 
-def _leaves(label: str, name: str, value: Any) -> Iterator[tuple[str, str, Any]]:
+def leaves(label: str, name: str, value: Any) -> Iterator[tuple[str, str, Any]]:
     """Yield arrays, frames and tensors in an argument, each with what it is called, and the name of the argument."""
     if isinstance(value, (list, tuple, dict)):
         for key, part in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _leaves(f"{label}[{key!r}]", name, part)
+            yield from leaves(f"{label}[{key!r}]", name, part)
     elif isinstance(value, (Tensor, np.ndarray)) or (hasattr(value, "to_numpy") and not isinstance(value, type)):
         if not (hasattr(value, "columns") and np.asarray(value).dtype.kind == "O"):  # of these a model takes columns
             yield label, name, value
 
 
-def _swapped(value: Any, old: Any, new: Tensor) -> Any:
+def swapped(value: Any, old: Any, new: Tensor) -> Any:
     """Return an argument with something else in the place of a part of it."""
     if value is old:
         return new
     if type(value) in (list, tuple):
-        return type(value)(_swapped(part, old, new) for part in value)
-    return {key: _swapped(part, old, new) for key, part in value.items()} if type(value) is dict else value
+        return type(value)(swapped(part, old, new) for part in value)
+    return {key: swapped(part, old, new) for key, part in value.items()} if type(value) is dict else value
 
 
 def _said(value: Any, error: Exception) -> tuple[str, str]:

@@ -113,6 +113,41 @@ def unlawful(fn: Distribution, slack: float = 0.0) -> str:
     return ""
 
 
+def broken(fn: Distribution) -> Iterator[tuple[str, Any, Tensor, Tensor]]:
+    """Yield arguments with entries that no such law has, each with its constraint and where these stand in its batch.
+
+    Of numbers that must be whole, as totals of counts are, it is said by a fraction alone: how large they have to be
+    is seen by the values. Shares may sum to anything.
+    """
+    base = unwrap(fn).base
+    try:
+        constrained = base.arg_constraints
+    except NotImplementedError:  # of a class of the user's own
+        return
+    for name, constraint in constrained.items():
+        argument = _held(base, name)
+        if not isinstance(argument, Tensor) or constraints.is_dependent(constraint):  # type: ignore[attr-defined]
+            continue
+        slim = unexpand(argument, constraint.event_dim)
+        if constraint.is_discrete:
+            bad = (slim != slim.floor()) if slim.is_floating_point() else torch.zeros_like(slim, dtype=torch.bool)
+            bad = bad.flatten(-constraint.event_dim).any(-1) if constraint.event_dim else bad
+        elif constraint is constraints.simplex:
+            bad = ~(slim >= 0).all(-1)
+        else:
+            bad = ~constraint.check(slim)
+        if bool(bad.any()):
+            yield name, constraint, argument, bad
+
+
+def _held(base: Distribution, name: str) -> Any:
+    """Return an argument by which a law was made; nothing of those that would be computed from the others."""
+    own = vars(base)
+    if name in own:
+        return own[name]
+    return getattr(base, name) if type(getattr(type(base), name, None)) is property else None  # a lazy one is computed
+
+
 def stated(constraint: Any, index: Sequence[int] = ()) -> str:
     """Write a constraint, of bounds that differ by row those at an index; without one only that they do."""
     bounds = [f"{name}={_number(bound, index)}" for name, bound in vars(constraint).items() if name.endswith("_bound")]

@@ -50,7 +50,7 @@ def as_affine(role: RoleMap, bank: Bank, program: Program) -> RoleMap | None:
     ends = [(s.parameter, s.offset, s.offset + s.size) for s in touched]
     entries = tuple((name, k - first) for k in role.entries.tolist() for name, first, end in ends if first <= k < end)
     one = torch.ones(role.index.shape, dtype=torch.float64)
-    index = narrowed(torch.where(role.index < 0, -1, torch.searchsorted(role.entries, role.index)))
+    index = narrowed(torch.where(role.index < 0, -1, torch.searchsorted(role.entries, role.index.contiguous())))
     times = narrowed(torch.where(role.index < 0, 0.0, one if role.coefficient is None else role.coefficient))
     offset = torch.zeros_like(one) if role.constant is None else role.constant.double()
     piece = Piece(index.unsqueeze(-1), times.unsqueeze(-1))
