@@ -59,8 +59,8 @@ def test_what_is_asked_for_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = list[Tensor]()
     ahead, run = Replays.ahead, Replays.run
 
-    def before(replays: Replays, points: Any) -> None:
-        ahead(replays, points)
+    def before(replays: Replays, points: Any, known: Any) -> None:
+        ahead(replays, points, known)
         seen.extend(points)
         monkeypatch.setattr(replays.__class__, "run", after)
 
