@@ -78,6 +78,11 @@ def looked_up(z: Tensor, group: Tensor) -> Any:
     return dist.Normal(Vindex(parameter("m", K, 30))[z, group], scale())
 
 
+def beside(z: Tensor, x: Tensor, group: Tensor) -> Any:
+    """Return a regression with a term that rows look up."""
+    return dist.Normal(parameter("m", 30)[group] + (x * parameter("b", K, 3)[z]).sum(-1), scale())
+
+
 def logistic(z: Tensor, x: Tensor) -> Any:
     """Return a logistic regression."""
     return dist.Bernoulli(logits=(x * parameter("b", K, 3)[z]).sum(-1))
@@ -88,6 +93,7 @@ AS_READ = {
     "a rare category": (with_rare, (X, RARE, Y)),
     "exposures": (exposed, (X, X[:, 0], COUNTS)),
     "lookups": (looked_up, (GROUP, Y)),
+    "lookups beside covariates": (beside, (X, GROUP, Y)),
     "logistic": (logistic, (X, (COUNTS > 1).double())),
 }
 

@@ -12,14 +12,15 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from ...program.changes.lost import arguments_of
 from ...program.named import Params, unexpand
 from ...program.program import Program
-from ...program.changes.lost import arguments_of
 from ...program.site import Site
 from ...program.unroll import unroll
 from ..bank import Bank
 from ..reading import Reading
-from .by_row import ByRow, Table
+from .by_row import ByRow
+from .called_with import Table
 from .compared import other_argument
 
 MANY = 5_000  # rows of the largest plate from which some are read
@@ -68,9 +69,10 @@ def carried(
     """
     runs = [(values, unroll(dict(sites))) for values, sites in probes]
     found = ByRow(readings, some, _longest(program)).on(program, runs[0][1])
-    if found is None or any(other_argument(found, bank, values, sites) for values, sites in runs):
+    try:
+        return None if found is None or any(other_argument(found, bank, *run) for run in runs) else found
+    except IndexError:  # a column that is no index of other rows
         return None
-    return found
 
 
 def _longest(program: Program) -> str | None:
