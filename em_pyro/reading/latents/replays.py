@@ -18,7 +18,7 @@ from ..design.replays import NOISE
 from .bilinear import Places, beside
 
 FAR = {False: 300, True: 60}  # powers of two by which latents are moved at most, in double precision and in single
-KEPT = 100_000  # latent entries of all runs that are kept
+KEPT = 200_000  # latent entries of all runs that are kept
 ROOM = {False: 900, True: 110}  # what a location may be then
 
 
