@@ -195,8 +195,9 @@ def _upstream(
     """Which latents every site may depend on: all, unless there are so many that a second run is to tell."""
     if len(latent) <= OWN_DIMENSION:
         return dict.fromkeys(messages, frozenset(latent))
-    upstream = again().upstream
-    return {name: upstream.get(name, frozenset()) | ({name} & set(latent)) for name in messages}
+    upstream, own = again().upstream, {name: frozenset((name,)) for name in latent}
+    nothing = frozenset[str]()
+    return {name: upstream.get(name, nothing) | own.get(name, nothing) for name in messages}
 
 
 def _latents(

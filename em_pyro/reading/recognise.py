@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import pyro.distributions as dist
 import torch
@@ -27,6 +28,7 @@ from ..program.unroll import unroll
 from .affine import affine_readings, may_be_affine
 from .bank import Bank, RoleMap, list_of, packed
 from .design.slopes import of_slopes
+from .design.some_rows import carried, some_rows
 from .gradients.claims import disagreeing
 from .gradients.cut import cut_off
 from .gradients.elsewhere import elsewhere
@@ -37,6 +39,7 @@ from .reading import Reading, Recognition, Refusal, Unrecognised
 from .shapes import with_shapes
 
 REPLAYS, LEAST = 10, 5  # of a short program; of one of a few hundred sites
+ALL_ROWS = 3  # replays of all rows, far apart, where some of them have told where arguments come from
 INSTEAD = {
     "GaussianHMM": " (of an event, a transform or an update: made by itself, or as a loop of normal sites, it has)",
     "GaussianMRF": " (its potentials are divided by their integral, which hangs on all of its parameters)",
@@ -78,18 +81,36 @@ def _by_few_rows(program: Program) -> Recognition | None:
 def _read(program: Program, first: Mapping[str, Site] | None, beside: Program | None = None) -> Recognition:
     """Read a program around the initial values of its parameters; and `beside`, what is read has to hold at its own."""
     generator = torch.Generator().manual_seed(0)
-    replays = _replays(len(program.upstream))
-    found: list[Probe] = []
+    replays, found, told = _replays(len(program.upstream)), list[Probe](), None
     if program.parameters:
         first = first or program.run({name: parameter.initial for name, parameter in program.parameters.items()})
-        found = probes(program, replays, first, generator)
+        some = some_rows(program, first) if beside is None else None
+        told = None if some is None else _by_some(program, some, first)
+        found = probes(program, replays, first, generator) if told is None else told[1]
     if beside is not None:
         initial = {name: parameter.initial for name, parameter in beside.parameters.items()}
         with torch.no_grad():
             found.append((initial, beside.run(initial)))
     start = found[0][0] if found else {}
     with program.given(start):  # the weights of a module are leaves in place
-        return _recognise(program, found, *traced_run(program, start))
+        return _recognise(program, found, *traced_run(program, start), None if told is None else told[0])
+
+
+def _by_some(program: Program, some: Program, first: Mapping[str, Site]) -> tuple[_Told, list[Probe]] | None:
+    """Read arguments by some rows, and compare them with all rows at a few points; None where that does not do."""
+    generator = torch.Generator().manual_seed(0)
+    try:
+        run = some.run({name: parameter.initial for name, parameter in some.parameters.items()})
+        every = probes(some, _replays(len(some.upstream)), run, generator)
+        with some.given(every[0][0]):
+            leaves, traced = traced_run(some, every[0][0])
+        sites, atoms = unroll(traced), atoms_of(some, [values for values, _ in every])
+        told = _arguments(some, every, atoms, sites, reached(sites, leaves))
+    except (EMError, RuntimeError, ValueError, TypeError, LookupError):  # is said of all rows, with their numbers
+        return None
+    found = probes(program, ALL_ROWS, first, generator)
+    readings = carried(program, some, told.readings, told.bank, found)
+    return None if readings is None else (told._replace(readings=readings), found)
 
 
 def _replays(sites: int) -> int:
@@ -97,11 +118,55 @@ def _replays(sites: int) -> int:
     return 2 if sites > LONG_PROGRAM else max(LEAST, min(REPLAYS, LONG_PROGRAM // max(1, sites)))
 
 
+class _Told(NamedTuple):
+    """Where the arguments of all sites come from, or why they are not known."""
+
+    bank: Bank
+    readings: dict[str, Reading]
+    refusals: dict[str, Refusal]
+
+
+def _arguments(
+    program: Program,
+    probes: Sequence[Probe],
+    atoms: Atoms,
+    sites: Mapping[str, Site],
+    reaches: Mapping[str, frozenset[str]],
+) -> _Told:
+    """Read the arguments of all sites off their values at all probes.
+
+    Args:
+        program: what is read.
+        probes: values of all parameters, and the program there.
+        atoms: what arguments may be selections of, at all probes.
+        sites: of the program, the steps of loops one by one.
+        reaches: the parameters that enter each.
+    """
+    readings: dict[str, Reading] = {}
+    refusals: dict[str, Refusal] = {}
+    unrolled = [unroll(sites) for _, sites in probes]
+    for name, site in sites.items():
+        if site.role == "prior":
+            continue
+        try:
+            readings[name] = read_site([run[name] for run in unrolled], atoms)
+        except Unrecognised as reason:
+            entering = {n: probes[0][0][n] for n in reaches.get(name, frozenset())}
+            refusals[name] = Refusal(divided(unrolled[0][name], entering) or str(reason), frozenset(entering))
+    runs = [(values, sites) for (values, _), sites in zip(probes, unrolled, strict=True)]
+    affine = [name for name, refusal in refusals.items() if may_be_affine(sites[name], refusal)]
+    readings |= _affine(program, {name: reaches.get(name, frozenset()) for name in affine}, runs, atoms)
+    refusals = {name: refusal for name, refusal in refusals.items() if name not in readings}
+    readings = {name: of_slopes(reading, atoms.bank, program) for name, reading in readings.items()}
+    return _Told(_packed(atoms.bank, readings), readings, refusals)
+
+
 def _recognise(
     program: Program,
     probes: Sequence[Probe],
     leaves: dict[str, Tensor],
     traced: dict[str, Site],
+    told: _Told | None = None,
 ) -> Recognition:
     refuse_mixed_priors(program, traced)
     refuse_missing_values(leaves, traced)
@@ -109,25 +174,10 @@ def _recognise(
     reaches = reached(leaf_sites, leaves)
     probes = probes or [({}, traced)]
     refuse_moving(program, probes)
-    bank = atoms_of(program, [values for values, _ in probes])
-    readings: dict[str, Reading] = {}
-    refusals: dict[str, Refusal] = {}
-    unrolled = [unroll(sites) for _, sites in probes]
-    for name, site in leaf_sites.items():
-        if site.role == "prior":
-            continue
-        try:
-            readings[name] = read_site([sites[name] for sites in unrolled], bank)
-        except Unrecognised as reason:
-            entering = {n: probes[0][0][n] for n in reaches.get(name, frozenset())}
-            refusals[name] = Refusal(divided(unrolled[0][name], entering) or str(reason), frozenset(entering))
-    points = [values for values, _ in probes]
-    runs_at = list(zip(points, unrolled, strict=True))
-    affine = [name for name, refusal in refusals.items() if may_be_affine(leaf_sites[name], refusal)]
-    readings |= _affine(program, {name: reaches.get(name, frozenset()) for name in affine}, runs_at, bank)
-    refusals = {name: refusal for name, refusal in refusals.items() if name not in readings}
-    readings = {name: of_slopes(reading, bank.bank, program) for name, reading in readings.items()}
-    layout, computed = _packed(bank.bank, readings), tuple(refusals)
+    points, runs = [values for values, _ in probes], [sites for _, sites in probes]
+    atoms = atoms_of(program, points)
+    layout, readings, refusals = told or _arguments(program, probes, atoms, leaf_sites, reaches)
+    computed = tuple(refusals)
     cut: dict[str, tuple[str, ...]] = {}
     for name, apart in disagreeing(program, leaves, leaf_sites, readings, layout).items():
         without = apart & readings[name].parameters
@@ -137,10 +187,10 @@ def _recognise(
         cut |= {parameter: (*cut.get(parameter, ()), name) for parameter in without}
         del readings[name]
     open_sites = [name for name in refusals if not any(name in sites for sites in cut.values())]
-    for parameter, sites in cut_off(program, open_sites, reaches, runs_at).items():
+    unrolled = [unroll(sites) for sites in runs]
+    for parameter, sites in cut_off(program, open_sites, reaches, list(zip(points, unrolled, strict=True))).items():
         cut[parameter] = (*cut.get(parameter, ()), *sites)
-    runs = [sites for _, sites in probes]
-    outside, priors = not_fitted(traced, leaves), with_shapes(read_priors(runs), runs, bank)
+    outside, priors = not_fitted(traced, leaves), with_shapes(read_priors(runs), runs, atoms)
     endless = unbounded(program, points[0], leaves, traced)
     read = Recognition(layout, readings, refusals, reaches, priors, points[0], runs, points, cut, outside, endless)
     if program.integrated:

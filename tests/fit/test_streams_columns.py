@@ -17,6 +17,7 @@ from programs.columns import (
     interaction,
     known_scales,
     levels,
+    many_levels,
     no_latents,
     powers,
     rows,
@@ -74,6 +75,17 @@ def test_steps_are_those_in_memory_at_one_run_a_batch(model: Model) -> None:
     """Covariates, exposures and groups are columns of what the batch brings."""
     whole, streamed, runs = both(model, rows())
     assert_same(whole, streamed)
+    assert max(runs[1:]) <= len(ENDS) - 1
+
+
+def test_levels_that_a_batch_lacks_are_looked_up() -> None:
+    """The first has not all of them, and the next a third: none is read anew, and the top is the same."""
+    data = rows()
+    data["place"] = torch.arange(len(data["y"])) * 37 % 60
+    data["place"][: ENDS[1]].clamp_(max=57)
+    whole, streamed, runs = both(many_levels, data, tol=1e-12, max_steps=100)
+    assert streamed.outcome == whole.outcome == "converged"
+    assert distance(streamed.objective, whole.objective) < IDENTITY
     assert max(runs[1:]) <= len(ENDS) - 1
 
 

@@ -189,9 +189,17 @@ def test_few_runs_and_large_ones_are_made_one_by_one(
 ) -> None:
     """There is nothing to be gained."""
     program, points = simple(lambda p: dist.Normal(p, 1.0))
+    monkeypatch.setattr(room, "SMALL", 1)
     assert made(program, points) is not None
     monkeypatch.setattr(room, attribute, value)
     assert made(program, points) is None
+
+
+def test_many_small_arguments_are_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the steps of a long loop, however many there are."""
+    monkeypatch.setattr(room, "ENTRIES", 9)
+    program, points = simple(lambda p: dist.Normal(p, 1.0))
+    assert made(program, points) is not None
 
 
 def test_runs_at_once_are_as_many_as_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,3 +146,10 @@ def levels(d: Mapping[str, Tensor]) -> None:
     with pyro.plate("rows", len(d["y"])):
         z = two_kinds()
         pyro.sample("y", dist.Normal(level[4 * d["group"] + d["other"]] + slope[z] * d["other"], 1.0), obs=d["y"])
+
+
+def many_levels(d: Mapping[str, Tensor]) -> None:
+    """Counts with a level for each of 60 places, of which few rows have few, beside a slope."""
+    level, slope = pyro.param("level", start(60) / 60), pyro.param("slope", start(1) / 10)
+    with pyro.plate("rows", len(d["y"])):
+        pyro.sample("n", dist.Poisson((level[d["place"]] + slope * d["x"][:, 0]).exp()), obs=d["n"])

@@ -78,7 +78,7 @@ def predictor(program: Program) -> Affine | None:
 def test_a_predictor_is_that_of_the_model(body: Body, at_once: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001
     """At other values than those that were tried, with steps at once and one by one."""
     if not at_once:
-        monkeypatch.setattr("em_pyro.program.points.abreast.ENTRIES", 0)
+        monkeypatch.setattr("em_pyro.program.points.abreast.FEW", 10**9)
     program = program_of(body)
     affine = predictor(program)
     assert affine is not None
@@ -106,7 +106,7 @@ def test_a_column_takes_one_replay(monkeypatch: pytest.MonkeyPatch) -> None:
         return run(self, *args)
 
     monkeypatch.setattr(Program, "run", counted)
-    monkeypatch.setattr("em_pyro.program.points.abreast.ENTRIES", 0)
+    monkeypatch.setattr("em_pyro.program.points.abreast.FEW", 10**9)
     monkeypatch.setattr("em_pyro.reading.design.replays.FAR", 1e9)  # no step is too long
 
     def replays(columns: int) -> int:

@@ -42,7 +42,7 @@ def numbers(site: Bilinear) -> Iterator[Tensor]:
 def test_runs_at_once_tell_the_same(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which entries cells take, covariates and responses; by fewer runs of the model."""
     together, few = read(seed)
-    monkeypatch.setattr("em_pyro.program.points.abreast.ENTRIES", 0)
+    monkeypatch.setattr("em_pyro.program.points.abreast.FEW", 10**9)
     alone, many = read(seed)
     assert together.latents is not None
     assert alone.latents is not None
@@ -59,8 +59,8 @@ def test_what_is_asked_for_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = list[Tensor]()
     ahead, run = Replays.ahead, Replays.run
 
-    def before(replays: Replays, points: Any) -> None:
-        ahead(replays, points)
+    def before(replays: Replays, points: Any, known: Any) -> None:
+        ahead(replays, points, known)
         seen.extend(points)
         monkeypatch.setattr(replays.__class__, "run", after)
 

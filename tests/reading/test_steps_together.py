@@ -8,7 +8,8 @@ from torch import Tensor, tensor
 
 from em_pyro.reading.latents.bilinear import Bilinear, Slot, stacked
 from em_pyro.reading.latents.constants import wrong_cells
-from em_pyro.reading.latents.frames import _faint, _stacks
+from em_pyro.reading.latents.frames import _faint
+from em_pyro.reading.latents.replays import together
 
 NOISE = 1e-15
 
@@ -28,21 +29,21 @@ def test_sites_of_one_form_are_one_residual() -> None:
     params, latents = {"b": tensor([0.5])}, torch.randn(3, generator=torch.Generator().manual_seed(0)).double()
     every = stacked(sites)
     assert [names for names, _ in every] == [("a", "b"), ("other",)]
-    for names, together in every:
-        found = together.residual(params, latents), together.terms(params, latents)
+    for names, both in every:
+        found = both.residual(params, latents), both.terms(params, latents)
         for k, name in enumerate(names):
             same(found[0][k] / found[1][k], sites[name].residual(params, latents) / sites[name].terms(params, latents))
 
 
 def test_each_is_held_to_its_own_units() -> None:
     """What is far off in a small site is nothing beside a large one, and is seen."""
-    ((names, together),) = stacked({"small": made(1.0), "large": made(1e12)})
+    ((names, both),) = stacked({"small": made(1.0), "large": made(1e12)})
     params, latents = {"b": tensor([0.5]).double()}, tensor([0.3, -0.7]).double()
-    location = together.residual(params, latents)
+    location = both.residual(params, latents)
 
     def wrong(off: Tensor) -> list[list[bool]]:
         value = 2 * location + off
-        return wrong_cells(together, params, latents, value, location, NOISE, apart=True).tolist()
+        return wrong_cells(both, params, latents, value, location, NOISE, apart=True).tolist()
 
     assert names == ("small", "large")
     assert wrong(torch.zeros(2, 2)) == [[False, False], [False, False]]
@@ -53,6 +54,6 @@ def test_each_is_held_to_its_own_units() -> None:
 def test_rounding_is_that_of_the_site() -> None:
     """An effect that would be rounding beside another site's is none beside its own; beside its own it is."""
     zero = torch.zeros(2).double()
-    (stack,) = _stacks({"small": (zero, zero), "large": (zero, zero)})
+    (stack,) = together({"small": (zero, zero), "large": (zero, zero)})
     effects = tensor([[1e-5, 1e-30], [1e12, 1e-5]]).double()
     assert _faint(stack, [effects, 0 * effects], NOISE)[0].tolist() == [[False, True], [False, True]]

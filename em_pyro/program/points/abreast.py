@@ -26,6 +26,7 @@ from ..site import Site
 
 FEW = 4  # runs from which one for all is faster than they are, the comparison included
 ENTRIES = 200_000  # of all arguments in all runs, up to which it is: larger tensors keep torch busy by themselves
+SMALL = 100  # entries of an argument in all runs, up to which it is however many there are: the steps of a long loop
 DATA = 2_000_000  # numbers that the model is called with, in all states and runs: on its way it may hold as many
 PLAIN = frozenset({bool, int, float, complex, str, type(None), torch.Size, torch.dtype, torch.device})
 """Kinds of values that hold no tensors."""
@@ -149,10 +150,11 @@ def pays(program: Program, run: Mapping[str, Site], count: int) -> bool:
     """
     if count < FEW or any(parameter.tensor is not None for parameter in program.parameters.values()):
         return False  # the weights of a module are swapped in place
-    entries = sum(unexpand(part).numel() for site in run.values() for _, part in arguments_of(site.fn))
+    sizes = [unexpand(part).numel() for site in run.values() for _, part in arguments_of(site.fn)]
+    entries, most = sum(sizes), max(ENTRIES, SMALL * len(sizes))
     passed = (*program.args, *program.kwargs.values())
     data = sum(part.numel() for part in passed if isinstance(part, Tensor))
-    if count * entries > ENTRIES or count * data * max(program.states.values(), default=1) > DATA:
+    if count * entries > most or count * data * max(program.states.values(), default=1) > DATA:
         return False
     return held(program.model) == program.held
 

@@ -12,6 +12,7 @@ from ...program.named import broadcast
 from ..predictor import Affine, Piece
 
 ROUNDING = 1e-14  # of a product of a covariate and a multiplier, as it is read
+COMPARED = 64  # numbers of two covariates that are compared first
 LEVELS = 24  # entries of which every row takes one, up to which each has a covariate of its own
 
 Column = tuple[Tensor, Tensor]
@@ -100,20 +101,27 @@ def _column(value: Tensor, rows: Collection[int]) -> Column | None:
 def _thin(part: Tensor) -> Tensor:
     """Keep one of what is the same along a dimension."""
     for d in range(part.dim()):
-        if part.shape[d] > 1 and bool((part == part.narrow(d, 0, 1)).all()):
-            part = part.narrow(d, 0, 1)
+        first = part.narrow(d, 0, 1)
+        if part.shape[d] > 1 and torch.equal(part.narrow(d, -1, 1), first) and bool((part == first).all()):
+            part = first
     return part
 
 
 def _place(covariates: list[Tensor], column: Tensor) -> tuple[int, float]:
     """Where a covariate stands among those found so far, and its sign there; it is put behind them if it is new."""
+    some = _some(column)
     for j, other in enumerate(covariates):
         if other.shape == column.shape:
             for sign in (1.0, -1.0):
-                if torch.equal(sign * other, column):
+                if torch.equal(sign * _some(other), some) and torch.equal(sign * other, column):
                     return j, sign
     covariates.append(column)
     return len(covariates) - 1, 1.0
+
+
+def _some(column: Tensor) -> Tensor:
+    """A few of its numbers: where they differ, the others need not be looked at."""
+    return column.reshape(-1)[:: max(1, column.numel() // COMPARED)]
 
 
 def _beside(covariates: Sequence[Tensor]) -> Tensor:

@@ -7,142 +7,24 @@ theirs, and nothing is probed: one run of the model on these rows tells whether 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import EMError
-from ...program.data.passed import tensor_of
 from ...program.named import squeeze
 from ...program.program import Program
 from ...program.site import Site
 from ..bank import RoleMap
+from ..predictor import Affine
 from ..reading import Reading, arguments
+from .called_with import Column, NoColumn, Table
 
 LEAST = 3  # rows that tell one column from another
 SOUGHT = 2_000  # tensors of a reading, a number for each row, that are looked for
-FIRST = 64  # rows that are compared first
-ROUNDED = 1e-11  # of the largest number of a column
 WHOLE = 1e-6  # that a position may be off a whole number
-
-FUNCTIONS: tuple[Callable[[Tensor], Tensor], ...] = (
-    torch.clone, torch.log, torch.square, lambda x: x**3, torch.reciprocal, torch.sqrt, torch.exp, torch.log1p,
-)  # fmt: skip
-"""What models do with a column most often, first of all nothing."""
-
-Path = tuple[Any, ...]
-"""Where an argument stands: its position or name, and then what leads into it."""
-
-
-class NoColumn(Exception):
-    """Something differs by row that is no column of the arguments."""
-
-
-@dataclass(frozen=True, eq=False)
-class Column:
-    """`plus + times * function(column)`.
-
-    Attributes:
-        path: of the argument; empty where all rows have the same number.
-        at: which of its columns.
-        function: of the column, by its place among `FUNCTIONS`.
-    """
-
-    path: Path
-    at: int
-    function: int
-    times: float
-    plus: float
-
-    def of(self, table: Table) -> Tensor:
-        """Take it from the arguments of a call.
-
-        Raises:
-            NoColumn: these have none there.
-        """
-        if not self.path:
-            return torch.full((table.rows,), self.plus, dtype=torch.float64)
-        part = table.parts.get(self.path)
-        if part is None or self.at >= part.shape[1]:
-            raise NoColumn
-        return self.plus + self.times * FUNCTIONS[self.function](part[:, self.at])
-
-
-@dataclass(frozen=True, eq=False)
-class Table:
-    """The numbers by row among the arguments of a call.
-
-    Attributes:
-        parts: of every argument that has them, (rows, columns).
-        rows: how many there are.
-    """
-
-    parts: Mapping[Path, Tensor] = field(repr=False)
-    rows: int
-
-    @classmethod
-    def of(cls, program: Program, rows: int) -> Table:
-        """Lay out the arguments of a program that have a dimension of so many rows."""
-        leaves = _leaves({**dict(enumerate(program.args)), **program.kwargs}, ())
-        return cls({path: part for path, value in leaves if (part := _by_row(value, rows)) is not None}, rows)
-
-    def find(self, wanted: Tensor) -> Column:
-        """Find the column that some numbers, one by row, are.
-
-        Raises:
-            NoColumn: none is.
-        """
-        wanted = wanted.double()
-        low, high = int(wanted.argmin()), int(wanted.argmax())
-        if wanted[low] == wanted[high]:
-            return Column((), 0, 0, 0.0, float(wanted[low]))
-        some = torch.linspace(0, len(wanted) - 1, min(FIRST, len(wanted)), dtype=torch.float64).long()
-        for k, function in enumerate(FUNCTIONS):
-            for path, part in self.parts.items():
-                ends = function(part[[low, high]])
-                times = (wanted[high] - wanted[low]) / (ends[1] - ends[0])
-                times = torch.where((times.abs() - 1).abs() <= ROUNDED, times.sign(), times)
-                plus = wanted[low] - times * ends[0]
-                plus = torch.where(plus.abs() <= ROUNDED * wanted.abs().max(), 0.0, plus)
-                for at in _equal(wanted[some], function(part[some]), times, plus).nonzero().flatten().tolist():
-                    if bool(_equal(wanted, function(part[:, at : at + 1]), times[at], plus[at])):
-                        return Column(path, at, k, float(times[at]), float(plus[at]))
-        raise NoColumn
-
-
-def _equal(wanted: Tensor, part: Tensor, times: Tensor, plus: Tensor) -> Tensor:
-    """Tell of every column whether it is what is wanted."""
-    apart = (plus + times * part - wanted.unsqueeze(-1)).abs().amax(0)
-    return apart <= ROUNDED * wanted.abs().max()  # not so of what is not finite
-
-
-def _leaves(value: Any, path: Path) -> Iterator[tuple[Path, Any]]:
-    """Yield everything that an argument holds, with where it stands."""
-    named = list(value.columns) if hasattr(value, "columns") else []
-    if isinstance(value, Mapping) or named and len(set(named)) == len(named):
-        for key in value:
-            yield from _leaves(value[key], (*path, key))
-    elif isinstance(value, (tuple, list)):
-        for at, one in enumerate(value):
-            yield from _leaves(one, (*path, at))
-    elif isinstance(value, (Tensor, np.ndarray)) or hasattr(value, "to_numpy"):
-        yield path, value
-
-
-def _by_row(value: Any, rows: int) -> Tensor | None:
-    """Return the columns of a tensor or an array, if it has a dimension of rows."""
-    try:
-        found = tensor_of(value)
-    except (EMError, ValueError, TypeError):  # dates, words
-        return None
-    if found.is_complex() or found.layout != torch.strided or rows not in found.shape:
-        return None
-    return found.detach().movedim(found.shape.index(rows), 0).reshape(rows, -1).double()
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +55,7 @@ class ByRow:
             for name, reading in self.readings.items():
                 for key, role in reading.roles.items():
                     some = found.setdefault((name, key), [])
-                    for part in self._parts(role):
+                    for part in self._parts(self._among_all(role)):
                         vectors = part.reshape(self.rows, -1).unbind(-1)
                         budget -= len(vectors)
                         if budget < 0:
@@ -197,6 +79,20 @@ class ByRow:
 
         _changed(role, look)
         return found
+
+    def _among_all(self, role: RoleMap) -> RoleMap:
+        """The same argument among all entries of its parameters, if rows look them up: other rows have others."""
+        affine = role.affine
+        if affine is None or self.plate not in role.names:
+            return role
+        d = role.names.index(self.plate)
+        if all(piece.index.shape[d] == 1 for piece in affine.pieces):
+            return role
+        parameters = self.program.parameters
+        entries = tuple((n, k) for n, _, _ in affine.sources for k in range(parameters[n].initial.numel()))
+        number = {entry: k for k, entry in enumerate(entries)}
+        moved = affine.moved(torch.tensor([number[entry] for entry in affine.entries]))
+        return replace(role, affine=replace(moved, entries=entries))
 
     def on(self, program: Program, run: Mapping[str, Site]) -> dict[str, Reading] | None:
         """Return the readings on other rows, to be compared with the model; None if that cannot be done.
@@ -226,7 +122,7 @@ class ByRow:
     def _role(
         self, reading: Reading, key: str, columns: Sequence[Column], table: Table, rows: int, site: Site
     ) -> RoleMap:
-        role = reading.roles[key]
+        role, before = self._among_all(reading.roles[key]), reading.roles[key].affine
         if self.plate not in role.names:
             return role
         d, left = role.names.index(self.plate), iter(columns)
@@ -247,7 +143,30 @@ class ByRow:
                 made = _positions(made)
             return made.to(part).reshape((rows, *others)).movedim(0, d)
 
-        return _changed(role, exchanged) if rows > 1 else _of_one(_changed(role, exchanged), d)
+        made = _used(_changed(role, exchanged), before)
+        return made if rows > 1 else _of_one(made, d)
+
+
+def _used(role: RoleMap, before: Affine | None) -> RoleMap:
+    """The argument without entries that no row takes and that were not `before`.
+
+    Raises:
+        NoColumn: rows take what is no entry.
+    """
+    affine = role.affine
+    if affine is None or before is None or affine.entries == before.entries:
+        return role
+    used = torch.zeros(len(affine.entries) + 1, dtype=torch.bool)  # the last is that of an index of -1
+    for piece in affine.pieces:
+        if int(piece.index.max()) >= len(affine.entries):
+            raise NoColumn
+        used[piece.index.cpu().flatten()] = True
+    known = set(before.entries)
+    kept = [k for k, entry in enumerate(affine.entries) if bool(used[k]) or entry in known]
+    positions = torch.full((len(affine.entries),), -1)
+    positions[kept] = torch.arange(len(kept))
+    entries = tuple(affine.entries[k] for k in kept)
+    return replace(role, affine=replace(affine.moved(positions), entries=entries))
 
 
 def _of_one(role: RoleMap, d: int) -> RoleMap:

@@ -155,8 +155,12 @@ class Places:
 
     def values(self, flat: Tensor) -> dict[str, Tensor]:
         """Cut entries side by side into the values of the latents."""
-        cut = {n: flat[self.first[n] :][: math.prod(s)].reshape(s) for n, s in self.shapes.items()}
-        return {n: part.to(self.dtypes[n]) for n, part in cut.items()}
+        cut = flat.split([math.prod(shape) for shape in self.shapes.values()])
+        found = dict[str, Tensor]()
+        for (name, shape), part in zip(self.shapes.items(), cut, strict=True):
+            part = part if len(shape) == 1 else part.reshape(shape)
+            found[name] = part if part.dtype == self.dtypes[name] else part.to(self.dtypes[name])
+        return found
 
     def frames(self, coarse: Mapping[tuple[int, ...], int]) -> Iterator[tuple[tuple[int, ...], Tensor]]:
         """Yield sets of entries that move together, with their kind: one coordinate of all latents of a shape.

@@ -15,7 +15,7 @@ from ...program.named import Params, broadcast, unwrap
 from ...program.program import Program
 from ...program.site import Site
 from ..reading import Recognition
-from .bilinear import Bilinear, Latents, Places, Slot, beside, stacked
+from .bilinear import Bilinear, Latents, Places, Slot, stacked
 from .computed import Computed, computed, taken_apart
 from .degree import sites_of_latents
 from .entries import colours_of, entries_of
@@ -95,6 +95,7 @@ def _found(
 ) -> Found:
     places, zero = replays.places, torch.zeros(replays.places.count, dtype=torch.float64)
     frames = [Frame(kind, ids, places.count) for kind, ids in places.frames(coarse)]
+    far = _begun(replays, frames, recognition.runs[0])
     start = replays.run(zero, {})
     shapes = {n: _shape(replays.program, recognition.runs[0][n], parts) for n, parts in start.items()}
     read = {n: recognition.readings[n] for n in start if n in recognition.readings}
@@ -111,8 +112,6 @@ def _found(
     apart = {plate for latent in replays.program.latents.values() for plate in latent.plates}
     apart |= {plate for name in places.shapes for plate in recognition.runs[0][name].plates}
     rows = {n: [d for d, p in enumerate(names_of(recognition.runs[0][n])) if p in apart] for n in start}
-    far = replays.far
-    replays.ahead([*(point for frame in frames for point in points_of(replays, frame, far)), *_elsewhere(replays, far)])
     which = [takes_of(replays, frame, far, start, rows) for frame in frames]
     base = replays.run(zero, moves.none)
     constants = moves.constants(base)
@@ -144,6 +143,18 @@ def _found(
     with torch.no_grad():
         _certify(replays, made, far, {**replays.params, **worked.once(replays.params)})
     return Found({name: made[name] for name in start}, worked)
+
+
+def _begun(replays: Replays, frames: Sequence[Frame], known: Mapping[str, Site]) -> float:
+    """Run at the latents that will be asked for, at once where that can be done, and say how far they are moved."""
+    near, far = [torch.zeros(replays.places.count, dtype=torch.float64), replays.ones], replays.farthest
+    for _ in range(2):
+        points = [point for frame in frames for point in points_of(replays, frame, far)] if len(frames) <= RUNS else []
+        replays.ahead([*near, *points, *_elsewhere(replays, far)], known)
+        if far == replays.far:
+            break
+        far = replays.far
+    return far
 
 
 def _shape(program: Program, site: Site, parts: tuple[Tensor, Tensor]) -> tuple[int, ...]:
@@ -227,7 +238,7 @@ def _different(
     """
     run, found = replays.run(latents, {}), {}
     for names, site in made:
-        value, location = (beside([run[n][k].expand(site.shape[1:]) for n in names]) for k in (0, 1))
+        value, location = (part.expand(site.shape) for part in run.of(names))
         wrong = (
             wrong_cells(site, params, latents, value, location, replays.noise, apart=True)
             .reshape((len(names), -1))

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .bilinear import beside
-from .replays import Crowded, Parts, Replays, thin_which
+from .replays import Crowded, Parts, Replays, Steps, thin_which
 
 AGAIN = (1 + math.sqrt(5)) / 2  # times as far: no multiple of a unit in the last place is another one
 STEADY = {False: 1e-6, True: 1e-2}  # of a faint slope that is one, in double precision and in single
@@ -65,11 +64,11 @@ def takes_of(
     Raises:
         Crowded: a cell has two of them.
     """
-    noise, stacks = replays.noise, _stacks(start)
-    moved = _effects(replays, points_of(replays, frame, far), stacks)
+    noise = replays.noise
+    moved = _effects(replays, points_of(replays, frame, far), start.steps)
     read = _binary if replays.single else _marked
     found: dict[str, Tensor] = {}
-    for stack, (first, *others) in zip(stacks, moved, strict=True):
+    for stack, (first, *others) in zip(start.steps, moved, strict=True):
         floor = 10 * noise * (stack.value.abs() + stack.location.abs())
         idle, most = first.abs() <= floor / 10 + 1e-300, torch.stack([other.abs() for other in others]).amax(0)
         takes = ~stack.rows(idle & (most <= 4 * floor)).all(1)
@@ -90,38 +89,7 @@ def points_of(replays: Replays, frame: Frame, far: float) -> list[Tensor]:
     return [frame.at(far * code) for code in (one, *frame.codes(single=replays.single))]
 
 
-@dataclass(frozen=True, eq=False)
-class _Stack:
-    """Sites whose values and locations have the same shapes, the steps of a loop, with a dimension for them in front.
-
-    Attributes:
-        names: of the sites.
-        value: where all latents are zero.
-        location: likewise.
-    """
-
-    names: Sequence[str]
-    value: Tensor = field(repr=False)
-    location: Tensor = field(repr=False)
-
-    def rows(self, part: Tensor) -> Tensor:
-        """Cells of every site in a row."""
-        return part.reshape((len(self.names), -1))
-
-    def moved(self, run: Parts) -> Tensor:
-        """How much residuals differ in a run."""
-        value, location = (beside([run[name][k] for name in self.names]) for k in (0, 1))
-        return (value - self.value) - (location - self.location)
-
-
-def _stacks(start: Parts) -> list[_Stack]:
-    groups: dict[tuple[torch.Size, torch.Size], list[str]] = {}
-    for name, (value, location) in start.items():
-        groups.setdefault((value.shape, location.shape), []).append(name)
-    return [_Stack(names, *(beside([start[n][k] for n in names]) for k in (0, 1))) for names in groups.values()]
-
-
-def _effects(replays: Replays, points: Sequence[Tensor], stacks: Sequence[_Stack]) -> list[list[Tensor]]:
+def _effects(replays: Replays, points: Sequence[Tensor], stacks: Sequence[Steps]) -> list[list[Tensor]]:
     """How much the residual of every cell differs at some latents from that where all are zero, less what is rounding.
 
     What adds up to nothing leaves a rounding of the size of what was added, that of an effect on other cells. If the
@@ -143,7 +111,7 @@ def _effects(replays: Replays, points: Sequence[Tensor], stacks: Sequence[_Stack
     return found
 
 
-def _faint(stack: _Stack, effects: Sequence[Tensor], noise: float) -> list[Tensor]:
+def _faint(stack: Steps, effects: Sequence[Tensor], noise: float) -> list[Tensor]:
     """Cells in which effects are no more than the rounding of the largest of their site."""
     largest = torch.stack([stack.rows(effect.abs()).amax(1) for effect in effects]).amax(0)
     largest = largest.reshape((-1,) + (1,) * (effects[0].dim() - 1))

@@ -56,9 +56,13 @@ class Moves:
         found: dict[str, list[Tensor]] = {name: [] for name in base}
         for colour in range(max(self.colours, default=-1) + 1):
             run, step = self._run(zero, colour, base, LEAP[self.replays.single])
-            for name, have in found.items():
-                have.append(thin((run[name][1] - base[name][1]) / step))
-        return {name: (*have, thin(base[name][0] - base[name][1])) for name, have in found.items()}
+            for some in base.steps:
+                for name, part in zip(some.names, (run.of(some.names)[1] - some.location) / step, strict=True):
+                    found[name].append(thin(part))
+        for some in base.steps:
+            for name, part in zip(some.names, some.value - some.location, strict=True):
+                found[name].append(thin(part))
+        return {name: tuple(have) for name, have in found.items()}
 
     def slopes(
         self, latents: Tensor, far: float, base: Parts, constants: Mapping[str, Sequence[Tensor]], names: Iterable[str]

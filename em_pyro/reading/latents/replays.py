@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -15,14 +15,10 @@ from ...program.points.abreast import FEW, read_abreast
 from ...program.program import Program
 from ...program.site import Site
 from ..design.replays import NOISE
-from .bilinear import Places
+from .bilinear import Places, beside
 
-Parts = dict[str, tuple[Tensor, Tensor]]
-"""Value and location of every site."""
-
-PARTS = "value", "location"
 FAR = {False: 300, True: 60}  # powers of two by which latents are moved at most, in double precision and in single
-KEPT = 100_000  # latent entries of all runs that are kept
+KEPT = 200_000  # latent entries of all runs that are kept
 ROOM = {False: 900, True: 110}  # what a location may be then
 
 
@@ -33,6 +29,82 @@ class Crowded(Exception):
         """Of which kind; None is not known."""
         super().__init__()
         self.kind = kind
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """Sites whose values and locations have the same shapes, the steps of a loop, with a dimension for them in front.
+
+    Attributes:
+        names: of the sites.
+        value: of all of them.
+        location: likewise.
+    """
+
+    names: tuple[str, ...]
+    value: Tensor = field(repr=False)
+    location: Tensor = field(repr=False)
+
+    def rows(self, part: Tensor) -> Tensor:
+        """Cells of every site in a row."""
+        return part.reshape((len(self.names), -1))
+
+    def moved(self, run: Parts) -> Tensor:
+        """How much residuals differ in a run."""
+        value, location = run.of(self.names)
+        return (value - self.value) - (location - self.location)
+
+
+def together(parts: Mapping[str, tuple[Tensor, Tensor]]) -> list[Steps]:
+    """Put the values and the locations of all sites that have them in the same shapes side by side."""
+    groups: dict[tuple[torch.Size, torch.Size], list[str]] = {}
+    for name, (value, location) in parts.items():
+        groups.setdefault((value.shape, location.shape), []).append(name)
+    found = list[Steps]()
+    for names in groups.values():
+        value, location = (beside([parts[name][k] for name in names]) for k in (0, 1))
+        found.append(Steps(tuple(names), value, location))
+    return found
+
+
+class Parts(Mapping[str, tuple[Tensor, Tensor]]):
+    """Value and location of every site in one run, by name; and those of many sites in one tensor."""
+
+    def __init__(self, steps: Sequence[Steps], names: Sequence[str]) -> None:
+        """Take all sites, and their names in order; what is masked may be no number, and is put at zero."""
+        self.steps = tuple(Steps(s.names, _finite(s.value), s.location) for s in steps)
+        where = {name: (k, at) for k, some in enumerate(self.steps) for at, name in enumerate(some.names)}
+        self._where = {name: where[name] for name in names}
+
+    def __getitem__(self, name: str) -> tuple[Tensor, Tensor]:
+        """Return value and location of a site."""
+        k, at = self._where[name]
+        return self.steps[k].value[at], self.steps[k].location[at]
+
+    def __iter__(self) -> Iterator[str]:
+        """Go through the names of the sites in their order."""
+        return iter(self._where)
+
+    def __len__(self) -> int:
+        """Return how many sites there are."""
+        return len(self._where)
+
+    def of(self, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return values and locations of some sites, whose cells are alike, side by side."""
+        first = self._where[names[0]][0]
+        if names == self.steps[first].names:
+            return self.steps[first].value, self.steps[first].location
+        places = [self._where[name] for name in names]
+        if all(k == first for k, _ in places):
+            at = torch.tensor([at for _, at in places])
+            return self.steps[first].value[at], self.steps[first].location[at]
+        value, location = (torch.broadcast_tensors(*(self[name][k] for name in names)) for k in (0, 1))
+        return beside(value), beside(location)
+
+
+def _finite(value: Tensor) -> Tensor:
+    finite = torch.isfinite(value)
+    return value if bool(finite.all()) else torch.where(finite, value, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,24 +128,27 @@ class Replays:
         """Relative rounding of a replay."""
         return NOISE[torch.float32 if self.single else torch.float64]
 
+    @property
+    def ones(self) -> Tensor:
+        """All latents at one: how large values and locations are then says how far latents may be moved."""
+        return torch.ones(self.places.count, dtype=torch.float64)
+
+    @property
+    def farthest(self) -> float:
+        """How far latents are moved, unless values and locations are so large that they would be no numbers then."""
+        return 2.0 ** FAR[self.single]
+
     @cached_property
     def far(self) -> float:
         """How far latents are moved, a power of two: so far that their slopes are not lost beside anything."""
-        run = self.run(torch.ones(self.places.count, dtype=torch.float64), {})
-        size = max(float(part.abs().max()) for parts in run.values() for part in parts if part.numel())
-        return 2.0 ** min(FAR[self.single], ROOM[self.single] - math.frexp(size)[1])
-
-    @cached_property
-    def _values(self) -> dict[str, tuple[Tensor | None, Tensor]]:
-        """Values that are the same tensors in every run, as they are laid out over cells."""
-        return {}
+        every = [part for some in self.run(self.ones, {}).steps for part in (some.value, some.location)]
+        size = max(float(part.abs().max()) for part in every if part.numel())
+        return min(self.farthest, 2.0 ** (ROOM[self.single] - math.frexp(size)[1]))
 
     def run(self, latents: Tensor, moved: Params) -> Parts:
         """Return value and location of every site, both in the dimensions of its cells."""
-        if not moved:  # some are asked for again
-            for before, parts in self._runs:
-                if torch.equal(before, latents):
-                    return parts
+        if not moved and (known := self._known(latents)) is not None:  # some are asked for again
+            return known
         with torch.no_grad():
             sites = self.program.run({**self.params, **moved}, self.places.values(latents))
         found = self.cells(sites)
@@ -81,26 +156,36 @@ class Replays:
             self._runs.append((latents, found))
         return found
 
-    def ahead(self, points: Sequence[Tensor]) -> None:
-        """Run with several latents at once, where that can be done, and keep the runs: they will be asked for."""
+    def _known(self, latents: Tensor) -> Parts | None:
+        return next((parts for before, parts in self._runs if torch.equal(before, latents)), None)
 
-        def read(sites: Mapping[str, Site]) -> dict[tuple[str, str], Tensor]:
-            each = {name: _parts(sites[name]) for name in (*self.names, *sorted(self.deltas))}
-            return {(name, part): tensors[k] for name, tensors in each.items() for k, part in enumerate(PARTS)}
+    def ahead(self, points: Sequence[Tensor], known: Mapping[str, Site]) -> None:
+        """Run with several latents at once, where that can be done, and keep the runs: they will be asked for.
 
+        Args:
+            points: the latents.
+            known: a run at the same parameters, and other latents.
+        """
+        points = [point for point in points if self._known(point) is None]
         if not FEW <= len(points) <= self._kept - len(self._runs):
             return
-        values = [self.places.values(point) for point in points]
+        steps = list[tuple[str, ...]]()
+
+        def read(sites: Mapping[str, Site]) -> dict[tuple[str, str], Tensor]:
+            every = self._steps(sites)
+            steps[:] = [some.names for some in every]
+            parts = {(str(k), "value"): some.value for k, some in enumerate(every)}
+            return parts | {(str(k), "location"): some.location for k, some in enumerate(every)}
+
+        before = {name: known[name].value for name in self.places.shapes}
+        values = [before, *(self.places.values(point) for point in points)]
         with torch.no_grad():
-            known = self.program.run(self.params, values[0])
-            found = read_abreast(self.program, known, [self.params] * len(points), values, read)
+            found = read_abreast(self.program, known, [self.params] * len(values), values, read)
         if found is None:
-            self._runs.append((points[0], self.cells(known)))
             return
-        apart = {key: part.unbind(0) for key, part in found.items()}
-        for k, point in enumerate(points):
-            names = dict.fromkeys(name for name, _ in apart)
-            self._runs.append((point, {name: (apart[name, PARTS[0]][k], apart[name, PARTS[1]][k]) for name in names}))
+        for k, point in enumerate(points, 1):
+            each = [Steps(n, found[f"{i}", "value"][k], found[f"{i}", "location"][k]) for i, n in enumerate(steps)]
+            self._runs.append((point, Parts(each, self._names)))
 
     @cached_property
     def _runs(self) -> list[tuple[Tensor, Parts]]:
@@ -112,39 +197,35 @@ class Replays:
         """How many of these are kept."""
         return KEPT // max(1, sum(math.prod(shape) for shape in self.places.shapes.values()))
 
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
+        return (*self.names, *sorted(self.deltas))
+
     def cells(self, sites: Mapping[str, Site]) -> Parts:
         """Return value and location of every site of a run, both in the dimensions of its cells."""
-        return {name: self._cells(sites[name]) for name in (*self.names, *sorted(self.deltas))}
+        return Parts(self._steps(sites), self._names)
 
-    def _cells(self, site: Site) -> tuple[Tensor, Tensor]:
-        """Lay value and location of a site out over its cells; values that are the same tensor are laid out once."""
-        key, (held, laid) = site.value.data_ptr(), self._values.get(site.name, (None, site.value))
-        if held is None or key != held.data_ptr() or held.shape != site.value.shape:
-            laid, location = _parts(site)
-            self._values[site.name] = site.value, laid
-            return laid, location
-        return laid, _location(site)
+    def _steps(self, sites: Mapping[str, Site]) -> list[Steps]:
+        return together({name: _parts(sites[name]) for name in self._names})
 
 
 def _parts(site: Site) -> tuple[Tensor, Tensor]:
     """Lay value and location of a site out over its cells."""
     inner = unwrap(site.fn)
-    value = _laid(site, site.value.detach(), inner.event_rank + len(inner.base.event_shape))
-    return torch.where(torch.isfinite(value), value, 0.0), _location(site)  # what is masked may be no number
-
-
-def _location(site: Site) -> Tensor:
-    inner = unwrap(site.fn)
+    event = inner.event_rank + len(inner.base.event_shape)
     location = vars(inner.base).get("v", getattr(inner.base, "loc", None))
     assert location is not None
-    return _laid(site, location.detach(), inner.event_rank + len(inner.base.event_shape))
+    return _laid(site, site.value.detach(), event), _laid(site, location.detach(), event)
 
 
 def _laid(site: Site, part: Tensor, event: int) -> Tensor:
-    if not site.dims and part.dim() == event:  # a step of a loop
-        return part.double()
-    names = names_of(site)
-    return trailing(squeeze(part, site.dims, site.name, event).align(names).double(), len(names), event)
+    """Give a part the dimensions of all latents and plates of its site, and those of the events."""
+    shape = part.shape
+    batch = len(shape) - event
+    cells = [shape[dim + batch] if -dim <= batch else 1 for dim in sorted(site.dims)]
+    if batch > len(cells) and math.prod(cells) != math.prod(shape[:batch]):
+        squeeze(part, site.dims, site.name, event)  # says which dimension is none of theirs
+    return part.reshape((*cells, *(1,) * -batch, *shape[max(batch, 0) :])).double()
 
 
 def names_of(site: Site) -> tuple[str, ...]:
