@@ -39,7 +39,8 @@ LONG = (
     *(f"reading/test_{name}*" for name in ("computed_arguments", "non_centred", "whole_chains")),
     *(f"fit/test_{name}*" for name in ("streams", "processes", "checkpoint", "unbounded", "equal_values", "ridges")),
     *(f"fit/test_{name}*" for name in ("accelerated", "quasi_newton", "slices", "zero_spreads", "plateaus", "tiny")),
-    *(f"fit/test_{name}*" for name in ("priors_of_spreads", "bounds_of_supports", "faint_directions")),
+    *(f"fit/test_{name}*" for name in ("priors_of_spreads", "computed_spreads", "bounds_of_supports")),
+    "fit/test_faint_directions*",
     "families/test_newton*", "program/test_planning*",
 )  # fmt: skip
 """Tests of whole fits by the dozen, and of other processes."""

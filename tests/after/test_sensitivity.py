@@ -17,8 +17,8 @@ from em_pyro import EM, Fit, ParameterError, PlanError
 from em_pyro.after import sensitivity
 
 FAR = 1e-3
-STEP = 1e-3
-"""Of differences between refits: to fourth order."""
+STEP = 2e-4
+"""Of differences between refits: to second order, which is its square."""
 
 
 def mixture() -> tuple[Callable[..., None], Tensor]:
@@ -102,7 +102,7 @@ def refitted(make: Callable[[], tuple[Callable[..., None], Tensor]], at: tuple[i
     model, x = make()
     fit, others = EM(model).fit(x), {}
     assert fit.converged
-    for k in (1, -1, 2, -2):
+    for k in (1, -1):
         y = x.clone()
         y[at] += k * STEP
         again = EM(model, starts=fit.params, tol=0, max_steps=15, acceleration="quasi-newton", check=False)
@@ -112,11 +112,10 @@ def refitted(make: Callable[[], tuple[Callable[..., None], Tensor]], at: tuple[i
 
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_the_difference_of_refits(name: str) -> None:
-    """Of one entry of the data, to fourth order."""
+    """Of one entry of the data, to second order."""
     make, of, at = CASES[name]
     fit, x, others = refitted(make, at)
-    weights = {1: 8 / 12, -1: -8 / 12, 2: -1 / 12, -2: 1 / 12}
-    refits = [weights[k] * other.params[of] / STEP for k, other in others.items()]
+    refits = [k * other.params[of] / (2 * STEP) for k, other in others.items()]
     found = fit.sensitivity(of=of, to=x)
     assert found.shape == (*fit.params[of].shape, *x.shape)
     assert distance(found[(..., *at)], sum(refits)) < SOLVERS

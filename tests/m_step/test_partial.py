@@ -83,7 +83,7 @@ def test_the_end_is_that_of_whole_m_steps() -> None:
     fits = []
     for asked in ({}, dict.fromkeys(["link", "leak"], "torch")):
         with pyro.get_param_store().scope():
-            fits.append(EM(noisy_or, m_step=asked, max_steps=3000).fit(seen))
+            fits.append(EM(noisy_or, m_step=asked, acceleration="quasi-newton").fit(seen))
     part, whole = fits
     assert ("generalised EM" in part.plan["link"].why, "generalised EM" in whole.plan["link"].why) == (True, False)
     assert part.converged

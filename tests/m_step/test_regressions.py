@@ -278,5 +278,5 @@ def test_states_in_which_a_rate_is_zero(law: str, dtype: torch.dtype) -> None:
     fit = fitted(model, x, y)
     assert how(model, x, y)["b"] == "Newton"
     assert not any("withdrawn" in note for note in fit.notes), fit.notes
-    replayed = fitted(model, x, y, m_step={"b": "torch"})
+    replayed = fitted(model, x, y, m_step={"b": "torch"}, starts=dict(fit.params))  # from where it ended
     close(fit.log_likelihood, replayed.log_likelihood, SOLVERS)

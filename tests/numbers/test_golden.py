@@ -79,8 +79,7 @@ def test_optimum(case: str) -> None:
             assert fit.path[0] < want - 1e-4  # the start is not the answer
             assert fit.converged
             close(fit.log_likelihood, want)
-            em.starts, em.tol = 1, 0  # go on from there, plain
-            em.max_steps = 1500 if case == "london_deaths" else 40 + 2 * fit.num_steps
+            em.starts, em.tol, em.acceleration, em.max_steps = 1, 0, "quasi-newton", 30  # go on from there
             fit = em.fit(*args)
             close(fit.log_likelihood, want)
             for name, value in params.items():

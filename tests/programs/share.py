@@ -37,7 +37,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "accelerated": {"acceleration": "quasi-newton"},
 }
 
-FITS = {2: ("plain",), 3: tuple(OPTIONS)}
+FITS = {2: ("plain", "accelerated"), 3: ("starts",)}
 """Which of these are fitted by how many processes."""
 
 LINKED = {2: (gamma,), 3: (poissons,)}

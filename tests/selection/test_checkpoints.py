@@ -10,7 +10,7 @@ import torch
 from em_pyro.models import gaussian_mixture
 from oracles.same_path import alike, same
 
-from em_pyro import EM, ParameterError, Selection, bootstrap_lrt, cross_validate, select
+from em_pyro import EM, ParameterError, bootstrap_lrt, cross_validate, select
 from em_pyro.fit.checkpoint.journal import Journal
 
 X = gaussian_mixture.simulate(60, 2, 2).double()
@@ -40,16 +40,10 @@ def cut(monkeypatch: pytest.MonkeyPatch, turns: int) -> None:
     monkeypatch.setattr(Journal, "at", counted)
 
 
-@pytest.fixture(scope="module")
-def whole() -> Selection:
-    """The selection that nothing stops."""
-    return select(grid, [1, 2], X, starts=2)
-
-
-@pytest.mark.parametrize("turns", [4, 40])
-def test_a_selection_goes_on(turns: int, whole: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_selection_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the fit that was on its way, in the middle of it; those before are read, and none is another."""
-    cut(monkeypatch, turns)
+    whole = select(grid, [1, 2], X, starts=2)
+    cut(monkeypatch, 40)
     with pytest.raises(SystemExit):
         select(grid, [1, 2], X, starts=2, checkpoint=tmp_path / "fits.pt", every=2)
     over = {path.name: torch.load(path, weights_only=True)["over"] for path in tmp_path.iterdir()}
@@ -64,17 +58,17 @@ def test_a_selection_goes_on(turns: int, whole: Selection, tmp_path: Path, monke
 
 def test_a_second_call_reads_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is fitted again."""
-    once = select(mixtures, [1, 2], X, starts=2, checkpoint=tmp_path / "fits.pt")
+    once = select(mixtures, [1, 2], X, starts=2, max_steps=5, checkpoint=tmp_path / "fits.pt")
     monkeypatch.setattr(Journal, "at", None)
-    twice = select(mixtures, [1, 2], X, starts=2, checkpoint=tmp_path / "fits.pt")
+    twice = select(mixtures, [1, 2], X, starts=2, max_steps=5, checkpoint=tmp_path / "fits.pt")
     assert all(same(twice[K], once[K]) for K in (1, 2))
 
 
 def test_files_are_named_by_what_is_the_same_in_another_process(tmp_path: Path) -> None:
     """Not by the address of an object; and no two fits have one file."""
     values: dict[Any, Any] = {"a/b": 1, "a b": 2}
-    select(mixtures, values, X, starts=1, checkpoint=str(tmp_path / "fits"))
-    select(mixtures, [("x",), ("x", "y")], X, starts=1, checkpoint=str(tmp_path / "tuples"))
+    select(mixtures, values, X, starts=1, max_steps=1, checkpoint=str(tmp_path / "fits"))
+    select(mixtures, [("x",), ("x", "y")], X, starts=1, max_steps=1, checkpoint=str(tmp_path / "tuples"))
     names = {path.name for path in tmp_path.iterdir()}
     assert {name for name in names if "split" not in name} == {
         "fits-a_b", "fits-a_b-place-1", "tuples-place-0", "tuples-place-1"
