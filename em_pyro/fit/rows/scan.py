@@ -213,15 +213,15 @@ def looked(source: Source, engine: Engine) -> tuple[Seen, Engine]:
     for k, call in enumerate(source.read()):
         seen.seals.append(seal(call))
         part, wider = read_on(engine, k, call)
-        if wider.program.args is not engine.program.args and k:  # in a form that the batches before must have, too
-            return looked(source, wider)
-        engine = wider
         run = part.recognition.runs[0]
         try:
             check_data(run, part.recognition.values, part.program.plates, part.program.states)
             check_lookups(part.program, part.recognition.values)
         except DataError as error:
             raise DataError(f"Batch {k}: {error}") from error
+        if wider.program.args is not engine.program.args and k:  # in a form that the batches before must have, too
+            return looked(source, wider)
+        engine = wider
         seen.add(part)
         del part, run
     if not seen.rows:
