@@ -26,7 +26,7 @@ class Centre:
     reach: Tensor = field(repr=False)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Lookup:
     """What rows look up in an argument.
 

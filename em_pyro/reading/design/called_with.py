@@ -30,7 +30,7 @@ class NoColumn(Exception):
     """Something differs by row that is no column of the arguments."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Column:
     """`plus + times * function(column)`.
 
