@@ -33,15 +33,15 @@ PAGES = ("cli", "compare", *(f"face/test_{name}.py" for name in ("docs", "exampl
 
 LONG = (
     *(f"{room}/*" for room in ("selection", "variational")),
-    *(f"after/test_{name}*" for name in ("places", "sensitivity")),
+    *(f"after/test_{name}*" for name in ("places", "sampling_weights", "sensitivity")),
     *(f"e_step/test_{name}*" for name in ("loops", "orthogonal", "row_weights", "states_in_a_plate")),
     *(f"m_step/test_{name}*" for name in ("adam", "partial")),
     *(f"reading/test_{name}*" for name in ("computed_arguments", "non_centred", "whole_chains")),
     *(f"fit/test_{name}*" for name in ("streams", "processes", "checkpoint", "unbounded", "equal_values", "ridges")),
     *(f"fit/test_{name}*" for name in ("accelerated", "quasi_newton", "slices", "zero_spreads", "plateaus", "tiny")),
     *(f"fit/test_{name}*" for name in ("priors_of_spreads", "computed_spreads", "bounds_of_supports")),
-    "fit/test_faint_directions*",
-    "families/test_newton*", "program/test_planning*",
+    *(f"fit/test_{name}*" for name in ("faces", "faint_directions", "saddle")),
+    "families/test_newton*", "posterior/test_observed_in_part*", "program/test_planning*",
 )  # fmt: skip
 """Tests of whole fits by the dozen, and of other processes."""
 

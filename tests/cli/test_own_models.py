@@ -142,7 +142,7 @@ def test_what_is_said_of_a_fit_serves_for_its_labels(here: Path) -> None:
 
 def test_a_race(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`compare FILE.py:NAME` is a race on it."""
-    assert main(["compare", *POINTS, "--starts", "1", "--budget", "0.2"]) in (0, 1)
+    assert main(["compare", *POINTS, "--starts", "1", "--budget", "0.05"]) in (0, 1)
     assert "L-BFGS" in capsys.readouterr().out
 
 

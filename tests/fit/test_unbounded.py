@@ -100,7 +100,7 @@ def test_the_steps_of_a_density_without_digits_are_no_maxima() -> None:
 
     def model(x: Tensor) -> None:
         a = pyro.param("a", torch.tensor(2.0))
-        b = pyro.param("b", torch.tensor(1e3), constraint=POSITIVE)  # begun on the way there
+        b = pyro.param("b", torch.tensor(1e6), constraint=POSITIVE)  # begun on the way there
         with pyro.plate("rows", len(x)):
             pyro.sample("x", dist.Kumaraswamy(a.exp(), b), obs=x)
 
