@@ -89,6 +89,17 @@ def test_what_is_masked_has_any_total() -> None:
     assert fits[0].log_likelihood == pytest.approx(fits[1].log_likelihood, rel=SOLVERS)
 
 
+def test_a_row_without_weight_has_any_total() -> None:
+    """It does not count."""
+
+    def model(totals: Tensor, y: Tensor, weights: Tensor) -> None:
+        with pyro.poutine.scale(scale=weights):
+            mixture(TOTALS["Binomial"], totals, y)
+
+    weights = torch.where(torch.arange(5) == 2, 0.0, 1.0)
+    assert EM(model).fit(known(3.5), COUNTS, weights).log_likelihood < 0
+
+
 def test_other_rows_have_whole_totals() -> None:
     """Asked of a fitted model likewise."""
     fit = EM(mixture).fit(TOTALS["Binomial"], known(3.0), COUNTS)

@@ -1,8 +1,8 @@
 """Plateaus: where the objective has no slope, though it is higher elsewhere.
 
-A sigmoid of 800, a value beyond a clamp and the input of a rectifier below zero have no slope at all, and a fit that
-starts there stays there. A regression far out has none either: all its densities are zero or one to the last digit.
-That is rounding, and the objective rises on the way back to zero, so that a fit can go on from there.
+A sigmoid of 800, a value beyond a clamp and the input of a rectifier below zero have no slope at all. A regression far
+out has none either: all its densities are zero or one to the last digit, which is rounding. Where the objective rises
+on the way back to zero a fit goes on from there; else it stays, and is not confirmed.
 """
 
 from __future__ import annotations

@@ -154,6 +154,8 @@ def _check_arguments(site: Site, known: Callable[[str, str], bool] | None) -> No
     if site.role == "observed":
         event, visible = getattr(base, "event_dim", 0), seen_values(site)
         visible = visible.flatten(visible.dim() - event).any(-1) if event else visible
+        counts = torch.as_tensor(site.scale) != 0
+        visible = visible & counts.reshape(counts.shape + (1,) * unwrap(site.fn).event_rank)
     for name, constraint, argument, bad in found:
         shape = torch.Size(broadcast(base.batch_shape, visible.shape))
         if (index := _first(bad.expand(shape) & visible)) is None:
