@@ -36,6 +36,8 @@ ALGEBRA: dict[str, Callable[[Sequence[int]], int]] = {
     **dict.fromkeys("mul mm bmm mv dot mul_ multiply".split(), sum),
     **dict.fromkeys("addmm baddbmm addmv addbmm".split(), lambda degrees: max(degrees[0], degrees[1] + degrees[2])),
 }
+SOLVES = {"_linalg_solve_ex": 1, "linalg_solve_triangular": 1, "cholesky_solve": 0, "linalg_lu_solve": 2}
+"""Of every operation that solves equations, which of its arguments is the right side: they are linear in that alone."""
 QUOTIENTS = frozenset("div div_".split())
 WRITES = frozenset(
     "index_put index_put_ _index_put_impl_ copy_ copy masked_fill masked_fill_ fill_ slice_scatter select_scatter "
@@ -100,6 +102,11 @@ class Degrees(TorchDispatchMode):
         found = func(*args, **kwargs)
         name = func.__name__.split(".")[0]
         if not any(degrees) or name in SHAPES:
+            return found
+        if name in SOLVES and not any(self.of(part) for k, part in enumerate(args) if k != SOLVES[name]):
+            right = args[SOLVES[name]]
+            made = found[0] if isinstance(found, tuple) else found  # what else there is, is of the matrix
+            self._note(made, self.of(right), self.why(right))
             return found
         if name in READS or any(isinstance(part, (bool, int, float, complex)) for part in leaves_of(found)):
             self.read = self.read or name
