@@ -103,13 +103,9 @@ class Degrees(TorchDispatchMode):
         name = func.__name__.split(".")[0]
         if not any(degrees) or name in SHAPES:
             return found
-        if name in SOLVES and not any(self.of(part) for k, part in enumerate(args) if k != SOLVES[name]):
-            right = args[SOLVES[name]]
-            made = found[0] if isinstance(found, tuple) else found  # what else there is, is of the matrix
-            self._note(made, self.of(right), self.why(right))
+        if self._solved(name, args, found):
             return found
-        if name in READS or any(isinstance(part, (bool, int, float, complex)) for part in leaves_of(found)):
-            self.read = self.read or name
+        self._watch(name, found)
         degree = min(self._after(name, args, kwargs, every, degrees), NONE)
         if _rounded(found, [leaf for leaf, d in zip(every, degrees, strict=True) if d]):
             degree = NONE
@@ -119,6 +115,19 @@ class Degrees(TorchDispatchMode):
             if isinstance(part, Tensor):
                 self._note(part, degree, why if degree == NONE else "")
         return found
+
+    def _watch(self, name: str, found: Any) -> None:
+        """Remember the first operation that takes a number out of latents."""
+        if name in READS or any(isinstance(part, (bool, int, float, complex)) for part in leaves_of(found)):
+            self.read = self.read or name
+
+    def _solved(self, name: str, args: Any, found: Any) -> bool:
+        """Whether equations were solved, with no latents in their matrix; note the degree of the solution."""
+        if name not in SOLVES or any(self.of(part) for k, part in enumerate(args) if k != SOLVES[name]):
+            return False
+        right = args[SOLVES[name]]
+        self._note(found[0] if isinstance(found, tuple) else found, self.of(right), self.why(right))
+        return True
 
     def _after(self, name: str, args: Any, kwargs: Any, every: list[Tensor], degrees: list[int]) -> int:
         """Return the degree of what an operation makes of operands of these degrees."""
