@@ -101,26 +101,6 @@ def test_a_chain_is_its_dense_matrix(method: str, shape: tuple[tuple[int, ...], 
             assert_same(wrong, dense, of)
 
 
-@pytest.mark.parametrize("other", [None, 0, 60, 119])
-def test_blocks_that_repeat(method: str, other: int | None) -> None:
-    """A chain that has settled is copied from step to step, until a block is another one; and so backwards."""
-    steps, width = 120, 2
-    diagonal, below, _ = chain((1, 1, 1), 2, width)
-    diagonal, below = (
-        part[..., :1, :, :].repeat(1, 1, 1, n, 1, 1) for part, n in ((diagonal, steps), (below, steps - 1))
-    )
-    if other is not None:
-        diagonal[..., other, :, :] *= 1.5
-    dense, size = torch.block_diag(*diagonal[0, 0, 0]), width
-    for t in range(steps - 1):
-        here, after = slice(t * size, (t + 1) * size), slice((t + 1) * size, (t + 2) * size)
-        dense[after, here], dense[here, after] = below[0, 0, 0, t], below[0, 0, 0, t].mT
-    k = steps * width
-    found = factor(flat(diagonal, below), torch.ones((1, k), dtype=torch.bool), k, width, method)
-    assert isinstance(found, Chain)
-    assert_same(found, dense[None, None, None], torch.zeros(2).long())
-
-
 def test_latents_that_are_known_are_left_out(method: str) -> None:
     """Also where the last block has fewer latents than the others."""
     diagonal, below, dense = chain((1, 1, 2), 5, 2)

@@ -173,3 +173,26 @@ def test_a_root_stays_where_it_has_digits(wrong: bool, monkeypatch: pytest.Monke
     assert top is not None
     moved = float(top["root"][0, 1, 1] / here["root"][0, 1, 1])
     assert (abs(moved - 1) > 0.5) == wrong
+
+
+def test_what_nothing_depends_on_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A parameter that enters no site has no curvature, and the step along it is none: it had left its constraint."""
+    steps = list[Tensor]()
+    made = face._newton
+
+    def newton(ground: Ground, free: Tensor) -> Tensor | None:
+        step = made(ground, free)
+        own = [k for k, (name, _) in enumerate(ground.around.entries) if name == "unused"]
+        steps.extend([] if step is None else [step[own]])
+        return step
+
+    def model(x: Tensor) -> None:
+        bifactor(x)
+        pyro.param("unused", torch.tensor([0.5, 0.5]).double(), constraint=constraints.simplex)
+
+    monkeypatch.setattr(face, "_newton", newton)
+    pyro.clear_param_store()
+    fit = EM(model).fit(NINE)
+    assert fit.outcome == "converged"
+    assert len(steps) > 0
+    assert all(len(step) == 1 and not bool(step.any()) for step in steps)

@@ -149,14 +149,15 @@ def whitened(law: Law, of: Tensor) -> Whitened:
 
 def _precision(block: Block, slopes: Tensor) -> Tensor:
     """What rows of a block add to `J`, (s, z, p, c, f f), c of size one where all add the same, or all together."""
-    weight, rows = block.weight, slopes.shape[3]
+    weight, rows, count = block.weight, slopes.shape[3], block.rows
     if block.common and rows > 1:
-        slopes, weight = _together(slopes), None if weight is None else _together(weight.expand((-1, rows, -1)), 1)
+        weight = None if weight is None else _together(weight.expand((-1, rows, slopes.shape[4])), 1)
+        slopes, count = _together(slopes), 1
     if weight is None:
         products = slopes.mT @ slopes if slopes.shape[4] > 1 else slopes.mT * slopes  # (s, z, p, c, f, f)
     elif slopes.shape[2] == 1:
         each = slopes.unsqueeze(-1) * slopes.unsqueeze(-2)  # (s, z, 1, c, e, f, f)
-        products = torch.einsum("pce,szxcefg->szpcfg", weight.expand((-1, block.rows, slopes.shape[4])), each)
+        products = torch.einsum("pce,szxcefg->szpcfg", weight.expand((-1, count, slopes.shape[4])), each)
     else:
         products = slopes.mT @ (slopes * weight.unsqueeze(-1))
     if block.common and rows == 1:

@@ -52,7 +52,7 @@ def top_of_face(problem: Problem, here: Batch, found: Expectation, worth: float)
     for up in _lifts(ground, those):
         top = _climbed(Ground(problem, best.at(up)), those == 0, PART * worth)
         back = None if top is None else top.at(-up)
-        if back is None or not (height := _height(Ground(problem, back))) > highest:
+        if back is None or back.entries != around.entries or not (height := _height(Ground(problem, back))) > highest:
             continue
         gained, best, highest = height - highest, back, height
         if gained < worth:
@@ -78,9 +78,14 @@ def _lifts(ground: Ground, those: Tensor) -> Iterator[Tensor]:
 
 
 def _climbed(ground: Ground, free: Tensor, least: float) -> Around | None:
-    """Take Newton's steps along free coordinates while they gain something; None where there are no slopes."""
+    """Take Newton's steps along free coordinates while they gain something.
+
+    None where there are no slopes, or where a number has reached its bound to the last digit: it has no coordinate.
+    """
     level, moved = _height(ground), False
     for _ in range(ROUNDS):
+        if ground.around.size != len(free):
+            return None
         step = _newton(ground, free)
         if step is None:
             break
@@ -105,7 +110,9 @@ def _newton(ground: Ground, free: Tensor) -> Tensor | None:
     slope, before, after = slopes.split([1, len(each), len(each)])
     bent = (after - before) / (2 * units[free].unsqueeze(-1))
     information = (bent + bent.mT) / 2
-    size = information.diagonal().abs().clamp(min=1e-300).rsqrt()
+    curved = information.diagonal().abs()
+    seen = curved * units[free].square()
+    size = torch.where(seen > FLAT**2 * seen.max(), curved.rsqrt(), 0.0)  # what nothing depends on stays
     values, vectors = torch.linalg.eigh(information * size * size.unsqueeze(-1))
     along = (slope[0] * size) @ vectors
     step = torch.zeros(around.size, dtype=torch.float64)

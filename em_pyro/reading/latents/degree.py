@@ -36,6 +36,8 @@ ALGEBRA: dict[str, Callable[[Sequence[int]], int]] = {
     **dict.fromkeys("mul mm bmm mv dot mul_ multiply".split(), sum),
     **dict.fromkeys("addmm baddbmm addmv addbmm".split(), lambda degrees: max(degrees[0], degrees[1] + degrees[2])),
 }
+SOLVES = {"_linalg_solve_ex": 1, "linalg_solve_triangular": 1, "cholesky_solve": 0, "linalg_lu_solve": 2}
+"""Of every operation that solves equations, which of its arguments is the right side: they are linear in that alone."""
 QUOTIENTS = frozenset("div div_".split())
 WRITES = frozenset(
     "index_put index_put_ _index_put_impl_ copy_ copy masked_fill masked_fill_ fill_ slice_scatter select_scatter "
@@ -101,8 +103,9 @@ class Degrees(TorchDispatchMode):
         name = func.__name__.split(".")[0]
         if not any(degrees) or name in SHAPES:
             return found
-        if name in READS or any(isinstance(part, (bool, int, float, complex)) for part in leaves_of(found)):
-            self.read = self.read or name
+        if self._solved(name, args, found):
+            return found
+        self._watch(name, found)
         degree = min(self._after(name, args, kwargs, degrees), NONE)
         if _rounded(found, [leaf for leaf, d in zip(every, degrees, strict=True) if d]):
             degree = NONE
@@ -112,6 +115,19 @@ class Degrees(TorchDispatchMode):
             if isinstance(part, Tensor):
                 self._note(part, degree, why if degree == NONE else "")
         return found
+
+    def _watch(self, name: str, found: Any) -> None:
+        """Remember the first operation that takes a number out of latents."""
+        if name in READS or any(isinstance(part, (bool, int, float, complex)) for part in leaves_of(found)):
+            self.read = self.read or name
+
+    def _solved(self, name: str, args: Any, found: Any) -> bool:
+        """Whether equations were solved, with no latents in their matrix; note the degree of the solution."""
+        if name not in SOLVES or any(self.of(part) for k, part in enumerate(args) if k != SOLVES[name]):
+            return False
+        right = args[SOLVES[name]]
+        self._note(found[0] if isinstance(found, tuple) else found, self.of(right), self.why(right))
+        return True
 
     def _after(self, name: str, args: Any, kwargs: Any, degrees: list[int]) -> int:
         """Return the degree of what an operation makes of operands of these degrees."""

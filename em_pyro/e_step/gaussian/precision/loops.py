@@ -9,9 +9,6 @@ and with `G_i = M_i L_i^-1` the blocks of the inverse `V` that are wanted follow
 
     V_{i+1,i} = -V_{i+1,i+1} G_i,   V_ii = (L_i L_i')^-1 - G_i' V_{i+1,i}.
 
-Where blocks repeat, a step that gives what the one before gave, to the last bit, is the same from then on: its blocks
-are copied until others come.
-
 Shapes: `B` matrices, `T` blocks of width `w`. References: Golub and Van Loan (2013), Matrix computations, section 4.5;
 Takahashi, Fagan and Chin (1973), formation of a sparse bus impedance matrix.
 """
@@ -32,36 +29,20 @@ Index = np.ndarray[Any, np.dtype[np.int64]]
 def factoring(width: int) -> Callable[..., None]:
     """The loop for blocks of one width, of which a compiler makes less than half of the time."""
 
-    def factor(diagonal: Array, below: Array, fine: np.ndarray[Any, np.dtype[np.bool_]]) -> None:
+    def factor(diagonal: Array, below: Array, fine: np.ndarray[Any, np.dtype[np.bool_]], first: int, end: int) -> None:
         """Factor in place.
 
         Args:
             diagonal: `D` on entry, the lower triangles `L` on exit, `(B, T, w, w)`; what is above them is zero.
             below: `B` on entry, `M` on exit, `(B, T - 1, w, w)`.
-            fine: receives whether a matrix is positive definite, `(B,)`.
+            fine: is put to false where a matrix is not positive definite, `(B,)`.
+            first: block that is factored; those before it are.
+            end: behind the last one.
         """
         matrices, steps = diagonal.shape[:2]
-        last, linked = np.empty((width, width)), np.empty((width, width))
         for b in range(matrices):
-            fine[b] = True
-            settled = False
-            for t in range(steps):
+            for t in range(first, end):
                 root = diagonal[b, t]
-                same = 0 < t < steps - 1
-                for i in range(width):
-                    for j in range(i + 1):
-                        same &= root[i, j] == last[i, j]
-                        last[i, j] = root[i, j]
-                    if t + 1 < steps:
-                        for j in range(width):
-                            same &= below[b, t, i, j] == linked[i, j]
-                            linked[i, j] = below[b, t, i, j]
-                if same and settled:
-                    for i in range(width):
-                        for j in range(width):
-                            diagonal[b, t, i, j] = diagonal[b, t - 1, i, j]
-                            below[b, t, i, j] = below[b, t - 1, i, j]
-                    continue
                 if t > 0:
                     before = below[b, t - 1]
                     for i in range(width):
@@ -92,11 +73,6 @@ def factoring(width: int) -> Callable[..., None]:
                             for k in range(j):
                                 total -= after[i, k] * root[j, k]
                             after[i, j] = total * inverse
-                settled = same
-                if same:
-                    for i in range(width):
-                        for j in range(width):
-                            settled &= below[b, t, i, j] == below[b, t - 1, i, j]
 
     return factor
 
@@ -176,17 +152,6 @@ def inverting_roots(width: int) -> Callable[..., None]:
         matrices, steps = root.shape[:2]
         for b in range(matrices):
             for t in range(steps):
-                same = t > 0
-                if same:
-                    for i in range(width):
-                        for j in range(i + 1):
-                            same &= root[b, t, i, j] == root[b, t - 1, i, j]
-                if same:
-                    for i in range(width):
-                        for j in range(width):
-                            inverse[b, t, i, j] = inverse[b, t - 1, i, j]
-                            diagonal[b, t, i, j] = diagonal[b, t - 1, i, j]
-                    continue
                 for j in range(width):
                     inverse[b, t, j, j] = 1.0 / root[b, t, j, j]
                 for j in range(width):
@@ -222,21 +187,7 @@ def inverting(width: int) -> Callable[..., None]:
         matrices, steps = inverse.shape[:2]
         gain = np.empty((width, width))
         for b in range(matrices):
-            settled = False
             for t in range(steps - 2, -1, -1):
-                same = t < steps - 2
-                if same:
-                    for i in range(width):
-                        for j in range(width):
-                            same &= coupling[b, t, i, j] == coupling[b, t + 1, i, j]
-                        for j in range(i + 1):
-                            same &= inverse[b, t, i, j] == inverse[b, t + 1, i, j]
-                if same and settled:
-                    for i in range(width):
-                        for j in range(width):
-                            below[b, t, i, j] = below[b, t + 1, i, j]
-                            diagonal[b, t, i, j] = diagonal[b, t + 1, i, j]
-                    continue
                 for i in range(width):
                     for j in range(width):
                         total = 0.0
@@ -256,10 +207,5 @@ def inverting(width: int) -> Callable[..., None]:
                             total -= gain[k, i] * below[b, t, k, j]
                         diagonal[b, t, i, j] = total
                         diagonal[b, t, j, i] = total
-                settled = same
-                if same:
-                    for i in range(width):
-                        for j in range(i + 1):
-                            settled &= diagonal[b, t, i, j] == diagonal[b, t + 1, i, j]
 
     return invert

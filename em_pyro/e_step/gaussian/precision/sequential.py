@@ -19,6 +19,7 @@ from ...forward_backward.compiled import compiled
 from . import adding, loops
 
 HUGE = 1e250  # of a product of pivots
+SETTLED = 200  # steps after which most factors of blocks that repeat are the same to the last bit
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,11 +95,29 @@ class Sequential:
 
 
 def factored(diagonal: Tensor, below: Tensor) -> Sequential:
-    """Factor a matrix of blocks on the diagonal (..., blocks, w, w) and below it (..., blocks - 1, w, w), in place."""
+    """Factor a matrix of blocks on the diagonal (..., blocks, w, w) and below it (..., blocks - 1, w, w), in place.
+
+    Where all blocks inside repeat, the factor settles: a step that gives what the one before gave, to the last bit, is
+    the same from then on, and is copied.
+    """
     root, coupling = diagonal.contiguous(), below.contiguous()
-    fine = torch.empty(root.shape[:-3], dtype=torch.bool)
-    compiled(loops.factoring(root.shape[-1]))(_flat(root), _flat(coupling), _flat(fine, 0))
+    fine = torch.ones(root.shape[:-3], dtype=torch.bool)
+    loop, at, last = compiled(loops.factoring(root.shape[-1])), 0, root.shape[-3] - 1
+    parts = _flat(root), _flat(coupling), _flat(fine, 0)
+    if last > 2 * SETTLED and _repeat(root[..., 1:last, :, :]) and _repeat(coupling[..., 1:, :, :]):
+        loop(*parts, 0, SETTLED)
+        at = SETTLED
+        if _repeat(coupling[..., at - 2 : at, :, :]):
+            for part in (root[..., at - 1 : last, :, :], coupling[..., at - 1 :, :, :]):
+                part[..., 1:, :, :] = part[..., :1, :, :].clone()
+            at = last
+    loop(*parts, at, last + 1)
     return Sequential(root, coupling, fine)
+
+
+def _repeat(blocks: Tensor) -> bool:
+    """Whether all blocks are the same."""
+    return bool((blocks == blocks[..., :1, :, :]).all())
 
 
 def put(products: Tensor, at: Tensor, found: Tensor) -> None:
