@@ -122,8 +122,8 @@ def _singular(problem: Problem, here: Batch) -> Ending | None:
     if not which:
         return None
     return "unconfirmed", (
-        f"digits run short beside {which}, next to zero: a maximum at that boundary cannot be told from a likelihood "
-        f"without bound there; use fewer latents, known scales or a prior"
+        f"a density has lost its digits beside {which}, next to zero: a maximum at that boundary cannot be told from a "
+        f"likelihood without bound there; use fewer latents, known scales or a prior"
     )
 
 

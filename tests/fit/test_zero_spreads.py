@@ -279,4 +279,4 @@ def test_digits_that_run_short_are_no_collapse(told: bool, monkeypatch: pytest.M
     fit = EM(system).fit(drawn(1, 8, 3).cumsum(0))
     assert (fit.outcome == "unconfirmed") == told
     assert (fit.outcome == "degenerate") != told
-    assert any('digits run short beside "Q"[0, 0], "Q"[1, 1]' in note for note in fit.notes) == told
+    assert any('lost its digits beside "Q"[0, 0], "Q"[1, 1]' in note for note in fit.notes) == told
