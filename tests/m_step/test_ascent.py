@@ -19,7 +19,7 @@ from em_pyro.e_step.expectation import Expectation
 from em_pyro.m_step.ascent import ascend
 from em_pyro.m_step.ascent.climbs import LBFGS, NEWTON, Climb
 from em_pyro.m_step.ascent.hill import OnlyOnce, gradient
-from em_pyro.m_step.ascent.newton import higher, newton
+from em_pyro.m_step.ascent.newton import newton
 
 CLIMBED = (
     "hurdle-negative-binomial",
@@ -183,17 +183,3 @@ def test_a_step_is_not_lengthened_where_the_hill_bends() -> None:
     assert fit.converged
     level = float(fit.params["level"])
     assert level + 1e-3 * level**2 == pytest.approx(float(y.mean().log()), rel=1e-3)
-
-
-@pytest.mark.parametrize(("sharp", "most"), [(True, 3), (False, 12)])
-def test_a_kink_is_seen_by_three_falls(sharp: bool, most: int) -> None:  # noqa: FBT001
-    """Where every step falls in proportion to its length none is looked for; where one ascends at last it is found."""
-    tried: list[float] = []
-
-    def f(x: Tensor) -> Tensor:
-        tried.append(float(x.detach()))
-        return (-x.abs() if sharp else x - 1e6 * x.square()).sum()
-
-    found = higher(hill_on(f, tensor([0.0])), (tensor([0.0]), 0.0, tensor([1.0])), tensor([1.0]))
-    assert (found is None) == sharp
-    assert len(tried) <= most

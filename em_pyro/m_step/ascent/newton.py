@@ -17,7 +17,6 @@ LIKE = 0.01  # of the slope times the step: how far a quadratic function may be 
 WIDEST = 10.0  # unit of a logarithm or a logit: where it is far out it has no curvature, and would go as far beyond
 FAR = 100.0  # beside `1 + |coordinate|`: what is left behind where little comes of a step
 LITTLE = 0.1  # of the slope times the step; half of it is all that a quadratic function gains
-KINKED = 0.05  # how far three falls in a row, each beside its length, differ where a function has a kink
 STRANDED = 1e-10  # of the slope along a coordinate: what is left where a step has come onto a plateau
 DONE = 100.0  # units of rounding: the gradient at which to end, after at least one step, if it promises nothing
 
@@ -139,23 +138,16 @@ def higher(hill: Hill, point: Point, direction: Tensor, units: Tensor | float = 
 
 
 def _shortened(hill: Hill, point: Point, direction: Tensor, units: Tensor | float) -> Point | None:
-    """Quarter a step until `Q` rises by a part of what its slope promises (Armijo); None if it never does.
-
-    At a kink it falls in proportion to the step, however short that is: none of them ascends.
-    """
+    """Quarter a step until `Q` rises by a part of what its slope promises (Armijo); None if it never does."""
     vector, value, slope = point
     rounding, promised = hill.precision * (1.0 + abs(value)), float(direction @ slope)
     onto: Point | None = None
-    rates: list[float] = []
     length = first = min(1.0, LONGEST / max(float((direction / units).abs().max()), 1e-300))
     while length > SHORTEST:
         trial = vector + length * direction
         new, new_slope = hill.trial(trial)
         if promised * length > 1e3 * rounding:
             good = new >= value + 1e-4 * length * promised
-            rates = [*rates[-2:], (new - value) / length]
-            if len(rates) == 3 and max(rates) < 0 and min(rates) >= (1 + KINKED) * max(rates):
-                break
         else:
             good = new >= value - rounding and _size(new_slope) < _size(slope)
         if good:
