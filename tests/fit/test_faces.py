@@ -12,10 +12,10 @@ from torch.distributions import MultivariateNormal, constraints, transform_to
 from em_pyro import EM, Fit
 from em_pyro.fit import loop
 from em_pyro.fit.problem import prepare
-from em_pyro.fit.verdict.ground import Ground
+from em_pyro.fit.verdict.ground import Ground, around_of
 from em_pyro.fit.verdict.spreads import at_zero
 from em_pyro.fit.ways import face
-from em_pyro.program.named import batched
+from em_pyro.program.named import batched, only
 
 OF = torch.tensor([0, 0, 0, 1, 1])
 GROUPS = torch.nn.functional.one_hot(OF, 2).double()
@@ -165,7 +165,7 @@ def test_a_root_stays_where_it_has_digits(wrong: bool, monkeypatch: pytest.Monke
     bound = problem.bind(here)
     found = problem.expect(bound).with_prior(problem.log_prior(bound))
     last = ("root", (1, 1))
-    assert at_zero(Ground(problem, face._around(problem, here)), float(found.objective), closely=True) == [last]
+    assert at_zero(Ground(problem, around_of(problem, only(here))), float(found.objective), closely=True) == [last]
     if wrong:
         made = face.growing
         monkeypatch.setattr(face, "growing", lambda around, _: made(around, [last]))

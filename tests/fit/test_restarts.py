@@ -45,7 +45,7 @@ def starts_of(built: Built) -> list[dict[str, Tensor]]:
 
 
 LONE = (
-    "hmm_covariate", "hmm_stationary", "hmm_of_another_family", "missing_observations", "tutorial_mixture",
+    "hmm_stationary", "hmm_of_another_family", "missing_observations", "tutorial_mixture",
     "priors_without_conjugacy", "one_slope_in_the_plane", "factor_statement", "hurdle-poisson",
     "hurdle-negative-binomial", "neural-em",
 )  # fmt: skip

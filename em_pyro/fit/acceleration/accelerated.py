@@ -27,7 +27,7 @@ from .squarem import Squarem, extrapolate, squarem
 RECENT = 5  # cycles whose slowest rate is believed: an extrapolation hides the slow direction for a cycle or two
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Accelerated:
     """SQUAREM on its way: what it has spent and saved.
 

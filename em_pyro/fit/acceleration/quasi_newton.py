@@ -87,7 +87,7 @@ class Reached:
         return abs(float(self.slope @ self.step))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class QuasiNewton:
     """Quasi-Newton steps on their way: what they have spent and learnt.
 
@@ -115,9 +115,9 @@ class QuasiNewton:
     left: float = float("inf")
     rated: bool = field(default=False, repr=False)
     gain: float = field(default=1.0, repr=False)
-    at: Reached | None = field(default=None, repr=False)
-    ahead: Reached | None = field(default=None, repr=False)
-    secants: Secants = field(default_factory=lambda: Secants.none(0), repr=False)
+    at: Reached | None = field(default=None, repr=False, compare=False)
+    ahead: Reached | None = field(default=None, repr=False, compare=False)
+    secants: Secants = field(default_factory=lambda: Secants.none(0), repr=False, compare=False)
 
     @property
     def seconds_per_step(self) -> float:
