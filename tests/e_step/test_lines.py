@@ -9,12 +9,12 @@ import pytest
 import torch
 from em_pyro.models import regressions
 from oracles.engines import Built, distance, farthest, lay_out
+from oracles.sizes import Largest
 from oracles.steps import em_step, expect, maximise, q
 from oracles.tolerances import IDENTITY, SOLVERS
 from pyro.ops.indexing import Vindex
 from torch import Tensor, tensor
 from torch.distributions import constraints
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from em_pyro import EM
 from em_pyro.e_step import chunks
@@ -213,22 +213,6 @@ def test_a_lost_product_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 def maximise_of(built: Built) -> dict[str, Tensor]:
     """One step."""
     return em_step(built.compiled, built.plan, built.here)[0]
-
-
-class Largest(TorchDispatchMode):
-    """Remembers how many bytes the largest tensor has that an operation made, views of others apart."""
-
-    size = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation and look at what came out."""
-        out = func(*args, **(kwargs or {}))
-        flat = [a for a in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(a, Tensor)]
-        known = {a.untyped_storage().data_ptr() for a in flat}
-        for made in torch.utils._pytree.tree_leaves(out):
-            if isinstance(made, Tensor) and made.untyped_storage().data_ptr() not in known:
-                self.size = max(self.size, made.untyped_storage().nbytes())
-        return out
 
 
 def largest(rows: int) -> int:

@@ -9,6 +9,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from em_pyro.models import gaussian_mixture
+from oracles.sizes import Largest
 from torch import Tensor, tensor
 from torch.distributions import constraints
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -94,3 +96,14 @@ def test_garbage_is_looked_for_afterwards() -> None:
         (gc.enable if before else gc.disable)()
     assert looked
     assert not any(looked)
+
+
+def test_nothing_is_as_large_as_what_arguments_are_expanded_to() -> None:
+    """A covariance matrix for each row is one for each state: no operation of planning makes the others.
+
+    Locations far from zero are looked at elsewhere, too.
+    """
+    x = 1e3 + torch.randn(4000, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with Largest() as made:
+        EM(gaussian_mixture.full, starts={"loc": x[:6]}).plan(x, 6)
+    assert made.size < 2 * x.untyped_storage().nbytes()  # a byte for each entry of the others would be three times that

@@ -12,6 +12,7 @@ from ...families.charts import domain_of
 from ...program.changes.lost import arguments_of
 from ...program.devices import seeded
 from ...program.marks import traced_run
+from ...program.named import unexpand
 from ...program.program import Program
 from ...program.site import Parameter, Site
 from ...program.unroll import unroll
@@ -94,4 +95,4 @@ def _apart(program: Program, found: Recognition, values: Mapping[str, Tensor]) -
 
 
 def _finite(site: Site) -> bool:
-    return all(bool(torch.isfinite(argument).all()) for _, argument in arguments_of(site.fn))
+    return all(bool(torch.isfinite(unexpand(argument)).all()) for _, argument in arguments_of(site.fn))
