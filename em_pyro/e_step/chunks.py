@@ -38,9 +38,9 @@ WHOLE = Chunk(None)
 def chunks_of(plate: str, size: int, rows: int) -> tuple[Chunk, ...]:
     """Cut a plate of `size` rows into chunks of about `rows`, alike in size; one chunk is the whole.
 
-    A chunk may be a quarter larger: a last one of few rows would cost as many calls as one of many.
+    A chunk may be an eighth larger: a last one of few rows would cost as many calls as one of many.
     """
-    count = -(-size * 4 // (5 * rows))
+    count = -(-size * 8 // (9 * rows))
     if count <= 1:
         return (WHOLE,)
     rows = -(-size // count)
