@@ -110,17 +110,31 @@ def _multiplied(
     traced: Mapping[str, Site], leaves: Mapping[str, Tensor], normal: set[str], free: set[str]
 ) -> dict[str, str]:
     """Latents of which a location is a multiple, with the parameter that is the factor; no products of latents."""
-    wanted = [name for name in leaves if name in normal]
+    moved = _slopes(traced, leaves, [name for name in leaves if name in normal], free)
+    factors = reached(moved, leaves, lambda slope: [slope])
+    return {n: min(inside & free) for n, inside in factors.items() if inside & free and not inside & normal}
+
+
+def _slopes(
+    traced: Mapping[str, Site], leaves: Mapping[str, Tensor], latents: Sequence[str], beside: set[str] | None = None
+) -> dict[str, Tensor]:
+    """Return by what each of some latents is multiplied in the locations of sites, where that is no constant.
+
+    Args:
+        traced: the sites.
+        leaves: all parameters and latents.
+        latents: which are asked for.
+        beside: parameters of which a location has one, to be looked at; None looks at all locations.
+    """
     located = {name: site for name, site in traced.items() if type(unwrap(site.fn).base).__name__ in NORMAL}
-    both = [n for n, inside in reached(located, leaves, _locations).items() if inside & normal and inside & free]
+    inside = reached(located, leaves, _locations)
+    both = [n for n, names in inside.items() if names & set(latents) and (beside is None or names & beside)]
     if not both:
         return {}
     with torch.enable_grad():
         total = torch.stack([_weighed(located[name]) for name in both]).sum()
-        slopes = torch.autograd.grad(total, [leaves[n] for n in wanted], create_graph=True, allow_unused=True)
-    moved = {n: slope for n, slope in zip(wanted, slopes, strict=True) if slope is not None and slope.requires_grad}
-    factors = reached(moved, leaves, lambda slope: [slope])
-    return {n: min(inside & free) for n, inside in factors.items() if inside & free and not inside & normal}
+        slopes = torch.autograd.grad(total, [leaves[n] for n in latents], create_graph=True, allow_unused=True)
+    return {n: slope for n, slope in zip(latents, slopes, strict=True) if slope is not None and slope.requires_grad}
 
 
 def _weighed(site: Site) -> Tensor:
@@ -156,15 +170,7 @@ def _factors(
     traced: Mapping[str, Site], leaves: Mapping[str, Tensor], latents: Sequence[str]
 ) -> dict[str, frozenset[str]]:
     """Return what multiplies each of some latents in a location: a matrix that moves states is no part of their law."""
-    located = {name: site for name, site in traced.items() if type(unwrap(site.fn).base).__name__ in NORMAL}
-    entered = [n for n, inside in reached(located, leaves, _locations).items() if inside & set(latents)]
-    if not entered:
-        return {}
-    with torch.enable_grad():
-        total = torch.stack([_weighed(located[name]) for name in entered]).sum()
-        slopes = torch.autograd.grad(total, [leaves[n] for n in latents], create_graph=True, allow_unused=True)
-    moved = {n: slope for n, slope in zip(latents, slopes, strict=True) if slope is not None and slope.requires_grad}
-    return reached(moved, leaves, lambda slope: [slope])
+    return reached(_slopes(traced, leaves, latents), leaves, lambda slope: [slope])
 
 
 def _locations(site: Site) -> list[Tensor]:
