@@ -149,17 +149,15 @@ def _near(value: Tensor, weights: Tensor, total: Tensor, loc: Tensor, unit: Tens
     slope = torch.stack([more * u * first[1], more * first[2] - total, df * by_df], -1)
 
     by_df_twice = 0.5 * (total * bend + first[2] / df - first[2] / df.square() - more / df * second[1])
+    loc_scale = 2 * more * u * (second[2] - first[1])
+    loc_df = df * u * (first[1] - more * second[0])
+    scale_df = df * (first[2] - more * second[1])
     entries = (
-        (0, 0, more * u.square() * (2 * second[1] - first[0])),
-        (0, 1, 2 * more * u * (second[2] - first[1])),
-        (1, 1, 2 * more * (second[3] - first[2])),
-        (0, 2, df * u * (first[1] - more * second[0])),
-        (1, 2, df * (first[2] - more * second[1])),
-        (2, 2, df.square() * by_df_twice + df * by_df),
-    )
-    hessian = slope.new_zeros((*slope.shape, 3))
-    for i, j, entry in entries:
-        hessian[..., i, j] = hessian[..., j, i] = entry
+        more * u.square() * (2 * second[1] - first[0]), loc_scale, loc_df,
+        loc_scale, 2 * more * (second[3] - first[2]), scale_df,
+        loc_df, scale_df, df.square() * by_df_twice + df * by_df,
+    )  # fmt: skip
+    hessian = torch.stack(entries, -1).unflatten(-1, (3, 3))
     return Near(q, slope, hessian, lambda moving: _step_of_em(point, moving, total, more, u, *first))
 
 
