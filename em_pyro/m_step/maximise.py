@@ -16,9 +16,10 @@ from .ascent.climbs import joint_climb
 from .ascent.hill import gradient
 from .plan import Plan
 
-STATIONARY = 1e-10  # of the gradient of Q, relative to 1 + |Q|
-SWEEPS, JOINTLY = 100, 3
-UNSEEN, IDLE = 1e-12, 5  # a rise of Q, relative to 1 + |Q|, that is rounding; and sweeps in a row without another
+STATIONARY = 1e-11  # of the gradient of Q, relative to 1 + |Q|
+SWEEPS, JOINTLY = 100, 20  # a sweep costs a hundredth of a joint ascent
+UNSEEN = 1e-12  # of a rise of Q, relative to 1 + |Q|: rounding
+IDLE, LESS = 5, 0.9  # sweeps in a row in which neither Q rises nor its slope is less than that, beside the least
 FALL = {torch.float64: 1e-10, torch.float32: 1e-6}  # of Q by rounding, relative to 1 + |Q|
 SAME = {torch.float64: 1e-12, torch.float32: 1e-6}  # of a value by rounding, relative to it
 
@@ -37,19 +38,19 @@ def maximise(
     new = dict(batch)
     if plan.callables:
         new |= _called(engine, plan, found, only(batch))
-    best, idle = -torch.inf, 0
+    best, level, idle = -torch.inf, torch.inf, 0
     for sweep in range(SWEEPS if plan.swept else 1):
         for solver in plan.solvers:
             new |= solver.solve(found.sums, new)
         if not plan.swept:
             break
-        value, still = _stationary(engine, plan, found, only(new))
-        if sweep >= JOINTLY and not still:  # conditional maxima creep along a ridge; a joint ascent does not
+        value, steep = _height(engine, plan, found, only(new))
+        if sweep >= JOINTLY and steep > STATIONARY:  # conditional maxima creep along a ridge; a joint ascent does not
             new |= batched(ascend(engine, found, only(new), joint_climb(engine, plan.swept)))
-            value, still = _stationary(engine, plan, found, only(new))
-        idle = 0 if value > best + UNSEEN * (1 + abs(value)) else idle + 1
-        best = max(best, value)
-        if still or idle == IDLE:
+            value, steep = _height(engine, plan, found, only(new))
+        idle = 0 if value > best + UNSEEN * (1 + abs(value)) or steep < LESS * level else idle + 1
+        best, level = max(best, value), min(level, steep)
+        if steep <= STATIONARY or idle == IDLE:
             break
     for climb in plan.climbs:
         new |= batched(ascend(engine, found, only(new), climb, carried))
@@ -86,11 +87,11 @@ def expanded(
     return new | {name: new[name] + by.reshape(new[name].shape) for name, by in moved.items()}
 
 
-def _stationary(engine: Engine, plan: Plan, found: Expectation, params: Params) -> tuple[float, bool]:
-    """`Q`, and whether its gradient is zero."""
+def _height(engine: Engine, plan: Plan, found: Expectation, params: Params) -> tuple[float, float]:
+    """`Q`, and its largest slope, relative to `1 + |Q|`."""
     value, slopes = gradient(engine, found, params, [name for solver in plan.solvers for name in solver.parameters])
     steep = max((float(slope.abs().max()) for slope in slopes.values() if slope.numel()), default=0.0)
-    return value, steep <= STATIONARY * (1 + abs(value))
+    return value, steep / (1 + abs(value))
 
 
 # ---- M-steps of the user's own ---------------------------------------------------------------------------------------
