@@ -45,7 +45,7 @@ def maximise(
         if not plan.swept:
             break
         value, steep = _height(engine, plan, found, only(new))
-        if sweep >= JOINTLY and steep > STATIONARY:  # conditional maxima creep along a ridge; a joint ascent does not
+        if (sweep + 1) % JOINTLY == 0 and steep > STATIONARY:  # conditional maxima creep along a ridge, and this not
             new |= batched(ascend(engine, found, only(new), joint_climb(engine, plan.swept)))
             value, steep = _height(engine, plan, found, only(new))
         idle = 0 if value > best + UNSEEN * (1 + abs(value)) or steep < LESS * level else idle + 1

@@ -32,7 +32,7 @@ def x() -> Tensor:
 
 def test_sweeps_that_draw_nearer_go_on(x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     """To the maximum that a joint ascent finds, and without one."""
-    monkeypatch.setattr(maximise, "JOINTLY", 0)
+    monkeypatch.setattr(maximise, "JOINTLY", 1)
     options = {"tol": 0, "max_steps": 8, "acceleration": None, "check": False}
     jointly = EM(around_one_mean, **options).fit(x)
     monkeypatch.setattr(maximise, "JOINTLY", 20)
