@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 
 import torch
@@ -13,6 +13,7 @@ from torch.distributions import transform_to
 from ...families.charts import bounds_of, domain_of, is_correlation
 from ...program.named import Params
 from ...program.program import Program
+from ...records.frozen import frozen
 
 Entry = tuple[str, tuple[int, ...]]
 """An entry of a parameter."""
@@ -20,7 +21,7 @@ Entry = tuple[str, tuple[int, ...]]
 MATRICES = ("lower_cholesky", "positive_definite")
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Around:
     """Coordinates `v` around values of some parameters, `v = 0` there.
 
