@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from ..posterior.posterior import Posterior, posterior
 from ..posterior.served import Kind
 from ..program.devices import beside
 from ..program.handlers import alone
+from ..records.frozen import frozen
 from .dimension import dimension
 from .fitted import fitted_model
 from .record import Record
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from .summary import Summary
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Fit(Record):
     """Result of `EM.fit`.
 

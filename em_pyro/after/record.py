@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -14,6 +14,7 @@ from ..fit.path import Acceleration
 from ..fit.problem import Problem
 from ..fit.starting.runs import Starts
 from ..m_step.plan import Plan
+from ..records.frozen import frozen
 from .fitted import ended, shown
 from .source import Source, source_of
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Record:
     """What there is to know of a fit; what is asked of it is `Fit`'s."""
 

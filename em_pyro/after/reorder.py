@@ -10,7 +10,7 @@ values and at a random point.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import chain, combinations
 from typing import Any
 
@@ -24,6 +24,7 @@ from ..program.devices import beside
 from ..program.named import Named, Params, batched
 from ..program.store import values_now, write
 from ..program.unroll import FROM, INITIAL, STATE, TO, TRANSITION
+from ..records.frozen import frozen
 
 Axis = tuple[str, int]
 """A parameter, and one of its dimensions."""
@@ -33,7 +34,7 @@ EXACT = {torch.float64: 1e-9, torch.float32: 1e-4}  # of a log-density, relative
 DOUBTFUL = 5  # axes of which it is tried out whether they belong to a latent of two states
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Found:
     """What a latent indexes.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import log, prod
 
 import torch
@@ -15,9 +15,10 @@ from ..program.masks import anywhere, seen
 from ..program.named import connected, listed
 from ..program.site import Site
 from ..program.unroll import STATE, TIME
+from ..records.frozen import frozen
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Rows:
     """Latents, or observed sites where there are none, that hang together, row by row of the plates they share.
 

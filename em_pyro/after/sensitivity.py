@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..fit.verdict.around import Around
 from ..fit.verdict.ground import FINE, STEP, Ground
 from ..posterior.joint import Joint
 from ..program.named import Batch, Params, batched, only
+from ..records.frozen import frozen
 
 CHORDS, SETTLED = 10, 1e-11  # steps to the maximum, and how short the last is, in standard errors given complete data
 LOST = 1e-10  # relative to 1 + |objective|: by how much rounding may lower it there
@@ -133,7 +134,7 @@ def _place(problem: Problem, to: Tensor) -> int | str:
     raise ParameterError("to: expected one of the tensors that were passed to fit, itself and not a copy.")
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class _Slope:
     """The gradient of the objective by one argument of the model.
 

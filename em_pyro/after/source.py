@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from math import isclose
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from ..program.handlers import Substitute, Weights
 from ..program.named import Params, batched
 from ..program.site import Parameter
 from ..program.stated import Known, misfit, stem
+from ..records.frozen import frozen
 from .fitted import write_back
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ IN_NO_FILE = ("prepared", "model", "patterns")  # fields of records: what runs, 
 SAME = {torch.float64: 1e-8, torch.float32: 1e-4}  # of the log-likelihood, relative to 1 + its size: of the same data
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Source:
     """How a program was planned, as far as words can say it.
 

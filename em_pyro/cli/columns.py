@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,11 @@ import torch
 from torch import Tensor
 
 from ..program.data.columns import arguments_of, listed
+from ..records.frozen import frozen
 from .tables import Table, TableError
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Columns:
     """What a model is given.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import analytic, plotting
+from ..records.frozen import frozen
 from .problems import Params, Problem, bundled, coin_problem, covariances, gaussian_problem
 from .runs import Run, picture, solve
 
@@ -25,7 +26,7 @@ AGREEMENT = 1e-10
 """Two ways to the same number differ by less than this, relative to one plus the number."""
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Chapter:
     """A problem, the same EM by hand, and what is in print.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +14,7 @@ from .. import Fit, plotting
 from ..models import coins, gaussian_mixture
 from ..models.data import load
 from ..program.named import Params
+from ..records.frozen import frozen
 from .tables import Table, TableError, known
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ MIXTURES: dict[Covariance, Callable[..., None]] = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Problem:
     """A model and the data to fit it to.
 

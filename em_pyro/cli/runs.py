@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +11,14 @@ import pyro
 from torch import Tensor
 
 from .. import EM, Fit, Plan
+from ..records.frozen import frozen
 from .problems import Params, Problem
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Run:
     """A problem solved: what was planned, what came out, and the parameters at every step, the start included.
 

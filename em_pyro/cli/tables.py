@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from ..records.frozen import frozen
 
 Array = npt.NDArray[np.float64]
 
@@ -21,7 +22,7 @@ class TableError(ValueError):
     """A file that cannot be read as the table that is needed."""
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Table:
     """The cells of a file.
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from pyro.infer.autoguide import AutoNormal
 from pyro.optim import PyroOptim
 
 from ..errors import ParameterError
+from ..records.frozen import frozen
 
 OURS = ("starts", "seed", "prior_density", "continuous", "progress", "callback")  # options of EM for a whole race
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Contender:
     """One way to fit a model.
 

@@ -25,6 +25,7 @@ from ..fit.starting.trial import tried
 from ..options import planning
 from ..program.coordinates import joined
 from ..program.named import Params, batched
+from ..records.frozen import frozen
 from .contenders import Contender
 from .lane import Clock, Lane, Point
 
@@ -40,7 +41,7 @@ class Tally:
     gradients: int = 0
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Counted(Engine):
     """An engine that counts how often `Q` is evaluated with its gradient, in M-steps of torch too."""
 
@@ -76,7 +77,7 @@ def counted(problem: Problem, tally: Tally) -> Problem:
     return replace(problem, engine=Counted(**parts, tally=tally), total=total)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Ours:
     """EM as one contender runs it.
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from torch import Tensor
+
+from ..records.frozen import frozen
 
 LEVELS = (1.0, 0.1, 1e-3)
 """Nats from the best known objective at which contenders are compared."""
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Point:
     """A point that was reached, and what it had cost to get there.
 
@@ -25,7 +27,7 @@ class Point:
     gradients: int
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Lane:
     """One contender from one start.
 

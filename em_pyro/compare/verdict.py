@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from ..fit.loop import Settings, State, run
 from ..fit.path import Path, start
 from ..fit.problem import Problem
 from ..program.named import batched
+from ..records.frozen import frozen
 from .lane import Lane
 
 TRIED = 3  # lanes whose ends are polished
@@ -23,7 +24,7 @@ TOL = 1e-11
 CLOSE = 1e-6  # nats by which an overshooting contender may have passed above the polished answer
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Best:
     """The best objective known.
 

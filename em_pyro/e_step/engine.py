@@ -8,7 +8,7 @@ it; the statistics of chunks add up, as those of files and processes do.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from ..reading.design.by_row import ByRow
 from ..reading.priors import Prior, log_prior
 from ..reading.reading import Recognition
 from ..recording.moved import NOTHING, Moved, played
+from ..records.frozen import frozen
 from .contraction.schedule import Factor
 from .expectation import Expectation
 from .part import Contracted
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from .second.states import States
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Engine:
     """A program ready to run: units, replayed sites, priors and the schedule of contractions.
 
@@ -197,12 +198,7 @@ class Engine:
         return q
 
     def _q(
-        self,
-        bound: Bound,
-        found: Expectation,
-        leaders: Collection[str],
-        priors: Mapping[str, Prior],
-        moved: Moved,
+        self, bound: Bound, found: Expectation, leaders: Collection[str], priors: Mapping[str, Prior], moved: Moved
     ) -> Tensor:
         """Add up `<W_s, L_s>` of some sites, log-densities of priors and what was `moved`."""
         weights = {name: part.tensor for name, part in found.weights.items()}

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..program.named import Named
+from ..records.frozen import frozen
 from .sums import Sums
 
 if TYPE_CHECKING:
     from .second.second import Second
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Expectation:
     """What an E-step found.
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from ..program.named import Named
 from ..program.site import Site
 from ..reading.reading import Recognition
+from ..records.frozen import frozen
 from .contraction.schedule import Factor
 from .several.stack import Stack
 from .units import Unit
@@ -15,7 +16,7 @@ from .units import Unit
 CHAIN = 8  # latents from which a chain is a unit; fewer are summed out one by one
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Left:
     """What is left of a program.
 

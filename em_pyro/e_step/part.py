@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import prod
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..program.named import Named
 from ..reading.bound import Bound
+from ..records.frozen import frozen
 from .chunks import LEAST, WHOLE, Chunk, chunks_of
 from .contraction.schedule import Schedule
 from .shares import Collect, Found, add
@@ -58,7 +59,7 @@ class Contracted(Protocol):
         """The same, written into the rooms of another one, which is not at work meanwhile."""
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Part:
     """Factors that are contracted together by a schedule, whatever they are.
 

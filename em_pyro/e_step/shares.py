@@ -9,6 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..program.named import Named
+from ..records.frozen import frozen
 from .second.directions import Directions
 
 
@@ -28,7 +29,7 @@ class Collect:
 SUMS, EVIDENCE = Collect(), Collect(sums=False)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Shares:
     """How rows are shared out.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 import torch
 from torch import Tensor
@@ -11,9 +11,10 @@ from torch import Tensor
 from ..errors import PlanError
 from ..families import Family
 from ..program.named import Batch
+from ..records.frozen import frozen
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Sums:
     """Expected statistics of one site, `S_c = sum_n W_cn T(x_n - around_c)` for every cell `c`.
 

@@ -11,18 +11,18 @@ the sums to `solve`. The engine never learns the name of a family.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
 from torch import Tensor
 from torch.distributions import Distribution
 
 from ..program.named import unexpand
+from ..records.frozen import frozen
 
 Args = Mapping[str, Tensor]
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Role:
     """One argument of a distribution that can be estimated.
 

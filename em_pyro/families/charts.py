@@ -7,15 +7,16 @@ parameter's constraint allows onto all values that the argument may take.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from ..records.frozen import frozen
 
-@dataclass(frozen=True, eq=False)
+
+@frozen
 class Chart:
     """An invertible function from a parameter to an argument."""
 

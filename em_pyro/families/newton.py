@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from ..records.frozen import frozen
 
 ITERATIONS = 100
 FLAT = 1e-10  # of the largest curvature, in coordinates of about unit curvature: below, a direction has none
@@ -167,7 +168,7 @@ def ascent_direction(slope: Tensor, hessian: Tensor, flat: float = FLAT, level: 
     return torch.where(lost, 0.0, unit * step)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Near:
     """A function of a few coordinates in every cell, as it is near a point.
 

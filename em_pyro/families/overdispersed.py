@@ -11,8 +11,6 @@ References:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pyro.distributions as dist
 import torch
 from torch import Tensor
@@ -20,6 +18,7 @@ from torch.distributions import Distribution
 
 from ..program.data.counts import log_choose, log_rising
 from ..program.named import unexpand
+from ..records.frozen import frozen
 from .base import Args, Role, register
 from .counts import probabilities
 from .newton import ITERATIONS, STILL, rising, root
@@ -165,7 +164,7 @@ def urns(counts: Tensor, weights: Tensor, start: Tensor, free: Tensor) -> Tensor
     return torch.where(cells, a, start)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Tally:
     """How often each number was counted of every kind, and in all.
 

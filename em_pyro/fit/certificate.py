@@ -205,7 +205,8 @@ def _told(
     """Add what runs to infinity, how far it has come, and along what the objective is flat beside what is `zero`."""
     still = at_rest(ground.around, zero)
     off = {entry: to for entry, to in running(ground, level, information).items() if entry not in still}
-    silent = [entry for entry, row in zip(ground.around.entries, information, strict=True) if not row.any()]
+    told = information.any(-1).tolist()
+    silent = [entry for entry, some in zip(ground.around.entries, told, strict=True) if not some]
     domains, params = ground.around.domains, ground.around.params
     far = (float(params[n][at]) for (n, at), to in off.items() if to == "infinity" and domains[n] == "positive")
     findings = replace(

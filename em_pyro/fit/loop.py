@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from torch import Tensor
 
 from ..program.named import Batch
+from ..records.frozen import frozen
 from .acceleration.when import PLAIN, Wish
 from .certificate import glanced
 from .checkpoint.journal import Journal
@@ -30,7 +31,7 @@ SADDLES = 5  # that a start may leave, plateaus and boundaries included
 AGAIN = 2  # after so many the way out of the next is followed to its end: it may be one to a boundary
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class State:
     """What a callback sees after every step: copies, so that whatever is done to them moves nothing.
 
@@ -45,7 +46,7 @@ class State:
     params: dict[str, Tensor]
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Settings:
     """Options of a run; `seed` is of draws of latents."""
 

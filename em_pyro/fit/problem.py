@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -40,6 +40,7 @@ from ..reading.bound import Bound
 from ..reading.check import check_structure, check_values
 from ..reading.latents.which import to_integrate
 from ..reading.recognise import recognise
+from ..records.frozen import frozen
 from .notes import notes_of
 from .rows.held import AT_HAND, Rows
 from .scales import Scales
@@ -50,7 +51,7 @@ Expect = Callable[[Bound, Bound | None], Expectation]
 """An E-step: at bound arguments, its sums around the locations there or at others."""
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Problem:
     """Everything that is worked out once for one model and one set of arguments.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 
 import torch
@@ -20,6 +20,7 @@ from ..program.masks import seen_values
 from ..program.named import Params, unraveled
 from ..program.site import Site
 from ..reading.bound import Bound
+from ..records.frozen import frozen
 from .collapse.narrow import DEGENERATE, lengths, unit, width
 from .collapse.spike import Shapes
 
@@ -31,7 +32,7 @@ POOLED = 10_000  # rows that are enough to know a spread by
 GROWING = ("itself", "exp", "softplus", "square", "sqrt", "covariance")  # charts under which a scale grows
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Watched:
     """A site whose scale may collapse.
 
@@ -52,7 +53,7 @@ class Watched:
         return scales(self.factor, bound)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Scales:
     """Everything in a program that may shrink to nothing, each with its unit.
 

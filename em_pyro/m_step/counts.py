@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import ClassVar
 
 import torch
@@ -14,11 +14,12 @@ from ..e_step.sums import Sums
 from ..families.charts import Chart, domain_of
 from ..program.named import Batch
 from ..reading.priors import Prior
+from ..records.frozen import frozen
 from .pooling import Selected, added, flat, pool, refuse_unbounded, select, shaped
 from .uses import CONDITIONAL, Block, chart_of, segments_of
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Counts:
     """`a log p + b log(1 - p)`: `p = a / (a + b)`, or `a / sum(a)` along the rows of a simplex."""
 
@@ -82,7 +83,7 @@ class Counts:
         return torch.zeros_like(old) if hits is None else hits, misses
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Rates:
     """`a log(rate) - b rate`: `rate = a / b`."""
 

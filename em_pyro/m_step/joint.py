@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -16,11 +16,12 @@ from ..families import Family
 from ..families.charts import Chart
 from ..program.named import Batch
 from ..reading.bank import RoleMap
+from ..records.frozen import frozen
 from .pooling import Refused, added, flat
 from .uses import Block, chart_of, made_up, segments_of, terms_of
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Joint:
     """All free arguments of a cell together, by `Family.solve`; cells that select the same entries are pooled.
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..e_step.engine import Engine
 from ..errors import ParameterError, PlanError
 from ..program.named import connected, listed
+from ..records.frozen import frozen
 from .ascent.climbs import Climb, climbs_of
 from .pooling import Refused
 from .regression.steps import STEP, WHY, Steps
@@ -54,7 +55,7 @@ class Line:
         return self.how in ("closed form", "Newton", "swept")
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Plan:
     """How each parameter is maximised, and how the loop runs. Print it."""
 

@@ -6,7 +6,7 @@ Everything in this room has the starts as its first dimension, of size one for o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..program.named import unraveled
 from ..reading.bank import RoleMap, Segment
+from ..records.frozen import frozen
 
 
 class Refused(Exception):
@@ -55,7 +56,7 @@ def unbounded_at(name: str, bad: Tensor) -> PriorUnbounded:
     )
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Selected:
     """Which flat cells of an argument select which entries (or rows, or matrices) of one parameter.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import ClassVar, cast
 
 import torch
@@ -14,11 +14,12 @@ from ..e_step.sites.rows import ByRow
 from ..e_step.sums import Sums
 from ..families import RowFamily
 from ..program.named import Batch
+from ..records.frozen import frozen
 from .joint import Joint, first_batch, grouped, tried
 from .uses import Block, made_up, terms_of
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Rows:
     """All free arguments of a cell together, by `RowFamily.solve_rows`; cells with the same entries are pooled.
 

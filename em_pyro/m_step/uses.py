@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import torch
 
@@ -15,6 +15,7 @@ from ..program.site import Parameter
 from ..program.unroll import user_site
 from ..reading.bank import Bank, RoleMap, Segment
 from ..reading.priors import LOCATIONS
+from ..records.frozen import frozen
 from .pooling import Refused, select, used_charts
 
 CONDITIONAL = ": conditional closed forms until Q is stationary"
@@ -24,7 +25,7 @@ CHART = {chart.name: chart for chart in CHARTS}
 Use = tuple[SiteFactor, str, RoleMap]
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Block:
     """Parameters that must be solved together, because they meet at a site whose arguments have a joint maximum.
 

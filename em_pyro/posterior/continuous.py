@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
@@ -16,6 +16,7 @@ from ..e_step.engine import Engine
 from ..errors import ParameterError
 from ..program.named import Named
 from ..reading.bound import Bound
+from ..records.frozen import frozen
 from .joint import Joint
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from ..e_step.gaussian.unit import Gaussian, Natural
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Continuous:
     """What is known of the continuous latents.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from typing import Any
 
@@ -15,10 +15,11 @@ from ..e_step.units import Unit
 from ..e_step.whole import based
 from ..program.named import Named, align
 from ..reading.bound import Bound
+from ..records.frozen import frozen
 from .joint import Joint
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Inside:
     """What the units know of their own states, each given the latents around it.
 

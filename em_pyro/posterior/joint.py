@@ -7,7 +7,7 @@ picking a state where the E-step would share weight out.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 
 import torch
@@ -21,12 +21,13 @@ from ..e_step.units import Unit
 from ..errors import ParameterError
 from ..program.named import Named, align
 from ..program.program import Program
+from ..records.frozen import frozen
 
 ABSENT = 1e-200
 MANY = 12  # latents from which all marginals are worked out at the first that is asked for
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Joint:
     """The joint law of all latents that no unit sums out itself.
 
@@ -186,7 +187,7 @@ def check_together(program: Program, sites: Sequence[str]) -> None:
         )
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Choices:
     """The log-weights that states are chosen by, each latent given those eliminated after it."""
 

@@ -6,7 +6,7 @@ Latents that the contraction sums out are asked of `Joint`, states that units su
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from ..program.devices import beside, there
 from ..program.handlers import LABELS
 from ..program.named import Params, batched, only
 from ..reading.bound import Bound
+from ..records.frozen import frozen
 from .continuous import Continuous
 from .entropy import entropy
 from .frame import frame
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Posterior:
     """Exact posterior of every discrete latent, given the data and `params`.
 

@@ -8,7 +8,7 @@ kind is never more than a shortcut.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,12 @@ from torch import Tensor
 from ..program.named import unwrap
 from ..program.program import Program
 from ..program.site import Site
+from ..records.frozen import frozen
 
 KEPT = 8  # kinds that are remembered
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Kind:
     """Arguments alike but for the number of rows.
 

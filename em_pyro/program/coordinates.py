@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import IndependentTransform, Transform, transform_to
 
+from ..records.frozen import frozen
 from .named import Params
 from .program import Program
 
@@ -27,7 +27,7 @@ def constrained(program: Program, name: str, point: Tensor) -> Tensor:
     return transform_to(program.parameters[name].constraint)(point)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Coordinates:
     """Coordinates `u` of some parameters side by side, `theta = t(u)` by the transform of every constraint.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ..errors import ModelError
+from ..records.frozen import frozen
 
 Params = Mapping[str, Tensor]
 """Values of parameters, by the names that the user gave them."""
@@ -23,7 +23,7 @@ Item = TypeVar("Item", bound=Hashable)
 SLICE = 65_536  # rows at a time, where all data are looked at once: nothing as long as the data is made
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Named:
     """A tensor whose leading dimensions are named; trailing dimensions, if any, belong to an event."""
 
@@ -138,7 +138,7 @@ def unraveled(index: Tensor, shape: Sequence[int]) -> tuple[Tensor, ...]:
     return tuple(reversed(places))
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Unwrapped:
     """The distribution under `.to_event`, `.mask` and `.expand`."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from ..errors import EMError, ModelError
+from ..records.frozen import frozen
 from .changes.same import OTHER_ARGUMENTS, SAME_ARGUMENTS, check_same, unstable
 from .continuous.standing import standing
 from .continuous.whole import taken_apart
@@ -40,7 +41,7 @@ from .site import Latent, Parameter, Run, Site
 from .volume import Unconstrained
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Program:
     """A model with its arguments: what it samples, what it enumerates and what can be fitted."""
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from ..records.frozen import frozen
 from .data.counts import density
 from .data.supports import inside, lawful
 from .named import Named, broadcast, squeeze, unwrap
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Parameter:
     """One thing that is fitted: a `pyro.param`, a weight of a `pyro.module`, or a latent site with a prior."""
 
@@ -28,7 +29,7 @@ class Parameter:
     stated: tuple[int, ...] | None = None  # of a fitted one, the shape of the initial value that other rows state
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Latent:
     """An enumerated site: its tensor dimension, its support and the plates that own it."""
 
@@ -48,7 +49,7 @@ class Latent:
         return states.reshape((len(states),) + (1,) * (-self.dim - 1) + states.shape[1:])
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Site:
     """One sample statement of one run, as it stood before any `log_prob` was computed."""
 
@@ -113,7 +114,7 @@ def _filled(value: Tensor) -> Tensor:
     return torch.where(finite, value, torch.where(largest.isfinite(), largest, 1.0))
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Run:
     """What one run of a model did."""
 

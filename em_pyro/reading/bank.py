@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 
 import torch
@@ -15,12 +15,13 @@ from torch import Tensor
 
 from ..families.charts import Chart, safe_log, safe_log_complement
 from ..program.named import Batch
+from ..records.frozen import frozen
 from .predictor import Affine
 
 FEW = 100  # entries of an argument up to which Python counts them faster
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Segment:
     """One parameter seen through one chart (`1 - chart` where `complement`): a stretch of the bank.
 
@@ -39,7 +40,7 @@ class Segment:
         return (positions >= self.offset) & (positions < self.offset + self.size)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class RoleMap:
     """Where an argument comes from: `coefficient * bank[index]`, the constant where the index is -1, or a predictor.
 
@@ -111,7 +112,7 @@ class RoleMap:
         return moved.occurring(where[self.entries])  # still in order
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Bank:
     """Layout of the atoms: `entries` of plain arguments, `probabilities` bound as logarithms, whole `matrices`.
 

@@ -9,7 +9,7 @@ the row's log-sum over its own latents.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TypeGuard
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from ..program.named import SLICE, Named, squeeze
 from ..program.program import Program
 from ..program.site import Site
+from ..records.frozen import frozen
 from .bank import RoleMap
 from .bound import LOWEST
 from .reading import Recognition
@@ -33,7 +34,7 @@ Tally = tuple[Tensor, Tensor]
 """One row of every kind, and the number of rows of its kind."""
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Distinct:
     """The distinct rows of one plate."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import pyro.distributions as dist
 import torch
@@ -16,6 +15,7 @@ from ..program.marks import reached
 from ..program.named import Params, unwrap
 from ..program.program import Program
 from ..program.site import Site
+from ..records.frozen import frozen
 from .priors import dropped
 
 SHRINKING = ("scale", "scale_tril", "covariance_matrix", "cov_factor", "cov_diag")  # the density grows as they go to 0
@@ -30,7 +30,7 @@ HELD = {
 NARROW = 1e-8  # a scale that shrinks by less is held by its bounds
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Unbounded:
     """An argument of a prior by which the joint density has no bound.
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from ..records.frozen import frozen
 from .predictor import Affine
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class BlockDiagonal:
     """A matrix over entries of which sets meet no others: the blocks of the sets, laid out flat one behind the other.
 
@@ -84,7 +85,7 @@ class BlockDiagonal:
         return torch.cat([part.flatten(1) for part in parts], -1)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Joined:
     """`design' @ weight @ design` and `design' @ slope` of one design.
 

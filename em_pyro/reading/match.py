@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 
 import torch
@@ -15,6 +15,7 @@ from ..families.charts import CHARTS, domain_of
 from ..program.named import Named, Params, squeeze, unwrap
 from ..program.program import Program
 from ..program.site import Parameter, Site
+from ..records.frozen import frozen
 from .bank import Bank, RoleMap, Segment, entries_of
 from .reading import Unrecognised
 
@@ -23,7 +24,7 @@ FEW = 1000  # entries of an argument that are looked at first
 EXACT = {torch.float64: 1e-11, torch.float32: 1e-4}  # a selection may pass through a normalisation
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Tier:
     """Atoms that are tried together, at every probe; each kind of key is put in order once."""
 
@@ -45,7 +46,7 @@ def _in_order(keys: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(keys.isfinite(), keys, torch.inf).sort(stable=True)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Atoms:
     """The bank at every probe: tiers of atoms to try one after the other, and the matrices."""
 

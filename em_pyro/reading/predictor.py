@@ -9,7 +9,7 @@ it does not vary: `(K, 1, P)` and `(1, N, P)`. Products with the design are then
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property, partial
 from itertools import groupby
 from string import ascii_lowercase
@@ -19,13 +19,14 @@ from torch import Tensor
 
 from ..families.charts import Chart
 from ..program.named import Batch, broadcast
+from ..records.frozen import frozen
 
 CHUNK = 1 << 20  # entries of one temporary of a Gram matrix
 
 LETTERS = ascii_lowercase[:16]  # dimensions of the cells; "z" are starts, "s" and "t" slots
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Piece:
     """Some slots. Dimensions: those of the argument, of size one where nothing varies, then one of slots."""
 
@@ -33,7 +34,7 @@ class Piece:
     value: Tensor = field(repr=False)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Affine:
     """An argument `chart(offset + design @ entries)`; the entry of a positive parameter is its logarithm."""
 

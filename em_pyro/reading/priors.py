@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 import pyro.distributions as dist
@@ -19,6 +19,7 @@ from ..program.masks import masks_of
 from ..program.named import Batch, unwrap
 from ..program.site import Site
 from ..program.volume import Unconstrained
+from ..records.frozen import frozen
 
 LOCATIONS = ("normal", "multivariate_normal")
 
@@ -39,7 +40,7 @@ CONJUGATE = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Prior:
     """The prior of one parameter.
 

@@ -12,13 +12,14 @@ from ..families import Family, family_for
 from ..program.masks import seen
 from ..program.named import Named, Params, unwrap
 from ..program.site import Site
+from ..records.frozen import frozen
 from .bank import Bank, RoleMap
 from .improper import Unbounded
 from .latents.bilinear import Latents
 from .priors import Prior
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Centre:
     """What values are taken from: one point by event, and the largest distance of any value from it."""
 
@@ -39,7 +40,7 @@ class Lookup:
     numbers: int
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Agreed:
     """In which form all who hold rows of a site lay them out, so that statistics add.
 
@@ -54,7 +55,7 @@ class Agreed:
     apart: bool
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Reading:
     """A site of a registered family, all of whose arguments are known or recognised."""
 
@@ -78,7 +79,7 @@ class Reading:
         return replace(self, site=site, seen=part, known=known)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Refusal:
     """A site that must be replayed: why, and the parameters that enter it."""
 
@@ -86,7 +87,7 @@ class Refusal:
     parameters: frozenset[str]
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Recognition:
     """What the probes found."""
 

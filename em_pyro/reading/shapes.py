@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from types import SimpleNamespace
 
 import pyro.distributions as dist
@@ -13,6 +13,7 @@ from ..errors import ModelError
 from ..program.named import Batch, align, unwrap
 from ..program.site import Site
 from ..program.volume import Unconstrained
+from ..records.frozen import frozen
 from .bank import RoleMap, Segment, entries_of, gather, packed
 from .match import Atoms, match
 from .priors import CONJUGATE, Prior, exponent
@@ -27,7 +28,7 @@ ARGUMENTS = {
 """What is read of a distribution: all that its pseudo-statistics are computed from."""
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Shapes:
     """Arguments of a prior as selections from parameters.
 

@@ -7,7 +7,7 @@ compared in a few operations, however many steps there are.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from ..program.masks import masks_of
 from ..program.named import Named, align, squeeze, unwrap
 from ..program.program import Program
 from ..program.site import Site, unvalidated
+from ..records.frozen import frozen
 
 CLOSE = 1e-9
 ROUNDING = 100  # units of the dtype: one run of many states rounds otherwise than many runs
@@ -29,7 +30,7 @@ Key = tuple[str, str]
 """A site, and what of it: as `parts_of` says."""
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Alike:
     """Arguments of some sites that have one shape and depend on latents in one way, from the enumerated run."""
 

@@ -8,12 +8,13 @@ operations run once for all.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..records.frozen import frozen
 from .graph import Graph, Slot, Step, take
 from .trim import freed, renumbered
 
@@ -123,7 +124,7 @@ def _alike(leaf: Any, local: Mapping[int, int]) -> Any:
     return type(leaf), str(leaf)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Template:
     """The operations of one output, to be run for several at once.
 

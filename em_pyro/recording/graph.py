@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..records.frozen import frozen
 from .defined import DEFINED
 
 
@@ -24,7 +25,7 @@ class Slot:
     number: int
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Step:
     """One operation.
 
@@ -86,7 +87,7 @@ def mapped(tree: Any, change: Callable[[Any], Any]) -> Any:
     return change(tree)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Graph:
     """Steps from the values of parameters to named outputs.
 

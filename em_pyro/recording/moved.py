@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -12,11 +11,12 @@ from torch import Tensor
 from ..program.named import Named, Params, squeeze
 from ..program.program import Program
 from ..program.site import Site
+from ..records.frozen import frozen
 
 FAINT = 1e-200  # weights far below rounding, of rows whose density may have no digits one step on
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Moved:
     """What the model says of some of its sites at some values.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from ..program.handlers import quiet
 from ..program.named import Params
 from ..program.program import Program
 from ..program.site import Site
+from ..records.frozen import frozen
 from .fold import fold
 from .graph import Graph
 from .moved import Moved, played, prior_of
@@ -27,7 +28,7 @@ SAME = {torch.float64: 1e-12, torch.float32: 1e-5}
 SLOPES = {torch.float64: 1e-9, torch.float32: 1e-3}
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Recording:
     """Factors of some sites as functions of the parameters, without the model."""
 

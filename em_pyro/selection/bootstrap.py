@@ -7,7 +7,7 @@ the larger is on its boundary, and others are not identified. So data are drawn 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from numbers import Integral
 from typing import Any
 
@@ -22,6 +22,7 @@ from ..errors import EMError, ObjectiveError, ParameterError
 from ..fit.endings import BAD
 from ..program.data.replaced import Call, Replacement, replacement
 from ..program.handlers import alone
+from ..records.frozen import frozen
 from .checkpoints import check_none
 from .passed import check_known
 from .progress import followed
@@ -30,7 +31,7 @@ from .select import grown_fit
 NOTICED = 1e-6  # of the log-likelihood, relative: a fit handed in that is so much higher than its refit is told of
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class LikelihoodRatio:
     """A parametric bootstrap of a likelihood ratio.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from numbers import Integral
 from typing import Any
 
@@ -21,13 +21,14 @@ from ..program.devices import beside
 from ..program.handlers import alone
 from ..program.program import Program
 from ..program.store import set_aside
+from ..records.frozen import frozen
 from .checkpoints import asked, of_fit
 from .folds import Cut, check_cut
 from .passed import check_known
 from .progress import followed
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class CrossValidation:
     """Held-out log evidence: larger is better; `float(...)` is the total.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import Any
 
@@ -16,11 +16,12 @@ from ..program.data.rows_of import rows_of, shape_of
 from ..program.named import Named, Params
 from ..program.program import Program
 from ..program.site import Site
+from ..records.frozen import frozen
 
 AGREES = 1e-6  # log-densities of the same row among other rows, relative to 1 + their size
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Cut:
     """How arguments are cut into rows of a plate.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from math import inf, isfinite, nan
 from typing import Any
 
@@ -11,6 +11,7 @@ from ..after.criteria import NAMES, Criteria
 from ..after.fit import Fit
 from ..errors import EMError, ParameterError, library
 from ..fit.endings import BAD
+from ..records.frozen import frozen
 from .health import NARROW
 
 Criterion = str | Callable[[Fit], float]
@@ -18,7 +19,7 @@ Criterion = str | Callable[[Fit], float]
 COLUMNS = ("log-likelihood", "parameters", "AIC", "BIC", "ICL", "entropy", "smallest share", "narrowest", "outcome")
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Candidate:
     """One fit of a sweep, or why there is none.
 
@@ -76,7 +77,7 @@ class Candidate:
         return number if isfinite(number) else inf
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Selection:
     """Fits by what their models were made of; `selection[k]` is one of them, and `print` shows all in a table.
 

@@ -13,7 +13,6 @@ References:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -27,11 +26,12 @@ from ..program.coordinates import constrained
 from ..program.devices import seeded
 from ..program.named import Params, batched
 from ..program.site import Parameter
+from ..records.frozen import frozen
 
 APART = 0.5  # how far copies are moved apart, in units in which `Q` falls by a nat a row
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Growth:
     """What one program has more of than another.
 

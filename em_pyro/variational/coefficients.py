@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 import torch
@@ -18,10 +18,11 @@ from ..m_step.pooling import Refused
 from ..program.named import Batch, Params
 from ..reading.bank import Bank
 from ..reading.predictor import together
+from ..records.frozen import frozen
 from .conjugate import Draw, Real
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Coefficients(Real):
     """Rows of coefficients `b`, each a MultivariateNormal: precision `P + X'X / scale^2`.
 

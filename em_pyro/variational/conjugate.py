@@ -6,7 +6,7 @@ To add one, write a class with the members of `Conjugate` and give it a row in `
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -18,6 +18,7 @@ from ..e_step.sums import Sums
 from ..m_step.counts import Counts, Rates
 from ..program.named import Batch, Params
 from ..reading.bank import Bank
+from ..records.frozen import frozen
 from .entering import selected
 from .stick_breaking import StickBreaking, Sticks
 
@@ -66,7 +67,7 @@ class Conjugate(Protocol):
         """Covariance of the coefficients of a site's lines; None where the law is of none."""
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Probabilities:
     """`Dirichlet(a + counts)`, `Beta(a + successes, b + failures)`, or the Betas of sticks."""
 
@@ -152,7 +153,7 @@ class Real:
         return None
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Rate(Real):
     """`Gamma(a + events, b + exposure)`."""
 
@@ -190,7 +191,7 @@ class Rate(Real):
         return selected(law.concentration.digamma() - law.concentration.log(), self.name, "rate", factor, bank)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Untouched(Real):
     """The prior of a parameter that enters no site: of the law of the only state there is, say."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..posterior.posterior import Posterior, posterior
 from ..program.devices import beside
 from ..program.handlers import alone
 from ..reading.bank import Bank
+from ..records.frozen import frozen
 from .climbing.accelerated import Accelerated
 from .laws import Held, bound_to, law_of, means_of
 from .other_rows import fitted_on, own_of_rows
@@ -30,7 +31,7 @@ OUTCOMES = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class VariationalFit:
     """Result of `VariationalEM.fit`.
 

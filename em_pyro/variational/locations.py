@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from typing import Any
 
@@ -19,12 +19,13 @@ from ..m_step.least_squares.solver import Site
 from ..m_step.pooling import added, pool
 from ..program.named import Batch, Params
 from ..reading.bank import Bank
+from ..records.frozen import frozen
 from .conjugate import Draw, Real
 from .entering import known, places, positions, selected
 from .normal_wishart import NormalWishart
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Mean(Real):
     """A mean with a known scale: precisions add up, as Normals or, of vectors, as MultivariateNormals."""
 
@@ -98,7 +99,7 @@ class Mean(Real):
         return torch.where(rows < 0, 0.0, -0.5 * (precision * spread[rows.clamp(min=0)]).sum((-2, -1)))
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class MeanAndScale(Real):
     """A mean and its scale: `NormalWishart`, in one dimension a normal and a Gamma.
 

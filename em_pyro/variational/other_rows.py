@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar
 
 import torch
@@ -17,13 +17,14 @@ from ..fit.problem import Problem
 from ..m_step.uses import uses_of
 from ..program.named import Batch, Params
 from ..reading.bank import Bank
+from ..records.frozen import frozen
 from .choose import Priors, choose
 from .climbing.climb import Climb, climb
 from .conjugate import Conjugate, Draw
 from .laws import bound_to
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Kept:
     """A law that stays as it is."""
 

@@ -10,6 +10,7 @@ import torch.distributions as dist
 from torch import Tensor
 
 from ..errors import ParameterError
+from ..records.frozen import frozen
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class StickBreaking:
         return (ones.lgamma() + rest.lgamma() - (ones + rest).lgamma()).sum(-1)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Sticks:
     """The law of weights: independent Betas of the sticks.
 

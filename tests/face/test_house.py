@@ -32,6 +32,9 @@ SYMBOLIC = ("broadcast_shapes", "unravel_index")
 OPTIONAL = ("arviz", "hmmlearn", "numba", "pomegranate", "scipy", "sklearn", "statsmodels")
 """What a desk may have and the clone of a stranger has not: tests ask for it by `pytest.importorskip`."""
 
+SLOW = "@dataclass(frozen=True, eq=False)"
+"""What `records.frozen` is in place of, outside the leaves that import nothing of ours."""
+
 ELSEWHERE: Mapping[str, str] = {"natural": "family", "expect": "problem"}
 """On what anybody may call it: a family's own parameters, and the one door through which data are run over."""
 
@@ -48,6 +51,8 @@ def offences(module: str, text: str, known: Mapping[str, str]) -> Iterator[tuple
     own = {where, room(module)}
     if text.count("\n") > LINES:
         yield "lines", where
+    if SLOW in text and room(module) not in ("analytic", "models", "quadrature", "records"):
+        yield "frozen", where
     for name, function in functions(text):
         if (function.end_lineno or 0) - function.lineno + 1 > SPAN:
             yield "span", f"{where}:{name}"
@@ -137,6 +142,7 @@ KNOWN = {"Stack": "em_pyro.e_step.several.stack", "Sum": "em_pyro.e_step.contrac
         ("fit.loop", "type(unit) is Stack", ("kind", "fit.loop:Stack")),
         ("fit.loop", "match unit:\n    case Stack():\n        pass", ("kind", "fit.loop:Stack")),
         ("e_step.engine", "isinstance(step, Sum)", ("kind", "e_step.engine:Sum")),
+        ("fit.loop", f"{SLOW}\nclass A:\n    pass", ("frozen", "fit.loop")),
         ("fit.loop", "object.__setattr__(engine, 'kept', 1)", ("record", "fit.loop")),
         ("fit.scales", "torch.unravel_index(rows, shape)", ("symbolic", "fit.scales:unravel_index")),
         ("fit.loop", "self.engine.expect(bound)", ("call", "fit.loop:expect")),

@@ -9,7 +9,7 @@ import pytest
 from oracles.source import SOURCES, imports, room, texts
 
 FLOORS = (
-    "errors",
+    "errors records",
     "program analytic quadrature options files",
     "families recording",
     "reading",

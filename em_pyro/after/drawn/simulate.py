@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from numbers import Integral
 from typing import Any
 
@@ -19,9 +19,10 @@ from ...program.data.redrawn import observed_values, redrawn, with_data
 from ...program.devices import beside
 from ...program.named import Params
 from ...program.program import Program
+from ...records.frozen import frozen
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Simulator:
     """A program on arguments that fitted values serve, to be drawn from.
 

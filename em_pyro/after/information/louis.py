@@ -10,7 +10,7 @@ References: Louis (1982); Oakes (1999).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import torch
 from torch import Tensor
@@ -22,9 +22,10 @@ from ...fit.problem import Problem
 from ...fit.verdict.around import Around
 from ...fit.verdict.ground import Ground, around_of
 from ...program.named import Params, batched
+from ...records.frozen import frozen
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class SecondOrder:
     """Information at one point along `r` directions, all `(r, r)`.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple
 
 import torch
@@ -20,6 +20,7 @@ from ...fit.verdict.infinity import running
 from ...fit.verdict.peak import Peak, peak
 from ...fit.verdict.spreads import at_rest, at_zero, lifted
 from ...program.named import Params
+from ...records.frozen import frozen
 from .louis import SecondOrder, most_rows, second_order, unserved
 from .record import Direction
 
@@ -29,7 +30,7 @@ LITTLE = 1e-6  # of a direction: along which it is straight
 ROUNDING = 1e-9  # relative to 1 + |objective|: a difference of heights that is none
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Top:
     """The maximum beside a fit.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -13,13 +13,14 @@ from torch import Tensor
 from ...errors import ParameterError
 from ...families.charts import domain_of
 from ...program.named import Params, unraveled
+from ...records.frozen import frozen
 from .intervals import Interval, deviations, interval_of, on_scale
 
 IDENTIFIED = 1e-5  # of what an entry moves at most along such a direction: what is no movement
 MATRICES = ("lower_cholesky", "positive_definite")
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Direction:
     """A direction along which the objective is flat, at constrained values.
 
@@ -56,7 +57,7 @@ class Row(NamedTuple):
     note: str
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Refused:
     """Directions `(D, m)` along which nothing can be said, and the note to what moves along them."""
 
@@ -70,7 +71,7 @@ class Refused:
         return ((slopes @ (self.directions / size)).abs() > IDENTIFIED * most).any(-1)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Information:
     """What the data say of the fitted values. Print it.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 import torch
 from torch import Tensor
@@ -14,12 +14,13 @@ from ...fit.problem import Problem
 from ...fit.verdict.ground import FINE, STEP, Ground
 from ...posterior.posterior import Posterior, by_row
 from ...program.named import Params
+from ...records.frozen import frozen
 
 TOTAL = 1e-9  # relative to 1 + |log evidence|: by how much rows may change less than all of it does
 ASIDE = 0.5  # of a standard error given complete data: how far aside that is asked
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class IndependentRows:
     """The rows of some plates that have no latent in common, those of the plates side by side.
 
@@ -48,7 +49,7 @@ class IndependentRows:
         return torch.stack(columns, -1) if columns else self.counts.new_zeros((len(self.counts), 0))
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Outer:
     """Outer products of scores that were multiplied by counts, summed: of parts of the rows they add.
 

@@ -9,7 +9,6 @@ DiscreteHMM has a transition before the first observation, from a state that not
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 from ...program.named import Named, align
 from ...program.unroll import FROM, STATE, TIME, TO
 from ...reading.bound import Bound
+from ...records.frozen import frozen
 from ..chunks import WHOLE, Chunk
 from ..forward_backward import chain as recursion
 from ..sites.site_factor import SiteFactor
@@ -28,7 +28,7 @@ from .line import Line, Mark
 from .parts import index_of
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Memo:
     """What the statistics need of the factors."""
 
@@ -37,7 +37,7 @@ class Memo:
     parts: list[Any]  # what every part remembers
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Chain(Line):
     """A unit of the E-step."""
 

@@ -7,7 +7,7 @@ which share them).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor
 from ...program.named import align
 from ...program.unroll import FROM, STATE, TIME, TO
 from ...reading.bound import Bound
+from ...records.frozen import frozen
 from ..chunks import WHOLE, Chunk
 from ..several.abreast import Abreast
 from ..several.stack import Stack
@@ -30,7 +31,7 @@ Mark = Tensor | None
 """Entries that enter the statistics, (apart, steps, rows); None is all."""
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Line(Unit):
     """A chain, laid out."""
 

@@ -17,7 +17,7 @@ Every part has
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -28,6 +28,7 @@ from torch import Tensor
 from ...program.named import Named, align
 from ...program.unroll import TIME
 from ...reading.bound import Bound
+from ...records.frozen import frozen
 from ..chunks import Chunk
 from ..several.abreast import Abreast
 from ..several.stack import Stack
@@ -35,7 +36,7 @@ from ..sites.natural import Natural
 from ..sums import Sums
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Compiled:
     """Sites computed without the model, and the steps that they belong to."""
 
@@ -125,7 +126,7 @@ class Many(Compiled):
         return sizes if len(sizes) == len(self.names) else (*sizes[:at], len(self.steps), *sizes[at:])
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Each:
     """Compiled sites that are laid out alike and whose arguments differ by step: one product for all."""
 
@@ -166,7 +167,7 @@ class Each:
         return self.unit.finish(found, natural)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Replayed:
     """A site, or a part of one, whose log-densities come from the model itself."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import prod
 
 import torch
@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.special import xlogy
 
 from ...program.named import align
+from ...records.frozen import frozen
 from ..contraction.drawn import AT_ONCE, drawn, portions
 from ..forward_backward.chain import Smoothed
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Laid:
     """A chain of one start, laid out for its recursion: dimensions `apart`, states, steps, `rows`.
 

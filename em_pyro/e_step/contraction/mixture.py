@@ -8,7 +8,7 @@ the data grows with the number of rows. The general contraction of `part.py` giv
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property, partial
 from math import prod
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...program.named import Named
 from ...reading.bound import Bound
+from ...records.frozen import frozen
 from ..chunks import LEAST, Chunk, chunks_of
 from ..several.bundle import Bundle, Side
 from ..several.lean import Features, features_of
@@ -40,7 +41,7 @@ class MixtureNatural(NamedTuple):
     features: Features
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Mixture:
     """Chunks of rows, each row with one latent.
 

@@ -11,7 +11,7 @@ Dimensions left of the named ones are batch dimensions (several starts at once).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from math import prod
 
@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from ...program.named import Named, align
+from ...records.frozen import frozen
 from .softmax import FLOOR, SMALLEST
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Factor:
     """What a schedule needs to know of one factor."""
 
@@ -33,7 +34,7 @@ class Factor:
     alive: Named | None = field(default=None, repr=False)  # rows that enter the weights; None is all
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Sum:
     """Multiply the inputs and sum out the latents `over` (none: only multiply)."""
 
@@ -43,7 +44,7 @@ class Sum:
     output: int
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Product:
     """Multiply one input over the plates `over`, each row raised to the power `scale`."""
 
@@ -65,7 +66,7 @@ class Product:
         return prod(size for _, size in self.missing)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Schedule:
     """A planned contraction of `factors`, by position, down to one number per start."""
 

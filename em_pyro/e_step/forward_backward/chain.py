@@ -10,11 +10,12 @@ Shapes: `...` starts, `K` states, `T` steps, `R` rows. References: Rabiner (1989
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import torch
 from torch import Tensor
 
+from ...records.frozen import frozen
 from . import compiled, scan
 
 FLOOR = -700.0  # exp is several times slower where it underflows
@@ -22,7 +23,7 @@ ZERO = 2e-304  # what is below was at the floor, and is zero
 LOST = 1e250  # a state that was dropped weighs less than exp(FLOOR) * LOST of the posterior
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Redone:
     """Rows of which the scaled recursion was not enough, from log space; `n` of them."""
 
@@ -31,7 +32,7 @@ class Redone:
     log_filtered: Tensor = field(repr=False)  # (n, K, T)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Smoothed:
     """The posterior of a chain.
 

@@ -9,11 +9,13 @@ two-level scan of Blelloch (1990).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from ...records.frozen import frozen
 
 LONG = 128  # steps from which a chain of few rows is taken in blocks
 WIDE = 4096  # rows x states^2 up to which it is: the transfer matrices cost that much a step
@@ -35,7 +37,7 @@ class Moves(Protocol):
         """Those of the steps of all blocks side by side: `t` counts within a block, rows are those of all blocks."""
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class OneMatrix(Moves):
     """One matrix for all steps and rows."""
 
@@ -59,7 +61,7 @@ class OneMatrix(Moves):
         return self
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class OneAStep(Moves):
     """A matrix for every step, shared by the rows or not."""
 

@@ -7,7 +7,7 @@ slots.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from math import prod
 
@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from ...program.named import broadcast
+from ...records.frozen import frozen
 from .alike.components import Members
 from .rows import Part, Rows
 
 DENSE = 1 << 16  # slopes, of which most may be zero, up to which one product is taken with all of them
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Block:
     """Rows of a site, laid out by member; every part is of size one where it does not vary.
 
@@ -116,7 +117,7 @@ def beside(parts: Sequence[Part]) -> Tensor:
     return torch.stack([part.expand(shape) for part in filled], -1)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Patterns:
     """Which members have the same precision: the same seen coordinates, free latents and slopes.
 

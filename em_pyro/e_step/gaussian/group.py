@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from ...records.frozen import frozen
 from .block import DENSE, Block, Patterns, beside
 from .law import Law, Whitened, law_of, residual_of, standing, taken_of, whitened
 from .precision.factored import Factored, factor
@@ -32,7 +33,7 @@ Bindings = Sequence[tuple[Tensor, Tensor]]
 """Of every site the coefficients and the roots of its cells."""
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Group:
     """Components that are alike.
 
@@ -182,7 +183,7 @@ class Group:
         return bool(self.free.all())
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Posterior:
     """The law of the latents of a group, at bound arguments.
 

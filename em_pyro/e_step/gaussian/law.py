@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...program.named import broadcast
+from ...records.frozen import frozen
 from .block import Block
 from .rows import Part
 
 SMALL = 16  # numbers of a matrix up to which a product number by number is faster than one matrix by matrix
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Law:
     """A block at bound arguments.
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from ...records.frozen import frozen
 from .group import Group, Posterior
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Laws:
     """Normal laws in every state of the discrete latents, of one start.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from ...errors import ModelError
 from ...reading.latents.bilinear import Places
 from ...reading.latents.which import as_parameter
+from ...records.frozen import frozen
 from ..forward_backward.compiled import choose
 from .alike.components import Members, place_of
 from .alike.repeats import within
@@ -23,7 +24,7 @@ LARGEST = 4096  # latents of a component: its precision matrix is a whole one
 WIDE = 32  # latents of a block from which torch's products of matrices are faster than loops
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Layer:
     """What all kinds of components have in common.
 

@@ -5,7 +5,7 @@ With `u = (x, r)` affine in the latents, `u = u_0 + B z`, a row has `E u u' = u(
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from math import prod
 from typing import NamedTuple
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...program.named import broadcast
+from ...records.frozen import frozen
 from .block import Block
 from .covariates import lines_of, slopes_of
 from .group import Group, Posterior
@@ -35,7 +36,7 @@ class Products(NamedTuple):
     total: Tensor
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Weights:
     """How much every member counts.
 

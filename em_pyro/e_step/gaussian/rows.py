@@ -7,7 +7,7 @@ it does not vary.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from math import prod
 
@@ -22,12 +22,13 @@ from ...reading.bank import RoleMap
 from ...reading.latents.bilinear import Bilinear, Places, Slot
 from ...reading.latents.which import as_parameter
 from ...reading.reading import Reading
+from ...records.frozen import frozen
 
 Part = Tensor | None
 """Of three dimensions; None is zero."""
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Layout:
     """Which dimensions of a site are states, rows and coordinates.
 
@@ -128,7 +129,7 @@ def _chosen(made: Bilinear, d: int, of_states: Sequence[int], places: Places) ->
     )
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Rows:
     """One site.
 

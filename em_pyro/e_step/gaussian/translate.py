@@ -14,11 +14,12 @@ their mean. References: Liu, Rubin and Wu (1998), Parameter expansion to acceler
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 import torch
 from torch import Tensor
 
+from ...records.frozen import frozen
 from ..sums import Sums
 from .rows import Rows
 
@@ -27,7 +28,7 @@ MEANS = 4  # entries of a mean around which latents are, up to which other sites
 SAME = 1e-9  # of the terms of a cell
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Translation:
     """What a mean of latents is to the parameters.
 
@@ -40,7 +41,7 @@ class Translation:
     moves: dict[str, Tensor] = field(repr=False)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Centre:
     """What latents have for a mean, and where covariates stand for what is added to it.
 

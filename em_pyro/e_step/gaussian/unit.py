@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from math import prod
 from typing import cast
@@ -15,6 +15,7 @@ from ...program.named import Named
 from ...reading.bank import gather
 from ...reading.bound import Bound
 from ...reading.latents.bilinear import Places
+from ...records.frozen import frozen
 from ..chunks import WHOLE, Chunk
 from ..sites.site_factor import SiteFactor
 from ..sums import Sums
@@ -28,7 +29,7 @@ from .rows import Rows
 from .translate import Centre, Translation
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Natural:
     """Arguments at one set of parameters.
 
@@ -42,7 +43,7 @@ class Natural:
     starts: int
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Gaussian(Unit):
     """Gaussian latents, summed out.
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import torch
 from torch import Tensor
 
 from ...program.named import Batch
 from ...reading.bound import Bound
+from ...records.frozen import frozen
 
 TOGETHER = 1 << 22  # numbers that are differentiated at once
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Directions:
     """Directions around one point, in coordinates of the parameters.
 

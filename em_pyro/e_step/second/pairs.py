@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from math import prod
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from ...program.named import Batch
 from ...reading.bound import Bound
 from ...reading.predictor import pairs, squared
+from ...records.frozen import frozen
 from ..chunks import Chunk
 from ..sites.site_factor import SiteFactor
 from .directions import Directions
@@ -21,7 +21,7 @@ from .states import States
 BLOCK = 1 << 19  # products of features that are held at once: they stay in cache
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Pairs:
     """Pairs of states whose features are taken around the same centre.
 

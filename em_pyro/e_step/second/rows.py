@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from math import prod
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from ...errors import PlanError
 from ...program.named import Batch
 from ...reading.bound import Bound
+from ...records.frozen import frozen
 from ..chunks import WHOLE, Chunk
 from .directions import Directions
 from .pairs import Pairs, blocks, density
@@ -20,7 +20,7 @@ from .pairs import Pairs, blocks, density
 MOST = 50_000_000  # numbers that are held
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class RowScores:
     """Scores of rows in all states: where arguments or statistics of a site differ by row, or directions are few.
 

@@ -17,7 +17,6 @@ References: Louis (1982), section 3.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from math import prod
 
@@ -26,6 +25,7 @@ from torch import Tensor
 
 from ...program.named import Batch, Named
 from ...reading.bound import Bound
+from ...records.frozen import frozen
 from .directions import Directions
 from .pairs import Pairs
 from .rows import RowScores, check
@@ -36,7 +36,7 @@ FARTHEST = 25.0
 spacing of numbers, is 1e-10."""
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Second:
     """Second-order sums over rows, along `r` directions; those of other rows add.
 

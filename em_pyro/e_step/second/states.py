@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...errors import PlanError
 from ...program.named import Named, align, ordered
+from ...records.frozen import frozen
 from ..chunks import WHOLE, Chunk
 from ..contraction.schedule import Factor
 from ..part import Contracted
@@ -21,7 +22,7 @@ from ..units import Unit
 from .common import Common
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class States:
     """All that is contracted in the same plates.
 

@@ -8,7 +8,7 @@ dimension more, and a site with that dimension among its cells stands for all of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from ...program.named import Named, Sizes, align
 from ...reading.bank import RoleMap
 from ...reading.bound import Bound
 from ...reading.predictor import side_by_side, stacked
+from ...records.frozen import frozen
 from ..chunks import WHOLE, Chunk
 from ..sites.natural import Natural
 from ..sites.product import InnerProduct
@@ -28,7 +29,7 @@ from ..units import Unit
 from .stack import row_width
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Abreast(Unit):
     """Some sites of one layout.
 

@@ -7,7 +7,7 @@ one wide matrix each.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from typing import ClassVar, NamedTuple
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...program.named import Named, align
 from ...reading.bound import Bound
+from ...records.frozen import frozen
 from ..chunks import WHOLE, Chunk
 from ..left import Left
 from ..sites import centring
@@ -52,7 +53,7 @@ class Side(NamedTuple):
         return self._replace(each=tuple(each))
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Bundle(Unit):
     """One site or several as one factor, under the name of the first."""
 

@@ -13,7 +13,7 @@ below `SMALLEST` all features are needed, and the loop goes on with them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from itertools import accumulate
 from math import log
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ...reading.bound import Bound
+from ...records.frozen import frozen
 from ..chunks import Chunk
 from ..sites.site_data import Room
 from ..sites.site_factor import SiteFactor
@@ -35,7 +36,7 @@ LEAST = -1e6  # what a structural zero counts for where a statistic is left out:
 WIDEST = 2_000_000  # entries of the matrix that leads from the features to all statistics
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Features:
     """The features of some sites, and how they relate to all statistics.
 

@@ -7,7 +7,7 @@ and their features stand side by side in one matrix product.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from math import prod
 from typing import Any, ClassVar, Protocol, cast
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from ...program.named import Named, align
 from ...reading.bank import RoleMap
 from ...reading.bound import Bound
+from ...records.frozen import frozen
 from ..chunks import WHOLE, Chunk
 from ..sites import centring
 from ..sites.natural import Natural
@@ -41,7 +42,7 @@ class OneFunction(Form, Protocol):
         """Statistics under such weights, (starts, cells, numbers of a cell)."""
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Stack(Unit):
     """One or more sites with the same natural parameters; the first of them gives the statistics their name."""
 

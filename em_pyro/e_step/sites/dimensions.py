@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...program.named import Named
 from ...reading.reading import Lookup
+from ...records.frozen import frozen
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Layout:
     folded: tuple[str, ...]  # folded plates along which the cells differ
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Codes(Named):
     """The group of every row of a plate.
 

@@ -24,6 +24,7 @@ from ...program.named import Named, align
 from ...reading.bank import RoleMap
 from ...reading.design.lookups import along_rows, looked_up, together
 from ...reading.reading import Lookup, Reading, Recognition
+from ...records.frozen import frozen
 from ..chunks import Chunk
 from .dimensions import Codes
 from .product import InnerProduct
@@ -34,7 +35,7 @@ LEAST = 1.0  # rows for each group, above which they are taken by group
 MOST = 1 << 20  # groups
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Groups:
     """Rows of a plate by their groups.
 

@@ -22,6 +22,7 @@ from ...program.named import Named, align
 from ...reading.bank import RoleMap, gather
 from ...reading.bound import Bound
 from ...reading.predictor import pairs, squared
+from ...records.frozen import frozen
 from ..chunks import WHOLE, Chunk
 from ..second.common import Common
 from ..sums import Sums
@@ -31,7 +32,7 @@ from .product import InnerProduct
 from .site_factor import SiteFactor
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Observations:
     """Covariates and responses of the rows of a chunk, those of columns and folded plates in one dimension.
 

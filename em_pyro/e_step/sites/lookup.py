@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ...program.named import align
+from ...records.frozen import frozen
 from ..chunks import WHOLE, Chunk, chunks_of, rows_of
 from .product import InnerProduct
 from .site_factor import SiteFactor
@@ -62,7 +63,7 @@ class Table(InnerProduct):
         return sums[:, :-1].reshape((*weights.shape[:-1], width))
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Entries:
     """What is not zero in the features of a chunk, compressed by row and by place.
 

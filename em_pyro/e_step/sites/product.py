@@ -16,6 +16,7 @@ from torch import Tensor
 from ...program.named import Params, align
 from ...reading.bank import RoleMap
 from ...reading.bound import Bound, finite
+from ...records.frozen import frozen
 from ..chunks import Chunk
 from ..second.common import Common
 from ..sums import Sums
@@ -140,7 +141,7 @@ class InnerProduct:
         return torch.cat([term.reshape((len(term), -1)).expand(starts, -1) for term in terms], -1)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Features:
     """A site by the statistics of its family; see `Common`."""
 

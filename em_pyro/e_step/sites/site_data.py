@@ -7,7 +7,7 @@ lives are folded: they are events, summed in the product of features and natural
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from itertools import accumulate
 from math import prod
@@ -18,6 +18,7 @@ from torch import Tensor
 from ...families import Family
 from ...program.masks import seen_entries
 from ...program.named import SLICE, Named, align
+from ...records.frozen import frozen
 from ..chunks import WHOLE, Chunk
 from .dimensions import Codes, Layout, into_groups, precise, summed_by_group
 
@@ -27,7 +28,7 @@ Room = Callable[[], Tensor]
 """Where to write features that are not kept: a matrix (F, columns) that is read before it is asked for again."""
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class SiteData:
     """The data of one site, as the columns of a matrix of features."""
 
@@ -295,6 +296,5 @@ class SiteData:
 
     def _of_one_row(self) -> tuple[Tensor, ...]:
         """The statistics of one row."""
-        tensor = precise(self.value.tensor[(0,) * len(self.value.names)])
-        known = {k: precise(p.tensor[(0,) * len(p.names)]) for k, p in self.known.items()}
-        return self.family.statistics(tensor, known)
+        value, *known = (precise(p.tensor[(0,) * len(p.names)]) for p in (self.value, *self.known.values()))
+        return self.family.statistics(value, dict(zip(self.known, known, strict=True)))

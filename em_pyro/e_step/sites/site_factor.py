@@ -9,7 +9,7 @@ computed is a row of the table in `forms.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from ...families.charts import safe_log
 from ...program.named import Params, align, ordered
 from ...reading.bank import RoleMap, gather
 from ...reading.bound import LOWEST, Bound, finite, once
+from ...records.frozen import frozen
 from ..chunks import WHOLE, Chunk
 from ..second.common import Common
 from ..second.expansion import share
@@ -93,7 +94,7 @@ class Form(Protocol):
         """The site by features that all cells have in common; None where there are none."""
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class SiteFactor:
     """A compiled site: where its arguments come from, and its data.
 

@@ -26,6 +26,7 @@ from ...errors import EMError
 from ...families.charts import domain_of
 from ...program.coordinates import joined
 from ...program.named import Batch, batched, only
+from ...records.frozen import frozen
 from ..look import Look, look
 from ..path import Move, Path
 from ..problem import Problem
@@ -45,7 +46,7 @@ SHRINKS = log(3.0)  # of the logarithm of a spread of latents: the most by which
 DIGITS = 1e-2  # of the slack that the loop has: a proposal is not kept for less
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Reached:
     """A point at which an EM step was taken.
 

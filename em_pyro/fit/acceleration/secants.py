@@ -14,16 +14,16 @@ References:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
+
+from ...records.frozen import frozen
 
 KEPT, NUMBERS = 40, 200_000  # moves that are remembered: at most, and so many that they take this many numbers
 CURVED = 1e-10  # of the terms of `s'y`, in any units: a move along which the gradient hardly falls teaches nothing
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Secants:
     """Moves and what they changed, the oldest first; empty at the start.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ from ...program.data.check import allowed
 from ...program.masks import seen_values
 from ...program.named import Params, listed, unwrap
 from ...program.site import Site, unvalidated
+from ...records.frozen import frozen
 from .narrow import DEGENERATE, unit, width
 
 SHARP = 1e-4  # of the size of equal values: a density as narrow as this is on its way to them
@@ -23,7 +24,7 @@ BEGUN = 0.3  # of the size: a density as narrow as this has begun to draw togeth
 DROP = 0.5  # nats that a density falls at a distance beside a value, on either side, where it is narrower than that
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Shapes:
     """Observed sites of continuous values, and how narrow the laws of those are that have no scale.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Protocol, Self, TypeVar
 
 from torch import Tensor
@@ -14,6 +14,7 @@ from ...e_step.shares import SOFT, SUMS, Collect, Shares
 from ...m_step.regression.steps import Steps
 from ...program.named import Batch, alike
 from ...reading.bound import Bound
+from ...records.frozen import frozen
 
 T = TypeVar("T")
 
@@ -104,7 +105,7 @@ class Rows(Protocol):
         """Tell `tick` of what is read; and return it where steps are what is counted."""
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class AtHand:
     """All rows are those of the engine."""
 

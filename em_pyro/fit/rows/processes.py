@@ -8,7 +8,7 @@ Free is how each takes its own rows: in chunks, in which form.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from ...errors import EMError, PlanError, ProcessError
 from ...m_step.regression.steps import Steps
 from ...program.named import Named
 from ...reading.bound import Bound
+from ...records.frozen import frozen
 from ..path import Lost
 from .held import AT_HAND, Remembered, Rows, Sharing, expanded, soft
 from .stream import check_additive
@@ -29,7 +30,7 @@ from .stream import check_additive
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Team:
     """A process group, and who is asking."""
 
@@ -88,7 +89,7 @@ class Team:
             ) from error
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Shared:
     """The rows of several processes.
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from ...errors import DataError, ParameterError
+from ...records.frozen import frozen
 
 LANES, ROWS = 1024, 64  # positions that are told apart in a sum of so many numbers each, one after another
 SMALL = 1 << 16  # bytes up to which every one of them is told apart
@@ -20,7 +21,7 @@ Call = tuple[tuple[Any, ...], Mapping[str, Any]]
 """Arguments of the model, by position and by name."""
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Source:
     """What hands out the batches, as often as it is asked.
 

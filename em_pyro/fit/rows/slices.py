@@ -11,7 +11,7 @@ Cappe & Moulines (2009), On-line expectation-maximization algorithm for latent d
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import reduce
 from operator import add
 from typing import Any
@@ -24,6 +24,7 @@ from ...errors import ParameterError, PlanError
 from ...m_step.ascent.ascend import Carried
 from ...program.data.rows_of import rows_of
 from ...program.named import Batch, Named, only
+from ...records.frozen import frozen
 from ..endings import guard
 from ..path import Path
 from ..problem import Problem
@@ -36,7 +37,7 @@ from .stream import Stream, check_streamed
 LEFT = 2  # full E-steps that are kept of the passes
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Slices:
     """How a fit begins.
 

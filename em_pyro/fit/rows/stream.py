@@ -7,7 +7,7 @@ done with them is as in memory. The model is planned on the first batch; the oth
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -23,13 +23,14 @@ from ...m_step.regression.steps import Steps
 from ...program.data.check import check_data
 from ...program.site import Site
 from ...reading.bound import Bound
+from ...records.frozen import frozen
 from .held import Remembered, Sharing, expanded, soft
 from .seals import Call, Source, changed, fewer, seal
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Stream:
     """All rows, in batches.
 

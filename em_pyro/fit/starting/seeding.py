@@ -12,7 +12,6 @@ References: Arthur & Vassilvitskii (2007), k-means++.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from ...e_step.engine import Engine
 from ...program.devices import seeded
 from ...program.named import Named, align, squeeze, unraveled
 from ...program.unroll import TIME
+from ...records.frozen import frozen
 
 if TYPE_CHECKING:
     from ...e_step.chains.chain import Chain
@@ -32,7 +32,7 @@ TOGETHER = 64  # states of all latents that are seeded together, at most
 APART = 1e-9  # of the squared distances: by less are equal seeds told apart, at random
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Owned:
     """What some latents of the same plates explain: the statistics of a site by row, and the parameters in it."""
 

@@ -8,7 +8,7 @@ drawn where all rows are at hand.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import reduce
 from math import prod
 from operator import add
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...e_step.engine import Engine
 from ...program.named import unraveled
+from ...records.frozen import frozen
 from ..problem import Problem
 from .seeding import (
     SEEDING_ROWS,
@@ -63,7 +64,7 @@ def sown(problem: Problem, generator: torch.Generator) -> Callable[[Engine], Dra
     return Field(seeds_of, total, generator).draw
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Moments:
     """Of the statistics that some latents explain, over all rows.
 
@@ -97,7 +98,7 @@ class Moments:
         )
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Seeds:
     """Rows of all, picked by k-means++: standardised, and whether there are too few different ones."""
 
@@ -110,7 +111,7 @@ class Seeds:
         return nearest(self.moments.standardised(rows), self.centres, self.few, generator)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Field:
     """Draws the states of any of the rows.
 

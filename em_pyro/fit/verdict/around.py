@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 
 import torch
@@ -13,6 +13,7 @@ from torch.distributions import transform_to
 from ...families.charts import bounds_of, domain_of, is_correlation
 from ...program.named import Params
 from ...program.program import Program
+from ...records.frozen import frozen
 
 Entry = tuple[str, tuple[int, ...]]
 """An entry of a parameter."""
@@ -20,7 +21,7 @@ Entry = tuple[str, tuple[int, ...]]
 MATRICES = ("lower_cholesky", "positive_definite")
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Around:
     """Coordinates `v` around values of some parameters, `v = 0` there.
 
@@ -66,11 +67,14 @@ class Around:
         """The entry of every coordinate, in their order."""
         return tuple((name, tuple(at)) for name, free in self.free.items() for at in free.nonzero().tolist())
 
-    @property
+    @cached_property
     def values(self) -> Tensor:
         """What each coordinate moves, `(D)`: an entry of the value, or of an unconstrained point."""
-        places = {n: self._point(n) if domain == "other" else self.params[n] for n, domain in self.domains.items()}
-        return torch.stack([places[name][at] for name, at in self.entries])
+        parts = [torch.zeros(0, dtype=torch.float64)]
+        for name, (_, places) in self._places.items():
+            flat = (self._point(name) if self.domains[name] == "other" else self.params[name]).reshape(-1)
+            parts.append(flat if places is None else flat[places])
+        return torch.cat(parts)
 
     @cached_property
     def size(self) -> int:
@@ -100,8 +104,8 @@ class Around:
     @cached_property
     def sizes(self) -> Tensor:
         """What every coordinate is small beside: one of a logarithm, else the entry itself."""
-        sizes = (1.0 if self.logarithmic(one) else float(self.params[one[0]][one[1]].abs()) for one in self.entries)
-        return torch.tensor([*sizes], dtype=torch.float64)
+        added = torch.tensor([not self.logarithmic(entry) for entry in self.entries], dtype=torch.bool)
+        return torch.where(added, self.values.abs(), 1.0)
 
     def edges(self) -> list[Entry]:
         """Entries that are exactly at the boundary of what their constraint allows."""

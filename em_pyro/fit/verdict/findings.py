@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
+
+from ...records.frozen import frozen
 
 PROMISED = 10.0  # times the tolerance: a gain by the slope that is none of a maximum
 ROUNDING = 1e-8  # relative to 1 + |objective|: a promise that is not put to the test
 BENT = 0.01  # curvature of a top, of that in complete data: from beside it EM comes back, by no less of the way a step
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Findings:
     """What a closer look at the end of a fit has found.
 

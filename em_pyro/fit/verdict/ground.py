@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from ...e_step.expectation import Expectation
 from ...errors import ObjectiveError
 from ...program.named import Batch, Params, batched
+from ...records.frozen import frozen
 from ..problem import Problem
 from .around import Around, Entry, put
 
@@ -22,7 +23,7 @@ ROUGH = {1: 0.5, -1: -0.5}  # of a derivative, times the step: to second order
 FINE = {1: 8 / 12, -1: -8 / 12, 2: -1 / 12, -2: 1 / 12}  # to fourth order
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Ground:
     """The objective of a program, as a function of coordinates around fitted values.
 

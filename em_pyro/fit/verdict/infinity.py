@@ -94,29 +94,20 @@ def _directions(ground: Ground, information: Tensor) -> tuple[Tensor, Tensor, Te
     They are each real and each positive entry by itself, every row of real ones away from zero, and combinations that
     even complete data say next to nothing about, as of a size and a probability whose product alone is determined.
     """
-    around = ground.around
-    rows: list[Tensor] = []
-    widest: list[float] = []
+    around, values = ground.around, ground.around.values
     domains = [around.domains[name] for name, _ in around.entries]
-    values = around.values
-    units = torch.eye(len(values), dtype=values.dtype)
-    for unit, domain in zip(units, domains, strict=True):
-        if domain in ("real", "positive"):
-            rows.append(unit)
-            widest.append(WIDEST if domain == "positive" else torch.inf)
-    for some in _rays(around.entries, domains):
-        ray = torch.zeros_like(values)
+    alone = [k for k, domain in enumerate(domains) if domain in ("real", "positive")]
+    units = torch.eye(len(values), dtype=values.dtype)[alone]
+    groups = _rays(around.entries, domains)
+    rays = torch.zeros((len(groups), len(values)), dtype=values.dtype)
+    for ray, some in zip(rays, groups, strict=True):
         ray[some] = values[some]
-        if len(some) > 1 and bool((ray != 0).sum() > 1):
-            rows.append(ray / ray.abs().max())
-            widest.append(torch.inf)
-    for one in _combinations(information, domains):
-        rows.append(one)
-        widest.append(WIDEST)
-    if not rows:
-        return values.new_zeros((0, len(values))), values.new_zeros((0, 1)), values.new_zeros((0, 1))
-    directions, most = torch.stack(rows), torch.tensor(widest, dtype=values.dtype)
-    curved = torch.einsum("ki,ij,kj->k", directions, information, directions).clamp(min=0)
+    rays = rays[(rays != 0).sum(-1) > 1]
+    combined = [one.unsqueeze(0) for one in _combinations(information, domains)]
+    directions = torch.cat([units, rays / rays.abs().amax(-1, keepdim=True), *combined])
+    widest = [WIDEST if domains[k] == "positive" else torch.inf for k in alone]
+    most = torch.tensor([*widest, *[torch.inf] * len(rays), *[WIDEST] * len(combined)], dtype=values.dtype)
+    curved = (directions @ information * directions).sum(-1).clamp(min=0)
     way = (directions * values).abs().amax(-1)
     lengths = torch.where(curved > 1e-300, REACH / curved.sqrt(), 10 * way.clamp(min=1.0))
     lost = curved * torch.where(most < torch.inf, 1.0, way.square()) < LOST

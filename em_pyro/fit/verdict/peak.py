@@ -11,13 +11,14 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
 from ...e_step.expectation import Expectation
+from ...records.frozen import frozen
 from .approach import approached
 from .around import Entry
 from .ground import FINE, ROUGH, Ground
@@ -36,7 +37,7 @@ MANY, ENOUGH = 10_000, 1e-6  # rows over which second derivatives are worth seve
 NAMED = 0.1  # of the largest part of a direction: entries that are named
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Peak:
     """What the objective is like around a point.
 

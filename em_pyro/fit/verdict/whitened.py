@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from ...records.frozen import frozen
 from .around import Entry
 from .ground import Ground
 
@@ -15,7 +16,7 @@ COLLINEAR = 1e-11  # of the information in complete data, every entry in its own
 NOTHING = 1e-300  # information that is none
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Whitened:
     """Coordinates in which complete data have information one.
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ...records.frozen import frozen
 from .hill import Hill, Point
 
 STEPS = 5  # in one M-step
@@ -16,7 +17,7 @@ FIRST, SECOND, TINY = 0.9, 0.999, 1e-8
 HALVINGS = 30
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Moments:
     """What Adam remembers between M-steps.
 

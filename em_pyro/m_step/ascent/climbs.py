@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from ...e_step.engine import Engine
 from ...program.named import connected
+from ...records.frozen import frozen
 from .pattern import Pattern
 
 NEWTON, LBFGS, ADAM = "Newton", "L-BFGS", "Adam"
@@ -16,7 +17,7 @@ LARGE = 1000  # entries beyond which a block is treated as a network
 HURRIED = {NEWTON: "few steps of Newton", LBFGS: "few steps of L-BFGS", ADAM: "some steps of Adam"}
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Climb:
     """A block of parameters that `Q` does not separate.
 

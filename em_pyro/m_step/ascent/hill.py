@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property, partial
 from math import prod
 
@@ -16,6 +16,7 @@ from ...e_step.expectation import Expectation
 from ...families.charts import domain_of
 from ...program.coordinates import Coordinates, joined
 from ...program.named import Params, batched
+from ...records.frozen import frozen
 from .pattern import Pattern, folded, pattern_of, whole
 from .products import products
 
@@ -55,7 +56,7 @@ class OnlyOnce(Exception):
     """Something in `Q` has no second derivative in torch."""
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Hill:
     """What is climbed: `Q` as a function of one vector, all free parameters side by side.
 
@@ -190,7 +191,7 @@ class Hill:
                 yield leaf, weights, self.q(values)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Held(Hill):
     """The same, along coordinates that do not stand before an edge of what is possible.
 

@@ -13,12 +13,13 @@ References:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ...records.frozen import frozen
 from .hill import Hill, Point
 from .newton import LITTLE, corrected, done, higher, newton_direction, promises_nothing, units
 from .pattern import Pattern
@@ -30,7 +31,7 @@ KEPT = 10  # pairs that a limited memory holds
 FIRST = 0.1  # length of the first step without any memory
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Curvature:
     """What Newton's method remembers between M-steps.
 
@@ -70,7 +71,7 @@ class Curvature:
         return replace(self, hessian=hessian, age=self.age + 1)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Pairs:
     """What a limited memory remembers between M-steps: recent steps, and how the gradient changed along them.
 
@@ -190,7 +191,7 @@ def by_memory(hill: Hill, point: Point, known: Pairs | None, trials: int | None 
     return point, known
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class _Climb:
     """What a climb has gained: by `Q` itself where it can tell, else as the gradient had promised."""
 

@@ -11,12 +11,13 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import torch
 from torch import Tensor
 
 from ...program.devices import seeded
+from ...records.frozen import frozen
 
 Products = Callable[[Tensor], Tensor]
 """Products of a Hessian with some vectors, `(V, D)` to `(V, D)`."""
@@ -24,7 +25,7 @@ Products = Callable[[Tensor], Tensor]
 WRONG = 1e-8  # of a product with the Hessian, relative to its size: an entry has been missed
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Pattern:
     """Entries that may differ from zero.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from math import prod
 from typing import ClassVar, NamedTuple, Protocol
 
@@ -15,6 +15,7 @@ from ...e_step.sites.site_factor import SiteFactor
 from ...families.charts import CHARTS, Chart
 from ...program.named import Batch
 from ...reading.predictor import Affine, Piece
+from ...records.frozen import frozen
 from ..pooling import Selected, select
 from ..uses import segments_of
 
@@ -60,7 +61,7 @@ class Argument(Protocol):
         return self.designs(first)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Selection:
     """`coefficient * chart(parameter)[entry]` in the cells that select one, the constant in the others.
 
@@ -120,7 +121,7 @@ class Selection:
     met = designs
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Predictor:
     """An affine predictor of every cell.
 

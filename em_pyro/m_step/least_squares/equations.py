@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from math import prod
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from ...program.named import Batch, connected
 from ...reading.joined import BlockDiagonal, Joined
 from ...reading.predictor import Affine, adjoint, gram, together
+from ...records.frozen import frozen
 from .arguments import Argument
 from .bounds import Bounds, between
 
@@ -22,7 +23,7 @@ Design = Sequence[Affine] | Joined
 """Of a site: one predictor for each of the D coordinates of a value, or one for all of them together."""
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Equations:
     """`X'WX b = X'W r` over the entries of `sizes`, side by side.
 

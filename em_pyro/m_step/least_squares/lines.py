@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 import torch
 from torch import Tensor
@@ -13,13 +13,14 @@ from ...e_step.sites.site_factor import SiteFactor
 from ...e_step.sums import Sums
 from ...program.named import Batch
 from ...reading.predictor import Affine
+from ...records.frozen import frozen
 from ..pooling import flat
 from .arguments import Predictor, selection_of
 from .matrix import MatrixSite, matrices
 from .scalar import Moments, ScalarSite
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Coefficients(Predictor):
     """The coefficients of every cell, one predictor for each covariate.
 
@@ -49,7 +50,7 @@ class Coefficients(Predictor):
         return torch.tensor([first[n] + i if n in first else -1 for n, i in self.each.entries])
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class LineSite(ScalarSite):
     """One Normal site whose locations are `x' b`, by the sums `(n, G, b, C) = sum w (1, x x', x r, r^2)`."""
 
@@ -88,7 +89,7 @@ class LineSite(ScalarSite):
         return found if self.scale.coefficient is None else found / self.scale.coefficient**2
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class MatrixLineSite(MatrixSite):
     """One MultivariateNormal site whose coordinates are lines: all their coefficients side by side, (S, cells, D J)."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache
 from typing import ClassVar
 
@@ -15,12 +15,13 @@ from ...e_step.sums import Sums
 from ...families.charts import Chart
 from ...program.devices import at_hand
 from ...program.named import Batch
+from ...records.frozen import frozen
 from ..pooling import COLLAPSED, TINY, Refused, Selected
 from .arguments import Argument, Place, Predictor, Selection
 from .scalar import Moments
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class MatrixSite:
     """One MultivariateNormal site of a block."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from ...e_step.sites.site_factor import SiteFactor
 from ...e_step.sums import Sums
 from ...families.charts import Chart
 from ...program.named import Batch
+from ...records.frozen import frozen
 from ..pooling import Refused, flat
 from .arguments import Argument, Predictor, Selection, selection_of
 
@@ -31,7 +32,7 @@ class Moments(NamedTuple):
     gram: Tensor | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class ScalarSite:
     """One Normal site of a block."""
 

@@ -11,7 +11,7 @@ vectors, block by block) and divided. Where all cells of a location share a prec
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import prod
 from typing import ClassVar, Protocol
 
@@ -24,6 +24,7 @@ from ...e_step.sums import Sums
 from ...families.charts import Chart, bounds_of
 from ...program.named import Batch
 from ...reading.priors import Prior
+from ...records.frozen import frozen
 from ..pooling import Refused, added, pool
 from ..uses import Block, chart_of, terms_of
 from .arguments import Argument, Selection
@@ -93,7 +94,7 @@ def _site(engine: Engine, kind: type[Site], factor: SiteFactor) -> Site:
     return (LINES[kind] if line else kind).of(engine, factor)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class LeastSquares:
     """Locations and scales of the Normal sites of a block.
 

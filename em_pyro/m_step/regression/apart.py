@@ -6,16 +6,17 @@ One component that runs off to infinity then holds up none of the others.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import torch
 from torch import Tensor
 
 from ...program.named import broadcast, connected
+from ...records.frozen import frozen
 from .site import Site
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Apart:
     """Sets of coordinates that `Q` adds up over.
 

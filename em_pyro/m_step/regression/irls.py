@@ -13,7 +13,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import ClassVar
 
 import torch
@@ -27,6 +27,7 @@ from ...families.newton import ascent_direction
 from ...program.named import Batch, unwrap
 from ...reading.predictor import adjoint, gram
 from ...reading.priors import Prior
+from ...records.frozen import frozen
 from ..pooling import Refused
 from ..uses import Block, entering, made_up, terms_of
 from .apart import Apart, apart
@@ -49,7 +50,7 @@ Expansion = tuple[Tensor, Tensor, Tensor]
 """`Q` of every start by sets of coordinates, its gradient and its Hessian in the coordinates that move."""
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Regression:
     """Parameters with a joint maximum, found by Newton's method.
 
@@ -109,10 +110,8 @@ class Regression:
         sites = tuple(site_of(engine, factor, place) for factor in factors)
         sites = side_by_side(sites) if joined else sites
         priors = {n: engine.priors[n] for n in moving if n in engine.priors and not engine.priors[n].flat}
-        others = [name for name in held if name in block.moving]
-        why = (
-            f'"{others[0]}", which meets it, is maximised otherwise: alternated until Q is stationary' if others else ""
-        )
+        other = next((f'"{name}"' for name in held if name in block.moving), "")
+        why = f"{other}, which meets it, is maximised otherwise: alternated until Q is stationary" if other else ""
         sizes = {name: initial[name].numel() for name in moving}
         sets = apart(sites, tuple(sizes.values()), [k for k, name in enumerate(moving) if name in priors])
         return cls(moving, held, domains, sizes, sites, tuple(map(lines_of, sites)), priors, sets, why)

@@ -13,7 +13,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 
 import torch
@@ -24,6 +24,7 @@ from ...e_step.sums import Sums
 from ...reading.design.apart import apart
 from ...reading.joined import joined
 from ...reading.predictor import Affine, pairs, squared
+from ...records.frozen import frozen
 from .site import Site
 
 Terms = tuple[Tensor, Tensor, Tensor]
@@ -65,7 +66,7 @@ LOGITS = "counts", "simplex", "softmax"
 """The same of those that have a row of logits."""
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Lines:
     """One site, or several side by side, whose one predictor is a line in every cell.
 
@@ -127,7 +128,7 @@ class Lines:
         return part.flatten(1 + self.split).reshape((len(part), -1, self.covariates.shape[-1]))
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Logits:
     """One site, or several side by side, whose logits are a line in every cell and class: multinomial regression.
 

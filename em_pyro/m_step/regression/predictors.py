@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 
 import torch
@@ -14,6 +14,7 @@ from ...e_step.sites.site_factor import SiteFactor
 from ...families.charts import Chart, domain_of
 from ...reading.bank import RoleMap
 from ...reading.predictor import Affine, Piece, log_probabilities
+from ...records.frozen import frozen
 from ..pooling import Refused
 from ..uses import CHART, family_name, segments_of
 
@@ -34,7 +35,7 @@ COORDINATE = {
 Entry = tuple[str, int]
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Argument:
     """One argument of a site, by its predictor over the coordinates of the block."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from math import prod
 
 import torch
@@ -15,6 +15,7 @@ from ...e_step.sums import Sums
 from ...program.named import Params, batched
 from ...reading.bound import finite
 from ...reading.predictor import side_by_side as beside
+from ...records.frozen import frozen
 from ..ascent.products import SIDE_BY_SIDE, products
 from ..pooling import Refused
 from ..uses import family_name
@@ -23,7 +24,7 @@ from .predictors import Argument, Entry, argument_of
 ROUNDING = 1e-15  # of the terms that `Q` adds up, relative to their sizes
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Site:
     """One site of a block, or several that are laid out alike (the steps of a chain), side by side."""
 

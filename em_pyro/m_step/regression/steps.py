@@ -13,7 +13,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import ClassVar
 
 import torch
@@ -25,6 +25,7 @@ from ...e_step.sites.site_factor import SiteFactor
 from ...e_step.sums import Sums
 from ...families.newton import ascent_direction
 from ...program.named import Batch
+from ...records.frozen import frozen
 from ..pooling import Refused
 from ..uses import Block, family_name, made_up, terms_of
 from .irls import SINGULAR, Regression
@@ -33,7 +34,7 @@ STEP = "Newton step"
 WHY = "its statistics are kept by row: one damped Newton step a pass by summed curvature, backtracked"
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Steps:
     """Parameters of sites whose statistics are kept by row, moved by one step of Newton's method.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from ...errors import EMError
+from ...records.frozen import frozen
 from ..changes.same import first_difference
 from ..devices import visiting
 from ..handlers import quiet, untouched_store
@@ -35,7 +36,7 @@ class _Sites(Messenger):
                 msg["value"] = self.values[msg["name"]]
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Replacement:
     """How observed values of a program are replaced.
 

@@ -8,7 +8,7 @@ theirs, and nothing is probed: one run of the model on these rows tells whether 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from ...program.named import squeeze
 from ...program.program import Program
 from ...program.site import Site
+from ...records.frozen import frozen
 from ..bank import RoleMap
 from ..predictor import Affine
 from ..reading import Reading, arguments
@@ -27,7 +28,7 @@ SOUGHT = 2_000  # tensors of a reading, a number for each row, that are looked f
 WHOLE = 1e-6  # that a position may be off a whole number
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class ByRow:
     """Readings whose tensors by row are columns of the arguments.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...errors import EMError
 from ...program.data.passed import tensor_of
 from ...program.program import Program
+from ...records.frozen import frozen
 
 FIRST = 64  # rows that are compared first
 ROUNDED = 1e-11  # of the largest number of a column
@@ -61,7 +62,7 @@ class Column:
         return found if (self.times, self.plus) == (1.0, 0.0) else self.plus + self.times * found
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Table:
     """The numbers by row among the arguments of a call.
 

@@ -7,17 +7,18 @@ all. So it is agreed on by all who hold rows.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 
 import torch
 from torch import Tensor
 
+from ...records.frozen import frozen
 from ..bank import RoleMap
 from ..reading import Lookup, Reading, Recognition
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class LookedUp:
     """What rows look up in one argument.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +18,7 @@ from ...program.points.abreast import read_abreast
 from ...program.program import Program
 from ...program.site import Site
 from ...program.unroll import unroll
+from ...records.frozen import frozen
 
 FAR = 4.0  # units of the predictor up to which columns are evaluated: beyond, a link loses digits
 LEAPS = 12  # and corrections, at most
@@ -25,7 +26,7 @@ LEAP = {torch.float64: 2.0**50, torch.float32: 2.0**20}  # times as far where a 
 NOISE = {torch.float64: 1e-13, torch.float32: 1e-5}
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Linked:
     """One argument of one site, through one link."""
 
@@ -73,7 +74,7 @@ def _logits(base: Any, event_dim: int) -> Tensor | None:
     return unexpand(inner.logits, event_dim) if "logits" in vars(inner) and "probs" not in vars(inner) else None
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Replays:
     """The program with all coordinates at zero, where the columns start from."""
 

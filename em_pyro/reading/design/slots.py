@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ...records.frozen import frozen
 from .replays import Replays
 
 Slot = tuple[Tensor, Tensor]  # which flat entry of a parameter a cell takes, -1 for none; its multiplier
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Column:
     """Entries of a parameter of which no cell has more than one, and what they are multiplied by.
 

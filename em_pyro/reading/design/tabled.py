@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 
 import torch
@@ -20,6 +20,7 @@ from ...program.site import Site
 from ...program.unroll import unroll
 from ...recording.record import Untraceable, record
 from ...recording.recorded import folded
+from ...records.frozen import frozen
 from ..bank import Bank, RoleMap, Segment, list_of
 from ..gradients.claims import disagreeing
 from ..match import narrowest, same
@@ -68,7 +69,7 @@ def with_tables(
 # ---- which arguments, and what of them -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class _Tabled:
     """A site whose arguments are all known or tables.
 

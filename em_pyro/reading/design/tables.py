@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...families.charts import CHARTS, Chart
 from ...program.named import Batch, Named
+from ...records.frozen import frozen
 
 if TYPE_CHECKING:
     from ...recording.graph import Graph
@@ -60,7 +61,7 @@ class Table:
         return part.reshape(self.shape)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Tables:
     """All tables of a program, computed by what was recorded of it.
 

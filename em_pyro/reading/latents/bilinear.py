@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from itertools import groupby
 
@@ -18,11 +18,12 @@ from torch import Tensor
 
 from ...program.named import Params
 from ...program.site import Site
+from ...records.frozen import frozen
 
 ALONE = 8  # latents that are moved one by one
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Slot:
     """One latent entry a cell: which, and what multiplies it.
 
@@ -35,7 +36,7 @@ class Slot:
     slopes: tuple[Tensor | None, ...] = field(repr=False)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Bilinear:
     """The residual of every cell of one site; all tensors have the dimensions of its cells, of size one where they can.
 
@@ -120,7 +121,7 @@ def beside(parts: Sequence[Tensor]) -> Tensor:
     return torch.stack([*parts]) if len(parts) > 1 else parts[0].unsqueeze(0)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Places:
     """Where the entries of every latent stand among all of them.
 
@@ -213,7 +214,7 @@ class Places:
         return list(dict.fromkeys(found))
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Latents:
     """Continuous latents that are integrated.
 

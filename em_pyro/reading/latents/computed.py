@@ -10,7 +10,7 @@ run for them in every step.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from ...recording.graph import Slot as Value
 from ...recording.record import Untraceable, record
 from ...recording.recorded import SAME as AGREEING
 from ...recording.recorded import close
+from ...records.frozen import frozen
 from ..design.compared import idle
 from .bilinear import Places, Slot
 from .replays import names_of, thin, trailing
@@ -33,7 +34,7 @@ Part = tuple[int, tuple[int, ...]]
 """The number of a run, and the dimensions along which nothing varies."""
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Computed:
     """What is computed of which runs.
 

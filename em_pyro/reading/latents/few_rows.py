@@ -8,7 +8,7 @@ at two points. Where it is not, or where covariates or indices differ from row t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from ...program.named import squeeze
 from ...program.program import Program
 from ...program.site import Site
 from ...program.unroll import unroll
+from ...records.frozen import frozen
 from ..bank import RoleMap
 from ..predictor import Affine, Piece
 from ..reading import Reading, Recognition, arguments
@@ -30,7 +31,7 @@ MANY = 2_000  # rows of the largest plate from which few are read
 FEW = 40  # of them
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class FewRows:
     """A program and the same with few rows of its largest plate."""
 
@@ -147,7 +148,7 @@ def _steady(part: Any, d: int | None) -> Any:
     return part
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class _Entries:
     """Latent entries of a few rows, and those of all."""
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import torch
 from torch import Tensor
 
+from ...records.frozen import frozen
 from .replays import Crowded, Parts, Replays, Steps, thin_which
 
 AGAIN = (1 + math.sqrt(5)) / 2  # times as far: no multiple of a unit in the last place is another one
@@ -16,7 +17,7 @@ STEADY = {False: 1e-6, True: 1e-2}  # of a faint slope that is one, in double pr
 BLURRED = {False: 1e4, True: 1.0}  # times the noise, of an effect: what is no other entry's, but rounding; likewise
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Frame:
     """Latent entries that move together: all at one, or each at a mark of its own.
 

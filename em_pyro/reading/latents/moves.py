@@ -7,19 +7,20 @@ added to it is lost beside it, and not the other way round. Steps are powers of 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from ...records.frozen import frozen
 from .replays import Parts, Replays, thin
 
 LEAP = {False: 2.0**400, True: 2.0**80}  # how far parameters move beside something, in double precision and in single
 AFTER = {False: 2.0**200, True: 2.0**30}  # and where latents have moved as well
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Moves:
     """Parameters of locations moved by colours: no cell has two entries of one colour.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 
 import torch
@@ -14,6 +14,7 @@ from ...program.named import Params, squeeze, unwrap
 from ...program.points.abreast import FEW, read_abreast
 from ...program.program import Program
 from ...program.site import Site
+from ...records.frozen import frozen
 from ..design.replays import NOISE
 from .bilinear import Places, beside
 
@@ -31,7 +32,7 @@ class Crowded(Exception):
         self.kind = kind
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Steps:
     """Sites whose values and locations have the same shapes, the steps of a loop, with a dimension for them in front.
 
@@ -107,7 +108,7 @@ def _finite(value: Tensor) -> Tensor:
     return value if bool(finite.all()) else torch.where(finite, value, 0.0)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Replays:
     """The program with its latents and locations moved."""
 

@@ -6,7 +6,6 @@ What it extrapolates are laws, and any laws have a bound: an extrapolation is ke
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
@@ -15,6 +14,7 @@ from ...fit.acceleration.squarem import Squarem, squarem
 from ...fit.acceleration.when import always, never, slow
 from ...fit.problem import Problem
 from ...fit.stopping import SLOWEST
+from ...records.frozen import frozen
 from ..conjugate import Conjugate
 from ..laws import AtLaws, bound_to
 from .hyper import laws_at, vector
@@ -46,7 +46,7 @@ class Move(NamedTuple):
     gap: float | None
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Accelerated:
     """SQUAREM on its way.
 

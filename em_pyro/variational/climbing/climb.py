@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
@@ -15,6 +14,7 @@ from ...fit.problem import Problem
 from ...fit.stopping import CALM, aitken, is_small
 from ...program.named import Params, batched
 from ...reading.bound import Bound
+from ...records.frozen import frozen
 from ..conjugate import Conjugate
 from ..laws import AtLaws
 from .accelerated import Accelerated, Move
@@ -26,7 +26,7 @@ SADDLES = 5  # that a start may leave
 SLACK = 1e-10  # rounding of the bound, relative to 1 + |bound|
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Climb:
     """A start at its end.
 

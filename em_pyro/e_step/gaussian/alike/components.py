@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ....records.frozen import frozen
 from ..rows import Rows
 
 MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Members:
     """Components that are alike: as many latents, met by rows of the same cells in the same places.
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property, partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from ....records.frozen import frozen
 from .places import Spots, spots_of, summed
 
 
@@ -48,7 +49,7 @@ class Blocks(Protocol):
         """Turn independent standard normal vectors (..., n, blocks, w) into ones with this precision."""
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Chain:
     """Blocks of `width` latents that meet their neighbours alone."""
 

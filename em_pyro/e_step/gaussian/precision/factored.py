@@ -5,12 +5,13 @@ Batches are (s, z, p): starts, states of the discrete latents, patterns of membe
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from ....records.frozen import frozen
 from . import sequential, tridiagonal
 from .chain import Chain
 from .places import Spots, spots_of, summed
@@ -52,7 +53,7 @@ class Factored(Protocol):
         """Turn standard normal vectors (d, n, k) into ones with this precision, in states (d, n) of start 0."""
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Whole:
     """A whole matrix."""
 

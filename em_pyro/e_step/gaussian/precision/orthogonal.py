@@ -12,13 +12,14 @@ References: Bierman (1977), Factorization methods for discrete sequential estima
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from ....program.named import broadcast
+from ....records.frozen import frozen
 from ..block import Block
 from .factored import Factored, Whole
 from .places import places_of
@@ -27,7 +28,7 @@ STRAINED = 1e6  # times that a latent is known less well than its own row of the
 WIDEST = 256  # latents up to which the rows of a component are factored
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Orthogonal(Whole):
     """A triangular factor, and its inverse.
 

@@ -7,7 +7,7 @@ in torch is found here as well, to rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ....program.named import broadcast
+from ....records.frozen import frozen
 from ...forward_backward.compiled import compiled
 from . import adding, loops
 
@@ -22,7 +23,7 @@ HUGE = 1e250  # of a product of pivots
 SETTLED = 200  # steps after which most factors of blocks that repeat are the same to the last bit
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Sequential:
     """A factored matrix; leading dimensions are batches, the last of them patterns.
 

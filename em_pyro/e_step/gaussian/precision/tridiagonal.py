@@ -13,14 +13,16 @@ Matrix computations, section 4.5.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from ....records.frozen import frozen
 
-@dataclass(frozen=True, eq=False)
+
+@frozen
 class Level:
     """One round: odd blocks eliminated between even ones.
 
@@ -47,7 +49,7 @@ class Level:
         return torch.cholesky_solve(self.left, self.root), torch.cholesky_solve(self.right, self.root)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen
 class Tridiagonal:
     """A factored matrix; leading dimensions are batches, the last of them patterns.
 

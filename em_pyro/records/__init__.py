@@ -1,0 +1,1 @@
+"""What the records of all rooms are made by."""
