@@ -146,3 +146,41 @@ def test_a_bound_is_there(name: str) -> None:
     assert isinstance(plan, Plan)
     assert {"f", "loc"} & plan.lines.keys()
     assert "continuous latent" not in str(plan)
+
+
+def beside_a_level(among: Tensor) -> Model:
+    """A process, beside a common level of some of the observations."""
+
+    def model(y: Tensor) -> None:
+        f = pyro.sample("f", dist.MultivariateNormal(torch.zeros(N).double(), KERNEL))
+        level = pyro.sample("level", dist.Normal(torch.zeros(()).double(), 1.0))
+        with pyro.plate("places", N):
+            pyro.sample("y", dist.Normal(f + among * level, noise()), obs=y)
+
+    return model
+
+
+def loaded(y: Tensor) -> None:
+    """A walk, times a number with a prior."""
+    level = z = torch.zeros(()).double()
+    a = pyro.sample("a", dist.Normal(level, 1.5))
+    b = pyro.sample("b", dist.Normal(level, 1.5))
+    for t in pyro.markov(range(4)):
+        z = pyro.sample("level" if t == 0 else f"z_{t}", dist.Normal(z, 0.5))
+        pyro.sample(f"y_{t}", dist.Normal(a + b * z, noise()), obs=y[t])
+
+
+EVERY, SOME = torch.ones(N).double(), (torch.arange(N) > 2).double()
+SPREAD: dict[str, tuple[Model, bool]] = {
+    "all": (beside_a_level(EVERY), False),
+    "some": (beside_a_level(SOME), True),
+    "times a number": (loaded, False),
+}
+
+
+@pytest.mark.parametrize("name", SPREAD)
+def test_what_an_integrated_latent_spreads_has_a_bound(name: str) -> None:
+    """Observations that no such latent reaches can still be taken."""
+    model, unbounded = SPREAD[name]
+    plan = str(EM(model, continuous={"level": "integrate"}).plan(Y))
+    assert ("it takes all that is observed" in plan) == unbounded

@@ -27,7 +27,12 @@ UNEVEN = 20  # by how much fewer observations than on average one of them may ha
 
 
 def fitting_exactly(
-    program: Program, values: Params, leaves: Mapping[str, Tensor], traced: Mapping[str, Site], normal: Collection[str]
+    program: Program,
+    values: Params,
+    leaves: Mapping[str, Tensor],
+    traced: Mapping[str, Site],
+    normal: Collection[str],
+    integrated: Mapping[str, Tensor],
 ) -> dict[str, str]:
     """Name these latents, and say why.
 
@@ -37,6 +42,7 @@ def fitting_exactly(
         leaves: their unconstrained values, from which `traced` was computed.
         traced: the sites, with their gradients; those that no discrete latent reaches.
         normal: latents that are asked for.
+        integrated: leaves of those that are integrated; what they spread has a density, however small the scale.
     """
     observed = {n: s for n, s in traced.items() if s.role == "observed" and type(unwrap(s.fn).base).__name__ in NORMAL}
     found = dict[str, str]()
@@ -53,7 +59,7 @@ def fitting_exactly(
         ):
             continue
         for cells in _cells(program, values, name, sites):
-            latents = _fitting(sites, cells, located, normal)
+            latents = _fitting(sites, cells, located, normal, integrated)
             if latents and _affine(program, values, latents, cells):
                 why = f'it takes all that is observed with scale "{name}", which may go to zero'
                 found |= {latent: why for latent in latents if latent not in found}
@@ -76,28 +82,34 @@ def _cells(program: Program, values: Params, name: str, sites: Mapping[str, Site
 
 
 def _fitting(
-    sites: Mapping[str, Site], cells: Mapping[str, Tensor], located: Mapping[str, Tensor], normal: Collection[str]
+    sites: Mapping[str, Site],
+    cells: Mapping[str, Tensor],
+    located: Mapping[str, Tensor],
+    normal: Collection[str],
+    integrated: Mapping[str, Tensor],
 ) -> list[str]:
     """The latents without which locations could not take every one of the observations."""
-    n = sum(int(part.sum()) for part in cells.values())
-    columns = sum(leaf.numel() for leaf in located.values())
-    if not 0 < n <= min(MOST, columns):
+    count, columns = sum(int(part.sum()) for part in cells.values()), sum(leaf.numel() for leaf in located.values())
+    if not 0 < count <= (MOST if integrated else min(MOST, columns)):
         return []
-    by_leaf = {name: torch.zeros((n, leaf.numel()), dtype=torch.float64) for name, leaf in located.items()}
-    inside, row = reached(sites, located, lambda site: [_loc(site)]), 0
+    by_leaf = {name: torch.zeros((count, leaf.numel()), dtype=torch.float64) for name, leaf in located.items()}
+    moving = {**located, **integrated}
+    inside, n = reached(sites, moving, lambda site: [_loc(site)]), 0
     for name, site in sites.items():
         for cell in _locations(site, cells[name]):
             if not inside[name]:
                 return []
-            leaves = [located[leaf] for leaf in inside[name]]
+            leaves = [moving[leaf] for leaf in inside[name]]
             slopes = torch.autograd.grad(cell, leaves, retain_graph=True, allow_unused=True)
-            for leaf, slope in zip(inside[name], slopes, strict=True):
-                if slope is not None:
-                    by_leaf[leaf][row] = slope.reshape(-1)
-            row += 1
-    every = torch.cat(list(by_leaf.values()), 1)
-    others = torch.cat([torch.zeros((n, 1)).double(), *(part for k, part in by_leaf.items() if k not in normal)], 1)
-    if int(torch.linalg.matrix_rank(every)) < n or int(torch.linalg.matrix_rank(others)) == n:
+            slope = {leaf: by for leaf, by in zip(inside[name], slopes, strict=True) if by is not None}
+            if any(bool(slope[leaf].any()) for leaf in slope.keys() & integrated.keys()):
+                continue
+            for leaf in slope.keys() & located.keys():
+                by_leaf[leaf][n] = slope[leaf].reshape(-1)
+            n += 1
+    every = torch.cat([part[:n] for part in by_leaf.values()], 1)
+    others = torch.cat([torch.zeros((n, 1)).double(), *(part[:n] for k, part in by_leaf.items() if k not in normal)], 1)
+    if not n or int(torch.linalg.matrix_rank(every)) < n or int(torch.linalg.matrix_rank(others)) == n:
         return []
     return [k for k, part in by_leaf.items() if k in normal and bool(part.any())]
 

@@ -12,7 +12,7 @@ Normal and MultivariateNormal latents are, if
    prior stops that, which says nothing of the spread;
 7. together with the other parameters they take all that is observed with a free scale, outside of mixtures: a Gaussian
    process at the places that were observed, more coefficients than rows. Their joint density with that scale has no
-   bound.
+   bound. An observation that a latent which is integrated spreads is none of them.
 
 All others are parameters with a prior. `EM(continuous={"b": "maximise"})`, or "integrate", has the last word.
 """
@@ -64,7 +64,11 @@ def to_integrate(program: Program, values: Params, chosen: Mapping[str, str]) ->
         found |= _spread(program, traced, leaves, normal - found.keys())
         _add_connected(found, normal, traced, {**leaves, **standing})
         plain, _ = _by_states(program, traced)
-        if more := fitting_exactly(program, values, leaves, plain, normal - found.keys()):
+        every = {**leaves, **standing}
+        spread = {name: leaf for name, leaf in every.items() if name in found}
+        factors = frozenset[str]().union(*_factors(plain, every, list(spread)).values())
+        located = {name: leaf for name, leaf in leaves.items() if name not in spread.keys() | factors}
+        if more := fitting_exactly(program, values, located, plain, normal & located.keys(), spread):
             found |= more
             _add_connected(found, normal, traced, {**leaves, **standing})
         return found
