@@ -3,17 +3,44 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from pyro.primitives import _masked_observe
 
 from ...errors import DataError, ModelError
-from ..named import unwrap
-from ..site import Site
+from ..named import Params, listed, unwrap
+from ..site import Latent, Site
 from ..unroll import user_site
 
 OBS_MASK = re.compile(r"Invalid obs_mask shape (\(.*?\)); should be broadcastable to batch_shape = (\(.*?\))")
 MISMATCH = re.compile(r"Shape mismatch inside plate\('(.+)'\) at site (.+) dim (-?\d+), (\d+) vs (\d+)")
+
+
+def check_is_data(
+    sites: Mapping[str, Site], latents: Mapping[str, Latent], run: Callable[[Params], Mapping[str, Site]]
+) -> None:
+    """Raise where what is observed was computed from discrete latents, and is no data.
+
+    Such a value is of the shape of their states; with a latent fixed at one of them it is not.
+
+    Args:
+        sites: those of an enumerated run.
+        latents: what was enumerated.
+        run: the sites with some latents fixed.
+    """
+    for name, site in sites.items():
+        if site.role != "observed" or not site.value.numel():  # a pyro.factor has no value
+            continue
+        shape = site.value.shape[: max(0, site.value.dim() - len(site.fn.event_shape))]
+        wide = {site.dims.get(dim, "") for dim, size in zip(range(-len(shape), 0), shape, strict=True) if size > 1}
+        of = [one for one in latents.values() if one.name in wide]
+        of = [one for one in of if run({one.name: one.placed(one.support[:1])})[name].value.shape != site.value.shape]
+        if of:
+            which = listed([f'"{one.name}"' for one in of])
+            raise ModelError(
+                f'Site "{user_site(name)}": expected data as obs=, got a value that is computed from latent {which}. '
+                f'Write its density as a term of the model: pyro.factor("{user_site(name)}", fn.log_prob(value)).'
+            )
 
 
 def check_shape(site: Site, plates: Mapping[str, int]) -> None:

@@ -101,7 +101,7 @@ def unlawful(fn: Distribution, slack: float = 0.0) -> str:
     for name, constraint in constrained.items():
         bounds = vars(constraint)
         argument = getattr(base, name, None) if bounds else None
-        if not isinstance(argument, Tensor) or constraint.is_discrete or not {"lower_bound", "upper_bound"} & {*bounds}:
+        if not isinstance(argument, Tensor) or not {"lower_bound", "upper_bound"} & {*bounds} or constraint.is_discrete:
             continue
         inside = constraint.check(argument)
         if slack:
