@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributions import transform_to
 
 from ..errors import EMError, ModelError, ParameterError
+from .data.shapes import of_states
 from .handlers import register
 from .named import Params
 from .program import Program
@@ -79,7 +80,7 @@ def run_at_start(program: Program, start: Params) -> dict[str, Site]:
         check_starts(program, start)
         if "Boolean value of Tensor" not in str(error):
             if _runs_with_one_state(program, start):
-                raise _not_with_all(program, error) from error
+                raise of_states(error, program.states) or _not_with_all(program, error) from error
             raise
         raise ModelError(
             f"The model: expected no `if` or `while` on a sampled value, got one ({error}). Compute both branches and "

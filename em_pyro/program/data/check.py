@@ -17,7 +17,7 @@ from ..masks import seen, seen_values
 from ..named import SLICE, broadcast, unexpand, unwrap
 from ..site import Site, of_rows
 from ..unroll import user_site
-from .shapes import check_batch, check_shape, listed_plates
+from .shapes import check_batch, check_mask, check_shape, listed_plates
 from .supports import broken, origin, stated
 
 # Where a support as torch states it is closed, and the density zero or infinite for nearly all parameters.
@@ -56,6 +56,7 @@ def check_data(
     sizes, homes = {**states, **plates}, {p.device.type for p in params.values()}
     for site in sites.values():
         _check_weights(site, plates)
+        check_mask(site, plates)
         if site.role == "latent" and site.mask is None:
             _check_arguments(site, known)
         if site.role != "observed" or isinstance(unwrap(site.fn).base, dist.Unit):  # a pyro.factor has no value

@@ -107,6 +107,21 @@ def _remedy(site: Site, got: Sequence[int], plates: Mapping[str, int]) -> str:
     return f'Enclose it in pyro.plate("data", {max(got)}) or call .to_event({len(got)}).'
 
 
+def check_mask(site: Site, plates: Mapping[str, int]) -> None:
+    """Raise where a mask has not as many entries as a plate has rows.
+
+    Raises:
+        ModelError: with both shapes.
+    """
+    shape = () if site.mask is None else tuple(site.mask.shape)
+    for dim, size in zip(range(-len(shape), 0), shape, strict=True):
+        if size not in (1, plates.get(site.dims.get(dim, ""), size)):
+            raise ModelError(
+                f'Site "{user_site(site.name)}": expected a mask of a shape that its plates broadcast to, got {shape} '
+                f"within plates {listed_plates(site, plates)}. Pass one entry for each row."
+            )
+
+
 def check_batch(site: Site, sizes: Mapping[str, int]) -> None:
     """Raise where a dimension of the distribution's batch is that of a plate or a latent, and has another size.
 
@@ -144,6 +159,22 @@ def mismatched(error: ValueError) -> ModelError | None:
         f'Site "{site}": expected a batch that its plates broadcast to, got size {size} in dimension {dim}, which is '
         f'that of plate "{plate}" ({have}). Call .to_event(1) if a row has {size} values; index by a latent or by data '
         f"what has {size} entries otherwise."
+    )
+
+
+def of_states(error: Exception, states: Mapping[str, int]) -> ModelError | None:
+    """Return what Pyro says of a run with all states of its latents, where these do not fit a plate; else None."""
+    found = MISMATCH.match(str(error))
+    if not found:
+        return mismatched(error) if isinstance(error, ValueError) else None
+    plate, site, dim, have, size = found.groups()
+    which = [f'"{user_site(name)}"' for name, many in states.items() if many == int(size)]
+    if not which:
+        return None
+    return ModelError(
+        f'Site "{site}": expected a batch that its plates broadcast to, got the {size} states of {listed(which)} in '
+        f'dimension {dim}, which is that of plate "{plate}" ({have}). Leave out a .to_event that takes the rows of the '
+        f"plate into an event; index a table by states and rows, table[z, rows], where both enter."
     )
 
 

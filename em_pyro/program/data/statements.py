@@ -1,13 +1,16 @@
-"""Statements of Pyro's that cannot be carried out: what is sampled from no distribution, a plate without a size."""
+"""Statements of Pyro's that cannot be carried out: sampled from no distribution, a plate without a size, no mask."""
 
 from __future__ import annotations
 
 from types import FrameType
 from typing import Any
 
+import torch
 from pyro import sample
-from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.distributions.torch_distribution import MaskedDistribution, TorchDistributionMixin
+from pyro.poutine.mask_messenger import MaskMessenger
 from pyro.poutine.subsample_messenger import SubsampleMessenger
+from pyro.primitives import _masked_observe
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -15,15 +18,24 @@ from ...errors import ModelError
 from ..named import unwrap
 
 
+MASKS = {MaskMessenger.__init__.__code__: "poutine.mask", MaskedDistribution.__init__.__code__: "fn.mask"}
+STATEMENTS = (sample.__code__, SubsampleMessenger.__init__.__code__, *MASKS)
+
+
 def at_statement(error: Exception) -> str:
     """Say at which statement of the model an error was raised, what is expected of it, and the remedy; else nothing."""
-    trace, inner = error.__traceback__, None
+    trace, inner, masked = error.__traceback__, None, ""
     while trace is not None:
-        if trace.tb_frame.f_code in (sample.__code__, SubsampleMessenger.__init__.__code__):
-            inner = trace.tb_frame
+        frame = trace.tb_frame
+        if frame.f_code in STATEMENTS:
+            inner = frame
+        elif frame.f_code is _masked_observe.__code__:
+            masked = f'Site "{frame.f_locals["name"]}": expected an obs_mask'
         trace = trace.tb_next
     if inner is None:
         return ""
+    if inner.f_code in MASKS:
+        return _at_mask(inner, masked or f"{MASKS[inner.f_code]}: expected a mask")
     return _at_site(inner, error) if inner.f_code is sample.__code__ else _at_plate(inner)
 
 
@@ -60,6 +72,17 @@ def _at_site(frame: FrameType, error: Exception) -> str:
         f"{what} arguments of {type(base).__name__} that go together and broadcast to its plates, got "
         f"{', '.join(shapes) or 'none'} within plates {plates}: {error}. Give them shapes that agree."
     )
+
+
+def _at_mask(frame: FrameType, what: str) -> str:
+    """Say that a mask is no tensor of booleans; empty if it is one."""
+    mask = frame.f_locals["mask"]
+    if not isinstance(mask, Tensor):
+        remedy = "torch.as_tensor(mask, dtype=torch.bool)"
+        return f"{what} that is a tensor of booleans, got {type(mask).__name__}. Pass {remedy}."
+    if mask.dtype == torch.bool:
+        return ""
+    return f"{what} that is a tensor of booleans, got one of {str(mask.dtype).removeprefix('torch.')}. Pass mask.bool()."
 
 
 def _at_plate(frame: FrameType) -> str:
