@@ -104,11 +104,16 @@ def _runs_with_one_state(program: Program, start: Params) -> bool:
 def _not_with_all(program: Program, error: Exception) -> ModelError:
     """Return the error of a model that does not run with all states of its latents at once."""
     some = list(program.states.items())[:6]
+    remedy = (
+        "Leave out .expand: a plate expands what is sampled inside, and states have a dimension more."
+        if str(error).startswith("expand(")
+        else "Give what is indexed by a latent (table[z], Vindex) an entry for each of its states, and use neither "
+        ".item() nor a loop over its values."
+    )
     states = ", ".join(f'"{user_site(name)}" ({size})' for name, size in some) + ", ..." * (len(program.states) > 6)
     return ModelError(
         f"The model: expected to run with all states of its latents at once, {states}, got {type(error).__name__}: "
-        f"{error}. Give what is indexed by a latent (table[z], Vindex) an entry for each of its states, and use "
-        f"neither .item() nor a loop over its values."
+        f"{error}. {remedy}"
     )
 
 
