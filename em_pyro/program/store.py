@@ -16,7 +16,9 @@ from torch import Tensor
 from torch.distributions import transform_to
 
 from ..errors import EMError, ModelError, ParameterError
+from .changes.drawn import check_drawn
 from .data.shapes import of_states
+from .devices import drawing
 from .handlers import register
 from .named import Params
 from .program import Program
@@ -70,10 +72,15 @@ def run_at_start(program: Program, start: Params) -> dict[str, Site]:
 
     Raises:
         ParameterError: a start lies outside its constraint.
-        ModelError: the model branches on a sampled value, or runs with one state of its latents and not with all.
+        ModelError: the model branches on a sampled value, or runs with one state of its latents and not with all; or
+            it draws random numbers on which its sites hang.
     """
     try:
-        return program.run(start)
+        with drawing() as drawn:
+            sites = program.run(start)
+        if drawn:
+            check_drawn(program, start)
+        return sites
     except EMError:
         raise
     except (IndexError, RuntimeError, ValueError) as error:
