@@ -156,6 +156,11 @@ def is_correlation(constraint: Any) -> bool:
     return type(_of_entries(constraint)).__name__.lstrip("_") == "CorrCholesky"
 
 
+def is_ordered(constraint: Any) -> bool:
+    """Tell whether what a constraint allows are numbers in their order, as cutpoints are."""
+    return type(_of_entries(constraint)).__name__.lstrip("_") == "OrderedVector"
+
+
 def bounds_of(constraint: Any, shape: Sequence[int] = ()) -> tuple[Tensor, Tensor] | None:
     """Return the lower and the upper bound of every entry where a constraint says no more; None where it does.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..e_step.expectation import Expectation
 from ..program.named import Params, batched
+from .empty import drawn_seldom
 from .problem import Problem
 from .verdict.around import Around, Entry, named
 from .verdict.digits import noise
@@ -250,7 +251,10 @@ def _curved(
         return findings
     if many := top.flat.shape[1]:
         ways = "one direction" if many == 1 else f"{many} directions"
-        return findings.noted(f"not identified: the objective is flat along {ways}, of {named(top.moving(top.flat))}")
+        moving = top.moving(top.flat)
+        hint = drawn_seldom(ground.problem, {name for name, _ in moving})
+        flat = f"not identified: the objective is flat along {ways}, of {named(moving)}"
+        return findings.noted(flat, *([hint] if hint else []))
     if aside or top.ground is not ground or top.kinks.shape[1]:
         return findings
     return replace(findings, least=top.smallest, left=top.decrement)

@@ -5,7 +5,8 @@ Entries of parameters are judged, not states: one without weight is none where i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from math import prod
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from ..e_step.sums import Sums
 from ..families.charts import domain_of
 from ..m_step.uses import CHART
 from ..program.masks import anywhere
-from ..program.named import Named, Params, unraveled
+from ..program.named import Named, Params, listed, unraveled
 from ..program.unroll import STATE
 from ..reading.bank import list_of
 from ..reading.predictor import Affine, Piece, adjoint
@@ -66,6 +67,35 @@ def kept_inside(problem: Problem, params: Params) -> str:
         inside = parameter.kind == "prior" and domain_of(parameter.constraint) in ("unit", "simplex")
         if inside and not program.unconstrained and bool((params[name] * (1 - params[name]) <= EMPTY).any()):
             return f'; the prior of "{name}" lets a state have no share, but not in EM(prior_density="unconstrained")'
+    return ""
+
+
+def drawn_seldom(problem: Problem, names: Collection[str] | None = None) -> str:
+    """Name a latent that is drawn fewer times than a plate has rows that all hang on the same draw; empty if none is.
+
+    It may be wanted so, as a change point is; but a row that is to have its own is sampled inside of the plate.
+
+    Args:
+        problem: the program.
+        names: parameters; only latents whose sites, or what is observed of them, have one of these are looked at.
+    """
+    program, recognition = problem.program, problem.engine.recognition
+    observed = {name: site for name, site in recognition.runs[0].items() if site.role == "observed"}
+    of = {latent: [n for n in observed if latent in program.upstream.get(n, ())] for latent in program.latents}
+    touched = {z: set[str]().union(*(recognition.reaches.get(n, ()) for n in (z, *sites))) for z, sites in of.items()}
+    for name, latent in program.latents.items():
+        if not of[name] or names is not None and touched[name].isdisjoint(names):
+            continue
+        shared = set.intersection(*(set(observed[site].plates) for site in of[name])) - {*latent.plates}
+        alike = [one for other, one in program.latents.items() if other == name or touched[name] & touched[other]]
+        draws = sum(prod(program.plates[plate] for plate in one.plates) for one in alike)
+        if shared and draws < (rows := prod(program.plates[plate] for plate in shared)):
+            often = "once" if draws == 1 else f"{draws} times"
+            which = f"plate{'s' * (len(shared) > 1)} " + listed([f'"{plate}"' for plate in sorted(shared)])
+            return (
+                f'latent "{name}" is drawn {often}, and {rows} rows of {which} hang on the same draw: if each is to '
+                f"have its own, sample it inside of that plate"
+            )
     return ""
 
 

@@ -15,7 +15,7 @@ from ..m_step.ascent.ascend import has_run_off
 from ..m_step.pooling import PriorUnbounded
 from ..posterior.possible import is_possible
 from ..program.named import Batch, only
-from .empty import emptied, kept_inside
+from .empty import drawn_seldom, emptied, kept_inside
 from .look import Look, look
 from .path import Move, Path
 from .problem import Problem
@@ -214,7 +214,10 @@ def bad_ending(problem: Problem, here: Batch, found: Expectation) -> Ending | No
     if where:
         return "degenerate", where
     empty = emptied(problem, found)
-    return ("empty state", empty + kept_inside(problem, only(here))) if empty else None
+    if not empty:
+        return None
+    hint = drawn_seldom(problem)
+    return "empty state", empty + kept_inside(problem, only(here)) + (f"; {hint}" if hint else "")
 
 
 def collapsed(problem: Problem, batch: Batch, found: Expectation | None = None) -> str:

@@ -21,7 +21,7 @@ from .saddle import leave_saddle, margin
 from .step import em_step
 from .stopping import CALM, estimated_gap, is_small
 from .verdict.edges import leave_edge
-from .verdict.plateaus import leave_plateau
+from .verdict.plateaus import hides_rows, leave_plateau
 from .verdict.spreads import gone_to_zero
 from .ways.face import top_of_face
 from .ways.onwards import further, on_its_way
@@ -153,7 +153,8 @@ def _settled(problem: Problem, path: Path, move: Move, tol: float) -> tuple[Path
 def _looked(problem: Problem, path: Path, move: Move, tol: float) -> tuple[Path, Batch | None]:
     """Look around where steps have settled, at curvature, saddles, plateaus and boundaries: what `_settled` returns."""
     findings = glanced(problem, path.params, move.found)
-    if findings is not None and findings.peaked(path.level, tol, margin(path.gap, path.level)):
+    peaked = findings is not None and findings.peaked(path.level, tol, margin(path.gap, path.level))
+    if findings is not None and peaked and not hides_rows(problem, path.params):
         if not is_small(findings.left, path.level, tol) and findings.left < WRONG * path.gap:
             return path.estimated(findings.left, small=False), move.new
         return path.ended("converged")._replace(findings=findings), None

@@ -28,6 +28,7 @@ from ..program.changes.fingerprint import Fingerprint, fingerprint, first_change
 from ..program.changes.same import check_steady, first_difference, keeping, states_of
 from ..program.coordinates import Coordinates
 from ..program.data.check import check_data
+from ..program.data.shapes import check_is_data
 from ..program.devices import beside
 from ..program.lookups import BelowZero, check_lookups
 from ..program.marks import bounding, is_known
@@ -275,6 +276,7 @@ def prepare(
         with torch.no_grad(), BelowZero() as met:
             sites = run_at_start(program, start)
         ask = partial(bounding, program, start), partial(is_known, program, start)
+        check_is_data(sites, program.latents, partial(program.run, start))
         check_data(sites, start, program.plates, program.states, *ask)
         check_starts(program, start)  # afterwards: a start that was computed of bad data is not to blame
         states, recognition = states_of(sites), recognise(program, sites)

@@ -19,6 +19,7 @@ from torch.distributions import Distribution
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 _BESIDE: ContextVar[torch.device | None] = ContextVar("_BESIDE", default=None)
+_DRAWN: ContextVar[list[Any] | None] = ContextVar("_DRAWN", default=None)
 
 
 @contextlib.contextmanager
@@ -60,7 +61,24 @@ def untouched_generators() -> Iterator[None]:
     """Put the global generators of all devices in use back as they were."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
+        drawn = _DRAWN.get()
+        before = None if drawn is None else [torch.get_rng_state(), *map(torch.cuda.get_rng_state, devices)]
         yield
+        if drawn is not None and before is not None:
+            after = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, devices)]
+            drawn.extend(
+                device for device, *pair in zip(["cpu", *devices], before, after, strict=True) if not torch.equal(*pair)
+            )
+
+
+@contextlib.contextmanager
+def drawing() -> Iterator[list[Any]]:
+    """Yield a list in which the devices are noted on whose generators something is drawn meanwhile."""
+    token = _DRAWN.set([])
+    try:
+        yield _DRAWN.get()  # type: ignore[misc]
+    finally:
+        _DRAWN.reset(token)
 
 
 def at_hand(tensor: Tensor) -> bool:

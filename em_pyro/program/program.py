@@ -243,7 +243,7 @@ class _Replay(Messenger):
         dims = {latents[key].dim: key for key in self.program.upstream[name]} | plates
         given = msg["is_observed"] or name in self.program.integrated
         role = "observed" if given else "latent" if name in latents else "prior"
-        mask = msg["mask"] if msg["mask"] is None else torch.as_tensor(msg["mask"])
+        mask = msg["mask"] if msg["mask"] is None else torch.as_tensor(msg["mask"]).bool()
         names = tuple(plates[dim] for dim in sorted(plates))
         value = msg["value"]
         if role == "observed":

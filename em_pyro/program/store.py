@@ -16,6 +16,9 @@ from torch import Tensor
 from torch.distributions import transform_to
 
 from ..errors import EMError, ModelError, ParameterError
+from .changes.drawn import check_drawn
+from .data.shapes import of_states
+from .devices import drawing
 from .handlers import register
 from .named import Params
 from .program import Program
@@ -69,17 +72,22 @@ def run_at_start(program: Program, start: Params) -> dict[str, Site]:
 
     Raises:
         ParameterError: a start lies outside its constraint.
-        ModelError: the model branches on a sampled value, or runs with one state of its latents and not with all.
+        ModelError: the model branches on a sampled value, or runs with one state of its latents and not with all; or
+            it draws random numbers on which its sites hang.
     """
     try:
-        return program.run(start)
+        with drawing() as drawn:
+            sites = program.run(start)
+        if drawn:
+            check_drawn(program, start)
+        return sites
     except EMError:
         raise
     except (IndexError, RuntimeError, ValueError) as error:
         check_starts(program, start)
         if "Boolean value of Tensor" not in str(error):
             if _runs_with_one_state(program, start):
-                raise _not_with_all(program, error) from error
+                raise of_states(error, program.states) or _not_with_all(program, error) from error
             raise
         raise ModelError(
             f"The model: expected no `if` or `while` on a sampled value, got one ({error}). Compute both branches and "
@@ -103,11 +111,16 @@ def _runs_with_one_state(program: Program, start: Params) -> bool:
 def _not_with_all(program: Program, error: Exception) -> ModelError:
     """Return the error of a model that does not run with all states of its latents at once."""
     some = list(program.states.items())[:6]
+    remedy = (
+        "Leave out .expand: a plate expands what is sampled inside, and states have a dimension more."
+        if str(error).startswith("expand(")
+        else "Give what is indexed by a latent (table[z], Vindex) an entry for each of its states, and use neither "
+        ".item() nor a loop over its values."
+    )
     states = ", ".join(f'"{user_site(name)}" ({size})' for name, size in some) + ", ..." * (len(program.states) > 6)
     return ModelError(
         f"The model: expected to run with all states of its latents at once, {states}, got {type(error).__name__}: "
-        f"{error}. Give what is indexed by a latent (table[z], Vindex) an entry for each of its states, and use "
-        f"neither .item() nor a loop over its values."
+        f"{error}. {remedy}"
     )
 
 

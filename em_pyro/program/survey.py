@@ -22,7 +22,7 @@ from .continuous.standing import standing
 from .continuous.whole import taken_apart
 from .data.passed import converted, first_that_runs, observed
 from .data.shapes import mismatched
-from .data.statements import check_law
+from .data.statements import check_law, check_support
 from .handlers import (
     Indices,
     handed_out,
@@ -88,6 +88,7 @@ class _Survey(Messenger):
         if is_subsample(msg) or msg["is_observed"] or msg["done"]:
             return
         name = name_of(msg)
+        check_support(name, msg["fn"])
         if name in self.integrated:
             value = standing(msg)
         elif not is_discrete(msg["fn"]):

@@ -13,6 +13,7 @@ from torch.distributions import constraints
 
 from ...e_step.engine import Engine
 from ...program.data.check import allowed
+from ...program.data.supports import support_of
 from ...program.masks import seen_values
 from ...program.named import Params, listed, unwrap
 from ...program.site import Site, unvalidated
@@ -91,10 +92,7 @@ def _support(site: Site) -> Any:
     """Return the support of an observed site of continuous values; None of others."""
     if site.role != "observed" or not site.value.is_floating_point() or not site.value.numel():
         return None
-    try:
-        support = unwrap(site.fn).base.support
-    except NotImplementedError:
-        return None
+    support = support_of(unwrap(site.fn).base)
     return None if support is None or support.is_discrete else support
 
 

@@ -141,6 +141,14 @@ class Around:
         """Return coordinates around the point that these have at `v (D)`."""
         return Around(self.program, self.names, {n: p.detach()[0] for n, p in self.batch(v.unsqueeze(0)).items()})
 
+    def to(self, name: str, value: Tensor) -> Tensor:
+        """Return the coordinates `(D)` at which numbers, positive or in their order, have these values."""
+        there = Around(self.program, self.names, {**self.params, name: value})
+        old, new = self._point(name), there._point(name)
+        moved = (new / old).log() if self.domains[name] == "positive" else new - old
+        parts = [moved[free] if n == name else moved.new_zeros(int(free.sum())) for n, free in self.free.items()]
+        return torch.cat(parts).double()
+
     def _onto(self, name: str) -> torch.distributions.Transform:
         return transform_to(self.program.parameters[name].constraint)
 

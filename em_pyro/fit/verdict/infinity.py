@@ -7,13 +7,14 @@ objective is looked at, far out: it does not fall at any distance on one side, a
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 
 import torch
 from torch import Tensor
 
-from .around import Entry, named
+from ...families.charts import is_ordered
+from .around import Around, Entry, named
 from .ground import Ground
 
 FAR = (0.1, 1.0, 4.0, 16.0)  # distances at which it may not fall
@@ -27,6 +28,8 @@ NAMED = 0.1  # of the largest part of a direction: entries that are named
 FAINT = 1e-6  # information along a combination of entries, of what each has by itself: it may run off with them
 BESIDE = (1 - 3e-6, 1 - 1e-6, 1 + 1e-6, 1 + 2e-6)  # neighbours, whose heights differ by rounding alone
 DIGITS = 4.0  # times this difference: what may be rounding
+FARTHER = tuple(1 + far for far in FAR)
+NEARER = (0.3, 0.1, 0.01)  # of the way from zero, or from the next one: where cutpoints are put back
 GROWING, PAIRS = ("real", "positive"), 100  # domains of what may multiply a prior away; pairs that are looked at
 FOR_EVER = "the objective rises for ever, and has no maximum at finite values"
 ALL_THE_WAY = "the objective rises all the way to this boundary, and has no maximum before it"
@@ -49,7 +52,7 @@ def running(ground: Ground, level: float, information: Tensor) -> dict[Entry, st
         left = left[_holds(ground, farthest[left].clamp(max=far) * both[left], level - slack)] if len(left) else left
     if len(left):
         left = left[ground.heights(-FAR[-1] * both[left]) < level - FALL]
-    found = _shrinking(ground, level, slack)
+    found = _shrinking(ground, level, slack) | _cutpoints(ground, level, slack)
     weights = information.diagonal().clamp(min=0).sqrt()
     for one in both[left]:
         part = one.abs() * torch.where(weights > 0, weights, weights.max().clamp(min=1e-300))
@@ -154,6 +157,94 @@ def _multiplied(ground: Ground, factors: Mapping[str, float], where: Mapping[str
     for name, factor in factors.items():
         values = ground.around.values[where[name]]
         point[where[name]] = factor if ground.around.domains[name] == "positive" else values * math.expm1(factor)
+    return point
+
+
+def _cutpoints(ground: Ground, level: float, slack: float) -> dict[Entry, str]:
+    """Cutpoints that run off: those above a category without rows, those below one, or all with what they cut.
+
+    Their coordinates are the lowest one and the logarithms of the gaps, so that they are moved as values. The model may
+    write gaps, too.
+    """
+    around, parameters, found = ground.around, ground.problem.program.parameters, dict[Entry, str]()
+    ordered = [name for name in around.names if is_ordered(parameters[name].constraint)]
+    rows = list(dict.fromkeys((name, at[:-1]) for name, at in around.entries if name in ordered))
+    for ways in (_outwards(around, rows), _from_zero(ground, ordered, found)):  # the second sees what the first found
+        for out, back, entries in ways:
+            if bool((ground.heights(out) >= level - slack).all()) and bool((ground.heights(back) < level - FALL).any()):
+                found |= {entry: to for entry, to in entries.items() if entry not in found}
+    return found
+
+
+Way = tuple[Tensor, Tensor, dict[Entry, str]]
+"""Points farther out, points on the way back, and which entries run off this way, and where to."""
+
+
+def _outwards(around: Around, rows: Sequence[Entry]) -> Iterator[Way]:
+    """The uppermost or the lowest cutpoints of a row, moved away from the others."""
+    for name, row in rows:
+        value = around.params[name][row]
+        unit, many = max(1.0, float(value.abs().max())), len(value)
+        for k, up in product(range(many), (True, False)):
+            sign, some = (1, slice(k, many)) if up else (-1, slice(0, k + 1))
+            beside = k - 1 if up else k + 1
+            gap = float((value[k] - value[beside]).abs()) if 0 <= beside < many else 0.0
+            back = [(share - 1) * gap for share in NEARER] if gap else [-far * unit for far in FAR]
+            out = [far * unit for far in FAR]
+            ways = [[_put(around, name, row, some, sign * by) for by in lengths] for lengths in (out, back)]
+            to = "infinity" if up else "minus infinity"
+            yield torch.stack(ways[0]), torch.stack(ways[1]), {(name, (*row, j)): to for j in range(many)[some]}
+
+
+def _put(around: Around, name: str, row: tuple[int, ...], some: slice, by: float) -> Tensor:
+    """Coordinates at which some cutpoints of a row are moved."""
+    value = around.params[name].clone()
+    value[row][some] += by
+    return around.to(name, value)
+
+
+def _from_zero(ground: Ground, ordered: Collection[str], known: Collection[Entry]) -> Iterator[Way]:
+    """Whole rows of cutpoints, gaps, and real numbers beside them in a site that only the model tells, multiplied.
+
+    The largest are named, but for those known.
+    """
+    around, engine = ground.around, ground.problem.engine
+    sizes = {name: around.params[name].shape[-1] for name in ordered}
+    sites = dict.fromkeys(engine.recognition.reaches.get(site, frozenset()) for site in engine.written)
+    for group in _beside_in_a_site(around, sites, ordered):
+        some = [around.entries[k] for k in group]
+        rows = [(name, at[:-1]) for name, at in some if name in ordered]
+        if any(rows.count(row) < sizes[row[0]] for row in rows):
+            continue
+        out, back = (torch.stack([_multiply(around, some, by) for by in factors]) for factors in (FARTHER, NEARER))
+        values = {(name, at): float(around.params[name][at]) for name, at in some if (name, at) not in known}
+        largest = {name: max(abs(v) for (n, _), v in values.items() if n == name) for name, _ in values}
+        large = {entry: value for entry, value in values.items() if abs(value) >= NAMED * largest[entry[0]] > 0}
+        yield out, back, {entry: "infinity" if value > 0 else "minus infinity" for entry, value in large.items()}
+
+
+def _beside_in_a_site(
+    around: Around, sites: Iterable[Collection[str]], ordered: Collection[str]
+) -> list[tuple[int, ...]]:
+    """Groups of coordinates that are numbers, not all of them real, of parameters that enter a site together."""
+    groups = dict[tuple[int, ...], None]()
+    kinds = {name: "real" if name in ordered else domain for name, domain in around.domains.items()}
+    for names in sites:
+        domains = [kinds[n] if n in names and kinds[n] in GROWING else "" for n, _ in around.entries]
+        for group in _rays(around.entries, ["real" if domain else "" for domain in domains]):
+            if any(around.domains[around.entries[k][0]] != "real" for k in group):
+                groups[tuple(group)] = None
+    return list(groups)
+
+
+def _multiply(around: Around, some: Sequence[Entry], by: float) -> Tensor:
+    """Coordinates at which some entries are multiplied."""
+    point = torch.zeros(around.size, dtype=torch.float64)
+    for name in dict.fromkeys(name for name, _ in some):
+        value = around.params[name].clone()
+        for at in (at for n, at in some if n == name):
+            value[at] *= by
+        point += around.to(name, value)
     return point
 
 

@@ -1,8 +1,9 @@
 """Plateaus: where the objective has no slope, though it is higher elsewhere.
 
 A sigmoid of 800, a value beyond a clamp and the input of a rectifier below zero have no slope at all. A regression far
-out has none either: all its densities are zero or one to the last digit, which is rounding. Where the objective rises
-on the way back to zero a fit goes on from there; else it stays, and is not confirmed.
+out has none either: all its densities are zero or one to the last digit, which is rounding. A single row may be hidden
+behind a clamp, while others have a maximum without it. Where the objective is higher elsewhere, above all on the way
+back to zero, a fit goes on from there; else a plateau is not confirmed.
 """
 
 from __future__ import annotations
@@ -16,18 +17,20 @@ from torch import Tensor
 from ...e_step.expectation import Expectation
 from ...errors import ParameterError
 from ...posterior.posterior import posterior
-from ...program.named import Batch, batched, only
+from ...program.named import Batch, Params, batched, only
 from ..problem import Problem
 from .around import Around, Entry, named
 from .ground import Ground
 
-ELSEWHERE = (0.0, 1.0, -1.0, 4.0, -4.0, 16.0, -16.0)  # values that are tried; of a positive number its logarithm
+ELSEWHERE = (0.0, 1.0, -1.0, 4.0, -4.0, 16.0, -16.0)  # numbers, logarithms and logits that are tried
 NEARER = (*(10 ** (-k / 2) for k in range(1, 31)), 0.0)  # shares of the way out from zero that are tried
 LIKELIER, MANY = 1.0, 5  # nats, of a row that is worth naming; and how many are named
 CLIMBED = ("Newton", "torch", "swept")  # M-steps that go by slopes
 MOST = 50  # entries that are looked at
-NO_SLOPE, BESIDE = 1e-9, 0.01  # nats a unit; and how far beside, of an entry, the objective is level
+MOVES = ("real", "positive", "unit", "simplex")  # domains of what is moved off a plateau
+NO_SLOPE, BESIDE = 1e-9, 1e-3  # nats a unit; and how far beside, of an entry, the objective is level
 LEVEL = 1e-12  # relative to 1 + |objective|: a change that is none
+NEXT, TURNS = 1e-4, 3  # of every entry: moves of all at once that a row without any slope does not see
 FAINT = 1e-3  # nats, of an entry that goes to zero: slopes and curvatures that are next to none
 HIGHER = 1e-6  # likewise: what is worth leaving a plateau for
 
@@ -57,29 +60,61 @@ def hidden_rows(ground: Ground, level: float, slope: Tensor) -> str:
     """
     around, flat = ground.around, _level(ground, level, slope)
     flat = [k for k in flat if around.domains[around.entries[k][0]] == "real"]
-    engine, plates = ground.problem.engine.full, ground.problem.program.plates
     if not flat or not ground.problem.rows.whole:
         return ""
-    for plate in sorted(plates, key=lambda name: -plates[name]):
-        try:
-            here = posterior(engine, around.params).log_evidence_by(plate)
-        except ParameterError:  # its rows hang together
-            continue
-        for some in _together(around.entries, flat):
-            there = posterior(engine, around.at(_towards_zero(around, some)[-1]).params).log_evidence_by(plate)
-            rows = (there > here + LIKELIER).nonzero().flatten().tolist()
-            if rows:
-                which = ", ".join(map(str, rows[:MANY])) + (f" ({len(rows)} in all)" if len(rows) > MANY else "")
-                what = f'rows {which} of plate "{plate}" have no slope'
-                return f"{what} and would be far likelier with {named([around.entries[k] for k in some])} at zero"
-        break
+    plate, here = _rows(ground, around.params)
+    for some in _together(around.entries, flat) if plate else ():
+        there = posterior(ground.problem.engine.full, around.at(_towards_zero(around, some)[-1]).params)
+        rows = (there.log_evidence_by(plate) > here + LIKELIER).nonzero().flatten().tolist()
+        if rows:
+            which = ", ".join(map(str, rows[:MANY])) + (f" ({len(rows)} in all)" if len(rows) > MANY else "")
+            what = f'rows {which} of plate "{plate}" have no slope'
+            return f"{what} and would be far likelier with {named([around.entries[k] for k in some])} at zero"
     return ""
 
 
-def leave_plateau(problem: Problem, here: Batch, found: Expectation) -> Batch | None:
-    """Return where numbers without any slope are nearer to zero and the objective is highest, if higher; else None.
+def hides_rows(problem: Problem, params: Params) -> bool:
+    """Whether a row has no slope by any parameter, though those that it has elsewhere may lead higher.
 
-    They are coefficients of regressions, and whatever torch climbs.
+    Families give a slope to every row; a clamp that is written in the model takes it from those beyond.
+    """
+    around = Around(problem.program, problem.plan.maximised, params)
+    return _hides_a_row(Ground(problem, around))
+
+
+def _hides_a_row(ground: Ground) -> bool:
+    """Whether a row stays what it is to the last digit, wherever the coordinates move."""
+    around, problem = ground.around, ground.problem
+    if not problem.engine.written or not problem.rows.whole or not 0 < around.size <= MOST:
+        return False
+    plate, here = _rows(ground, around.params)
+    if not plate:
+        return False
+    still = here < -LIKELIER
+    signs = torch.cos(torch.arange(1.0, TURNS * around.size + 1, dtype=torch.float64) ** 2).reshape(TURNS, -1)
+    for turn in NEXT * signs * around.sizes.clamp(min=NEXT):
+        there = posterior(problem.engine.full, around.at(turn).params).log_evidence_by(plate)
+        still &= (there - here).abs() <= LEVEL * (1 + here.abs())
+    return bool(still.any())
+
+
+def _rows(ground: Ground, params: Params) -> tuple[str, Tensor]:
+    """The longest plate whose rows are independent, and the log evidence of each; an empty name if there is none."""
+    problem = ground.problem
+    law, plates = posterior(problem.engine.full, params), problem.program.plates
+    for plate in sorted(plates, key=lambda name: -plates[name]):
+        try:
+            return plate, law.log_evidence_by(plate)
+        except ParameterError:  # its rows hang together
+            continue
+    return "", torch.zeros(0)
+
+
+def leave_plateau(problem: Problem, here: Batch, found: Expectation) -> Batch | None:
+    """Return where numbers without any slope have other values and the objective is highest, if higher; else None.
+
+    They are coefficients of regressions, and whatever torch climbs. They are tried nearer to zero, probabilities nearer
+    to one another, and at some values; if rows are hidden behind a clamp, so are all others.
 
     Args:
         problem: the program and its M-steps.
@@ -94,23 +129,35 @@ def leave_plateau(problem: Problem, here: Batch, found: Expectation) -> Batch | 
     if not 0 < around.size <= MOST:
         return None
     ground, level = Ground(problem, around), float(found.objective)
-    for some in _together(around.entries, _saturated(ground, found)):  # what is left on a plateau keeps others there
-        ways = _towards_zero(around, some)
-        heights = ground.heights(ways)
-        most = int(heights.argmax())
-        if float(heights[most]) > level + HIGHER * (1 + abs(level)):
-            return batched(around.at(ways[most]).params)
-    return None
+    saturated = _saturated(ground, found)
+    for some in _together(around.entries, saturated):  # what is left on a plateau keeps others there
+        if (higher := _highest(ground, level, some)) is not None:
+            return higher
+    if not _hides_a_row(ground):
+        return None
+    moving = [k for k, (name, _) in enumerate(around.entries) if around.domains[name] in MOVES]
+    found_there = (_highest(ground, level, some) for some in _together(around.entries, moving))
+    return next((higher for higher in found_there if higher is not None), None)
+
+
+def _highest(ground: Ground, level: float, some: Sequence[int]) -> Batch | None:
+    """Where some coordinates, on their way to zero or at other values, lead highest; None where nothing is higher."""
+    ways = torch.cat([_towards_zero(ground.around, some), _at_values(ground.around, some)])
+    heights = ground.heights(ways)
+    most = int(heights.argmax())
+    if not float(heights[most]) > level + HIGHER * (1 + abs(level)):
+        return None
+    return batched(ground.around.at(ways[most]).params)
 
 
 def _saturated(ground: Ground, found: Expectation) -> list[int]:
-    """Coordinates away from zero along which `Q` has next to no slope and no curvature, of real and positive numbers.
+    """Coordinates along which `Q` has next to no slope and no curvature, of real numbers those away from zero.
 
     A row of its Hessian without any entry is seen by a single product.
     """
     around = ground.around
     domains = [around.domains[name] for name, _ in around.entries]
-    moving = torch.tensor([domain in ("real", "positive") for domain in domains])
+    moving = torch.tensor([domain in MOVES for domain in domains])
     way = torch.where(torch.tensor([domain == "real" for domain in domains]), around.values.double(), 1.0)
     still = moving & (way != 0) & ((ground.slope(found) * way).abs() <= FAINT)
     if not bool(still.any()):
@@ -131,25 +178,48 @@ def _level(ground: Ground, level: float, slope: Tensor) -> list[int]:
         return []
     steps = BESIDE * torch.diag(around.sizes.clamp(min=BESIDE))[still]
     beside = ground.heights(torch.cat([steps, -steps])).reshape(2, -1) - level
-    flat = (beside.abs() <= LEVEL * (1 + abs(level))).all(0)
+    flat = (beside.abs() <= LEVEL * (1 + abs(level))).any(0)  # a climb stops at the very edge of a plateau
     return [k for k, one in zip(still, flat.tolist(), strict=True) if one]
 
 
 def _together(entries: Sequence[Entry], flat: Sequence[int]) -> Iterator[list[int]]:
-    """Coordinates that are moved at a time: all, those of a parameter, those of a row of it, and each."""
+    """Coordinates that are moved at a time: all, those of a parameter, a row of it, a state of several, and each."""
     groups: dict[tuple[object, ...], list[int]] = {}
     for k in flat:
         name, at = entries[k]
-        for key in ((name, at), (name, at[:-1], "row"), (name,), ()):
+        for key in ((name, at), (name, at[:-1], "row"), (name,), ("first", at[:1]), ("last", at[-1:]), ()):
             groups.setdefault(key, []).append(k)
     yield from sorted((list(group) for group in dict.fromkeys(map(tuple, groups.values()))), key=len, reverse=True)
 
 
 def _towards_zero(around: Around, some: Sequence[int]) -> Tensor:
-    """Points `(shares, D)` on the way of some coordinates to zero; positive numbers do not come there."""
+    """Points `(shares, D)` on the way of some coordinates to zero, of probabilities to one another.
+
+    Positive numbers do not come there.
+    """
     points = torch.zeros((len(NEARER), around.size), dtype=torch.float64)
-    shares, values = torch.tensor(NEARER, dtype=torch.float64), around.values.double()
+    shares, places = torch.tensor(NEARER, dtype=torch.float64), _places(around)
     for k in some:
-        real = around.domains[around.entries[k][0]] == "real"
-        points[:, k] = (shares - 1) * values[k] if real else shares.clamp(min=min(NEARER[:-1])).log()
+        positive = around.domains[around.entries[k][0]] == "positive"
+        points[:, k] = shares.clamp(min=min(NEARER[:-1])).log() if positive else (shares - 1) * places[k]
     return points
+
+
+def _at_values(around: Around, some: Sequence[int]) -> Tensor:
+    """Points at which some coordinates have one of the values that are tried, `(values, D)`."""
+    points = torch.zeros((len(ELSEWHERE), around.size), dtype=torch.float64)
+    points[:, some] = torch.tensor(ELSEWHERE, dtype=torch.float64).unsqueeze(-1) - _places(around)[some]
+    return points
+
+
+def _places(around: Around) -> Tensor:
+    """Where the coordinates of numbers and probabilities are, `(D)`: the number, its logarithm, or its logit."""
+    values = around.values.double()
+    places = list[Tensor]()
+    for value, (name, at) in zip(values, around.entries, strict=True):
+        domain = around.domains[name]
+        if domain == "simplex":
+            places.append(value.log() - around.params[name][at[:-1]].max().double().log())
+        else:
+            places.append(value.log() if domain == "positive" else value.logit() if domain == "unit" else value)
+    return torch.stack(places)

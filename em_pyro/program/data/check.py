@@ -17,8 +17,9 @@ from ..masks import seen, seen_values
 from ..named import SLICE, broadcast, unexpand, unwrap
 from ..site import Site, of_rows
 from ..unroll import user_site
-from .shapes import check_batch, check_shape, listed_plates
-from .supports import broken, origin, stated
+from .shapes import check_batch, check_mask, check_shape, listed_plates
+from .statements import check_density
+from .supports import broken, origin, stated, support_of
 
 # Where a support as torch states it is closed, and the density zero or infinite for nearly all parameters.
 EDGES: Mapping[type, tuple[float, ...]] = {
@@ -56,6 +57,7 @@ def check_data(
     sizes, homes = {**states, **plates}, {p.device.type for p in params.values()}
     for site in sites.values():
         _check_weights(site, plates)
+        check_mask(site, plates)
         if site.role == "latent" and site.mask is None:
             _check_arguments(site, known)
         if site.role != "observed" or isinstance(unwrap(site.fn).base, dist.Unit):  # a pyro.factor has no value
@@ -71,6 +73,7 @@ def check_data(
             )
         _check_values(site, bounding)
         _check_arguments(site, known)
+        check_density(site)
 
 
 def _check_weights(site: Site, plates: Mapping[str, int]) -> None:
@@ -107,7 +110,7 @@ def _check_values(site: Site, bounding: Callable[[str], Collection[str]]) -> Non
     base, value = unwrap(site.fn).base, site.value
     if value.is_complex():
         _refuse(site, torch.ones_like(value, dtype=torch.bool), "real numbers")
-    support = getattr(base, "support", None)
+    support = support_of(base)
     if type(support).__name__ == "_Multinomial":  # the density holds for rows of any total
         support = constraints.independent(constraints.nonnegative_integer, 1)
     # Sums and slices, without temporaries of the size of the data, tell that all is well with most data.
@@ -203,7 +206,7 @@ def nothing_counts(site: str) -> DataError:
 def has_density_outside(site: Site) -> bool:
     """Tell whether the density of a site is positive at a value outside its support, where nothing forbids it."""
     (base, value), visible = origin(site.fn, site.value), seen_values(site)
-    support, event = getattr(base, "support", None), getattr(base, "event_dim", 0)
+    support, event = support_of(base), getattr(base, "event_dim", 0)
     if site.role != "observed" or support is None or isinstance(base, (dist.Unit, *MISSING)):
         return False
     visible = visible.flatten(visible.dim() - event).any(-1) if event else visible

@@ -24,6 +24,7 @@ from .blamed import blamed
 from .indices import wrong_index
 from .slips import slip
 from .statements import at_statement
+from .supports import support_of
 
 AS_PASSED, ARRAYS, LISTS = 0, 1, 2
 """How much of the arguments is converted: nothing, arrays and frames, lists of numbers as well."""
@@ -191,7 +192,7 @@ def without_codes(value: Tensor, fn: Distribution, mask: Tensor | None) -> Tenso
     """Put a category that there is where a mask leaves one out: -1 or 99 may stand for what is not known."""
     whole = unwrap(fn)
     masks = [part for part in (mask, whole.mask) if part is not None]
-    support = getattr(whole.base, "support", None) if masks else None
+    support = support_of(whole.base) if masks else None
     if not isinstance(support, constraints.integer_interval) or not isinstance(support.upper_bound, int):  # type: ignore[arg-type]
         return value
     codes = ~support.check(value)

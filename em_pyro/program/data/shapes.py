@@ -3,17 +3,44 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from pyro.primitives import _masked_observe
 
 from ...errors import DataError, ModelError
-from ..named import unwrap
-from ..site import Site
+from ..named import Params, listed, unwrap
+from ..site import Latent, Site
 from ..unroll import user_site
 
 OBS_MASK = re.compile(r"Invalid obs_mask shape (\(.*?\)); should be broadcastable to batch_shape = (\(.*?\))")
 MISMATCH = re.compile(r"Shape mismatch inside plate\('(.+)'\) at site (.+) dim (-?\d+), (\d+) vs (\d+)")
+
+
+def check_is_data(
+    sites: Mapping[str, Site], latents: Mapping[str, Latent], run: Callable[[Params], Mapping[str, Site]]
+) -> None:
+    """Raise where what is observed was computed from discrete latents, and is no data.
+
+    Such a value is of the shape of their states; with a latent fixed at one of them it is not.
+
+    Args:
+        sites: those of an enumerated run.
+        latents: what was enumerated.
+        run: the sites with some latents fixed.
+    """
+    for name, site in sites.items():
+        if site.role != "observed" or not site.value.numel():  # a pyro.factor has no value
+            continue
+        shape = site.value.shape[: max(0, site.value.dim() - len(site.fn.event_shape))]
+        wide = {site.dims.get(dim, "") for dim, size in zip(range(-len(shape), 0), shape, strict=True) if size > 1}
+        of = [one for one in latents.values() if one.name in wide]
+        of = [one for one in of if run({one.name: one.placed(one.support[:1])})[name].value.shape != site.value.shape]
+        if of:
+            which = listed([f'"{one.name}"' for one in of])
+            raise ModelError(
+                f'Site "{user_site(name)}": expected data as obs=, got a value that is computed from latent {which}. '
+                f'Write its density as a term of the model: pyro.factor("{user_site(name)}", fn.log_prob(value)).'
+            )
 
 
 def check_shape(site: Site, plates: Mapping[str, int]) -> None:
@@ -80,6 +107,21 @@ def _remedy(site: Site, got: Sequence[int], plates: Mapping[str, int]) -> str:
     return f'Enclose it in pyro.plate("data", {max(got)}) or call .to_event({len(got)}).'
 
 
+def check_mask(site: Site, plates: Mapping[str, int]) -> None:
+    """Raise where a mask has not as many entries as a plate has rows.
+
+    Raises:
+        ModelError: with both shapes.
+    """
+    shape = () if site.mask is None else tuple(site.mask.shape)
+    for dim, size in zip(range(-len(shape), 0), shape, strict=True):
+        if size not in (1, plates.get(site.dims.get(dim, ""), size)):
+            raise ModelError(
+                f'Site "{user_site(site.name)}": expected a mask of a shape that its plates broadcast to, got {shape} '
+                f"within plates {listed_plates(site, plates)}. Pass one entry for each row."
+            )
+
+
 def check_batch(site: Site, sizes: Mapping[str, int]) -> None:
     """Raise where a dimension of the distribution's batch is that of a plate or a latent, and has another size.
 
@@ -117,6 +159,22 @@ def mismatched(error: ValueError) -> ModelError | None:
         f'Site "{site}": expected a batch that its plates broadcast to, got size {size} in dimension {dim}, which is '
         f'that of plate "{plate}" ({have}). Call .to_event(1) if a row has {size} values; index by a latent or by data '
         f"what has {size} entries otherwise."
+    )
+
+
+def of_states(error: Exception, states: Mapping[str, int]) -> ModelError | None:
+    """Return what Pyro says of a run with all states of its latents, where these do not fit a plate; else None."""
+    found = MISMATCH.match(str(error))
+    if not found:
+        return mismatched(error) if isinstance(error, ValueError) else None
+    plate, site, dim, have, size = found.groups()
+    which = [f'"{user_site(name)}"' for name, many in states.items() if many == int(size)]
+    if not which:
+        return None
+    return ModelError(
+        f'Site "{site}": expected a batch that its plates broadcast to, got the {size} states of {listed(which)} in '
+        f'dimension {dim}, which is that of plate "{plate}" ({have}). Leave out a .to_event that takes the rows of the '
+        f"plate into an event; index a table by states and rows, table[z, rows], where both enter."
     )
 
 

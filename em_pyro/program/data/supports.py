@@ -17,6 +17,14 @@ INNER = ("_categorical", "_beta", "_dirichlet", "_gamma")  # that which has them
 NEAR = 1e-6  # of the largest number: next to a bound
 
 
+def support_of(fn: Distribution) -> Any:
+    """Return the support of a distribution; None where its class states none."""
+    try:
+        return getattr(fn, "support", None)
+    except NotImplementedError:
+        return None
+
+
 def origin(fn: Distribution, value: Tensor) -> tuple[Distribution, Tensor]:
     """Return the distribution of numbers, and the numbers, from which a transformed distribution has its value."""
     base: Distribution = unwrap(fn).base
@@ -36,7 +44,7 @@ def inside(fn: Distribution, log_prob: Tensor, value: Tensor) -> Tensor:
     if not isinstance(unwrap(fn).base, TransformedDistribution):
         return log_prob
     base, start = origin(fn, value)
-    support = getattr(base, "support", None)
+    support = support_of(base)
     if support in (None, constraints.real) or base.event_shape:
         return log_prob
     allowed = support.check(start)
@@ -101,7 +109,7 @@ def unlawful(fn: Distribution, slack: float = 0.0) -> str:
     for name, constraint in constrained.items():
         bounds = vars(constraint)
         argument = getattr(base, name, None) if bounds else None
-        if not isinstance(argument, Tensor) or constraint.is_discrete or not {"lower_bound", "upper_bound"} & {*bounds}:
+        if not isinstance(argument, Tensor) or not {"lower_bound", "upper_bound"} & {*bounds} or constraint.is_discrete:
             continue
         inside = constraint.check(argument)
         if slack:
@@ -170,7 +178,7 @@ def at_its_bound(fn: Distribution, value: Tensor) -> bool:
     if not isinstance(unwrap(fn).base, TransformedDistribution) or not value.numel():
         return False
     base, start = origin(fn, value)
-    support = getattr(base, "support", None)
+    support = support_of(base)
     if support in (None, constraints.real) or base.event_shape:
         return False
     little = NEAR * start.abs().amax()
