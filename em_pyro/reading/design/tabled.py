@@ -22,8 +22,7 @@ from ...recording.record import Untraceable, record
 from ...recording.recorded import folded
 from ..bank import Bank, RoleMap, Segment, list_of
 from ..gradients.claims import disagreeing
-from ..match import narrowest, same
-from ..reading import Reading, Recognition, Unrecognised
+from ..reading import Reading, Recognition, Unrecognised, narrowest, same
 from .compared import idle, other_argument
 from .tables import STANDS, Kind, Table, Tables
 
