@@ -20,7 +20,7 @@ from torch import Tensor
 from ..errors import EMError, ModelError
 from ..records.frozen import frozen
 from .changes.same import OTHER_ARGUMENTS, SAME_ARGUMENTS, check_same, unstable
-from .continuous.standing import standing
+from .continuous.standing import Drawn, standing
 from .continuous.whole import taken_apart
 from .data.passed import AS_PASSED, as_numbers, converted, observed, weights_of, without_codes
 from .data.rows_of import at_rows
@@ -59,6 +59,8 @@ class Program:
     """How the sites of a run are to be seen: a `DiscreteHMM` taken apart."""
     indices: Indices = field(default_factory=dict, repr=False)
     """What plates hand out, the same tensors in every run."""
+    drawn: Drawn = field(default_factory=dict, repr=False)
+    """What stands for continuous latents, the same values in every run."""
     held: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """What the model had reached after its first run; one that notes down its runs has reached more by the next."""
     how: int = AS_PASSED
@@ -222,7 +224,7 @@ class _Replay(Messenger):
         elif name in latents:
             value = latents[name].placed(latents[name].support)
         elif name in self.program.integrated:
-            value = standing(msg)
+            value = standing(msg, self.program.drawn)
         elif name in self.values:
             value = self.values[name]
         else:

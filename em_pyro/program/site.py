@@ -71,6 +71,11 @@ class Site:
         return squeeze(torch.empty(()).expand(broadcast(*shapes)), self.dims, self.name).names
 
     @property
+    def once(self) -> bool:
+        """Whether every row counts once, as without `poutine.scale`."""
+        return not isinstance(self.scale, Tensor) and self.scale == 1
+
+    @property
     def row_weights(self) -> Named:
         """How often every row counts (`poutine.scale`), along the plates in which that differs."""
         return squeeze(torch.as_tensor(self.scale, dtype=torch.float64), self.dims, self.name)

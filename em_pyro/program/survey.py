@@ -18,7 +18,7 @@ from torch import Tensor
 from ..errors import DataError, ModelError
 from .changes.fingerprint import held
 from .continuous.local import check_chosen, further, is_discrete, local_continuous, normal_in_data, plates_of
-from .continuous.standing import standing
+from .continuous.standing import Drawn, standing
 from .continuous.whole import taken_apart
 from .data.passed import converted, first_that_runs, observed
 from .data.shapes import mismatched
@@ -53,13 +53,14 @@ class _Survey(Messenger):
     def __init__(
         self,
         indices: Indices,
+        drawn: Drawn,
         fitted: Mapping[str, Parameter] | None,
         integrated: Collection[str],
         *,
         provenance: bool,
     ) -> None:
         super().__init__()
-        self.indices, self.fitted, self.provenance = indices, fitted, provenance
+        self.indices, self.drawn, self.fitted, self.provenance = indices, drawn, fitted, provenance
         self.integrated = frozenset(integrated)
         self.parameters: dict[str, Parameter] = {}
         self.messages: dict[str, Any] = {}
@@ -90,7 +91,7 @@ class _Survey(Messenger):
         name = name_of(msg)
         check_support(name, msg["fn"])
         if name in self.integrated:
-            value = standing(msg)
+            value = standing(msg, self.drawn)
         elif not is_discrete(msg["fn"]):
             value = value_of_prior(name, msg["fn"], self.fitted)
             self.parameters[name] = Parameter(name, "prior", msg["fn"].support, value.clone())
@@ -148,10 +149,11 @@ def survey(
         ParameterError: a parameter is not fitted, or has another shape; or one of `continuous` is no site with a prior.
     """
     indices: Indices = {}
+    drawn: Drawn = {}
     chosen = dict(continuous or {})
     integrated = dict(integrated or {}) | {n: "as you asked" for n, choice in chosen.items() if choice == "integrate"}
     how, first = first_that_runs(
-        model, args, kwargs, partial(_run, model, indices, fitted, integrated), fitted=fitted is not None
+        model, args, kwargs, partial(_run, model, indices, drawn, fitted, integrated), fitted=fitted is not None
     )
     passed = args, kwargs
     args, kwargs = converted(args, kwargs, how)
@@ -159,13 +161,13 @@ def survey(
     integrated |= further(first.messages, first.parameters, fitted, integrated)
     integrated |= normal_in_data(first.messages, {*integrated, *chosen})
     if integrated.keys() - first.integrated:
-        first = _run(model, indices, fitted, integrated, args, kwargs)
+        first = _run(model, indices, drawn, fitted, integrated, args, kwargs)
     messages = first.messages
     latent = [n for n, msg in messages.items() if not msg["is_observed"] and is_discrete(msg["fn"])]
     if not any(msg["is_observed"] for msg in messages.values()):
         raise ModelError("The model: expected at least one observed site, got none. Pass the data as obs=.")
     by_row = local_continuous(messages, {*latent, *integrated}, chosen)
-    again = partial(_run, model, indices, fitted, integrated, args, kwargs, provenance=True)
+    again = partial(_run, model, indices, drawn, fitted, integrated, args, kwargs, provenance=True)
     upstream = _upstream(again, latent, messages)
     frames = [frame for msg in messages.values() for frame in msg["cond_indep_stack"] if frame.vectorized]
     latents = _latents(latent, messages, upstream, max((-frame.dim for frame in frames), default=0))
@@ -174,7 +176,7 @@ def survey(
     dims = {frame.name: frame.dim for frame in frames}
     return Program(
         model, args, kwargs, first.parameters, latents, sizes, dims, upstream, first.registered, indices=indices,
-        how=how, unconstrained=unconstrained, by_row=by_row, passed=passed, held=held(model),
+        drawn=drawn, how=how, unconstrained=unconstrained, by_row=by_row, passed=passed, held=held(model),
         integrated={name: why for name, why in integrated.items() if name in messages},
     )  # fmt: skip
 
@@ -217,6 +219,7 @@ def _latents(
 def _run(
     model: Callable[..., Any],
     indices: Indices,
+    drawn: Drawn,
     fitted: Mapping[str, Parameter] | None,
     integrated: Collection[str],
     args: Any,
@@ -224,7 +227,7 @@ def _run(
     *,
     provenance: bool = False,
 ) -> _Survey:
-    handler = _Survey(indices, fitted, integrated, provenance=provenance)
+    handler = _Survey(indices, drawn, fitted, integrated, provenance=provenance)
     try:
         with quiet(), untouched_store() as registered, torch.enable_grad(), no_empty_plate(), handler, taken_apart():
             model(*args, **kwargs)

@@ -23,9 +23,9 @@ from ..program.site import Site
 from .bank import RoleMap
 from .design.columns import columns
 from .design.replays import Linked
-from .match import Atoms, entering, match, match_matrices, narrowest
+from .match import Atoms, entering, match, match_matrices
 from .predictor import Affine
-from .reading import Reading, Refusal, Unrecognised
+from .reading import Reading, Refusal, Unrecognised, narrowest
 
 LINKS = {"real": ("itself",), "positive": ("exp", "softplus"), "unit": ("sigmoid",), "simplex": ("softmax",)}
 """Through which functions a predictor may enter an argument, by the argument's domain."""

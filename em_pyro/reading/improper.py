@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 
 import pyro.distributions as dist
 import torch
@@ -94,7 +94,7 @@ def _driven(
     sites: Mapping[str, Site],
 ) -> Iterator[Unbounded]:
     """The scale-like arguments of some sites that a parameter may drive to where the density has no bound."""
-    moved = dict[tuple[str, str], dict[str, Site]]()
+    moved, known = dict[tuple[str, str], dict[str, Site]](), dict[Hashable, dict[str, Tensor]]()
     order = {name: k for k, name in enumerate(leaves)}
     entering = reached(sites, leaves, lambda site: [tensor for _, tensor in _arguments(site)])
     for site in sites.values():
@@ -104,7 +104,9 @@ def _driven(
                 shrinking = (
                     argument in SHRINKING or isinstance(unwrap(site.fn).base, dist.InverseGamma) and argument == "rate"
                 )
-                for name, slope in _slopes(tensor, inside).items():
+                if (same := _place(tensor)) not in known:  # the steps of a loop have one scale
+                    known[same] = _slopes(tensor, inside)
+                for name, slope in known[same].items():
                     end = "lower" if bool((slope > 0).any()) == shrinking else "upper"
                     if name != site.name and not _held(program, traced, name, end):
                         if _reaches(program, values, site, argument, name, end, moved, shrinking=shrinking):
@@ -119,6 +121,12 @@ def _arguments(site: Site) -> Iterator[tuple[str, Tensor]]:
         tensor = getattr(base, key, None) if key not in MATRICES or key in given else None
         if isinstance(tensor, Tensor) and tensor.requires_grad:
             yield key, tensor
+
+
+def _place(tensor: Tensor) -> Hashable:
+    """What tells a tensor from others, and is the same of all its views that are alike."""
+    held = tensor if tensor._base is None else tensor._base
+    return id(held), tensor.shape, tensor.stride(), tensor.storage_offset()
 
 
 def _slopes(tensor: Tensor, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,16 +8,14 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
-from ..families import Family
 from ..families.charts import CHARTS, domain_of
 from ..program.named import Named, Params, squeeze, unwrap
 from ..program.program import Program
 from ..program.site import Parameter, Site
 from ..records.frozen import frozen
 from .bank import Bank, RoleMap, Segment, entries_of
-from .reading import Unrecognised
+from .reading import Unrecognised, same
 
 REMEMBERED = 10_000  # entries, in all replays, up to which a match is remembered by them
 FEW = 1000  # entries of an argument that are looked at first
@@ -57,6 +55,8 @@ class Atoms:
     rtol: float
     matched: dict[object, tuple[RoleMap, tuple[int, ...]] | None] = field(default_factory=dict, repr=False)
     """What was found before, by the values of an argument: the steps of a loop are matched once."""
+    still: dict[torch.Size, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+    """Of what no parameter enters, by its shape: the index, and the positions that occur."""
 
 
 def atoms_of(program: Program, values: Sequence[Params]) -> Atoms:
@@ -129,29 +129,11 @@ def entering(bank: Bank, role: RoleMap, domain: str) -> frozenset[str]:
     return bank.parameters(role, "scale_tril" if domain == "scale_tril" else "real")
 
 
-def same(a: Tensor, b: Tensor) -> bool:
-    """Tell whether two tensors agree in shape and in every entry, NaN included."""
-    if a is b or (a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()):
-        return True
-    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
-
-
-def narrowest(family: Family, bases: Sequence[Distribution]) -> tuple[Family, list[dict[str, Tensor]]]:
-    """Return the first of a family and its wider ones whose known arguments no parameter enters, and what it reads."""
-    while True:
-        args = [family.read(base) for base in bases]
-        known = [key for key in args[0] if key not in family.roles]
-        moving = [key for key in known if any(not same(other[key], args[0][key]) for other in args[1:])]
-        if not moving:
-            return family, args
-        if family.wider is None:
-            raise Unrecognised(f'"{moving[0]}" depends on a parameter')
-        family = family.wider
-
-
 def match(site: Site, role: str, stack: Sequence[Tensor], event_dim: int, atoms: Atoms, *, multiples: bool) -> RoleMap:
     """Map an argument entry by entry, of `multiples` also those that are a known factor times a parameter."""
     first, key = squeeze(stack[0].detach(), site.dims, site.name, event_dim), None
+    if all(same(other, stack[0]) for other in stack[1:]):
+        return _constant(first, atoms)
     if len(stack) * first.tensor.numel() <= REMEMBERED:
         bits = _entries(stack).cpu().numpy().tobytes()
         key = bits, first.tensor.shape, len(first.names), stack[0].dtype, multiples
@@ -165,6 +147,15 @@ def match(site: Site, role: str, stack: Sequence[Tensor], event_dim: int, atoms:
         raise Unrecognised(f'"{role}" is computed from parameters, not selected from one')
     role_map, kept = found
     return role_map.along(tuple(first.names[k] for k in kept))
+
+
+def _constant(first: Named, atoms: Atoms) -> RoleMap:
+    """Return the map of what is the same at all probes: those of one shape share their index."""
+    shape = first.tensor.shape
+    if shape not in atoms.still:
+        atoms.still[shape] = torch.full(shape, -1), torch.zeros(0, dtype=torch.long)
+    index, none = atoms.still[shape]
+    return RoleMap(first.names, index, None, first.tensor.contiguous()).occurring(none).compressed
 
 
 def divided(site: Site, values: Params) -> str:

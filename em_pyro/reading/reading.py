@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from torch import Tensor
+from torch.distributions import Distribution
 
 from ..families import Family, family_for
 from ..program.masks import seen
@@ -105,7 +106,7 @@ class Recognition:
     unbounded: Sequence[Unbounded] = ()  # arguments of priors that must not move
     latents: Latents | None = None  # continuous latents that are integrated, and the sites that they enter
 
-    @property
+    @cached_property
     def entered(self) -> frozenset[str]:
         """Sites that continuous latents enter: one by one they have no density."""
         return frozenset() if self.latents is None else frozenset(self.latents.sites)
@@ -133,3 +134,23 @@ def arguments(family: Family, site: Site) -> dict[str, Tensor]:
     if "scale_tril" in family.roles or "scale_tril" not in tril:
         return family.read(base)
     return {"loc": tril["loc"], "scale": tril["scale_tril"].diagonal(dim1=-2, dim2=-1)}
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Tell whether two tensors agree in shape and in every entry, NaN included."""
+    if a is b or (a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()):
+        return True
+    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
+
+
+def narrowest(family: Family, bases: Sequence[Distribution]) -> tuple[Family, list[dict[str, Tensor]]]:
+    """Return the first of a family and its wider ones whose known arguments no parameter enters, and what it reads."""
+    while True:
+        args = [family.read(base) for base in bases]
+        known = [key for key in args[0] if key not in family.roles]
+        moving = [key for key in known if any(not same(other[key], args[0][key]) for other in args[1:])]
+        if not moving:
+            return family, args
+        if family.wider is None:
+            raise Unrecognised(f'"{moving[0]}" depends on a parameter')
+        family = family.wider

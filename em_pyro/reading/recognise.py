@@ -33,9 +33,9 @@ from .gradients.claims import disagreeing
 from .gradients.cut import cut_off
 from .gradients.elsewhere import elsewhere
 from .improper import refuse_missing_values, refuse_mixed_priors, unbounded
-from .match import Atoms, atoms_of, divided, entering, match, match_matrices, narrowest, same
+from .match import Atoms, atoms_of, divided, entering, match, match_matrices
 from .priors import read_priors
-from .reading import Reading, Recognition, Refusal, Unrecognised
+from .reading import Reading, Recognition, Refusal, Unrecognised, narrowest, same
 from .shapes import with_shapes
 
 REPLAYS, LEAST = 10, 5  # of a short program; of one of a few hundred sites

@@ -18,7 +18,7 @@ from torch import Tensor, tensor
 from torch.distributions import constraints
 
 from em_pyro import EM
-from em_pyro.e_step.gaussian import take
+from em_pyro.e_step.gaussian.alike import steps
 from em_pyro.fit.problem import Problem, prepare
 
 WEIGHTS = [2.0, 1.0, 3.0, 0.0, 1.0, 2.0, 1.0, 1.0, 4.0, 1.0]
@@ -233,7 +233,7 @@ def test_a_weight_around_a_part_is_refused(model: Callable[..., None], w: Tensor
 
 def test_weights_that_are_lost_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Were rows counted once, nothing would be as it is with rows repeated."""
-    monkeypatch.setattr(take, "repeats_of", lambda site, layout: None)
+    monkeypatch.setattr(steps, "repeats_of", lambda site, layout: None)
     (evidence, params), (other, others) = twice("factors")
     assert distance(evidence, other) > IDENTITY
     assert farthest(params, others) > IDENTITY

@@ -59,9 +59,9 @@ def test_what_is_asked_for_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = list[Tensor]()
     ahead, run = Replays.ahead, Replays.run
 
-    def before(replays: Replays, points: Any, known: Any) -> None:
-        ahead(replays, points, known)
-        seen.extend(points)
+    def before(replays: Replays, points: Any, known: Any, moved: Any = None) -> None:
+        ahead(replays, points, known, moved)
+        seen.extend(() if moved else points)
         monkeypatch.setattr(replays.__class__, "run", after)
 
     def after(replays: Replays, latents: Tensor, moved: Any) -> Any:

@@ -23,8 +23,8 @@ def exponents(sites: Mapping[str, Site]) -> dict[frozenset[str], Named | None]:
         if site.role == "prior":
             continue
         plates = frozenset(site.plates)
-        named = site.row_weights
-        value = None if named.tensor.dim() == 0 and float(named.tensor) == 1.0 else named
+        value = None if site.once else site.row_weights
+        value = None if value is None or (value.tensor.dim() == 0 and float(value.tensor) == 1.0) else value
         if plates not in first:
             first[plates], scales[plates] = name, value
             continue

@@ -93,11 +93,10 @@ class Block:
         cells = prod(broadcast(*(part.shape for part in parts))) if parts else 0
         if not parts or cells * (self.count + 1) * len(self.slopes) > DENSE:
             return None
-        *covariates, response = (beside([slot[j] for slot in self.slopes]) for j in range(self.count + 1))
+        response = beside([slot[-1] for slot in self.slopes])
         if not self.moving:
             return None, response
-        shape = broadcast(*(part.shape for part in covariates))
-        return torch.stack([part.expand(shape) for part in covariates], -2), response
+        return beside([s[j] for j in range(self.count) for s in self.slopes]).unflatten(-1, (self.count, -1)), response
 
     @cached_property
     def moving(self) -> bool:
@@ -112,9 +111,14 @@ class Block:
 
 def beside(parts: Sequence[Part]) -> Tensor:
     """Parts (z, p, c, e) side by side, in a dimension of their own."""
-    filled = [torch.zeros((1,) * 4, dtype=torch.float64) if part is None else part for part in parts]
-    shape = broadcast(*(part.shape for part in filled))
-    return torch.stack([part.expand(shape) for part in filled], -1)
+    some = {f: part for f, part in enumerate(parts) if part is not None}
+    shape = broadcast((1,) * 4, *(part.shape for part in some.values()))
+    if len(some) == len(parts):
+        return torch.stack([part.expand(shape) for part in some.values()], -1)
+    found = torch.zeros((*shape, len(parts)), dtype=torch.float64)  # most may be none
+    for f, part in some.items():
+        found[..., f] = part
+    return found
 
 
 @frozen

@@ -5,13 +5,14 @@ A location is `x' b` with covariates that may be latent, so that sums of product
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ...families import Family
 from ...families.charts import CHARTS
 from ...families.multivariate_normal import LINES
 from ...families.normal import LINEAR
@@ -19,6 +20,7 @@ from ...program.named import Named
 from ...reading.bank import RoleMap
 from ...reading.bound import Bound
 from ...reading.predictor import Affine, Piece
+from ...reading.reading import Reading
 from ..sites.product import InnerProduct
 from ..sites.site_data import Layout, SiteData
 from ..sites.site_factor import SiteFactor
@@ -89,11 +91,12 @@ class Plain(Expected):
         return Sums(factor.name, factor.family, (parts.n, parts.total, parts.second[..., i, j]), centre)
 
 
-def factor_of(real: SiteFactor, rows: Rows, constants: Sequence[bool]) -> SiteFactor:
+def factor_of(reading: Reading, sizes: Mapping[str, int], rows: Rows, constants: Sequence[bool]) -> SiteFactor:
     """The site factor of a site that Gaussian latents enter.
 
     Args:
-        real: of the program in which the latents are given.
+        reading: of the site, in the program in which the latents are given.
+        sizes: of all latents and plates.
         rows: of the site.
         constants: of every covariate whether it is one everywhere.
     """
@@ -101,7 +104,7 @@ def factor_of(real: SiteFactor, rows: Rows, constants: Sequence[bool]) -> SiteFa
     size = rows.layout.sizes[2] if rows.joint else 0
     event = (size,) if size else ()
     plain = rows.count == 0 or (rows.joint and rows.count == 1 and all(constants) and bool((rows.index >= 0).all()))
-    family = real.data.family if plain else LINES if size else LINEAR
+    family = reading.family if plain else LINES if size else LINEAR
     shape = (cells, *event) if plain else (cells, *event, rows.count)
     nothing = torch.zeros((), dtype=torch.float64)
     affine = _affine(rows, shape, plain=plain) if rows.count else None
@@ -109,17 +112,17 @@ def factor_of(real: SiteFactor, rows: Rows, constants: Sequence[bool]) -> SiteFa
     known = rows.known.expand((cells, *rows.known.shape)) if bool((rows.scale < 0).any()) else None
     scale = RoleMap((cell,), rows.scale, constant=known, rows=size or None)
     form = (Plain if plain else Expected)(count=rows.count, size=size)
-    return replace(
-        real,
-        family=family,
-        role="latent",
-        plates=frozenset(),
-        roles={"loc": loc, "scale_tril" if size else "scale": scale},
-        cells=(cell,),
-        cell_shape=(cells,),
-        data=_no_data(real, cell, cells, event),
-        form=form,
-        kept=None,
+    return SiteFactor(
+        reading.site.name,
+        family,
+        "latent",
+        frozenset(),
+        {"loc": loc, "scale_tril" if size else "scale": scale},
+        (cell,),
+        (cells,),
+        _no_data(reading.family, {**sizes, cell: cells}, cell, event),
+        form,
+        reading.parameters,
     )
 
 
@@ -136,11 +139,11 @@ def _affine(rows: Rows, shape: tuple[int, ...], *, plain: bool) -> Affine:
     return Affine(rows.entries, torch.zeros(shape, dtype=torch.float64), (piece,), CHARTS[0])
 
 
-def _no_data(real: SiteFactor, cell: str, cells: int, event: tuple[int, ...]) -> SiteData:
+def _no_data(family: Family, sizes: Mapping[str, int], cell: str, event: tuple[int, ...]) -> SiteData:
     """Data without a row: the unit has all rows."""
     nothing = torch.zeros((), dtype=torch.float64)
     return SiteData(
-        real.data.family,
+        family,
         "latent",
         Layout((), (cell,), (), ()),
         (),
@@ -149,5 +152,5 @@ def _no_data(real: SiteFactor, cell: str, cells: int, event: tuple[int, ...]) ->
         {},
         Named(nothing, ()),
         None,
-        {**real.data.sizes, cell: cells},
+        sizes,
     )

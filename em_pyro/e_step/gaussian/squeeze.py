@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -12,6 +12,7 @@ from .block import Block, Patterns
 from .group import Group
 
 WORTH = 2  # times fewer members, at least
+ROWS = 500_000  # numbers of rows that are factored at once
 
 
 def squeezed(group: Group) -> Group:
@@ -21,17 +22,14 @@ def squeezed(group: Group) -> Group:
     enters by sums of products of these, and the rows `R` of `X = Q R` have the same.
     """
     columns = [torch.ones((len(group.patterns.of), 1), dtype=torch.float64), *_columns(group)]
-    matrix = torch.cat(columns, 1)
-    if group.repeats is not None:  # second moments of as many
-        matrix = matrix * group.repeats.sqrt().unsqueeze(-1)
-    width, sizes = matrix.shape[1], group.patterns.sizes
+    width, sizes = sum(part.shape[1] for part in columns), group.patterns.sizes
     kept = torch.where(sizes > width, width, sizes)
-    if WORTH * int(kept.sum()) > len(matrix):
+    if WORTH * int(kept.sum()) > len(group.patterns.of):
         return group
     parts, of, first, at = [], [], [], 0
     for p in range(len(sizes)):
-        rows = matrix[group.patterns.of == p]
-        parts.append(torch.linalg.qr(rows, mode="r").R if len(rows) > width else rows)
+        members = torch.nonzero(group.patterns.of == p).squeeze(-1)
+        parts.append(_moments(columns, members, group.repeats, width))
         first.append(at)
         of.append(torch.full((len(parts[-1]),), p))
         at += len(parts[-1])
@@ -56,6 +54,22 @@ def squeezed(group: Group) -> Group:
         blocks.append(replace(block, constants=tuple(constants), offset=offset))
     given = None if group.given is None else new[:, column : column + group.k]
     return replace(group, blocks=tuple(blocks), patterns=patterns, given=given, one=new[:, 0], repeats=None)
+
+
+def _moments(columns: Sequence[Tensor], members: Tensor, repeats: Tensor | None, width: int) -> Tensor:
+    """Rows of some members, or as many as there are columns with the same second moments.
+
+    The factor of some rows stands for them above the next ones, so that few rows are copied at once.
+    """
+    found = None
+    for some in members.split(max(ROWS // width, 4 * width)):
+        rows = torch.cat([part[some] for part in columns], 1)
+        if repeats is not None:  # second moments of as many
+            rows = rows * repeats[some].sqrt().unsqueeze(-1)
+        rows = rows if found is None else torch.cat([found, rows])
+        found = torch.linalg.qr(rows, mode="r").R if len(members) > width else rows
+    assert found is not None
+    return found
 
 
 def _columns(group: Group) -> Iterator[Tensor]:

@@ -14,7 +14,6 @@ from ...errors import ModelError
 from ...program.handlers import LABELS
 from ...program.masks import seen_values
 from ...program.named import batched, ordered
-from ...program.site import Site
 from ...reading.bound import Bound
 from ...reading.latents.bilinear import Latents
 from ..contraction.exponents import exponents
@@ -25,9 +24,10 @@ from .alike.components import members_of
 from .alike.merge import merged
 from .alike.ragged import joined
 from .alike.repeats import check_observed, of_entries, repeats_of, repeats_of_members, rows_of_factor
+from .alike.steps import laid_out
 from .forms import factor_of
 from .layer import Layer
-from .rows import Rows, layout_of, rows_of, weight_of
+from .rows import Rows, layout_of, weight_of
 from .squeeze import squeezed
 from .translate import centres, translations
 from .unit import Gaussian
@@ -39,18 +39,15 @@ def take(left: Left) -> tuple[Sequence[Unit], Left]:
     """Take the sites out, and put in the factor of their components."""
     latents = left.recognition.latents
     assert latents is not None
-    real = {f.name: f for stack in left.stacks for f in stack.every if f.name in latents.sites}
-    exact = [name for name, made in latents.sites.items() if name not in left.recognition.readings]
-    names = {n for f in real.values() for n in f.names if n in left.owners}
+    readings = {n: left.recognition.readings[n] for n in latents.sites if n in left.recognition.readings}
+    exact = [name for name in latents.sites if name not in readings]
+    names = {n for name in readings for n in left.factors[name].names if n in left.owners}
     states = {n: left.sizes[n] for n in ordered(names, left.sizes)}
     if prod(states.values()) > MOST:
         raise _too_many(prod(states.values()), list(states))
-    readings = left.recognition.readings
     plates = {p: left.sizes[p] for p in ordered({p for n in states for p in left.owners[n]}, left.sizes)}
-    together = merged(
-        [_repeated(rows_of(readings[n], latents.sites[n], states, latents.places), left.run[n]) for n in real]
-    )
-    movable = _movable(left, latents, real)
+    together = merged(laid_out(readings, latents, left.run, states))
+    movable = _movable(left, latents, readings)
     rows, means = centres([one for one, _ in together], latents.places.count, movable)
     members = joined(rows, members_of(rows, latents.places.count))
     repeats = [repeats_of_members(rows, m) for m in members]
@@ -61,8 +58,8 @@ def take(left: Left) -> tuple[Sequence[Unit], Left]:
     groups = tuple(squeezed(group) if group.at is None else group for group in whole())
     every = (*states, *plates)
     final = ordered(every, left.sizes)
-    sites = tuple(factor_of(real[one.site], one, _ones(one)) for one in rows)
-    name = next(iter(real))
+    sites = tuple(factor_of(readings[one.site], left.sizes, one, _ones(one)) for one in rows)
+    name = next(iter(readings))
     alike = {one.site: names for one, (_, names) in zip(rows, together, strict=True)}
     order = tuple(every.index(n) for n in final)
     unit = Gaussian(
@@ -77,7 +74,7 @@ def take(left: Left) -> tuple[Sequence[Unit], Left]:
             f"that neither does{beside}: its law has no bound. Give it a prior, or leave it out."
         )
     factor = Factor(name, final, frozenset(plates), scale, None)
-    return (unit,), replace(left.taking([*real, *exact], factor), apart={**left.apart, name: factor})
+    return (unit,), replace(left.taking([*readings, *exact], factor), apart={**left.apart, name: factor})
 
 
 def _ones(rows: Rows) -> list[bool]:
@@ -100,11 +97,6 @@ def _movable(left: Left, latents: Latents, sites: Collection[str]) -> dict[str, 
             if key != "loc":
                 found -= left.recognition.bank.parameters(role, reading.family.roles[key].domain)
     return {name: latents.sizes[name] for name in found}
-
-
-def _repeated(rows: Rows, site: Site) -> Rows:
-    """Say how often every row of a site is there."""
-    return replace(rows, repeats=repeats_of(site, rows.layout))
 
 
 def _too_many(count: int, names: Sequence[str]) -> ModelError:

@@ -1,4 +1,4 @@
-"""Compile what is recognised of a program, and leave the rest to the model."""
+"""Compile what is recognised of a program, and leave the rest to the model, and to the unit of Gaussian latents."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from ...program.named import Named
+from ...program.named import Named, ordered
 from ...program.site import Site
 from ...program.unroll import is_hidden
 from ...reading.reading import Reading
@@ -33,6 +33,9 @@ def take(left: Left) -> tuple[Sequence[Unit], Left]:
         if site.role == "prior" or is_hidden(name) or name in left.taken:
             continue
         plates = frozenset(site.plates)
+        if name in left.recognition.readings and name in left.recognition.entered:
+            factors[name] = _entered(left, left.recognition.readings[name], scales)
+            continue
         if name in left.recognition.readings:
             sites[name], plates = _compiled(left, left.recognition.readings[name], scales)
             factors[name] = Factor(name, sites[name].names, plates, scales.get(plates), left.alive.get(name))
@@ -59,9 +62,7 @@ def _compiled(
     left: Left, reading: Reading, scales: Mapping[frozenset[str], Named | None]
 ) -> tuple[SiteFactor, frozenset[str]]:
     """Lay one site out; the plates that are left around its factor, once those without a latent are folded."""
-    plates = frozenset(reading.site.plates)
-    used = {n for n in names_of(reading) if n in left.owners}
-    above = frozenset[str]().union(*(left.owners[n] for n in used)) if used else frozenset()
+    plates, above = frozenset(reading.site.plates), _above(left, names_of(reading))
     if reading.site.role == "observed" and above < plates:
         exponent = ratio(scales.get(plates), scales.get(above), left.sizes)
         made = laid_out(reading, left.sizes, above, exponent, left.plate, left.recognition)
@@ -70,6 +71,21 @@ def _compiled(
         made = laid_out(reading, left.sizes, plates, None, left.plate, left.recognition)
     keeps = left.plate is not None and bool(made.stuck(left.plate))
     return replace(made, kept=left.plate if keeps else None), plates
+
+
+def _above(left: Left, names: set[str]) -> frozenset[str]:
+    """The plates of the discrete latents among some names."""
+    return frozenset[str]().union(*(left.owners[n] for n in names if n in left.owners))
+
+
+def _entered(left: Left, reading: Reading, scales: Mapping[frozenset[str], Named | None]) -> Factor:
+    """The factor of a site that Gaussian latents enter, which their unit lays out: its names, and what is around it."""
+    names, plates = names_of(reading), frozenset(reading.site.plates)
+    above = _above(left, names)
+    if reading.site.role == "observed" and above < plates:
+        names, plates = names - (plates - above), above
+    name = reading.site.name
+    return Factor(name, ordered(names, left.sizes), plates, scales.get(plates), left.alive.get(name))
 
 
 def _barren(factors: Mapping[str, Factor], sites: Mapping[str, Site]) -> set[str]:

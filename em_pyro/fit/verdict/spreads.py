@@ -26,6 +26,7 @@ GROWN = tuple(math.log(10.0**k) for k in (1, 3, 6, 9, 12))  # and away from it
 REST = 0.01  # of what is worth while, that the slope may promise next to zero
 KEPT, MOST = 0.25, 50  # of what the slope promises, the least that is gained there; and so many scales at a time
 LEVEL = 1e-9  # relative to 1 + |objective|: what it may lose on the way to zero
+DEEP = 1e-7  # the same far down, where a precision of many digits leaves the objective fewer
 FALL = 0.05  # nats that it loses away from there, or a flat direction is not identified
 STEEP = 0.25  # nats that the slope promises to a scale that shrinks to a part
 LIFTS, SEEN = 16, 0.01  # powers of ten by which a scale is lifted, at most; and nats that this may cost
@@ -54,7 +55,7 @@ def at_zero(ground: Ground, level: float, *, closely: bool) -> list[Entry]:
     lengths = torch.tensor([-SHRUNK, *GROWN], dtype=torch.float64)
     far, *grown = ground.heights((lengths[:, None, None] * each).flatten(0, 1)).reshape(len(lengths), -1) - level
     there = torch.isfinite(far)  # a covariance has no digits for a root that is much less
-    flat = ((far >= -slack) | ~there) & (far - little <= max(FALL, slack))
+    flat = ((far >= -DEEP * (1 + abs(level))) | ~there) & (far - little <= max(FALL, slack))
     zero = flat & (torch.stack(grown) < -FALL).any(0)
     return [ground.around.entries[k] for k in own[zero].tolist()]
 

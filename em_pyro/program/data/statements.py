@@ -20,7 +20,6 @@ from ..site import Site
 from ..unroll import user_site
 from .supports import support_of
 
-
 MASKS = {MaskMessenger.__init__.__code__: "poutine.mask", MaskedDistribution.__init__.__code__: "fn.mask"}
 STATEMENTS = (sample.__code__, SubsampleMessenger.__init__.__code__, *MASKS)
 

@@ -23,8 +23,7 @@ from ...recording.recorded import folded
 from ...records.frozen import frozen
 from ..bank import Bank, RoleMap, Segment, list_of
 from ..gradients.claims import disagreeing
-from ..match import narrowest, same
-from ..reading import Reading, Recognition, Unrecognised
+from ..reading import Reading, Recognition, Unrecognised, narrowest, same
 from .compared import idle, other_argument
 from .tables import STANDS, Kind, Table, Tables
 

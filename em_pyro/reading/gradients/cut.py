@@ -11,7 +11,7 @@ from ...program.named import Params
 from ...program.program import Program
 from ...program.site import Site
 from ...program.unroll import unroll
-from ..match import same
+from ..reading import same
 
 
 def cut_off(

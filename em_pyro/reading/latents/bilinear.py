@@ -90,13 +90,21 @@ class Bilinear:
         return values
 
 
-def stacked(sites: Mapping[str, Bilinear]) -> list[tuple[tuple[str, ...], Bilinear]]:
-    """Sites of one form, the steps of a loop say, as one residual with a dimension for them in front of all others."""
+def stacked(
+    sites: Mapping[str, Bilinear], kinds: Mapping[str, Hashable] | None = None
+) -> list[tuple[tuple[str, ...], Bilinear]]:
+    """Sites of one form, the steps of a loop say, as one residual with a dimension for them in front of all others.
+
+    Args:
+        sites: by name.
+        kinds: of each, where more than the form has to agree.
+    """
     groups: dict[Hashable, list[str]] = {}
     for name, made in sites.items():
         slots = [tuple(None if part is None else part.shape for part in (s.which, *s.slopes)) for s in made.slots]
         parts = [part.shape for part in (*made.index, *made.constants)]
-        groups.setdefault((made.shape, made.entries, *parts, *slots), []).append(name)
+        kind = kinds[name] if kinds else None
+        groups.setdefault((kind, made.shape, made.names, made.entries, *parts, *slots), []).append(name)
     return [(tuple(names), _stacked([sites[name] for name in names])) for names in groups.values()]
 
 

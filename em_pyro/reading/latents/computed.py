@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from ...program.handlers import quiet
 from ...program.named import Batch, Named, Params, squeeze, unwrap
+from ...program.points.abreast import pays
 from ...program.program import Program
 from ...program.site import Site
 from ...recording.graph import Graph
@@ -46,6 +48,7 @@ class Computed:
         scales: by site, the name of the argument and the dimensions along which nothing varies.
         graph: the same as tensor operations; None where the model is run for it.
         why: it could not be recorded.
+        at_once: whether all runs are made at once.
         same: sites whose arguments are, operation by operation, those of another one, which stands for them.
     """
 
@@ -54,6 +57,7 @@ class Computed:
     places: Places
     locations: Mapping[str, tuple[Part, ...]]
     scales: Mapping[str, tuple[str, tuple[int, ...]]]
+    at_once: bool = False
     graph: Graph | None = field(default=None, repr=False)
     why: str = ""
     same: Mapping[str, str] = field(default_factory=dict)
@@ -70,15 +74,22 @@ class Computed:
 
     def run(self, params: Params) -> dict[str, Tensor]:
         """Return the same by runs of the model."""
-        runs = [self.program.run(params, self.places.values(z)) for z in self.latents]
+        keys = {name: key for name, (key, _) in self.scales.items()}
+        locations, scales = runs_of(self.program, params, self.places, self.latents, keys, at_once=self.at_once)
         found = dict[str, Tensor]()
         for name, parts in self.locations.items():
-            base = location(runs[0][name])
-            kept = [base if k == 0 else location(runs[k][name]) - base for k, _ in parts]
-            flat = [_narrowed(part, dims).reshape(-1) for part, (_, dims) in zip(kept, parts, strict=True)]
+            every, flat = locations[name], list[Tensor]()
+            for dims, some in groupby(parts, key=lambda part: part[1]):
+                numbers = [k for k, _ in some]
+                kept = every[torch.tensor(numbers)]
+                if numbers[0] == 0:
+                    kept = torch.cat([kept[:1], kept[1:] - every[0]]) if len(numbers) > 1 else kept
+                else:
+                    kept = kept - every[0]
+                flat.append(_narrowed(kept, [d + 1 for d in dims]).reshape(-1))
             found[location_of(name)] = torch.cat(flat)
-        for name, (key, dims) in self.scales.items():
-            found[scale_of(name)] = _narrowed(argument(runs[0][name], key).tensor.double(), dims)
+        for name, (_, dims) in self.scales.items():
+            found[scale_of(name)] = _narrowed(scales[name], dims)
         return found
 
     def recorded(self, points: Sequence[Params]) -> Computed:
@@ -180,20 +191,72 @@ def computed(
         single: whether anything is in single precision.
     """
     latents = (torch.zeros(places.count, dtype=torch.float64), *frames)
+    at_once = _agree_at_once(program, points[0], places, latents, sites)
     with torch.no_grad():
-        runs = [[program.run(params, places.values(z)) for z in latents] for params in points]
+        runs = [runs_of(program, params, places, latents, sites, at_once=at_once) for params in points]
     locations, scales = dict[str, tuple[Part, ...]](), dict[str, tuple[str, tuple[int, ...]]]()
     for name, key in sites.items():
-        parts = list[Part]()
-        bases = [location(run[0][name]) for run in runs]
-        for k in range(len(latents)):
-            kept = bases if k == 0 else [location(r[k][name]) - b for r, b in zip(runs, bases, strict=True)]
-            if k == 0 or any(bool((part != 0).any()) for part in kept):
-                parts.append((k, idle(kept, kept[0].dim(), single=single)))
-        locations[name] = tuple(parts)
-        kept = [argument(run[0][name], key).tensor.double() for run in runs]
+        every = [torch.cat([run[0][name][:1], run[0][name][1:] - run[0][name][0]]) for run in runs]
+        moved = torch.stack([(one != 0).reshape((len(latents), -1)).any(1) for one in every]).any(0).tolist()
+        numbers = [k for k, mine in enumerate(moved) if mine or k == 0]
+        locations[name] = tuple((k, idle([o[k] for o in every], every[0].dim() - 1, single=single)) for k in numbers)
+        kept = [run[1][name] for run in runs]
         scales[name] = key, idle(kept, kept[0].dim() - 2 * (key == "scale_tril"), single=single)
-    return Computed(program, latents, places, locations, scales).recorded(points)
+    return Computed(program, latents, places, locations, scales, at_once).recorded(points)
+
+
+Found = tuple[dict[str, Tensor], dict[str, Tensor]]
+"""By site its location in every run, runs first; and its scale."""
+
+
+def runs_of(
+    program: Program,
+    params: Params,
+    places: Places,
+    latents: Sequence[Tensor],
+    sites: Mapping[str, str],
+    *,
+    at_once: bool,
+) -> Found:
+    """Return locations and scales of sites in runs at several values of all latents.
+
+    Args:
+        program: what is run.
+        params: values of its parameters.
+        places: of the latents.
+        latents: the values, which scales do not depend on.
+        sites: with the names of their scales.
+        at_once: whether the model runs once for all values.
+    """
+
+    def read(z: Tensor) -> list[Tensor]:
+        run = program.run(params, places.values(z))
+        return [location(run[n]) for n in sites] + [argument(run[n], key).tensor.double() for n, key in sites.items()]
+
+    if at_once:
+        found = list(torch.func.vmap(lambda z: tuple(read(z)))(torch.stack([*latents])))
+    else:
+        found = [torch.stack(parts) for parts in zip(*map(read, latents), strict=True)]
+    count = len(sites)
+    return dict(zip(sites, found[:count], strict=True)), {n: f[0] for n, f in zip(sites, found[count:], strict=True)}
+
+
+def _agree_at_once(
+    program: Program, params: Params, places: Places, latents: Sequence[Tensor], sites: Mapping[str, str]
+) -> bool:
+    """Tell whether the model runs at several values of the latents at once, and as it runs at each."""
+    with torch.no_grad():
+        if not pays(program, program.run(params, places.values(latents[0])), len(latents)):
+            return False
+        try:
+            every = runs_of(program, params, places, latents, sites, at_once=True)
+        except Exception:  # whatever it is, runs one by one have it too, or none
+            return False
+        ends = latents[0], latents[-1]
+        alone = runs_of(program, params, places, ends, sites, at_once=False)
+    pairs = [(every[0][n][k], alone[0][n][k]) for n in sites for k in (0, -1)]
+    pairs += [(every[1][n], alone[1][n]) for n in sites]
+    return all(close(mine, truth, AGREEING) for mine, truth in pairs)
 
 
 def taken_apart(

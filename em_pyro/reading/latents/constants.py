@@ -18,7 +18,7 @@ from ..reading import Recognition
 from .bilinear import Bilinear, Latents, Places, Slot, stacked
 from .computed import Computed, computed, taken_apart
 from .degree import sites_of_latents
-from .entries import colours_of, entries_of
+from .entries import Used, colours_of, entries_of, first_alike, numbered, of_colour, used_of
 from .frames import Frame, points_of, takes_of
 from .moves import Moves
 from .replays import Crowded, Replays, names_of, thin
@@ -81,6 +81,8 @@ def bilinear(program: Program, recognition: Recognition, sites: frozenset[str], 
             left = [kind for kind, many in coarse.items() if many + 1 < len(places.cuts(kind))]
             if crowded.kind is None and left:
                 coarse.update({kind: coarse[kind] + 1 for kind in left})
+            elif crowded.said is not None:
+                raise crowded.said from None
             elif crowded.kind in left:
                 coarse[crowded.kind] += 1
             else:
@@ -99,16 +101,18 @@ def _found(
     start = replays.run(zero, {})
     shapes = {n: _shape(replays.program, recognition.runs[0][n], parts) for n, parts in start.items()}
     read = {n: recognition.readings[n] for n in start if n in recognition.readings}
-    found = {n: entries_of(r, recognition.bank, shapes[n]) for n, r in read.items()}
+    like = first_alike(read, shapes)
+    found = {n: entries_of(read[n], recognition.bank, shapes[n]) for n in dict.fromkeys(like.values())}
     entries = sorted({entry for own, _ in found.values() for entry in own})
     number = {entry: k for k, entry in enumerate(entries)}
-    indices = {n: _numbered(own, index, number) for n, (own, index) in found.items()}
+    indices = {n: numbered(own, index, number) for n, (own, index) in found.items()}
     colours = colours_of(list(indices.values()), len(entries))
     count = int(colours.max()) + 1 if len(entries) else 0
     if (1 + len(frames)) * (1 + count) + len(frames) > RUNS:
         raise _too_many(replays.places)
-    index = {n: tuple(thin(_of_colour(indices[n], colours, c)) for c in range(count)) for n in indices}
-    moves = Moves(replays, entries, colours.tolist(), {n: [part >= 0 for part in own] for n, own in index.items()})
+    index = {n: tuple(thin(of_colour(indices[n], colours, c)) for c in range(count)) for n in indices}
+    has = {n: [part >= 0 for part in own] for n, own in index.items()}
+    moves = Moves(replays, entries, colours.tolist(), {n: has[like[n]] for n in read})
     apart = {plate for latent in replays.program.latents.values() for plate in latent.plates}
     apart |= {plate for name in places.shapes for plate in recognition.runs[0][name].plates}
     rows = {n: [d for d, p in enumerate(names_of(recognition.runs[0][n])) if p in apart] for n in start}
@@ -116,24 +120,28 @@ def _found(
     base = replays.run(zero, moves.none)
     constants = moves.constants(base)
     slots: dict[str, list[Slot]] = {n: [] for n in start}
+    moves.ahead([frame.at(far) for frame, takes in zip(frames, which, strict=True) if takes])
     for frame, takes in zip(frames, which, strict=True):
         if takes:
             slopes = moves.slopes(frame.at(far), far, base, constants, takes)
             for name, taken in takes.items():
                 some = tuple(slope if bool((slope != 0).any()) else None for slope in slopes[name])
                 slots[name].append(Slot(taken, some))
-    made = {}
+    made = dict[str, Bilinear]()
+    occurring = {n: used_of(own, entries) for n, own in index.items()}
     for name in start.keys() - others.keys():
         site = recognition.runs[0][name]
-        own = index.get(name, ())
+        own = occurring[like[name]] if name in like else Used([count], (), ())
         made[name] = _pruned(
-            Bilinear(site, names_of(site), shapes[name], own, tuple(entries), constants[name], tuple(slots[name]))
+            Bilinear(site, names_of(site), shapes[name], own.where, own.entries, constants[name], tuple(slots[name])),
+            own,
         )
     if not others:
         _certify(replays, made, far, replays.params)
         return Found({name: made[name] for name in start}, None)
     used = [k for k, takes in enumerate(which) if takes.keys() & others.keys()]
     at = [frames[k].at(1.0) for k in used]
+    replays.ahead(at, recognition.runs[0])
     worked = computed(replays.program, recognition.points, places, at, others, single=replays.single)
     runs = [start, *(replays.run(z, {}) for z in at)]
     for name in others:
@@ -164,32 +172,12 @@ def _shape(program: Program, site: Site, parts: tuple[Tensor, Tensor]) -> tuple[
     return (*(plates.get(n, size) for n, size in zip(names_of(site), shape, strict=False)), *shape[len(site.dims) :])
 
 
-def _numbered(own: Sequence[tuple[str, int]], index: Tensor, number: Mapping[tuple[str, int], int]) -> Tensor:
-    table = torch.tensor([*(number[entry] for entry in own), -1], dtype=torch.long)
-    return table[index]
-
-
-def _of_colour(index: Tensor, colours: Tensor, c: int) -> Tensor:
-    """The entry of a colour that a cell has, -1 for none."""
-    hit = torch.cat([colours == c, torch.zeros(1, dtype=torch.bool)])[index]
-    return torch.where(hit, index, -1).amax(-1)
-
-
-def _pruned(made: Bilinear) -> Bilinear:
+def _pruned(made: Bilinear, used: Used) -> Bilinear:
     """Leave out covariates that no cell has."""
-    kept = [k for k, index in enumerate(made.index) if bool((index >= 0).any())]
-    keep = [*kept, len(made.constants) - 1]
-    used = sorted({int(i) for k in kept for i in made.index[k].unique() if i >= 0})
-    table = torch.full((len(made.entries) + 1,), -1)
-    table[used] = torch.arange(len(used))
-    slots = tuple(replace(slot, slopes=tuple(slot.slopes[k] for k in keep)) for slot in made.slots)
-    return replace(
-        made,
-        index=tuple(table[made.index[k]] for k in kept),
-        entries=tuple(made.entries[i] for i in used),
-        constants=tuple(made.constants[k] for k in keep),
-        slots=slots,
-    )
+    if len(used.kept) == len(made.constants):
+        return made
+    slots = tuple(replace(slot, slopes=tuple(slot.slopes[k] for k in used.kept)) for slot in made.slots)
+    return replace(made, constants=tuple(made.constants[k] for k in used.kept), slots=slots)
 
 
 def _certify(replays: Replays, made: Mapping[str, Bilinear], far: float, params: Params) -> None:
@@ -202,17 +190,18 @@ def _certify(replays: Replays, made: Mapping[str, Bilinear], far: float, params:
         params: of the residuals.
 
     Raises:
-        ModelError: they differ.
-        Crowded: they differ where some latents are zero, in whose units the others are lost.
+        Crowded: they differ: a latent may have been lost beside another one that was moved with it. Where all are
+            moved alone, that says what is wrong.
     """
     every, elsewhere = stacked(made), _elsewhere(replays, far)
     for latents in elsewhere[:2]:
         for name, (mine, truth) in _different(replays, every, latents, params).items():
-            raise ModelError(
+            said = ModelError(
                 f'Site "{name}": expected a residual that is affine in the continuous latents and in the parameters, '
                 f"got one that is not ({float((mine - truth).abs().max()):.2g} off at random values). Write the "
                 f"location as sums of products of a latent and a parameter."
             )
+            raise Crowded(None, said)
     for latents in elsewhere[2:]:
         if _different(replays, every, latents, params):
             raise Crowded(None)

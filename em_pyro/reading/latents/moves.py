@@ -71,19 +71,37 @@ class Moves:
         """How much they are more, by the unit, where some latents are at `far`."""
         known = self.replays.run(latents, self.none)
         found: dict[str, list[Tensor]] = {name: [] for name in names}
+        steps = [tuple(name for name in some.names if name in found) for some in base.steps]
         for colour in range(max(self.colours, default=-1) + 1):
             run, step = self._run(latents, colour, known, AFTER[self.replays.single])
             for name, have in found.items():
                 size = run[name][1].abs() + known[name][1].abs()
                 more = run[name][1] - known[name][1] - step * constants[name][colour]
                 have.append(thin(torch.where(more.abs() <= self.replays.noise * size, 0.0, more) / step / far))
-        for name, have in found.items():  # each by itself, so that large ones round nothing
-            value, location = known[name]
-            have.append(thin(((value - base[name][0]) - (location - base[name][1])) / far))
+        for some in filter(None, steps):  # each by itself, so that large ones round nothing
+            (value, location), before = known.of(some), base.of(some)
+            for name, part in zip(some, ((value - before[0]) - (location - before[1])) / far, strict=True):
+                found[name].append(thin(part))
         return {name: tuple(have) for name, have in found.items()}
 
+    def ahead(self, points: Sequence[Tensor]) -> None:
+        """Make the runs that `slopes` at some latents will ask for, at once where that can be done."""
+        colours = range(max(self.colours, default=-1) + 1)
+        if not colours or not self.replays.keeps((1 + len(colours)) * len(points)):
+            return
+        self.replays.ahead(points, None, self.none)
+        for colour in colours:
+            steps = [self._step(colour, self.replays.run(z, self.none), AFTER[self.replays.single]) for z in points]
+            for step in set(steps):
+                some = [z for z, mine in zip(points, steps, strict=True) if mine == step]
+                self.replays.ahead(some, None, self._at(colour, step))
+
     def _run(self, latents: Tensor, colour: int, known: Parts, leap: float) -> tuple[Parts, float]:
-        """Run with a colour moved by one, or by a leap where it is beside something that is known; and say how far."""
-        beside = (bool(((known[name][1] != 0) & cells[colour]).any()) for name, cells in self.has.items())
-        step = leap if any(beside) else 1.0
+        """Run with a colour moved, and say how far."""
+        step = self._step(colour, known, leap)
         return self.replays.run(latents, self._at(colour, step)), step
+
+    def _step(self, colour: int, known: Parts, leap: float) -> float:
+        """How far a colour is moved: by one, or by a leap where it is beside something that is known."""
+        beside = (bool(((known[name][1] != 0) & cells[colour]).any()) for name, cells in self.has.items())
+        return leap if any(beside) else 1.0

@@ -10,7 +10,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ...program.named import Params, squeeze, unwrap
+from ...errors import ModelError
+from ...program.named import Params, alike, squeeze, unwrap
 from ...program.points.abreast import FEW, read_abreast
 from ...program.program import Program
 from ...program.site import Site
@@ -26,10 +27,10 @@ ROOM = {False: 900, True: 110}  # what a location may be then
 class Crowded(Exception):
     """A cell has two of the entries that were moved together; says of which kind."""
 
-    def __init__(self, kind: tuple[int, ...] | None) -> None:
-        """Of which kind; None is not known."""
+    def __init__(self, kind: tuple[int, ...] | None, said: ModelError | None = None) -> None:
+        """Of which kind, None is not known; and what is said where all are moved alone."""
         super().__init__()
-        self.kind = kind
+        self.kind, self.said = kind, said
 
 
 @frozen
@@ -148,28 +149,34 @@ class Replays:
 
     def run(self, latents: Tensor, moved: Params) -> Parts:
         """Return value and location of every site, both in the dimensions of its cells."""
-        if not moved and (known := self._known(latents)) is not None:  # some are asked for again
+        if (known := self._known(latents, moved)) is not None:  # some are asked for again
             return known
-        with torch.no_grad():
-            sites = self.program.run({**self.params, **moved}, self.places.values(latents))
-        found = self.cells(sites)
-        if not moved and len(self._runs) < self._kept:
-            self._runs.append((latents, found))
+        found = self.cells(self._sites(latents, moved))
+        if len(self._runs) < self._kept:
+            self._runs.append((latents, moved, found))
         return found
 
-    def _known(self, latents: Tensor) -> Parts | None:
-        return next((parts for before, parts in self._runs if torch.equal(before, latents)), None)
+    def _sites(self, latents: Tensor, moved: Params) -> dict[str, Site]:
+        with torch.no_grad():
+            return self.program.run({**self.params, **moved}, self.places.values(latents))
 
-    def ahead(self, points: Sequence[Tensor], known: Mapping[str, Site]) -> None:
+    def _known(self, latents: Tensor, moved: Params) -> Parts | None:
+        same = (parts for at, by, parts in self._runs if torch.equal(at, latents) and alike(by, moved))
+        return next(same, None)
+
+    def ahead(self, points: Sequence[Tensor], known: Mapping[str, Site] | None, moved: Params | None = None) -> None:
         """Run with several latents at once, where that can be done, and keep the runs: they will be asked for.
 
         Args:
             points: the latents.
-            known: a run at the same parameters, and other latents.
+            known: a run at the same parameters, and other latents; None is made.
+            moved: parameters that have other values.
         """
-        points = [point for point in points if self._known(point) is None]
-        if not FEW <= len(points) <= self._kept - len(self._runs):
+        moved = moved or {}
+        points = [point for point in points if self._known(point, moved) is None]
+        if len(points) < FEW or not self.keeps(len(points)):
             return
+        known = self._sites(torch.zeros_like(points[0]), moved) if known is None else known
         steps = list[tuple[str, ...]]()
 
         def read(sites: Mapping[str, Site]) -> dict[tuple[str, str], Tensor]:
@@ -181,17 +188,21 @@ class Replays:
         before = {name: known[name].value for name in self.places.shapes}
         values = [before, *(self.places.values(point) for point in points)]
         with torch.no_grad():
-            found = read_abreast(self.program, known, [self.params] * len(values), values, read)
+            found = read_abreast(self.program, known, [{**self.params, **moved}] * len(values), values, read)
         if found is None:
             return
         for k, point in enumerate(points, 1):
             each = [Steps(n, found[f"{i}", "value"][k], found[f"{i}", "location"][k]) for i, n in enumerate(steps)]
-            self._runs.append((point, Parts(each, self._names)))
+            self._runs.append((point, moved, Parts(each, self._names)))
 
     @cached_property
-    def _runs(self) -> list[tuple[Tensor, Parts]]:
-        """Runs in which no parameter was moved, and their latents."""
+    def _runs(self) -> list[tuple[Tensor, Params, Parts]]:
+        """Runs, with their latents and the parameters that were moved."""
         return []
+
+    def keeps(self, runs: int) -> bool:
+        """Whether so many more runs are kept."""
+        return len(self._runs) + runs <= self._kept
 
     @cached_property
     def _kept(self) -> int:

@@ -157,7 +157,7 @@ def _add_connected(
     inside = reached({n: traced[n] for n in traced if n in normal or n in found}, leaves, _locations)
     meets: dict[str, dict[str, str]] = {name: {} for name in (*normal, *found)}
     for name, entering in inside.items():
-        for other in sorted(entering & meets.keys() - scales - {name}):
+        for other in sorted((entering - scales - {name}) & meets.keys()):
             meets[name][other] = f'part of the law of "{name}"'
             meets[other][name] = f'"{other}" is part of its law'
     others = {other for near in meets.values() for other in near} - found.keys() - scales
@@ -165,7 +165,7 @@ def _add_connected(
     waiting = list(found)
     while waiting:
         for other, why in meets[waiting.pop()].items():
-            if other in others - found.keys() and not factors.get(other, frozenset()) & found.keys():
+            if other in others and other not in found and not factors.get(other, frozenset()) & found.keys():
                 found[other] = why
                 waiting.append(other)
 

@@ -13,25 +13,35 @@ from ....program.named import broadcast
 from ..rows import Part, Rows
 
 
-def merged(sites: Sequence[Rows]) -> list[tuple[Rows, tuple[str, ...]]]:
+def merged(sites: Sequence[tuple[Rows, tuple[str, ...]]]) -> list[tuple[Rows, tuple[str, ...]]]:
     """Join what is alike, each under the name of its first site, with the names of all."""
-    groups: dict[Any, list[Rows]] = {}
-    for rows in sites:
-        ordered = _ordered(rows)
-        groups.setdefault(_key(ordered), []).append(ordered)
-    return [(_joined(some), tuple(rows.site for rows in some)) for some in groups.values()]
+    groups: dict[Any, list[tuple[Rows, tuple[str, ...]]]] = {}
+    for rows, names in sites:
+        ordered = _ordered(rows, len(names))
+        groups.setdefault(_key(ordered), []).append((ordered, names))
+    return [(_joined([rows for rows, _ in some]), tuple(n for _, ns in some for n in ns)) for some in groups.values()]
 
 
-def _ordered(rows: Rows) -> Rows:
+def _ordered(rows: Rows, sites: int) -> Rows:
     """Latents in a fixed order, those that come last in the program first."""
     if rows.which.shape[1] < 2:
         return rows
-    if any(part is not None and part.shape[1] > 1 for slot in rows.slopes for part in slot):
+    by_site = _ordered_by_site(rows, sites)
+    if _varying(by_site):
         by_row = _ordered_by_row(rows)
-        if _varying(by_row) < _varying(rows):
+        if _varying(by_row) < _varying(by_site):
             return by_row
-    order = rows.which.amax(0).argsort(descending=True, stable=True)
-    return replace(rows, which=rows.which[:, order], slopes=tuple(rows.slopes[k] for k in order.tolist()))
+    return by_site
+
+
+def _ordered_by_site(rows: Rows, sites: int) -> Rows:
+    """The same within each of so many sites, all rows of one alike."""
+    last = rows.which.reshape((sites, -1, rows.which.shape[1])).amax(1)
+    order = last.argsort(dim=1, descending=True, stable=True)
+    if bool((order == order[0]).all()):
+        one = order[0]
+        return replace(rows, which=rows.which[:, one], slopes=tuple(rows.slopes[k] for k in one.tolist()))
+    return _put(rows, order.repeat_interleave(len(rows.which) // sites, 0), rows.which.shape[1])
 
 
 def _varying(rows: Rows) -> int:
@@ -41,8 +51,13 @@ def _varying(rows: Rows) -> int:
 
 def _ordered_by_row(rows: Rows) -> Rows:
     """The same within each row: neighbours in time take the same latents in turns, and with the same slopes."""
-    which, order = rows.which.sort(dim=1, descending=True, stable=True)
-    used = int((which >= 0).sum(1).amax())
+    order = rows.which.argsort(dim=1, descending=True, stable=True)
+    return _put(rows, order, int((rows.which >= 0).sum(1).amax()))
+
+
+def _put(rows: Rows, order: Tensor, used: int) -> Rows:
+    """Slots in an order of every row, (rows, slots), of which so many are used."""
+    which = rows.which.gather(1, order)
     slopes = [[_picked(rows, order[:, f], which[:, f] >= 0, j) for j in range(rows.count + 1)] for f in range(used)]
     return replace(rows, which=which[:, :used], slopes=tuple(tuple(slot) for slot in slopes))
 

@@ -24,6 +24,8 @@ def repeats_of(site: Site, layout: Layout) -> Tensor | None:
     Raises:
         ModelError: coordinates of a row differ.
     """
+    if site.once:
+        return None
     scale = site.row_weights
     if not scale.names and float(scale.tensor) == 1:
         return None
@@ -34,6 +36,13 @@ def repeats_of(site: Site, layout: Layout) -> Tensor | None:
             f"enter, got several. {REMEDY}"
         )
     return found[0, :, 0].expand(layout.sizes[1])
+
+
+def rows_below(repeats: Sequence[Tensor | None], rows: int) -> Tensor | None:
+    """The same of several sites of so many rows each, one below the other; None is once."""
+    if all(part is None for part in repeats):
+        return None
+    return torch.cat([torch.ones(rows, dtype=torch.float64) if part is None else part for part in repeats])
 
 
 REMEDY = "A weight says how often a row is there with its latents: put all of them inside the scale, or repeat rows."
