@@ -148,8 +148,7 @@ def survey(
         DataError: a plate is empty.
         ParameterError: a parameter is not fitted, or has another shape; or one of `continuous` is no site with a prior.
     """
-    indices: Indices = {}
-    drawn: Drawn = {}
+    indices, drawn = Indices(), Drawn()
     chosen = dict(continuous or {})
     integrated = dict(integrated or {}) | {n: "as you asked" for n, choice in chosen.items() if choice == "integrate"}
     how, first = first_that_runs(
