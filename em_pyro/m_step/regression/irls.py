@@ -36,7 +36,7 @@ from .nearer import FAR, nearer
 from .predictors import Entry
 from .site import Site, side_by_side, site_of
 
-ITERATIONS, HALVINGS = 100, 20
+ITERATIONS, HALVINGS = 30, 20
 STATIONARY = 1e-10  # of the gradient, relative to 1 + |Q|
 PROMISED = 1e-4  # of what the slope promises on the way to zero, beside the slope itself
 UNSEEN = 1e-12  # of a rise of Q, relative to 1 + |Q|: below, only the gradient can tell
