@@ -25,6 +25,7 @@ from .data.shapes import mismatched
 from .data.statements import check_law, check_support
 from .handlers import (
     Indices,
+    as_computed,
     handed_out,
     indices_of,
     is_given,
@@ -83,6 +84,7 @@ class _Survey(Messenger):
             msg["value"], msg["done"] = indices_of(msg["fn"], self.indices), True
         elif not is_subsample(msg):
             check_law(msg["name"], msg["fn"])
+            as_computed(msg)
         if msg["is_observed"] and not is_subsample(msg):
             msg["value"] = observed(msg["name"], msg["value"])
         if is_subsample(msg) or msg["is_observed"] or msg["done"]:
