@@ -106,3 +106,16 @@ def test_an_event_that_takes_the_rows_of_a_plate(size: int) -> None:
 
     with pytest.raises(ModelError, match=rf'Site "x": .* got the {size} states of "z" in dimension -1.*to_event'):
         EM(model).plan()
+
+
+@pytest.mark.parametrize("weights", [[2.0] * 6, "twice", {"rows": 2.0}], ids=["list", "text", "dict"])
+def test_row_weights_that_are_no_numbers(weights: Any) -> None:
+    """In a closure nothing is converted."""
+
+    def model() -> None:
+        with poutine.scale(scale=weights), pyro.plate("rows", 6):
+            mixture(lambda loc: dist.Normal(loc, 1.0))
+
+    got = type(weights).__name__
+    with pytest.raises(ModelError, match=f"poutine.scale: expected a number, .* got {got}. Pass torch.as_tensor"):
+        EM(model).plan()
