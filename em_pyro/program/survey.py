@@ -233,8 +233,8 @@ def _run(
         stated = handler.parameters
         handler.registered = {n: (t, stated[n].constraint if n in stated else c) for n, (t, c) in registered.items()}
     except ValueError as error:
-        ours = mismatched(error) if fitted is None else None  # fitted parameters may lack entries for other rows
-        if ours is not None:
+        # Fitted parameters may lack entries for other rows.
+        if fitted is None and (ours := mismatched(error, handler.messages)):
             raise ours from error
         told = str(error).partition(NO_WEIGHT)
         if told[0] or not told[1]:

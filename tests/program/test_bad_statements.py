@@ -1,4 +1,4 @@
-"""Masks that are no booleans, or not as many as there are rows: named with the statement, the site and the remedy."""
+"""Masks and weights that are none, or not as many as there are rows, and rows that events or priors take: named."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +9,7 @@ import pytest
 import torch
 from oracles.tolerances import IDENTITY
 from pyro import poutine
+from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
@@ -92,6 +93,26 @@ def test_one_for_all_rows() -> None:
     """The number one is true to Pyro's handler."""
     found = [float(EM(handled).posterior(mask).log_evidence) for mask in (1, True)]
     assert found[0] == pytest.approx(found[1], rel=IDENTITY)
+
+
+@pytest.mark.parametrize("module", [False, True])
+def test_a_prior_that_is_drawn_for_every_row(*, module: bool) -> None:
+    """A PyroSample that is first read inside a plate is sampled there."""
+    law = dist.Normal(torch.zeros(2, dtype=torch.float64), 5.0).to_event(1)
+
+    class Module(PyroModule):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.loc = PyroSample(law)
+
+        def forward(self) -> None:
+            with pyro.plate("rows", 6):
+                z = pyro.sample("z", dist.Categorical(torch.ones(2, dtype=torch.float64)))
+                loc = self.loc if module else pyro.sample("loc", law)
+                pyro.sample("x", dist.Normal(loc[z], 1.0), obs=X)
+
+    with pytest.raises(ModelError, match=r'Site "x": .* If all rows are to share "loc", sample it before the plate'):
+        EM(Module()).plan()
 
 
 @pytest.mark.parametrize("size", [2, 3])
