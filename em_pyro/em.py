@@ -13,7 +13,6 @@ from torch import Tensor
 
 from .after.driver import Driver
 from .after.fit import Fit
-from .errors import ModelError
 from .families.base import summed
 from .fit.loop import State
 from .fit.problem import Problem
@@ -26,6 +25,7 @@ from .options import (
     EVERY,
     check_batches,
     check_file,
+    check_model,
     check_options,
     check_passes,
     check_priors,
@@ -129,8 +129,7 @@ class EM(Driver):
         process_group: Any = None,
     ) -> None:
         """Take the model and the options; nothing runs yet."""
-        if not callable(model):
-            raise ModelError(f"EM: expected a Pyro model (a callable), got {type(model).__name__}.")
+        check_model("EM", model)
         check_options(tol, max_steps, seed, starts, m_step, callback, acceleration, e_step)
         check_priors(prior_density, continuous)
         check_batches(batches, update, step_size, acceleration, callback, process_group)

@@ -9,7 +9,10 @@ from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
-from .errors import ParameterError
+from pyro.infer import ELBO
+from pyro.infer.autoguide import AutoGuide
+
+from .errors import ModelError, ParameterError
 
 EVERY = 100  # steps between two writes of a checkpoint, unless others are asked for
 E_STEPS = ("soft", "hard", "sampled")
@@ -58,6 +61,19 @@ def _short(value: Any) -> str:
     if hasattr(value, "shape"):
         return f"<shape {tuple(value.shape)}>"
     return _named(value) if callable(value) else repr(value)
+
+
+def check_model(what: str, model: Any) -> None:
+    """Raise where there is no model: nothing that can be called, a guide, or what SVI takes beside it.
+
+    Raises:
+        ModelError: with what it is.
+    """
+    kinds = ((AutoGuide, "a guide"), (ELBO, "an objective of SVI"))
+    known = next((f", {kind}, which exact EM needs none of" for cls, kind in kinds if isinstance(model, cls)), "")
+    if known or not callable(model):
+        remedy = " Pass the model itself." if known else ""
+        raise ModelError(f"{what}: expected a Pyro model (a callable), got {type(model).__name__}{known}.{remedy}")
 
 
 def check_options(

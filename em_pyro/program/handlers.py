@@ -19,10 +19,11 @@ from torch.distributions import constraints, transform_to
 
 from ..errors import DataError, EMError, ModelError
 from .devices import untouched_generators
-from .named import Params
+from .named import Params, unwrap
 
 EMPTY = 'Plate "{}": expected at least one row, got none. Pass data.'
 
+POINT = "Delta"  # a law of one value
 LABELS = "[labels]"  # suffix of what is known of a partly observed site
 
 Indices = dict[tuple[int, Any, str], Tensor]
@@ -161,6 +162,16 @@ def untouched_store() -> Iterator[dict[str, tuple[Tensor, Any]]]:
         for name in set(store._params) - before:  # a decorated PyroParam leaves the constraint to pyro.param
             found[name] = store._params[name], store._constraints.setdefault(name, constraints.real)
             del store[name]
+
+
+def as_computed(msg: Any) -> None:
+    """Give a statement of a point mass that is not observed the value of that point, as `pyro.deterministic` does."""
+    if msg["is_observed"] or msg["done"]:
+        return
+    base: Any = unwrap(msg["fn"]).base
+    if type(base).__name__ == POINT and not bool((base.log_density != 0).any()):
+        msg["value"], msg["done"], msg["is_observed"] = msg["fn"].rsample(), True, True
+        msg["infer"] = {**msg["infer"], "_deterministic": True}
 
 
 def handed_out(value: Tensor, constraint: Any) -> Tensor:

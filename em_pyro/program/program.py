@@ -27,6 +27,7 @@ from .data.rows_of import at_rows
 from .devices import visiting
 from .handlers import (
     Indices,
+    as_computed,
     handed_out,
     indices_of,
     is_given,
@@ -214,6 +215,8 @@ class _Replay(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if is_subsample(msg) and msg["value"] is None:
             msg["value"], msg["done"] = indices_of(msg["fn"], self.program.indices), True
+        elif not is_subsample(msg):
+            as_computed(msg)
         if msg["is_observed"] and not is_subsample(msg):
             msg["value"] = observed(msg["name"], msg["value"])
         if is_subsample(msg) or msg["is_observed"] or msg["done"]:

@@ -25,6 +25,7 @@ from .data.shapes import mismatched
 from .data.statements import check_law, check_support
 from .handlers import (
     Indices,
+    as_computed,
     handed_out,
     indices_of,
     is_given,
@@ -84,6 +85,7 @@ class _Survey(Messenger):
             msg["value"], msg["done"] = indices_of(msg["fn"], self.indices), True
         elif not is_subsample(msg):
             check_law(msg["name"], msg["fn"])
+            as_computed(msg)
         if msg["is_observed"] and not is_subsample(msg):
             msg["value"] = observed(msg["name"], msg["value"])
         if is_subsample(msg) or msg["is_observed"] or msg["done"]:
@@ -233,8 +235,8 @@ def _run(
         stated = handler.parameters
         handler.registered = {n: (t, stated[n].constraint if n in stated else c) for n, (t, c) in registered.items()}
     except ValueError as error:
-        ours = mismatched(error) if fitted is None else None  # fitted parameters may lack entries for other rows
-        if ours is not None:
+        # Fitted parameters may lack entries for other rows.
+        if fitted is None and (ours := mismatched(error, handler.messages)):
             raise ours from error
         told = str(error).partition(NO_WEIGHT)
         if told[0] or not told[1]:

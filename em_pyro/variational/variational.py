@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import ModelError, ParameterError
+from ..errors import ParameterError
 from ..fit.loop import State
 from ..fit.problem import Problem, prepare
 from ..fit.progress import Bar
 from ..fit.starting.starts import need_parameters, starting_points
-from ..options import check_options, check_switches, written
+from ..options import check_model, check_options, check_switches, written
 from ..program.devices import beside
 from ..program.handlers import alone
 from .choose import choose
@@ -72,8 +72,7 @@ class VariationalEM:
         acceleration: str | None = "auto",
     ) -> None:
         """Take the model, the priors and the options; nothing runs yet."""
-        if not callable(model):
-            raise ModelError(f"VariationalEM: expected a Pyro model (a callable), got {type(model).__name__}.")
+        check_model("VariationalEM", model)
         if not (priors is None or isinstance(priors, Mapping)):
             raise ParameterError(f"VariationalEM: expected priors to be a dict by parameter name, got {priors!r}.")
         check_options(tol, max_steps, seed, starts, None, callback, None)

@@ -64,8 +64,8 @@ def hidden_rows(ground: Ground, level: float, slope: Tensor) -> str:
         return ""
     plate, here = _rows(ground, around.params)
     for some in _together(around.entries, flat) if plate else ():
-        there = posterior(ground.problem.engine.full, around.at(_towards_zero(around, some)[-1]).params)
-        rows = (there.log_evidence_by(plate) > here + LIKELIER).nonzero().flatten().tolist()
+        there = _rows(ground, around.at(_towards_zero(around, some)[-1]).params, plate)[1]
+        rows = (there > here + LIKELIER).nonzero().flatten().tolist()
         if rows:
             which = ", ".join(map(str, rows[:MANY])) + (f" ({len(rows)} in all)" if len(rows) > MANY else "")
             what = f'rows {which} of plate "{plate}" have no slope'
@@ -93,20 +93,24 @@ def _hides_a_row(ground: Ground) -> bool:
     still = here < -LIKELIER
     signs = torch.cos(torch.arange(1.0, TURNS * around.size + 1, dtype=torch.float64) ** 2).reshape(TURNS, -1)
     for turn in NEXT * signs * around.sizes.clamp(min=NEXT):
-        there = posterior(problem.engine.full, around.at(turn).params).log_evidence_by(plate)
+        there = _rows(ground, around.at(turn).params, plate)[1]
         still &= (there - here).abs() <= LEVEL * (1 + here.abs())
     return bool(still.any())
 
 
-def _rows(ground: Ground, params: Params) -> tuple[str, Tensor]:
-    """The longest plate whose rows are independent, and the log evidence of each; an empty name if there is none."""
-    problem = ground.problem
-    law, plates = posterior(problem.engine.full, params), problem.program.plates
-    for plate in sorted(plates, key=lambda name: -plates[name]):
+def _rows(ground: Ground, params: Params, plate: str = "") -> tuple[str, Tensor]:
+    """The longest plate whose rows are independent, or one that is, and the log evidence of each, NaN without a law.
+
+    The name is empty if there is none.
+    """
+    problem, sizes = ground.problem, ground.problem.program.plates
+    for name in [plate] if plate else sorted(sizes, key=lambda one: -sizes[one]):
         try:
-            return plate, law.log_evidence_by(plate)
+            return name, posterior(problem.engine.full, params).log_evidence_by(name)
         except ParameterError:  # its rows hang together
             continue
+        except (RuntimeError, ValueError):  # of the model: beyond an edge there is no law
+            return name, torch.full((), torch.nan, dtype=torch.float64)
     return "", torch.zeros(0)
 
 

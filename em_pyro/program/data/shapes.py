@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from pyro.primitives import _masked_observe
 
@@ -142,8 +143,13 @@ def listed_plates(site: Site, plates: Mapping[str, int]) -> str:
     return ", ".join(f'"{name}" ({plates[name]})' for name in site.plates) or "none"
 
 
-def mismatched(error: ValueError) -> ModelError | None:
-    """Return what Pyro says of a batch that does not fit its plate, with a remedy; None if it says something else."""
+def mismatched(error: ValueError, messages: Mapping[str, Any] | None = None) -> ModelError | None:
+    """Return what Pyro says of a batch that does not fit its plate, with a remedy; None if it says something else.
+
+    Args:
+        error: of Pyro's.
+        messages: the statements before, by site: one that is drawn for every row may be what does not fit.
+    """
     if found := OBS_MASK.match(str(error)):
         got, batch = found.groups()
         return ModelError(
@@ -155,11 +161,24 @@ def mismatched(error: ValueError) -> ModelError | None:
     if not found:
         return None
     plate, site, dim, have, size = found.groups()
+    inside = [f'"{name}"' for name, msg in (messages or {}).items() if _for_each_row(msg, plate)]
+    remedy = (
+        f"Call .to_event(1) if a row has {size} values; index by a latent or by data what has {size} entries otherwise."
+        if not inside
+        else f"If all rows are to share {listed(inside)}, sample it before the plate: inside, every row has its own. A "
+        f"PyroSample is sampled where the module first reads it."
+    )
     return ModelError(
         f'Site "{site}": expected a batch that its plates broadcast to, got size {size} in dimension {dim}, which is '
-        f'that of plate "{plate}" ({have}). Call .to_event(1) if a row has {size} values; index by a latent or by data '
-        f"what has {size} entries otherwise."
+        f'that of plate "{plate}" ({have}). {remedy}'
     )
+
+
+def _for_each_row(msg: Any, plate: str) -> bool:
+    """Whether a statement draws events of a continuous latent for every row of a plate."""
+    inside = any(frame.name == plate for frame in msg["cond_indep_stack"])
+    fn = msg["fn"]
+    return inside and not (msg["is_observed"] or fn.has_enumerate_support) and len(fn.event_shape) > 0
 
 
 def of_states(error: Exception, states: Mapping[str, int]) -> ModelError | None:

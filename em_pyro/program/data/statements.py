@@ -9,6 +9,7 @@ import torch
 from pyro import sample
 from pyro.distributions.torch_distribution import MaskedDistribution, TorchDistributionMixin
 from pyro.poutine.mask_messenger import MaskMessenger
+from pyro.poutine.scale_messenger import ScaleMessenger
 from pyro.poutine.subsample_messenger import SubsampleMessenger
 from pyro.primitives import _masked_observe
 from torch import Tensor
@@ -21,7 +22,8 @@ from ..unroll import user_site
 from .supports import support_of
 
 MASKS = {MaskMessenger.__init__.__code__: "poutine.mask", MaskedDistribution.__init__.__code__: "fn.mask"}
-STATEMENTS = (sample.__code__, SubsampleMessenger.__init__.__code__, *MASKS)
+SCALE = ScaleMessenger.__init__.__code__
+STATEMENTS = (sample.__code__, SubsampleMessenger.__init__.__code__, SCALE, *MASKS)
 
 
 def at_statement(error: Exception) -> str:
@@ -38,6 +40,8 @@ def at_statement(error: Exception) -> str:
         return ""
     if inner.f_code in MASKS:
         return _at_mask(inner, masked or f"{MASKS[inner.f_code]}: expected a mask")
+    if inner.f_code is SCALE:
+        return _at_scale(inner)
     return _at_site(inner, error) if inner.f_code is sample.__code__ else _at_plate(inner)
 
 
@@ -127,6 +131,15 @@ def _at_mask(frame: FrameType, what: str) -> str:
     return (
         f"{what} that is a tensor of booleans, got one of {str(mask.dtype).removeprefix('torch.')}. Pass mask.bool()."
     )
+
+
+def _at_scale(frame: FrameType) -> str:
+    """Say that a scale is no number and no tensor; empty if it is one."""
+    scale = frame.f_locals["scale"]
+    if isinstance(scale, (int, float, Tensor)):
+        return ""
+    got = f"got {type(scale).__name__}. Pass torch.as_tensor(weights)."
+    return f"poutine.scale: expected a number, or a tensor of row weights, {got}"
 
 
 def _at_plate(frame: FrameType) -> str:

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...errors import ModelError
 from ...program.masks import masks_of
-from ...program.named import Params, unwrap
+from ...program.named import Params, listed, unwrap
 from ...program.program import Program
 from ...program.site import Site
 from ...recording.graph import leaves_of
@@ -195,29 +195,31 @@ def sites_of_latents(program: Program, params: Params, latents: Params) -> froze
     if degrees.read:
         raise ModelError(
             f"The model: expected no branch on a continuous latent, got one (a number is read out of a tensor that "
-            f"depends on {_listed(latents)}: {degrees.read}). {REMEDY}"
+            f"depends on {_listed(latents)}: {degrees.read}). {_remedy(latents)}"
         )
     found = set[str]()
     for name, site in sites.items():
         with torch.no_grad(), degrees:
             entered = name in latents or any(degrees.of(part) for _, part in _parts(site))
         if entered:
-            _check(name, site, degrees)
+            _check(name, site, degrees, _remedy(latents))
             found.add(name)
     return frozenset(found)
 
 
-REMEDY = "Integrate the latent by em_pyro.quadrature, or write a marginal density."
+def _remedy(latents: Mapping[str, Any]) -> str:
+    """Say what can be done of latents that are no part of a normal law."""
+    return f"Integrate {_listed(latents)} by em_pyro.quadrature, or write a marginal density."
 
 
-def _check(name: str, site: Site, degrees: Degrees) -> None:
+def _check(name: str, site: Site, degrees: Degrees, remedy: str) -> None:
     """Refuse a site that is no Normal, MultivariateNormal or Delta whose residual alone has latents in it."""
     base = unwrap(site.fn).base
     kind = type(base).__name__
     if kind not in LOCATION:
         raise ModelError(
             f'Site "{name}": expected Normal, MultivariateNormal or Delta where a continuous latent enters, got '
-            f"{kind}. {REMEDY}"
+            f"{kind}. {remedy}"
         )
     location = LOCATION[kind]
     for what, part in _parts(site):
@@ -228,12 +230,12 @@ def _check(name: str, site: Site, degrees: Degrees) -> None:
                 how = "as a product of latents" if degree < NONE else f"nonlinearly{through}"
                 raise ModelError(
                     f'Site "{name}": expected a residual that is affine in the continuous latents, got one that they '
-                    f"enter {how}. {REMEDY}"
+                    f"enter {how}. {remedy}"
                 )
         elif degree:
             what = what.removeprefix("_unbroadcasted_")
             raise ModelError(
-                f'Site "{name}": expected latents in the location alone, got one in its {what}{through}. {REMEDY}'
+                f'Site "{name}": expected latents in the location alone, got one in its {what}{through}. {remedy}'
             )
 
 
@@ -261,4 +263,4 @@ def _inside(part: Any, around: tuple[Any, ...] = ()) -> Iterator[tuple[str, Tens
 
 
 def _listed(latents: Mapping[str, Any]) -> str:
-    return ", ".join(f'"{name}"' for name in latents)
+    return listed([f'"{name}"' for name in latents])

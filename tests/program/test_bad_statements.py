@@ -1,4 +1,4 @@
-"""Masks that are no booleans, or not as many as there are rows: named with the statement, the site and the remedy."""
+"""Masks and weights that are none, or not as many as there are rows, and rows that events or priors take: named."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +9,7 @@ import pytest
 import torch
 from oracles.tolerances import IDENTITY
 from pyro import poutine
+from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
@@ -94,6 +95,26 @@ def test_one_for_all_rows() -> None:
     assert found[0] == pytest.approx(found[1], rel=IDENTITY)
 
 
+@pytest.mark.parametrize("module", [False, True])
+def test_a_prior_that_is_drawn_for_every_row(*, module: bool) -> None:
+    """A PyroSample that is first read inside a plate is sampled there."""
+    law = dist.Normal(torch.zeros(2, dtype=torch.float64), 5.0).to_event(1)
+
+    class Module(PyroModule):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.loc = PyroSample(law)
+
+        def forward(self) -> None:
+            with pyro.plate("rows", 6):
+                z = pyro.sample("z", dist.Categorical(torch.ones(2, dtype=torch.float64)))
+                loc = self.loc if module else pyro.sample("loc", law)
+                pyro.sample("x", dist.Normal(loc[z], 1.0), obs=X)
+
+    with pytest.raises(ModelError, match=r'Site "x": .* If all rows are to share "loc", sample it before the plate'):
+        EM(Module()).plan()
+
+
 @pytest.mark.parametrize("size", [2, 3])
 def test_an_event_that_takes_the_rows_of_a_plate(size: int) -> None:
     """States of a latent stand where its rows should: it is said whose they are."""
@@ -105,4 +126,17 @@ def test_an_event_that_takes_the_rows_of_a_plate(size: int) -> None:
             pyro.sample("x", dist.Normal(loc[z], 1.0).to_event(1), obs=X)
 
     with pytest.raises(ModelError, match=rf'Site "x": .* got the {size} states of "z" in dimension -1.*to_event'):
+        EM(model).plan()
+
+
+@pytest.mark.parametrize("weights", [[2.0] * 6, "twice", {"rows": 2.0}], ids=["list", "text", "dict"])
+def test_row_weights_that_are_no_numbers(weights: Any) -> None:
+    """In a closure nothing is converted."""
+
+    def model() -> None:
+        with poutine.scale(scale=weights), pyro.plate("rows", 6):
+            mixture(lambda loc: dist.Normal(loc, 1.0))
+
+    got = type(weights).__name__
+    with pytest.raises(ModelError, match=f"poutine.scale: expected a number, .* got {got}. Pass torch.as_tensor"):
         EM(model).plan()
