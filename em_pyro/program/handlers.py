@@ -1,4 +1,4 @@
-"""What surrounds a run of the user's model: no trace in the param store or a generator, whole plates, fixed values."""
+"""What surrounds a run of the user's model: no trace in the param store, whole plates, fixed values, all states."""
 
 from __future__ import annotations
 
@@ -215,6 +215,36 @@ def refuse_part(frame: Any) -> None:
             f'Plate "{frame.name}": expected all {frame.full_size} rows, got a subsample of {frame.size}. '
             f"Exact EM sums over all rows: drop subsample_size, or pass each batch to EM.step."
         )
+
+
+def support(msg: Any) -> Tensor:
+    """Return all values of a discrete latent, shape `(K,) + (1,) * batch dims + event shape`."""
+    fn, infer, name = msg["fn"], msg["infer"], name_of(msg)
+    if infer.get("enumerate") == "sequential" or infer.get("num_samples"):
+        got = "sequential enumeration" if infer.get("enumerate") == "sequential" else "num_samples"
+        raise ModelError(
+            f'Site "{name}": expected parallel enumeration, got {got}. Drop it from infer=: every discrete latent is '
+            f"enumerated in parallel by itself."
+        )
+    if not fn.has_enumerate_support:
+        kind, remedy = type(unwrap(fn).base).__name__, "Truncate it to a Categorical over the values that matter"
+        if unwrap(fn).base.has_enumerate_support:
+            kind = f"{kind} with an event of shape {tuple(fn.event_shape)}"
+            remedy = "Sample its entries one by one, in a plate or a loop, without to_event"
+        elif msg["name"] != name:  # what an obs_mask leaves open
+            kind = f"an obs_mask on {kind}"
+            remedy = "A value on which nothing depends is left out by fn.mask(observed)"
+        raise ModelError(f'Site "{name}": expected a discrete latent with a finite support, got {kind}. {remedy}.')
+    try:
+        found = fn.enumerate_support(expand=False)
+    except NotImplementedError as error:
+        raise ModelError(
+            f'Site "{name}": expected one support for all rows, got {type(unwrap(fn).base).__name__} with a support '
+            f"that differs by row ({error}). Use a Categorical over the largest support, with logits -inf."
+        ) from error
+    if not len(found):
+        raise ModelError(f'Site "{name}": expected at least one state, got none. Give it K >= 1 of them.')
+    return found
 
 
 def states(support: Tensor, event_shape: torch.Size) -> Tensor:

@@ -35,6 +35,7 @@ from .handlers import (
     quiet,
     refuse_part,
     states,
+    support,
     untouched_store,
 )
 from .marks import Marked, marks_of
@@ -98,7 +99,7 @@ class _Survey(Messenger):
             value = value_of_prior(name, msg["fn"], self.fitted)
             self.parameters[name] = Parameter(name, "prior", msg["fn"].support, value.clone())
         else:
-            value = _support(msg)[0]
+            value = support(msg)[0]
             if self.provenance:
                 value = Marked(value, frozenset({name}))
         msg["value"], msg["done"] = value, True
@@ -212,8 +213,8 @@ def _latents(
     found = {}
     for name in names:
         fn = messages[name]["fn"]
-        support = states(_support(messages[name]), fn.event_shape)
-        found[name] = Latent(name, -1 - depth - colours[name], support, plates_of(messages[name]), len(fn.batch_shape))
+        every = states(support(messages[name]), fn.event_shape)
+        found[name] = Latent(name, -1 - depth - colours[name], every, plates_of(messages[name]), len(fn.batch_shape))
     return found
 
 
@@ -257,36 +258,6 @@ def _run(
             f"{error}. Index by values (table[z], Vindex), not by the position of a row or a state."
         ) from error
     return handler
-
-
-def _support(msg: Any) -> Tensor:
-    """Return all values of a discrete latent, shape `(K,) + (1,) * batch dims + event shape`."""
-    fn, infer, name = msg["fn"], msg["infer"], name_of(msg)
-    if infer.get("enumerate") == "sequential" or infer.get("num_samples"):
-        got = "sequential enumeration" if infer.get("enumerate") == "sequential" else "num_samples"
-        raise ModelError(
-            f'Site "{name}": expected parallel enumeration, got {got}. Drop it from infer=: every discrete latent is '
-            f"enumerated in parallel by itself."
-        )
-    if not fn.has_enumerate_support:
-        kind, remedy = type(unwrap(fn).base).__name__, "Truncate it to a Categorical over the values that matter"
-        if unwrap(fn).base.has_enumerate_support:
-            kind = f"{kind} with an event of shape {tuple(fn.event_shape)}"
-            remedy = "Sample its entries one by one, in a plate or a loop, without to_event"
-        elif msg["name"] != name:  # what an obs_mask leaves open
-            kind = f"an obs_mask on {kind}"
-            remedy = "A value on which nothing depends is left out by fn.mask(observed)"
-        raise ModelError(f'Site "{name}": expected a discrete latent with a finite support, got {kind}. {remedy}.')
-    try:
-        support = fn.enumerate_support(expand=False)
-    except NotImplementedError as error:
-        raise ModelError(
-            f'Site "{name}": expected one support for all rows, got {type(unwrap(fn).base).__name__} with a support '
-            f"that differs by row ({error}). Use a Categorical over the largest support, with logits -inf."
-        ) from error
-    if not len(support):
-        raise ModelError(f'Site "{name}": expected at least one state, got none. Give it K >= 1 of them.')
-    return support
 
 
 def _colour(latents: list[str], upstream: Mapping[str, frozenset[str]]) -> dict[str, int]:
