@@ -73,6 +73,17 @@ def accumulated(y: Tensor) -> None:
         pyro.sample(f"y_{t}", dist.Normal(x, 0.3), obs=y[t])
 
 
+def companion(y: Tensor) -> None:
+    """A level and four seasons, moved by a matrix: disturbances come and go in turns, and add up to nothing."""
+    walk, season, first = _scale("walk", 0.5), _scale("season", 0.3), pyro.param("first", tensor([0.4, -0.3, 0.2]))
+    moves, level, state = tensor([[-1.0, -1.0, -1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), tensor(0.0), first
+    for t in pyro.markov(range(len(y))):
+        level = pyro.sample(f"z_{t}", dist.Normal(level, walk))
+        new = pyro.sample(f"e_{t}", dist.Normal(0.0, season))
+        state = moves @ state + torch.stack([new, tensor(0.0), tensor(0.0)])
+        pyro.sample(f"y_{t}", dist.Normal(level + state[0], 0.4), obs=y[t])
+
+
 LOOPS: dict[str, Callable[[Tensor], None]] = {
     "level": level,
     "second order": second_order,
@@ -80,4 +91,5 @@ LOOPS: dict[str, Callable[[Tensor], None]] = {
     "panel": panel,
     "weighted": weighted,
     "accumulated": accumulated,
+    "companion": companion,
 }

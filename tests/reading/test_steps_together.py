@@ -8,8 +8,8 @@ from torch import Tensor, tensor
 
 from em_pyro.reading.latents.bilinear import Bilinear, Slot, stacked
 from em_pyro.reading.latents.constants import wrong_cells
-from em_pyro.reading.latents.frames import _faint
-from em_pyro.reading.latents.replays import together
+from em_pyro.reading.latents.frames import _effects
+from em_pyro.reading.latents.replays import Parts, together
 
 NOISE = 1e-15
 
@@ -51,9 +51,24 @@ def test_each_is_held_to_its_own_units() -> None:
     assert wrong(tensor([[0.0, 0.0], [1e6, 0.0]]).double()) == [[False, False], [True, False]]
 
 
-def test_rounding_is_that_of_the_site() -> None:
-    """An effect that would be rounding beside another site's is none beside its own; beside its own it is."""
-    zero = torch.zeros(2).double()
-    (stack,) = together({"small": (zero, zero), "large": (zero, zero)})
-    effects = tensor([[1e-5, 1e-30], [1e12, 1e-5]]).double()
-    assert _faint(stack, [effects, 0 * effects], NOISE)[0].tolist() == [[False, True], [False, True]]
+class Moved:
+    """Runs in which three sites of two cells move with the only latent, or leave a rounding of what was added."""
+
+    noise, single = NOISE, False
+
+    def run(self, latents: Tensor, moved: Any) -> Parts:
+        """Slopes of 1e-5 and 1e12, and what does not grow: none of it a slope, whatever its own site has beside it."""
+        x = float(latents[0])
+        own, large, alone = tensor([-1e-5 * x, 0.0]), tensor([-1e12 * x, -1e-5]), tensor([0.0, -1e-3])
+        zero = torch.zeros(2)
+        return Parts(together({"own": (zero, own), "large": (zero, large), "alone": (zero, alone)}), NAMES)
+
+
+NAMES = ("own", "large", "alone")
+
+
+def test_rounding_does_not_grow() -> None:
+    """A small slope is one beside the largest of another site; the rounding of what adds up to nothing is none."""
+    start = Parts(together({name: (torch.zeros(2), torch.zeros(2)) for name in NAMES}), NAMES)
+    ((effects,),) = _effects(cast(Any, Moved()), [tensor([1.0])], start.steps)
+    assert effects.tolist() == [[1e-5, 0.0], [1e12, 0.0], [0.0, 0.0]]

@@ -19,6 +19,7 @@ MANY = 100  # plain steps still to be taken, from which on other moves pay
 FEWER = 5  # the same where normal latents are integrated: what is left there is mostly slow
 SETTLED = 5  # successive rates that must all say so
 SEEN = SETTLED + 2  # objectives that they follow from
+PATIENCE = 40  # plain steps of these: small known scales make ridges, on which EM creeps far from the maximum
 
 
 class Wish(NamedTuple):
@@ -47,11 +48,11 @@ def always(trail: Sequence[float], tol: float) -> bool:
     return True
 
 
-def slow(trail: Sequence[float], tol: float, many: int = MANY) -> bool:
+def slow(trail: Sequence[float], tol: float, many: int = MANY, patience: int | None = None) -> bool:
     """Begin when the rate has settled, and says that more than so many plain steps are left to the tolerance.
 
     Gains that shrink at a rate `r` from `d` have `d r^n / (1 - r)` left after `n` steps. What is left must be near: a
-    rate on a plateau says nothing of what comes after it.
+    rate on a plateau says nothing of what comes after it. With `patience`, that many steps are enough of one.
     """
     if tol <= 0 or len(trail) < SEEN:
         return False
@@ -59,7 +60,8 @@ def slow(trail: Sequence[float], tol: float, many: int = MANY) -> bool:
     rates = [later / gain if gain > 0 else 0.0 for gain, later in pairwise(gains)]
     rate, small = min(min(rates), SLOWEST), tol * (1 + abs(trail[-1]))
     left = gains[-1] * rate / (1 - rate)
-    if not (0 < rate <= max(rates) < 1 and small < left <= near(trail[-1])):
+    far = left > near(trail[-1]) and (patience is None or len(trail) < patience)
+    if far or not (0 < rate <= max(rates) < 1 and small < left):
         return False
     return log(small * (1 - rate) / gains[-1]) / log(rate) > many
 
@@ -95,5 +97,5 @@ def wished(problem: Problem, acceleration: str | None) -> Wish:
     if acceleration == "auto" and (inexact or problem.engine.runs_model):
         return PLAIN
     if acceleration == "auto" and problem.engine.recognition.latents is not None:
-        return Wish(partial(slow, many=FEWER), _quasi_newton)
+        return Wish(partial(slow, many=FEWER, patience=PATIENCE), _quasi_newton)
     return WISHES[acceleration]

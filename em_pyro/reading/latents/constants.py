@@ -19,12 +19,13 @@ from .bilinear import Bilinear, Latents, Places, Slot, stacked
 from .computed import Computed, computed, taken_apart
 from .degree import sites_of_latents
 from .entries import Used, colours_of, entries_of, first_alike, numbered, of_colour, used_of
-from .frames import Frame, points_of, takes_of
+from .frames import AGAIN, Frame, points_of, takes_of
 from .moves import Moves
 from .replays import Crowded, Replays, names_of, thin
 from .stand_in import scale_name, unread, with_computed
 
 STEPS = 8  # of a loop, from which it is taken that neighbours meet
+GROWING = {False: 1e-4, True: 1e-2}  # relative, of what a latent is missing by; in double precision and in single
 BLURRED = 1e-3  # of the terms of a residual: what may be rounding, however coarse
 RUNS = 2000  # of the model, for all constants together
 
@@ -203,8 +204,22 @@ def _certify(replays: Replays, made: Mapping[str, Bilinear], far: float, params:
             )
             raise Crowded(None, said)
     for latents in elsewhere[2:]:
-        if _different(replays, every, latents, params):
+        if (lost := _different(replays, every, latents, params)) and _grows(replays, every, latents, params, lost):
             raise Crowded(None)
+
+
+def _grows(
+    replays: Replays,
+    every: Sequence[tuple[Sequence[str], Bilinear]],
+    latents: Tensor,
+    params: Params,
+    found: Mapping[str, tuple[Tensor, Tensor]],
+) -> bool:
+    """Tell whether some of what is missing grows with the latents: the rounding of sums that cancel does not."""
+    again = _different(replays, every, AGAIN * latents, params)
+    offs = [(mine - truth, again[n][0] - again[n][1]) for n, (mine, truth) in found.items() if n in again]
+    slack = GROWING[replays.single]
+    return any(bool(((off - AGAIN * o).abs() <= slack * o.abs())[o != 0].any()) for o, off in offs)
 
 
 def _elsewhere(replays: Replays, far: float) -> list[Tensor]:

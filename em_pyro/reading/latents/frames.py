@@ -93,15 +93,16 @@ def points_of(replays: Replays, frame: Frame, far: float) -> list[Tensor]:
 def _effects(replays: Replays, points: Sequence[Tensor], stacks: Sequence[Steps]) -> list[list[Tensor]]:
     """How much the residual of every cell differs at some latents from that where all are zero, less what is rounding.
 
-    What adds up to nothing leaves a rounding of the size of what was added, that of an effect on other cells. If the
-    latents move further, it does not grow with them.
+    What adds up to nothing leaves a rounding of the size of what was added, that of an effect on other cells: of other
+    steps, where these are sites of their own. If the latents move further, it does not grow with them.
     """
     found: list[list[Tensor]] = [[] for _ in stacks]
     for point in points:
         run = replays.run(point, {})
         for stack, effects in zip(stacks, found, strict=True):
             effects.append(stack.moved(run))
-    faint = [_faint(stack, effects, replays.noise) for stack, effects in zip(stacks, found, strict=True)]
+    largest = max((float(part.abs().max()) for effects in found for part in effects if part.numel()), default=0.0)
+    faint = [[(part != 0) & (part.abs() <= replays.noise * largest) for part in effects] for effects in found]
     for k, point in enumerate(points):
         if any(bool(some[k].any()) for some in faint):
             again = replays.run(AGAIN * point, {})
@@ -110,13 +111,6 @@ def _effects(replays: Replays, points: Sequence[Tensor], stacks: Sequence[Steps]
                 steady = off <= STEADY[replays.single] * effects[k].abs()
                 effects[k] = torch.where(some[k] & ~steady, 0.0, effects[k])
     return found
-
-
-def _faint(stack: Steps, effects: Sequence[Tensor], noise: float) -> list[Tensor]:
-    """Cells in which effects are no more than the rounding of the largest of their site."""
-    largest = torch.stack([stack.rows(effect.abs()).amax(1) for effect in effects]).amax(0)
-    largest = largest.reshape((-1,) + (1,) * (effects[0].dim() - 1))
-    return [(effect != 0) & (effect.abs() <= noise * largest) for effect in effects]
 
 
 def _marked(frame: Frame, first: Tensor, others: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
