@@ -47,7 +47,7 @@ def mixture(draw: Callable[[Tensor], Tensor], *, latents: bool) -> None:
 @pytest.mark.parametrize("draw", DRAWS)
 def test_states_that_the_model_draws(draw: str, *, latents: bool) -> None:
     """One throw for all rows is often the same in several runs: a fit of one state had converged."""
-    with pytest.raises(ModelError, match='Site "x": expected what the model states to be the same in every run'):
+    with pytest.raises(ModelError, match='Site "x": expected argument "loc" to be the same in every run'):
         EM(mixture).plan(DRAWS[draw], latents=latents)
 
 

@@ -14,12 +14,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...errors import EMError, ModelError
-from ..marks import tensors_of
 from ..named import Params
 from ..program import Program
 from ..site import Site
 from ..unroll import user_site
+from .lost import arguments_of
 
+VALUE = ""
 ROUNDING = 1e-9  # relative to one more than a number: noise that is none
 UNIT, LINE, ABOVE, MIDDLE = (1e-6, 1 - 1e-6), (-3.0, 3.0), (0.01, 5.0), (0.25, 0.75)
 ENDS = {"rand": UNIT, "uniform": UNIT, "randn": LINE, "normal": LINE, "cauchy": LINE, "bernoulli": (0, 1)}
@@ -75,14 +76,20 @@ def check_drawn(program: Program, params: Params) -> None:
     except (EMError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):
         return  # draws that cannot be at an end; random ones are compared later
     for name, site in runs[0].items():
-        others = [[] if name not in run else tensors_of(run[name]) for run in runs[1:]]
-        here = tensors_of(site)
-        if any(len(one) != len(here) or not all(map(_alike, here, one)) for one in others):
-            raise ModelError(
-                f'Site "{user_site(name)}": expected what the model states to be the same in every run, got what hangs '
-                f"on some that it draws. Draw no random numbers: sample latents by pyro.sample, and pass to the model "
-                f"what is drawn once (data, a mask of dropout)."
-            )
+        here, others = _parts(site), [_parts(run[name]) if name in run else {} for run in runs[1:]]
+        for key, part in here.items():
+            if not all(key in other and _alike(part, other[key]) for other in others):
+                what = "value" if key == VALUE else f'argument "{key.rpartition(".")[2]}"'
+                raise ModelError(
+                    f'Site "{user_site(name)}": expected {what} to be the same in every run of the model, got one that '
+                    f"hangs on numbers that it draws. Draw no random numbers: sample latents by pyro.sample, and pass "
+                    f"to the model what is drawn once (data, a mask of dropout)."
+                )
+
+
+def _parts(site: Site) -> dict[str, Tensor]:
+    """The value of a site, and the arguments of its distribution."""
+    return {VALUE: site.value, **dict(arguments_of(site.fn))}
 
 
 def _run_at(program: Program, params: Params, turns: Sequence[int]) -> dict[str, Site]:
