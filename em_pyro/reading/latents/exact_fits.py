@@ -58,8 +58,8 @@ def fitting_exactly(
             or sum(site.value.numel() for site in sites.values()) > UNEVEN * most * count
         ):
             continue
-        for cells in _cells(program, values, name, sites):
-            latents = _fitting(sites, cells, located, normal, integrated)
+        for cells in (_unspread(sites, some, integrated) for some in _cells(program, values, name, sites)):
+            latents = _fitting(sites, cells, located, normal)
             if latents and _affine(program, values, latents, cells):
                 why = f'it takes all that is observed with scale "{name}", which may go to zero'
                 found |= {latent: why for latent in latents if latent not in found}
@@ -81,35 +81,51 @@ def _cells(program: Program, values: Params, name: str, sites: Mapping[str, Site
         yield {n: part.broadcast_to(seen[n].shape) & seen[n] for n, part in parts.items()}
 
 
+def _unspread(
+    sites: Mapping[str, Site], cells: Mapping[str, Tensor], integrated: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Leave out the observations whose location an integrated latent moves.
+
+    Slopes by latents, weighted by observation, are linear in these weights: their own slopes are what each location
+    moves by, of all observations at once.
+    """
+    found = dict(cells)
+    for name, leaves in reached(sites, integrated, lambda site: [_loc(site)]).items():
+        loc, which = _loc(sites[name]).broadcast_to(cells[name].shape), [integrated[leaf] for leaf in leaves]
+        weights = torch.ones_like(loc).requires_grad_()
+        slopes = torch.autograd.grad(loc, which, weights, create_graph=True, allow_unused=True) if which else ()
+        moves = [
+            (s * torch.linspace(1.0, 2.0, s.numel()).to(s).reshape(s.shape)).sum() for s in slopes if s is not None
+        ]
+        if moves:
+            (moved,) = torch.autograd.grad(torch.stack(moves).sum(), weights, retain_graph=True)
+            found[name] = cells[name] & (moved == 0)
+    return found
+
+
 def _fitting(
-    sites: Mapping[str, Site],
-    cells: Mapping[str, Tensor],
-    located: Mapping[str, Tensor],
-    normal: Collection[str],
-    integrated: Mapping[str, Tensor],
+    sites: Mapping[str, Site], cells: Mapping[str, Tensor], located: Mapping[str, Tensor], normal: Collection[str]
 ) -> list[str]:
     """The latents without which locations could not take every one of the observations."""
-    count, columns = sum(int(part.sum()) for part in cells.values()), sum(leaf.numel() for leaf in located.values())
-    if not 0 < count <= (MOST if integrated else min(MOST, columns)):
+    n = sum(int(part.sum()) for part in cells.values())
+    columns = sum(leaf.numel() for leaf in located.values())
+    if not 0 < n <= min(MOST, columns):
         return []
-    by_leaf = {name: torch.zeros((count, leaf.numel()), dtype=torch.float64) for name, leaf in located.items()}
-    moving = {**located, **integrated}
-    inside, n = reached(sites, moving, lambda site: [_loc(site)]), 0
+    by_leaf = {name: torch.zeros((n, leaf.numel()), dtype=torch.float64) for name, leaf in located.items()}
+    inside, row = reached(sites, located, lambda site: [_loc(site)]), 0
     for name, site in sites.items():
         for cell in _locations(site, cells[name]):
             if not inside[name]:
                 return []
-            leaves = [moving[leaf] for leaf in inside[name]]
+            leaves = [located[leaf] for leaf in inside[name]]
             slopes = torch.autograd.grad(cell, leaves, retain_graph=True, allow_unused=True)
-            slope = {leaf: by for leaf, by in zip(inside[name], slopes, strict=True) if by is not None}
-            if any(bool(slope[leaf].any()) for leaf in slope.keys() & integrated.keys()):
-                continue
-            for leaf in slope.keys() & located.keys():
-                by_leaf[leaf][n] = slope[leaf].reshape(-1)
-            n += 1
-    every = torch.cat([part[:n] for part in by_leaf.values()], 1)
-    others = torch.cat([torch.zeros((n, 1)).double(), *(part[:n] for k, part in by_leaf.items() if k not in normal)], 1)
-    if not n or int(torch.linalg.matrix_rank(every)) < n or int(torch.linalg.matrix_rank(others)) == n:
+            for leaf, slope in zip(inside[name], slopes, strict=True):
+                if slope is not None:
+                    by_leaf[leaf][row] = slope.reshape(-1)
+            row += 1
+    every = torch.cat(list(by_leaf.values()), 1)
+    others = torch.cat([torch.zeros((n, 1)).double(), *(part for k, part in by_leaf.items() if k not in normal)], 1)
+    if int(torch.linalg.matrix_rank(every)) < n or int(torch.linalg.matrix_rank(others)) == n:
         return []
     return [k for k, part in by_leaf.items() if k in normal and bool(part.any())]
 
