@@ -64,13 +64,15 @@ def to_integrate(program: Program, values: Params, chosen: Mapping[str, str]) ->
         found |= _spread(program, traced, leaves, normal - found.keys())
         _add_connected(found, normal, traced, {**leaves, **standing})
         plain, _ = _by_states(program, traced)
+        if not normal - found.keys():
+            return found
         every = {**leaves, **standing}
         spread = {name: leaf for name, leaf in every.items() if name in found}
         factors = frozenset[str]().union(*_factors(plain, every, list(spread)).values())
         located = {name: leaf for name, leaf in leaves.items() if name not in spread.keys() | factors}
         if more := fitting_exactly(program, values, located, plain, normal & located.keys(), spread):
             found |= more
-            _add_connected(found, normal, traced, {**leaves, **standing})
+            _add_connected(found, normal, traced, every)
         return found
 
 
