@@ -79,7 +79,7 @@ class Engine:
     recording: Recording | None = None
     unrecorded: str = ""
     unmerged: Engine | None = field(default=None, repr=False)
-    elsewhere: Callable[[tuple[Any, ...], Mapping[str, Any]], Engine] | None = field(default=None, repr=False)
+    elsewhere: Callable[[Program], Engine] | None = field(default=None, repr=False)
 
     # ---- the E-step ----
 
@@ -168,8 +168,12 @@ class Engine:
             ModelError: the model makes other statements for these arguments.
             PlanError: its sites are read in another way there.
         """
+        return self.read_on(self.program.on(args, kwargs or {}))
+
+    def read_on(self, there: Program) -> Engine:
+        """Return what `on` does where the program has been set up on other arguments."""
         assert self.elsewhere is not None
-        return self.elsewhere(args, kwargs or {})
+        return self.elsewhere(there)
 
     @cached_property
     def by_row(self) -> ByRow:

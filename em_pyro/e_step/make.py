@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,8 +14,12 @@ from ..program.program import Program
 from ..reading.distinct import cut_rows, fewer, find
 from ..reading.reading import Recognition
 from ..reading.recognise import recognise
+from ..records.frozen import frozen
 from .build import build
 from .engine import Engine
+
+if TYPE_CHECKING:
+    from ..reading.latents.few_rows import FewRows
 
 PROBES = 3  # random points, far apart, at which a recording must be the model
 
@@ -35,7 +38,7 @@ def engine_of(
     """
     living = alive(program, recognition.runs)
     whole = build(program, recognition, recognition.runs[0], recognition.priors, living, plate=plate)
-    elsewhere = partial(_elsewhere, program, recognition, merge, refuted, whole.plate)
+    elsewhere = _Elsewhere(program, recognition, merge, refuted, whole.plate)
     whole = replace(_recorded(whole, refuted), elsewhere=elsewhere)
     if not merge:
         return whole, "not merged: as you asked"
@@ -71,29 +74,53 @@ def _recorded(engine: Engine, refuted: str) -> Engine:
     return replace(engine, recording=recording)
 
 
-def _elsewhere(
-    program: Program,
-    recognition: Recognition,
-    merge: bool,  # noqa: FBT001
-    refuted: str,
-    plate: str | None,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-) -> Engine:
-    """The engine of the same program on other arguments.
+@frozen
+class _Elsewhere:
+    """The same program, read in the same way, on other arguments.
 
-    Raises:
-        PlanError: a site is read in another way there.
+    Attributes:
+        program: where the plan was made.
+        recognition: what its sites are there.
+        merge: whether equal rows may become one, with a weight.
+        refuted: why nothing is to be recorded, if a recording was found not to be the model.
+        plate: whose rows may be split.
     """
-    there = program.on(args, kwargs)
-    with torch.enable_grad():  # by gradients it is seen what reaches what; a step takes none
-        read = recognise(there)
-    for name in program.upstream:
-        before, after = recognition.readings.get(name), read.readings.get(name)
-        if (before is None) != (after is None) or (before and after and before.family is not after.family):
-            was, now = ("as " + type(r.family).__name__ if r else "by running the model" for r in (before, after))
-            raise PlanError(
-                f'Site "{name}": expected it to be computed {was}, as where the plan was made, got one that is '
-                f"computed {now}. Plan anew for these arguments."
-            )
-    return engine_of(there, read, merge=merge, refuted=refuted, plate=plate)[0]
+
+    program: Program
+    recognition: Recognition
+    merge: bool
+    refuted: str
+    plate: str | None
+
+    def __call__(self, there: Program) -> Engine:
+        """Return the engine of the program on other arguments.
+
+        Raises:
+            PlanError: a site is read in another way there.
+        """
+        read = None
+        if self._few is not None:
+            from ..reading.latents.carried import carried_over  # most programs have no continuous latents
+
+            read = carried_over(self._few, there)
+        if read is None:
+            with torch.enable_grad():  # by gradients it is seen what reaches what; a step takes none
+                read = recognise(there)
+        for name in self.program.upstream:
+            before, after = self.recognition.readings.get(name), read.readings.get(name)
+            if (before is None) != (after is None) or (before and after and before.family is not after.family):
+                was, now = ("as " + type(r.family).__name__ if r else "by running the model" for r in (before, after))
+                raise PlanError(
+                    f'Site "{name}": expected it to be computed {was}, as where the plan was made, got one that is '
+                    f"computed {now}. Plan anew for these arguments."
+                )
+        return engine_of(there, read, merge=self.merge, refuted=self.refuted, plate=self.plate)[0]
+
+    @cached_property
+    def _few(self) -> FewRows | None:
+        """What a few rows show of continuous latents, read once for all that is asked; None where there are none."""
+        if self.recognition.latents is None or self.plate is None:
+            return None
+        from ..reading.latents.few_rows import few_rows
+
+        return few_rows(self.program, self.plate, recognise)

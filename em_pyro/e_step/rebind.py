@@ -59,7 +59,7 @@ def rebound(engine: Engine, args: tuple[Any, ...], kwargs: Mapping[str, Any], ce
         raise PlanError(f"{differs[0].upper()}{differs[1:]}: {_DEPENDS.format('prior')}")
     readings = None if recognition.latents is not None else _readings(engine, there, unroll(before), unroll(run))
     if readings is None:
-        return _alike(engine, _laid_out(engine.on(args, kwargs), forms, centres, engine.plate))
+        return _alike(engine, _laid_out(engine.read_on(there), forms, centres, engine.plate))
     read = replace(recognition, readings=readings, runs=[run], points=recognition.points[:1])
     read = _agreed(read, program, forms, centres)
     built = build(there, read, run, recognition.priors, alive(there, [run]), plate=engine.plate)

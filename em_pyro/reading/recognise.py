@@ -67,15 +67,12 @@ def recognise(program: Program, first: Mapping[str, Site] | None = None) -> Reco
 
 def _by_few_rows(program: Program) -> Recognition | None:
     """Read a program of Gaussian latents by a few of its many rows; None if that cannot be done."""
-    from .latents.few_rows import carried_over, few_rows  # most programs have none
+    from .latents.carried import carried_over  # most programs have none
+    from .latents.few_rows import few_rows, many_rows
 
-    rows = few_rows(program)
-    if rows is None:
-        return None
-    try:
-        return carried_over(rows, recognise(rows.few))
-    except EMError:  # is said of all rows, with their numbers
-        return None
+    plate = many_rows(program)
+    few = None if plate is None else few_rows(program, plate, recognise)
+    return None if few is None else carried_over(few, program)
 
 
 def _read(program: Program, first: Mapping[str, Site] | None, beside: Program | None = None) -> Recognition:

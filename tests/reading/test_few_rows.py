@@ -4,7 +4,9 @@ Rows that the few do not have differ in their loadings, their scale, their laten
 with many rows. None of this is carried over.
 """
 
+import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -17,9 +19,11 @@ from programs.not_affine import AFFINE, located
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
+from em_pyro import EM
 from em_pyro.errors import ModelError
 from em_pyro.fit.problem import Problem, prepare
 from em_pyro.program.program import Program
+from em_pyro.reading.latents import carried as carrying
 from em_pyro.reading.latents import few_rows
 
 ROWS, FEW = 60, 6
@@ -30,16 +34,16 @@ OTHER = 31  # a row that is not among the few
 def carried(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Read programs of few rows by fewer still; collect whether what was read is carried over."""
     found: list[bool] = []
-    carried_over = few_rows.carried_over
+    carried_over = carrying.carried_over
     monkeypatch.setattr(few_rows, "MANY", ROWS)
     monkeypatch.setattr(few_rows, "FEW", FEW)
 
-    def listened(*args: object) -> object:
-        read = carried_over(*args)  # type: ignore[arg-type]
+    def listened(*args: Any) -> object:
+        read = carried_over(*args)
         found.append(read is not None)
         return read
 
-    monkeypatch.setattr(few_rows, "carried_over", listened)
+    monkeypatch.setattr(carrying, "carried_over", listened)
     return found
 
 
@@ -67,6 +71,16 @@ def check_same(one: Problem, other: Problem) -> None:
         close(value, steps[1][0][name])
 
 
+def grouped(y: Tensor) -> None:
+    """An intercept for every group of as many measurements, about a known level."""
+    mean, spread = pyro.param("mean", tensor(0.3)), pyro.param("spread", tensor(0.8), constraint=constraints.positive)
+    scale = pyro.param("scale", tensor(1.2), constraint=constraints.positive)
+    with pyro.plate("groups", len(y), dim=-2):
+        intercept = pyro.sample("intercept", dist.Normal(0.0, spread))
+        with pyro.plate("in group", y.shape[1], dim=-1):
+            pyro.sample("y", dist.Normal(mean + 0.7 * intercept + 0.1, scale), obs=y)
+
+
 MODELS: dict[str, tuple[Callable[..., None], Callable[[], tuple[object, ...]]]] = {
     "factors": (factor_analysis.factor_analysis, lambda: factor_analysis.simulate(ROWS, 4, 2)),
     "factors with holes": (factor_analysis.factor_analysis, lambda: factor_analysis.simulate(ROWS, 4, 2, missing=0.2)),
@@ -76,6 +90,7 @@ MODELS: dict[str, tuple[Callable[..., None], Callable[[], tuple[object, ...]]]] 
         lambda: mixture_of_factor_analysers.simulate(ROWS),
     ),
     "missing values": (missing_normal.missing_normal, lambda: missing_normal.simulate(ROWS)),
+    "groups": (grouped, lambda: (torch.randn(ROWS, 3, generator=torch.Generator().manual_seed(1)),)),
     "many sequences": (state_space.linear_dynamical_system, lambda: state_space.simulate_system(ROWS, 3)[:2]),
 }
 
@@ -159,7 +174,7 @@ def test_another_row_is_found(carried: list[bool], name: str) -> None:
 def test_it_is_the_comparison_that_finds_it(carried: list[bool], monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Without it the answer is another one."""
     x = torch.randn(ROWS, 4, generator=torch.Generator().manual_seed(2))
-    monkeypatch.setattr(few_rows, "check", lambda *_: None)
+    monkeypatch.setattr(carrying, "check", lambda *_: None)
     found = planned(DIFFERENT[name], x)
     assert carried == [True]
     with pytest.raises(AssertionError):
@@ -189,3 +204,45 @@ def test_rows_that_share_latents_are_read_whole(carried: list[bool]) -> None:
     found = planned(random_effects.intercepts, *args)
     assert not any(carried)
     check_same(found, whole(random_effects.intercepts, *args))
+
+
+# ---- rows of other arguments -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["factors", "groups", "a mixture of factor analysers", "missing values"])
+def test_batches_are_read_by_few_rows(carried: list[bool], name: str) -> None:
+    """Those of the first batch, whatever the sizes of the others, down to one row; the fit is that in memory."""
+    model, simulate = MODELS[name]
+    args = simulate()
+    rows = [0, 25, 35, 59, 60]
+    batches = [tuple(cut(part, a, b) for part in args) for a, b in itertools.pairwise(rows)]
+    first = {n: p.initial for n, p in planned(model, *args).program.parameters.items()}
+    carried.clear()
+    options: dict[str, Any] = {"starts": first, "tol": 0, "max_steps": 3, "acceleration": None}
+    streamed = EM(model, **options).fit_stream(batches)
+    assert carried
+    assert all(carried)
+    pyro.clear_param_store()
+    path = EM(model, **options).fit(*args).path
+    close(tensor(streamed.path), tensor(path))
+
+
+def cut(part: object, first: int, last: int) -> object:
+    """Some rows of an argument that has rows."""
+    return part[first:last] if isinstance(part, Tensor) else part
+
+
+def test_a_batch_with_a_covariate_of_its_own_is_read_anew(carried: list[bool]) -> None:
+    """Which the few rows do not tell of: the fit is that in memory all the same."""
+    x = torch.randn(ROWS, 4, generator=torch.Generator().manual_seed(2))
+    factor = torch.ones(ROWS, 1).index_fill(0, tensor(OTHER), 2.0)
+
+    def model(x: Tensor, factor: Tensor) -> None:
+        model_of(lambda z, W: z @ W.T * factor, same)(x)
+
+    options: dict[str, Any] = {"tol": 0, "max_steps": 3, "acceleration": None}
+    pyro.clear_param_store()
+    streamed = EM(model, **options).fit_stream([(x[:30], factor[:30]), (x[30:], factor[30:])])
+    assert False in carried
+    pyro.clear_param_store()
+    close(tensor(streamed.path), tensor(EM(model, **options).fit(x, factor).path))
