@@ -110,7 +110,7 @@ class Driver:
         problem, tick = watched(problem, bar)
         told = None if self.callback is None else self._current.telling(problem, self.callback)
         wish, power = wished(problem, self.acceleration), self.step_size if self.update == "online" else None
-        first = None if passes_over is None else passes_over(self.tol, cap, power, tick)
+        first = None if passes_over is None else passes_over(self.tol, cap, power, tick, wish.due)
         settings = Settings(self.tol, cap, told, tick, wish, journal, self.e_step, self.seed, first)
         settings = replace(settings, reached=None if bar is None else bar.reached)
         paths: list[Path] = []

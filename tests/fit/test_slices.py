@@ -6,6 +6,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from em_pyro.models import factor_analysis
 from oracles.engines import distance, farthest
 from oracles.tolerances import IDENTITY
 from programs.loops import mixture, points
@@ -79,6 +80,18 @@ def test_full_steps_say_how_it_ended(update: str) -> None:
     assert fit.num_steps < plain.num_steps
     assert distance(fit.log_likelihood, EM(mixture, starts=fit.params).posterior(data()).log_evidence) < IDENTITY
     assert fit.posterior.marginal("z").shape == (200, 2)
+
+
+def test_passes_that_would_be_many_are_left_for_an_acceleration() -> None:
+    """Of full steps: factors are approached slowly, by slices too."""
+    args = factor_analysis.simulate(100, 5, 2)
+    found = []
+    for options in ({}, {"batches": 3}, {"batches": 3, "acceleration": None, "max_steps": 200}):
+        pyro.clear_param_store()
+        found.append(EM(factor_analysis.factor_analysis, **options).fit(*args))  # type: ignore[arg-type]
+    assert [fit.outcome for fit in found] == ["converged", "converged", "step limit"]
+    assert abs(found[1].objective - found[0].objective) < 1e-4
+    assert found[1].num_steps < 2 * found[0].num_steps < 200
 
 
 @pytest.mark.parametrize("kind", [Tensor.numpy, Tensor.tolist, lambda x: {"x": x}, lambda x: Column(x.numpy())])

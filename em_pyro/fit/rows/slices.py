@@ -25,6 +25,7 @@ from ...m_step.ascent.ascend import Carried
 from ...program.data.rows_of import rows_of
 from ...program.named import Batch, Named, only
 from ...records.frozen import frozen
+from ..acceleration.when import never
 from ..endings import guard
 from ..path import Path
 from ..problem import Problem
@@ -47,6 +48,7 @@ class Slices:
         max_steps: passes in all, the full E-steps after them included.
         step_size: of online EM, the power of its steps; None for incremental EM.
         tick: told after every pass.
+        due: whether an acceleration of full E-steps, which takes fewer, is to go on from a trail of objectives.
     """
 
     rows: Stream
@@ -54,6 +56,7 @@ class Slices:
     max_steps: int
     step_size: float | None = None
     tick: Callable[[int], object] | None = None
+    due: Callable[[Sequence[float], float], bool] = never
 
     def __call__(self, problem: Problem, path: Path) -> Path:
         """Take passes over slices from where a path begins.
@@ -127,8 +130,8 @@ class Slices:
         return path._replace(here=here, before=(-torch.inf,) * passes) if _sound(here) else path
 
     def _settled(self, trail: list[float]) -> bool:
-        """Whether next to nothing is left to gain by such passes."""
-        return self.tol > 0 and is_small(aitken(trail)[0], trail[-1], self.tol)
+        """Whether next to nothing is left to gain by such passes, or more by others."""
+        return self.tol > 0 and (is_small(aitken(trail)[0], trail[-1], self.tol) or self.due(trail, self.tol))
 
     def _parts(self, problem: Problem) -> Iterator[Engine]:
         return self.rows.parts(problem.engine.full)
