@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError, ParameterError
-from ..program.data.rows_of import rows_of, shape_of
+from ..program.data.rows_of import rows_of, shape_of, taken
 from ..program.named import Named, Params
 from ..program.program import Program
 from ..program.site import Site
@@ -97,7 +97,7 @@ def _taken(value: Any, dim: int, index: Tensor) -> Any:
         return value.index_select(dim, index.to(value.device))
     if isinstance(value, np.ndarray):
         return np.take(value, index.numpy(), dim)
-    return value.iloc[index.numpy()] if dim == 0 else value.iloc[:, index.numpy()]
+    return taken(value, index.numpy()) if dim == 0 else value.iloc[:, index.numpy()]
 
 
 def check_cut(whole: Program, cut: Cut, params: Params, index: Tensor) -> None:

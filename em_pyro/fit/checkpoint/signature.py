@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...errors import DataError, EMError, ModelError, ParameterError
 from ...program.changes.contents import raw
+from ...program.data.rows_of import named_columns
 from ...program.named import unwrap
 from ...program.program import Program
 from ..problem import Problem
@@ -112,8 +113,8 @@ def _digest(value: Any, depth: int = 0) -> str:
         return "{" + _long(", ".join(f"{key!r}: {_digest(item, depth + 1)}" for key, item in value.items())) + "}"
     if depth < DEEPEST and isinstance(value, (list, tuple)):
         return "[" + _long(", ".join(_digest(item, depth + 1) for item in value)) + "]"
-    if hasattr(value, "columns") and hasattr(value, "__array__"):
-        return f"a frame of {_digest({name: np.asarray(column) for name, column in value.items()}, depth + 1)}"
+    if found := named_columns(value):
+        return f"a frame of {_digest({name: np.asarray(column) for name, column in found}, depth + 1)}"
     if hasattr(value, "__array__"):
         return _digest(np.asarray(value), depth + 1)
     return f"a {type(value).__name__}"

@@ -22,7 +22,7 @@ from ...e_step.engine import Engine
 from ...e_step.expectation import Expectation
 from ...errors import ParameterError, PlanError
 from ...m_step.ascent.ascend import Carried
-from ...program.data.rows_of import rows_of
+from ...program.data.rows_of import rows_of, taken
 from ...program.named import Batch, Named, only
 from ...records.frozen import frozen
 from ..acceleration.when import never
@@ -227,6 +227,6 @@ def _cut(value: Any, rows: int, at: slice) -> Any:
         shape = tuple(array.shape)
         if not shape or shape[0] != rows:
             return array
-        return array.iloc[at] if hasattr(array, "iloc") else array[at]
+        return taken(array, at)
 
     return rows_of(value, rows, cut, lambda listed: listed[at])

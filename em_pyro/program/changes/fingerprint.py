@@ -27,6 +27,7 @@ from pyro.params.param_store import ParamStoreDict
 from torch import Tensor
 from torch.distributions import Transform
 
+from ..data.rows_of import named_columns
 from .contents import contents
 
 Fingerprint = Mapping[str, Any]
@@ -165,8 +166,8 @@ def _inside(value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, type):
         if not _of_a_library(value.__module__):
             yield from ((f".{key}", _function(item)) for key, item in list(vars(value).items()))
-    elif hasattr(value, "columns") and hasattr(value, "__array__"):
-        yield from ((f"[{key!r}]", _summary(column)) for key, column in value.items())
+    elif found := named_columns(value):
+        yield from ((f"[{key!r}]", _summary(column)) for key, column in found)
     elif hasattr(value, "__array__"):
         yield ".values", _summary(value)
     elif not isinstance(value, ModuleType) and _is_open(type(value)):

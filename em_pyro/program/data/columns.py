@@ -11,6 +11,7 @@ from torch.nn import Module
 
 from ...errors import DataError, ParameterError
 from .passed import tensor_of
+from .rows_of import named_columns
 
 
 def columns(frame: Any, model: Callable[..., Any], **others: Any) -> dict[str, Any]:
@@ -21,7 +22,7 @@ def columns(frame: Any, model: Callable[..., Any], **others: Any) -> dict[str, A
     that `Posterior.to_frame` has it; the model sees tensors of them.
 
     Args:
-        frame: a pandas frame, or what else has `columns` and gives one by its name.
+        frame: of pandas, polars or pyarrow.
         model: a function, or a module.
         others: its other arguments; they come before columns of the same name.
 
@@ -30,10 +31,12 @@ def columns(frame: Any, model: Callable[..., Any], **others: Any) -> dict[str, A
             name, or lacks one of the others.
         DataError: what is no frame, or a column that is no numbers.
     """
-    if not hasattr(frame, "columns") or not hasattr(frame, "__getitem__"):
+    if not (found := named_columns(frame)):
         raise DataError(f"columns: expected a frame, which has columns, got {type(frame).__name__}.")
+    if not callable(model):
+        raise ParameterError(f"columns: expected a model, got {type(model).__name__}. Pass columns(frame, model).")
     known, needed, free = arguments_of(model)
-    names = [name for name in frame.columns if isinstance(name, str)]
+    names = [name for name, _ in found if isinstance(name, str)]
     known = known or (names if free else [])
     if unknown := [name for name in others if name not in known and not free]:
         raise ParameterError(f'columns: expected arguments of the model, {listed(known)}, got "{unknown[0]}".')
@@ -41,7 +44,8 @@ def columns(frame: Any, model: Callable[..., Any], **others: Any) -> dict[str, A
     missing = [name for name in needed if name not in (*taken, *others)]
     if missing or not taken:
         raise _lacking(missing[0] if missing else None, names, known)
-    return {name: _numbers(name, frame[name]) for name in taken} | others
+    parts = dict(found)
+    return {name: _numbers(name, parts[name]) for name in taken} | others
 
 
 def _lacking(missing: str | None, names: list[str], known: list[str]) -> ParameterError:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from pyro.poutine import block
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from ..handlers import quiet, untouched_store
+from .rows_of import named_columns
 
 NO_INDEX = "tensors used as indices must be"
 IN_PLACE = "requires grad is being used in an in-place operation"
@@ -48,7 +50,7 @@ def slip(model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, 
             f"The model: expected tensors where it computes with parameters, {got}. Make a tensor of each: "
             f"torch.as_tensor(x), of a column torch.as_tensor(frame[name].to_numpy())."
         )
-    words = [name for one in frames if hasattr(one, "columns") for name in one.columns if one[name].dtype.kind == "O"]
+    words = [name for one in frames for name, part in named_columns(one) if np.asarray(part).dtype.kind in "OU"]
     if words and any(said in text for said in NO_NUMBER):
         got = f"got words, if it indexes by {_listed(words)}"
         return (

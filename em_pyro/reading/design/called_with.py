@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...errors import EMError
 from ...program.data.passed import tensor_of
+from ...program.data.rows_of import named_columns
 from ...program.program import Program
 from ...records.frozen import frozen
 
@@ -112,10 +113,10 @@ def _equal(wanted: Tensor, part: Tensor, times: Tensor, plus: Tensor) -> Tensor:
 
 def _leaves(value: Any, path: Path) -> Iterator[tuple[Path, Any]]:
     """Yield everything that an argument holds, with where it stands."""
-    named = list(value.columns) if hasattr(value, "columns") else []
-    if isinstance(value, Mapping) or named and len(set(named)) == len(named):
-        for key in value:
-            yield from _leaves(value[key], (*path, key))
+    named = [*value.items()] if isinstance(value, Mapping) else named_columns(value)
+    if named and len(dict(named)) == len(named):
+        for key, part in named:
+            yield from _leaves(part, (*path, key))
     elif isinstance(value, (tuple, list)):
         for at, one in enumerate(value):
             yield from _leaves(one, (*path, at))
