@@ -20,6 +20,7 @@ from torch import Tensor
 from ..errors import EMError, ModelError
 from ..records.frozen import frozen
 from .changes.same import OTHER_ARGUMENTS, SAME_ARGUMENTS, check_same, unstable
+from .continuous.moved import as_normal
 from .continuous.standing import Drawn, standing
 from .continuous.whole import taken_apart
 from .data.passed import AS_PASSED, as_numbers, converted, observed, weights_of, without_codes
@@ -216,6 +217,7 @@ class _Replay(Messenger):
         if is_subsample(msg) and msg["value"] is None:
             msg["value"], msg["done"] = indices_of(msg["fn"], self.program.indices), True
         elif not is_subsample(msg):
+            msg["fn"] = as_normal(msg["fn"])
             as_computed(msg)
         if msg["is_observed"] and not is_subsample(msg):
             msg["value"] = observed(msg["name"], msg["value"])

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..errors import DataError, ModelError
 from .changes.fingerprint import held
 from .continuous.local import check_chosen, further, is_discrete, local_continuous, normal_in_data, plates_of
+from .continuous.moved import as_normal
 from .continuous.standing import Drawn, standing
 from .continuous.whole import taken_apart
 from .data.passed import converted, first_that_runs, observed
@@ -86,6 +87,7 @@ class _Survey(Messenger):
             msg["value"], msg["done"] = indices_of(msg["fn"], self.indices), True
         elif not is_subsample(msg):
             check_law(msg["name"], msg["fn"])
+            msg["fn"] = as_normal(msg["fn"])
             as_computed(msg)
         if msg["is_observed"] and not is_subsample(msg):
             msg["value"] = observed(msg["name"], msg["value"])

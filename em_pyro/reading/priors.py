@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from ..program.changes.lost import arguments_of
 from ..program.masks import masks_of
 from ..program.named import Batch, unwrap
 from ..program.site import Site
@@ -149,14 +150,10 @@ def log_prior(priors: Mapping[str, Prior], batch: Batch) -> Tensor:
 
 
 def _same_arguments(a: Distribution, b: Distribution) -> bool:
-    """Tell whether two distributions of one kind have equal tensors, through all that they wrap."""
-    for key, value in vars(a).items():
-        other = vars(b).get(key)
-        if isinstance(value, Tensor) and not (isinstance(other, Tensor) and torch.equal(value, other)):
-            return False
-        if isinstance(value, Distribution) and not (isinstance(other, Distribution) and _same_arguments(value, other)):
-            return False
-    return True
+    """Tell whether two distributions of one kind have equal tensors, through all that they wrap and are moved by."""
+    mine, others = (sorted(arguments_of(fn), key=lambda argument: argument[0]) for fn in (a, b))
+    same = [key for key, _ in mine] == [key for key, _ in others]
+    return same and all(torch.equal(x, y) for (_, x), (_, y) in zip(mine, others, strict=True))
 
 
 def _detached(fn: Distribution) -> Distribution:

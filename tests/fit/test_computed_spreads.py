@@ -10,7 +10,10 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, constraints
 
 from em_pyro import EM, Fit
+from em_pyro.fit.problem import prepare
 from em_pyro.fit.scales import Scales
+from em_pyro.fit.verdict.ground import Ground, around_of
+from em_pyro.fit.verdict.spreads import lifted
 
 G, PER, N = 10, 6, 20
 OF = torch.arange(G).repeat_interleave(PER)
@@ -109,3 +112,26 @@ def test_the_table_has_the_fitted_value_of_a_scale_that_is_zero() -> None:
     fit = EM(effects).fit((e - e.mean(1, keepdim=True)).reshape(-1))
     assert 'at the boundary: "between"' in fit.notes
     assert float(fit.information().params["between"]) <= 1.1 * float(fit.params["between"]) + 1e-12
+
+
+def test_scales_that_are_zero_are_lifted_by_what_each_may_cost() -> None:
+    """One that is far nearer to zero than another says no less of what it moves."""
+    t = torch.arange(12.0, dtype=torch.float64)
+    y = torch.stack([4 * 0.9**t, 3 * 0.8**t], -1) + 0.1 * ((-1.0) ** t)[:, None]
+
+    def decays(y: Tensor) -> None:
+        keep = pyro.param("keep", torch.tensor([0.9, 0.8]).double())
+        moves, noise = positive("moves", torch.ones(2)), positive("noise", torch.tensor(0.1))
+        z = pyro.sample("z", dist.Normal(torch.zeros(2).double(), 3.0).to_event(1))
+        for k in pyro.markov(range(len(y))):
+            z = pyro.sample(f"z_{k}", dist.Normal(keep * z, moves).to_event(1))
+            pyro.sample(f"y_{k}", dist.Normal(z, noise).to_event(1), obs=y[k])
+
+    problem = prepare(decays, (y,), {}, {}, check=True)
+    start = {name: parameter.initial.double() for name, parameter in problem.program.parameters.items()}
+    for near in ([1e-3, 1e-9], [1e-8, 1e-4]):
+        at = start | {"moves": torch.tensor(near).double()}
+        ground = Ground(problem, around_of(problem, at))
+        lifted_to = lifted(ground, [("moves", (0,)), ("moves", (1,))])[0].around.params["moves"]
+        assert bool((lifted_to > 5e-4).all())
+        assert bool((lifted_to < 0.1).all())

@@ -15,6 +15,7 @@ from pyro import poutine
 from pyro.ops.indexing import Vindex
 from torch import Tensor, tensor
 from torch.distributions import constraints
+from torch.nn import functional
 
 Location = Callable[[Tensor, Tensor], Tensor]
 """From latents and loadings, shape (2, 2)."""
@@ -84,7 +85,9 @@ CURVED: Mapping[str, tuple[Location, str]] = {
     "reciprocal": (lambda z, W: 1 / z + W[0], "reciprocal"),
     "ratio": (lambda z, W: z / z.sum(-1, keepdim=True) * W[0], "div"),
     "cumprod": (lambda z, W: z.cumprod(-1) * W[0], "cumprod"),
-    "lerp": (lambda z, W: torch.lerp(z, 2 * z, z) * W[0], "lerp"),
+    "between latents": (lambda z, W: torch.lerp(z, 2 * z, z.exp()) * W[0], "exp"),
+    "power of a wave": (lambda z, W: torch.fft.fft(z).abs() @ W.T, "abs"),
+    "largest neighbour": (lambda z, W: torch.max_pool1d(z, 2) * W[0], "max_pool2d_with_indices"),
     "order of rows": (lambda z, W: z[z[:, 0].argsort()] @ W.T, "sort"),
     "a table by a latent": (lambda z, W: W[(z[:, 0] > 0).long()], "gt"),
     "buckets": (lambda z, W: W[torch.bucketize(z[:, 0].contiguous(), tensor([0.0]))], "bucketize"),
@@ -104,6 +107,9 @@ PRODUCTS: Mapping[str, Location] = {
     "matrix product": lambda z, W: (z @ z.T)[:, :2] * W[0],
     "einsum": lambda z, W: torch.einsum("ni,nj->nij", z, z)[:, 0] * W[0],
     "in place": lambda z, W: z.clone().mul_(z) @ W.T,
+    "lerp": lambda z, W: torch.lerp(z, 2 * z, z) * W[0],
+    "convolution": lambda z, W: functional.conv1d(z.unsqueeze(1), z[:1, :1].unsqueeze(0))[:, 0] * W[0],
+    "waves": lambda z, W: torch.fft.irfft(torch.fft.rfft(z) ** 2, n=2) * W[0],
 }
 """Locations with products of latents."""
 
@@ -141,7 +147,7 @@ OTHER_LAWS: Mapping[str, Law] = {
     "Cauchy": lambda z, W, s: dist.Cauchy(z @ W.T, s).to_event(1),
     "LogNormal": lambda z, W, s: dist.LogNormal(z @ W.T, s).to_event(1),
     "TransformedDistribution": lambda z, W, s: dist.TransformedDistribution(
-        dist.Normal(z @ W.T, s), [dist.transforms.AffineTransform(0.0, 2.0)]
+        dist.Normal(z @ W.T, s), [dist.transforms.ExpTransform()]
     ).to_event(1),
     "Gamma": lambda z, W, s: dist.Gamma(z.exp(), s).to_event(1),
     "Poisson": lambda z, W, s: dist.Poisson(z.exp()).to_event(1),
@@ -168,6 +174,13 @@ AFFINE: Mapping[str, Location] = {
     "pow of one": lambda z, W: z**1 @ W.T,
     "neighbours": lambda z, W: (z - z.roll(1, 0)) @ W.T,
     "less their mean": lambda z, W: (z - z.mean(0)) @ W.T,
+    "waves": lambda z, W: torch.fft.irfft(torch.fft.rfft(z) * tensor([1.0, 2.0]), n=2) @ W.T,
+    "parts of a complex number": lambda z, W: torch.complex(z[:, :1], z[:, 1:]).conj().imag * W[0],
+    "convolution": lambda z, W: functional.conv1d(z.unsqueeze(1), tensor([[[0.5, 1.0]]]), padding=1)[:, 0, :2] * W[0],
+    "interpolated": lambda z, W: functional.interpolate(z.unsqueeze(1), size=4, mode="linear")[:, 0, 1:3] @ W.T,
+    "embedding": lambda z, W: functional.embedding(tensor([1, 0]), z.T).T @ W.T,
+    "lerp": lambda z, W: torch.lerp(z, W[0].expand_as(z), 0.3),
+    "least squares": lambda z, W: torch.linalg.lstsq(tensor([[2.0, 1.0], [0.0, 1.0]]), z.T).solution.T * W[0],
     "doubled and rolled": lambda z, W: torch.cat([z, 2 * z])[: len(z)].roll(1, -1) @ W.T,
 }
 """Locations that are affine in latents and in parameters."""

@@ -28,7 +28,7 @@ from programs.not_affine import (
     located,
     program,
 )
-from torch import Tensor
+from torch import Tensor, tensor
 from torch.distributions import constraints
 
 from em_pyro import EM
@@ -120,6 +120,16 @@ def check_answered(model: Callable[[Tensor], None], rows: int = 6) -> None:
 def test_affine_programs_are_answered(name: str) -> None:
     """However they are written."""
     check_answered(located(AFFINE[name]))
+
+
+def test_a_sparse_matrix_is_answered_as_a_dense_one() -> None:
+    """It has no storage to go by."""
+    dense, found = tensor([[0.0, 1.0], [2.0, 0.0]]), []
+    for matrix in (dense, dense.to_sparse()):
+        pyro.clear_param_store()
+        model = located(lambda z, W, matrix=matrix: torch.mm(matrix, z.T).T * W[0])  # type: ignore[misc]
+        found.append(EM(model).posterior(observations()).log_evidence)
+    assert distance(found[1], found[0]) < IDENTITY
 
 
 @pytest.mark.parametrize("name", CHOICES)

@@ -29,6 +29,7 @@ LEVEL = 1e-9  # relative to 1 + |objective|: what it may lose on the way to zero
 DEEP = 1e-7  # the same far down, where a precision of many digits leaves the objective fewer
 FALL = 0.05  # nats that it loses away from there, or a flat direction is not identified
 STEEP = 0.25  # nats that the slope promises to a scale that shrinks to a part
+JUMPS = (8, 4, 2, 1)  # powers of ten by which one of several scales is lifted alone, if it may be
 LIFTS, SEEN = 16, 0.01  # powers of ten by which a scale is lifted, at most; and nats that this may cost
 ROWS = 0.5  # of a row of one number, whose log-density rises by a nat where its scale shrinks to a part
 NEAR = 1e-3  # of what the program states: scales by which a precision has six digits less
@@ -101,7 +102,8 @@ def at_rest(around: Around, zero: Sequence[Entry]) -> set[Entry]:
 def lifted(ground: Ground, zero: Sequence[Entry]) -> tuple[Ground, Tensor]:
     """Lift scales that are zero to where that is hardly seen: what complete data say of the rest is finite there.
 
-    It is seen in the evidence: a prior of the scales says nothing of the rest.
+    It is seen in the evidence: a prior of the scales says nothing of the rest. Some may be much nearer to zero than
+    others are: first all are lifted together, then each of them by what it may cost alone.
 
     Returns:
         What is around there, and the way that led there, `(D,)`.
@@ -109,7 +111,21 @@ def lifted(ground: Ground, zero: Sequence[Entry]) -> tuple[Ground, Tensor]:
     ways, lost = ways_up(ground, growing(ground.around, zero))
     seen = (lost > SEEN).nonzero().flatten()
     way = ways[int(seen[0]) - 1 if len(seen) else LIFTS - 1]
+    if len(zero) > 1:
+        each = LITTLE * torch.stack([growing(ground.around, [one]) for one in zero])
+        higher, level = torch.zeros((len(zero), 1), dtype=torch.float64), _evidence(ground, way.unsqueeze(0))
+        for more in JUMPS:
+            kept = level - _evidence(ground, way + (higher + more) * each) <= SEEN / len(zero)
+            higher = torch.where(kept.unsqueeze(-1), higher + more, higher)
+        way = way + (higher * each).sum(0)
     return Ground(ground.problem, ground.around.at(way)), way
+
+
+def _evidence(ground: Ground, ways: Tensor) -> Tensor:
+    """Return the log evidence at the ends of ways, `(M)`; minus infinity where there is none."""
+    with torch.no_grad():
+        heights = ground.heights(ways) - ground.problem.log_prior(ground.problem.bind(ground.around.batch(ways)))
+    return heights.nan_to_num(nan=-torch.inf)
 
 
 def growing(around: Around, entries: Collection[Entry]) -> Tensor:
@@ -121,11 +137,8 @@ def growing(around: Around, entries: Collection[Entry]) -> Tensor:
 
 def ways_up(ground: Ground, those: Tensor) -> tuple[Tensor, Tensor]:
     """Lift some coordinates by powers of ten, `(LIFTS, D)`; and say what evidence that costs."""
-    around = ground.around
     ways = torch.arange(LIFTS, dtype=torch.float64).unsqueeze(-1) * LITTLE * those
-    with torch.no_grad():
-        heights = ground.heights(ways) - ground.problem.log_prior(ground.problem.bind(around.batch(ways)))
-    heights = heights.nan_to_num(nan=-torch.inf)
+    heights = _evidence(ground, ways)
     return ways, heights[0] - heights
 
 

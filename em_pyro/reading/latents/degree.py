@@ -29,20 +29,35 @@ LINEAR = frozenset(
     "view _unsafe_view reshape expand permute transpose t select slice unsqueeze squeeze sum mean neg clone detach "
     "alias _to_copy cat stack unbind split split_with_sizes diagonal cumsum flip roll index_select as_strided repeat "
     "tril triu lift_fresh index gather movedim unfold constant_pad_nd zero mT numpy_T _reshape_alias view_as take "
-    "take_along_dim expand_as narrow contiguous diag_embed trace swapaxes positive resolve_conj resolve_neg".split()
+    "take_along_dim expand_as narrow contiguous diag_embed trace swapaxes positive resolve_conj resolve_neg "
+    "masked_select block_diag rot90 embedding pixel_shuffle pixel_unshuffle im2col col2im _fft_r2c _fft_c2r _fft_c2c "
+    "view_as_real view_as_complex _conj _conj_physical _neg_view avg_pool2d avg_pool3d _adaptive_avg_pool2d "
+    "_adaptive_avg_pool3d reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d "
+    "replication_pad3d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d "
+    "upsample_bicubic2d upsample_trilinear3d".split()
 )
+LISTS = ("cat", "stack", "block_diag")  # linear in all tensors of a list
 ALGEBRA: dict[str, Callable[[Sequence[int]], int]] = {
-    **dict.fromkeys("add sub rsub add_ sub_".split(), max),
-    **dict.fromkeys("mul mm bmm mv dot mul_ multiply".split(), sum),
-    **dict.fromkeys("addmm baddbmm addmv addbmm".split(), lambda degrees: max(degrees[0], degrees[1] + degrees[2])),
+    **dict.fromkeys("add sub rsub add_ sub_ complex".split(), max),
+    **dict.fromkeys("mul mm bmm mv dot vdot mul_ multiply linalg_cross _trilinear _sparse_mm".split(), sum),
+    **dict.fromkeys(
+        "addmm baddbmm addmv addbmm addr addcmul _sparse_addmm".split(),
+        lambda degrees: max(degrees[0], degrees[1] + degrees[2]),
+    ),
+    "convolution": lambda degrees: max([sum(degrees[:2]), *degrees[2:]]),
+    "lerp": lambda degrees: max(degrees[:2]) + sum(degrees[2:]),
+    "addcdiv": lambda degrees: NONE if degrees[2] else max(degrees),
 }
-SOLVES = {"_linalg_solve_ex": 1, "linalg_solve_triangular": 1, "cholesky_solve": 0, "linalg_lu_solve": 2}
+SOLVES = {
+    "_linalg_solve_ex": 1, "linalg_solve_triangular": 1, "triangular_solve": 0, "cholesky_solve": 0,
+    "linalg_lu_solve": 2, "linalg_lstsq": 1,
+}  # fmt: skip
 """Of every operation that solves equations, which of its arguments is the right side: they are linear in that alone."""
 QUOTIENTS = frozenset("div div_".split())
 WRITES = frozenset(
     "index_put index_put_ _index_put_impl_ copy_ copy masked_fill masked_fill_ fill_ slice_scatter select_scatter "
-    "index_copy index_copy_ scatter scatter_ masked_scatter masked_scatter_ index_add index_add_ scatter_add "
-    "scatter_add_".split()
+    "index_copy index_copy_ index_fill index_fill_ diagonal_scatter put scatter scatter_ masked_scatter "
+    "masked_scatter_ index_add index_add_ scatter_add scatter_add_".split()
 )
 POWERS = {1.0: 1, 2.0: 2}
 SHAPES = frozenset(
@@ -132,7 +147,7 @@ class Degrees(TorchDispatchMode):
     def _after(self, name: str, args: Any, kwargs: Any, degrees: list[int]) -> int:
         """Return the degree of what an operation makes of operands of these degrees."""
         if name.rstrip("_") in LINEAR:
-            rest = () if name in ("cat", "stack") else leaves_of((*args[1:], *kwargs.values()))
+            rest = () if name in LISTS else leaves_of((*args[1:], *kwargs.values()))
             return NONE if any(self.of(part) for part in rest) else max(degrees)
         if name in ALGEBRA:
             return ALGEBRA[name](degrees)
@@ -153,9 +168,13 @@ class Degrees(TorchDispatchMode):
 
 def _rounded(found: Any, latents: list[Tensor]) -> bool:
     """Whether what an operation makes of latents is a whole number, or has fewer digits than they have."""
-    digits = max(part.element_size() for part in latents)
-    made = [part for part in leaves_of(found) if isinstance(part, Tensor)]
-    return any(not part.is_floating_point() or part.element_size() < digits for part in made)
+    digits = max(map(_digits, latents))
+    return any(_digits(part) < digits for part in leaves_of(found) if isinstance(part, Tensor))
+
+
+def _digits(part: Tensor) -> int:
+    """Return how many bits a number has, or its real part; none of one that is whole."""
+    return torch.finfo(part.dtype).bits if part.is_floating_point() or part.is_complex() else 0
 
 
 class Leaving(TorchFunctionMode):
@@ -175,6 +194,8 @@ class Leaving(TorchFunctionMode):
 
 
 def _storage(tensor: Tensor) -> int:
+    if tensor.layout != torch.strided:  # of a sparse matrix there is no view
+        return -id(tensor)
     with torch._C.DisableTorchFunction():
         return tensor.untyped_storage()._cdata
 

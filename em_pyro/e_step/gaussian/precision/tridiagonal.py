@@ -151,8 +151,8 @@ def factored(diagonal: Tensor, below: Tensor) -> Tridiagonal:
     levels, fine = list[Level](), torch.ones(diagonal.shape[:-3], dtype=torch.bool)
     while diagonal.shape[-3] > 1:
         size = diagonal.shape[-3]
-        root, info = torch.linalg.cholesky_ex(diagonal[..., 1::2, :, :])
-        fine = fine & (info == 0).all(-1)
+        root, exist = _root(diagonal[..., 1::2, :, :])
+        fine = fine & exist
         left = below[..., ::2, :, :]  # J_il
         right = _padded(below[..., 1::2, :, :].mT, root.shape[-3], blocks=True)  # J_ir
         level = Level(root, left, right, size)
@@ -163,8 +163,15 @@ def factored(diagonal: Tensor, below: Tensor) -> Tridiagonal:
         below = -(right.mT @ first)[..., : level.after, :, :]
         diagonal = even
         levels.append(level)
-    last, info = torch.linalg.cholesky_ex(diagonal)
-    return Tridiagonal(levels, last, fine & (info == 0).all(-1))
+    last, exist = _root(diagonal)
+    return Tridiagonal(levels, last, fine & exist)
+
+
+def _root(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the roots of blocks, no numbers where there is none, and whether all of a batch exist."""
+    root, info = torch.linalg.cholesky_ex(blocks)
+    found = info == 0
+    return torch.where(found[..., None, None], root, torch.nan), found.all(-1)
 
 
 def _padded(part: Tensor, count: int, *, blocks: bool) -> Tensor:
