@@ -20,6 +20,7 @@ from ..program.masks import masks_of
 from ..program.named import Batch, unwrap
 from ..program.site import Site
 from ..program.volume import Unconstrained
+from ..recording.defined import Defined
 from ..records.frozen import frozen
 
 LOCATIONS = ("normal", "multivariate_normal")
@@ -83,7 +84,8 @@ class Prior:
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-density at constrained values, one for each start, summed over their entries."""
         assert self.fn is not None
-        log_prob = self.scale * self.fn.log_prob(value)
+        with Defined():
+            log_prob = self.scale * self.fn.log_prob(value)
         return log_prob.reshape((len(value), -1)).sum(-1)
 
 

@@ -2,15 +2,19 @@
 
 A probability that is a difference, as of an interval, may be zero to the last digit in a state that nothing speaks for.
 Its logarithm is minus infinity and counts for nothing, but torch makes zero times infinity of its slope. An exponential
-that is infinite may saturate a probability, as `1 - exp(-exp(x))`, whose slope torch gets wrong in the same way.
+that is infinite may saturate a probability, as `1 - exp(-exp(x))`, whose slope torch gets wrong in the same way. So it
+does of `x log y` at zeros of both, as in the density of a uniform Dirichlet at its boundary.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 
 def _log(x: Tensor) -> Tensor:
@@ -33,9 +37,27 @@ def _exp(x: Tensor) -> Tensor:
     return torch.where(over, torch.inf, torch.where(over, 0.0, x).exp())
 
 
+def _xlogy(x: Any, y: Any) -> Tensor:
+    """Return `x log(y)`; no slope leads to `y` where both are zero."""
+    if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
+        return torch.xlogy(x, y)
+    return torch.xlogy(x, torch.where((x == 0) & (y == 0), 1.0, y))
+
+
+class Defined(TorchFunctionMode):
+    """Give `x log y` such slopes in the density of a distribution of torch."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Call the function, or what stands for it; inside no mode is on."""
+        return (_xlogy if func is torch.xlogy else func)(*args, **(kwargs or {}))
+
+
 DEFINED = (
     (torch.ops.aten.exp.default, _exp),
     (torch.ops.aten.log.default, _log),
     (torch.ops.aten.log1p.default, _log1p),
+    (torch.ops.aten.xlogy.Tensor, _xlogy),
 )
 """Operations as they are recorded, and what is run for each: the same values, and slopes that are numbers."""

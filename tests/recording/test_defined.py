@@ -13,7 +13,7 @@ from torch.distributions import constraints
 from em_pyro import EM, Fit
 from em_pyro.errors import ObjectiveError
 from em_pyro.recording import graph
-from em_pyro.recording.defined import DEFINED, _exp, _log, _log1p
+from em_pyro.recording.defined import DEFINED, Defined, _exp, _log, _log1p, _xlogy
 
 K = torch.arange(60, dtype=torch.float64)
 NEAR = torch.round(9 * (0.7 * K).sin())
@@ -72,7 +72,7 @@ def test_without_it_no_step_is_defined(monkeypatch: pytest.MonkeyPatch) -> None:
         fitted(between)
 
 
-@pytest.mark.parametrize(("op", "run"), DEFINED)
+@pytest.mark.parametrize(("op", "run"), DEFINED[:3])
 def test_values_and_slopes_are_those_of_torch(op: Callable[[Tensor], Tensor], run: Callable[[Tensor], Tensor]) -> None:
     """Twice differentiated."""
     x = tensor([0.3, 1.0, 7.0], dtype=torch.float64, requires_grad=True)
@@ -97,6 +97,44 @@ def test_at_its_end_a_function_has_its_value_and_no_slope(
     assert run(tensor([torch.nan if run is _exp else -2.0])).isnan().all()
     assert torch.equal(_exp(tensor([2])), tensor([2]).exp())
     assert _exp(tensor([89.0], dtype=torch.float32)).item() == torch.inf
+
+
+def test_products_with_a_logarithm_at_zeros_of_both() -> None:
+    """A product with zero has no slope there; elsewhere, twice differentiated, all is as torch has it."""
+    x = tensor([0.0, 0.0, 1.5, 2.0], dtype=torch.float64)
+    y = tensor([0.0, 0.3, 0.2, 7.0], dtype=torch.float64, requires_grad=True)
+    mine, theirs = _xlogy(x, y), torch.xlogy(x, y)
+    assert torch.equal(mine, theirs)
+    for _ in range(2):
+        mine, theirs = (torch.autograd.grad(out.sum(), y, create_graph=True)[0] for out in (mine, theirs))
+        assert mine[0] == 0
+        assert torch.equal(mine[1:], theirs[1:])
+    assert _xlogy(tensor(1.0), tensor(0.0)) == -torch.inf
+    assert torch.equal(_xlogy(2.0, y), torch.xlogy(2.0, y))
+
+
+ONE, TWO, FOUR = (tensor(x, dtype=torch.float64) for x in (1.0, 2.0, 4.0))
+
+
+@pytest.mark.parametrize(
+    ("law", "value"),
+    [
+        (dist.Dirichlet(torch.stack([ONE, FOUR, ONE])), [0.0, 0.4, 0.6]),
+        (dist.Beta(ONE, TWO), 0.0),
+        (dist.Gamma(ONE, TWO), 0.0),
+    ],
+)
+def test_densities_at_a_boundary(law: dist.TorchDistribution, value: float | list[float]) -> None:
+    """What has a value there has a slope, and a second one."""
+    at = tensor(value, dtype=torch.float64, requires_grad=True)
+    with Defined():
+        density = law.log_prob(at)
+    assert density == law.log_prob(at)
+    (slope,) = torch.autograd.grad(density, at, create_graph=True)
+    assert slope.isfinite().all()
+    assert torch.autograd.grad(slope.sum(), at, allow_unused=True)[0].isfinite().all()
+    (theirs,) = torch.autograd.grad(law.log_prob(at), at)
+    assert not theirs.isfinite().all()
 
 
 DOSE = tensor([-2.0, -1.5, -1.0, -0.2, 0.1, 0.4, 1.0, 1.6, 2.2, 3.0], dtype=torch.float64)
