@@ -145,7 +145,7 @@ def _spreads(site: Site, base: Distribution, unconstrained: bool) -> dict[tuple[
             n, scatter = (part.detach().double() for part in pseudo(base))
             if unconstrained and volume is not None:
                 n = n + volume
-            each = counted[(..., *(0,) * base.event_dim)]
+            each = counted[(..., *(0,) * len(base.event_shape))]
             found[solver, chart] = each * n, counted * scatter
     return found
 
