@@ -138,14 +138,14 @@ def _read(runs: Sequence[Site]) -> Prior:
 
 def _spreads(site: Site, base: Distribution, unconstrained: bool) -> dict[tuple[str, str], tuple[Tensor, Tensor]]:  # noqa: FBT001
     """Return what a prior adds to weight and scatter of a scale, by the solver and the function of its value."""
-    found, shape = {}, site.value.shape
+    found, shape, events = {}, site.value.shape, len(base.event_shape)
     counted = exponent(site).expand(shape)
     for (kind, chart), (solver, pseudo, volume) in SPREADS.items():
         if type(base) is kind and not (unconstrained and volume is None):
             n, scatter = (part.detach().double() for part in pseudo(base))
             if unconstrained and volume is not None:
                 n = n + volume
-            each = counted[(..., *(0,) * len(base.event_shape))]
+            each = counted.flatten(len(shape) - events)[..., 0] if events else counted
             found[solver, chart] = each * n, counted * scatter
     return found
 
