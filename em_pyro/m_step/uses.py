@@ -171,7 +171,7 @@ def _check_image(engine: Engine, parameter: Parameter, uses: Sequence[Use], char
 def _check_prior(engine: Engine, name: str, uses: Sequence[Use], kind: str, chart: str) -> None:
     """Refuse a prior that is not of the form of the likelihood."""
     prior = engine.priors.get(name)
-    if prior is None or prior.flat:
+    if prior is None or prior.flat or (kind, chart) in prior.spreads:
         return
     if kind not in prior.solvers or chart != "itself":
         got = prior.kind if prior.fn is not None else f"{prior.kind}, with parameters"

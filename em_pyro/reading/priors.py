@@ -41,6 +41,19 @@ CONJUGATE = {
     ),
 }
 
+# (distribution, function through which its value is a scale) -> the solver of scales; by how much it adds to weight and
+# scatter of `-n log s - S / (2 s^2)`; and what the volume adds to the former, None where it is of another form
+SPREADS = {
+    (dist.Gamma, "rsqrt"): ("normal", lambda d: (2 * (d.concentration - 1), 2 * d.rate), 2),
+    (dist.Exponential, "rsqrt"): ("normal", lambda d: (torch.zeros_like(d.rate), 2 * d.rate), 2),
+    (dist.InverseGamma, "sqrt"): ("normal", lambda d: (2 * (d.concentration + 1), 2 * d.rate), -2),
+    (dist.Wishart, "precision"): (
+        "multivariate_normal",
+        lambda d: (d.df - d.event_shape[-1] - 1, d.precision_matrix),
+        None,
+    ),
+}
+
 
 @frozen
 class Prior:
@@ -57,6 +70,8 @@ class Prior:
         pseudo: the two pseudo-statistics of every entry, shapes of the parameter; the second of vectors is a matrix,
             with a dimension more.
         shapes: what computes them instead, where its arguments are selected from other parameters (`Shapes`).
+        spreads: of every solver of scales, and function of its value, that it is conjugate to: the weight and the
+            scatter that it adds to those of every entry.
     """
 
     name: str
@@ -68,6 +83,7 @@ class Prior:
     solvers: tuple[str, ...] = ()
     pseudo: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
     shapes: Any = field(default=None, repr=False)
+    spreads: Mapping[tuple[str, str], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     @property
     def joins(self) -> bool:
@@ -107,7 +123,7 @@ def _read(runs: Sequence[Site]) -> Prior:
     if site.mask is not None:
         fn = fn.mask(site.mask)  # type: ignore[attr-defined]
     flat = isinstance(base, dist.Uniform) and not unconstrained  # a constant
-    prior = Prior(name, fn, kind, scale, flat, unconstrained)
+    prior = Prior(name, fn, kind, scale, flat, unconstrained, spreads=_spreads(site, base, unconstrained))
     solvers, pseudo, volume = CONJUGATE.get(type(base), ((), None, (0, 0)))
     if pseudo is None or flat or not _whole(base):
         return prior
@@ -118,6 +134,20 @@ def _read(runs: Sequence[Site]) -> Prior:
         part = part.detach().double().expand((*site.value.shape, *part.shape[part.dim() - more :]))
         parts.append(part * counted.reshape(counted.shape + (1,) * more))
     return replace(prior, solvers=solvers, pseudo=(parts[0], parts[1]))
+
+
+def _spreads(site: Site, base: Distribution, unconstrained: bool) -> dict[tuple[str, str], tuple[Tensor, Tensor]]:  # noqa: FBT001
+    """Return what a prior adds to weight and scatter of a scale, by the solver and the function of its value."""
+    found, shape, events = {}, site.value.shape, len(base.event_shape)
+    counted = exponent(site).expand(shape)
+    for (kind, chart), (solver, pseudo, volume) in SPREADS.items():
+        if type(base) is kind and not (unconstrained and volume is None):
+            n, scatter = (part.detach().double() for part in pseudo(base))
+            if unconstrained and volume is not None:
+                n = n + volume
+            each = counted.flatten(len(shape) - events)[..., 0] if events else counted
+            found[solver, chart] = each * n, counted * scatter
+    return found
 
 
 def _whole(base: Distribution) -> bool:

@@ -108,6 +108,7 @@ class LeastSquares:
             itself.
         weighted: whether precisions differ between cells of one location, or a prior meets them.
         pseudo: precision times mean of every entry of locations with a prior, flat, and the precision (`_laid`).
+        spreads: weight and scatter that the prior of a scale adds to those of every entry.
         swept: why closed forms are only conditional, or empty.
         bounds: of every entry of the locations that have some, lower and upper, flat.
     """
@@ -126,6 +127,7 @@ class LeastSquares:
     pseudo: Mapping[str, tuple[Tensor, Tensor]] = field(repr=False)
     swept: str
     bounds: Mapping[str, Bounds] = field(default_factory=dict, repr=False)
+    spreads: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, engine: Engine, block: Block) -> LeastSquares:
@@ -152,7 +154,9 @@ class LeastSquares:
             designs = tuple(equations.design(loc) for loc in locs)
         weighted = bool(pseudo) or (not joined and differ(factors, locs, locations))
         sizes = _sizes(sites, initial)
-        return cls(locations, scales, sizes, sites, designs, equations, weighted, pseudo, swept, bounds)
+        priors = {n: engine.priors[n] for n in scales if n in engine.priors and not engine.priors[n].flat}
+        spreads = {n: prior.spreads[block.kind, scales[n].name] for n, prior in priors.items()}
+        return cls(locations, scales, sizes, sites, designs, equations, weighted, pseudo, swept, bounds, spreads)
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -209,6 +213,9 @@ class LeastSquares:
         new = {}
         for name, chart in self.scales.items():
             scatter, n = (added(parts) for parts in zip(*pooled[name], strict=True))
+            if name in self.spreads:
+                more, squares = self.spreads[name]
+                n, scatter = n + more.reshape(n.shape[1:]), scatter + squares.reshape(scatter.shape[1:])
             new[name] = self.sites[0].scale_of(scatter, n, chart, batch[name].double())
         return new
 
