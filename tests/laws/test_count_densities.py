@@ -1,4 +1,4 @@
-"""Log-densities of counts have their digits at any concentration, and fits end at the family that is the limit."""
+"""Densities of counts and heavy tails have their digits at any concentration; fits end at the limit where it is best."""
 
 import math
 from collections.abc import Callable
@@ -51,7 +51,7 @@ def test_digits(a: float) -> None:
 
 
 def laws() -> list[tuple[Any, Tensor]]:
-    """Distributions of counts, in double precision, with values."""
+    """Distributions of the table, in double precision, with values."""
     a, x = tensor([[2.0], [50.0]]), tensor([0.0, 9.0, 4.0])
     probs, gate = tensor([0.3, 0.4, 0.5]), tensor(0.2)
     return [
@@ -64,10 +64,12 @@ def laws() -> list[tuple[Any, Tensor]]:
         (dist.ExtendedBetaBinomial(a, tensor([[1.5], [30.0]]), tensor([9, 3, -1])), x),
         (dist.ZeroInflatedDistribution(dist.BetaBinomial(a, tensor([[1.5], [30.0]]), 9), gate=gate), x),
         (dist.ZeroInflatedDistribution(dist.Geometric(probs), gate_logits=gate), x),
+        (dist.StudentT(a, probs, gate + x), x),
+        (dist.MultivariateStudentT(a, probs, torch.eye(3) + probs[:2].diag(-1)), x),
     ]
 
 
-@pytest.mark.parametrize("law", range(9))
+@pytest.mark.parametrize("law", range(11))
 def test_wrapped(law: int) -> None:
     """Under `.expand`, `.mask` and `.to_event` they are torch's, where that has its digits."""
     fn, x = laws()[law]
@@ -78,6 +80,18 @@ def test_wrapped(law: int) -> None:
         want = whole.log_prob(x)
         close(ours.expand(want.shape).clamp(min=-1e9), want.clamp(min=-1e9), IDENTITY)
     assert density(dist.Poisson(tensor(1.0)), x) is None
+
+
+@pytest.mark.parametrize("df", [1.0, 3.0, 39.0, 41.0, 1e13, 1e100])
+def test_digits_of_heavy_tails(df: float) -> None:
+    """Against the formula where that has its digits, and against its limit where it is that to the last one."""
+    x, loc = tensor([[0.3, -2.0, 7.0], [1.0, 0.0, 0.0]]), tensor([1.0, 0.0, 0.0])
+    root = tensor([[1.0, 0.0, 0.0], [0.5, 2.0, 0.0], [0.0, -1.0, 3.0]])
+    small = df < 100
+    want = dist.MultivariateStudentT(tensor(df), loc, root) if small else dist.MultivariateNormal(loc, scale_tril=root)
+    close(density(dist.MultivariateStudentT(tensor(df), loc, root), x), want.log_prob(x), IDENTITY)
+    each = dist.StudentT(tensor(df), 1.0, 2.0) if small else dist.Normal(1.0, 2.0)
+    close(density(dist.StudentT(tensor(df), 1.0, 2.0), x), each.log_prob(x), IDENTITY)
 
 
 def beta_binomial(x: Tensor, *, shares: bool) -> None:
@@ -154,6 +168,29 @@ def test_the_limit(name: str, dtype: torch.dtype) -> None:
     if dtype is torch.float64:
         assert fit.outcome == "converged", fit
         assert any(f"next to its limit, {type(limit(x)).__name__}" in note for note in fit.notes), fit.notes
+
+
+def two_clouds(x: Tensor, law: Callable[..., Any], *, df: bool) -> None:
+    """A mixture in two dimensions."""
+    loc = pyro.param("loc", tensor([[0.0, 0.0], [4.0, 4.0]]))
+    root = pyro.param("root", torch.eye(2).repeat(2, 1, 1), constraint=constraints.lower_cholesky)
+    tails = (pyro.param("df", tensor([5.0, 5.0]), constraint=constraints.positive),) if df else ()
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5])))
+        pyro.sample("x", law(*(tail[z] for tail in tails), loc[z], scale_tril=root[z]), obs=x)
+
+
+def test_tails_that_are_normal() -> None:
+    """Points within bounds: degrees of freedom run off, and the maximum is that of normals."""
+    angle = torch.arange(12.0)
+    ring = torch.stack([angle.cos(), angle.sin()], -1)
+    x = torch.cat([ring, 5 + ring.cumsum(0) / 2])
+    fit = EM(two_clouds).fit(x, dist.MultivariateStudentT, df=True)
+    pyro.clear_param_store()
+    normal = EM(two_clouds).fit(x, dist.MultivariateNormal, df=False)
+    assert fit.outcome == normal.outcome == "converged", fit
+    assert fit.log_likelihood == pytest.approx(normal.log_likelihood, rel=SOLVERS)
+    assert any("next to its limit, MultivariateNormal" in note for note in fit.notes)
 
 
 def extended(x: Tensor) -> None:

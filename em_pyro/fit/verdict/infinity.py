@@ -22,10 +22,12 @@ BACK = (-16.0, -32.0, -64.0)  # and by which logarithms of two that multiply one
 REACH = 3.0  # standard errors given complete data: the unit of these distances
 WIDEST = 2.5  # of a logarithm, likewise
 FAR_ENOUGH = 4.0  # of these: farther out densities are rounding
+ONWARDS = 10.0  # times as far as the values of a row have come: a unit of these distances that no rounding reaches
 LOST = 4.0  # information on the way from zero, or on a logarithm, above which an estimate does not run off
 FLAT, FALL = 1e-9, 0.05  # what is no fall, relative to 1 + |objective|; and what is one, in nats
 NAMED = 0.1  # of the largest part of a direction: entries that are named
 FAINT = 1e-6  # information along a combination of entries, of what each has by itself: it may run off with them
+NONE = 1e-14  # of it likewise, which is rounding
 BESIDE = (1 - 3e-6, 1 - 1e-6, 1 + 1e-6, 1 + 2e-6)  # neighbours, whose heights differ by rounding alone
 DIGITS = 4.0  # times this difference: what may be rounding
 FARTHER = tuple(1 + far for far in FAR)
@@ -44,15 +46,26 @@ def running(ground: Ground, level: float, information: Tensor) -> dict[Entry, st
         level: the objective there.
         information: in complete data, `(D, D)`.
     """
-    directions, lengths, farthest = _directions(ground, information)
-    both, farthest = torch.cat([directions * lengths, -directions * lengths]), torch.cat([farthest, farthest])
     slack = FLAT * (1 + abs(level))
+    found = _shrinking(ground, level, slack) | _cutpoints(ground, level, slack)
+    for entry, to in _along(ground, level, information, _directions(ground, information)).items():
+        found.setdefault(entry, to)
+    for entry, to in _along(ground, level, information, _together(ground.around, information, found)).items():
+        found.setdefault(entry, to)
+    return found
+
+
+def _along(ground: Ground, level: float, information: Tensor, ways: tuple[Tensor, Tensor, Tensor]) -> dict[Entry, str]:
+    """Say which entries run off along some directions, and where to."""
+    directions, lengths, farthest = ways
+    both, farthest = torch.cat([directions * lengths, -directions * lengths]), torch.cat([farthest, farthest])
     left = torch.arange(len(both))
     for far in FAR[1:2] + FAR[:1] + FAR[2:]:
-        left = left[_holds(ground, farthest[left].clamp(max=far) * both[left], level - slack)] if len(left) else left
+        points = farthest[left].clamp(max=far) * both[left]
+        left = left[_holds(ground, points, level - FLAT * (1 + abs(level)))] if len(left) else left
     if len(left):
         left = left[ground.heights(-FAR[-1] * both[left]) < level - FALL]
-    found = _shrinking(ground, level, slack) | _cutpoints(ground, level, slack)
+    found = dict[Entry, str]()
     weights = information.diagonal().clamp(min=0).sqrt()
     for one in both[left]:
         part = one.abs() * torch.where(weights > 0, weights, weights.max().clamp(min=1e-300))
@@ -96,6 +109,7 @@ def _directions(ground: Ground, information: Tensor) -> tuple[Tensor, Tensor, Te
 
     They are each real and each positive entry by itself, every row of real ones away from zero, and combinations that
     even complete data say next to nothing about, as of a size and a probability whose product alone is determined.
+    Rows are looked at some times as far as they have come, too: standard errors may lie where all digits are lost.
     """
     around, values = ground.around, ground.around.values
     domains = [around.domains[name] for name, _ in around.entries]
@@ -105,7 +119,7 @@ def _directions(ground: Ground, information: Tensor) -> tuple[Tensor, Tensor, Te
     rays = torch.zeros((len(groups), len(values)), dtype=values.dtype)
     for ray, some in zip(rays, groups, strict=True):
         ray[some] = values[some]
-    rays = rays[(rays != 0).sum(-1) > 1]
+    rays = rays[(rays != 0).sum(-1) > 1].repeat(2, 1)
     combined = [one.unsqueeze(0) for one in _combinations(information, domains)]
     directions = torch.cat([units, rays / rays.abs().amax(-1, keepdim=True), *combined])
     widest = [WIDEST if domains[k] == "positive" else torch.inf for k in alone]
@@ -113,9 +127,37 @@ def _directions(ground: Ground, information: Tensor) -> tuple[Tensor, Tensor, Te
     curved = (directions @ information * directions).sum(-1).clamp(min=0)
     way = (directions * values).abs().amax(-1)
     lengths = torch.where(curved > 1e-300, REACH / curved.sqrt(), 10 * way.clamp(min=1.0))
+    near = slice(len(alone) + len(rays) // 2, len(alone) + len(rays))
+    lengths[near] = torch.minimum(lengths, ONWARDS * way)[near]
     lost = curved * torch.where(most < torch.inf, 1.0, way.square()) < LOST
     farthest = torch.where(most < torch.inf, FAR_ENOUGH, FAR[-1])
     return directions[lost], torch.minimum(lengths, most)[lost].unsqueeze(-1), farthest[lost].unsqueeze(-1)
+
+
+def _together(around: Around, information: Tensor, known: Collection[Entry]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return rays of which every entry by itself is held by the data: of a parameter, what is faint of its values.
+
+    A class that covariates tell from all others runs off from them. Where it is the one whose logits are zero, those of
+    the others run off, and what is between them does not. Far out rounding would move that, too.
+    """
+    rays = [torch.zeros((0, around.size), dtype=torch.float64)]
+    for name in around.names:
+        own = [k for k, (n, at) in enumerate(around.entries) if n == name and (n, at) not in known]
+        if len(own) < 2 or around.domains[name] != "real":
+            continue
+        size = information.diagonal()[own]
+        unit = torch.where(size > 0, size.clamp(min=1e-300).rsqrt(), 0.0)
+        values, vectors = torch.linalg.eigh(information[own][:, own] * unit * unit.unsqueeze(-1))
+        faint = vectors[:, (values > NONE) & (values < FAINT)]  # along what has none the objective is level
+        one = torch.zeros_like(around.values)
+        one[own] = unit * (faint @ (faint.mT @ (around.values[own] * size.clamp(min=0).sqrt())))
+        if bool(one.any()):
+            rays.append(one.unsqueeze(0) / one.abs().max())
+    found = torch.cat(rays)
+    curved = (found @ information * found).sum(-1).clamp(min=0)
+    way = (found * around.values).abs().amax(-1)
+    lost = curved * way.square() < LOST
+    return found[lost], ONWARDS * way[lost].unsqueeze(-1), torch.full_like(way[lost], FAR[-1]).unsqueeze(-1)
 
 
 def _combinations(information: Tensor, domains: list[str]) -> Iterator[Tensor]:

@@ -1,11 +1,12 @@
-"""Log-densities of counts that keep their digits where a concentration is large.
+"""Log-densities of counts, and of Student's t, that keep their digits where a concentration is large.
 
 `log Gamma(r + x) - log Gamma(r)` is the rounding of two large numbers there, in torch and Pyro: it gives log-densities
-above zero, and a fit climbs them. The limit is that of a simpler family: Poisson, binomial, multinomial.
+above zero, and a fit climbs them. The limit is that of a simpler family: Poisson, binomial, multinomial, normal.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ STIRLING = 20.0  # from where four terms of the series are exact to rounding
 
 
 def density(fn: Distribution, value: Tensor) -> Tensor | None:
-    """Return the log-density of a distribution of counts under `.to_event` and `.mask`; None if it is none of these."""
+    """Return the log-density of a law of the table, under `.to_event` and `.mask`; None if it is none of these."""
     whole = unwrap(fn)
     formula = FORMULAS.get(type(whole.base))
     if formula is None or getattr(whole.base, "approx_log_prob_tol", None):
@@ -102,6 +103,23 @@ def _zero_inflated(fn: Any, x: Tensor) -> Tensor:
     return log_gate + torch.where(x == 0, softplus(beside - fn.gate_logits), beside - fn.gate_logits)
 
 
+def _student_t(fn: Any, x: Tensor) -> Tensor:
+    return _heavy_tailed(fn.df, ((x - fn.loc) / fn.scale).square(), 1) - fn.scale.log()
+
+
+def _multivariate_student_t(fn: Any, x: Tensor) -> Tensor:
+    root = fn.scale_tril
+    y = torch.linalg.solve_triangular(root, (x - fn.loc).unsqueeze(-1), upper=False).squeeze(-1)
+    return _heavy_tailed(fn.df, y.square().sum(-1), x.shape[-1]) - root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
+def _heavy_tailed(df: Tensor, squares: Tensor, size: int) -> Tensor:
+    """The density of a standard one in so many dimensions, by the squared distance from its centre."""
+    half = torch.full_like(df, size / 2)
+    constant = log_rising(half, df / 2) - half * (df * math.pi).log()
+    return constant - (df + size) / 2 * (squares / df).log1p()
+
+
 FORMULAS: Mapping[type, Callable[[Any, Tensor], Tensor]] = {
     dist.BetaBinomial: _beta_binomial,
     dist.ExtendedBetaBinomial: _extended_beta_binomial,
@@ -110,6 +128,8 @@ FORMULAS: Mapping[type, Callable[[Any, Tensor], Tensor]] = {
     dist.NegativeBinomial: _negative_binomial,
     dist.ZeroInflatedNegativeBinomial: _zero_inflated,
     dist.ZeroInflatedDistribution: _zero_inflated,
+    dist.StudentT: _student_t,
+    dist.MultivariateStudentT: _multivariate_student_t,
 }
 
 LIMITS: Mapping[type, tuple[tuple[str, ...], str]] = {
