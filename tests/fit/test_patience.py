@@ -4,11 +4,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from oracles.tolerances import SOLVERS
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
-from em_pyro import EM
-from em_pyro.fit.acceleration import when
+from em_pyro import EM, Fit
+from em_pyro.fit.acceleration import quasi_newton, when
 
 
 def moving_average(y: Tensor) -> None:
@@ -41,3 +42,31 @@ def test_a_ridge_is_left_after_some_plain_steps(monkeypatch: pytest.MonkeyPatch)
     other = EM(moving_average, max_steps=most).fit(y)
     assert not other.converged
     assert float(other.log_likelihood) < float(fit.log_likelihood) - 0.1
+
+
+def seen_through_little(start: float, noise: float) -> Fit:
+    """Fit a moving average that starts on the wrong side of zero, where EM hardly moves."""
+
+    def model(y: Tensor) -> None:
+        theta, s = pyro.param("theta", tensor(start)), pyro.param("s", tensor(1.0), constraint=constraints.positive)
+        e = pyro.sample("e", dist.Normal(torch.zeros(len(y) + 1), s).to_event(1))
+        pyro.sample("y", dist.Normal(e[1:] + theta * e[:-1], noise).to_event(1), obs=y)
+
+    e = (1.7 * torch.arange(1.0, 14.0) ** 2).sin()
+    pyro.clear_param_store()
+    return EM(model, max_steps=90).fit(e[1:] + 0.8 * e[:-1])
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.003])
+def test_gains_that_do_not_shrink_are_no_end(noise: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a plateau: no curvature is seen there, and ever longer steps are tried."""
+    best = seen_through_little(0.1, noise)
+    fit = seen_through_little(-0.2, noise)
+    assert best.converged
+    assert fit.converged
+    assert abs(fit.log_likelihood - best.log_likelihood) < SOLVERS
+    monkeypatch.setattr(quasi_newton, "STRIDE", 0.0)
+    assert not seen_through_little(-0.2, noise).converged
+    monkeypatch.undo()
+    monkeypatch.setattr(when, "LEVEL", torch.inf)
+    assert not seen_through_little(-0.2, noise).converged

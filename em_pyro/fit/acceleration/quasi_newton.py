@@ -43,6 +43,7 @@ EDGE = 14.0  # of a logit or the logarithm of a probability: beyond it an entry 
 PLAIN = 3  # moves from a new place that are plain steps: far from a maximum EM knows better
 WORST = 1 / (1 - SLOWEST)  # of the slowest plain steps that are believed
 SHRINKS = log(3.0)  # of the logarithm of a spread of latents: the most by which a proposal lets it shrink
+LEVEL, STRIDE = 0.9, 4.0  # of what the slope promised to the step before; and how much longer every stride is
 DIGITS = 1e-2  # of the slack that the loop has: a proposal is not kept for less
 
 
@@ -102,6 +103,7 @@ class QuasiNewton:
         left: estimated nats to gain from where the last move began.
         rated: whether that is by two plain steps in a row.
         gain: the most by which the information in complete data was seen to exceed that in the data observed.
+        stride: on a plateau, how many EM steps the next proposal is long; none elsewhere.
         at: the point from which the last move began.
         ahead: where it leads, if the EM step was taken there too.
         secants: what was learnt.
@@ -116,6 +118,7 @@ class QuasiNewton:
     left: float = float("inf")
     rated: bool = field(default=False, repr=False)
     gain: float = field(default=1.0, repr=False)
+    stride: float = field(default=0.0, repr=False)
     at: Reached | None = field(default=None, repr=False, compare=False)
     ahead: Reached | None = field(default=None, repr=False, compare=False)
     secants: Secants = field(default_factory=lambda: Secants.none(0), repr=False, compare=False)
@@ -200,19 +203,23 @@ class QuasiNewton:
             gain = max(gain, 1 / (1 - min(at.promised / last.promised, SLOWEST)))
         gain = min(gain, WORST)
         left = at.promised * (gain if len(secants) else WORST)
-        return replace(self, at=at, ahead=None, secants=secants, gain=gain, rated=rated, left=left)
+        plateau = not len(secants) and at.promised >= LEVEL * last.promised
+        stride = max(self.stride, STRIDE) if plateau else 0.0
+        return replace(self, at=at, ahead=None, secants=secants, gain=gain, stride=stride, rated=rated, left=left)
 
     def _searched(self, problem: Problem, at: Reached, budget: int) -> QuasiNewton:
         """Try the way from the EM step to the quasi-Newton step; `ahead` is where it rises enough, None if nowhere.
 
         A proposal promises no more than is `near`: farther on the objective is no parabola.
         """
+        if not len(self.secants):
+            return self._strode(problem, at, budget)
         correction = _within(problem, at, _direction(self.secants, at)) - at.step
         more, length, trials = float(at.slope @ correction), 1.0, 0
         if more > 0:
             length = min(1.0, (2 * near(at.objective) - at.promised) / more)
         rounding = DIGITS * problem.slack * (1 + abs(at.objective))
-        while len(self.secants) and length > 0 and trials < min(TRIALS, budget - 1):
+        while length > 0 and trials < min(TRIALS, budget - 1):
             trials += 1
             ahead = _tried(problem, at, at.step + length * correction)
             rise = -torch.inf if ahead is None else ahead.objective - at.objective
@@ -223,6 +230,17 @@ class QuasiNewton:
             return replace(self, ahead=None)
         counts = replace(self, evaluations=self.evaluations + trials, rejected=self.rejected + 1)
         return replace(counts, ahead=None, secants=Secants.none(len(at.vector)))
+
+    def _strode(self, problem: Problem, at: Reached, budget: int) -> QuasiNewton:
+        """Try several EM steps at once, ever more, where moves have shown a slope that does not fall: a plateau."""
+        promised = min(self.stride * at.promised, 2 * near(at.objective))
+        if not self.stride or promised <= at.promised or budget < 2:
+            return replace(self, ahead=None)
+        ahead = _tried(problem, at, _within(problem, at, promised / at.promised * at.step))
+        counts = replace(self, evaluations=self.evaluations + 1)
+        if ahead is not None and ahead.objective - at.objective >= RISEN * promised:
+            return replace(counts, kept=self.kept + 1, stride=STRIDE * self.stride, ahead=ahead)
+        return replace(counts, rejected=self.rejected + 1, stride=0.0, ahead=None)
 
 
 def reached(problem: Problem, here: Batch) -> Reached:

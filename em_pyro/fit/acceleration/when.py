@@ -19,6 +19,7 @@ MANY = 100  # plain steps still to be taken, from which on other moves pay
 FEWER = 5  # the same where normal latents are integrated: what is left there is mostly slow
 SETTLED = 5  # successive rates that must all say so
 SEEN = SETTLED + 2  # objectives that they follow from
+LEVEL = 0.999  # rates of gains that do not shrink
 PATIENCE = 40  # plain steps of these: small known scales make ridges, on which EM creeps far from the maximum
 
 
@@ -52,7 +53,8 @@ def slow(trail: Sequence[float], tol: float, many: int = MANY, patience: int | N
     """Begin when the rate has settled, and says that more than so many plain steps are left to the tolerance.
 
     Gains that shrink at a rate `r` from `d` have `d r^n / (1 - r)` left after `n` steps. What is left must be near: a
-    rate on a plateau says nothing of what comes after it. With `patience`, that many steps are enough of one.
+    rate on a plateau says nothing of what comes after it. With `patience`, that many steps are enough of one,
+    also where gains do not shrink at all.
     """
     if tol <= 0 or len(trail) < SEEN:
         return False
@@ -60,6 +62,8 @@ def slow(trail: Sequence[float], tol: float, many: int = MANY, patience: int | N
     rates = [later / gain if gain > 0 else 0.0 for gain, later in pairwise(gains)]
     rate, small = min(min(rates), SLOWEST), tol * (1 + abs(trail[-1]))
     left = gains[-1] * rate / (1 - rate)
+    if patience is not None and len(trail) >= patience and min(rates) >= LEVEL:
+        return gains[-1] > small
     far = left > near(trail[-1]) and (patience is None or len(trail) < patience)
     if far or not (0 < rate <= max(rates) < 1 and small < left):
         return False

@@ -3,13 +3,14 @@
 Normal and MultivariateNormal latents are, if
 
 1. they are in a data plate (`program/survey.py`);
-2. a parameter drives a scale of their own law, so that their joint density with it has no bound;
+2. a parameter drives a scale of their own law, so that their joint density with it has no bound; or has one where a
+   clamp or a prior stops the scale, which says nothing of the spread: these outside of mixtures, and where they can be;
 3. their law, or a law that they enter, is that of a latent that is integrated, and they do not multiply it;
 4. their prior is left out by `mask(False)`, and they enter the value of a site: they are its missing entries;
 5. a parameter without a prior multiplies them, as the spread of a non-centred effect or a loading: their joint density
    rises for ever, as the one grows and the others shrink;
 6. a positive parameter with a prior does so, outside of mixtures: the joint density then has a bound, but where the
-   prior stops that, which says nothing of the spread;
+   prior stops that;
 7. together with the other parameters they take all that is observed with a free scale, outside of mixtures: a Gaussian
    process at the places that were observed, more coefficients than rows. Their joint density with that scale has no
    bound. An observation that a latent which is integrated spreads is none of them.
@@ -19,20 +20,23 @@ All others are parameters with a prior. `EM(continuous={"b": "maximise"})`, or "
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from ...errors import ModelError
 from ...program.continuous.local import NORMAL
 from ...program.marks import reached, traced_run
 from ...program.named import Params, unwrap
 from ...program.program import Program
 from ...program.site import Site
+from ...program.stated import stem
 from ..improper import unbounded
 from ..priors import dropped
+from .degree import sites_of_latents
 from .exact_fits import fitting_exactly
 
 
@@ -55,18 +59,17 @@ def to_integrate(program: Program, values: Params, chosen: Mapping[str, str]) ->
         normal = {n for n in kinds if n in traced and type(unwrap(traced[n].fn).base).__name__ in NORMAL}
         if not normal:
             return program.integrated
-        found = dict(program.integrated)
-        for bad in unbounded(program, values, leaves, traced):
-            if bad.site in normal:
-                found.setdefault(bad.site, f'"{bad.parameter}" is its {bad.argument}, and may go to zero')
-        for name, site in _missing(traced, leaves, normal).items():
-            found.setdefault(name, f'without a prior, inside the value of "{site}": its missing entries')
+        found = dict(program.integrated) | _alone(program, values, leaves, traced, normal)
         found |= _spread(program, traced, leaves, normal - found.keys())
-        _add_connected(found, normal, traced, {**leaves, **standing})
-        plain, _ = _by_states(program, traced)
+        every = {**leaves, **standing}
+        _add_connected(found, normal, traced, every)
+        plain, mixed = _by_states(program, traced)
+        for steps in _held(traced, leaves, normal - found.keys() - _located(mixed, leaves)):
+            more = found | steps
+            _add_connected(more, normal, traced, every)
+            found = more if _can_be(program, values, traced, more) else found
         if not normal - found.keys():
             return found
-        every = {**leaves, **standing}
         spread = {name: leaf for name, leaf in every.items() if name in found}
         factors = frozenset[str]().union(*_factors(plain, every, list(spread)).values())
         located = {name: leaf for name, leaf in leaves.items() if name not in spread.keys() | factors}
@@ -74,6 +77,19 @@ def to_integrate(program: Program, values: Params, chosen: Mapping[str, str]) ->
             found |= more
             _add_connected(found, normal, traced, every)
         return found
+
+
+def _alone(
+    program: Program, values: Params, leaves: Mapping[str, Tensor], traced: Mapping[str, Site], normal: set[str]
+) -> dict[str, str]:
+    """Latents whose own law has no bound, or no density."""
+    found = dict[str, str]()
+    for bad in unbounded(program, values, leaves, traced):
+        if bad.site in normal:
+            found.setdefault(bad.site, f'"{bad.parameter}" is its {bad.argument}, and may go to zero')
+    for name, site in _missing(traced, leaves, normal).items():
+        found.setdefault(name, f'without a prior, inside the value of "{site}": its missing entries')
+    return found
 
 
 def _spread(
@@ -84,10 +100,33 @@ def _spread(
     found = _multiplied(traced, leaves, normal, free)
     why = {name: f'"{by}", which has no prior, multiplies it' for name, by in found.items()}
     plain, mixed = _by_states(program, traced)
-    left = normal - found.keys() - frozenset[str]().union(*reached(mixed, leaves, _locations).values())
+    left = normal - found.keys() - _located(mixed, leaves)
     spreads = {name for name, p in program.parameters.items() if p.kind == "prior" and _is_positive(p.constraint)}
     found = _multiplied(plain, leaves, left, spreads)
     return why | {name: f'"{by}", which is positive, multiplies it' for name, by in found.items()}
+
+
+def _held(traced: Mapping[str, Site], leaves: Mapping[str, Tensor], normal: set[str]) -> list[dict[str, str]]:
+    """Latents with a scale that a parameter drives, the steps of a loop together, and why they are integrated."""
+    found: dict[str, dict[str, str]] = {}
+    for name, names in reached({name: traced[name] for name in sorted(normal)}, leaves, _scales).items():
+        if names and not dropped(traced[name]):
+            found.setdefault(stem(name), {})[name] = f'"{min(names)}" drives its scale'
+    return list(found.values())
+
+
+def _can_be(program: Program, values: Params, traced: Mapping[str, Site], latents: Collection[str]) -> bool:
+    """Tell whether the rest of a program is linear and normal in some latents."""
+    try:
+        sites_of_latents(program, values, {name: traced[name].value.detach().clone() for name in latents})
+    except ModelError:
+        return False
+    return True
+
+
+def _located(traced: Mapping[str, Site], leaves: Mapping[str, Tensor]) -> frozenset[str]:
+    """All that enters the locations of some sites."""
+    return frozenset[str]().union(*reached(traced, leaves, _locations).values())
 
 
 def _by_states(program: Program, traced: Mapping[str, Site]) -> tuple[dict[str, Site], dict[str, Site]]:
