@@ -1,4 +1,4 @@
-"""Densities of counts and heavy tails keep their digits at any concentration; a fit ends at the limit if that is best."""
+"""Densities of counts and heavy tails have their digits at any concentration; fits end at the limit where best."""
 
 import math
 from collections.abc import Callable
