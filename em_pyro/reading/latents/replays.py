@@ -17,7 +17,7 @@ from ...program.program import Program
 from ...program.site import Site
 from ...records.frozen import frozen
 from ..design.replays import NOISE
-from .bilinear import Places, beside
+from .bilinear import Kind, Places, beside
 
 FAR = {False: 300, True: 60}  # powers of two by which latents are moved at most, in double precision and in single
 KEPT = 200_000  # latent entries of all runs that are kept
@@ -27,7 +27,7 @@ ROOM = {False: 900, True: 110}  # what a location may be then
 class Crowded(Exception):
     """A cell has two of the entries that were moved together; says of which kind."""
 
-    def __init__(self, kind: tuple[int, ...] | None, said: ModelError | None = None) -> None:
+    def __init__(self, kind: Kind | None, said: ModelError | None = None) -> None:
         """Of which kind, None is not known; and what is said where all are moved alone."""
         super().__init__()
         self.kind, self.said = kind, said
