@@ -94,5 +94,5 @@ def test_what_all_steps_take_does_not_count_them(monkeypatch: pytest.MonkeyPatch
                 pyro.sample(f"y_{t}", dist.Normal(effect + z, noise), obs=y[..., t])
 
     calls = counted(monkeypatch)
-    prepare(panel, (torch.arange(180.0).double().sin().reshape(3, 60),), {}, {}, check=False)
+    prepare(panel, (torch.arange(600.0).double().sin().reshape(10, 60),), {}, {}, check=False)
     assert len(calls) < 60
