@@ -12,6 +12,7 @@ from torch.distributions import MultivariateNormal, constraints
 from em_pyro import EM, Fit
 from em_pyro.fit.problem import prepare
 from em_pyro.fit.scales import Scales
+from em_pyro.fit.verdict.digits import has_lost_digits
 from em_pyro.fit.verdict.ground import Ground, around_of
 from em_pyro.fit.verdict.spreads import lifted
 
@@ -135,3 +136,22 @@ def test_scales_that_are_zero_are_lifted_by_what_each_may_cost() -> None:
         lifted_to = lifted(ground, [("moves", (0,)), ("moves", (1,))])[0].around.params["moves"]
         assert bool((lifted_to > 5e-4).all())
         assert bool((lifted_to < 0.1).all())
+
+
+def test_a_fall_beside_scales_of_no_digits_is_no_fault() -> None:
+    """A start with a scale of its own, which one value has, and no noise: last digits move the density there."""
+
+    def level(y: Tensor) -> None:
+        begin = pyro.param("begin", y[0].clone())
+        first, noise = positive("first", torch.tensor(1.0)), positive("noise", torch.tensor(1.0))
+        z = pyro.sample("z_0", dist.Normal(begin, first))
+        pyro.sample("y_0", dist.Normal(z, noise), obs=y[0])
+        for t in pyro.markov(range(1, len(y))):
+            z = pyro.sample(f"z_{t}", dist.Normal(z, positive("moves", torch.tensor(1.0))))
+            pyro.sample(f"y_{t}", dist.Normal(z, noise), obs=y[t])
+
+    problem = prepare(level, (2.1 + drawn(4, 8).cumsum(0),), {}, {}, check=True)
+    here = {name: parameter.initial.double().unsqueeze(0) for name, parameter in problem.program.parameters.items()}
+    tiny = torch.full((1,), 1e-15, dtype=torch.float64)
+    assert has_lost_digits(problem, here | {"first": tiny, "noise": tiny}, 0.01)
+    assert not has_lost_digits(problem, here, 0.01)

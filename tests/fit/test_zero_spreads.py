@@ -12,7 +12,6 @@ from torch.distributions import constraints
 
 from em_pyro import EM
 from em_pyro.e_step.gaussian.unit import Gaussian
-from em_pyro.errors import ObjectiveError
 from em_pyro.fit import certificate, endings, loop
 from em_pyro.fit.scales import Scales
 
@@ -247,8 +246,7 @@ def test_no_way_to_zero_leads_past_the_last_digits(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(loop, "top_of_face", lambda *_: None)  # no way out of a saddle is needed then
     monkeypatch.setattr(Scales, "shrunk", lambda *_: False)
     pyro.clear_param_store()
-    with pytest.raises(ObjectiveError, match="expected the objective not to fall"):
-        EM(of_two_kinds).fit(SIX)
+    assert EM(of_two_kinds).fit(SIX).outcome == "unconfirmed"
 
 
 def test_endings_that_do_not_look_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from oracles.agreement import close
@@ -11,6 +12,7 @@ from oracles.runs import counted
 from oracles.tolerances import IDENTITY
 from programs.gaussian_programs import gaussian_program
 from torch import Tensor
+from torch.distributions import constraints
 
 from em_pyro.fit.problem import prepare
 from em_pyro.program.program import Program
@@ -76,3 +78,21 @@ def test_what_is_asked_for_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Replays, "ahead", before)
     read(0)
     assert len(seen) >= 4
+
+
+def test_what_all_steps_take_does_not_count_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An effect of the shape of a step meets all of them: the steps still move by every second, as without it."""
+
+    def panel(y: Tensor) -> None:
+        one = torch.ones(()).double()
+        keep = pyro.param("keep", 0.8 * one)
+        spread, moves, noise = (pyro.param(n, one, constraint=constraints.positive) for n in ("u", "q", "r"))
+        with pyro.plate("rows", len(y)):
+            effect, z = pyro.sample("effect", dist.Normal(0.0 * one, spread)), y[..., 0] * 0
+            for t in pyro.markov(range(y.shape[-1])):
+                z = pyro.sample(f"z_{t}", dist.Normal(keep * z, moves))
+                pyro.sample(f"y_{t}", dist.Normal(effect + z, noise), obs=y[..., t])
+
+    calls = counted(monkeypatch)
+    prepare(panel, (torch.arange(600.0).double().sin().reshape(10, 60),), {}, {}, check=False)
+    assert len(calls) < 60

@@ -8,6 +8,7 @@ of which no cell has two move together, and are told apart by marks.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import field, replace
 from functools import cached_property
@@ -18,9 +19,14 @@ from torch import Tensor
 
 from ...program.named import Params
 from ...program.site import Site
+from ...program.stated import stem
 from ...records.frozen import frozen
 
 ALONE = 8  # latents that are moved one by one
+STEPS = 8  # of a loop, from which it is taken that neighbours meet
+
+Kind = tuple[tuple[int, ...], str]
+"""Of latents that may move together: their shape, and of steps of a long loop what their names have in common."""
 
 
 @frozen
@@ -171,16 +177,17 @@ class Places:
             found[name] = part if part.dtype == self.dtypes[name] else part.to(self.dtypes[name])
         return found
 
-    def frames(self, coarse: Mapping[tuple[int, ...], int]) -> Iterator[tuple[tuple[int, ...], Tensor]]:
-        """Yield sets of entries that move together, with their kind: one coordinate of all latents of a shape.
+    def frames(self, coarse: Mapping[Kind, int]) -> Iterator[tuple[Kind, Tensor]]:
+        """Yield sets of entries that move together, with their kind: one coordinate of all latents of a kind.
 
         Args:
             coarse: of every kind, which of its `cuts` is made.
         """
         for kind, names in self.kinds.items():
             events = self.events[names[0]]
-            size = math.prod(kind[len(kind) - events :])
-            ids = torch.stack([torch.arange(math.prod(kind)) + self.first[n] for n in names])
+            shape = kind[0]
+            size = math.prod(shape[len(shape) - events :])
+            ids = torch.stack([torch.arange(math.prod(shape)) + self.first[n] for n in names])
             ids = ids.reshape((len(names), -1, size))
             sites, rows = self.cuts(kind)[coarse[kind]]
             for a in range(sites):
@@ -204,17 +211,20 @@ class Places:
         yield 1 - half
 
     @cached_property
-    def kinds(self) -> dict[tuple[int, ...], list[str]]:
-        """Latents of the same shape: the steps of a loop."""
-        found: dict[tuple[int, ...], list[str]] = {}
+    def kinds(self) -> dict[Kind, list[str]]:
+        """The steps of a loop of the same shape, and by shape what is in no long one: it may meet all steps."""
+        steps = Counter((shape, stem(name)) for name, shape in self.shapes.items())
+        found: dict[Kind, list[str]] = {}
         for name, shape in self.shapes.items():
-            found.setdefault((*shape,), []).append(name)
+            loop = stem(name) if steps[shape, stem(name)] > STEPS else ""
+            found.setdefault(((*shape,), loop), []).append(name)
         return found
 
-    def cuts(self, kind: tuple[int, ...]) -> list[tuple[int, int]]:
+    def cuts(self, kind: Kind) -> list[tuple[int, int]]:
         """Into how many parts latents of a kind, and the entries of each, may be cut: coarser ones first."""
         sites = len(self.kinds[kind])
-        rows = math.prod(kind) // math.prod(kind[len(kind) - self.events[self.kinds[kind][0]] :])
+        shape = kind[0]
+        rows = math.prod(shape) // math.prod(shape[len(shape) - self.events[self.kinds[kind][0]] :])
         steps = [m for m in (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32) if m < sites]
         wide = [m for m in (2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32) if m < rows]
         found = [(m, 1) for m in steps] + [(sites, 1)]

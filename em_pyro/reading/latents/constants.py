@@ -15,7 +15,7 @@ from ...program.named import Params, broadcast, unwrap
 from ...program.program import Program
 from ...program.site import Site
 from ..reading import Recognition
-from .bilinear import Bilinear, Latents, Places, Slot, stacked
+from .bilinear import STEPS, Bilinear, Kind, Latents, Places, Slot, stacked
 from .computed import Computed, computed, taken_apart
 from .degree import sites_of_latents
 from .entries import Used, colours_of, entries_of, first_alike, numbered, of_colour, used_of
@@ -24,7 +24,6 @@ from .moves import Moves
 from .replays import Crowded, Replays, names_of, thin
 from .stand_in import scale_name, unread, with_computed
 
-STEPS = 8  # of a loop, from which it is taken that neighbours meet
 GROWING = {False: 1e-4, True: 1e-2}  # relative, of what a latent is missing by; in double precision and in single
 BLURRED = 1e-3  # of the terms of a residual: what may be rounding, however coarse
 RUNS = 2000  # of the model, for all constants together
@@ -93,9 +92,7 @@ def bilinear(program: Program, recognition: Recognition, sites: frozenset[str], 
                 ) from None
 
 
-def _found(
-    replays: Replays, recognition: Recognition, others: Mapping[str, str], coarse: Mapping[tuple[int, ...], int]
-) -> Found:
+def _found(replays: Replays, recognition: Recognition, others: Mapping[str, str], coarse: Mapping[Kind, int]) -> Found:
     places, zero = replays.places, torch.zeros(replays.places.count, dtype=torch.float64)
     frames = [Frame(kind, ids, places.count) for kind, ids in places.frames(coarse)]
     far = _begun(replays, frames, recognition.runs[0])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...records.frozen import frozen
+from .bilinear import Kind
 from .replays import Crowded, Parts, Replays, Steps, thin_which
 
 AGAIN = (1 + math.sqrt(5)) / 2  # times as far: no multiple of a unit in the last place is another one
@@ -22,12 +23,12 @@ class Frame:
     """Latent entries that move together: all at one, or each at a mark of its own.
 
     Attributes:
-        kind: the shape of their latents.
+        kind: of their latents.
         ids: their numbers.
         count: of all entries.
     """
 
-    kind: tuple[int, ...]
+    kind: Kind
     ids: Tensor = field(repr=False)
     count: int
 

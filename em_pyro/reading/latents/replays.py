@@ -17,7 +17,7 @@ from ...program.program import Program
 from ...program.site import Site
 from ...records.frozen import frozen
 from ..design.replays import NOISE
-from .bilinear import Places, beside
+from .bilinear import Kind, Places, beside
 
 FAR = {False: 300, True: 60}  # powers of two by which latents are moved at most, in double precision and in single
 KEPT = 200_000  # latent entries of all runs that are kept
@@ -27,7 +27,7 @@ ROOM = {False: 900, True: 110}  # what a location may be then
 class Crowded(Exception):
     """A cell has two of the entries that were moved together; says of which kind."""
 
-    def __init__(self, kind: tuple[int, ...] | None, said: ModelError | None = None) -> None:
+    def __init__(self, kind: Kind | None, said: ModelError | None = None) -> None:
         """Of which kind, None is not known; and what is said where all are moved alone."""
         super().__init__()
         self.kind, self.said = kind, said
@@ -109,6 +109,10 @@ def _finite(value: Tensor) -> Tensor:
     return value if bool(finite.all()) else torch.where(finite, value, 0.0)
 
 
+def _digits(latents: Tensor) -> bytes:
+    return latents.cpu().numpy().tobytes()
+
+
 @frozen
 class Replays:
     """The program with its latents and locations moved."""
@@ -152,8 +156,8 @@ class Replays:
         if (known := self._known(latents, moved)) is not None:  # some are asked for again
             return known
         found = self.cells(self._sites(latents, moved))
-        if len(self._runs) < self._kept:
-            self._runs.append((latents, moved, found))
+        if self.keeps(1):
+            self._keep(latents, moved, found)
         return found
 
     def _sites(self, latents: Tensor, moved: Params) -> dict[str, Site]:
@@ -161,8 +165,10 @@ class Replays:
             return self.program.run({**self.params, **moved}, self.places.values(latents))
 
     def _known(self, latents: Tensor, moved: Params) -> Parts | None:
-        same = (parts for at, by, parts in self._runs if torch.equal(at, latents) and alike(by, moved))
-        return next(same, None)
+        return next((parts for by, parts in self._runs.get(_digits(latents), ()) if alike(by, moved)), None)
+
+    def _keep(self, latents: Tensor, moved: Params, parts: Parts) -> None:
+        self._runs.setdefault(_digits(latents), []).append((moved, parts))
 
     def ahead(self, points: Sequence[Tensor], known: Mapping[str, Site] | None, moved: Params | None = None) -> None:
         """Run with several latents at once, where that can be done, and keep the runs: they will be asked for.
@@ -193,16 +199,16 @@ class Replays:
             return
         for k, point in enumerate(points, 1):
             each = [Steps(n, found[f"{i}", "value"][k], found[f"{i}", "location"][k]) for i, n in enumerate(steps)]
-            self._runs.append((point, moved, Parts(each, self._names)))
+            self._keep(point, moved, Parts(each, self._names))
 
     @cached_property
-    def _runs(self) -> list[tuple[Tensor, Params, Parts]]:
-        """Runs, with their latents and the parameters that were moved."""
-        return []
+    def _runs(self) -> dict[bytes, list[tuple[Params, Parts]]]:
+        """Runs by their latents, with the parameters that were moved."""
+        return {}
 
     def keeps(self, runs: int) -> bool:
         """Whether so many more runs are kept."""
-        return len(self._runs) + runs <= self._kept
+        return sum(map(len, self._runs.values())) + runs <= self._kept
 
     @cached_property
     def _kept(self) -> int:
