@@ -96,8 +96,12 @@ def swapped(value: Any, old: Any, new: Tensor) -> Any:
 
 def _said(value: Any, error: Exception) -> tuple[str, str]:
     """Say what is wrong with an index, and what to do about it."""
-    array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
     whole = "Pass what .long() of a tensor, or .astype(int) of an array or a column, gives."
+    if isinstance(value, Tensor) and value.layout is not torch.strided:
+        return f"a tensor of layout {value.layout}", "Make it dense: .to_dense()."
+    if isinstance(value, Tensor) and value.dtype is torch.bfloat16:  # which NumPy has not
+        return "bfloat16", whole
+    array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
     kind = array.dtype.kind
     empty = _empty(array)
     if empty.any():
