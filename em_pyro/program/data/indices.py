@@ -103,7 +103,7 @@ def _array(value: Any) -> np.ndarray:
 
 def _said(value: Any, error: Exception) -> tuple[str, str]:
     """Say what is wrong with an index, and what to do about it."""
-    if isinstance(value, Tensor) and value.layout is not torch.strided:
+    if getattr(value, "layout", torch.strided) is not torch.strided:
         return f"a tensor of layout {value.layout}", "Make it dense: .to_dense()."
     array, whole = _array(value), "Pass what .long() of a tensor, or .astype(int) of an array or a column, gives."
     kind = array.dtype.kind
@@ -120,7 +120,7 @@ def _said(value: Any, error: Exception) -> tuple[str, str]:
         return f"{array.dtype} ({array.flat[0]!r} first)", "Number them: pd.factorize(column)[0]."
     if kind == "f" or array.dtype == np.uint8:
         mask = ", which torch takes for a mask" if kind == "u" else ""
-        return f"{str(value.dtype).removeprefix('torch.') if isinstance(value, Tensor) else array.dtype}{mask}", whole
+        return f"{str(getattr(value, 'dtype', array.dtype)).removeprefix('torch.')}{mask}", whole
     size = int(beyond[2]) if (beyond := BEYOND.search(str(error))) else int(array.max())
     bad = (array >= size) | (array < (-size if beyond else 0))
     at = tuple(int(i) for i in np.argwhere(bad)[0]) if bad.any() else ()
