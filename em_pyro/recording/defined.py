@@ -44,6 +44,21 @@ def _xlogy(x: Any, y: Any) -> Tensor:
     return torch.xlogy(x, torch.where((x == 0) & (y == 0), 1.0, y))
 
 
+def _pow(x: Tensor, y: Any) -> Tensor:
+    """Return `x ** y`; no slope leads to a zero where it is infinite or has none itself, nor to the exponent there.
+
+    What the hazard of a Weibull is at time zero: torch makes zero times infinity of `(t / scale) ** shape`.
+    """
+    kind = torch.result_type(x, y)
+    if not kind.is_floating_point or (not isinstance(y, Tensor) and (y in (0, 1) or y >= 2)):
+        return torch.pow(x, y)
+    x, y = x.to(kind), y.to(kind) if isinstance(y, Tensor) else x.new_tensor(y, dtype=kind)
+    fixed, zero = y.detach(), x == 0
+    smooth = zero & ((fixed == 0) | (fixed == 1) | (fixed >= 2))
+    at_zero = torch.where(smooth, torch.where(smooth, x, 1.0) ** fixed, torch.zeros_like(x) ** fixed)
+    return torch.where(zero, at_zero, torch.where(zero, 1.0, x) ** y)
+
+
 class Defined(TorchFunctionMode):
     """Give `x log y` such slopes in the density of a distribution of torch."""
 
@@ -59,5 +74,7 @@ DEFINED = (
     (torch.ops.aten.log.default, _log),
     (torch.ops.aten.log1p.default, _log1p),
     (torch.ops.aten.xlogy.Tensor, _xlogy),
+    (torch.ops.aten.pow.Tensor_Tensor, _pow),
+    (torch.ops.aten.pow.Tensor_Scalar, _pow),
 )
 """Operations as they are recorded, and what is run for each: the same values, and slopes that are numbers."""

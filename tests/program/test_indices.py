@@ -64,6 +64,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "below": (KIND - 5, r"-(5|4) at index .*They count from zero"),
     "bytes": (KIND.astype(np.uint8), "uint8, which torch takes for a mask"),
     "none": (np.array([0, 1, None] * 4, dtype=object), r"None at index \(2,\)"),
+    "short fractions": (torch.tensor(KIND).bfloat16(), "bfloat16. Pass what .long()"),
     "days": (np.datetime64("2020-01-01") + KIND, "Number them"),
 }
 
@@ -77,6 +78,12 @@ def test_what_is_no_index_is_named(name: str, select: Callable[[Tensor, Any], Te
         return  # the others take bytes for what they are, or say so by another word
     with pytest.raises(DataError, match=f'Argument "kind": expected whole numbers.*{said}'):
         EM(model_of(select)).fit(Y, kind)
+
+
+def test_a_sparse_tensor_is_named() -> None:
+    """It has no entries by place."""
+    with pytest.raises(DataError, match=r'Argument "kind": .*layout torch.sparse_coo\. Make it dense'):
+        EM(model_of(bracket)).fit(Y, torch.tensor(KIND).to_sparse())
 
 
 @pytest.mark.parametrize("made", ["Series", "array", "Int64", "category", "boolean"])

@@ -13,7 +13,7 @@ from torch.distributions import constraints
 from em_pyro import EM, Fit
 from em_pyro.errors import ObjectiveError
 from em_pyro.recording import graph
-from em_pyro.recording.defined import DEFINED, Defined, _exp, _log, _log1p, _xlogy
+from em_pyro.recording.defined import DEFINED, Defined, _exp, _log, _log1p, _pow, _xlogy
 
 K = torch.arange(60, dtype=torch.float64)
 NEAR = torch.round(9 * (0.7 * K).sin())
@@ -111,6 +111,63 @@ def test_products_with_a_logarithm_at_zeros_of_both() -> None:
         assert torch.equal(mine[1:], theirs[1:])
     assert _xlogy(tensor(1.0), tensor(0.0)) == -torch.inf
     assert torch.equal(_xlogy(2.0, y), torch.xlogy(2.0, y))
+
+
+def test_powers_of_zero() -> None:
+    """Slopes that are infinite, or have none themselves, lead nowhere; all others, and values, are those of torch."""
+    x, y = (
+        tensor(some, dtype=torch.float64, requires_grad=True)
+        for some in ([0.0, 0.0, 0.0, 0.0, 0.0, 0.3, 2.0, 1.5], [0.0, 0.7, 1.0, 1.5, 2.0, 0.7, -1.0, 3.0])
+    )
+    mine, theirs = _pow(x, y), x**y
+    assert torch.equal(mine, theirs)
+    slopes = [torch.autograd.grad(out.sum(), (x, y), create_graph=True) for out in (mine, theirs)]
+    usual = tensor([True, False, *[True] * 6])
+    for one, other in zip(*slopes, strict=True):
+        assert one.isfinite().all()
+        assert torch.equal(one[usual], other[usual])
+    second = [torch.autograd.grad(of[0].sum() + 0 * of[1].sum(), x)[0] for of in slopes]
+    assert second[0].tolist()[1:5] == [0.0, 0.0, 0.0, 2.0]
+    assert torch.equal(second[0][5:], second[1][5:])
+    whole = tensor([0, 2])
+    assert torch.equal(_pow(whole, 3), whole**3)
+    assert torch.equal(_pow(whole, tensor([0.5, 0.5])), whole ** tensor([0.5, 0.5]))
+    assert torch.equal(_pow(x, 2), x**2)
+    assert torch.equal(_pow(x[:2], 0.5), x[:2] ** 0.5)
+    assert _pow(tensor([0.0], dtype=torch.float32), 0.5).dtype == torch.float32
+
+
+DIED_AT = tensor([0.3, 0.9, 1.6, 2.1, 0.2, 4.8, 1.2, 0.6, 3.3, 7.5], dtype=torch.float64)
+LEFT_AT = tensor([0.0, 1.1, 0.0, 2.6, 3.1], dtype=torch.float64)
+
+
+def survival(left: Tensor, *, shape: float, term: bool) -> None:
+    """Times of death, and times after which nobody knows; some left when the study began."""
+    scale = pyro.param("scale", tensor(2.0, dtype=torch.float64), constraint=constraints.positive)
+    k = pyro.param("shape", tensor(shape, dtype=torch.float64), constraint=constraints.positive)
+    with pyro.plate("dead", len(DIED_AT)):
+        pyro.sample("died", dist.Weibull(scale, k), obs=DIED_AT)
+    with pyro.plate("others", len(left)):
+        alive = -((left / scale) ** k)
+        if term:
+            pyro.factor("left", alive)
+        else:
+            pyro.sample("left", dist.Bernoulli(alive.exp()), obs=torch.ones_like(left))
+
+
+@pytest.mark.parametrize("shape", [0.7, 1.5])
+@pytest.mark.parametrize("term", [False, True])
+def test_who_left_at_once_tells_nothing(shape: float, *, term: bool) -> None:
+    """The fit and its standard errors are those without these rows."""
+    found = []
+    for left in (LEFT_AT, LEFT_AT[LEFT_AT > 0]):
+        pyro.clear_param_store()
+        found.append(EM(survival).fit(left, shape=shape, term=term))
+        assert found[-1].outcome == "converged"
+        assert not found[-1].notes
+    assert found[0].log_likelihood == pytest.approx(found[1].log_likelihood, rel=SOLVERS)
+    one, other = (fit.information().se for fit in found)
+    assert one["shape"].item() == pytest.approx(other["shape"].item(), rel=1e-4)
 
 
 ONE, TWO, FOUR = (tensor(x, dtype=torch.float64) for x in (1.0, 2.0, 4.0))

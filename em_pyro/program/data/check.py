@@ -58,8 +58,10 @@ def check_data(
     for site in sites.values():
         _check_weights(site, plates)
         check_mask(site, plates)
-        if site.role == "latent" and site.mask is None:
-            _check_arguments(site, known)
+        if site.role == "latent":
+            check_batch(site, sizes | {site.name: 1})  # its own states are no rows
+            if site.mask is None:
+                _check_arguments(site, known)
         if site.role != "observed" or isinstance(unwrap(site.fn).base, dist.Unit):  # a pyro.factor has no value
             continue
         check_shape(site, plates)

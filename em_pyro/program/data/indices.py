@@ -94,10 +94,18 @@ def swapped(value: Any, old: Any, new: Tensor) -> Any:
     return {key: swapped(part, old, new) for key, part in value.items()} if type(value) is dict else value
 
 
+def _array(value: Any) -> np.ndarray:
+    """Return an argument as an array; NumPy has no bfloat16."""
+    if not isinstance(value, Tensor):
+        return np.asarray(value)
+    return (value.float() if value.dtype is torch.bfloat16 else value).detach().cpu().numpy()
+
+
 def _said(value: Any, error: Exception) -> tuple[str, str]:
     """Say what is wrong with an index, and what to do about it."""
-    array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
-    whole = "Pass what .long() of a tensor, or .astype(int) of an array or a column, gives."
+    if getattr(value, "layout", torch.strided) is not torch.strided:
+        return f"a tensor of layout {value.layout}", "Make it dense: .to_dense()."
+    array, whole = _array(value), "Pass what .long() of a tensor, or .astype(int) of an array or a column, gives."
     kind = array.dtype.kind
     empty = _empty(array)
     if empty.any():
@@ -112,7 +120,7 @@ def _said(value: Any, error: Exception) -> tuple[str, str]:
         return f"{array.dtype} ({array.flat[0]!r} first)", "Number them: pd.factorize(column)[0]."
     if kind == "f" or array.dtype == np.uint8:
         mask = ", which torch takes for a mask" if kind == "u" else ""
-        return f"{array.dtype}{mask}", whole
+        return f"{str(getattr(value, 'dtype', array.dtype)).removeprefix('torch.')}{mask}", whole
     size = int(beyond[2]) if (beyond := BEYOND.search(str(error))) else int(array.max())
     bad = (array >= size) | (array < (-size if beyond else 0))
     at = tuple(int(i) for i in np.argwhere(bad)[0]) if bad.any() else ()
