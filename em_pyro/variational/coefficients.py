@@ -15,8 +15,8 @@ from ..e_step.sums import Sums
 from ..m_step.least_squares.equations import Equations
 from ..m_step.least_squares.lines import LineSite
 from ..m_step.pooling import Refused
-from ..program.named import Batch, Params
-from ..reading.bank import Bank
+from ..program.named import Params
+from ..reading.bound import Bound
 from ..reading.predictor import together
 from ..records.frozen import frozen
 from .conjugate import Draw, Real
@@ -41,13 +41,13 @@ class Coefficients(Real):
         """The one."""
         return (self.name,)
 
-    def updated(self, sums: Mapping[str, Sums], about: Batch, law: Any) -> dist.MultivariateNormal:
+    def updated(self, sums: Mapping[str, Sums], about: Bound, law: Any) -> dist.MultivariateNormal:
         """The normal equations, with those of the prior."""
         prior, dim = self.prior, self.prior.event_shape[0]
         equations, system = Equations.over({self.name: prior.loc.numel()}), None
-        at_zero = equations.at_zero(about)
+        at_zero = equations.at_zero(about.batch)
         for site in self.sites:
-            pull, weight = site.pulled(site.moments(sums[site.name]), site.loc.at(at_zero), about)
+            pull, weight = site.pulled(site.moments(sums[site.name]), site.loc.at(at_zero), about.batch)
             system = equations.entered(system, equations.design(site.loc), pull, weight)
         assert system is not None
         (matrix,), right = equations.form.blocks(system[0]), system[1][0]
@@ -75,7 +75,7 @@ class Coefficients(Real):
         away = (law.scale_tril @ draw(law.loc).unsqueeze(-1)).squeeze(-1)
         return dist.MultivariateNormal(law.loc + (2 * nats) ** 0.5 * away, scale_tril=law.scale_tril)
 
-    def excess(self, law: Any, factor: SiteFactor, bank: Bank) -> Tensor | None:
+    def excess(self, law: Any, factor: SiteFactor, about: Bound) -> Tensor | None:
         """None: what their covariance adds differs by row."""
         return None
 

@@ -1,6 +1,6 @@
 """Conjugate laws of parameters: what statistics make of a prior, and what the E-step takes of the law.
 
-To add one, write a class with the members of `Conjugate` and give it a row in `choose.KINDS`.
+To add one, write a class with the members of `Conjugate` and give it a row in `kinds.KINDS`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from torch import Tensor
 from ..e_step.sites.site_factor import SiteFactor
 from ..e_step.sums import Sums
 from ..m_step.counts import Counts, Rates
-from ..program.named import Batch, Params
+from ..program.named import Params
 from ..reading.bank import Bank
+from ..reading.bound import Bound
 from ..records.frozen import frozen
 from .entering import selected
 from .stick_breaking import StickBreaking, Sticks
@@ -29,17 +30,19 @@ Draw = Callable[[Tensor], Tensor]
 class Conjugate(Protocol):
     """The law of one parameter or of a pair, shapes of the parameters; of one start.
 
-    `about` are values at which everything is bound, before there are laws; later those of `points`.
+    `about` is where everything is bound: values before there are laws, later the laws so far.
     """
 
     moves: ClassVar[bool]
     """Whether steps move it."""
+    last: ClassVar[bool]
+    """Whether it is updated after all others, and `about` has their new laws."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """Of the parameters."""
 
-    def updated(self, sums: Mapping[str, Sums], about: Batch, law: Any) -> Any:
+    def updated(self, sums: Mapping[str, Sums], about: Bound, law: Any) -> Any:
         """The prior with expected statistics added; `law` is the one so far, None at first."""
 
     def points(self, law: Any) -> Params:
@@ -60,8 +63,11 @@ class Conjugate(Protocol):
     def log(self, law: Any, *, complement: bool) -> Tensor:
         """`E log p`, or `E log (1 - p)`, of every entry of a probability."""
 
-    def excess(self, law: Any, factor: SiteFactor, bank: Bank) -> Tensor | None:
+    def excess(self, law: Any, factor: SiteFactor, about: Bound) -> Tensor | None:
         """What the law adds to the first natural parameter of the cells of a site; None where it does not enter."""
+
+    def variance(self, law: Any, factor: SiteFactor, bank: Bank) -> Tensor | None:
+        """Variance of the location in every cell of a site, by this law; None where it is no law of locations."""
 
     def spread(self, law: Any, factor: SiteFactor) -> Tensor | None:
         """Covariance of the coefficients of a site's lines; None where the law is of none."""
@@ -72,6 +78,7 @@ class Probabilities:
     """`Dirichlet(a + counts)`, `Beta(a + successes, b + failures)`, or the Betas of sticks."""
 
     moves: ClassVar[bool] = True
+    last: ClassVar[bool] = False
 
     name: str
     prior: dist.Dirichlet | dist.Beta | StickBreaking
@@ -82,9 +89,9 @@ class Probabilities:
         """The one."""
         return (self.name,)
 
-    def updated(self, sums: Mapping[str, Sums], about: Batch, law: Any) -> Any:
+    def updated(self, sums: Mapping[str, Sums], about: Bound, law: Any) -> Any:
         """Counts, added to those of the prior."""
-        old = about[self.name].double()
+        old = about.batch[self.name].double()
         hits, misses = self.counts.pooled(sums, old)
         hits = hits.squeeze(0)
         if isinstance(self.prior, StickBreaking):
@@ -130,8 +137,12 @@ class Probabilities:
         ones, rest = law.concentration1, law.concentration0
         return (rest if complement else ones).digamma() - (ones + rest).digamma()
 
-    def excess(self, law: Any, factor: SiteFactor, bank: Bank) -> Tensor | None:
+    def excess(self, law: Any, factor: SiteFactor, about: Bound) -> Tensor | None:
         """None: logarithms are bound as such."""
+        return None
+
+    def variance(self, law: Any, factor: SiteFactor, bank: Bank) -> Tensor | None:
+        """None: no location."""
         return None
 
     def spread(self, law: Any, factor: SiteFactor) -> Tensor | None:
@@ -143,6 +154,7 @@ class Real:
     """What laws of real numbers have in common: they enter through no logarithm of a probability."""
 
     moves: ClassVar[bool] = True
+    last: ClassVar[bool] = False
 
     def log(self, law: Any, *, complement: bool) -> Tensor:
         """No probability."""
@@ -150,6 +162,10 @@ class Real:
 
     def spread(self, law: Any, factor: SiteFactor) -> Tensor | None:
         """None: no coefficients."""
+        return None
+
+    def variance(self, law: Any, factor: SiteFactor, bank: Bank) -> Tensor | None:
+        """None: no location."""
         return None
 
 
@@ -166,7 +182,7 @@ class Rate(Real):
         """The one."""
         return (self.name,)
 
-    def updated(self, sums: Mapping[str, Sums], about: Batch, law: Any) -> dist.Gamma:
+    def updated(self, sums: Mapping[str, Sums], about: Bound, law: Any) -> dist.Gamma:
         """Events and exposures, added to those of the prior."""
         shape = self.prior.concentration.shape
         events, exposure = (part.reshape(shape) for part in self.rates.pooled(sums))
@@ -184,11 +200,11 @@ class Rate(Real):
 
     def disturbed(self, law: dist.Gamma, nats: float, draw: Draw) -> dist.Gamma:
         """The rate by its logarithm, whose curvature is the shape."""
-        return dist.Gamma(law.concentration, _scaled(law.rate, law.concentration, nats, draw))
+        return dist.Gamma(law.concentration, scaled(law.rate, law.concentration, nats, draw))
 
-    def excess(self, law: dist.Gamma, factor: SiteFactor, bank: Bank) -> Tensor | None:
+    def excess(self, law: dist.Gamma, factor: SiteFactor, about: Bound) -> Tensor | None:
         """`E log rate - log E rate`."""
-        return selected(law.concentration.digamma() - law.concentration.log(), self.name, "rate", factor, bank)
+        return selected(law.concentration.digamma() - law.concentration.log(), self.name, "rate", factor, about.bank)
 
 
 @frozen
@@ -206,7 +222,7 @@ class Untouched(Real):
         """The one."""
         return (self.name,)
 
-    def updated(self, sums: Mapping[str, Sums], about: Batch, law: Any) -> Any:
+    def updated(self, sums: Mapping[str, Sums], about: Bound, law: Any) -> Any:
         """The prior."""
         return self.prior
 
@@ -224,7 +240,7 @@ class Untouched(Real):
         """The prior: no statistics reach it."""
         return law
 
-    def excess(self, law: Any, factor: SiteFactor, bank: Bank) -> Tensor | None:
+    def excess(self, law: Any, factor: SiteFactor, about: Bound) -> Tensor | None:
         """Nothing."""
         return None
 
@@ -232,10 +248,10 @@ class Untouched(Real):
 def _moved(shapes: Tensor, total: Tensor, nats: float, draw: Draw) -> Tensor:
     """Shapes of a Dirichlet moved: the divergence has curvature `a^2 (psi'(a) - psi'(total))` in `log a`."""
     curvature = shapes**2 * (torch.polygamma(1, shapes) - torch.polygamma(1, total))
-    return _scaled(shapes, curvature, nats, draw)
+    return scaled(shapes, curvature, nats, draw)
 
 
-def _scaled(value: Tensor, curvature: Tensor, nats: float, draw: Draw) -> Tensor:
+def scaled(value: Tensor, curvature: Tensor, nats: float, draw: Draw) -> Tensor:
     """Move the logarithm as far as costs `nats` on average, but to no end of its range: by `1 + |log|` at most."""
     unit = torch.minimum((2 * nats / curvature).sqrt(), 1 + value.log().abs())
     return value * (unit * draw(value)).exp()

@@ -44,6 +44,11 @@ class AtLaws(Bound):
         found = _excess(factor, self)
         return found if found.numel() else None
 
+    def variance(self, factor: Any) -> Tensor:
+        """Variance of the location in every cell of a site."""
+        found = [part for each, law in self.held if (part := each.variance(law, factor, self.bank)) is not None]
+        return sum(found[1:], found[0]) if found else torch.zeros((), dtype=torch.float64)
+
     def spread(self, factor: Any) -> Tensor | None:
         """Covariance of the coefficients of a site's lines: of the one law that they have."""
         found = (each.spread(law, factor) for each, law in self.held)
@@ -62,7 +67,7 @@ class AtLaws(Bound):
 def _excess(factor: Any, laws: Bound) -> Tensor:
     """The sum over all laws that enter, once for each site; empty where none adds anything."""
     assert isinstance(laws, AtLaws)
-    found = [part for each, law in laws.held if (part := each.excess(law, factor, laws.bank)) is not None]
+    found = [part for each, law in laws.held if (part := each.excess(law, factor, laws)) is not None]
     return sum(found[1:], found[0]).unsqueeze(0) if found else torch.zeros(0, dtype=torch.float64)
 
 

@@ -17,8 +17,9 @@ from ..families.charts import Chart
 from ..m_step.least_squares.scalar import Moments
 from ..m_step.least_squares.solver import Site
 from ..m_step.pooling import added, pool
-from ..program.named import Batch, Params
-from ..reading.bank import Bank
+from ..program.named import Params
+from ..reading.bank import Bank, bound_once
+from ..reading.bound import Bound
 from ..records.frozen import frozen
 from .conjugate import Draw, Real
 from .entering import known, places, positions, selected
@@ -43,12 +44,12 @@ class Mean(Real):
         """Whether values are vectors with a covariance matrix."""
         return isinstance(self.prior, dist.MultivariateNormal)
 
-    def updated(self, sums: Mapping[str, Sums], about: Batch, law: Any) -> Any:
+    def updated(self, sums: Mapping[str, Sums], about: Bound, law: Any) -> Any:
         """Precisions, and means times precisions, added to those of the prior."""
         prior, size = self.prior, self.prior.batch_shape.numel()
         parts = []
         for site in self.sites:
-            total, weight = site.weighted(site.moments(sums[site.name]), about)
+            total, weight = site.weighted(site.moments(sums[site.name]), about.batch)
             parts += [(pool(total, p.where, size), pool(weight, p.where, size)) for p in places(site.loc, self.name)]
         total, weight = (added(part) for part in zip(*parts, strict=True))
         if isinstance(prior, dist.Normal):
@@ -82,15 +83,20 @@ class Mean(Real):
             law.loc + far * (root @ draw(law.loc).unsqueeze(-1)).squeeze(-1), scale_tril=root
         )
 
-    def excess(self, law: Any, factor: SiteFactor, bank: Bank) -> Tensor | None:
+    def variance(self, law: Any, factor: SiteFactor, bank: Bank) -> Tensor | None:
+        """That of the entry that every cell selects, in the units of its location."""
+        if (found := selected(law.variance, self.name, "loc", factor, bank)) is None:
+            return None
+        c = factor.roles["loc"].coefficient
+        return found if c is None else found * c**2
+
+    def excess(self, law: Any, factor: SiteFactor, about: Bound) -> Tensor | None:
         """`-tr(P Var mu) / 2`: the mean is uncertain."""
         if not isinstance(law, dist.MultivariateNormal):
-            variance = selected(law.variance, self.name, "loc", factor, bank)
-            if variance is None:
+            if (variance := self.variance(law, factor, about.bank)) is None:
                 return None
-            scale, c = known(factor, "scale"), factor.roles["loc"].coefficient
-            return -0.5 * variance * (1.0 if c is None else c**2) / scale**2
-        at = positions(self.name, "loc", factor, bank)
+            return -0.5 * variance / bound_once(factor.roles["scale"], about.entries, about.batch).double() ** 2
+        at = positions(self.name, "loc", factor, about.bank)
         if at is None:
             return None
         spread = law.covariance_matrix.reshape((-1, *law.covariance_matrix.shape[-2:]))
@@ -145,10 +151,10 @@ class MeanAndScale(Real):
         total = flat.new_zeros((len(self.first), *flat.shape[1:])).index_add(0, self.of, flat)
         return total[self.of].reshape(part.shape)
 
-    def updated(self, sums: Mapping[str, Sums], about: Batch, law: Any) -> NormalWishart:
+    def updated(self, sums: Mapping[str, Sums], about: Bound, law: Any) -> NormalWishart:
         """Sums around the values so far, added to the prior's."""
         prior, size = self.prior, self.prior.batch_shape.numel()
-        here = about[self.loc].double().reshape((1, size, prior.dim))
+        here = about.batch[self.loc].double().reshape((1, size, prior.dim))
         parts = []
         for site in self.sites:
             moments = site.moments(sums[site.name])
@@ -182,10 +188,10 @@ class MeanAndScale(Real):
         axes = draw(law.loc.reshape((-1, law.dim))[self.first])
         return law.disturbed(nats, draw(law.loc), axes[self.of].reshape(law.loc.shape))
 
-    def excess(self, law: NormalWishart, factor: SiteFactor, bank: Bank) -> Tensor | None:
+    def excess(self, law: NormalWishart, factor: SiteFactor, about: Bound) -> Tensor | None:
         """`(E log |P| - log |E P| - D / kappa) / 2`."""
         each = law.excess.reshape(-1)
-        at = positions(self.loc, "loc", factor, bank)
+        at = positions(self.loc, "loc", factor, about.bank)
         if at is None:
             return None
         at = at[..., 0] // law.dim if factor.family.event_dim else at

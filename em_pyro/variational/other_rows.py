@@ -15,8 +15,9 @@ from ..e_step.sums import Sums
 from ..errors import ParameterError
 from ..fit.problem import Problem
 from ..m_step.uses import uses_of
-from ..program.named import Batch, Params
+from ..program.named import Params
 from ..reading.bank import Bank
+from ..reading.bound import Bound
 from ..records.frozen import frozen
 from .choose import Priors, choose
 from .climbing.climb import Climb, climb
@@ -29,6 +30,7 @@ class Kept:
     """A law that stays as it is."""
 
     moves: ClassVar[bool] = False
+    last: ClassVar[bool] = False
 
     of: Conjugate = field(repr=False)
     law: Any
@@ -38,7 +40,7 @@ class Kept:
         """Of the parameters."""
         return self.of.names
 
-    def updated(self, sums: Mapping[str, Sums], about: Batch, law: Any) -> Any:
+    def updated(self, sums: Mapping[str, Sums], about: Bound, law: Any) -> Any:
         """The law."""
         return self.law
 
@@ -62,9 +64,13 @@ class Kept:
         """Those of the law."""
         return self.of.log(law, complement=complement)
 
-    def excess(self, law: Any, factor: SiteFactor, bank: Bank) -> Tensor | None:
+    def excess(self, law: Any, factor: SiteFactor, about: Bound) -> Tensor | None:
         """Those of the law."""
-        return self.of.excess(law, factor, bank)
+        return self.of.excess(law, factor, about)
+
+    def variance(self, law: Any, factor: SiteFactor, bank: Bank) -> Tensor | None:
+        """Those of the law."""
+        return self.of.variance(law, factor, bank)
 
     def spread(self, law: Any, factor: SiteFactor) -> Tensor | None:
         """Those of the law."""

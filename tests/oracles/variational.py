@@ -115,6 +115,42 @@ def normal_mean(x: Array, scale: float, m: float, s: float) -> Emission:
     return Emission(expected, learnt, divergence)
 
 
+def normal_and_precision(x: Array, m: float, s: float, a: float, b: float, start: Array) -> Emission:
+    """Numbers, the mean under `Normal(m, s)` and the precision under `Gamma(a, b)`, with laws of their own.
+
+    Args:
+        x: the numbers.
+        m: of the prior.
+        s: likewise.
+        a: likewise.
+        b: likewise.
+        start: precisions of all states before the first law.
+    """
+    known = {"precision": start}
+
+    def learnt(shares: Array) -> tuple[Array, ...]:
+        precision = s**-2 + shares.sum(0) * known["precision"]
+        loc = (m / s**2 + x @ shares * known["precision"]) / precision
+        scatter = (shares * ((x[:, None] - loc) ** 2 + 1 / precision)).sum(0)
+        shape, rate = a + shares.sum(0) / 2, b + scatter / 2
+        known["precision"] = shape / rate
+        return loc, precision, shape, rate
+
+    def expected(laws: tuple[Array, ...]) -> Array:
+        loc, precision, shape, rate = laws
+        squares = (x[:, None] - loc) ** 2 + 1 / precision
+        return 0.5 * (digamma(shape) - np.log(rate) - log(2 * pi) - shape / rate * squares)
+
+    def divergence(laws: tuple[Array, ...]) -> float:
+        loc, precision, shape, rate = laws
+        ratio = s**-2 / precision
+        means = 0.5 * (ratio - 1 - np.log(ratio) + (loc - m) ** 2 / s**2)
+        shapes = (shape - a) * digamma(shape) - log_gamma(shape) + lgamma(a)
+        return float((means + shapes + a * (np.log(rate) - log(b)) + shape * (b - rate) / rate).sum())
+
+    return Emission(expected, learnt, divergence)
+
+
 def normal_wishart(x: Array, m: Array, kappa: float, inverse: Array, df: float) -> Emission:
     """Vectors, mean and precision under a normal-Wishart (Bishop, 2006, section 10.2), all matrices inverted openly."""
     dim = x.shape[1]

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pyro
+import pyro.distributions as pyro_dist
 import pytest
 import torch
 import torch.distributions as dist
@@ -147,3 +149,23 @@ def test_every_law_is_found_again() -> None:
         for name in ("concentration", "rate", "loc", "covariance", "covariance_matrix", "kappa", "df", "ones", "mean"):
             if hasattr(law, name):
                 assert distance(getattr(again, name), getattr(law, name)) < IDENTITY
+
+
+def spare(x: Tensor) -> None:
+    """Three clusters where two will do: the third loses its rows, ever so slowly."""
+    weights = pyro.sample("weights", pyro_dist.Dirichlet(torch.ones(3)))
+    loc = pyro.sample("loc", pyro_dist.Normal(tensor([-1.0, 0.0, 1.0]), 5.0).to_event(1))
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", pyro_dist.Categorical(weights))
+        pyro.sample("x", pyro_dist.Normal(loc[z], 1.0), obs=x)
+
+
+def test_gains_that_do_not_shrink_begin_it() -> None:
+    """A rate says nothing there, and plain steps creep on to the cap."""
+    heights = 2**0.5 * torch.erfinv(2 * (torch.arange(60) + 0.5) / 60 - 1)
+    x = torch.cat([heights - 2, heights + 2])
+    plain, fit = VariationalEM(spare, acceleration=None).fit(x), VariationalEM(spare).fit(x)
+    assert plain.outcome == "step limit"
+    assert fit.outcome == "converged"
+    assert fit.elbo > plain.elbo + 0.5
+    assert float(fit.laws["weights"].concentration.min()) < 1.01

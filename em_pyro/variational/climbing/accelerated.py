@@ -6,12 +6,13 @@ What it extrapolates are laws, and any laws have a bound: an extrapolation is ke
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from torch import Tensor
 
 from ...fit.acceleration.squarem import Squarem, squarem
-from ...fit.acceleration.when import always, never, slow
+from ...fit.acceleration.when import LEVEL, PATIENCE, SEEN, always, never, slow
 from ...fit.problem import Problem
 from ...fit.stopping import SLOWEST
 from ...records.frozen import frozen
@@ -22,9 +23,17 @@ from .step import level, step
 
 RECENT = 5  # cycles whose slowest rate is believed: an extrapolation hides the slow direction for a cycle or two
 
+
+def due(trail: Sequence[float], tol: float) -> bool:
+    """Whether "auto" begins: the rate has settled; or gains do not shrink, as where a component is losing its rows."""
+    gains = [after - before for before, after in pairwise(trail[-SEEN:])]
+    creeps = all(later >= LEVEL * gain > 0 for gain, later in pairwise(gains))
+    return slow(trail, tol) or (tol > 0 and len(trail) >= PATIENCE and creeps)
+
+
 ACCELERATIONS: Mapping[str | None, Callable[[Sequence[float], float], bool]] = {
     None: never,
-    "auto": slow,
+    "auto": due,
     "squarem": always,
 }
 """What may be asked for: when it begins, by the bounds of the plain steps so far and the tolerance."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from ...e_step.expectation import Expectation
 from ...fit.problem import Problem
+from ...program.named import batched
 from ...reading.bound import Bound
 from ..conjugate import Conjugate
-from ..laws import AtLaws, Held, bound_to, divergence
+from ..laws import AtLaws, Held, bound_to, divergence, points_of
 
 
 def step(problem: Problem, laws: tuple[Conjugate, ...], bound: Bound, held: Held | None) -> tuple[AtLaws, Expectation]:
@@ -17,6 +18,7 @@ def step(problem: Problem, laws: tuple[Conjugate, ...], bound: Bound, held: Held
         E-step.  W_s = d log Z / d L_s at E_q eta;  S_s = <W_s, T_s(x)>.
         M-step.  q(theta) has the hyperparameters of the prior, with sum_s S_s added.
 
+    A precision and a mean that meet have laws of their own; that of the precision is found after the other.
     Where sums have too few digits at the new laws, they are taken once more around these, as in EM.
 
     Args:
@@ -39,8 +41,13 @@ def step(problem: Problem, laws: tuple[Conjugate, ...], bound: Bound, held: Held
 
 
 def _updated(laws: tuple[Conjugate, ...], found: Expectation, bound: Bound, held: Held | None) -> Held:
-    before = [None] * len(laws) if held is None else [law for _, law in held]
-    return [(each, each.updated(found.sums, bound.batch, law)) for each, law in zip(laws, before, strict=True)]
+    before = {each: None for each in laws} if held is None else dict(held)
+    new = {each: each.updated(found.sums, bound, before[each]) for each in laws if not each.last}
+    if len(new) < len(laws):
+        there = [*new.items()]
+        about = AtLaws({**bound.batch, **batched(points_of(there))}, bound.bank, held=there)
+        new |= {each: each.updated(found.sums, about, before[each]) for each in laws if each.last}
+    return [(each, new[each]) for each in laws]
 
 
 def level(found: Expectation, at: AtLaws) -> float:

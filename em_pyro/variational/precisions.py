@@ -1,0 +1,74 @@
+"""The conjugate law of a precision beside means that are known, or that have laws of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import field
+from typing import Any, ClassVar
+
+import torch.distributions as dist
+from torch import Tensor
+
+from ..e_step.sites.site_factor import SiteFactor
+from ..e_step.sums import Sums
+from ..m_step.least_squares.scalar import ScalarSite
+from ..m_step.pooling import added, flat, pool
+from ..program.named import Params
+from ..reading.bound import Bound
+from ..records.frozen import frozen
+from .conjugate import Draw, Real, scaled
+from .entering import places, selected
+from .laws import AtLaws
+
+
+@frozen
+class Precision(Real):
+    """`Gamma(a + n / 2, b + S / 2)` with `S = sum w ((x - E mu)^2 + Var mu)`, of a scale `tau ** -0.5`.
+
+    Attributes:
+        sites: all that it enters, with their factors.
+    """
+
+    last: ClassVar[bool] = True
+
+    name: str
+    prior: dist.Gamma
+    sites: Sequence[tuple[SiteFactor, ScalarSite]] = field(repr=False)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The one."""
+        return (self.name,)
+
+    def updated(self, sums: Mapping[str, Sums], about: Bound, law: Any) -> dist.Gamma:
+        """Weight and scatter, added to those of the prior."""
+        assert isinstance(about, AtLaws)
+        parts, size = [], self.prior.concentration.numel()
+        for factor, site in self.sites:
+            moments, variance = site.moments(sums[site.name]), about.variance(factor)
+            c = site.scale.coefficient
+            spread = flat(variance.expand((1, *factor.cell_shape, *factor.event_shape))) / (1.0 if c is None else c**2)
+            scatter = site.scatter(moments, about.batch) + moments.n * spread
+            for place in places(site.scale, self.name):
+                parts.append((pool(moments.n, place.where, size), pool(scatter, place.where, size)))
+        n, scatter = (added(part).reshape(self.prior.rate.shape) for part in zip(*parts, strict=True))
+        return dist.Gamma(self.prior.concentration + n / 2, self.prior.rate + scatter / 2)
+
+    def points(self, law: dist.Gamma) -> Params:
+        """The means, by which squares are multiplied."""
+        return {self.name: law.mean}
+
+    means = points
+
+    def divergence(self, law: dist.Gamma, other: Any = None) -> Tensor:
+        """Of all entries."""
+        return dist.kl_divergence(law, self.prior if other is None else other).sum()
+
+    def disturbed(self, law: dist.Gamma, nats: float, draw: Draw) -> dist.Gamma:
+        """The rate by its logarithm, whose curvature is the shape."""
+        return dist.Gamma(law.concentration, scaled(law.rate, law.concentration, nats, draw))
+
+    def excess(self, law: dist.Gamma, factor: SiteFactor, about: Bound) -> Tensor | None:
+        """`(E log tau - log E tau) / 2`."""
+        half = (law.concentration.digamma() - law.concentration.log()) / 2
+        return selected(half, self.name, "scale", factor, about.bank)
