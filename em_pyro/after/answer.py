@@ -91,7 +91,7 @@ def confirmed(problem: Problem, path: Path, tol: float, found: Expectation | Non
     if seen is None:
         if found is None or not alike(of, path.params):
             found = problem.expect(problem.bind(batched(path.params)))
-        seen = certify(problem, path.params, found, settled=path.outcome != "step limit")
+        seen = certify(problem, path.params, found, tol, settled=path.outcome != "step limit")
     path = path._replace(notes=(*path.notes, *seen.notes, *(_limits(problem, path.params) if seen.endless else ())))
     doubt = seen.doubt(path.level, tol) if path.outcome != "step limit" and tol > 0 else ""
     if path.outcome != "step limit" and (why := _draws_together(problem, path, seen.ends, doubt)):

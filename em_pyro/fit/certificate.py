@@ -16,7 +16,7 @@ from .problem import Problem
 from .verdict.around import Around, Entry, named
 from .verdict.digits import noise
 from .verdict.edges import before_edges, edge_notes, snapped, undefined
-from .verdict.findings import ROUNDING, Findings
+from .verdict.findings import Findings, believed
 from .verdict.ground import Ground, around_of, evaluated
 from .verdict.infinity import run_off, running
 from .verdict.kinks import kinks
@@ -38,7 +38,7 @@ TRIALS = tuple(0.1**k for k in range(10))  # of the step that the slope promises
 BESIDE = tuple(0.1**k for k in range(1, 7))  # standard errors given complete data: how far neighbours are
 
 
-def glanced(problem: Problem, params: Params, found: Expectation) -> Findings | None:
+def glanced(problem: Problem, params: Params, found: Expectation, tol: float) -> Findings | None:
     """Look closer while the path is on its way, if that costs next to nothing; None where it may cost more.
 
     Its curvature tells a saddle as well as steps from beside it do, and it is asked for at the end in any case.
@@ -46,7 +46,7 @@ def glanced(problem: Problem, params: Params, found: Expectation) -> Findings | 
     around = around_of(problem, params)
     few = around.size <= (FEW if problem.engine.open else MANY) and problem.rows.whole
     cheap = few and EVALUATIONS * around.size * evaluated(problem) <= CHEAP
-    return certify(problem, params, found) if cheap else None
+    return certify(problem, params, found, tol) if cheap else None
 
 
 def before_an_edge(problem: Problem, params: Params) -> tuple[bool, str]:
@@ -63,13 +63,14 @@ def before_an_edge(problem: Problem, params: Params) -> tuple[bool, str]:
     return bool(edges.any()), named(undefined(ground, slope, edges))
 
 
-def certify(problem: Problem, params: Params, found: Expectation, *, settled: bool = True) -> Findings:
+def certify(problem: Problem, params: Params, found: Expectation, tol: float, *, settled: bool = True) -> Findings:
     """Look at the objective around `params`, where `found` is the E-step, in coordinates of all that may move.
 
     The slope is Fisher's: that of `Q` at the parameters of its E-step. Its scale is the information in complete data,
     minus the Hessian of `Q`. With many coordinates, or where the evaluations would cost more than some E-steps of the
     rows at hand, the slope alone is looked at and a note says so. Whether this is a maximum, and what is flat, is
-    asked only where the steps have `settled`: on the way to one, and at a saddle, it says nothing about the model.
+    asked only where the steps have `settled`: on the way to one, and at a saddle, it says nothing about the model. What
+    is no doubt at the `tol` of the fit is not put to the test.
 
     References: Fisher (1925); Oakes (1999).
     """
@@ -95,24 +96,30 @@ def certify(problem: Problem, params: Params, found: Expectation, *, settled: bo
         findings = _told(findings, ground, level, found, information, zero, settled=settled)
     if (put_there or edges & problem.scales.bounded.keys()) and inwards >= 0:  # what was put there may not rest there
         findings = replace(findings, least=0.0)
-    return _judged(findings, ground, level, found, information, unseen) if settled else findings
+    return _judged(findings, ground, level, found, information, unseen, tol) if settled else findings
 
 
 def _judged(
-    findings: Findings, ground: Ground, level: float, found: Expectation, information: Tensor | None, unseen: str
+    findings: Findings,
+    ground: Ground,
+    level: float,
+    found: Expectation,
+    information: Tensor | None,
+    unseen: str,
+    tol: float,
 ) -> Findings:
     """Add what was not seen, and what speaks against a maximum: slopes, digits, kinks, plateaus, heights beside."""
     findings = findings.noted(f"identification was not looked at: {unseen}") if unseen else findings
-    slope = ground.slope(found)
+    slope, allowed = ground.slope(found), believed(level, tol)
     bad = [one for one, steep in zip(ground.around.entries, slope.tolist(), strict=True) if not math.isfinite(steep)]
     findings = replace(
         findings,
-        gain=_gain(ground, level, found, slope, information),
+        gain=_gain(ground, level, found, slope, information, allowed),
         along=_steepest(ground, slope),
         undefined=named(bad),
     )
     if ground.problem.slack <= SINGLE_SLACK:
-        findings = replace(findings, noise=noise(ground, ROUNDING * (1 + abs(level)), few=unseen != ""))
+        findings = replace(findings, noise=noise(ground, allowed, few=unseen != ""))
     if not ground.problem.engine.written:  # families have their digits, and no kinks
         return findings
     return replace(
@@ -139,13 +146,15 @@ def _unseen(problem: Problem, around: Around) -> str:
 # ---- the slope ----
 
 
-def _gain(ground: Ground, level: float, found: Expectation, slope: Tensor, information: Tensor | None) -> float:
-    """What the slope promises to a step; and no more than such steps gain: a slope may be nothing but rounding."""
+def _gain(
+    ground: Ground, level: float, found: Expectation, slope: Tensor, information: Tensor | None, allowed: float
+) -> float:
+    """What the slope promises to a step; of more than is `allowed` no more than such steps gain: it may be rounding."""
     if not len(slope) or not bool(torch.isfinite(slope).all()):
         return 0.0
     step = _along(ground, found, slope) if information is None else _newton(information, slope)
     promised = float(slope @ step) / 2
-    if promised <= ROUNDING * (1 + abs(level)):
+    if promised <= allowed:
         return promised
     reached = ground.heights(torch.tensor(TRIALS, dtype=torch.float64).unsqueeze(-1) * step) - level
     return min(promised, max(float(reached.max()), 0.0))

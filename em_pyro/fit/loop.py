@@ -152,7 +152,7 @@ def _settled(problem: Problem, path: Path, move: Move, tol: float) -> tuple[Path
 
 def _looked(problem: Problem, path: Path, move: Move, tol: float) -> tuple[Path, Batch | None]:
     """Look around where steps have settled, at curvature, saddles, plateaus and boundaries: what `_settled` returns."""
-    findings = glanced(problem, path.params, move.found)
+    findings = glanced(problem, path.params, move.found, tol)
     peaked = findings is not None and findings.peaked(path.level, tol, margin(path.gap, path.level))
     if findings is not None and peaked and not hides_rows(problem, path.params):
         if not is_small(findings.left, path.level, tol) and findings.left < WRONG * path.gap:

@@ -18,7 +18,7 @@ from ..errors import EMError, ModelError
 from ..program.devices import seed_generators, seeded
 from ..program.handlers import quiet
 from ..program.named import Named, Params
-from ..program.points.abreast import pays, read_abreast
+from ..program.points.abreast import read_abreast, worth
 from ..program.program import Program
 from ..program.site import Site
 from .side_by_side import Alike, Key, alike, differ, differences, parts_of
@@ -109,7 +109,7 @@ class _Compared:
 
     def _agree(self, params: Params, some: Sequence[States]) -> bool:
         """Tell whether the runs at some states, made at once, are as enumerated: no, where that cannot be done."""
-        if not pays(self.program, self.enumerated, len(some)):
+        if not worth(self.program, self.enumerated, len(some)):
             return False
         names = dict[Key, tuple[str, ...]]()
 

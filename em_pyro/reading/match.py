@@ -19,6 +19,7 @@ from .reading import Unrecognised, same
 
 REMEMBERED = 10_000  # entries, in all replays, up to which a match is remembered by them
 FEW = 1000  # entries of an argument that are looked at first
+TOGETHER = 10_000  # entries of matrices, in some of the replays, that are compared at once
 EXACT = {torch.float64: 1e-11, torch.float32: 1e-4}  # a selection may pass through a normalisation
 
 
@@ -280,9 +281,11 @@ def match_matrices(site: Site, stack: Sequence[Tensor], atoms: Atoms) -> RoleMap
     probes = [s.detach().reshape(-1, dim, dim) for s in stack]
     distance = (probes[0][:, None, 0, 0].double() - atoms.matrices[0, None, :, 0, 0]).abs()
     index = torch.where(atoms.sizes == dim, distance, torch.inf).argmin(1)
-    for found, every in zip(probes, atoms.matrices, strict=True):  # together they would be the most that planning holds
-        near = every[index, :dim, :dim]
+    some = max(1, TOGETHER // max(1, probes[0].numel()))  # all together might be the most that planning holds
+    for at in range(0, len(probes), some):
+        near = atoms.matrices[at : at + some, index, :dim, :dim]
         scale = near.abs().amax((-2, -1), keepdim=True)
-        if bool(((found.double() - near).abs() > 1e3 * atoms.rtol * scale).any()):
+        found = torch.stack(probes[at : at + some]).double()
+        if bool(((found - near).abs() > 1e3 * atoms.rtol * scale).any()):
             return None
     return RoleMap(first.names, index.reshape(shape), rows=dim).compressed

@@ -1,4 +1,4 @@
-"""The way from where a positive number has started to where it has gone, when that is zero or infinity."""
+"""Digits at the end of a fit: the way of numbers to zero or infinity, and slopes that promise next to nothing."""
 
 import math
 from collections.abc import Sequence
@@ -9,12 +9,17 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from oracles.tolerances import SOLVERS
 from torch import Tensor, tensor
 from torch.distributions import constraints
 
 from em_pyro import EM
+from em_pyro.fit.certificate import TRIALS, certify
+from em_pyro.fit.problem import prepare
 from em_pyro.fit.verdict import digits
 from em_pyro.fit.verdict.around import Entry
+from em_pyro.fit.verdict.ground import Ground
+from em_pyro.program.named import batched
 
 ENTRY: Entry = ("scale", (1,))
 
@@ -64,3 +69,27 @@ def test_what_is_steep_on_the_way_is_not_lost(scale: float) -> None:
     fit = EM(model, starts={"width": tensor(scale)}).fit(x)
     assert fit.converged, fit
     assert fit.notes == ()
+
+
+@pytest.mark.parametrize(("tol", "times"), [(1e-3, 0), (1e-8, 1), (0.0, 1)])
+def test_a_promise_below_the_tolerance_is_not_put_to_the_test(
+    tol: float, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Off a maximum by less than the tolerance nothing climbs to see; by more the slope is doubted either way."""
+    x = torch.randn(60, generator=torch.Generator().manual_seed(0))
+
+    def model(x: Tensor) -> None:
+        loc = pyro.param("loc", tensor(0.0))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    pyro.clear_param_store()
+    problem = prepare(model, (x,), {}, {}, check=False)
+    params = {"loc": x.mean() + 0.01}  # 0.003 nats below the maximum
+    found = problem.expect(problem.bind(batched(params)))
+    heights, points = Ground.heights, list[int]()
+    monkeypatch.setattr(Ground, "heights", lambda self, at: (points.append(len(at)), heights(self, at))[1])
+    findings = certify(problem, params, found, tol)
+    assert points.count(len(TRIALS)) == times
+    assert bool(findings.doubt(problem.objective(batched(params)), tol)) == bool(times)
+    assert findings.gain == pytest.approx(60 * 0.01**2 / 2, rel=SOLVERS)

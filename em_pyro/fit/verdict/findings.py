@@ -8,8 +8,13 @@ from math import inf
 from ...records.frozen import frozen
 
 PROMISED = 10.0  # times the tolerance: a gain by the slope that is none of a maximum
-ROUNDING = 1e-8  # relative to 1 + |objective|: a promise that is not put to the test
+ROUNDING = 1e-8  # relative to 1 + |objective|: of a promise: no tolerance asks for less
 BENT = 0.01  # curvature of a top, of that in complete data: from beside it EM comes back, by no less of the way a step
+
+
+def believed(objective: float, tol: float) -> float:
+    """Return the nats that speak against no maximum, at a tolerance."""
+    return max(PROMISED * tol, ROUNDING) * (1 + abs(objective))
 
 
 @frozen
@@ -57,7 +62,7 @@ class Findings:
 
     def doubt(self, objective: float, tol: float) -> str:
         """Say why this is no maximum at a tolerance: the slope, or an objective without digits; empty if it is one."""
-        allowed = max(PROMISED * tol, ROUNDING) * (1 + abs(objective))
+        allowed = believed(objective, tol)
         if self.undefined:
             return (
                 f"torch has no finite slope of the objective at {self.undefined}, so nothing tells a maximum; give "

@@ -139,7 +139,7 @@ def _mapped(
 
 
 def pays(program: Program, run: Mapping[str, Site], count: int) -> bool:
-    """Tell whether so many runs are made at once, if the model allows it: they are several, and do not hold too much.
+    """Tell whether so many runs are made at once, if the model allows it: they are worth it, and none leaves a trace.
 
     A model that notes down what it has computed would keep tensors that live in that run alone.
 
@@ -148,15 +148,18 @@ def pays(program: Program, run: Mapping[str, Site], count: int) -> bool:
         run: one of them, or one like them.
         count: how many.
     """
+    return worth(program, run, count) and held(program.model) == program.held
+
+
+def worth(program: Program, run: Mapping[str, Site], count: int) -> bool:
+    """Tell whether so many runs are several, and do not hold too much: what is asked before any is made."""
     if count < FEW or any(parameter.tensor is not None for parameter in program.parameters.values()):
         return False  # the weights of a module are swapped in place
     sizes = [unexpand(part).numel() for site in run.values() for _, part in arguments_of(site.fn)]
     entries, most = sum(sizes), max(ENTRIES, SMALL * len(sizes))
     passed = (*program.args, *program.kwargs.values())
     data = sum(part.numel() for part in passed if isinstance(part, Tensor))
-    if count * entries > most or count * data * max(program.states.values(), default=1) > DATA:
-        return False
-    return held(program.model) == program.held
+    return count * entries <= most and count * data * max(program.states.values(), default=1) <= DATA
 
 
 def _columns(points: Sequence[Params]) -> dict[str, list[Tensor]]:
