@@ -105,7 +105,7 @@ def _may_be_zero(key: Key) -> bool:
 
 
 def arguments_of(fn: Any, prefix: str = "", inside: tuple[Any, ...] = ()) -> Iterator[tuple[str, Tensor]]:
-    """Yield every floating tensor inside a distribution, by its place there.
+    """Yield every tensor of numbers with fractions inside a distribution, by its place there.
 
     A transform and its inverse hold one another: what is `inside` of is not entered again.
     """
@@ -115,5 +115,5 @@ def arguments_of(fn: Any, prefix: str = "", inside: tuple[Any, ...] = ()) -> Ite
             if isinstance(part, MADE_OF):
                 if not any(part is one for one in inside):
                     yield from arguments_of(part, f"{prefix}{key}.", (*inside, fn))
-            elif isinstance(part, Tensor) and part.is_floating_point():
+            elif isinstance(part, Tensor) and (part.is_floating_point() or part.is_complex()):
                 yield f"{prefix}{key}", part

@@ -18,7 +18,7 @@ from ..named import SLICE, broadcast, unexpand, unwrap
 from ..site import Site, of_rows
 from ..unroll import user_site
 from .shapes import check_batch, check_mask, check_shape, listed_plates
-from .statements import check_density
+from .statements import check_density, check_real
 from .supports import broken, origin, stated, support_of
 
 # Where a support as torch states it is closed, and the density zero or infinite for nearly all parameters.
@@ -58,6 +58,7 @@ def check_data(
     for site in sites.values():
         _check_weights(site, plates)
         check_mask(site, plates)
+        check_real(site)
         if site.role == "latent":
             check_batch(site, sizes | {site.name: 1})  # its own states are no rows
             if site.mask is None:

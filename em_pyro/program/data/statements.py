@@ -15,7 +15,8 @@ from pyro.primitives import _masked_observe
 from torch import Tensor
 from torch.distributions import Distribution, TransformedDistribution
 
-from ...errors import EMError, ModelError
+from ...errors import DataError, EMError, ModelError
+from ..changes.lost import arguments_of
 from ..named import unwrap
 from ..site import Site
 from ..unroll import user_site
@@ -77,6 +78,22 @@ def check_support(name: str, fn: Any) -> None:
         f'Site "{name}": expected a latent of a distribution with a support, got {type(unwrap(fn).base).__name__}, '
         f"whose class states none. Give it one: support = constraints.real, say."
     )
+
+
+def check_real(site: Site) -> None:
+    """Raise where a distribution was made of complex numbers: torch has some of its density, and drops a part.
+
+    Raises:
+        DataError: naming the argument.
+    """
+    base = unwrap(site.fn).base
+    for key, argument in arguments_of(base):
+        if argument.is_complex():
+            name, kind = key.rpartition(".")[2], type(base).__name__
+            raise DataError(
+                f'Site "{user_site(site.name)}": expected {name} of {kind} to be real, got {argument.dtype}. Take '
+                f".real of what is complex, or its two parts as two columns."
+            )
 
 
 def check_density(site: Site) -> None:
