@@ -65,8 +65,9 @@ def refuse_moving(program: Program, probes: Sequence[tuple[Params, Mapping[str, 
     """
     (values, first), *others = probes
     for name, site in first.items():
+        masks = masks_of(site)
         for other, run in others:
-            if what := _moved(site, run[name]):
+            if what := _moved(site, masks, run[name]):
                 entering = _moving(program, values, other, name, what)
                 raise ModelError(
                     f'Site "{name}": expected {what} that is data, got one that depends on {entering}. What counts, '
@@ -75,11 +76,11 @@ def refuse_moving(program: Program, probes: Sequence[tuple[Params, Mapping[str, 
                 )
 
 
-def _moved(site: Site, other: Site) -> str:
-    """Return which of them is another one in another run; empty if none is."""
+def _moved(site: Site, here: Mapping[str, Named], other: Site) -> str:
+    """Return which of them, the masks being those `here`, is another one in another run; empty if none is."""
     if not _same(site.scale, other.scale):
         return "a row weight (poutine.scale)"
-    here, there = masks_of(site), masks_of(other)
+    there = masks_of(other)
     same = here.keys() == there.keys() and all(_same(here[key].tensor, there[key].tensor) for key in here)
     return "" if same else "a mask"
 
@@ -94,8 +95,9 @@ def _moving(program: Program, values: Params, others: Params, name: str, what: s
     """Name the parameter that moves a mask or a weight by itself."""
     with torch.no_grad():
         site = program.run(values)[name]
+        masks = masks_of(site)
         for parameter, other in others.items():
-            if _moved(site, program.run({**values, parameter: other})[name]) == what:
+            if _moved(site, masks, program.run({**values, parameter: other})[name]) == what:
                 return f'the parameter "{parameter}"'
     return "the parameters"
 

@@ -184,8 +184,8 @@ def _recognise(
         cut |= {parameter: (*cut.get(parameter, ()), name) for parameter in without}
         del readings[name]
     open_sites = [name for name in refusals if not any(name in sites for sites in cut.values())]
-    unrolled = [unroll(sites) for sites in runs]
-    for parameter, sites in cut_off(program, open_sites, reaches, list(zip(points, unrolled, strict=True))).items():
+    two = [(values, unroll(sites)) for values, sites in probes[:2]]
+    for parameter, sites in cut_off(program, open_sites, reaches, two).items():
         cut[parameter] = (*cut.get(parameter, ()), *sites)
     outside, priors = not_fitted(traced, leaves), with_shapes(read_priors(runs), runs, atoms)
     endless = unbounded(program, points[0], leaves, traced)

@@ -23,10 +23,16 @@ def cut_off(
     """Return the parameters of which `sites` are functions though no gradient reaches them, and those sites.
 
     All parameters that do not reach a site are moved at once; only where that changes the site, one by one.
+
+    Args:
+        program: what is read.
+        sites: that may be.
+        reaches: the parameters from which a gradient reaches each site.
+        probes: two points, and the program there; without a second there is none to move to.
     """
     if len(probes) < 2:
         return {}
-    (here, run), (there, _) = probes[:2]
+    (here, run), (there, _) = probes
     groups: dict[frozenset[str], list[str]] = {}
     for site in sites:
         groups.setdefault(frozenset(here) - reaches.get(site, frozenset()), []).append(site)
