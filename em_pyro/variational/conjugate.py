@@ -170,26 +170,19 @@ class Real:
 
 
 @frozen
-class Rate(Real):
-    """`Gamma(a + events, b + exposure)`."""
+class Positive(Real):
+    """What Gammas have in common: the statistics are multiplied by their means."""
 
     name: str
     prior: dist.Gamma
-    rates: Rates = field(repr=False)
 
     @property
     def names(self) -> tuple[str, ...]:
         """The one."""
         return (self.name,)
 
-    def updated(self, sums: Mapping[str, Sums], about: Bound, law: Any) -> dist.Gamma:
-        """Events and exposures, added to those of the prior."""
-        shape = self.prior.concentration.shape
-        events, exposure = (part.reshape(shape) for part in self.rates.pooled(sums))
-        return dist.Gamma(self.prior.concentration + events, self.prior.rate + exposure)
-
     def points(self, law: dist.Gamma) -> Params:
-        """The means, by which exposures are multiplied."""
+        """The means."""
         return {self.name: law.mean}
 
     means = points
@@ -200,11 +193,28 @@ class Rate(Real):
 
     def disturbed(self, law: dist.Gamma, nats: float, draw: Draw) -> dist.Gamma:
         """The rate by its logarithm, whose curvature is the shape."""
-        return dist.Gamma(law.concentration, scaled(law.rate, law.concentration, nats, draw))
+        return dist.Gamma(law.concentration, _scaled(law.rate, law.concentration, nats, draw))
+
+    def beyond(self, law: dist.Gamma, key: str, factor: SiteFactor, bank: Bank) -> Tensor | None:
+        """`E log x - log E x` of the entry that every cell of an argument selects."""
+        return selected(law.concentration.digamma() - law.concentration.log(), self.name, key, factor, bank)
+
+
+@frozen
+class Rate(Positive):
+    """`Gamma(a + events, b + exposure)`."""
+
+    rates: Rates = field(repr=False)
+
+    def updated(self, sums: Mapping[str, Sums], about: Bound, law: Any) -> dist.Gamma:
+        """Events and exposures, added to those of the prior."""
+        shape = self.prior.concentration.shape
+        events, exposure = (part.reshape(shape) for part in self.rates.pooled(sums))
+        return dist.Gamma(self.prior.concentration + events, self.prior.rate + exposure)
 
     def excess(self, law: dist.Gamma, factor: SiteFactor, about: Bound) -> Tensor | None:
         """`E log rate - log E rate`."""
-        return selected(law.concentration.digamma() - law.concentration.log(), self.name, "rate", factor, about.bank)
+        return self.beyond(law, "rate", factor, about.bank)
 
 
 @frozen
@@ -248,10 +258,10 @@ class Untouched(Real):
 def _moved(shapes: Tensor, total: Tensor, nats: float, draw: Draw) -> Tensor:
     """Shapes of a Dirichlet moved: the divergence has curvature `a^2 (psi'(a) - psi'(total))` in `log a`."""
     curvature = shapes**2 * (torch.polygamma(1, shapes) - torch.polygamma(1, total))
-    return scaled(shapes, curvature, nats, draw)
+    return _scaled(shapes, curvature, nats, draw)
 
 
-def scaled(value: Tensor, curvature: Tensor, nats: float, draw: Draw) -> Tensor:
+def _scaled(value: Tensor, curvature: Tensor, nats: float, draw: Draw) -> Tensor:
     """Move the logarithm as far as costs `nats` on average, but to no end of its range: by `1 + |log|` at most."""
     unit = torch.minimum((2 * nats / curvature).sqrt(), 1 + value.log().abs())
     return value * (unit * draw(value)).exp()

@@ -13,16 +13,15 @@ from ..e_step.sites.site_factor import SiteFactor
 from ..e_step.sums import Sums
 from ..m_step.least_squares.scalar import ScalarSite
 from ..m_step.pooling import added, flat, pool
-from ..program.named import Params
 from ..reading.bound import Bound
 from ..records.frozen import frozen
-from .conjugate import Draw, Real, scaled
-from .entering import places, selected
+from .conjugate import Positive
+from .entering import places
 from .laws import AtLaws
 
 
 @frozen
-class Precision(Real):
+class Precision(Positive):
     """`Gamma(a + n / 2, b + S / 2)` with `S = sum w ((x - E mu)^2 + Var mu)`, of a scale `tau ** -0.5`.
 
     Attributes:
@@ -31,14 +30,7 @@ class Precision(Real):
 
     last: ClassVar[bool] = True
 
-    name: str
-    prior: dist.Gamma
     sites: Sequence[tuple[SiteFactor, ScalarSite]] = field(repr=False)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The one."""
-        return (self.name,)
 
     def updated(self, sums: Mapping[str, Sums], about: Bound, law: Any) -> dist.Gamma:
         """Weight and scatter, added to those of the prior."""
@@ -54,21 +46,7 @@ class Precision(Real):
         n, scatter = (added(part).reshape(self.prior.rate.shape) for part in zip(*parts, strict=True))
         return dist.Gamma(self.prior.concentration + n / 2, self.prior.rate + scatter / 2)
 
-    def points(self, law: dist.Gamma) -> Params:
-        """The means, by which squares are multiplied."""
-        return {self.name: law.mean}
-
-    means = points
-
-    def divergence(self, law: dist.Gamma, other: Any = None) -> Tensor:
-        """Of all entries."""
-        return dist.kl_divergence(law, self.prior if other is None else other).sum()
-
-    def disturbed(self, law: dist.Gamma, nats: float, draw: Draw) -> dist.Gamma:
-        """The rate by its logarithm, whose curvature is the shape."""
-        return dist.Gamma(law.concentration, scaled(law.rate, law.concentration, nats, draw))
-
     def excess(self, law: dist.Gamma, factor: SiteFactor, about: Bound) -> Tensor | None:
         """`(E log tau - log E tau) / 2`."""
-        half = (law.concentration.digamma() - law.concentration.log()) / 2
-        return selected(half, self.name, "scale", factor, about.bank)
+        found = self.beyond(law, "scale", factor, about.bank)
+        return None if found is None else found / 2
