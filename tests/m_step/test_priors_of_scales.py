@@ -115,6 +115,21 @@ def test_a_precision_by_hand() -> None:
     close(fitted(model, X).params["tau"], (2 + N / 2) / (2 + ((X - 1) ** 2).sum() / 2), IDENTITY)
 
 
+@pytest.mark.parametrize("shape", [0.2, 0.5])
+def test_a_shape_that_the_rows_do_not_outweigh(shape: float) -> None:
+    """`a - 1 + n / 2` is not above zero: the density has no bound at zero, and a mode in unconstrained coordinates."""
+
+    def model(x: Tensor) -> None:
+        tau = pyro.sample("tau", dist.Gamma(tensor([3.0, shape]), 2.0).to_event(1))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", dist.Normal(0.0, tau[(torch.arange(len(x)) > 0).long()].rsqrt()), obs=x)
+
+    fit = fitted(model, X[:2])
+    assert fit.outcome == "prior unbounded"
+    assert 'site "tau", entry (1,)' in str(fit)
+    assert fitted(model, X[:2], prior_density="unconstrained").outcome == "converged"
+
+
 def matrices(x: Tensor) -> None:
     """Precision matrices of two clusters."""
     loc = pyro.param("loc", tensor([[0.0, 0.0], [3.0, 3.0]]))

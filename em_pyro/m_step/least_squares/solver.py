@@ -25,7 +25,7 @@ from ...families.charts import Chart, bounds_of
 from ...program.named import Batch
 from ...reading.priors import Prior
 from ...records.frozen import frozen
-from ..pooling import Refused, added, pool
+from ..pooling import Refused, added, pool, refuse_unbounded
 from ..uses import Block, chart_of, terms_of
 from .arguments import Argument, Selection
 from .bounds import Bounds
@@ -216,6 +216,7 @@ class LeastSquares:
             if name in self.spreads:
                 more, squares = self.spreads[name]
                 n, scatter = n + more.reshape(n.shape[1:]), scatter + squares.reshape(scatter.shape[1:])
+                refuse_unbounded(name, n, more, more.shape)
             new[name] = self.sites[0].scale_of(scatter, n, chart, batch[name].double())
         return new
 
