@@ -169,9 +169,9 @@ class Tally:
     """How often each number was counted of every kind, and in all.
 
     Attributes:
-        values: numbers, `(V,)`.
+        values: numbers, `(V,)`, or `(cells, C, rows)` as they are.
         each: their weight in every kind, `(cells, C, V)`.
-        totals: numbers in all, `(U,)`.
+        totals: numbers in all, `(U,)` or `(cells, 1, rows)`.
         drawn: their weight, `(cells, 1, U)`.
     """
 

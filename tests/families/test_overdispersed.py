@@ -94,6 +94,18 @@ def test_rows_are_looked_up(far: float) -> None:
     same((each * values.square()).sum(-1), (weights * counts.square()).sum(-1))
 
 
+def test_rows_that_are_cells_are_not_tallied() -> None:
+    """A rate by row makes each row a cell: the numbers that others show are no part of it."""
+    counts, weights = tensor([[7.0], [0.0], [7.0], [2.0]]), tensor([[0.5], [1.0], [0.25], [2.0]])
+    values, each = tallied(counts, weights)
+    same(values, counts)
+    same(each, weights)
+    law = dist.GammaPoisson(tensor([1.5, 2.0, 1.5, 3.0]), tensor([0.5, 1.0, 2.0, 1.0]))
+    args = {"concentration": law.concentration[:, None], "rate": law.rate[:, None]}
+    got = family_for(type(law)).weighed(counts, weights, args)  # type: ignore[attr-defined]
+    same(got, weights[:, 0] * law.log_prob(counts[:, 0]))
+
+
 def test_no_whole_numbers_are_not_looked_up() -> None:
     """A density that is asked about halves is not that of whole numbers."""
     halves = tensor([[0.5, 1.5, 2.0]])
