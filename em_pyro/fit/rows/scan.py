@@ -25,7 +25,7 @@ from ...program.site import Site
 from ...reading.reading import Centre
 from ..notes import notes_of
 from ..problem import Problem
-from ..scales import POOLED, thinned
+from ..collapse.watched import POOLED, thinned
 from .seals import Call, Source, source_of
 from .stream import Stream, check_streamed, outside_of, read_on
 
