@@ -5,7 +5,9 @@ With `S = sum w (1, x, x x')` of every cell, in which the location is `X b` and 
     sum X' n P X b = sum X' P S_1,        Sigma = sum w (x - X b)(x - X b)' / sum w.
 
 Numbers are vectors of dimension one; a selection is a predictor with one slot, whose equations are diagonal (of
-vectors, block by block) and divided. Where all cells of a location share a precision, it cancels.
+vectors, block by block) and divided. Where all cells of a location share a precision, it cancels. Systems of several
+unknowns are solved for the step from the current `b`, with what is left of the values there on the right: it keeps the
+digits of the step where covariates lie far from zero.
 """
 
 from __future__ import annotations
