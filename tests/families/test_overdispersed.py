@@ -13,9 +13,9 @@ from torch.distributions import constraints
 
 from em_pyro import EM
 from em_pyro.families import family_for
-from em_pyro.families.newton import rising
 from em_pyro.families.overdispersed import Tally, urns
 from em_pyro.families.rowwise import looked_up, tallied
+from em_pyro.program.data.counts import log_rising, log_risen, rising
 
 EVERY = torch.ones(3, dtype=torch.bool)
 A = tensor([1.5, 0.4, 0.1], dtype=torch.float64)
@@ -82,6 +82,22 @@ def test_digits_of_differences() -> None:
         bent = -torch.where(inside, 1 / (a + k).square(), 0.0).sum(-1)
         assert float((first - want).abs().max() / want.max()) < 1e-11
         assert float((second - bent).abs().max() / bent.abs().max()) < 1e-8
+
+
+@pytest.mark.parametrize("size", [0.3, 5.0, 60.0])
+def test_a_rising_factorial_has_its_own_derivatives(size: float) -> None:
+    """Two of them, by one number for several counts too, as torch has by its terms."""
+    x = tensor([[0.0, 1.0, 4.0, 30.0]])
+    point = size * tensor([[1.0], [2.5]])
+    found = []
+    for formula in (log_risen, log_rising):
+        a = point.clone().requires_grad_()
+        value = formula(x, a)
+        (slope,) = torch.autograd.grad((value * (1 + x)).sum(), a, create_graph=True)
+        (bent,) = torch.autograd.grad((slope * a.detach()).sum(), a)
+        found.append((value.detach(), slope.detach(), bent))
+    for got, want in zip(*found, strict=True):
+        same(got, want)
 
 
 @pytest.mark.parametrize("far", [3.0, 1e6])
