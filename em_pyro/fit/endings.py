@@ -114,7 +114,7 @@ def _fallen(problem: Problem, told: tuple[float, float], here: Batch, found: Exp
         if fall > LOST * problem.magnitude(found, here) and not rounded:
             guard(problem, before, objective, step)
         where = problem.scales.collinear(problem.bind(here))
-        if rounded and not where and problem.scales.predicted:
+        if rounded and not where and problem.scales.predicted and not problem.scales.spreads:
             return None if fall <= FAINT * (1 + abs(before)) else ("unconfirmed", FAR)
     if where:
         return "degenerate", where

@@ -53,14 +53,15 @@ def level_ones(ground: Ground, directions: Tensor, basis: Tensor, observed: Tens
 
 
 def _falls(ground: Ground, directions: Tensor, level: Tensor) -> Tensor:
-    """Tell along which of the directions `(D, e)` the objective falls far out, `(e)`: covariates far from their mean.
+    """Tell along which of the directions `(D, e)` the objective falls far out, on both sides, `(e)`.
 
-    A level and a slope are all but exchanged there, of which complete data know a part that rounding hides.
+    Where covariates lie far from zero a level and a slope are all but exchanged, and complete data know a part of the
+    difference that rounding hides. What falls on one side alone is a plateau.
     """
     lengths = torch.tensor([sign * length for length in FAR for sign in (1, -1)], dtype=torch.float64)
     points = (lengths[:, None, None] * directions.mT).reshape(-1, len(directions))
-    lost = level - ground.heights(points).reshape(len(lengths), -1)
-    return (torch.isfinite(lost) & (lost > FALL)).any(0)
+    lost = level - ground.heights(points).reshape(len(FAR), 2, -1)
+    return (torch.isfinite(lost) & (lost > FALL)).all(1).any(0)
 
 
 def is_ridge(ground: Ground, ahead: Tensor, back: Tensor, unit: Tensor, level: float) -> bool:
