@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..program.data.counts import log_rising
+from ..program.data.counts import log_risen
 from .base import Args, Role, register
 from .newton import Near, climb, differentiable
 from .rowwise import RowFamily, mean
@@ -94,7 +94,7 @@ class StudentT(RowFamily):
 
     def log_prob(self, value: Tensor, args: Args) -> Tensor:
         df, z = args["df"], (value - args["loc"]) / args["scale"]
-        constant = log_rising(torch.full_like(df, 0.5), df / 2) - 0.5 * (math.pi * df).log() - args["scale"].log()
+        constant = log_risen(torch.full_like(df, 0.5), df / 2) - 0.5 * (math.pi * df).log() - args["scale"].log()
         return constant - (df + 1) / 2 * (z * z / df).log1p()
 
     def weighed(self, value: Tensor, weights: Tensor, args: Args) -> Tensor:
@@ -142,7 +142,7 @@ def _near(value: Tensor, weights: Tensor, total: Tensor, loc: Tensor, unit: Tens
     sums = _sums(value, weights, loc + unit * point[..., 0], scale, df)
     first, second, spread = sums[:3], sums[3:7], sums[7]
     more, u = df + 1, unit / scale
-    constant = log_rising(torch.full_like(df, 0.5), df / 2) - 0.5 * (math.pi * df).log()
+    constant = log_risen(torch.full_like(df, 0.5), df / 2) - 0.5 * (math.pi * df).log()
     q = total * (constant - point[..., 1]) - more / 2 * spread
     rate, bend = _rate(df)
     by_df = 0.5 * (total * rate - spread + more / df * first[2])

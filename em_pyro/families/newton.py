@@ -17,7 +17,6 @@ LEVEL = 1e-7  # of the largest slope: below, a direction without curvature is le
 LOST = 1e-14  # of the largest entry of a step, in coordinates of about unit curvature: rounding
 STILL = 4e-16  # of the logarithm: a step below this (times its size, if above one) ends the iteration
 
-SERIES = 1e3  # from which differences of digammas are a series
 
 SETTLED = 1e-6  # a step of Newton after which none is left: its error is the square
 LARGE = 0.5  # a step of Newton that is not trusted at first, in coordinates of which one unit is a large step
@@ -77,19 +76,6 @@ def log_minus_digamma(a: Tensor) -> tuple[Tensor, Tensor]:
     return (
         torch.where(far, tail, near.log() - near.digamma()),
         torch.where(far, slope, 1 - near * torch.polygamma(1, near)),
-    )
-
-
-def rising(x: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-    """`digamma(a + x) - digamma(a)` and its derivative, without the cancellation of two large numbers."""
-    far = a > SERIES
-    b, near = torch.where(far, a, SERIES), torch.where(far, 1.0, a)
-    c = b + x
-    first = (x / b).log1p() + x / (2 * b * c) + x * (b + c) / (12 * (b * c).square()) - (b**-4 - c**-4) / 120
-    slope = -x / (b * c) - x * (b + c) / (2 * (b * c).square()) + (c**-3 - b**-3) / 6
-    return (
-        torch.where(far, first, (near + x).digamma() - near.digamma()),
-        torch.where(far, slope, torch.polygamma(1, near + x) - torch.polygamma(1, near)),
     )
 
 

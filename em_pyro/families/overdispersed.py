@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ..program.data.counts import log_choose, log_rising
+from ..program.data.counts import log_choose, log_risen, rising
 from ..program.named import unexpand
 from ..records.frozen import frozen
 from .base import Args, Role, register
 from .counts import probabilities
-from .newton import ITERATIONS, STILL, rising, root
+from .newton import ITERATIONS, STILL, root
 from .rowwise import CountFamily, RowFamily, looked_up, mean, tallied
 
 FAR = 1e3  # total count, in units of one plus the mean, from which the equation for it is written as a series
@@ -86,7 +86,7 @@ class NegativeBinomial(CountFamily):
     def log_mass(self, value: Tensor, args: Args) -> Tensor:
         hits, misses = args["probs"], args["probs_complement"]
         log_p = torch.where(value > 0, value * hits, 0.0)
-        return log_choose(value, args["total_count"]) + log_p + args["total_count"] * misses
+        return log_choose(value, args["total_count"], log_risen) + log_p + args["total_count"] * misses
 
     def solve_counts(self, value: Tensor, weights: Tensor, args: Args, free: frozenset[str]) -> dict[str, Tensor]:
         """Solve for the total count, then `p = mean(x) / (mean(x) + r)`."""
@@ -105,7 +105,7 @@ class GammaPoisson(CountFamily):
 
     def log_mass(self, value: Tensor, args: Args) -> Tensor:
         r, rate = args["concentration"], args["rate"]
-        return log_choose(value, r) - r * rate.reciprocal().log1p() - value * rate.log1p()
+        return log_choose(value, r, log_risen) - r * rate.reciprocal().log1p() - value * rate.log1p()
 
     def solve_counts(self, value: Tensor, weights: Tensor, args: Args, free: frozenset[str]) -> dict[str, Tensor]:
         """Solve for the concentration, then `rate = concentration / mean(x)`; zeros alone have no finite rate."""
@@ -169,9 +169,9 @@ class Tally:
     """How often each number was counted of every kind, and in all.
 
     Attributes:
-        values: numbers, `(V,)`.
+        values: numbers, `(V,)`, or `(cells, C, rows)` as they are.
         each: their weight in every kind, `(cells, C, V)`.
-        totals: numbers in all, `(U,)`.
+        totals: numbers in all, `(U,)` or `(cells, 1, rows)`.
         drawn: their weight, `(cells, 1, U)`.
     """
 
@@ -193,7 +193,7 @@ class Tally:
 
     def height(self, a: Tensor) -> Tensor:
         """Log-mass of all rows at concentrations `(cells, C)`, less the multinomial coefficients."""
-        each, whole = log_rising(self.values, a.unsqueeze(-1)), log_rising(self.totals, a.sum(-1)[..., None, None])
+        each, whole = log_risen(self.values, a.unsqueeze(-1)), log_risen(self.totals, a.sum(-1)[..., None, None])
         parts = ((self.each, each), (self.drawn, whole))
         first, second = (torch.where(some != 0, some * part, 0.0).sum((-1, -2)) for some, part in parts)
         return first - second
@@ -248,8 +248,8 @@ class DirichletMultinomial(RowFamily):
 
     def _log_prob(self, counts: Tensor, a: Tensor) -> Tensor:
         """Of rows of counts `(..., rows, C)`, `a` of shape `(..., 1, C)`."""
-        each = looked_up(counts.mT, lambda numbers: log_rising(numbers, a.mT)).sum(-2)
-        whole = looked_up(counts.sum(-1), lambda numbers: log_rising(numbers, a.sum(-1)))
+        each = looked_up(counts.mT, lambda numbers: log_risen(numbers, a.mT)).sum(-2)
+        whole = looked_up(counts.sum(-1), lambda numbers: log_risen(numbers, a.sum(-1)))
         return self._coefficient(counts) + each - whole
 
     def _weighed(self, counts: Tensor, weights: Tensor, a: Tensor) -> Tensor:

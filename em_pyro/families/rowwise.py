@@ -76,6 +76,8 @@ def largest(value: Tensor, rows: int) -> int:
 def tallied(counts: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Return the values that counts take, `(V,)`, and the weight of each, `(cells, ..., V)`.
 
+    Where these are not fewer than the rows of a cell, as where each row is a cell of its own, rows stay what they are.
+
     Args:
         counts: shape `(cells, ..., rows)`.
         weights: the two broadcast.
@@ -86,6 +88,8 @@ def tallied(counts: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         values, at = torch.arange(most + 1).to(counts), counts.long()
     else:
         values, at = counts.unique(return_inverse=True)
+        if len(values) >= counts.shape[-1]:
+            return counts, weights
     found = counts.new_zeros((*counts.shape[:-1], len(values)))
     return values, found.scatter_add_(-1, at, weights)
 

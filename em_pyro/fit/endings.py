@@ -26,10 +26,16 @@ from .verdict.spreads import collapsing, near_zero
 
 SELDOM = 20  # steps between looks at what only a run of the model tells
 LOST = 1e-14  # of the absolute terms of `Q`: what a fall of the objective may be by their rounding alone
+FAINT = 1e-8  # of the objective: what it may fall by, and go on, where its own last digits are as large
 
 NO_LAW = (
     "the next step leads to a scale or a shape that no law has, as below zero: declare its parameter with a constraint "
     "(constraints.positive)"
+)
+
+FAR = (
+    "the objective is rounded by more than a step gains: covariates or values lie far from zero beside their spread; "
+    "subtract their mean"
 )
 
 Ending = tuple[str, str]
@@ -104,9 +110,12 @@ def _fallen(problem: Problem, told: tuple[float, float], here: Batch, found: Exp
     where = collapsed(problem, here) or problem.scales.collinear(problem.bind(here), TORN)
     if not where:
         fall = before - objective
-        if fall > LOST * problem.magnitude(found, here) and not has_lost_digits(problem, here, fall):
+        rounded = has_lost_digits(problem, here, fall)
+        if fall > LOST * problem.magnitude(found, here) and not rounded:
             guard(problem, before, objective, step)
         where = problem.scales.collinear(problem.bind(here))
+        if rounded and not where and problem.scales.predicted and not problem.scales.spreads:
+            return None if fall <= FAINT * (1 + abs(before)) else ("unconfirmed", FAR)
     if where:
         return "degenerate", where
     lost = "a density has lost its digits: a parameter runs to infinity, or a scale is too small"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import field
 from functools import cached_property
 
@@ -13,44 +13,22 @@ from torch import Tensor
 from ..e_step.engine import Engine
 from ..e_step.expectation import Expectation
 from ..e_step.second.expansion import counted
-from ..e_step.sites.centring import scales
 from ..e_step.sites.site_factor import SiteFactor
 from ..families.charts import bounds_of, domain_of, may_vanish
 from ..program.masks import seen_values
-from ..program.named import Params, unraveled
+from ..program.named import Params
 from ..program.site import Site
 from ..reading.bound import Bound
 from ..records.frozen import frozen
 from .collapse.narrow import DEGENERATE, lengths, unit, width
 from .collapse.spike import Shapes
+from .collapse.watched import Watched, watched_in
 
 SPIKE = 1e10  # of what sharpens a law, a concentration say: there all values are one
 BLURRED = 1e-4  # of the pooled scale: of a column that loses digits beside others
 TORN = 1e-5  # of the pooled scale: of a column in which rounding is seen, so that another step has another root
 COLLINEAR = " is nearly a combination of the columns before it (collinear columns); leave one out, or take differences"
-POOLED = 10_000  # rows that are enough to know a spread by
 GROWING = ("itself", "exp", "softplus", "square", "sqrt", "covariance")  # charts under which a scale grows
-
-
-@frozen
-class Watched:
-    """A site whose scale may collapse.
-
-    Attributes:
-        factor: of the site.
-        role: "scale" or "scale_tril".
-        pooled: spread of its values over all rows, by event.
-        members: the sites that are the same function: steps of a loop.
-    """
-
-    factor: SiteFactor
-    role: str
-    pooled: Tensor = field(repr=False)
-    members: Sequence[SiteFactor] = field(repr=False, default=())
-
-    def roots(self, bound: Bound) -> Tensor:
-        """Return the scales of every cell at `bound`, or the roots of its covariance."""
-        return scales(self.factor, bound)
 
 
 @frozen
@@ -68,13 +46,12 @@ class Scales:
     @cached_property
     def watched(self) -> tuple[Watched, ...]:
         """Sites with a location or a logarithm of one, whose scale is no constant."""
-        found = []
-        for factor in self.engine.leaders.values():
-            role = "scale" if "scale" in factor.roles else "scale_tril" if "scale_tril" in factor.roles else None
-            if role is not None and factor.role == "observed" and not factor.roles[role].known:
-                together = [self.engine.sites.get(n, factor) for n in self.engine.members[factor.name]]
-                found.append(Watched(factor, role, pooled_scale(together, self.samples), together))
-        return tuple(found)
+        return watched_in(self.engine, self.samples)
+
+    @cached_property
+    def predicted(self) -> bool:
+        """Whether an argument of a site is a sum of terms."""
+        return any(role.affine is not None for one in self.engine.leaders.values() for role in one.roles.values())
 
     @cached_property
     def _spikes(self) -> tuple[tuple[SiteFactor, str], ...]:
@@ -230,8 +207,9 @@ def _onto(one: Watched, small: Tensor, found: Expectation, *, shared: bool) -> s
     if factor.plates and factor.plates <= set(factor.cells) and not shared:
         return ", which is one of a single row, fitted exactly; give its parameters a prior, or use fewer of them"
     where = tuple(at[: len(factor.cells)])
-    sums = counted(found.sums[factor.name], factor.cell_shape).parts
-    parts = [sums[k].squeeze(0) for k in sorted(factor.family.counting)] if sums else []
+    each = [counted(found.sums[leader.name], factor.cell_shape).parts for leader in one.leaders]
+    counting = sorted(factor.family.counting) if all(each) else []
+    parts = [torch.stack([sums[k] for sums in each]).sum(0).squeeze(0) for k in counting]
     tie = ", tie it between them" if math.prod(small.shape[: len(factor.cells)]) > 1 else ""
     advice = f"; give it a prior, use fewer components{tie}, or other starts"
     if not parts:
@@ -254,37 +232,3 @@ def _cell(factor: SiteFactor, wrong: Tensor) -> str:
     """The first cell with something wrong."""
     cell = tuple(int(i) for i in wrong.nonzero()[0][: len(factor.cells)])
     return ", ".join(f"{n}={i}" for n, i in zip(factor.cells, cell, strict=False)) or "all rows"
-
-
-def pooled_scale(members: Sequence[SiteFactor], samples: Mapping[str, Tensor]) -> Tensor:
-    """Return the spread over all rows of the values of `members`, by event.
-
-    Of values that do not vary it is their size (or one). `members` are sites of one function: the steps of a loop;
-    `samples` has values of those that do not hold all of theirs.
-    """
-    return unit(pooled_values(members, samples))
-
-
-def pooled_values(members: Sequence[SiteFactor], samples: Mapping[str, Tensor] | None = None) -> Tensor:
-    """Return values of `members` where their scale is a length, rows first; nan where there is none."""
-    samples = samples or {}
-    many = sum(one.data.value.tensor.shape[: len(one.data.value.names)].numel() for one in members)
-    parts = [samples[m.name] if m.name in samples else thinned(m, max(1, many // POOLED)) for m in members]
-    values = (parts[0] if len(parts) == 1 else torch.cat(parts)).double()
-    family = members[0].data.family
-    if family.location is None and "loc" in family.roles:  # the scale of a logarithm
-        values = values.clamp(min=0).log()
-    return torch.where(torch.isfinite(values), values, torch.nan)
-
-
-def thinned(factor: SiteFactor, stride: int) -> Tensor:
-    """One in `stride` of a site's values, rows first, and nan where they are not seen."""
-    value, seen = factor.data.value.tensor, factor.data.seen
-    rows = value.shape[: len(factor.data.value.names)]
-    if rows and stride > 1:
-        chosen = unraveled(torch.arange(0, rows.numel(), stride), rows)
-        value, seen = value[chosen], None if seen is None else seen[chosen]
-    value = value if seen is None else torch.where(seen, value, torch.nan)
-    if not rows:
-        return value.unsqueeze(0)
-    return value if stride > 1 else value.reshape(rows.numel(), *value.shape[len(rows) :])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..e_step.engine import Engine
 from ..fit.problem import Problem
-from ..fit.scales import Watched, pooled_values
+from ..fit.collapse.watched import Watched, pooled_values
 from ..posterior.posterior import Posterior
 from ..program.named import Params, batched, connected
 from ..reading.bound import Bound
@@ -77,6 +77,8 @@ def narrowest_width(problem: Problem, params: Params) -> float:
 
 def _moves(problem: Problem, one: Watched) -> bool:
     """Whether the location of a site differs between its rows."""
+    if len(one.leaders) > 1:  # a row each
+        return True
     reading = problem.engine.recognition.readings.get(one.factor.name)
     if reading is None:
         return True

@@ -45,7 +45,7 @@ class Coefficients(Real):
         """The normal equations, with those of the prior."""
         prior, dim = self.prior, self.prior.event_shape[0]
         equations, system = Equations.over({self.name: prior.loc.numel()}), None
-        at_zero = equations.at_zero(about.batch)
+        at_zero = {**about.batch, self.name: torch.zeros_like(about.batch[self.name])}  # what is left is all of it
         for site in self.sites:
             pull, weight = site.pulled(site.moments(sums[site.name]), site.loc.at(at_zero), about.batch)
             system = equations.entered(system, equations.design(site.loc), pull, weight)

@@ -13,9 +13,9 @@ from torch.distributions import constraints
 
 from em_pyro import EM
 from em_pyro.families import family_for
-from em_pyro.families.newton import rising
 from em_pyro.families.overdispersed import Tally, urns
 from em_pyro.families.rowwise import looked_up, tallied
+from em_pyro.program.data.counts import log_rising, log_risen, rising
 
 EVERY = torch.ones(3, dtype=torch.bool)
 A = tensor([1.5, 0.4, 0.1], dtype=torch.float64)
@@ -84,6 +84,22 @@ def test_digits_of_differences() -> None:
         assert float((second - bent).abs().max() / bent.abs().max()) < 1e-8
 
 
+@pytest.mark.parametrize("size", [0.3, 5.0, 60.0])
+def test_a_rising_factorial_has_its_own_derivatives(size: float) -> None:
+    """Two of them, by one number for several counts too, as torch has by its terms."""
+    x = tensor([[0.0, 1.0, 4.0, 30.0]])
+    point = size * tensor([[1.0], [2.5]])
+    found = []
+    for formula in (log_risen, log_rising):
+        a = point.clone().requires_grad_()
+        value = formula(x, a)
+        (slope,) = torch.autograd.grad((value * (1 + x)).sum(), a, create_graph=True)
+        (bent,) = torch.autograd.grad((slope * a.detach()).sum(), a)
+        found.append((value.detach(), slope.detach(), bent))
+    for got, want in zip(*found, strict=True):
+        same(got, want)
+
+
 @pytest.mark.parametrize("far", [3.0, 1e6])
 def test_rows_are_looked_up(far: float) -> None:
     """Few numbers by a table, many as they are: with the same values, and the same weight of each number."""
@@ -92,6 +108,18 @@ def test_rows_are_looked_up(far: float) -> None:
     weights = tensor([[1.0, 2.0, 3.0, 4.0, 5.0]])
     values, each = tallied(counts, weights)
     same((each * values.square()).sum(-1), (weights * counts.square()).sum(-1))
+
+
+def test_rows_that_are_cells_are_not_tallied() -> None:
+    """A rate by row makes each row a cell: the numbers that others show are no part of it."""
+    counts, weights = tensor([[7.0], [0.0], [7.0], [2.0]]), tensor([[0.5], [1.0], [0.25], [2.0]])
+    values, each = tallied(counts, weights)
+    same(values, counts)
+    same(each, weights)
+    law = dist.GammaPoisson(tensor([1.5, 2.0, 1.5, 3.0]), tensor([0.5, 1.0, 2.0, 1.0]))
+    args = {"concentration": law.concentration[:, None], "rate": law.rate[:, None]}
+    got = family_for(type(law)).weighed(counts, weights, args)  # type: ignore[attr-defined]
+    same(got, weights[:, 0] * law.log_prob(counts[:, 0]))
 
 
 def test_no_whole_numbers_are_not_looked_up() -> None:

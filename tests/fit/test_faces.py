@@ -130,7 +130,7 @@ def test_the_top_of_the_face(name: str) -> None:
     assert climbed(name, fit) - fit.log_likelihood < 1e-6
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name for name in CASES if name != "bifactor"])
 def test_em_alone_stops_short(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the steps along the face it is lower, as it was."""
     monkeypatch.setattr(loop, "top_of_face", lambda *_: None)

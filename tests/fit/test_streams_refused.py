@@ -19,7 +19,7 @@ from torch.distributions import constraints
 from torch.utils.data import DataLoader, TensorDataset
 
 from em_pyro import EM, DataError, ParameterError, PlanError
-from em_pyro.fit.rows.seals import seal, source_of
+from em_pyro.fit.rows.seals import sealed, source_of
 
 
 def test_whatever_can_be_read_again(tmp_path: Any) -> None:
@@ -145,9 +145,33 @@ def test_a_seal_tells_bits_places_and_shapes() -> None:
     other, moved = x.clone(), x.clone()
     other[777, 1] = torch.nextafter(other[777, 1], tensor(9.0))
     moved[[5, 20_000]] = moved[[20_000, 5]]
-    seals = [seal(((part,), {})) for part in (x, other, moved, x.reshape(3, -1), x.flip(0), x[:-1], x.float())]
+    seals = [sealed(((part,), {}))[1] for part in (x, other, moved, x.reshape(3, -1), x.flip(0), x[:-1], x.float())]
     assert len(set(seals)) == len(seals)
-    assert seal(((x.clone(),), {})) == seals[0] != seal(((), {"x": x}))
+    assert sealed(((x.clone(),), {}))[1] == seals[0] != sealed(((), {"x": x}))[1]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        np.arange(120_003.0).reshape(-1, 3),
+        np.arange(600.0).reshape(-1, 3)[:, ::-1],
+        np.asfortranarray(np.arange(60.0).reshape(-1, 3)),
+        np.array(2.5),
+        np.zeros((0, 3)),
+        np.array(["a", None]),
+    ],
+    ids=["long", "reversed", "by column", "number", "empty", "objects"],
+)
+def test_what_must_not_be_written_to_is_copied_and_sealed_as_it_was(given: np.ndarray) -> None:
+    """Also arrays that are not in one piece."""
+    (_, number), source = sealed(((given,), {})), given.view()
+    source.flags.writeable = False
+    ((copy,), _), again = sealed(((source,), {}))
+    assert again == number
+    assert copy.flags.writeable
+    assert not np.shares_memory(copy, given)
+    assert copy.dtype == given.dtype
+    np.testing.assert_array_equal(copy, given)
 
 
 def weighed(x: Tensor, w: Tensor) -> None:

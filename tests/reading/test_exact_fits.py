@@ -91,7 +91,7 @@ def test_the_density_has_no_bound(name: str) -> None:
     model, common = INTEGRATED[name]
     assert 'it takes all that is observed with scale "noise", which may go to zero' in str(EM(model).plan(Y))
     pyro.clear_param_store()
-    fit = EM(model).fit(Y)
+    fit = EM(model, tol=1e-10).fit(Y)
     own = fit.params["noise"].double()
     if own.dim():
         own = own[(torch.arange(N) > 2).long()].exp()

@@ -7,7 +7,7 @@ dimension more, and a site with that dimension among its cells stands for all of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field, replace
 from typing import Any
 
@@ -17,12 +17,12 @@ from torch import Tensor
 from ...program.named import Named, Sizes, align
 from ...reading.bank import RoleMap
 from ...reading.bound import Bound
-from ...reading.predictor import side_by_side, stacked
+from ...reading import predictor
 from ...records.frozen import frozen
 from ..chunks import WHOLE, Chunk
 from ..sites.natural import Natural
 from ..sites.product import InnerProduct
-from ..sites.site_data import Layout, SiteData
+from ..sites.dimensions import Layout
 from ..sites.site_factor import SiteFactor
 from ..sums import Sums
 from ..units import Unit
@@ -41,6 +41,7 @@ class Abreast(Unit):
     sites: tuple[SiteFactor, ...]
     whole: SiteFactor = field(repr=False)
     along: str
+    shifts: Tensor | None = field(default=None, repr=False)  # of each site, (sites) + events + event: `whole` has none
 
     @property
     def first(self) -> SiteFactor:
@@ -95,20 +96,40 @@ class Abreast(Unit):
         if self.first.name not in found:
             return {}
         layout = self.whole.layout
-        each = found[self.first.name].movedim(1 + (*layout.batch, *layout.cells).index(self.along), 0)
-        return {site.name: site.finish(part, None) for site, part in zip(self.sites, each, strict=True)}
+        if self.shifts is None:
+            each = found[self.first.name].movedim(1 + (*layout.batch, *layout.cells).index(self.along), 0)
+            return {site.name: site.finish(part, None) for site, part in zip(self.sites, each, strict=True)}
+        all_ = self.whole.finish(found[self.first.name], natural)
+        assert all_.around is not None
+        parts, arounds = (
+            zip(*(part.unbind(1) for part in all_.parts), strict=True),
+            (all_.around + self._to_cells).unbind(1),
+        )
+        return {
+            site.name: replace(all_, site=site.name, parts=part, around=around)
+            for site, part, around in zip(self.sites, parts, arounds, strict=True)
+        }
+
+    @property
+    def _to_cells(self) -> Tensor:
+        """The shifts, (sites) + cells + events + event."""
+        assert self.shifts is not None
+        cells = (1,) * (len(self.whole.cells) - 1)
+        return self.shifts.reshape((len(self.sites), *cells, *self.shifts.shape[1:]))
 
     def inner(self, bound: Bound, sums: Mapping[str, Sums]) -> Tensor:
         """The share of all sites in `Q`, in one product."""
         each = [sums[name] for name in self.members if name in sums]
         if len(each) < len(self.sites) or any(one.coordinates is not None for one in each):
             return Unit.inner(self, bound, sums)
-        parts = tuple(torch.stack(part, 1) for part in zip(*(one.parts for one in each), strict=True))
-        return self.whole.inner(bound, replace(each[0], parts=parts)).sum(-1)
+        together = beside(each)
+        if together.around is not None:
+            together = replace(together, around=together.around - self._to_cells)
+        return self.whole.inner(bound, together).sum(-1)
 
     def digits(self, bound: Bound, near: Bound) -> Tensor | None:
-        """None of them has a centre."""
-        return None
+        """As of one site."""
+        return self.whole.form.digits(self.whole, bound, near)
 
     def width(self, plate: str) -> int:
         """Features and log-densities of a row."""
@@ -128,7 +149,9 @@ class Abreast(Unit):
 def kind_of(factor: SiteFactor, words: Mapping[str, str]) -> object:
     """Equal for sites that may stand abreast, their dimensions in other words; None for one that stands alone."""
     data, layout = factor.data, factor.layout
-    if factor.form != InnerProduct() or factor.moves or factor.kept or data.folded or layout.batch:
+    if factor.form != InnerProduct() or factor.kept or data.folded or layout.batch:
+        return None
+    if factor.moves and (data.weight is not None or not _lone(factor)):
         return None
     parts = {**data.known, "value": data.value} | ({} if data.weight is None else {"weight": data.weight})
     return (
@@ -143,6 +166,11 @@ def kind_of(factor: SiteFactor, words: Mapping[str, str]) -> object:
         tuple((key, _in(words, p.names), p.tensor.shape, p.tensor.dtype) for key, p in sorted(parts.items())),
         tuple((key, *_shapes(role)) for key, role in sorted(factor.roles.items())),
     )
+
+
+def _lone(factor: SiteFactor) -> bool:
+    """Whether a site of a location family has one value alone, which is its centre, and locations that differ by it."""
+    return factor.roles[str(factor.family.location)].affine is not None and bool(factor.data.reach == 0)
 
 
 def _shapes(role: RoleMap) -> tuple[object, ...]:
@@ -160,37 +188,77 @@ def _in(words: Mapping[str, str], names: Sequence[str]) -> tuple[str, ...]:
 
 
 def abreast(sites: Sequence[SiteFactor], words: Mapping[str, str], along: str) -> Abreast:
-    """Put sites of one kind side by side; `words` renames the dimensions of the first."""
+    """Put sites of one kind side by side; `words` renames the dimensions of the first.
+
+    Where each has one value alone, which is its centre, values are zero, and locations what is left of them.
+    """
     first, count = sites[0], len(sites)
     sizes = Sizes({along: count, **{words.get(n, n): size for n, size in first.sizes.items()}})
     data = [factor.data for factor in sites]
-    value, differs = _one_or_all([part.value for part in data], words, along)
+    shifts = torch.stack([part.shift for part in data if part.shift is not None]) if first.moves else None
+    values = [part.value if part.shift is None else _less(part.value, part.shift) for part in data]
+    value, differs = _one_or_all(values, words, along)
     known = {key: _one_or_all([part.known[key] for part in data], words, along) for key in first.data.known}
     weights = [part.weight for part in data if part.weight is not None]
     weight, heavier = _one_or_all(weights, words, along) if weights else (None, False)
     by_step = differs or heavier or any(apart for _, apart in known.values())
     cells, columns = _in(words, first.layout.cells), _in(words, first.layout.columns)
     layout = Layout((along,), cells, columns, ()) if by_step else Layout((), (along, *cells), columns, ())
-    roles = {key: _beside([factor.roles[key] for factor in sites], (along, *cells)) for key in first.roles}
-    whole = SiteFactor(
-        first.name, first.family, first.role, first.plates, roles, (along, *cells), (count, *first.cell_shape),
-        _with(first.data, layout, value, {key: part for key, (part, _) in known.items()}, weight, sizes),
-        InnerProduct(), frozenset().union(*(factor.parameters for factor in sites)),
-    )  # fmt: skip
-    return Abreast(tuple(sites), whole, along)
+    new = {"layout": layout, "value": value, "known": {key: part for key, (part, _) in known.items()}}
+    new |= {"weight": weight, "sizes": sizes, "shift": None if shifts is None else torch.zeros_like(shifts[0])}
+    whole = replace(
+        side_by_side([_around_centre(factor) for factor in sites], along),
+        data=replace(first.data, cache={}, turned={}, rooms={}, **new),  # type: ignore[arg-type]
+        cells=(along, *cells),
+    )
+    return Abreast(tuple(sites), whole, along, shifts)
 
 
-def _with(
-    data: SiteData, layout: Layout, value: Named, known: Mapping[str, Named], weight: Named | None, sizes: Sizes
-) -> SiteData:
-    """Data of the same kind, laid out anew."""
-    new = {"layout": layout, "value": value, "known": known, "weight": weight, "sizes": sizes}
-    return replace(data, cache={}, turned={}, rooms={}, **new)  # type: ignore[arg-type]
+def alike(sites: Iterable[SiteFactor]) -> list[list[SiteFactor]]:
+    """Group sites by their kind, whatever their dimensions are called."""
+    groups = dict[object, list[SiteFactor]]()
+    for factor in sites:
+        kind = kind_of(factor, {name: f"{k}" for k, name in enumerate(factor.laid_out)})
+        groups.setdefault(factor.name if kind is None else kind, []).append(factor)
+    return list(groups.values())
+
+
+def side_by_side(sites: Sequence[SiteFactor], along: str) -> SiteFactor:
+    """Put the arguments of sites of one kind side by side; the data are those of the first."""
+    first, cells = sites[0], (along, *sites[0].cells)
+    return replace(
+        first,
+        roles={key: _beside([factor.roles[key] for factor in sites], cells) for key in first.roles},
+        cells=cells,
+        cell_shape=(len(sites), *first.cell_shape),
+        parameters=frozenset().union(*(factor.parameters for factor in sites)),
+    )
+
+
+def beside(each: Sequence[Sums]) -> Sums:
+    """Put the statistics of such sites side by side, behind the starts."""
+    parts = tuple(torch.stack(part, 1) for part in zip(*(one.parts for one in each), strict=True))
+    arounds = [one.around for one in each if one.around is not None]
+    return replace(each[0], parts=parts, around=torch.stack(arounds, 1) if arounds else None)
+
+
+def _less(value: Named, shift: Tensor) -> Named:
+    """Values around a centre."""
+    return Named(value.tensor.double() - shift, value.names)
+
+
+def _around_centre(factor: SiteFactor) -> SiteFactor:
+    """A site whose locations are those of values around its centre."""
+    role = factor.roles.get(str(factor.family.location))
+    if factor.data.shift is None or role is None or role.affine is None:
+        return factor
+    affine = replace(role.affine, offset=role.affine.offset - factor.data.shift)
+    return replace(factor, roles={**factor.roles, str(factor.family.location): replace(role, affine=affine)})
 
 
 def _one_or_all(parts: Sequence[Named], words: Mapping[str, str], along: str) -> tuple[Named, bool]:
     """What is the same in all sites as it is, what differs side by side; and whether it differs."""
-    tensor, names = stacked([part.tensor for part in parts]), _in(words, parts[0].names)
+    tensor, names = predictor.stacked([part.tensor for part in parts]), _in(words, parts[0].names)
     return (Named(tensor[0], names), False) if len(tensor) == 1 else (Named(tensor, (along, *names)), True)
 
 
@@ -209,6 +277,6 @@ def _beside(roles: Sequence[RoleMap], names: tuple[str, ...]) -> RoleMap:
         index,
         every([role.coefficient for role in roles]),
         every([role.constant for role in roles]),
-        side_by_side(affines) if affines else None,
+        predictor.side_by_side(affines) if affines else None,
         roles[0].rows,
     )

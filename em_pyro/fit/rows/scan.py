@@ -25,8 +25,8 @@ from ...program.site import Site
 from ...reading.reading import Centre
 from ..notes import notes_of
 from ..problem import Problem
-from ..scales import POOLED, thinned
-from .seals import Call, Source, seal, source_of
+from ..collapse.watched import POOLED, thinned
+from .seals import Call, Source, source_of
 from .stream import Stream, check_streamed, outside_of, read_on
 
 Prepare = Callable[[tuple[Any, ...], Mapping[str, Any]], Problem]
@@ -210,8 +210,8 @@ def scanned(source: Source, engine: Engine) -> tuple[Stream, Engine]:
 def looked(source: Source, engine: Engine) -> tuple[Seen, Engine]:
     """Read all batches once, and check them; return the engine with the covariates that any of them shows."""
     seen = Seen()
-    for k, call in enumerate(source.read()):
-        seen.seals.append(seal(call))
+    for k, (call, seal) in enumerate(source.sealed()):
+        seen.seals.append(seal)
         part, wider = read_on(engine, k, call)
         run = part.recognition.runs[0]
         try:

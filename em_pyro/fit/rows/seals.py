@@ -32,7 +32,11 @@ class Source:
     batches: Iterable[Any] | Callable[[], Iterable[Any]] = field(repr=False)
 
     def read(self) -> Iterator[Call]:
-        """Read all batches once more, each as a call of the model.
+        """Read all batches once more, each as a call of the model."""
+        return (call for call, _ in self.sealed())
+
+    def sealed(self) -> Iterator[tuple[Call, int]]:
+        """Read all batches once more, each as a call of the model and with its seal.
 
         Raises:
             ParameterError: the function has returned something else.
@@ -45,7 +49,7 @@ class Source:
                     f"fit_stream: expected a function that returns an iterator of batches, got one that returns "
                     f"{type(batches).__name__}. Yield the batches, one after another."
                 )
-        yield from map(_call, batches)
+        yield from (sealed(_call(batch)) for batch in batches)
 
 
 def source_of(batches: Any) -> Source:
@@ -94,20 +98,32 @@ def _call(batch: Any) -> Call:
     """Take a batch as a call: (args, kwargs), a tuple or list of arguments, or one argument."""
     if isinstance(batch, (tuple, list)):
         if len(batch) == 2 and isinstance(batch[0], tuple) and isinstance(batch[1], dict):
-            return tuple(map(_in_memory, batch[0])), {name: _in_memory(value) for name, value in batch[1].items()}
-        return tuple(map(_in_memory, batch)), {}
-    return (_in_memory(batch),), {}
+            return batch[0], batch[1]
+        return tuple(batch), {}
+    return (batch,), {}
 
 
-def _in_memory(value: Any) -> Any:
-    """Read an array that must not be written to, of a file that is mapped: once, and not in every run of the model."""
-    return np.array(value) if isinstance(value, np.ndarray) and not value.flags.writeable else value
-
-
-def seal(call: Call) -> int:
-    """Return one number for all that a batch holds."""
+def sealed(call: Call) -> tuple[Call, int]:
+    """Return the arguments in memory, and one number for all that they hold."""
     args, kwargs = call
-    return hash((*map(_number, args), *((name, _number(value)) for name, value in sorted(kwargs.items()))))
+    given = [_taken(value) for value in args]
+    named = {name: _taken(value) for name, value in kwargs.items()}
+    numbers = *(number for _, number in given), *((name, named[name][1]) for name in sorted(named))
+    return (tuple(value for value, _ in given), {name: value for name, (value, _) in named.items()}), hash(numbers)
+
+
+def _taken(value: Any) -> tuple[Any, Any]:
+    """Return an argument with its number: a copy if it must not be written to, as an array of a file that is mapped.
+
+    It is copied a stretch at a time, each added up while the processor still has it.
+    """
+    if not isinstance(value, np.ndarray) or value.flags.writeable:
+        return value, _number(value)
+    if value.dtype == object or not value.flags.c_contiguous:
+        copy = np.array(value)
+        return copy, _number(copy)
+    copy = np.empty(value.shape, value.dtype)
+    return copy, (copy.shape, copy.dtype.str, _checksum(copy, value))
 
 
 def _number(value: Any) -> Any:
@@ -122,17 +138,32 @@ def _number(value: Any) -> Any:
     return repr(value)
 
 
-def _checksum(array: np.ndarray) -> int:
-    """Sum an array as whole numbers, by lanes of one stretch after another: many times as fast as one by bytes."""
+def _checksum(array: np.ndarray, source: np.ndarray | None = None) -> int:
+    """Sum an array as whole numbers, by lanes of one stretch after another: many times as fast as one by bytes.
+
+    With a source, the array is filled from it on the way.
+    """
     if array.dtype == object:
         return hash(str(array.tolist()))
-    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    if data.nbytes <= SMALL:
-        return zlib.crc32(data.data)
-    whole = data.nbytes // (8 * LANES) * LANES
-    words = data[: 8 * whole].view(np.int64).reshape(-1, LANES)
-    parts = [words[at : at + ROWS].sum(0) for at in range(0, len(words), ROWS)]
-    return zlib.crc32(data[8 * whole :].data, zlib.crc32(np.concatenate(parts).data))
+    data = _bytes(array)
+    there = data if source is None else _bytes(source)
+    whole = data.nbytes // (8 * LANES) * LANES if data.nbytes > SMALL else 0
+    words, given = (part[: 8 * whole].view(np.int64).reshape(-1, LANES) for part in (data, there))
+    parts = []
+    for at in range(0, len(words), ROWS):
+        stretch = words[at : at + ROWS]
+        if source is not None:
+            stretch[:] = given[at : at + ROWS]
+        parts.append(stretch.sum(0))
+    rest = data[8 * whole :]
+    if source is not None:
+        rest[:] = there[8 * whole :]
+    return zlib.crc32(rest.data, zlib.crc32(np.concatenate(parts).data) if parts else 0)
+
+
+def _bytes(array: np.ndarray) -> np.ndarray:
+    """Show an array as bytes; one that is not in one piece as those of a copy."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 def changed(k: int) -> DataError:

@@ -25,7 +25,7 @@ from ...program.site import Site
 from ...reading.bound import Bound
 from ...records.frozen import frozen
 from .held import Remembered, Sharing, expanded, soft
-from .seals import Call, Source, changed, fewer, seal
+from .seals import Call, Source, changed, fewer
 
 T = TypeVar("T")
 
@@ -95,10 +95,10 @@ class Stream:
             DataError: they are not what they were.
         """
         k = -1
-        for k, call in enumerate(self.source.read()):
+        for k, (call, seal) in enumerate(self.source.sealed()):
             if k >= len(self.seals):
                 raise fewer(k, len(self.seals))
-            if seal(call) != self.seals[k]:
+            if seal != self.seals[k]:
                 raise changed(k)
             yield rebound(engine, *call, self.centres)
             if self.tick is not None:

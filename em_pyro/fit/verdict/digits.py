@@ -55,10 +55,11 @@ def noise(ground: Ground, allowed: float, *, few: bool) -> tuple[float, str]:
 def has_lost_digits(problem: Problem, here: Batch, fall: float) -> bool:
     """Tell whether the last digits of all parameters move the objective at one start by a part of a fall that is seen.
 
-    Sums of known families have their digits, or say so: what the model itself computes is asked, and scales of Gaussian
-    latents, beside which what is subtracted has as few as they are small.
+    Sums of known families have their digits, or say so: what the model itself computes is asked, predictors, whose
+    terms may be far larger than what they add up to, and scales of Gaussian latents, beside which what is subtracted
+    has as few as they are small.
     """
-    if not (problem.engine.written or problem.scales.spreads):
+    if not (problem.engine.written or problem.scales.spreads or problem.scales.predicted):
         return False
     around = Around(problem.program, problem.plan.free, {n: v.double() for n, v in only(here).items()})
     return noise(Ground(problem, around), math.inf, few=True)[0] > PART * fall

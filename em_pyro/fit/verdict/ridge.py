@@ -22,6 +22,7 @@ LENGTHS = (
     3.0,
     10.0,
 )  # standard errors of each entry by itself: how far along a ridge it is looked
+FAR, FALL = (1e3, 1e6, 1e8), 0.05  # likewise, and nats: who loses these there was not level, as a part in 1e-12 is not
 LOST = 100.0  # times a change that is none: what has to be lost straight ahead, so that to have it back says something
 CHORDS, STEEP = 12, 1e-3  # steps back, and the least curvature by which they go, of that in complete data
 AHEAD = 0.5  # of the way ahead, which is left after them
@@ -43,11 +44,24 @@ def level_ones(ground: Ground, directions: Tensor, basis: Tensor, observed: Tens
     points = (lengths[:, None, None] * directions.mT).reshape(-1, len(directions))
     heights = ground.heights(points).reshape(len(lengths), -1)
     level = ((heights - heights[0]).abs() <= LEVEL * (1 + heights[0].abs())).all(0)
+    level[level.clone()] = ~_falls(ground, directions[:, level], heights[0, level])
     values, vectors = torch.linalg.eigh((observed + observed.mT) / 2)
     back = basis @ vectors * torch.where(values >= STEEP, values.clamp(min=STEEP).rsqrt(), 0.0)
     for k in (~level).nonzero().flatten().tolist():
         level[k] = is_ridge(ground, directions[:, k], back, unit, float(heights[0, k]))
     return level
+
+
+def _falls(ground: Ground, directions: Tensor, level: Tensor) -> Tensor:
+    """Tell along which of the directions `(D, e)` the objective falls far out, on both sides, `(e)`.
+
+    Where covariates lie far from zero a level and a slope are all but exchanged, and complete data know a part of the
+    difference that rounding hides. What falls on one side alone is a plateau.
+    """
+    lengths = torch.tensor([sign * length for length in FAR for sign in (1, -1)], dtype=torch.float64)
+    points = (lengths[:, None, None] * directions.mT).reshape(-1, len(directions))
+    lost = level - ground.heights(points).reshape(len(FAR), 2, -1)
+    return (torch.isfinite(lost) & (lost > FALL)).all(1).any(0)
 
 
 def is_ridge(ground: Ground, ahead: Tensor, back: Tensor, unit: Tensor, level: float) -> bool:

@@ -25,7 +25,9 @@ Design = Sequence[Affine] | Joined
 
 @frozen
 class Equations:
-    """`X'WX b = X'W r` over the entries of `sizes`, side by side.
+    """`X'WX d = X'W r` over the entries of `sizes`, side by side: by how much they move, `r` being what is left now.
+
+    A solution of entries as they are would lose the digits of the matrix at their size, not at that of a step.
 
     Attributes:
         sizes: entries of each parameter.
@@ -72,10 +74,6 @@ class Equations:
         """Number of unknowns."""
         return self.form.size
 
-    def at_zero(self, batch: Batch) -> dict[str, Tensor]:
-        """All parameters, with the unknowns at zero: a location is then what no unknown contributes to it."""
-        return dict(batch) | {name: torch.zeros_like(batch[name]) for name in self.sizes}
-
     def design(self, loc: Argument) -> Design:
         """The part of the locations of a site that is linear in the unknowns."""
         designs = loc.designs(self.first)
@@ -113,16 +111,16 @@ class Equations:
         An entry that no weight reaches keeps its value, and so do all of a start whose equations are not finite: a
         scale has collapsed, and the loop will say so.
         """
+        old = torch.cat([batch[name].double().reshape((len(right), -1)) for name in self.sizes], -1)
         if self.pseudo:
             matrix, right = matrix.clone(), right.clone()
         for name, (total, precision) in self.pseudo.items():
             here = torch.arange(self.first[name], self.first[name] + len(total))
-            at = self.form.places(here, here) if precision.dim() == 2 else self.form.diagonal[here]
-            matrix[:, at] += precision
-            right[:, here] += total
-        old = torch.cat([batch[name].double().reshape((len(right), -1)) for name in self.sizes], -1)
+            whole = precision.dim() == 2
+            matrix[:, self.form.places(here, here) if whole else self.form.diagonal[here]] += precision
+            right[:, here] += total - (old[:, here] @ precision if whole else old[:, here] * precision)
         reach = matrix[:, self.form.diagonal] > 0
-        right = torch.where(reach, right, old)
+        right = torch.where(reach, right, 0.0)
         blocks = zip(self.form.sets, self.form.blocks(matrix), strict=True)
         parts = [_scaled(block, right[:, sets], reach[:, sets]) for sets, block in blocks]
         finite = torch.isfinite(right).all(-1)
@@ -131,7 +129,9 @@ class Equations:
         solved = torch.empty_like(old)
         for sets, part in zip(self.form.sets, parts, strict=True):
             found = _solved(*part, finite[:, None, None])
-            solved[:, sets] = found if self._between is None else self._held(found, part, old[:, sets], sets)
+            solved[:, sets] = (
+                old[:, sets] + found if self._between is None else self._held(found, part, old[:, sets], sets)
+            )
         solved = torch.where(finite.unsqueeze(-1), solved, old)
         pieces = solved.split(list(self.sizes.values()), -1)
         return {name: piece.reshape(batch[name].shape) for name, piece in zip(self.sizes, pieces, strict=True)}
@@ -148,15 +148,15 @@ class Equations:
         return low, high
 
     def _held(self, found: Tensor, part: tuple[Tensor, Tensor, Tensor], old: Tensor, sets: Tensor) -> Tensor:
-        """The solution between bounds, of sets that have one without: (S, sets, n)."""
+        """The solution between bounds, of sets that move by `found` without: (S, sets, n)."""
         assert self._between is not None
         scaled, right, scale = part
         low, high = (end.to(scale.device)[sets] for end in self._between)
         size = found.shape[-1]
-        within = (low / scale).reshape(-1, size), (high / scale).reshape(-1, size)
-        flat = [one.reshape(-1, size) for one in (right, old / scale, found / scale)]
+        within = ((low - old) / scale).reshape(-1, size), ((high - old) / scale).reshape(-1, size)
+        flat = [one.reshape(-1, size) for one in (right, torch.zeros_like(old), found / scale)]
         inside = between(scaled.reshape(-1, size, size), flat[0], flat[1], flat[2], within).reshape(found.shape) * scale
-        return inside.maximum(low).minimum(high)  # exactly the bound, where it is one
+        return (old + inside).maximum(low).minimum(high)  # exactly the bound, where it is one
 
 
 def _scaled(matrix: Tensor, right: Tensor, reach: Tensor) -> tuple[Tensor, Tensor, Tensor]:

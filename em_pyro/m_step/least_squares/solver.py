@@ -5,7 +5,9 @@ With `S = sum w (1, x, x x')` of every cell, in which the location is `X b` and 
     sum X' n P X b = sum X' P S_1,        Sigma = sum w (x - X b)(x - X b)' / sum w.
 
 Numbers are vectors of dimension one; a selection is a predictor with one slot, whose equations are diagonal (of
-vectors, block by block) and divided. Where all cells of a location share a precision, it cancels.
+vectors, block by block) and divided. Where all cells of a location share a precision, it cancels. Systems of several
+unknowns are solved for the step from the current `b`, with what is left of the values there on the right: it keeps the
+digits of the step where covariates lie far from zero.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ...e_step.engine import Engine
+from ...e_step.several.abreast import alike, beside, side_by_side
 from ...e_step.sites.site_factor import SiteFactor
 from ...e_step.sums import Sums
 from ...families.charts import Chart, bounds_of
@@ -84,6 +87,8 @@ class Site(Protocol):
 SITES: Mapping[str, type[Site]] = {"normal": ScalarSite, "multivariate_normal": MatrixSite}
 """What a site of each kind of block is."""
 
+ALONG = "sites"  # the dimension of sites that are one
+
 LINES: Mapping[type[Site], type[Site]] = {ScalarSite: LineSite, MatrixSite: MatrixLineSite}
 """The same where a location has covariates."""
 
@@ -102,7 +107,8 @@ class LeastSquares:
         locations: parameters, and the function through which each enters.
         scales: the same.
         sizes: entries of each parameter; of vectors and matrices, how many it holds.
-        sites: all of one kind.
+        sites: all of one kind; those of a loop that are laid out alike are one.
+        stands_for: names of the sites that each of them is.
         designs: predictors of every site over the unknowns of `equations`.
         equations: of all locations together, where some are affine or a prior joins them; None where each is divided by
             itself.
@@ -121,6 +127,7 @@ class LeastSquares:
     scales: Mapping[str, Chart]
     sizes: Mapping[str, int]
     sites: tuple[Site, ...] = field(repr=False)
+    stands_for: tuple[tuple[str, ...], ...] = field(repr=False)
     designs: tuple[Design, ...] = field(repr=False)
     equations: Equations | None = field(repr=False)
     weighted: bool
@@ -132,7 +139,8 @@ class LeastSquares:
     @classmethod
     def of(cls, engine: Engine, block: Block) -> LeastSquares:
         """Collect the sites of a block."""
-        kind, factors = SITES[block.kind], terms_of(engine, block.names)
+        kind, groups = SITES[block.kind], alike(terms_of(engine, block.names))
+        factors = [side_by_side(some, ALONG) if len(some) > 1 else some[0] for some in groups]
         roles = _roles(block)
         sites = tuple(_site(engine, kind, factor) for factor in factors)
         charts = {name: chart_of(engine, name, block.uses[name]) for name in block.solved}
@@ -156,7 +164,10 @@ class LeastSquares:
         sizes = _sizes(sites, initial)
         priors = {n: engine.priors[n] for n in scales if n in engine.priors and not engine.priors[n].flat}
         spreads = {n: prior.spreads[block.kind, scales[n].name] for n, prior in priors.items()}
-        return cls(locations, scales, sizes, sites, designs, equations, weighted, pseudo, swept, bounds, spreads)
+        stands_for = tuple(tuple(factor.name for factor in some) for some in groups)
+        return cls(
+            locations, scales, sizes, sites, stands_for, designs, equations, weighted, pseudo, swept, bounds, spreads
+        )
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -165,7 +176,11 @@ class LeastSquares:
 
     def solve(self, sums: Mapping[str, Sums], batch: Batch) -> dict[str, Tensor]:
         """Take one pass: conditional on the scales the locations, then conditional on the locations the scales."""
-        moments = [site.moments(sums[site.name]) for site in self.sites]
+        each = [[sums[name] for name in names] for names in self.stands_for]
+        moments = [
+            site.moments(some[0] if len(some) == 1 else beside(some))
+            for site, some in zip(self.sites, each, strict=True)
+        ]
         new = self._located(moments, batch) if self.equations is None else self._together(moments, batch)
         return new | self._scaled(moments, {**batch, **new})
 
@@ -194,9 +209,9 @@ class LeastSquares:
     def _together(self, moments: Sequence[Moments], batch: Batch) -> dict[str, Tensor]:
         """All entries of all locations by one system."""
         assert self.equations is not None
-        at_zero, system = self.equations.at_zero(batch), None
+        system = None
         for site, some, design in zip(self.sites, moments, self.designs, strict=True):
-            pull, weight = site.pulled(some, site.loc.at(at_zero), batch)
+            pull, weight = site.pulled(some, site.loc.at(batch), batch)
             system = self.equations.entered(system, design, pull, weight)
         assert system is not None
         return self.equations.solve(*system, batch)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ...e_step.chunks import rows_of
 from ...e_step.sums import Sums
-from ...reading.design.apart import apart
+from ...reading.design.apart import apart, thin
 from ...reading.joined import joined
 from ...reading.predictor import Affine, pairs, squared
 from ...records.frozen import frozen
@@ -77,6 +77,8 @@ class Lines:
         split: how many dimensions the cells have without those of the rows.
         shape: of the site's cells.
         terms: `Q` and its derivatives in the predictor.
+        free: cells that are part of `Q`. In the others a state makes a rate or a probability zero (`p * z`), or one, in
+            every row: what that forbids has no weight, and the rest is certain. None where all are.
     """
 
     coefficients: Affine = field(repr=False)
@@ -85,6 +87,7 @@ class Lines:
     split: int
     shape: tuple[int, ...]
     terms: Callable[[Tensor, Tensor, Tensor], Terms]
+    free: Tensor | None = field(default=None, repr=False)
 
     def expand(self, theta: Tensor, sums: Sums) -> Terms:
         """Expand `Q` to second order in all coordinates.
@@ -105,9 +108,11 @@ class Lines:
         here = self.coefficients.at(theta)
         whole = (*(1 if d in self.order[self.split :] else n for d, n in enumerate(self.shape)), J)
         here = here.expand((starts, *whole)).reshape((starts, -1, J))
+        q, slope = theta.new_zeros(here.shape[:2]), torch.zeros_like(here)
+        curvature = theta.new_zeros((*here.shape[:2], J * (J + 1) // 2))
+        free = slice(None) if self.free is None else self.free
+        here, a, b = (part[:, free] for part in (here, a, b))
         cells, rows = here.shape[1], self.covariates.shape[-1]
-        q, slope = theta.new_zeros((starts, cells)), theta.new_zeros((starts, cells, J))
-        curvature = theta.new_zeros((starts, cells, J * (J + 1) // 2))
         step = rows_of(curvature.shape[-1] + J + 8 * starts * cells)
         for at in range(0, rows, step):
             x = self.covariates[:, at : at + step]
@@ -115,9 +120,9 @@ class Lines:
             if careful:
                 eta, second = _without_zeros(eta, first, second)
             some, slopes, curvatures = self.terms(eta, first, second)
-            q += some.sum(-1)
-            slope += slopes @ x.mT
-            curvature += curvatures @ pairs(x).mT
+            q[:, free] += some.sum(-1)
+            slope[:, free] += slopes @ x.mT
+            curvature[:, free] += curvatures @ pairs(x).mT
         design = replace(self.coefficients, offset=theta.new_zeros(()).expand(whole))
         matrix, right = joined(design, slope, squared(curvature, J), size)
         return q.reshape((starts, *whole[:-1])), right, matrix
@@ -199,23 +204,33 @@ def lines_of(site: Site) -> Lines | Logits | None:
     terms = TERMS.get(kind)
     if affine.offset.dim() != rank + argument.row or (terms is None and kind != LOGITS):
         return None
-    varies = [any(part.shape[d] > 1 for part in _values(affine)) for d in range(rank)]
-    rows = [d for d, some in enumerate(varies) if some and all(p.index.shape[d] == 1 for p in affine.pieces)]
-    found = apart(affine, rows) if rows and bool(torch.isfinite(affine.offset).all()) else None
+    infinite = thin(affine.offset.isinf())
+    if terms is None and bool(infinite.any()):
+        return None
+    affine = replace(affine, offset=affine.offset.masked_fill(infinite, 0.0))
+    rows = [d for d in range(rank) if infinite.shape[d] == 1 and _along_rows(affine, d)]
+    found = apart(affine, rows) if rows else None
     if found is None:
         return None
     coefficients, covariates = found
     order = (*(d for d in range(rank) if d not in rows), *rows)
-    cells = (1,) * argument.row
-    table = covariates.expand(
-        (*(n if d in rows else 1 for d, n in enumerate(site.shape)), *cells, covariates.shape[-1])
-    )
+    by_row = [n if d in rows else 1 for d, n in enumerate(site.shape)]
+    table = covariates.expand((*by_row, *((1,) * argument.row), covariates.shape[-1]))
     table = table.movedim(-1, 0).reshape((covariates.shape[-1], -1))
     if terms is None:
         return Logits(coefficients, table, order, len(order) - len(rows), site.shape)
-    return Lines(coefficients, table, order, len(order) - len(rows), site.shape, terms)
+    return Lines(coefficients, table, order, len(order) - len(rows), site.shape, terms, _free(infinite, site, rows))
 
 
-def _values(affine: Affine) -> list[Tensor]:
-    """All that differs by row in a predictor; the slots of a piece are its last dimension."""
-    return [affine.offset, *(piece.value for piece in affine.pieces)]
+def _free(infinite: Tensor, site: Site, rows: Sequence[int]) -> Tensor | None:
+    """Return the cells whose predictor is finite; None if all are."""
+    if not bool(infinite.any()):
+        return None
+    cells = [1 if d in rows else n for d, n in enumerate(site.shape)]
+    return (~infinite).expand(cells).flatten().nonzero().squeeze(-1)
+
+
+def _along_rows(affine: Affine, d: int) -> bool:
+    """Whether numbers differ along a dimension, and entries do not; the slots of a piece are its last dimension."""
+    values = affine.offset, *(piece.value for piece in affine.pieces)
+    return any(part.shape[d] > 1 for part in values) and all(piece.index.shape[d] == 1 for piece in affine.pieces)

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.distributions import Distribution
 from torch.nn.functional import logsigmoid, softplus
 
 from ..named import broadcast, unwrap
 
+SERIES = 1e3  # from which differences of digammas are a series
 STIRLING = 20.0  # from where four terms of the series are exact to rounding
 
 
@@ -35,11 +37,11 @@ def density(fn: Distribution, value: Tensor) -> Tensor | None:
     return log_prob.expand(broadcast(log_prob.shape, events)).flatten(-whole.event_rank).sum(-1)
 
 
-def log_choose(value: Tensor, total_count: Tensor) -> Tensor:
-    """`log Gamma(r + x) - log Gamma(r) - log x!`, zero at `r = x = 0`."""
+def log_choose(value: Tensor, total_count: Tensor, rise: Callable[[Tensor, Tensor], Tensor] | None = None) -> Tensor:
+    """`log Gamma(r + x) - log Gamma(r) - log x!`, zero at `r = x = 0`; by `rise`, if not by `log_rising`."""
     nothing = (total_count + value) == 0
     r = torch.where(nothing, 1.0, total_count)
-    return torch.where(nothing, 0.0, log_rising(value, r) - (value + 1).lgamma())
+    return torch.where(nothing, 0.0, (rise or log_rising)(value, r) - (value + 1).lgamma())
 
 
 def log_rising(x: Tensor, r: Tensor) -> Tensor:
@@ -62,6 +64,60 @@ def _stirling(r: Tensor) -> Tensor:
     """What Stirling's formula lacks: `1/12r - 1/360r^3 + 1/1260r^5 - 1/1680r^7`."""
     u = r.reciprocal().square()
     return (1 / 12 - u * (1 / 360 - u * (1 / 1260 - u / 1680))) / r
+
+
+def rising(x: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+    """`digamma(a + x) - digamma(a)` and its derivative, without the cancellation of two large numbers."""
+    far = a > SERIES
+    if not bool(far.any()):
+        return (a + x).digamma() - a.digamma(), torch.polygamma(1, a + x) - torch.polygamma(1, a)
+    b, near = torch.where(far, a, SERIES), torch.where(far, 1.0, a)
+    c = b + x
+    first = (x / b).log1p() + x / (2 * b * c) + x * (b + c) / (12 * (b * c).square()) - (b**-4 - c**-4) / 120
+    slope = -x / (b * c) - x * (b + c) / (2 * (b * c).square()) + (c**-3 - b**-3) / 6
+    return (
+        torch.where(far, first, (near + x).digamma() - near.digamma()),
+        torch.where(far, slope, torch.polygamma(1, near + x) - torch.polygamma(1, near)),
+    )
+
+
+class _LogRising(torch.autograd.Function):
+    """`log Gamma(a + x) - log Gamma(a)` with the derivatives of `rising`, and not those of the terms of its series."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, a: Tensor) -> Tensor:
+        """The two broadcast; `x` is data."""
+        ctx.save_for_backward(x, a)
+        return log_rising(x, a)
+
+    @staticmethod
+    def backward(ctx: Any, along: Tensor) -> tuple[None, Tensor]:
+        """By `a`, with a derivative in its turn."""
+        x, a = ctx.saved_tensors
+        return None, (along * _Rising.apply(x, a)).sum_to_size(a.shape)
+
+
+class _Rising(torch.autograd.Function):
+    """The slope of `_LogRising`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, a: Tensor) -> Tensor:
+        """As there."""
+        first, second = rising(x, a)
+        ctx.save_for_backward(second, a)
+        return first
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, along: Tensor) -> tuple[None, Tensor]:
+        """By `a`."""
+        second, a = ctx.saved_tensors
+        return None, (along * second).sum_to_size(a.shape)
+
+
+def log_risen(x: Tensor, a: Tensor) -> Tensor:
+    """`log Gamma(a + x) - log Gamma(a)` of data `x`, which torch differentiates twice by `a` at a third of the cost."""
+    return cast(Tensor, _LogRising.apply(x, a))
 
 
 def _beta_binomial(fn: Any, x: Tensor) -> Tensor:

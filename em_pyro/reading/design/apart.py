@@ -83,7 +83,7 @@ def _levels(index: Tensor, value: Tensor, rows: Collection[int]) -> list[tuple[T
 
 def _column(value: Tensor, rows: Collection[int]) -> Column | None:
     """Split what multiplies an entry; None if it depends on row and cell both, and is no product."""
-    value = _thin(value)
+    value = thin(value)
     if not any(value.shape[d] > 1 for d in rows):
         return torch.ones((1,) * value.dim(), dtype=torch.float64, device=value.device), value
     cells = [d for d in range(value.dim()) if d not in rows]
@@ -98,7 +98,7 @@ def _column(value: Tensor, rows: Collection[int]) -> Column | None:
     return (covariate, multiplier) if torch.allclose(covariate * multiplier, value, ROUNDING, 0.0) else None
 
 
-def _thin(part: Tensor) -> Tensor:
+def thin(part: Tensor) -> Tensor:
     """Keep one of what is the same along a dimension."""
     for d in range(part.dim()):
         first = part.narrow(d, 0, 1)

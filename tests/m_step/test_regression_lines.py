@@ -1,4 +1,4 @@
-"""Logits that are lines in covariates: `Q` and its derivatives block by block, whatever a class has of the entries."""
+"""Arguments that are lines in covariates but for a link: `Q` and its derivatives, block by block."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ from em_pyro import EM
 from em_pyro.fit.problem import prepare
 from em_pyro.m_step.regression import irls, lines
 from em_pyro.m_step.regression.irls import Regression
-from em_pyro.m_step.regression.lines import Logits
+from em_pyro.m_step.regression.lines import Lines, Logits
 from em_pyro.program.named import batched
 from em_pyro.reading.design import apart
 
@@ -73,7 +73,39 @@ def of_distances(x: Tensor, y: Tensor, t: Tensor) -> None:
         pyro.sample("y", dist.Multinomial(1, logits=logits), obs=torch.nn.functional.one_hot(y, C).double())
 
 
+def detections(x: Tensor, y: Tensor, t: Tensor) -> None:
+    """What is not there is never seen, by how many visits a row has."""
+    there, seen = pyro.param("there", tensor(0.3)), pyro.param("seen", draws(D + 1))
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Bernoulli(logits=there))
+        p = torch.sigmoid(seen[0] + x * seen[1:]) * z.unsqueeze(-1)
+        pyro.sample("y", dist.Bernoulli(p).to_event(1), obs=(x > 1) & (y > 1).unsqueeze(-1))
+
+
+def many_zeros(x: Tensor, y: Tensor, t: Tensor) -> None:
+    """Rates that are zero in one of three states, and lines in the other two."""
+    slopes, levels = pyro.param("slopes", draws(D)), pyro.param("levels", tensor([0.1, 1.0]))
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Categorical(tensor([0.2, 0.5, 0.3])))
+        rate = torch.exp(levels[(z - 1).clamp(min=0)] + x @ slopes) * (z > 0)
+        pyro.sample("y", dist.Poisson(rate), obs=y.double())
+
+
+def certain_answers(x: Tensor, y: Tensor, t: Tensor) -> None:
+    """Who knows is always right, the others by luck."""
+    luck = pyro.param("luck", draws(D))
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Bernoulli(0.4))
+        pyro.sample("y", dist.Bernoulli(torch.where(z > 0, 1.0, torch.sigmoid(x @ luck))), obs=(y > 0).double())
+
+
+CERTAIN: dict[str, Model] = {
+    "detections": detections,
+    "many zeros": many_zeros,
+    "certain answers": certain_answers,
+}
 PROGRAMS: dict[str, Model] = {
+    **CERTAIN,
     "mixture of experts": mixture_of_experts,
     "of a baseline": of_a_baseline,
     "by component": by_component,
@@ -97,7 +129,8 @@ def test_sums_over_blocks_are_derivatives(name: str, monkeypatch: pytest.MonkeyP
     solver, (sums, here) = regression(PROGRAMS[name])
     theta = solver.coordinates(here)
     pairs = zip(solver.sites, solver.lines, solver._sums(sums), strict=True)
-    ((site, line, some),) = [(s, line, part) for s, line, part in pairs if isinstance(line, Logits)]
+    ((site, line, some),) = [(s, line, part) for s, line, part in pairs if line is not None]
+    assert (isinstance(line, Lines) and line.free is not None) == (name in CERTAIN)
     for got, want in zip(line.expand(theta, some), irls._expanded(site, theta, some), strict=True):
         total = (len(got), -1)
         if got.dim() == want.dim() and got.shape != want.shape:
