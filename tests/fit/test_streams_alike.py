@@ -102,6 +102,28 @@ def test_other_arguments_that_no_batch_shows_to_differ_are_named(name: str) -> N
     assert farthest(streamed.params, whole.params) < IDENTITY
 
 
+def gates(e: Tensor, y: Tensor) -> None:
+    """Mix two means by weights that differ by row."""
+    b, loc = pyro.param("b", tensor([0.1, 0.2]).double()), pyro.param("loc", tensor([1.0, 9.0]).double())
+    with pyro.plate("rows", len(y)):
+        z = pyro.sample("z", dist.Bernoulli(logits=b[0] + b[1] * e)).long()
+        pyro.sample("y", dist.Normal(loc[z], 2.0), obs=y)
+
+
+@pytest.mark.parametrize("ends", [(0, 4, 12), (0, 7, 12)], ids=["later", "first"])
+def test_the_model_is_planned_on_a_batch_that_shows_what_differs(ends: tuple[int, ...]) -> None:
+    """Latents have such arguments, too; where no batch shows it, it is said."""
+    data = rows((1.0, 2.0, 3.0))
+    whole = EM(gates, tol=1e-10, collapse=False, check=False).fit(*data)
+    pyro.clear_param_store()
+    parts = [(data[0][a:b], data[1][a:b]) for a, b in pairwise(ends)]
+    streamed = EM(gates, tol=1e-10, check=False).fit_stream(parts)
+    assert streamed.plan["b"].how == "Newton step"
+    assert distance(streamed.objective, whole.objective) < 1e-8
+    with pytest.raises(PlanError, match='Batch 1: Site "z": expected arguments that differ by row to do so within'):
+        both(gates, data, (0, 4, 7, 12))
+
+
 def test_rows_one_by_one_are_named_where_they_differ() -> None:
     """With what helps."""
     with pytest.raises(PlanError, match=r"two rows or more of plate \"rows\" in a batch"):

@@ -34,6 +34,11 @@ def constants(engine: Engine, values: Params) -> Constants:
     return {(f.name, key): part for f in sites for key, part in f.arguments(bound, zero).items()}
 
 
+def apart(engine: Engine) -> set[str]:
+    """Name sites whose statistics are kept row by row."""
+    return {factor.name for unit in engine.units for factor in unit.every if factor.kept is not None}
+
+
 def differing(ones: Constants, others: Constants) -> set[str]:
     """Name sites with an argument that is the same in all rows here, in all rows there, and not in both."""
     return {at[0] for at in ones.keys() & others.keys() if not _same(ones[at], others[at])}

@@ -9,7 +9,7 @@ from ...e_step.rebind import OtherCovariates, rebound, widened
 from ...errors import DataError, EMError, PlanError
 from ...program.data.check import check_data
 from ...program.site import Site
-from .in_common import constants, differing, exposed
+from .in_common import apart, constants, differing, exposed
 from .seals import Call
 
 
@@ -81,6 +81,8 @@ def _covered(engine: Engine, call: Call) -> tuple[Engine, Engine]:
     while names := differing(constants(engine, values), constants(part, values)):
         engine = exposed(engine, names, {})
         part = rebound(engine, *call, {})
+    for name in sorted(apart(part) - apart(engine)):  # of latents, too
+        raise OtherCovariates(name, part)
     return part, engine
 
 
