@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -20,6 +20,7 @@ from ..fit.verdict.around import Around
 from ..fit.verdict.ground import FINE, STEP, Ground
 from ..posterior.joint import Joint
 from ..program.named import Batch, Params, batched, only
+from ..program.site import Site
 from ..records.frozen import frozen
 
 CHORDS, SETTLED = 10, 1e-11  # steps to the maximum, and how short the last is, in standard errors given complete data
@@ -47,8 +48,8 @@ def sensitivity(problem: Problem, params: Params, of: str, to: Tensor) -> Tensor
 
     Raises:
         ParameterError: no such parameter, or no such tensor of real numbers among the arguments.
-        PlanError: the program has integrated latents, or torch cannot differentiate its densities; or the parameters
-            are not identified.
+        PlanError: the program has integrated latents, or torch cannot differentiate its densities; or weights of rows
+            are made of the tensor; or the parameters are not identified.
     """
     engine = problem.engine.full
     if of not in problem.program.parameters:
@@ -156,6 +157,7 @@ class _Slope:
         shares = self._shares(params)
         with torch.enable_grad():
             sites = replace(program, args=args, kwargs=kwargs).run(params)
+            _check_weights(sites, shares)
             total = sum(self._terms(sites, shares), torch.zeros((), dtype=torch.float64))
             if not total.requires_grad:
                 return torch.zeros(old.shape, dtype=torch.float64)
@@ -185,6 +187,21 @@ class _Slope:
         full = self.problem.engine.full
         recognition = full.recognition
         return build(full.program, recognition, recognition.runs[0], recognition.priors, {}, recognised=False)
+
+
+def _check_weights(sites: Mapping[str, Site], names: Iterable[str]) -> None:
+    """Refuse weights of rows that are made of the argument: they are in the shares, as numbers.
+
+    Raises:
+        PlanError: naming a site.
+    """
+    for name in names:
+        scale = sites[name].scale
+        if isinstance(scale, Tensor) and scale.requires_grad:
+            raise PlanError(
+                f"sensitivity: expected an argument that the weights of rows are not made of, got one that "
+                f'poutine.scale of site "{name}" is. Fit again with other weights, and compare.'
+            )
 
 
 def _double(params: Params) -> Batch:

@@ -10,6 +10,7 @@ from typing import Any
 
 from .. import __version__
 from . import own_arguments
+from .own_arguments import ANSWER
 from .problems import MIXTURES
 from .types import names, picture, positive, seconds, tolerance, writable
 
@@ -132,7 +133,7 @@ def _shared(command: argparse.ArgumentParser, what: str, example: str, columns: 
     add("--tol", type=tolerance, default=1e-8, metavar="T", help=text)
     add("--max-steps", type=positive, default=1000, metavar="N", help="give up after N steps (default: 1000)")
     add("--plot", type=picture, metavar="FILE.png", help="draw the answer (.png, .pdf or .svg)")
-    add("--json", type=writable, metavar="FILE.json", help="save the answer for another program")
+    add("--json", type=writable, metavar="FILE.json", help=ANSWER)
 
 
 def _racing(command: argparse.ArgumentParser, what: str, example: str, columns: str) -> None:

@@ -11,11 +11,12 @@ import torch
 
 from ..errors import EMError
 from . import demo
+from .answers import report, save
 from .arguments import PROG, parser
 from .model_file import raised_in
 from .problems import Problem, bundled, coin_problem, gaussian_problem
 from .race import race
-from .runs import picture, save_json, solve
+from .runs import answer, picture, solve
 from .tables import Table, TableError, read
 
 
@@ -100,13 +101,13 @@ def _table(args: Namespace, name: str) -> Table:
 def _fit(problem: Problem, args: Namespace) -> int:
     options = {"starts": args.starts, "seed": args.seed, "tol": args.tol, "max_steps": args.max_steps}
     run = solve(problem, **options, progress=_watched())
-    print(problem.title, run.plan, run.fit, sep="\n\n")
-    if args.plot:
-        picture(args.plot, lambda ax: problem.draw(run.fit, run.history, ax))
-        print(f"\nPicture: {args.plot}")
+    with report(args.json):
+        print(problem.title, run.plan, run.fit, sep="\n\n")
+        if args.plot:
+            picture(args.plot, lambda ax: problem.draw(run.fit, run.history, ax))
+            print(f"\nPicture: {args.plot}")
     if args.json:
-        save_json(args.json, problem, run.fit)
-        print(f"\nAnswer: {args.json}")
+        save(args.json, answer(problem, run.fit))
     return 0 if run.fit.converged else 1
 
 

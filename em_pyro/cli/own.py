@@ -14,6 +14,7 @@ import pyro
 from .. import EM, Fit, load, select
 from ..after.source import remarks_in
 from ..errors import ParameterError
+from .answers import report, save
 from .columns import Columns, columns_of
 from .labels import labelled
 from .model_file import model_in
@@ -27,13 +28,13 @@ def fit(args: Namespace) -> int:
     with pyro.get_param_store().scope():
         em = EM(model, **_options(args), progress=sys.stderr.isatty())
         found = em.fit(*columns.args, **columns.kwargs)
-    print(f"{_title(args)}\n\n{found.plan}\n\n{found.summary() if args.errors else found}")
-    if args.save:
-        found.save(args.save, remarks=_remarks(args, columns))
-        print(f"\nFit: {args.save}")
+    with report(args.json):
+        print(f"{_title(args)}\n\n{found.plan}\n\n{found.summary() if args.errors else found}")
+        if args.save:
+            found.save(args.save, remarks=_remarks(args, columns))
+            print(f"\nFit: {args.save}")
     if args.json:
-        args.json.write_text(json.dumps(_answer(found), indent=2) + "\n", encoding="utf-8")
-        print(f"\nAnswer: {args.json}")
+        save(args.json, _answer(found))
     return 0 if found.converged else 1
 
 
@@ -54,10 +55,10 @@ def choose(args: Namespace) -> int:
     found = select(
         lambda value: partial(model, **{name: value}), values, *columns.args, model_kwargs=columns.kwargs, **options
     )
-    print(f"{_title(args)}\n\n{found}")
+    with report(args.json):
+        print(f"{_title(args)}\n\n{found}")
     if args.json:
-        found.to_frame().to_json(args.json, orient="records", indent=2, double_precision=15)
-        print(f"\nAnswer: {args.json}")
+        save(args.json, json.loads(found.to_frame().to_json(orient="records", double_precision=15)))
     return 0
 
 
@@ -88,7 +89,11 @@ def label(args: Namespace) -> int:
 
 def summary(args: Namespace) -> int:
     """Print a fit that was saved."""
-    print(load(args.fit).summary())
+    found: Fit = load(args.fit)
+    with report(args.json):
+        print(found.summary())
+    if args.json:
+        save(args.json, _answer(found))
     return 0
 
 

@@ -44,13 +44,16 @@ and visits.csv has a column "visits", and one "shop" that tells them apart:
 """
 
 
+ANSWER = "save the answer for another program; - is standard output"
+
+
 def add(commands: Any, page: dict[str, Any]) -> None:
     """Add the commands to those of the root."""
     fit = _posed(commands, "fit", "fit a model of your own", {**page, "epilog": EXAMPLE})
     _fitting(fit)
     fit.add_argument("--errors", action="store_true", help="print standard errors and intervals")
     fit.add_argument("--save", type=writable, metavar="FIT.pt", help="save the fit, for label, summary and Python")
-    fit.add_argument("--json", type=writable, metavar="FILE.json", help="save the answer for another program")
+    fit.add_argument("--json", type=writable, metavar="FILE.json", help=ANSWER)
     fit.set_defaults(run=own.fit)
 
     _posed(commands, "plan", "say how a model of your own would be fitted", page).set_defaults(run=own.plan)
@@ -60,7 +63,7 @@ def add(commands: Any, page: dict[str, Any]) -> None:
     text = "values of an argument: K=1:8, both ends included, or shape=full,tied"
     choose.add_argument("--over", type=_over, required=True, metavar="NAME=VALUES", help=text)
     choose.add_argument("--criterion", choices=list(CRITERIA), default="bic", help="by which to choose (default: bic)")
-    choose.add_argument("--json", type=writable, metavar="FILE.json", help="save the table for another program")
+    choose.add_argument("--json", type=writable, metavar="FILE.json", help=ANSWER)
     choose.set_defaults(run=own.choose)
 
     label = commands.add_parser(
@@ -75,6 +78,7 @@ def add(commands: Any, page: dict[str, Any]) -> None:
 
     summary = commands.add_parser("summary", help="print a fit that was saved", description=SUMMARY, **page)
     summary.add_argument("fit", type=Path, metavar="FIT.pt", help="a fit")
+    summary.add_argument("--json", type=writable, metavar="FILE.json", help=ANSWER)
     summary.set_defaults(run=own.summary)
 
 

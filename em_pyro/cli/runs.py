@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,9 +55,9 @@ def picture(path: Path, draw: Callable[[Axes], Axes]) -> None:
     figure.savefig(path, dpi=150)
 
 
-def save_json(path: Path, problem: Problem, fit: Fit) -> None:
-    """Write the parameters, the log-likelihood, how the fit ended, and each row's most likely component and its id."""
-    answer: dict[str, Any] = {
+def answer(problem: Problem, fit: Fit) -> dict[str, Any]:
+    """Return the parameters, the log-likelihood, how the fit ended, and each row's most likely component and its id."""
+    found: dict[str, Any] = {
         "problem": problem.title,
         "params": {name: value.tolist() for name, value in fit.params.items()},
         "log_likelihood": fit.log_likelihood,
@@ -69,5 +68,5 @@ def save_json(path: Path, problem: Problem, fit: Fit) -> None:
         "assignments": fit.posterior.marginal(problem.latent).argmax(-1).tolist(),
     }
     if problem.ids is not None:
-        answer["ids"] = list(problem.ids)
-    path.write_text(json.dumps(answer, indent=2) + "\n", encoding="utf-8")
+        found["ids"] = list(problem.ids)
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,8 @@ class Table:
             cell = columns[j][i]
             found = "an empty cell" if cell is None or cell == "" else f'"{cell}"'
             remedy = "Correct or remove the row, or choose other columns with --columns."
+            if re.fullmatch(r"[-+]?\d+,\d+", str(cell).strip()):
+                remedy = "Pass --decimal , if the comma is the mark in numbers."
             if i == 0 and not self.headed:
                 remedy += " If this is a header, give each column a name that is no number."
             raise TableError(f"{self.at(i, names[j])}: expected a number, got {found}. {remedy}")

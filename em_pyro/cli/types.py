@@ -19,7 +19,10 @@ def seconds(text: str) -> float:
 
 def names(text: str) -> list[str]:
     """Read names of columns."""
-    return [name.strip() for name in text.split(",")]
+    found = [name.strip() for name in text.split(",")]
+    if len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"expected each column once, got {text!r}")
+    return found
 
 
 def separator(text: str) -> str:

@@ -28,6 +28,7 @@ from ..reading.design.slopes import as_affine
 from ..reading.reading import Agreed, Centre, Reading, Recognition, arguments
 from .build import build
 from .engine import Engine
+from .sites.layout import EXPOSURE
 from .sites.site_factor import SiteFactor
 
 Centres = Mapping[str, Centre]
@@ -98,7 +99,7 @@ def forms_of(engine: Engine) -> dict[str, Agreed]:
     found = dict[str, Agreed]()
     for name, factor in observed(engine).items():
         groups = {} if factor.data.groups is None else factor.data.groups.lookups
-        found[name] = Agreed(groups, factor.form.lines(factor), factor.kept is not None)
+        found[name] = Agreed(groups, factor.form.lines(factor), factor.kept is not None, EXPOSURE in factor.data.known)
     return found
 
 
@@ -110,7 +111,8 @@ def unlike(engine: Engine, forms: Forms) -> str:
 
 def _serves(form: Agreed, agreed: Agreed) -> bool:
     """Whether statistics add; rows that are all alike do not tell that those of others are kept apart."""
-    return form.lines is agreed.lines and form.groups == agreed.groups and (agreed.apart or not form.apart)
+    alike = form.lines is agreed.lines and form.groups == agreed.groups and form.exposed == agreed.exposed
+    return alike and (agreed.apart or not form.apart)
 
 
 def _alike(engine: Engine, found: Engine) -> Engine:
@@ -160,7 +162,7 @@ def merged(ours: Forms, theirs: Forms, sizes: Mapping[str, int]) -> dict[str, Ag
                     f'Site "{name}": expected up to {most} covariates, got more, of which some rows show a few and '
                     f"others others. Mix the rows, so that all batches and processes have all kinds."
                 )
-        found[name] = Agreed(groups, lines, apart and not groups)
+        found[name] = Agreed(groups, lines, apart and not groups, one.exposed or other.exposed)
     return found
 
 
@@ -217,7 +219,7 @@ def _readings(
         PlanError: an argument differs other than row by row.
     """
     recognition = engine.recognition
-    if _same_arguments(engine, before, now):
+    if _same_arguments(engine, there, before, now):
         return {name: part.on(now[name]) for name, part in recognition.readings.items()}
     found = engine.by_row.on(there, now) if recognition.bank.computed is None else None
     if found is None or other_argument(found, recognition.bank, recognition.values, now):
@@ -225,7 +227,7 @@ def _readings(
     return found
 
 
-def _same_arguments(engine: Engine, before: Mapping[str, Site], now: Mapping[str, Site]) -> bool:
+def _same_arguments(engine: Engine, there: Program, before: Mapping[str, Site], now: Mapping[str, Site]) -> bool:
     """Whether all arguments at one point are what they were; False where some differ row by row.
 
     Raises:
@@ -242,9 +244,16 @@ def _same_arguments(engine: Engine, before: Mapping[str, Site], now: Mapping[str
             if engine.plate in (*was.names, *here.names):
                 same = False
             elif was.names != here.names or not torch.equal(was.tensor, here.tensor):
-                raise PlanError(f'Site "{name}": {_DEPENDS.format(key)}')
+                raise PlanError(f'Site "{name}": {_DEPENDS.format(key)}{_alone(engine, there)}')
     for name in engine.moving:
         was, here = (sites[name].log_prob() for sites in (before, now))
         if engine.plate not in was.names and not torch.equal(was.tensor, here.tensor):
-            raise PlanError(f'Site "{name}": {_DEPENDS.format("density")}')
+            raise PlanError(f'Site "{name}": {_DEPENDS.format("density")}{_alone(engine, there)}')
     return same
+
+
+def _alone(engine: Engine, there: Program) -> str:
+    """Say what helps where a single row cannot tell what differs by row."""
+    plate = engine.plate or ""
+    alone = engine.program.plates.get(plate) == there.plates.get(plate) == 1
+    return f' Where it differs by row, hand out two rows or more of plate "{plate}" in a batch.' if alone else ""

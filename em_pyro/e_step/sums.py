@@ -55,7 +55,8 @@ class Sums:
             return self._beside(other)
         if self.around is not None and other.around is not None and other.around is not self.around:
             other = other.about(self.around)
-        return replace(self, parts=tuple(a + b for a, b in zip(self.parts, other.parts, strict=True)))
+        axis = other.axis if self.axis is None else self.axis  # of an expansion: a single row does not tell it
+        return replace(self, parts=tuple(a + b for a, b in zip(self.parts, other.parts, strict=True)), axis=axis)
 
     def about(self, centre: Tensor) -> Sums:
         """The same statistics of values less `centre`."""

@@ -40,7 +40,7 @@ def em_step(problem: Problem, batch: Batch, memory: Carried | None = None) -> tu
         memory.update(before)
         again, found = em_pass(problem, batch, memory, about=new)
         new = _chosen(blurred, again, new)
-    return _held_back(problem, batch, new, found) if problem.plan.steps else new, found
+    return held_back(problem, batch, new, found), found
 
 
 def em_pass(
@@ -61,11 +61,13 @@ def em_pass(
     return problem.maximise(found, batch, memory), found
 
 
-def _held_back(problem: Problem, batch: Batch, new: Batch, found: Expectation) -> dict[str, Tensor]:
+def held_back(problem: Problem, batch: Batch, new: dict[str, Tensor], found: Expectation) -> dict[str, Tensor]:
     """Halve steps of Newton's method until the objective does not fall; other parameters stay at their maxima.
 
     The pass that tells is the next one, and is not taken again. With none of the steps left, `Q` has not fallen.
     """
+    if not problem.plan.steps:
+        return new
     floor, here = found.objective, dict(new)
     floor = floor - problem.slack * (1 + floor.abs())
     for halved in range(HALVINGS):

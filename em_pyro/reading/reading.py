@@ -49,11 +49,13 @@ class Agreed:
         groups: by argument, what rows look up; empty where they are not taken by group.
         lines: coefficients of all covariates, of which the rows at hand may show fewer; None where it is no regression.
         apart: whether statistics are kept row by row.
+        exposed: whether a rate is multiplied by what is known of each row, which the rows at hand may have in common.
     """
 
     groups: Mapping[str, Lookup]
     lines: RoleMap | None = field(repr=False)
     apart: bool
+    exposed: bool = False
 
 
 @frozen

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ..e_step.engine import Engine
-from ..fit.problem import Problem
 from ..fit.collapse.watched import Watched, pooled_values
+from ..fit.problem import Problem
 from ..posterior.posterior import Posterior
 from ..program.named import Params, batched, connected
 from ..reading.bound import Bound

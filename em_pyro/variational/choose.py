@@ -15,7 +15,7 @@ from ..m_step.uses import charts_of, kind_of, uses_of
 from ..program.named import unwrap
 from ..reading.priors import exponent
 from .conjugate import Conjugate, Untouched
-from .kinds import HINTS, KINDS, THROUGH, Uses
+from .kinds import HINTS, KINDS, OTHERWISE, THROUGH, Uses
 from .normal_wishart import NormalWishart
 
 Priors = Mapping[Any, Any]
@@ -120,14 +120,14 @@ def _law(engine: Engine, names: tuple[str, ...], prior: Any, kinds: set[str], us
         raise Refused(f"where it enters, laws are {HINTS.get(kind, 'none that are conjugate')}")
     through = THROUGH.get(make, "itself")
     if len(names) == 1 and charts_of(engine, names[0], uses[names[0]]) != {through}:
-        precision = f"a {type(prior).__name__} is the law of a precision, which makes a scale by value ** -0.5"
-        raise Refused("it enters through a function" if through == "itself" else precision)
+        raise Refused(OTHERWISE[through].format(type(prior).__name__))
     return make(engine, names, prior, uses)
 
 
 def _kind(prior: Any) -> type:
     """The distribution as torch has it."""
-    kinds = (dist.Dirichlet, dist.Beta, dist.Gamma, dist.MultivariateNormal, dist.Normal, dist.Exponential)
+    counts, positive = (dist.Dirichlet, dist.Beta), (dist.Gamma, dist.InverseGamma, dist.Exponential)
+    kinds = (*counts, *positive, dist.MultivariateNormal, dist.Normal)
     return next((kind for kind in kinds if isinstance(prior, kind)), type(prior))
 
 

@@ -70,7 +70,7 @@ class VariationalFit:
     def laws(self) -> Mapping[str | tuple[str, ...], Any]:
         """Laws of the parameters, by name; of a mean and its scale by both names.
 
-        A Dirichlet, Beta, Gamma, Normal or MultivariateNormal of torch, each independent of the others; a
+        A Dirichlet, Beta, Gamma, InverseGamma, Normal or MultivariateNormal of torch, each independent of the others; a
         `NormalWishart`; of `StickBreaking` weights `Sticks`. All have `.mean`, in the order of the model's states.
         """
         return dict(law_of(self.held))

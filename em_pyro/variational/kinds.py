@@ -29,13 +29,13 @@ from .conjugate import Conjugate, Probabilities, Rate
 from .entering import scales_of
 from .locations import Mean, MeanAndScale
 from .normal_wishart import NormalWishart
-from .precisions import Precision
+from .precisions import Precision, Variance
 from .stick_breaking import StickBreaking
 
 Uses = Mapping[str, list[Use]]
 LOCATIONS = ("normal", "multivariate_normal")
-PRECISION = "rsqrt"
-"""The function through which a precision is a scale."""
+PRECISION, VARIANCE = "rsqrt", "sqrt"
+"""The functions through which a precision and a variance are scales."""
 
 
 def _probabilities(engine: Engine, names: tuple[str, ...], prior: Any, uses: Uses) -> Conjugate:
@@ -69,17 +69,23 @@ def _gamma(engine: Engine, name: str, prior: Any) -> dist.Gamma:
 
 
 def _precision(engine: Engine, names: tuple[str, ...], prior: Any, uses: Uses) -> Conjugate:
-    (name,) = names
-    if any(key != "scale" for _, key, _ in uses[name]) or charts_of(engine, name, uses[name]) != {PRECISION}:
-        raise Refused(
-            "a Gamma is the law of a precision, in a scale that is its value ** -0.5, and of nothing else there"
-        )
+    return Precision(names[0], _gamma(engine, names[0], prior), _scaled_sites(engine, names[0], prior, uses))
+
+
+def _variance(engine: Engine, names: tuple[str, ...], prior: Any, uses: Uses) -> Conjugate:
+    return Variance(names[0], _gamma(engine, names[0], prior), _scaled_sites(engine, names[0], prior, uses))
+
+
+def _scaled_sites(engine: Engine, name: str, prior: Any, uses: Uses) -> tuple[tuple[SiteFactor, ScalarSite], ...]:
+    """Sites of which a parameter is the scale alone, through one function."""
+    if any(key != "scale" for _, key, _ in uses[name]):
+        raise Refused(f"a {type(prior).__name__} is the law of what is in a scale, and of nothing else there")
     sites = list[tuple[SiteFactor, ScalarSite]]()
     for factor in terms_of(engine, (name,)):
         if factor.roles["loc"].affine is not None:
             raise Refused(f'at site "{factor.name}" the mean has covariates, whose noise has to be known')
         sites.append((factor, ScalarSite.of(engine, factor)))
-    return Precision(name, _gamma(engine, name, prior), tuple(sites))
+    return tuple(sites)
 
 
 def _mean(engine: Engine, names: tuple[str, ...], prior: Any, uses: Uses) -> Conjugate:
@@ -88,7 +94,8 @@ def _mean(engine: Engine, names: tuple[str, ...], prior: Any, uses: Uses) -> Con
         if key != "loc" or not _settled(engine, factor):
             raise Refused(
                 f'the scale of site "{factor.name}" is a parameter too: give both a law together, '
-                f"priors={{(mean, scale): em_pyro.NormalWishart(...)}}, or write it as precision ** -0.5 with a Gamma"
+                f"priors={{(mean, scale): em_pyro.NormalWishart(...)}}, or write it as precision ** -0.5 with a Gamma, "
+                f"or as variance ** 0.5 with an InverseGamma"
             )
     if any(role.affine is not None for _, _, role in uses[name]):
         return _coefficients(engine, name, prior, shape)
@@ -101,7 +108,7 @@ def _mean(engine: Engine, names: tuple[str, ...], prior: Any, uses: Uses) -> Con
 
 
 def _settled(engine: Engine, factor: SiteFactor) -> bool:
-    """Whether the scale of a site is known, or by a precision, which has a law of its own or is refused itself."""
+    """Whether the scale of a site is known, or by a precision or variance that has a law or is refused itself."""
     key = "scale" if "scale" in factor.roles else "scale_tril"
     role, bank = factor.roles[key], engine.recognition.bank
     if role.known:
@@ -109,7 +116,7 @@ def _settled(engine: Engine, factor: SiteFactor) -> bool:
     affine = role.affine is not None or factor.roles["loc"].affine is not None
     names = bank.parameters(role, factor.family.roles[key].domain)
     segments = bank.touched(role, factor.family.roles[key].domain)
-    return not affine and all(used_charts(role, segments, name) == {PRECISION} for name in names)
+    return not affine and all(used_charts(role, segments, name) in ({PRECISION}, {VARIANCE}) for name in names)
 
 
 def _coefficients(engine: Engine, name: str, prior: Any, shape: torch.Size) -> Conjugate:
@@ -197,16 +204,28 @@ KINDS: Mapping[tuple[str, type], Maker] = {
     ("rates", dist.Exponential): _rate,
     ("normal", dist.Gamma): _precision,
     ("normal", dist.Exponential): _precision,
+    ("normal", dist.InverseGamma): _variance,
     **{(kind, law): _mean for kind in LOCATIONS for law in (dist.Normal, dist.MultivariateNormal)},
     **{(kind, NormalWishart): _pair for kind in LOCATIONS},
 }
 """By the kind of its sites (`Family.solver`) and the prior: what makes the law."""
 
-THROUGH: Mapping[Maker, str] = {_precision: PRECISION}
+THROUGH: Mapping[Maker, str] = {_precision: PRECISION, _variance: VARIANCE}
 """The function through which a parameter has to enter, where that is not itself."""
+
+OTHERWISE = {
+    "itself": "it enters through a function",
+    PRECISION: "a {} is the law of a precision, which makes a scale by value ** -0.5",
+    VARIANCE: "an {} is the law of a variance, which makes a scale by its square root",
+}
+"""What to say where it enters otherwise."""
 
 HINTS = {
     "counts": "a Dirichlet or StickBreaking on rows that add up to one, a Beta on single probabilities",
     "rates": "a Gamma",
-    **dict.fromkeys(LOCATIONS, "a Normal on a mean, a Gamma on a precision, a NormalWishart on a mean and its scale"),
+    **dict.fromkeys(
+        LOCATIONS,
+        "a Normal on a mean, a Gamma on a precision, an InverseGamma on a variance, a NormalWishart on "
+        "a mean and its scale",
+    ),
 }

@@ -1,4 +1,4 @@
-"""The conjugate law of a precision beside means that are known, or that have laws of their own."""
+"""The conjugate law of a precision, or of a variance, beside means that are known or have laws of their own."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from ..e_step.sites.site_factor import SiteFactor
 from ..e_step.sums import Sums
 from ..m_step.least_squares.scalar import ScalarSite
 from ..m_step.pooling import added, flat, pool
+from ..program.named import Params
 from ..reading.bound import Bound
 from ..records.frozen import frozen
-from .conjugate import Positive
+from .conjugate import Draw, Positive
 from .entering import places
 from .laws import AtLaws
 
@@ -50,3 +51,32 @@ class Precision(Positive):
         """`(E log tau - log E tau) / 2`."""
         found = self.beyond(law, "scale", factor, about.bank)
         return None if found is None else found / 2
+
+
+@frozen
+class Variance(Precision):
+    """`InverseGamma(a + n / 2, b + S / 2)` of a scale `v ** 0.5`: the law of one over a precision."""
+
+    def updated(self, sums: Mapping[str, Sums], about: Bound, law: Any) -> Any:
+        """Weight and scatter, added to those of the prior."""
+        return inverse(super().updated(sums, about, law))
+
+    def points(self, law: Any) -> Params:
+        """One over the expected precision, which has a value where the mean is infinite."""
+        return {self.name: law.rate / law.concentration}
+
+    means = points
+
+    def divergence(self, law: Any, other: Any = None) -> Tensor:
+        """That of the precisions."""
+        return super().divergence(inverse(law), None if other is None else inverse(other))
+
+    def disturbed(self, law: Any, nats: float, draw: Draw) -> Any:
+        """That of the precision."""
+        return inverse(super().disturbed(inverse(law), nats, draw))
+
+
+def inverse(law: Any) -> Any:
+    """The law of one over what has a Gamma or an InverseGamma."""
+    kind = dist.InverseGamma if type(law) is dist.Gamma else dist.Gamma
+    return kind(law.concentration, law.rate)

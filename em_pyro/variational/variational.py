@@ -34,10 +34,10 @@ class VariationalEM:
     Args:
         model: a Pyro model whose latent variables are discrete; all its parameters need a conjugate prior.
         priors: of parameters that have none in the program, by name: a Dirichlet on rows of probabilities, a Beta on
-            single ones, a Gamma on rates or precisions, a Normal or MultivariateNormal on a mean or on rows of
-            coefficients of a linear regression with known noise, `StickBreaking` on weights; by the names of a mean and
-            its scale, `{("loc", "scale_tril"): NormalWishart(...)}`, the same where means share the scale. Arguments
-            are broadcast to the parameter.
+            single ones, a Gamma on rates or precisions, an InverseGamma on variances, a Normal or MultivariateNormal on
+            a mean or on rows of coefficients of a linear regression with known noise, `StickBreaking` on weights; by
+            the names of a mean and its scale, `{("loc", "scale_tril"): NormalWishart(...)}`, the same where means share
+            the scale. Arguments are broadcast to the parameter.
         tol: a fit has converged when its estimated remaining gain is below `tol * (1 + |bound|)` nats on two successive
             steps; 0 runs exactly `max_steps`.
         max_steps: cap on the steps of one start.

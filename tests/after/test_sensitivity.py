@@ -191,3 +191,21 @@ def test_faults_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(sensitivity, "_information", complete)
     assert distance(fit.sensitivity(of="loc", to=x).sum(2), torch.eye(2).expand(2, 2, 2)) > FAR
+
+
+@pytest.mark.parametrize("latent", [False, True], ids=["alone", "mixture"])
+def test_weights_of_rows_are_refused(latent: bool) -> None:  # noqa: FBT001
+    """Their derivative was zero; by the data beside them it is that of refits."""
+
+    def weighed(x: Tensor, w: Tensor) -> None:
+        loc = pyro.param("loc", tensor([0.0, 4.0][: 1 + latent]))
+        with pyro.poutine.scale(scale=w), pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Categorical(tensor([0.5, 0.5]))) if latent else torch.zeros(len(x)).long()
+            pyro.sample("x", dist.Normal(loc[z], 1.0), obs=x)
+
+    x, w = torch.linspace(-1, 5, 20), torch.linspace(0.5, 1.5, 20)
+    fit = EM(weighed, tol=1e-13).fit(x, w)
+    with pytest.raises(PlanError, match='poutine.scale of site "[xz]" is'):
+        fit.sensitivity(of="loc", to=w)
+    if latent:
+        assert fit.sensitivity(of="loc", to=x).sum(-1).min() > 0.5

@@ -206,3 +206,29 @@ def test_help_says_that_a_model_is_run(capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit):
         main(["fit", "--help"])
     assert "it is run" in capsys.readouterr().out
+
+
+def test_answers_on_standard_output_are_all_there_is(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The report goes to standard error; a fit that was saved answers the same; infinity is null."""
+    once = ["--max-steps", "1", "--save", "fit.pt", "--json", "-"]
+    assert main(["fit", *POINTS, *once]) == 1
+    out, err = capsys.readouterr()
+    answer = json.loads(out, parse_constant=pytest.fail)
+    assert answer["outcome"] == "step limit"
+    assert answer["gap"] is None
+    assert "step limit after 1 step" in err
+    assert main(["summary", "fit.pt", "--json", "-"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert {name: again[name] for name in ("params", "bic")} == {name: answer[name] for name in ("params", "bic")}
+    assert main(["select", *POINTS, "--over", "K=1,2", "--starts", "1", "--json", "-"]) == 0
+    assert [row["value"] for row in json.loads(capsys.readouterr().out)] == [1, 2]
+    assert not (here / "-").exists()
+
+
+def test_a_decimal_comma_and_a_column_named_twice_are_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the option that helps."""
+    assert main(["fit", "m.py:mixture", "points.csv", "--id", "who"]) == 2
+    assert "Pass --decimal , if the comma is the mark in numbers." in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["fit", *POINTS, "--columns", "a,a"])
+    assert "expected each column once" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from em_pyro import EM
 from em_pyro.families import family_for
 from em_pyro.families.overdispersed import Tally, urns
 from em_pyro.families.rowwise import looked_up, tallied
-from em_pyro.program.data.counts import log_rising, log_risen, rising
+from em_pyro.program.data.counts import log_risen, log_rising, rising
 
 EVERY = torch.ones(3, dtype=torch.bool)
 A = tensor([1.5, 0.4, 0.1], dtype=torch.float64)

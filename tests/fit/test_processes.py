@@ -64,7 +64,7 @@ def test_batches_in_every_process_are_one_fit(size: int, ran: Ran) -> None:
         assert distance(torch.tensor(every[0]["params"][key]), value) < IDENTITY
 
 
-@pytest.mark.parametrize(("size", "name"), [(2, "slope"), (3, "dummies"), (3, "exposed_groups")])
+@pytest.mark.parametrize(("size", "name"), [(2, "slope"), (2, "exposed_shares"), (3, "dummies"), (3, "exposed_groups")])
 def test_shares_may_show_fewer_covariates_than_there_are(name: str, size: int, ran: Ran) -> None:
     """A covariate that is the same in all rows of one, groups that have rows in the other alone."""
     every = [one[name] for one in ran("streams", size)]

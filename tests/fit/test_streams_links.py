@@ -110,7 +110,7 @@ def test_without_the_halving_the_objective_falls(monkeypatch: pytest.MonkeyPatch
     fit = EM(one, tol=1e-12, starts=FAR).fit_stream(batches())
     assert fit.outcome == "converged"
     assert rises(fit.path)
-    monkeypatch.setattr(step, "_held_back", lambda problem, batch, new, found: new)
+    monkeypatch.setattr(step, "held_back", lambda problem, batch, new, found: new)
     pyro.clear_param_store()
     with pytest.raises(ObjectiveError, match="not to fall"):
         EM(one, starts={"b": tensor([-1.0, 0.0])}, acceleration=None).fit_stream(batches())

@@ -50,6 +50,15 @@ def test_digits(a: float) -> None:
     close(density(dist.DirichletMultinomial(tensor(a).expand(3), 9), rows), tensor(of), IDENTITY)
 
 
+@pytest.mark.parametrize("total", [3.0, 1e9, 1e18])
+def test_probabilities_below_rounding_are_taken_as_they_are(total: float) -> None:
+    """Torch clamps the logits of what it is given as a probability, which counts as often as the total."""
+    x, probs = torch.arange(8.0), tensor(7.0 / (total + 7.0))
+    known = density(dist.NegativeBinomial(tensor(total), logits=tensor(math.log(7.0 / total))), x)
+    for law in (dist.NegativeBinomial(tensor(total), probs), dist.NegativeBinomial(tensor(total), probs).expand([8])):
+        close(density(law, x), known, IDENTITY)
+
+
 def laws() -> list[tuple[Any, Tensor]]:
     """Distributions of the table, in double precision, with values."""
     a, x = tensor([[2.0], [50.0]]), tensor([0.0, 9.0, 4.0])

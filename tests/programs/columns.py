@@ -96,6 +96,14 @@ def exposed_groups(d: Mapping[str, Tensor]) -> None:
         pyro.sample("t", dist.Exponential(rate[d["group"]] * d["exposure"]), obs=d["y"].abs() + 0.1)
 
 
+def exposed_shares(d: Mapping[str, Tensor]) -> None:
+    """Counts by an exposure that is one in all rows of the first share, and one in all rows of the second."""
+    rate = pyro.param("rate", torch.tensor([1.0, 2.0]).double(), constraint=constraints.positive)
+    with pyro.plate("rows", len(d["n"])):
+        z = two_kinds()
+        pyro.sample("n", dist.Poisson(rate[z] * (1.0 + 1.5 * (d["group"] > 0))), obs=d["n"])
+
+
 def known_scales(d: Mapping[str, Tensor]) -> None:
     """Scales that are known of every row."""
     b = pyro.param("b", start(2, 2))

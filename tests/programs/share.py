@@ -25,7 +25,7 @@ from em_pyro import EM, EMError, load
 from em_pyro.fit.loop import State
 from programs import torchrun
 from programs.batches import Broken
-from programs.columns import dummies, exposed_groups, slope, sorted_rows
+from programs.columns import dummies, exposed_groups, exposed_shares, slope, sorted_rows
 from programs.links import batches, gamma, poissons
 
 Ran = Callable[..., list[Any]]
@@ -144,7 +144,7 @@ def streams(group: Any, size: int, rank: int) -> dict[str, Any]:
         found[model.__name__] = told(EM(model, process_group=group, tol=1e-12).fit_stream(mine[rank]))
     ends = [0, 140, 300] if size == 2 else [0, 0, 140, 300]
     share = {name: part[ends[rank] : ends[rank + 1]] for name, part in sorted_rows().items()}
-    for model in (slope,) if size == 2 else (dummies, exposed_groups):
+    for model in (slope, exposed_shares) if size == 2 else (dummies, exposed_groups):
         pyro.clear_param_store()
         found[model.__name__] = told(EM(model, process_group=group, acceleration=None, tol=0, max_steps=4).fit(share))
     if size > 2:

@@ -121,6 +121,7 @@ def laws() -> list[Any]:
         dist.Dirichlet(shapes),
         dist.Beta(shapes, shapes.flip(0)),
         dist.Gamma(shapes, shapes.flip(0)),
+        dist.InverseGamma(1 + shapes, shapes.flip(0)),
         dist.Normal(shapes, shapes.flip(0)),
         dist.MultivariateNormal(shapes, matrix),
         NormalWishart(shapes, shapes[:, 0], matrix, 1 + shapes[:, 1]),

@@ -105,6 +105,44 @@ def test_without_latents_the_bound_is_the_evidence() -> None:
     assert distance(VariationalEM(known_mean).fit(X, 1.0, prior=True).elbo, evidence) < 1e-9
 
 
+def variances(x: Tensor, scaled: Callable[[Tensor], Tensor]) -> None:
+    """The program above, by variances."""
+    weights = pyro.sample("weights", dist.Dirichlet(tensor([1.5, 0.5])))
+    loc = pyro.sample("loc", dist.Normal(0.5, 3.0).expand([2]).to_event(1))
+    variance = pyro.sample("variance", dist.InverseGamma(2.0, 1.5).expand([2]).to_event(1))
+    with pyro.plate("points", len(x)):
+        z = pyro.sample("z", dist.Categorical(weights))
+        pyro.sample("x", dist.Normal(loc[z], scaled(variance)[z]), obs=x)
+
+
+@pytest.mark.parametrize("scaled", [torch.sqrt, lambda variance: variance**0.5], ids=["sqrt", "power"])
+def test_a_variance_has_the_law_of_one_over_a_precision(scaled: Callable[[Tensor], Tensor]) -> None:
+    """The same bound, step by step, and the same posterior of other rows; a start may be accelerated or disturbed."""
+    pyro.clear_param_store()
+    start = {name: value.double() for name, value in START.items()}
+    start["variance"] = 1 / start.pop("precision")
+    fit = VariationalEM(variances, starts=start).fit(X, scaled)
+    other = fit_of()
+    assert fit.outcome == other.outcome == "converged"
+    assert fit.num_steps == other.num_steps
+    assert distance(tensor(fit.path), tensor(other.path)) < IDENTITY
+    law, tau = fit.laws["variance"], other.laws["precision"]
+    assert isinstance(law, torch.distributions.InverseGamma)
+    assert distance(law.concentration, tau.concentration) < IDENTITY
+    assert distance(law.rate, tau.rate) < IDENTITY
+    assert distance(fit.params["variance"], 1 / tau.mean) < IDENTITY
+    shares = fit.posterior_on(X[:4], scaled).marginal("z")
+    assert distance(shares, other.posterior_on(X[:4], torch.rsqrt).marginal("z")) < IDENTITY
+
+
+def test_an_inverse_gamma_of_anything_else_is_refused() -> None:
+    """Of the scale itself, or of a precision."""
+    for scaled in (torch.clone, torch.rsqrt):
+        pyro.clear_param_store()
+        with pytest.raises(PlanError, match='prior of "(variance|loc)", got a'):
+            VariationalEM(variances).fit(X, scaled)
+
+
 def test_other_rows_have_the_laws() -> None:
     """Of the latents, at the laws fitted."""
     fit = fit_of()

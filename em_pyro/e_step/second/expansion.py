@@ -48,11 +48,14 @@ def expansion(
         around: the coordinates there, `(starts, E)`.
         coordinates: of any parameters.
     """
-    axis = sums.axis
-    if sums.kept is None:
-        counts = sums.parts
-    else:
-        counts = () if axis is None else tuple(part.sum(axis) for part in sums.parts)
+    axis, counts = sums.axis, sums.parts
+    if sums.family.solver == "rows":  # weights of the rows of a cell: together, as of a single row
+        axis = None if axis == counts[0].dim() - 1 else axis
+        counts = tuple(part.sum(-1, keepdim=True) for part in counts)
+    elif sums.kept is not None and axis is None:
+        counts = ()
+    if axis is not None:
+        counts = tuple(part.sum(axis) for part in counts)
     return Sums(sums.site, QUADRATIC, (*parts, *counts), around, axis=axis, coordinates=coordinates)
 
 

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from ...program.named import Named, Sizes, align
+from ...reading import predictor
 from ...reading.bank import RoleMap
 from ...reading.bound import Bound
-from ...reading import predictor
 from ...records.frozen import frozen
 from ..chunks import WHOLE, Chunk
+from ..sites.dimensions import Layout
 from ..sites.natural import Natural
 from ..sites.product import InnerProduct
-from ..sites.dimensions import Layout
 from ..sites.site_factor import SiteFactor
 from ..sums import Sums
 from ..units import Unit

@@ -23,6 +23,9 @@ from .rows import by_row
 from .site_data import SiteData
 from .site_factor import SiteFactor
 
+EXPOSURE = "exposure"
+"""What `Family.exposed` calls the number that a rate is multiplied by."""
+
 
 def laid_out(
     reading: Reading,
@@ -82,19 +85,23 @@ def laid_out(
 
 
 def _exposed(reading: Reading) -> tuple[Family, Mapping[str, RoleMap], dict[str, Named]]:
-    """Take what a rate is multiplied by as known, where it differs by row; elsewhere nothing more is known."""
+    """Take what a rate is multiplied by as known, where it differs by row or is agreed to; elsewhere it stays in it."""
     family, role = reading.family.exposed, reading.roles.get("rate")
     asis = reading.family, reading.roles, dict[str, Named]()
-    if family is None or role is None or role.coefficient is None or role.constant is not None:
+    if family is None or role is None or role.constant is not None:
         return asis
+    agreed = reading.form is not None and reading.form.exposed
+    if role.coefficient is None:
+        once = Named(torch.ones((1,) * reading.event_rank, dtype=torch.float64), ())
+        return (family, reading.roles, {EXPOSURE: once}) if agreed else asis
     times = narrowed(role.coefficient)
     rows = [d for d, size in enumerate(times.shape[: len(role.names)]) if size > 1]
     names = tuple(role.names[d] for d in rows)
-    if not rows or not set(names) <= set(reading.site.plates):
+    if not (rows or agreed) or not set(names) <= set(reading.site.plates):
         return asis
     dropped = [d for d in range(len(role.names)) if d not in rows]
     exposure = Named(times.squeeze(dropped) if dropped else times, names)
-    return family, {**reading.roles, "rate": replace(role, coefficient=None).compressed}, {"exposure": exposure}
+    return family, {**reading.roles, "rate": replace(role, coefficient=None).compressed}, {EXPOSURE: exposure}
 
 
 def _layout(cells: tuple[str, ...], columns: tuple[str, ...], folded: tuple[str, ...]) -> Layout:

@@ -130,7 +130,7 @@ class ByRow:
     def finish(self, factor: SiteFactor, found: Tensor, natural: Natural | None) -> Sums:
         """The weights, times the masks."""
         part = found if self.weight is None else found * self.weight
-        first = factor.kept in self.others[:1]
+        first = factor.kept not in self.others[1:]  # outermost, or a single row, which has no dimension
         axis = None if factor.kept is None else part.dim() - 1 if first else None
         if factor.kept in self.cells:
             axis = 1 + self.cells.index(str(factor.kept))

@@ -230,7 +230,7 @@ class SiteFactor:
 
     def stuck(self, plate: str) -> str:
         """Why rows of `plate` cannot be taken in chunks; empty if they can."""
-        if self.family.solver == "rows" and plate in (*self.names, *self.data.folded):
+        if self.family.solver == "rows" and plate in self.plates:  # a single row, too
             return f'the family of site "{self.name}" needs all rows at once'
         return f'an argument of site "{self.name}" differs by row of plate "{plate}"' if plate in self.cells else ""
 

@@ -19,7 +19,7 @@ from ...program.named import Batch, batched, only
 from ..look import look
 from ..path import Move, Path
 from ..problem import Problem
-from ..step import em_pass
+from ..step import em_pass, held_back
 from ..stopping import SLOWEST, difference, is_small, promised
 from .points import flown
 from .squarem import Squarem, extrapolate, squarem
@@ -118,6 +118,7 @@ def cycle(problem: Problem, here: Batch, spent: Accelerated, budget: int) -> Mov
         try:
             at = batched(flown(problem, x, [only(v) for _, v in seen])) if known is None else known
             new, found = em_pass(problem, at, {})
+            new = held_back(problem, at, new, found)
         except RuntimeError as error:
             if known is None:
                 raise NoStep("no EM step is defined at the extrapolation") from error
@@ -149,6 +150,7 @@ def cycle(problem: Problem, here: Batch, spent: Accelerated, budget: int) -> Mov
     new, found = next(values for point, values in seen if point is image), steps[0][0]
     if look(problem, found, here, new).blurred[0]:
         new, found = em_pass(problem, here, {}, about=new)  # a plain step, with all its digits
+        new = held_back(problem, here, new, found)
     return Move(
         new=new,
         found=found,

@@ -24,6 +24,7 @@ from ..notes import notes_of
 from ..path import Lost
 from ..problem import Problem
 from .held import AT_HAND, Rows
+from .in_common import constants, differing, exposed
 from .processes import Shared, Team
 from .scan import Prepare, Seen, along, check_apart, looked, sizes_of, split_plate, stream_of
 from .seals import Call, Source, source_of
@@ -149,6 +150,21 @@ def _in_one_form(team: Team, engine: Engine, centres: Centres) -> Engine:
     return team.together(refused)
 
 
+def _as_elsewhere(team: Team, engine: Engine, centres: Centres) -> Engine:
+    """Return the engine of this process with arguments that differ from those of other processes as known of its rows.
+
+    Raises:
+        PlanError: they cannot be.
+    """
+    values = team.gathered({name: value.detach() for name, value in engine.recognition.values.items()})[0]
+    while True:
+        first, *others = team.gathered(constants(engine, values))
+        names = set[str]().union(*(differing(first, other) for other in others))
+        if not names:
+            return engine
+        engine = team.together(partial(exposed, engine, names, centres))
+
+
 def _plan(problem: Problem, engine: Engine) -> Plan:
     return choose(engine, problem.options, problem.withdrawn, at_hand=False)
 
@@ -187,7 +203,7 @@ def _joined(
             seen.samples[name] = values if known is None else torch.cat([known, values])
     seen.check_counted(engine)
     rows, centres = sum(seen.rows), seen.centres()
-    engine = _in_one_form(team, engine, centres)
+    engine = _as_elsewhere(team, _in_one_form(team, engine, centres), centres)
     plan = _plan(problem, engine)
     local: Rows = AT_HAND
     note = f"{rows} rows of {team.size} processes, {sum(mine.rows)} of them here"

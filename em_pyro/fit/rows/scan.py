@@ -23,11 +23,12 @@ from ...program.devices import beside
 from ...program.lookups import check_lookups
 from ...program.site import Site
 from ...reading.reading import Centre
+from ..collapse.watched import POOLED, thinned
 from ..notes import notes_of
 from ..problem import Problem
-from ..collapse.watched import POOLED, thinned
+from .read_on import ShownLater, read_on
 from .seals import Call, Source, source_of
-from .stream import Stream, check_streamed, outside_of, read_on
+from .stream import Stream, check_streamed, outside_of
 
 Prepare = Callable[[tuple[Any, ...], Mapping[str, Any]], Problem]
 
@@ -100,16 +101,35 @@ def streamed(prepare: Prepare, batches: Any) -> Problem:
     first = next(source.read(), None)
     if first is None:
         raise DataError("fit_stream: expected at least one batch, got none. Pass data.")
-    problem = prepare(*first).of_all_rows
+    try:
+        return _planned_on(first, prepare, source)
+    except ShownLater as later:
+        return _planned_on(later.call, prepare, source)
+
+
+def _planned_on(call: Call, prepare: Prepare, source: Source) -> Problem:
+    """Plan on one batch, or on the first of more than one row, and look at all."""
+    problem = prepare(*call).of_all_rows
     with beside(problem.program.device):
         engine = along(problem.engine, split_plate(sizes_of(problem.engine, source)))
+        if engine.program.plates.get(engine.plate or "") == 1 and (larger := _larger(engine, source)):
+            return _planned_on(larger, prepare, source)
         check_streamed(engine, choose(engine, problem.options, problem.withdrawn, at_hand=False))
-        check_apart(engine, first)
+        check_apart(engine, call)
         stream, engine = scanned(source, engine)
         plan = choose(engine, problem.options, problem.withdrawn, at_hand=False)
     rows = f"{len(stream.seals)} batches, read again in every pass"
     plan = replace(plan, notes=notes_of(engine, rows), seconds=problem.plan.seconds)
     return replace(problem, engine=engine, plan=plan, collapse=False, rows=replace(stream, steps=plan.steps))
+
+
+def _larger(engine: Engine, source: Source) -> Call | None:
+    """Return the first batch of more than one row, by which it is seen what differs by row; None if there is none."""
+    for call in source.read():
+        with suppress(EMError, RuntimeError, ValueError, TypeError, LookupError, AttributeError):  # is said later
+            if engine.program.on(*call).plates[str(engine.plate)] > 1:
+                return call
+    return None
 
 
 Sizes = Mapping[str, int]

@@ -31,6 +31,7 @@ from ..path import Path
 from ..problem import Problem
 from ..stopping import aitken, is_small
 from .everywhere import check_possible
+from .in_common import suited
 from .scan import scanned
 from .seals import Source
 from .stream import Stream, check_streamed
@@ -111,7 +112,8 @@ class Slices:
         first = passes * self.rows.many // 2
         for _ in range(passes):
             for part in self._parts(problem):
-                found = _scaled(part.expect(problem.bind(here)), self.rows.rows / part.program.plates[part.plate or ""])
+                found = part.expect(suited(problem.bind(here), part))
+                found = _scaled(found, self.rows.rows / part.program.plates[part.plate or ""])
                 if total is None:
                     check_possible(problem, only(here), float(found.log_evidence))
                 g = (taken + 1.0) ** -self.step_size
@@ -144,7 +146,7 @@ class Slices:
 def _summed(problem: Problem, here: Batch, part: Engine) -> tuple[Expectation, float]:
     """Sum one slice, and say what its free energy has besides `Q`."""
     bound = problem.bind(here)
-    found = part.expect(bound)
+    found = part.expect(suited(bound, part))
     q = problem.engine.q(here, found) - problem.log_prior(bound)
     return found, float(found.log_evidence - q)
 

@@ -145,8 +145,10 @@ def _gamma_poisson(fn: Any, x: Tensor) -> Tensor:
 
 
 def _negative_binomial(fn: Any, x: Tensor) -> Tensor:
-    r, logits = fn.total_count, fn.logits
-    return log_choose(x, r) + r * logsigmoid(-logits) + x * logsigmoid(logits)
+    r = fn.total_count
+    if vars(fn).get("probs") is fn._param:  # given: torch clamps logits of them at rounding, which counts `r` times
+        return log_choose(x, r) + r * (-fn.probs).log1p() + torch.xlogy(x, fn.probs)
+    return log_choose(x, r) + r * logsigmoid(-fn.logits) + x * logsigmoid(fn.logits)
 
 
 def _zero_inflated(fn: Any, x: Tensor) -> Tensor:

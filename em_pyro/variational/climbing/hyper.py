@@ -82,6 +82,10 @@ CHARTS: Mapping[type, Chart] = {
         lambda law: (law.concentration.log(), law.rate.log()),
         lambda parts, _: dist.Gamma(parts[0].exp(), parts[1].exp()),
     ),
+    dist.InverseGamma: Chart(
+        lambda law: (law.concentration.log(), law.rate.log()),
+        lambda parts, _: dist.InverseGamma(parts[0].exp(), parts[1].exp()),
+    ),
     dist.Normal: Chart(lambda law: (law.loc, law.scale.log()), lambda parts, _: dist.Normal(parts[0], parts[1].exp())),
     dist.MultivariateNormal: Chart(
         lambda law: (law.loc, _factor(law.covariance_matrix)),
