@@ -63,17 +63,24 @@ def _short(value: Any) -> str:
     return _named(value) if callable(value) else repr(value)
 
 
-def check_model(what: str, model: Any) -> None:
-    """Raise where there is no model: nothing that can be called, a guide, or what SVI takes beside it.
+def check_model(what: str, model: Any, *further: Any) -> None:
+    """Raise where there is no model: nothing that can be called, a guide, or what SVI takes beside it; or more than it.
 
     Raises:
         ModelError: with what it is.
+        TypeError: with what else was passed by position.
     """
     kinds = ((AutoGuide, "a guide"), (ELBO, "an objective of SVI"))
     known = next((f", {kind}, which exact EM needs none of" for cls, kind in kinds if isinstance(model, cls)), "")
     if known or not callable(model):
         remedy = " Pass the model itself." if known else ""
         raise ModelError(f"{what}: expected a Pyro model (a callable), got {type(model).__name__}{known}.{remedy}")
+    if further:
+        got = ", ".join(_named(one) if callable(one) else type(one).__name__ for one in further)
+        raise TypeError(
+            f"{what}: expected a model, and options by name (starts=10), got {got} beside the model. Exact EM takes no "
+            f"guide, optimiser or loss, as SVI does: {what}(model).fit(data)."
+        )
 
 
 def check_options(
