@@ -91,3 +91,16 @@ def test_an_item_that_goes_the_other_way() -> None:
     notes = [note for note in EM(model, tol=1e-6).fit(answers).notes if note.startswith("runs to")]
     assert len(notes) == 2
     assert all('"a"[2];' in note or '"b"[2];' in note for note in notes)
+
+
+@pytest.mark.parametrize("far", [1e8, 1e52])
+def test_concentrations_that_have_come_far(far: float) -> None:
+    """Rows next to the multinomial law: it is said at 1e52 as at 1e8, from where forty logarithms back lead nowhere."""
+    x = tensor([[4.0, 6.0, 10.0], [3.0, 7.0, 10.0], [4.0, 5.0, 11.0], [5.0, 6.0, 9.0]]).double()
+
+    def model(x: Tensor) -> None:
+        a = pyro.param("a", far * tensor([0.2, 0.3, 0.5]).double(), constraint=constraints.positive)
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", dist.DirichletMultinomial(a, total_count=20), obs=x)
+
+    assert any(note.startswith('runs to infinity: "a"[0], "a"[1], "a"[2];') for note in EM(model).fit(x).notes)

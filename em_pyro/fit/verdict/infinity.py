@@ -25,6 +25,7 @@ ONWARDS = 10.0  # times as far as the values of a row have come: a unit of these
 FLAT = 1e-9  # what is no fall, relative to 1 + |objective|
 NAMED = 0.1  # of the largest part of a direction: entries that are named
 FAINT = 1e-6  # information along a combination of entries, of what each has by itself: it may run off with them
+AMONG = 1e-6  # of the largest part of a direction: what is no part of it
 NONE = 1e-14  # of it likewise, which is rounding
 BESIDE = (1 - 3e-6, 1 - 1e-6, 1 + 1e-6, 1 + 2e-6)  # neighbours, whose heights differ by rounding alone
 DIGITS = 4.0  # times this difference: what may be rounding
@@ -63,7 +64,10 @@ def _along(ground: Ground, level: float, information: Tensor, ways: tuple[Tensor
         left = left[_holds(ground, points, level - FLAT * (1 + abs(level)))] if len(left) else left
     if len(left):
         # A logarithm, whose unit is no standard error, may have come a long way.
-        logarithm = (farthest[left] < FAR[-1]) & ((both[left] != 0).sum(-1, keepdim=True) == 1)
+        added = torch.tensor([not ground.around.logarithmic(entry) for entry in ground.around.entries])
+        logarithm = (both[left][:, added].abs() <= AMONG * both[left].abs().amax(-1, keepdim=True)).all(
+            -1, keepdim=True
+        )
         units = [torch.where(logarithm, far, 1.0) * FAR[-1] for far in AGAIN]
         back = [ground.heights(-unit * both[left]) for unit in units]
         left = left[(torch.stack(back) < level - FALL).any(0)]
