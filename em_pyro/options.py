@@ -11,6 +11,8 @@ from typing import Any
 
 from pyro.infer import ELBO
 from pyro.infer.autoguide import AutoGuide
+from torch.distributions import Distribution
+from torch.nn import Module
 
 from .errors import ModelError, ParameterError
 
@@ -64,7 +66,7 @@ def _short(value: Any) -> str:
 
 
 def check_model(what: str, model: Any, *further: Any) -> None:
-    """Raise where there is no model: nothing that can be called, a guide, or what SVI takes beside it; or more than it.
+    """Raise where there is no model: nothing that can be called, a guide, a class, a distribution; or more than it.
 
     Raises:
         ModelError: with what it is.
@@ -75,6 +77,16 @@ def check_model(what: str, model: Any, *further: Any) -> None:
     if known or not callable(model):
         remedy = " Pass the model itself." if known else ""
         raise ModelError(f"{what}: expected a Pyro model (a callable), got {type(model).__name__}{known}.{remedy}")
+    if isinstance(model, type):
+        got = f"the class {model.__name__}. Make one of it: {what}({model.__name__}(...))."
+        raise ModelError(f"{what}: expected a Pyro model (a callable), got {got}")
+    if isinstance(model, Distribution):
+        got = f"the distribution {type(model).__name__}. Write a function that states it: pyro.sample(name, it, obs=x)."
+        raise ModelError(f"{what}: expected a Pyro model (a callable), got {got}")
+    if isinstance(model, Module) and type(model).forward is Module.forward and "forward" not in vars(model):
+        raise ModelError(
+            f"{what}: expected a module with a forward, got {type(model).__name__}, which has none. Add it."
+        )
     if further:
         got = ", ".join(_named(one) if callable(one) else type(one).__name__ for one in further)
         raise TypeError(
