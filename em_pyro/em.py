@@ -106,7 +106,7 @@ class EM(Driver):
     def __init__(
         self,
         model: Callable[..., Any],
-        *,
+        *further: Any,
         tol: float = 1e-8,
         max_steps: int = 1000,
         seed: int = 0,
@@ -129,7 +129,7 @@ class EM(Driver):
         process_group: Any = None,
     ) -> None:
         """Take the model and the options; nothing runs yet."""
-        check_model("EM", model)
+        check_model("EM", model, *further)
         check_options(tol, max_steps, seed, starts, m_step, callback, acceleration, e_step)
         check_priors(prior_density, continuous)
         check_batches(batches, update, step_size, acceleration, callback, process_group)

@@ -11,6 +11,8 @@ from typing import Any
 
 from pyro.infer import ELBO
 from pyro.infer.autoguide import AutoGuide
+from torch.distributions import Distribution
+from torch.nn import Module
 
 from .errors import ModelError, ParameterError
 
@@ -63,17 +65,34 @@ def _short(value: Any) -> str:
     return _named(value) if callable(value) else repr(value)
 
 
-def check_model(what: str, model: Any) -> None:
-    """Raise where there is no model: nothing that can be called, a guide, or what SVI takes beside it.
+def check_model(what: str, model: Any, *further: Any) -> None:
+    """Raise where there is no model: nothing that can be called, a guide, a class, a distribution; or more than it.
 
     Raises:
         ModelError: with what it is.
+        TypeError: with what else was passed by position.
     """
     kinds = ((AutoGuide, "a guide"), (ELBO, "an objective of SVI"))
     known = next((f", {kind}, which exact EM needs none of" for cls, kind in kinds if isinstance(model, cls)), "")
     if known or not callable(model):
         remedy = " Pass the model itself." if known else ""
         raise ModelError(f"{what}: expected a Pyro model (a callable), got {type(model).__name__}{known}.{remedy}")
+    if isinstance(model, type):
+        got = f"the class {model.__name__}. Make one of it: {what}({model.__name__}(...))."
+        raise ModelError(f"{what}: expected a Pyro model (a callable), got {got}")
+    if isinstance(model, Distribution):
+        got = f"the distribution {type(model).__name__}. Write a function that states it: pyro.sample(name, it, obs=x)."
+        raise ModelError(f"{what}: expected a Pyro model (a callable), got {got}")
+    if isinstance(model, Module) and type(model).forward is Module.forward and "forward" not in vars(model):
+        raise ModelError(
+            f"{what}: expected a module with a forward, got {type(model).__name__}, which has none. Add it."
+        )
+    if further:
+        got = ", ".join(_named(one) if callable(one) else type(one).__name__ for one in further)
+        raise TypeError(
+            f"{what}: expected a model, and options by name (starts=10), got {got} beside the model. Exact EM takes no "
+            f"guide, optimiser or loss, as SVI does: {what}(model).fit(data)."
+        )
 
 
 def check_options(

@@ -191,12 +191,12 @@ def _steepest(ground: Ground, slope: Tensor) -> str:
 
 
 def _along(ground: Ground, found: Expectation, slope: Tensor) -> Tensor:
-    """The step to the top of `Q` along its slope, which gains no more than one to its maximum; where no top is, one."""
+    """The step to the top of `Q` along its slope, which gains no more than one to its maximum; one, if none is seen."""
     steep = slope.norm().clamp(min=1e-300)
     little = 1e-4 * slope / steep
     bend = ground.slope_of_q(found, -little.unsqueeze(0))[0] - ground.slope_of_q(found, little.unsqueeze(0))[0]
     curved = float(bend @ slope) / 2e-4 / float(steep)
-    return slope / curved if curved > 0 else slope / steep
+    return slope / curved if 0 < curved < math.inf else slope / steep  # beside a slope without digits it is infinite
 
 
 # ---- infinity, and what is not identified ----

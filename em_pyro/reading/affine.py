@@ -31,6 +31,7 @@ LINKS = {"real": ("itself",), "positive": ("exp", "softplus"), "unit": ("sigmoid
 """Through which functions a predictor may enter an argument, by the argument's domain."""
 
 ENTRIES = 1000  # of the parameters that reach a site: a Hessian of more is too large, and a network is not affine
+STILL = 1e-4  # of its size, by which what moves no more has no digits of the parameters
 SAME = {torch.float64: 1e-9, torch.float32: 1e-4}
 CHART = {chart.name: chart for chart in CHARTS}
 
@@ -107,19 +108,29 @@ def _matched(runs: Sequence[Site], atoms: Atoms) -> tuple[dict[str, RoleMap], li
         except Unrecognised:
             for name in LINKS.get(role.domain, ()) if role.event_dim <= 1 else ():
                 link = Linked(runs[0].name, key, CHART[name], family, rank)
-                links.append(replace(link, reference=_reference(link, runs[0])))
+                links.append(_counted(link, runs) if name == "softmax" else link)
             if key not in {link.role for link in links}:
                 return {}, []
     return roles, links
 
 
-def _reference(link: Linked, site: Site) -> int:
-    """Return the first category that is possible everywhere."""
-    if link.chart.name != "softmax":
-        return 0
-    args = link.family.read(unwrap(site.fn).base)[link.role]
-    possible = (args > 0).reshape(-1, args.shape[-1]).all(0)
-    return int(possible.double().argmax())
+def _counted(link: Linked, runs: Sequence[Site]) -> Linked:
+    """Return the link with the category of each row from which its predictors count: the first that is possible.
+
+    A category that a program rules out by a logit of -1e9 has no digit of the parameters beside it. Its probability is
+    zero, wherever they are: it is ruled out as by minus infinity.
+    """
+    logits = [link.raw(run) for run in runs]
+    first, shares = logits[0], [torch.softmax(each, -1) for each in logits]
+    never = torch.stack([share == 0 for share in shares]).all(0)
+    for each in logits[1:]:
+        never = never & ((each == first) | ((each - first).abs() <= STILL * first.abs()))
+    possible = shares[0] > 0
+    everywhere = possible.reshape(-1, possible.shape[-1]).all(0)
+    if bool(everywhere.any()):  # one for all rows, so that the design does not vary with them for it
+        possible = everywhere.expand(possible.shape)
+    reference = possible.byte().argmax(-1, keepdim=True)
+    return replace(link, reference=reference, never=never if bool(never.any()) else None)
 
 
 def _explains(link: Linked, affine: Affine, probes: Sequence[tuple[Params, Mapping[str, Site]]]) -> bool:

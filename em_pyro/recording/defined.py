@@ -38,10 +38,11 @@ def _exp(x: Tensor) -> Tensor:
 
 
 def _xlogy(x: Any, y: Any) -> Tensor:
-    """Return `x log(y)`; no slope leads to `y` where both are zero."""
-    if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
+    """Return `x log(y)`; no slope leads to a `y` of zero, whatever multiplies its logarithm."""
+    if not isinstance(y, Tensor):
         return torch.xlogy(x, y)
-    return torch.xlogy(x, torch.where((x == 0) & (y == 0), 1.0, y))
+    none = torch.as_tensor(x == 0, device=y.device)  # there it is zero
+    return torch.xlogy(x, torch.where(y == 0, none.to(y.dtype), y))
 
 
 def _pow(x: Tensor, y: Any) -> Tensor:
@@ -74,6 +75,7 @@ DEFINED = (
     (torch.ops.aten.log.default, _log),
     (torch.ops.aten.log1p.default, _log1p),
     (torch.ops.aten.xlogy.Tensor, _xlogy),
+    (torch.ops.aten.xlogy.Scalar_Self, _xlogy),
     (torch.ops.aten.pow.Tensor_Tensor, _pow),
     (torch.ops.aten.pow.Tensor_Scalar, _pow),
 )

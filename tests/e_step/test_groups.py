@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from oracles.engines import distance, farthest
-from oracles.tolerances import IDENTITY
+from oracles.tolerances import IDENTITY, SOLVERS
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -141,3 +141,35 @@ def test_groups_are_rows(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(abs(a - b) / (1 + abs(b)) for a, b in zip(by_group.path, by_row.path, strict=True)) < IDENTITY
     assert farthest(by_group.params, by_row.params) < IDENTITY
     assert distance(by_group.posterior.log_evidence, by_row.posterior.log_evidence) < IDENTITY
+
+
+LAWS: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "Laplace": dist.Laplace,
+    "Gumbel": dist.Gumbel,
+    "StudentT": lambda a, b: dist.StudentT(4.0, a, b),
+    "Weibull": dist.Weibull,
+    "GammaPoisson": dist.GammaPoisson,
+    "BetaBinomial": lambda a, b: dist.BetaBinomial(a, b, 30),
+}
+
+
+@pytest.mark.parametrize("states", [1, 2])
+@pytest.mark.parametrize("law", LAWS)
+def test_rows_that_are_kept_as_they_are_have_groups_too(law: str, states: int) -> None:
+    """Families without finite sufficient statistics: the fit of all groups is that of each by itself."""
+
+    def model(x: Tensor, group: Tensor) -> None:
+        a = pyro.param("a", start(states, GROUPS), constraint=constraints.positive)
+        b = pyro.param("b", start(states, GROUPS, seed=9), constraint=constraints.positive)
+        with pyro.plate("rows", len(x)):
+            z = 0 if states == 1 else halves()
+            pyro.sample("x", LAWS[law](a[z, group], b[z, group]), obs=x)
+
+    x = (1 + COUNTS if law in ("GammaPoisson", "BetaBinomial") else 0.1 + X.abs()).double()
+    assert "another density" not in str(EM(model).plan(x, GROUP))
+    if states == 1 and law in ("Weibull", "GammaPoisson"):
+        together, apart = EM(model).fit(x, GROUP).log_likelihood, 0.0
+        for k in range(GROUPS):
+            pyro.clear_param_store()
+            apart += EM(model).fit(x[k == GROUP], GROUP[k == GROUP]).log_likelihood
+        assert abs(together - apart) <= SOLVERS * (1 + abs(apart))

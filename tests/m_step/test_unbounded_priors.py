@@ -138,6 +138,24 @@ def test_a_fixed_scale_is_no_free_one() -> None:
     assert EM(effects, m_step={"tau": "fixed"}, continuous={"b": "maximise"}).fit(real(N), positive, law).converged
 
 
+LAWS = {"Gamma": (dist.Gamma, (0.2, 1.0)), "Beta": (dist.Beta, (0.3, 1.0)), "Weibull": (dist.Weibull, (1.0, 0.3))}
+
+
+@pytest.mark.parametrize("m_step", ["torch", None])
+@pytest.mark.parametrize("law", LAWS)
+def test_a_prior_of_a_precision_without_bound(law: str, m_step: str | None) -> None:
+    """One row does not outweigh what rises at zero: torch ends where its slopes overflow, and that is no maximum."""
+
+    def model(x: Tensor) -> None:
+        t = pyro.sample("t", LAWS[law][0](*tensor(LAWS[law][1]).double()))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", dist.Normal(tensor(0.0).double(), t**-0.5), obs=x)
+
+    fit = EM(model, m_step={} if m_step is None else {"t": m_step}).fit(tensor([1.3]).double())
+    assert fit.outcome in ("unconfirmed", "prior unbounded")
+    assert any("the slope is not zero" in note or "its prior is unbounded" in note for note in fit.notes)
+
+
 # ---- missing values as latents ---------------------------------------------------------------------------------------
 
 

@@ -140,3 +140,33 @@ def test_row_weights_that_are_no_numbers(weights: Any) -> None:
     got = type(weights).__name__
     with pytest.raises(ModelError, match=f"poutine.scale: expected a number, .* got {got}. Pass torch.as_tensor"):
         EM(model).plan()
+
+
+@pytest.mark.parametrize("infer", ["parallel", ["parallel"], []])
+def test_infer_is_no_dict(infer: Any) -> None:
+    """The site is named; Pyro calls methods that the value has not."""
+
+    def model(_: Any) -> None:
+        with pyro.plate("rows", 6):
+            pyro.sample("x", dist.Normal(pyro.param("loc", tensor(0.0)), 1.0), obs=X, infer=infer)
+
+    with pytest.raises(ModelError, match=r'Site "x": expected infer= to be a dict, got .*parallel|got \[\]'):
+        EM(model).fit(None)
+
+
+def test_a_sparse_array_beside_tensors() -> None:
+    """A matrix of SciPy's is named, and how it is made a tensor."""
+
+    class csr_matrix:
+        def toarray(self) -> Any:
+            return torch.ones(6, 2).numpy()
+
+        def __matmul__(self, other: Tensor) -> Any:
+            return self.toarray() @ other.numpy()
+
+    def model(covariates: Any) -> None:
+        with pyro.plate("rows", 6):
+            pyro.sample("x", dist.Normal(covariates @ pyro.param("b", torch.zeros(2)), 1.0), obs=X)
+
+    with pytest.raises(ModelError, match=r"got a csr_matrix of SciPy.*toarray"):
+        EM(model).fit(csr_matrix())

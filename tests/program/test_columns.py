@@ -144,3 +144,18 @@ def test_what_does_not_fit_is_named(frame: Any, others: dict[str, Any], error: t
     """Before the model runs."""
     with pytest.raises(error, match=said):
         columns(frame, shops, **others)
+
+
+def test_a_column_that_is_not_there() -> None:
+    """The frame that was asked is named, and what it has; a key of something else is the model's own affair."""
+
+    def model(frame: Any, key: str = "y") -> None:
+        with pyro.plate("rows", len(frame)):
+            loc = pyro.param("loc", torch.tensor(0.0))
+            pyro.sample("x", dist.Normal({"loc": loc}[key], 1.0), obs=torch.as_tensor(frame["x"].to_numpy()))
+
+    frame = pd.DataFrame({"a": [1.0, 2.0], "b": [0.0, 1.0]})
+    with pytest.raises(DataError, match="""Argument "frame": expected a column 'x', got a DataFrame of "a", "b"."""):
+        EM(model).fit(frame, "loc")
+    with pytest.raises(KeyError, match="'y'"):
+        EM(model).fit(frame)

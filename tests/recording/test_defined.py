@@ -109,8 +109,40 @@ def test_products_with_a_logarithm_at_zeros_of_both() -> None:
         mine, theirs = (torch.autograd.grad(out.sum(), y, create_graph=True)[0] for out in (mine, theirs))
         assert mine[0] == 0
         assert torch.equal(mine[1:], theirs[1:])
-    assert _xlogy(tensor(1.0), tensor(0.0)) == -torch.inf
+    for some in (tensor(1.0), 1.0):
+        zero = tensor(0.0, requires_grad=True)
+        value = _xlogy(some, zero)
+        assert value == -torch.inf
+        assert torch.autograd.grad(value, zero)[0] == 0
     assert torch.equal(_xlogy(2.0, y), torch.xlogy(2.0, y))
+
+
+def test_counts_of_raters_as_a_factor() -> None:
+    """Confusions that never occur: a state that they rule out has weight zero, and its slope is none.
+
+    References: Dawid and Skene (1979).
+    """
+    items, raters, many = 20, 4, 90
+    generator = torch.Generator().manual_seed(1)
+    draw = [torch.randint(0, k, (n,), generator=generator) for k, n in ((3, items), (items, many), (raters, many))]
+    (kind, item, rater), right = draw, torch.rand(many, generator=generator) < 0.75
+    said = torch.where(right, kind[item], torch.randint(0, 3, (many,), generator=generator))
+    counts = torch.zeros(items, raters, 3).double()
+    counts.index_put_((item, rater, said), torch.ones(many).double(), accumulate=True)
+
+    def model(counts: Tensor) -> None:
+        share = pyro.param("share", torch.full((3,), 1 / 3).double(), constraint=constraints.simplex)
+        start = (torch.eye(3) / 2 + 1 / 6).double().expand(raters, 3, 3)
+        says = pyro.param("says", start.contiguous(), constraint=constraints.simplex)
+        with pyro.plate("items", items, dim=-2):
+            z = pyro.sample("z", dist.Categorical(share))
+            with pyro.plate("raters", raters, dim=-1):
+                pyro.factor("said", torch.xlogy(counts, says[torch.arange(raters), z]).sum(-1))
+
+    fit = EM(model).fit(counts)
+    assert fit.converged
+    assert not any("slope" in note for note in fit.notes)
+    assert "on the boundary: no standard error" in str(fit.information())
 
 
 def test_powers_of_zero() -> None:

@@ -28,6 +28,10 @@ BELOW = 1e-6  # nats, relative to 1 + |objective|: how far below the top a fit m
 ROUGH = 1e-4  # asymmetry of second derivatives above which digits are said to be few
 LITTLE = 1e-6  # of a direction: along which it is straight
 ROUNDING = 1e-9  # relative to 1 + |objective|: a difference of heights that is none
+NO_SLOPES = (
+    "expected finite slopes around the fitted values, got none. Keep what the model computes differentiable there "
+    "(torch.xlogy(n, p) for n * p.log()), or take other starts."
+)
 
 
 @frozen
@@ -151,7 +155,7 @@ def top(problem: Problem, params: Params) -> Top:
     louis = None if unserved(problem) else Louis(problem)
     here = peak(ground, found, information, {*off, *resting}, fine=True, second=louis, rows=rows)
     if here is None:
-        raise PlanError("information: expected finite slopes around the fitted values, got none. Take other starts.")
+        raise PlanError(f"information: {NO_SLOPES}")
     slope = ground.slope(found)
     promised = here.promised(slope)
     height, gained = level, 0.0

@@ -47,7 +47,9 @@ def laid_out(
     """
     site, rank = reading.site, reading.event_rank
     family, maps, exposure = _exposed(reading)
-    groups = None if recognition is None or site.role != "observed" else grouped(reading, maps, recognition, sizes)
+    groups = None
+    if recognition is not None and site.role == "observed" and family.solver != "rows":  # those keep every row
+        groups = grouped(reading, maps, recognition, sizes)
     if groups is not None:
         maps, sizes = groups.roles, Sizes({**sizes, groups.name: groups.count})
     value = squeeze(site.value.detach(), site.dims, site.name, rank + family.event_dim)  # data that want a gradient

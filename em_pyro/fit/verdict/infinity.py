@@ -6,7 +6,6 @@ objective is looked at, far out: it does not fall at any distance on one side, a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 
@@ -16,23 +15,22 @@ from torch import Tensor
 from ...families.charts import is_ordered
 from .around import Around, Entry, named
 from .ground import Ground
+from .ridge import FALL, FAR, GROWING, LOST, multiplying, shrinking
 
-FAR = (0.1, 1.0, 4.0, 16.0)  # distances at which it may not fall
-BACK = (-16.0, -32.0, -64.0)  # and by which logarithms of two that multiply one another it has to, at one of them
+AGAIN = (1.0, 2.0, 4.0, 8.0)  # times the farthest: at one of these distances back a logarithm has to fall
 REACH = 3.0  # standard errors given complete data: the unit of these distances
 WIDEST = 2.5  # of a logarithm, likewise
 FAR_ENOUGH = 4.0  # of these: farther out densities are rounding
 ONWARDS = 10.0  # times as far as the values of a row have come: a unit of these distances that no rounding reaches
-LOST = 4.0  # information on the way from zero, or on a logarithm, above which an estimate does not run off
-FLAT, FALL = 1e-9, 0.05  # what is no fall, relative to 1 + |objective|; and what is one, in nats
+FLAT = 1e-9  # what is no fall, relative to 1 + |objective|
 NAMED = 0.1  # of the largest part of a direction: entries that are named
 FAINT = 1e-6  # information along a combination of entries, of what each has by itself: it may run off with them
+AMONG = 1e-6  # of the largest part of a direction: what is no part of it
 NONE = 1e-14  # of it likewise, which is rounding
 BESIDE = (1 - 3e-6, 1 - 1e-6, 1 + 1e-6, 1 + 2e-6)  # neighbours, whose heights differ by rounding alone
 DIGITS = 4.0  # times this difference: what may be rounding
 FARTHER = tuple(1 + far for far in FAR)
 NEARER = (0.3, 0.1, 0.01)  # of the way from zero, or from the next one: where cutpoints are put back
-GROWING, PAIRS = ("real", "positive"), 100  # domains of what may multiply a prior away; pairs that are looked at
 FOR_EVER = "the objective rises for ever, and has no maximum at finite values"
 ALL_THE_WAY = "the objective rises all the way to this boundary, and has no maximum before it"
 ENDS = {"positive": ("zero", "infinity"), "unit": ("zero", "one"), "simplex": ("zero", "one")}
@@ -47,7 +45,8 @@ def running(ground: Ground, level: float, information: Tensor) -> dict[Entry, st
         information: in complete data, `(D, D)`.
     """
     slack = FLAT * (1 + abs(level))
-    found = _shrinking(ground, level, slack) | _cutpoints(ground, level, slack)
+    found = shrinking(ground, level, slack) | _cutpoints(ground, level, slack)
+    found |= multiplying(ground, level, slack, information)
     for entry, to in _along(ground, level, information, _directions(ground, information)).items():
         found.setdefault(entry, to)
     for entry, to in _along(ground, level, information, _together(ground.around, information, found)).items():
@@ -64,7 +63,14 @@ def _along(ground: Ground, level: float, information: Tensor, ways: tuple[Tensor
         points = farthest[left].clamp(max=far) * both[left]
         left = left[_holds(ground, points, level - FLAT * (1 + abs(level)))] if len(left) else left
     if len(left):
-        left = left[ground.heights(-FAR[-1] * both[left]) < level - FALL]
+        # A logarithm, whose unit is no standard error, may have come a long way.
+        added = torch.tensor([not ground.around.logarithmic(entry) for entry in ground.around.entries])
+        logarithm = (both[left][:, added].abs() <= AMONG * both[left].abs().amax(-1, keepdim=True)).all(
+            -1, keepdim=True
+        )
+        units = [torch.where(logarithm, far, 1.0) * FAR[-1] for far in AGAIN]
+        back = [ground.heights(-unit * both[left]) for unit in units]
+        left = left[(torch.stack(back) < level - FALL).any(0)]
     found = dict[Entry, str]()
     weights = information.diagonal().clamp(min=0).sqrt()
     for one in both[left]:
@@ -170,36 +176,6 @@ def _combinations(information: Tensor, domains: list[str]) -> Iterator[Tensor]:
     for vector in vectors.mT[values < FAINT]:
         one = unit * vector
         yield one / one.abs().max()
-
-
-def _shrinking(ground: Ground, level: float, slack: float) -> dict[Entry, str]:
-    """Parameters with a prior that shrink as others, which have none and multiply them, grow: the prior alone is left.
-
-    Such a way bends: the one is multiplied by what divides the other. So it is looked at by pairs.
-    """
-    around, parameters = ground.around, ground.problem.program.parameters
-    found, many = dict[Entry, str](), 0
-    where = {name: [k for k, (n, _) in enumerate(around.entries) if n == name] for name in around.names}
-    shrink = [n for n, own in where.items() if own and parameters[n].kind == "prior" and around.domains[n] == "real"]
-    grow = [n for n, own in where.items() if own and parameters[n].kind == "param" and around.domains[n] in GROWING]
-    for one, other in product(shrink, grow):
-        if (many := many + 1) > PAIRS:
-            break
-        ways = [_multiplied(ground, {one: -far, other: far}, where) for far in (*FAR, *BACK)]
-        onwards, back = ground.heights(torch.stack(ways)).split([len(FAR), len(BACK)])
-        if bool((onwards >= level - slack).all() & (back < level - FALL).any()):
-            found |= {around.entries[k]: "zero" for k in where[one]}
-            found |= {around.entries[k]: "infinity" for k in where[other]}
-    return found
-
-
-def _multiplied(ground: Ground, factors: Mapping[str, float], where: Mapping[str, list[int]]) -> Tensor:
-    """Coordinates `(D)` at which parameters are multiplied by the exponentials of these."""
-    point = torch.zeros_like(ground.around.values)
-    for name, factor in factors.items():
-        values = ground.around.values[where[name]]
-        point[where[name]] = factor if ground.around.domains[name] == "positive" else values * math.expm1(factor)
-    return point
 
 
 def _cutpoints(ground: Ground, level: float, slack: float) -> dict[Entry, str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+MOST = 10  # columns that are listed
 TENSOR = "a tensor, with a dimension for the rows of each plate"
 
 
@@ -27,6 +28,12 @@ def blamed(model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str
             f"arguments and {sorted(kwargs) or 'none'} by name: {lacking}. Pass what the model takes."
         )
     for name, value in given.items():
+        if isinstance(error, KeyError) and _looked_into(value, error):
+            columns = ", ".join(f'"{column}"' for column in list(value.columns)[:MOST])
+            return (
+                f'Argument "{name}": expected a column {error}, got a {type(value).__name__} of {columns or "none"}. '
+                f"Rename the column, or read another one."
+            )
         if _is_at_fault(value, error):
             got, other = _got(value)
             return (
@@ -34,6 +41,14 @@ def blamed(model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str
                 f"{type(error).__name__}: {error}. Pass {other}."
             )
     return ""
+
+
+def _looked_into(value: Any, error: KeyError) -> bool:
+    """Tell whether the key that is missing was sought in a frame."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_locals.get("self") is not value:
+        trace = trace.tb_next
+    return trace is not None and hasattr(value, "columns") and hasattr(value, "keys")  # of pandas
 
 
 def _is_at_fault(value: Any, error: Exception) -> bool:

@@ -43,18 +43,31 @@ def slip(model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, 
         what, copy = (f"Parameter {_listed(names)}", names[0]) if names else ("The model", "weight")
         got = "expected parameters to stay as they are in the model, got a change in place"
         return f"{what}: {got}. Work on a copy: {copy} = {copy}.clone()."
-    frames = [value for value in (*args, *kwargs.values()) if hasattr(value, "__array__")]
-    if isinstance(error, RuntimeError) and TO_NUMPY in text:
-        got = f"got some of NumPy or pandas ({_listed({type(one).__name__ for one in frames}) or 'made inside'})"
-        return (
-            f"The model: expected tensors where it computes with parameters, {got}. Make a tensor of each: "
-            f"torch.as_tensor(x), of a column torch.as_tensor(frame[name].to_numpy())."
-        )
+    passed = (*args, *kwargs.values())
+    frames = [value for value in passed if hasattr(value, "__array__") and not isinstance(value, Tensor)]
+    if said := _among_tensors(frames, [value for value in passed if hasattr(value, "toarray")], error):
+        return said
     words = [name for one in frames for name, part in named_columns(one) if np.asarray(part).dtype.kind in "OU"]
     if words and any(said in text for said in NO_NUMBER):
         got = f"got words, if it indexes by {_listed(words)}"
         return (
             f"The model: expected whole numbers as indices, {got}. Number them: pd.factorize(frame[{words[0]!r}])[0]."
+        )
+    return ""
+
+
+def _among_tensors(frames: list[Any], sparse: list[Any], error: Exception) -> str:
+    """Say that arrays, frames or sparse matrices of SciPy stand where a model computes with parameters; or nothing."""
+    by_numpy = isinstance(error, RuntimeError) and TO_NUMPY in str(error)
+    kinds = [type(value).__name__ for value in sparse]
+    if kinds and (by_numpy or kinds[0] in str(error)):
+        got = f"got a {kinds[0]} of SciPy, which cannot be computed with beside tensors"
+        return f"The model: expected tensors, {got}. Pass torch.as_tensor(x.toarray())."
+    if by_numpy:
+        got = f"got some of NumPy or pandas ({_listed({type(one).__name__ for one in frames}) or 'made inside'})"
+        return (
+            f"The model: expected tensors where it computes with parameters, {got}. Make a tensor of each: "
+            f"torch.as_tensor(x), of a column torch.as_tensor(frame[name].to_numpy())."
         )
     return ""
 

@@ -119,8 +119,11 @@ def check_density(site: Site) -> None:
 
 
 def _at_site(frame: FrameType, error: Exception) -> str:
-    """Say which arguments of a distribution do not go together, or with their plates; empty if it is none of these."""
+    """Say which arguments do not go together, or with their plates, or that `infer=` is no dict; empty if none does."""
     fn, what = frame.f_locals["fn"], f'Site "{frame.f_locals["name"]}": expected'
+    infer = frame.f_locals["infer"]
+    if infer is not None and not isinstance(infer, dict):
+        return f"{what} infer= to be a dict, got {infer!r}. Drop it: every discrete latent is enumerated by itself."
     if not isinstance(error, (RuntimeError, ValueError)) or not isinstance(fn, TorchDistributionMixin):
         return ""
     base: Any = unwrap(fn).base

@@ -35,7 +35,8 @@ class Linked:
     chart: Chart
     family: Family
     rank: int  # events of the site
-    reference: int = 0  # category from which the predictors of a simplex row are counted
+    reference: Tensor | None = field(default=None, repr=False)  # category of each row from which its predictors count
+    never: Tensor | None = field(default=None, repr=False)  # categories of a row that no parameter brings up
 
     @property
     def unitless(self) -> bool:
@@ -57,15 +58,21 @@ class Linked:
 
     def predictor(self, site: Site) -> Named:
         """Return what is under the link."""
+        raw = self.raw(site)
+        if self.never is not None:
+            raw = torch.where(self.never, -torch.inf, raw)
+        if self.reference is not None:
+            raw = raw - raw.gather(-1, self.reference.expand((*raw.shape[:-1], 1)))
+        return self.named(site, raw)
+
+    def raw(self, site: Site) -> Tensor:
+        """Return what is under the link as the distribution has it."""
         base = unwrap(site.fn).base
         logistic = self.chart.name in ("sigmoid", "softmax")
         raw = _logits(base, self.family.roles[self.role].event_dim) if logistic else None
         if raw is None:
             raw = self.chart.inverse(self.family.read(base)[self.role])
-        raw = raw.detach().double()
-        if self.chart.name == "softmax":
-            raw = raw - raw[..., self.reference : self.reference + 1]
-        return self.named(site, raw)
+        return raw.detach().double()
 
 
 def _logits(base: Any, event_dim: int) -> Tensor | None:
