@@ -17,6 +17,7 @@ from oracles.steps import expect
 from oracles.tolerances import IDENTITY
 from programs.not_affine import (
     AFFINE,
+    BAGS,
     BESIDE,
     CHOICES,
     CURVED,
@@ -30,6 +31,7 @@ from programs.not_affine import (
 )
 from torch import Tensor, tensor
 from torch.distributions import constraints
+from torch.nn.functional import embedding_bag
 
 from em_pyro import EM
 from em_pyro.errors import ModelError
@@ -130,6 +132,21 @@ def test_a_sparse_matrix_is_answered_as_a_dense_one() -> None:
         model = located(lambda z, W, matrix=matrix: torch.mm(matrix, z.T).T * W[0])  # type: ignore[misc]
         found.append(EM(model).posterior(observations()).log_evidence)
     assert distance(found[1], found[0]) < IDENTITY
+
+
+@pytest.mark.parametrize(("mode", "weighted"), [("sum", False), ("mean", False), ("sum", True)])
+def test_bags_of_latents_are_answered_as_sums(mode: str, weighted: bool) -> None:  # noqa: FBT001
+    """Rows of a table that are added up, with weights or none; torch has no second derivative of these."""
+    weights = torch.linspace(0.5, 1.5, 12).double().reshape(6, 2) if weighted else torch.ones(6, 2).double()
+    found = []
+    for bag in (
+        lambda z: embedding_bag(BAGS, z, mode=mode, per_sample_weights=weights if weighted else None),
+        lambda z: getattr(z[BAGS] * weights[..., None], mode)(1),
+    ):
+        pyro.clear_param_store()
+        model = located(lambda z, W, bag=bag: bag(z) @ W.T)  # type: ignore[misc]
+        found.append(EM(model).fit(observations()).objective)
+    assert distance(tensor(found[1]), tensor(found[0])) < IDENTITY
 
 
 @pytest.mark.parametrize("name", CHOICES)

@@ -34,7 +34,7 @@ LINEAR = frozenset(
     "view_as_real view_as_complex _conj _conj_physical _neg_view avg_pool2d avg_pool3d _adaptive_avg_pool2d "
     "_adaptive_avg_pool3d reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d "
     "replication_pad3d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d "
-    "upsample_bicubic2d upsample_trilinear3d".split()
+    "upsample_bicubic2d upsample_trilinear3d nansum".split()
 )
 LISTS = ("cat", "stack", "block_diag")  # linear in all tensors of a list
 ALGEBRA: dict[str, Callable[[Sequence[int]], int]] = {
@@ -57,8 +57,11 @@ QUOTIENTS = frozenset("div div_".split())
 WRITES = frozenset(
     "index_put index_put_ _index_put_impl_ copy_ copy masked_fill masked_fill_ fill_ slice_scatter select_scatter "
     "index_copy index_copy_ index_fill index_fill_ diagonal_scatter put scatter scatter_ masked_scatter "
-    "masked_scatter_ index_add index_add_ scatter_add scatter_add_".split()
+    "masked_scatter_ index_add index_add_ scatter_add scatter_add_ scatter_reduce scatter_reduce_ index_reduce "
+    "index_reduce_ segment_reduce".split()
 )
+SUMS = frozenset({"sum", "mean", "add", 0, 1})
+"""Of the ways to put several operands in one place those that are linear, by name, or by number for embeddings."""
 POWERS = {1.0: 1, 2.0: 2}
 SHAPES = frozenset(
     "zeros_like ones_like empty_like full_like new_zeros new_ones new_empty new_full sym_size size sym_stride "
@@ -96,9 +99,9 @@ class Degrees(TorchDispatchMode):
             return 0
         return max(self.degree.get(id(part), 0), self.stored.get(_storage(part), 0))
 
-    def why(self, part: Tensor) -> str:
+    def why(self, part: Any) -> str:
         """Return the operation by which a tensor is no polynomial."""
-        return self.broken.get(_storage(part), "")
+        return self.broken.get(_storage(part), "") if isinstance(part, Tensor) else ""
 
     def _note(self, part: Tensor, degree: int, why: str) -> None:
         self.degree[id(part)] = degree
@@ -118,7 +121,7 @@ class Degrees(TorchDispatchMode):
         name = func.__name__.split(".")[0]
         if not any(degrees) or name in SHAPES:
             return found
-        if self._solved(name, args, found):
+        if self._solved(name, args, found) or self._bagged(name, args, found, sum(degrees)):
             return found
         self._watch(name, found)
         degree = min(self._after(name, args, kwargs, degrees), NONE)
@@ -144,6 +147,13 @@ class Degrees(TorchDispatchMode):
         self._note(found[0] if isinstance(found, tuple) else found, self.of(right), self.why(right))
         return True
 
+    def _bagged(self, name: str, args: Any, found: Any, degree: int) -> bool:
+        """Whether rows of a table were added up, with weights or none; note the degree of these sums."""
+        if not name.startswith("_embedding_bag") or args[4] not in SUMS or any(map(self.of, args[1:3])):
+            return False
+        self._note(found[0], min(degree, NONE), next((w for part in args if (w := self.why(part))), ""))
+        return True
+
     def _after(self, name: str, args: Any, kwargs: Any, degrees: list[int]) -> int:
         """Return the degree of what an operation makes of operands of these degrees."""
         if name.rstrip("_") in LINEAR:
@@ -156,14 +166,16 @@ class Degrees(TorchDispatchMode):
         if name == "pow":
             power = args[1] if len(args) > 1 else None
             return degrees[0] * POWERS.get(float(power), NONE) if isinstance(power, (int, float)) else NONE
-        return max(degrees) if self._chooses(name, args) else NONE
+        return max(degrees) if self._chooses(name, args, kwargs) else NONE
 
-    def _chooses(self, name: str, args: Any) -> bool:
+    def _chooses(self, name: str, args: Any, kwargs: Any) -> bool:
         """Whether an operation puts its operands in places that no latent chooses."""
         if name == "where":
             return len(args) > 2 and not self.of(args[0])
-        places = [part for part in leaves_of(args[1:]) if isinstance(part, Tensor) and not part.is_floating_point()]
-        return name in WRITES and not any(self.of(part) for part in places)
+        every = list(leaves_of((*args[1:], *kwargs.values())))
+        places = [part for part in every if isinstance(part, Tensor) and not part.is_floating_point()]
+        added = all(part in SUMS for part in every if isinstance(part, str))
+        return name in WRITES and added and not any(self.of(part) for part in places)
 
 
 def _rounded(found: Any, latents: list[Tensor]) -> bool:
