@@ -89,6 +89,49 @@ def test_other_laws(name: str) -> None:
     assert re.search(rf'^Site "x": expected Normal, .* got {name}.*Integrate "z" by em_pyro', text)
 
 
+def normal(loc: Tensor, scale: float = 1.0) -> dist.MultivariateNormal:
+    """Of two numbers, beside any number of steps."""
+    return dist.MultivariateNormal(loc, scale_tril=scale * torch.eye(loc.shape[-1]).to(loc))
+
+
+ONE = torch.eye(2).double()
+INSIDE: dict[str, Callable[[Tensor], dist.TorchDistribution]] = {
+    "IndependentHMM": lambda z: dist.IndependentHMM(
+        dist.GaussianHMM(
+            normal(z[:, None]),
+            tensor([[[[1.0]]]]).double().expand(2, 1, 1, 1),
+            normal(torch.zeros(2, 1, 1).double()),
+            tensor([[[[1.0]]]]).double().expand(2, 1, 1, 1),
+            normal(torch.zeros(2, 1, 1).double(), 0.5),
+            duration=6,
+        )
+    ),
+    "GammaGaussianHMM": lambda z: dist.GammaGaussianHMM(
+        dist.Gamma(3.0, 3.0), normal(z), ONE, normal(0 * z), ONE, normal(0 * z, 0.5), duration=6
+    ),
+    "GaussianMRF": lambda z: dist.GaussianMRF(
+        normal(z), normal(torch.zeros(4).double(), 2.0), normal(torch.zeros(6, 4).double())
+    ),
+    "LinearHMM": lambda z: dist.LinearHMM(
+        normal(z), ONE, normal(0 * z), ONE, dist.StudentT(5.0, 0 * z, 1.0).to_event(1), duration=6
+    ),
+}
+"""Laws that hold their arguments inside of something else than tensors and distributions."""
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_latents_inside_of_what_a_law_is_made_of(name: str) -> None:
+    """They had been overlooked, and were integrated as if nothing had been observed of them."""
+
+    def model(x: Tensor) -> None:
+        spread = pyro.param("spread", tensor(1.0).double(), constraint=constraints.positive)
+        z = pyro.sample("z", dist.Normal(torch.zeros(2).double(), spread).to_event(1))
+        pyro.sample("x", INSIDE[name](z), obs=x)
+
+    text = said(model)
+    assert re.search(rf'^Site "x": expected (Normal, .* got|a distribution that has a density, got) {name}', text)
+
+
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameters_that_bend(name: str) -> None:
     """Affine in the latents is enough."""

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Transform
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -273,26 +272,15 @@ def _check(name: str, site: Site, degrees: Degrees, remedy: str) -> None:
 
 
 def _parts(site: Site) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of a site: value, arguments, those of what is inside of them, masks and weight."""
+    """Yield the tensors of a site: value, arguments, masks and weight; of other laws the density."""
     yield "value", site.value
-    yield from _inside(unwrap(site.fn).base)
+    base = unwrap(site.fn).base
+    if type(base).__name__ not in LOCATION:
+        yield "density", site.log_prob().tensor
     masks = {key: mask.tensor for key, mask in masks_of(site).items()}
-    for key, part in {**masks, "row weights": site.scale}.items():
+    for key, part in {**vars(base), **masks, "row weights": site.scale}.items():
         if isinstance(part, Tensor):
             yield key, part
-
-
-def _inside(part: Any, around: tuple[Any, ...] = ()) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of a distribution or a transform, and of those of which it is made.
-
-    A transform and its inverse hold one another: what is `around` a part is not entered again.
-    """
-    for key, inner in vars(part).items():
-        for one in inner if isinstance(inner, (list, tuple)) else (inner,):
-            if isinstance(one, Tensor):
-                yield key, one
-            elif isinstance(one, (Distribution, Transform)) and not any(one is other for other in around):
-                yield from _inside(one, (*around, part))
 
 
 def _listed(latents: Mapping[str, Any]) -> str:
