@@ -61,8 +61,8 @@ def to_integrate(program: Program, values: Params, chosen: Mapping[str, str]) ->
         normal = {n for n in kinds if n in traced and type(unwrap(traced[n].fn).base).__name__ in NORMAL}
         if not normal:
             return program.integrated
-        bent = _bent(program, traced, leaves)
         found = dict(program.integrated) | _alone(program, values, leaves, traced, normal)
+        bent = _bent(program, traced, {name: leaf for name, leaf in leaves.items() if name not in found})
         found |= _spread(program, traced, leaves, normal - found.keys(), bent)
         every, straight = {**leaves, **standing}, normal - bent
         _add_connected(found, straight, traced, every)
@@ -114,9 +114,10 @@ def _spread(
 
 def _bent(program: Program, traced: Mapping[str, Site], leaves: Mapping[str, Tensor]) -> frozenset[str]:
     """Real parameters with a prior of which a location is no affine function: never latents of a normal law in it."""
-    real = {n: leaves[n] for n, p in program.parameters.items() if p.kind == "prior" and _is_real(p.constraint)}
-    slopes = _slopes(traced, leaves, [name for name in leaves if name in real])
-    return frozenset(name for name, inside in reached(slopes, leaves, lambda slope: [slope]).items() if name in inside)
+    priors = {name: p for name, p in program.parameters.items() if p.kind == "prior" and name in leaves}
+    real = {name: leaves[name] for name, p in priors.items() if _is_real(p.constraint)}
+    slopes = _slopes(traced, real, list(real)) if real else {}
+    return frozenset(name for name, inside in reached(slopes, real, lambda slope: [slope]).items() if name in inside)
 
 
 def _held(traced: Mapping[str, Site], leaves: Mapping[str, Tensor], normal: set[str]) -> list[dict[str, str]]:
