@@ -12,7 +12,9 @@ Normal and MultivariateNormal latents are, if
    rises for ever, as the one grows and the others shrink;
 6. a positive parameter with a prior does so, or one that enters through a function that bends, as `log_spread.exp()`,
    outside of mixtures: the joint density then has a bound, but where the prior stops that;
-7. together with the other parameters they take all that is observed with a free scale, outside of mixtures: a Gaussian
+7. they are steps of a loop, known by names that differ by a number, most of which are integrated: the first, say, whose
+   spread is known;
+8. together with the other parameters they take all that is observed with a free scale, outside of mixtures: a Gaussian
    process at the places that were observed, more coefficients than rows. Their joint density with that scale has no
    bound. An observation that a latent which is integrated spreads is none of them.
 
@@ -41,9 +43,12 @@ from ..priors import dropped
 from .degree import sites_of_latents
 from .exact_fits import fitting_exactly
 
+LOOP = 4
+"""Names that differ by a number, as many as make a loop: fewer may be an intercept and its slopes."""
+
 
 def to_integrate(program: Program, values: Params, chosen: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the latents that are integrated by rules 2 to 7, and those that are already, and why.
+    """Return the latents that are integrated by rules 2 to 8, and those that are already, and why.
 
     Args:
         program: in which they are still parameters with a prior.
@@ -65,6 +70,7 @@ def to_integrate(program: Program, values: Params, chosen: Mapping[str, str]) ->
         bent = _bent(program, traced, {name: leaf for name, leaf in leaves.items() if name not in found})
         found |= _spread(program, traced, leaves, normal - found.keys(), bent)
         every, straight = {**leaves, **standing}, normal - bent
+        found |= _other_steps(found, straight, traced, leaves)
         _add_connected(found, straight, traced, every)
         plain, mixed = _by_states(program, traced)
         for steps in _held(traced, leaves, normal - found.keys() - _located(mixed, leaves)):
@@ -110,6 +116,23 @@ def _spread(
         name: "which is positive" if name in positive else "through a function that bends" for name in found.values()
     }
     return why | {name: f'"{by}", {said[by]}, multiplies it' for name, by in found.items()}
+
+
+def _other_steps(
+    found: Mapping[str, str], normal: set[str], traced: Mapping[str, Site], leaves: Mapping[str, Tensor]
+) -> dict[str, str]:
+    """Steps of loops of which more are integrated than not, but for those that multiply another or are in a scale."""
+    loops: dict[str, list[str]] = {}
+    for name in sorted(found.keys() | normal):
+        loops.setdefault(stem(name), []).append(name)
+    some = {loop: [name for name in names if name in found] for loop, names in loops.items()}
+    others = {n: some[k][0] for k, names in loops.items() if 2 * len(some[k]) > len(names) >= LOOP for n in names}
+    others = {name: first for name, first in others.items() if name not in found}
+    if not others:
+        return {}
+    beside = frozenset[str]().union(*reached(traced, leaves, _scales).values())
+    beside = beside.union(*_factors(traced, leaves, [n for n in leaves if n in normal or n in found]).values())
+    return {name: f'a step of one loop with "{first}"' for name, first in others.items() if name not in beside}
 
 
 def _bent(program: Program, traced: Mapping[str, Site], leaves: Mapping[str, Tensor]) -> frozenset[str]:
