@@ -70,8 +70,10 @@ def to_integrate(program: Program, values: Params, chosen: Mapping[str, str]) ->
         bent = _bent(program, traced, {name: leaf for name, leaf in leaves.items() if name not in found})
         found |= _spread(program, traced, leaves, normal - found.keys(), bent)
         every, straight = {**leaves, **standing}, normal - bent
-        found |= _other_steps(found, straight, traced, leaves)
         _add_connected(found, straight, traced, every)
+        if others := _other_steps(found, straight, traced, leaves):
+            found |= others
+            _add_connected(found, straight, traced, every)
         plain, mixed = _by_states(program, traced)
         for steps in _held(traced, leaves, normal - found.keys() - _located(mixed, leaves)):
             more = found | steps
