@@ -96,5 +96,5 @@ def test_a_few_numbered_names_are_no_loop() -> None:
 
 def test_without_the_rule_the_first_step_is_a_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
     """The check is checked."""
-    monkeypatch.setattr(which, "_other_steps", lambda *args: {})
+    monkeypatch.setattr(which, "_add_other_steps", lambda *args: None)
     assert "e_0" in EM(innovations).plan(Y).lines

@@ -71,9 +71,7 @@ def to_integrate(program: Program, values: Params, chosen: Mapping[str, str]) ->
         found |= _spread(program, traced, leaves, normal - found.keys(), bent)
         every, straight = {**leaves, **standing}, normal - bent
         _add_connected(found, straight, traced, every)
-        if others := _other_steps(found, straight, traced, leaves):
-            found |= others
-            _add_connected(found, straight, traced, every)
+        _add_other_steps(found, straight, traced, every)
         plain, mixed = _by_states(program, traced)
         for steps in _held(traced, leaves, normal - found.keys() - _located(mixed, leaves)):
             more = found | steps
@@ -120,21 +118,21 @@ def _spread(
     return why | {name: f'"{by}", {said[by]}, multiplies it' for name, by in found.items()}
 
 
-def _other_steps(
-    found: Mapping[str, str], normal: set[str], traced: Mapping[str, Site], leaves: Mapping[str, Tensor]
-) -> dict[str, str]:
-    """Steps of loops of which more are integrated than not, but for those that multiply another or are in a scale."""
+def _add_other_steps(
+    found: dict[str, str], normal: set[str], traced: Mapping[str, Site], leaves: Mapping[str, Tensor]
+) -> None:
+    """Add steps of loops of which more are integrated than not, but for what multiplies another or is in a scale."""
     loops: dict[str, list[str]] = {}
     for name in sorted(found.keys() | normal):
         loops.setdefault(stem(name), []).append(name)
     some = {loop: [name for name in names if name in found] for loop, names in loops.items()}
     others = {n: some[k][0] for k, names in loops.items() if 2 * len(some[k]) > len(names) >= LOOP for n in names}
     others = {name: first for name, first in others.items() if name not in found}
-    if not others:
-        return {}
-    beside = frozenset[str]().union(*reached(traced, leaves, _scales).values())
-    beside = beside.union(*_factors(traced, leaves, [n for n in leaves if n in normal or n in found]).values())
-    return {name: f'a step of one loop with "{first}"' for name, first in others.items() if name not in beside}
+    if others:
+        beside = frozenset[str]().union(*reached(traced, leaves, _scales).values())
+        beside = beside.union(*_factors(traced, leaves, [n for n in leaves if n in normal or n in found]).values())
+        found |= {name: f'a step of one loop with "{first}"' for name, first in others.items() if name not in beside}
+        _add_connected(found, normal, traced, leaves)
 
 
 def _bent(program: Program, traced: Mapping[str, Site], leaves: Mapping[str, Tensor]) -> frozenset[str]:
