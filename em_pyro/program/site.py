@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from ..errors import ModelError
 from ..records.frozen import frozen
 from .data.counts import density
 from .data.supports import inside, lawful
@@ -86,7 +87,14 @@ class Site:
         if (self.mask is not None or inner is not None) and value.is_floating_point() and value.numel():
             value = _filled(value)
         counts = density(self.fn, value) if self.role == "observed" else None
-        log_prob = unvalidated(self.fn, value) if counts is None else counts
+        try:
+            log_prob = unvalidated(self.fn, value) if counts is None else counts
+        except NotImplementedError as error:
+            kind = type(unwrap(self.fn).base).__name__
+            raise ModelError(
+                f'Site "{self.name}": expected a distribution that has a density, got {kind} ({error}). Write it as '
+                f"sites that have one, or convert it by pyro.infer.reparam."
+            ) from error
         if self.role == "observed":
             log_prob = inside(self.fn, log_prob, value)
         if self.role != "prior":

@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from ..families import family_of
+from ..families import Family, family_for, family_of
 from ..families.charts import CHARTS, COORDINATES, domain_of
 from ..program.masks import seen
-from ..program.named import Params, batched, squeeze, unwrap
+from ..program.named import Named, Params, batched, squeeze, unwrap
 from ..program.program import Program
 from ..program.site import Site
 from .bank import RoleMap
@@ -34,6 +36,41 @@ ENTRIES = 1000  # of the parameters that reach a site: a Hessian of more is too 
 STILL = 1e-4  # of its size, by which what moves no more has no digits of the parameters
 SAME = {torch.float64: 1e-9, torch.float32: 1e-4}
 CHART = {chart.name: chart for chart in CHARTS}
+
+
+class Own(NamedTuple):
+    """A site as it is read: a MultivariateNormal whose factor is diagonal in every run is a row of Normals."""
+
+    family: Family
+    args: Sequence[Mapping[str, Tensor]]  # in every run
+    rank: int  # events
+    seen: Named | None
+    matrices: Mapping[str, RoleMap]  # arguments that are whole matrices of parameters
+
+
+def own(family: Family, runs: Sequence[Site], atoms: Atoms) -> Own:
+    """Return how a site is read whose distribution belongs to a family.
+
+    Raises:
+        Unrecognised: a covariance that is neither a matrix parameter nor diagonal; a known argument that is not.
+    """
+    site, inner = runs[0], [unwrap(run.fn) for run in runs]
+    family, args = narrowest(family, [one.base for one in inner])
+    rank, part = inner[0].event_rank, seen(site)
+    square = [key for key, role in family.roles.items() if role.domain == "scale_tril"]
+    stacks = {key: [own[key] for own in args] for key in square}
+    matched = {key: match_matrices(site, stack, atoms) for key, stack in stacks.items()}
+    matrices = {key: role for key, role in matched.items() if role is not None}
+    if len(matrices) == len(square):
+        return Own(family, args, rank, part, matrices)
+    trils = stacks["scale_tril"]
+    off = ~torch.eye(trils[0].shape[-1], dtype=torch.bool, device=trils[0].device)
+    if any(bool((tril[..., off] != 0).any()) for tril in trils):
+        raise Unrecognised("the covariance is no whole matrix parameter, nor diagonal")
+    rows = [{"loc": own["loc"], "scale": own["scale_tril"].diagonal(dim1=-2, dim2=-1)} for own in args]
+    if part is not None:
+        part = Named(part.tensor.unsqueeze(-1), part.names)  # all coordinates of a row, or none
+    return Own(family_for(dist.Normal), rows, rank + 1, part, {})
 
 
 def may_be_affine(site: Site, refusal: Refusal) -> bool:
@@ -88,22 +125,16 @@ def affine_readings(
 
 def _matched(runs: Sequence[Site], atoms: Atoms) -> tuple[dict[str, RoleMap], list[Linked]]:
     """Return the selections among the arguments of a site, and the links to be tried for the others."""
-    inner = [unwrap(run.fn) for run in runs]
-    first = family_of(inner[0].base)
+    first = family_of(unwrap(runs[0].fn).base)
     assert first is not None
-    family, args = narrowest(first, [i.base for i in inner])
-    rank = inner[0].event_rank
-    roles: dict[str, RoleMap] = {}
+    family, args, rank, _, matrices = own(first, runs, atoms)
+    roles: dict[str, RoleMap] = {**matrices}
     links: list[Linked] = []
     for key, role in family.roles.items():
-        stack = [a[key] for a in args]
-        if role.domain == "scale_tril":
-            matrix = match_matrices(runs[0], stack, atoms)
-            if matrix is None:
-                return {}, []
-            roles[key] = matrix
+        if key in roles:
             continue
         try:
+            stack = [a[key] for a in args]
             roles[key] = match(runs[0], key, stack, rank + role.event_dim, atoms, multiples=role.multiples)
         except Unrecognised:
             for name in LINKS.get(role.domain, ()) if role.event_dim <= 1 else ():
@@ -156,11 +187,9 @@ def _reading(
     runs: Sequence[Site], roles: Mapping[str, RoleMap], affines: Mapping[str, Affine], atoms: Atoms
 ) -> Reading:
     """Put the reading of a site together from arguments that were matched and those that are affine."""
-    site, inner = runs[0], [unwrap(run.fn) for run in runs]
-    first = family_of(inner[0].base)
+    site, first = runs[0], family_of(unwrap(runs[0].fn).base)
     assert first is not None
-    family, args = narrowest(first, [i.base for i in inner])
-    rank = inner[0].event_rank
+    family, args, rank, part, _ = own(first, runs, atoms)
     known = {key: value for key, value in args[0].items() if key not in family.roles}
     maps: dict[str, RoleMap] = {}
     parameters: set[str] = set()
@@ -177,7 +206,7 @@ def _reading(
                 affine = affine.changed(partial(_without, d))
         maps[key] = RoleMap(names, torch.full((), -1).expand(affine.shape), affine=affine)
         parameters |= {name for name, _ in affine.entries}
-    return Reading(site, family, rank, seen(site), maps, known, frozenset(parameters))
+    return Reading(site, family, rank, part, maps, known, frozenset(parameters))
 
 
 def _without(d: int, part: Tensor, slots: int) -> Tensor:

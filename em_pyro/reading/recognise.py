@@ -12,20 +12,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
 from ..errors import EMError
-from ..families import family_for, family_of
+from ..families import family_of
 from ..program.marks import not_fitted, reached, traced_run
-from ..program.masks import refuse_moving, seen
-from ..program.named import Named, unwrap
+from ..program.masks import refuse_moving
+from ..program.named import unwrap
 from ..program.points.probes import LONG_PROGRAM, probes
 from ..program.program import Program
 from ..program.site import Site
 from ..program.unroll import unroll
-from .affine import affine_readings, may_be_affine
+from .affine import affine_readings, may_be_affine, own
 from .bank import Bank, RoleMap, list_of, packed
 from .design.slopes import of_slopes
 from .design.some_rows import carried, some_rows
@@ -33,9 +32,9 @@ from .gradients.claims import disagreeing
 from .gradients.cut import cut_off
 from .gradients.elsewhere import elsewhere
 from .improper import refuse_missing_values, refuse_mixed_priors, unbounded
-from .match import Atoms, atoms_of, divided, entering, match, match_matrices
+from .match import Atoms, atoms_of, divided, entering, match
 from .priors import read_priors
-from .reading import Reading, Recognition, Refusal, Unrecognised, narrowest, same
+from .reading import Reading, Recognition, Refusal, Unrecognised, same
 from .shapes import with_shapes
 
 REPLAYS, LEAST = 10, 5  # of a short program; of one of a few hundred sites
@@ -242,43 +241,19 @@ def _packed(bank: Bank, readings: dict[str, Reading]) -> Bank:
 
 def read_site(runs: Sequence[Site], atoms: Atoms) -> Reading:
     """Recognise every argument of one site, from its runs at all probes."""
-    site = runs[0]
-    inner = [unwrap(run.fn) for run in runs]
-    family = family_of(inner[0].base)
-    if family is None:
-        kind = type(inner[0].base).__name__
+    site, base = runs[0], unwrap(runs[0].fn).base
+    first = family_of(base)
+    if first is None:
+        kind = type(base).__name__
         raise Unrecognised(f"{kind} has no registered family{INSTEAD.get(kind, '')}")
     if any(not same(run.value, site.value) for run in runs[1:]):
         raise Unrecognised("the value of the site depends on a parameter")
-    family, args = narrowest(family, [i.base for i in inner])
-    rank = inner[0].event_rank
+    family, args, rank, part, matrices = own(first, runs, atoms)
     known = {key: value for key, value in args[0].items() if key not in family.roles}
-    roles: dict[str, RoleMap] = {}
+    roles: dict[str, RoleMap] = {**matrices}
     for key, role in family.roles.items():
-        stack = [a[key] for a in args]
-        if role.domain == "scale_tril":
-            matched = match_matrices(site, stack, atoms)
-            if matched is None:
-                return _read_diagonal(site, args, rank, atoms)
-            roles[key] = matched
-        else:
+        if key not in roles:
+            stack = [a[key] for a in args]
             roles[key] = match(site, key, stack, rank + role.event_dim, atoms, multiples=role.multiples)
     parameters = frozenset[str]().union(*(entering(atoms.bank, m, family.roles[k].domain) for k, m in roles.items()))
-    return Reading(site, family, rank, seen(site), roles, known, parameters)
-
-
-def _read_diagonal(site: Site, args: Sequence[Mapping[str, Tensor]], rank: int, atoms: Atoms) -> Reading:
-    """Read a MultivariateNormal whose factor is diagonal in every replay as a row of Normals."""
-    trils = [a["scale_tril"] for a in args]
-    off = ~torch.eye(trils[0].shape[-1], dtype=torch.bool, device=trils[0].device)
-    if any(bool((tril[..., off] != 0).any()) for tril in trils):
-        raise Unrecognised("the covariance is no whole matrix parameter, nor diagonal")
-    scales = [t.diagonal(dim1=-2, dim2=-1) for t in trils]
-    roles = {
-        "loc": match(site, "loc", [a["loc"] for a in args], rank + 1, atoms, multiples=True),
-        "scale": match(site, "scale", scales, rank + 1, atoms, multiples=True),
-    }
-    parameters = frozenset[str]().union(*(entering(atoms.bank, m, "real") for m in roles.values()))
-    part = seen(site)
-    part = None if part is None else Named(part.tensor.unsqueeze(-1), part.names)  # all coordinates of a row, or none
-    return Reading(site, family_for(dist.Normal), rank + 1, part, roles, {}, parameters)
+    return Reading(site, family, rank, part, roles, known, parameters)

@@ -84,3 +84,54 @@ def test_beside_what_torch_maximises_a_location_is_swept(scale: float | None) ->
     fit = EM(summed, tol=1e-13).fit(*args)
     same(fit.params["b"], tensor(0.0), SOLVERS)
     same(fit.params["a"], y.mean(), SOLVERS)
+
+
+DIAGONAL: dict[str, Callable[[Tensor, Tensor], dist.Distribution]] = {
+    "scale_tril": lambda loc, s: dist.MultivariateNormal(loc, scale_tril=torch.diag_embed(s)),
+    "covariance_matrix": lambda loc, s: dist.MultivariateNormal(loc, torch.diag_embed(s**2)),
+    "precision_matrix": lambda loc, s: dist.MultivariateNormal(loc, precision_matrix=torch.diag_embed(s**-2)),
+    "a multiple of one": lambda loc, s: dist.MultivariateNormal(loc, s[..., :1, None] ** 2 * torch.eye(3).to(s)),
+}
+
+
+def planes(law: Callable[[Tensor, Tensor], dist.Distribution]) -> Model:
+    """A mixture of regressions of three numbers, some rows of which are not seen."""
+
+    def model(x: Tensor, y: Tensor, seen: Tensor) -> None:
+        b = pyro.param("b", torch.linspace(-1.0, 1.0, 12).reshape(2, 3, 2).to(x))
+        s = pyro.param("s", tensor([[0.5, 1.0, 1.5], [1.0, 0.7, 1.2]]).to(x), constraint=constraints.positive)
+        with pyro.plate("row", len(x)):
+            z = pyro.sample("z", dist.Categorical(tensor([0.6, 0.4]).to(x)))
+            loc = (b[z] @ x[..., None])[..., 0]
+            pyro.sample("y", law(loc, s[z]).mask(seen), obs=y)
+
+    return model
+
+
+def chain(law: Callable[[Tensor, Tensor], dist.Distribution]) -> Model:
+    """States that matrices move, and known inputs push."""
+
+    def model(x: Tensor, y: Tensor, seen: Tensor) -> None:
+        moves, push = pyro.param("moves", 0.5 * torch.eye(3).to(x)), pyro.param("push", torch.zeros(3, 2).to(x))
+        s = pyro.param("s", tensor([0.5, 1.0, 0.7]).to(x), constraint=constraints.positive)
+        state = torch.zeros(3).to(x)
+        for t in range(6):
+            state = pyro.sample(f"state_{t}", law(moves @ state + push @ x[t], s))
+            pyro.sample(f"y_{t}", dist.Normal(state, 0.5).mask(seen[t]).to_event(1), obs=y[t])
+
+    return model
+
+
+@pytest.mark.parametrize(("of", "dtype"), [(planes, torch.float64), (planes, torch.float32), (chain, torch.float64)])
+@pytest.mark.parametrize("name", DIAGONAL)
+def test_a_diagonal_law_of_vectors_is_a_row_of_normals(of: Callable[..., Model], name: str, dtype: torch.dtype) -> None:
+    """Also around a location that is affine: closed forms, and the steps of the same program with Normals."""
+    args = real(N, 2).to(dtype), real(N, 3, seed=1).to(dtype), torch.arange(N) % 5 != 2
+    one = name == "a multiple of one"
+    numbers = of(lambda loc, s: dist.Normal(loc, s[..., :1].expand_as(loc) if one else s).to_event(1))
+    assert "torch" not in how(of(DIAGONAL[name]), *args).values()
+    found = []
+    for model in (of(DIAGONAL[name]), numbers):
+        pyro.clear_param_store()
+        found.append(EM(model, max_steps=3, acceleration=None).fit(*args).path)
+    assert found[0] == pytest.approx(found[1], rel=SOLVERS if dtype == torch.float64 else 1e-4)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -115,3 +116,22 @@ def test_what_is_expanded_by_hand() -> None:
     """The remedy for an expansion to the rows alone is to leave it out."""
     with pytest.raises(ModelError, match=r'at once, "z" \(2\), got RuntimeError: expand.* Leave out \.expand'):
         EM(mixture).plan(lambda loc: dist.Normal(loc, 1.0).expand([12]), X)
+
+
+def chain(law: Callable[..., dist.TorchDistribution]) -> None:
+    """One site of six steps, whose noise is a parameter inside of what the law is made of."""
+    scale, one = pyro.param("scale", tensor(1.0).double(), constraint=constraints.positive), torch.eye(1).double()
+    noise = dist.MultivariateNormal(torch.zeros(1).double(), scale_tril=scale * one)
+    pyro.sample("x", law(noise, one, noise, one, noise, duration=6), obs=X[:6, None])
+
+
+def test_a_law_of_pyros_without_a_density() -> None:
+    """It has draws alone."""
+    with pytest.raises(ModelError, match='Site "x": expected a distribution that has a density, got LinearHMM'):
+        EM(chain).plan(dist.LinearHMM)
+
+
+def test_a_parameter_inside_of_a_law_of_gammas_and_normals() -> None:
+    """The plan names the site that it enters."""
+    plan = EM(chain).plan(partial(dist.GammaGaussianHMM, dist.Gamma(2.0, tensor(2.0).double())))
+    assert "x" in plan.lines["scale"].sites

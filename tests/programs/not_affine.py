@@ -17,6 +17,10 @@ from torch import Tensor, tensor
 from torch.distributions import constraints
 from torch.nn import functional
 
+SWAPPED = tensor([1, 0])
+BAGS = tensor([[0, 1], [1, 1], [3, 2], [3, 4], [0, 5], [5, 2]])
+"""Of each of six rows, two whose latents are added up."""
+
 Location = Callable[[Tensor, Tensor], Tensor]
 """From latents and loadings, shape (2, 2)."""
 
@@ -95,6 +99,8 @@ CURVED: Mapping[str, tuple[Location, str]] = {
     "in place": (lambda z, W: z.clone().abs_() @ W.T, "abs"),
     "data": (lambda z, W: z.data.abs() @ W.T, "abs"),
     "distances": (lambda z, W: torch.cdist(z, W), "cdist"),
+    "products of some": (lambda z, W: z.scatter_reduce(1, SWAPPED.expand_as(z), z, "prod") @ W.T, "scatter_reduce"),
+    "the largest of a bag": (lambda z, W: functional.embedding_bag(BAGS, z, mode="max")[:, :1] * W[0], "embedding_bag"),
     "an inverse": (lambda z, W: torch.linalg.solve(torch.eye(2) + torch.diag_embed(z), 0 * z + W[0]), "solve"),
 }  # fmt: skip
 """Locations that are not affine in the latents, and the operation by which they are not."""
@@ -181,6 +187,9 @@ AFFINE: Mapping[str, Location] = {
     "embedding": lambda z, W: functional.embedding(tensor([1, 0]), z.T).T @ W.T,
     "lerp": lambda z, W: torch.lerp(z, W[0].expand_as(z), 0.3),
     "least squares": lambda z, W: torch.linalg.lstsq(tensor([[2.0, 1.0], [0.0, 1.0]]), z.T).solution.T * W[0],
+    "sums without holes": lambda z, W: z.nansum(-1, keepdim=True) * W[0],
+    "sums by places": lambda z, W: torch.zeros_like(z).scatter_reduce(1, SWAPPED.expand_as(z), z, "sum") @ W.T,
+    "means by places": lambda z, W: z.scatter_reduce(1, SWAPPED.expand_as(z), 2 * z, "mean") @ W.T,
     "doubled and rolled": lambda z, W: torch.cat([z, 2 * z])[: len(z)].roll(1, -1) @ W.T,
 }
 """Locations that are affine in latents and in parameters."""

@@ -17,6 +17,7 @@ from oracles.steps import expect
 from oracles.tolerances import IDENTITY
 from programs.not_affine import (
     AFFINE,
+    BAGS,
     BESIDE,
     CHOICES,
     CURVED,
@@ -30,6 +31,7 @@ from programs.not_affine import (
 )
 from torch import Tensor, tensor
 from torch.distributions import constraints
+from torch.nn.functional import embedding_bag
 
 from em_pyro import EM
 from em_pyro.errors import ModelError
@@ -87,6 +89,49 @@ def test_other_laws(name: str) -> None:
     assert re.search(rf'^Site "x": expected Normal, .* got {name}.*Integrate "z" by em_pyro', text)
 
 
+def normal(loc: Tensor, scale: float = 1.0) -> dist.MultivariateNormal:
+    """Of two numbers, beside any number of steps."""
+    return dist.MultivariateNormal(loc, scale_tril=scale * torch.eye(loc.shape[-1]).to(loc))
+
+
+ONE = torch.eye(2).double()
+INSIDE: dict[str, Callable[[Tensor], dist.TorchDistribution]] = {
+    "IndependentHMM": lambda z: dist.IndependentHMM(
+        dist.GaussianHMM(
+            normal(z[:, None]),
+            tensor([[[[1.0]]]]).double().expand(2, 1, 1, 1),
+            normal(torch.zeros(2, 1, 1).double()),
+            tensor([[[[1.0]]]]).double().expand(2, 1, 1, 1),
+            normal(torch.zeros(2, 1, 1).double(), 0.5),
+            duration=6,
+        )
+    ),
+    "GammaGaussianHMM": lambda z: dist.GammaGaussianHMM(
+        dist.Gamma(3.0, 3.0), normal(z), ONE, normal(0 * z), ONE, normal(0 * z, 0.5), duration=6
+    ),
+    "GaussianMRF": lambda z: dist.GaussianMRF(
+        normal(z), normal(torch.zeros(4).double(), 2.0), normal(torch.zeros(6, 4).double())
+    ),
+    "LinearHMM": lambda z: dist.LinearHMM(
+        normal(z), ONE, normal(0 * z), ONE, dist.StudentT(5.0, 0 * z, 1.0).to_event(1), duration=6
+    ),
+}
+"""Laws that hold their arguments inside of something else than tensors and distributions."""
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_latents_inside_of_what_a_law_is_made_of(name: str) -> None:
+    """They had been overlooked, and were integrated as if nothing had been observed of them."""
+
+    def model(x: Tensor) -> None:
+        spread = pyro.param("spread", tensor(1.0).double(), constraint=constraints.positive)
+        z = pyro.sample("z", dist.Normal(torch.zeros(2).double(), spread).to_event(1))
+        pyro.sample("x", INSIDE[name](z), obs=x)
+
+    text = said(model)
+    assert re.search(rf'^Site "x": expected (Normal, .* got|a distribution that has a density, got) {name}', text)
+
+
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameters_that_bend(name: str) -> None:
     """Affine in the latents is enough."""
@@ -130,6 +175,21 @@ def test_a_sparse_matrix_is_answered_as_a_dense_one() -> None:
         model = located(lambda z, W, matrix=matrix: torch.mm(matrix, z.T).T * W[0])  # type: ignore[misc]
         found.append(EM(model).posterior(observations()).log_evidence)
     assert distance(found[1], found[0]) < IDENTITY
+
+
+@pytest.mark.parametrize(("mode", "weighted"), [("sum", False), ("mean", False), ("sum", True)])
+def test_bags_of_latents_are_answered_as_sums(mode: str, weighted: bool) -> None:  # noqa: FBT001
+    """Rows of a table that are added up, with weights or none; torch has no second derivative of these."""
+    weights = torch.linspace(0.5, 1.5, 12).double().reshape(6, 2) if weighted else torch.ones(6, 2).double()
+    found = []
+    for bag in (
+        lambda z: embedding_bag(BAGS, z, mode=mode, per_sample_weights=weights if weighted else None),
+        lambda z: getattr(z[BAGS] * weights[..., None], mode)(1),
+    ):
+        pyro.clear_param_store()
+        model = located(lambda z, W, bag=bag: bag(z) @ W.T)  # type: ignore[misc]
+        found.append(EM(model).fit(observations()).objective)
+    assert distance(tensor(found[1]), tensor(found[0])) < IDENTITY
 
 
 @pytest.mark.parametrize("name", CHOICES)

@@ -154,6 +154,58 @@ def test_a_spread_with_a_prior_is_that_of_the_marginal_law(name: str) -> None:
     assert float(joint.params["spread"]) > float(fits[held].params["spread"]) + 0.05
 
 
+BENT: dict[str, Callable[[Tensor], Tensor]] = {
+    "exp": torch.exp,
+    "exp between bounds": lambda log: log.exp().clamp(1e-3, 1e3),
+    "softplus": torch.nn.functional.softplus,
+    "square": lambda root: root**2 + 0.1,
+}
+"""Spreads made of real parameters with a prior."""
+
+
+def made(y: Tensor, name: str) -> None:
+    """A spread that is a function of a normal parameter: no latent, for it enters no location in proportion."""
+    root = pyro.sample("root", dist.Normal(0.3, 1.0))
+    with pyro.plate("groups", 6):
+        effect = pyro.sample("effect", dist.Normal(0.0, 1.0))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(BENT[name](root) * effect[GROUP], 0.5), obs=y)
+
+
+@pytest.mark.parametrize("name", BENT)
+def test_a_spread_made_of_a_real_parameter_is_that_of_the_marginal_law(name: str) -> None:
+    """As one that is positive by itself: the effects are integrated, and the parameter stays one."""
+    fit = EM(made, tol=1e-11, starts={"root": torch.tensor(0.9)}).fit(Y, name)
+    assert fit.converged
+    assert 'integrated ("root", through a function that bends, multiplies it' in str(fit.plan)
+    together, grid = (GROUP[:, None] == GROUP).double(), torch.linspace(0.05, 2.5, 20_001, dtype=torch.float64)
+    roots = torch.linalg.cholesky(BENT[name](grid)[:, None, None] ** 2 * together + 0.25 * torch.eye(24))
+    heights = dist.MultivariateNormal(torch.zeros(24), scale_tril=roots).log_prob(Y)
+    heights = heights + dist.Normal(torch.tensor(0.3).double(), 1.0).log_prob(grid)
+    assert fit.objective == pytest.approx(float(heights.max()), abs=1e-7)
+
+
+def curved(y: Tensor) -> None:
+    """A prior mean on a logarithmic scale: the effects around it are integrated, and it is none of them."""
+    log_mean = pyro.sample("log_mean", dist.Normal(0.0, 1.0))
+    spread = pyro.param("spread", torch.tensor(0.8), constraint=constraints.positive)
+    with pyro.plate("groups", 6):
+        effect = pyro.sample("effect", dist.Normal(log_mean.exp(), spread))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(effect[GROUP], 0.5), obs=y)
+
+
+def test_what_enters_the_law_of_a_latent_through_a_bend_stays_a_parameter() -> None:
+    """It has no normal law with it; it was taken for part of one, and refused."""
+    fit = EM(curved, tol=1e-11).fit(Y)
+    p = {name: value.clone().requires_grad_() for name, value in fit.params.items()}
+    covariance = p["spread"] ** 2 * (GROUP[:, None] == GROUP).double() + 0.25 * torch.eye(24)
+    height = dist.MultivariateNormal(p["log_mean"].exp().expand(24), covariance).log_prob(Y)
+    height = height + dist.Normal(torch.zeros(()).double(), 1.0).log_prob(p["log_mean"])
+    assert fit.objective == pytest.approx(height.item(), rel=IDENTITY)
+    assert max(float(s.abs()) for s in torch.autograd.grad(height, list(p.values()))) < SOLVERS**0.5
+
+
 def means(y: Tensor) -> None:
     """A spread of the means of a mixture: an integral for every choice of states, so that these stay parameters."""
     spread = pyro.sample("spread", dist.HalfNormal(5.0))

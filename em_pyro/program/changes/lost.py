@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from pyro.ops.gamma_gaussian import GammaGaussian
 from pyro.ops.gaussian import AffineNormal, Gaussian
 from torch import Tensor
 from torch.distributions import Distribution, Transform
@@ -14,7 +15,7 @@ from torch.distributions import Distribution, Transform
 from ..named import unexpand
 from ..site import Site
 
-MADE_OF = (Distribution, Transform, Gaussian, AffineNormal)
+MADE_OF = (Distribution, Transform, Gaussian, AffineNormal, GammaGaussian)
 """Of what a distribution may be made, beside tensors."""
 
 TOGETHER = 10_000  # entries of an argument up to which it is looked at together with others

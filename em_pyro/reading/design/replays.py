@@ -19,6 +19,7 @@ from ...program.program import Program
 from ...program.site import Site
 from ...program.unroll import unroll
 from ...records.frozen import frozen
+from ..reading import arguments
 
 FAR = 4.0  # units of the predictor up to which columns are evaluated: beyond, a link loses digits
 LEAPS = 12  # and corrections, at most
@@ -54,7 +55,7 @@ class Linked:
 
     def argument(self, site: Site) -> Named:
         """Return the argument as the model computed it."""
-        return self.named(site, self.family.read(unwrap(site.fn).base)[self.role].detach())
+        return self.named(site, arguments(self.family, site)[self.role].detach())
 
     def predictor(self, site: Site) -> Named:
         """Return what is under the link."""
@@ -71,7 +72,7 @@ class Linked:
         logistic = self.chart.name in ("sigmoid", "softmax")
         raw = _logits(base, self.family.roles[self.role].event_dim) if logistic else None
         if raw is None:
-            raw = self.chart.inverse(self.family.read(base)[self.role])
+            raw = self.chart.inverse(arguments(self.family, site)[self.role])
         return raw.detach().double()
 
 

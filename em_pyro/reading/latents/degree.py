@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Transform
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -34,7 +33,7 @@ LINEAR = frozenset(
     "view_as_real view_as_complex _conj _conj_physical _neg_view avg_pool2d avg_pool3d _adaptive_avg_pool2d "
     "_adaptive_avg_pool3d reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d "
     "replication_pad3d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d "
-    "upsample_bicubic2d upsample_trilinear3d".split()
+    "upsample_bicubic2d upsample_trilinear3d nansum".split()
 )
 LISTS = ("cat", "stack", "block_diag")  # linear in all tensors of a list
 ALGEBRA: dict[str, Callable[[Sequence[int]], int]] = {
@@ -57,8 +56,11 @@ QUOTIENTS = frozenset("div div_".split())
 WRITES = frozenset(
     "index_put index_put_ _index_put_impl_ copy_ copy masked_fill masked_fill_ fill_ slice_scatter select_scatter "
     "index_copy index_copy_ index_fill index_fill_ diagonal_scatter put scatter scatter_ masked_scatter "
-    "masked_scatter_ index_add index_add_ scatter_add scatter_add_".split()
+    "masked_scatter_ index_add index_add_ scatter_add scatter_add_ scatter_reduce scatter_reduce_ index_reduce "
+    "index_reduce_ segment_reduce".split()
 )
+SUMS = frozenset({"sum", "mean", "add", 0, 1})
+"""Of the ways to put several operands in one place those that are linear, by name, or by number for embeddings."""
 POWERS = {1.0: 1, 2.0: 2}
 SHAPES = frozenset(
     "zeros_like ones_like empty_like full_like new_zeros new_ones new_empty new_full sym_size size sym_stride "
@@ -96,9 +98,9 @@ class Degrees(TorchDispatchMode):
             return 0
         return max(self.degree.get(id(part), 0), self.stored.get(_storage(part), 0))
 
-    def why(self, part: Tensor) -> str:
+    def why(self, part: Any) -> str:
         """Return the operation by which a tensor is no polynomial."""
-        return self.broken.get(_storage(part), "")
+        return self.broken.get(_storage(part), "") if isinstance(part, Tensor) else ""
 
     def _note(self, part: Tensor, degree: int, why: str) -> None:
         self.degree[id(part)] = degree
@@ -118,7 +120,7 @@ class Degrees(TorchDispatchMode):
         name = func.__name__.split(".")[0]
         if not any(degrees) or name in SHAPES:
             return found
-        if self._solved(name, args, found):
+        if self._solved(name, args, found) or self._bagged(name, args, found, sum(degrees)):
             return found
         self._watch(name, found)
         degree = min(self._after(name, args, kwargs, degrees), NONE)
@@ -144,6 +146,13 @@ class Degrees(TorchDispatchMode):
         self._note(found[0] if isinstance(found, tuple) else found, self.of(right), self.why(right))
         return True
 
+    def _bagged(self, name: str, args: Any, found: Any, degree: int) -> bool:
+        """Whether rows of a table were added up, with weights or none; note the degree of these sums."""
+        if not name.startswith("_embedding_bag") or args[4] not in SUMS or any(map(self.of, args[1:3])):
+            return False
+        self._note(found[0], min(degree, NONE), next((w for part in args if (w := self.why(part))), ""))
+        return True
+
     def _after(self, name: str, args: Any, kwargs: Any, degrees: list[int]) -> int:
         """Return the degree of what an operation makes of operands of these degrees."""
         if name.rstrip("_") in LINEAR:
@@ -156,14 +165,16 @@ class Degrees(TorchDispatchMode):
         if name == "pow":
             power = args[1] if len(args) > 1 else None
             return degrees[0] * POWERS.get(float(power), NONE) if isinstance(power, (int, float)) else NONE
-        return max(degrees) if self._chooses(name, args) else NONE
+        return max(degrees) if self._chooses(name, args, kwargs) else NONE
 
-    def _chooses(self, name: str, args: Any) -> bool:
+    def _chooses(self, name: str, args: Any, kwargs: Any) -> bool:
         """Whether an operation puts its operands in places that no latent chooses."""
         if name == "where":
             return len(args) > 2 and not self.of(args[0])
-        places = [part for part in leaves_of(args[1:]) if isinstance(part, Tensor) and not part.is_floating_point()]
-        return name in WRITES and not any(self.of(part) for part in places)
+        every = list(leaves_of((*args[1:], *kwargs.values())))
+        places = [part for part in every if isinstance(part, Tensor) and not part.is_floating_point()]
+        added = all(part in SUMS for part in every if isinstance(part, str))
+        return name in WRITES and added and not any(self.of(part) for part in places)
 
 
 def _rounded(found: Any, latents: list[Tensor]) -> bool:
@@ -261,26 +272,15 @@ def _check(name: str, site: Site, degrees: Degrees, remedy: str) -> None:
 
 
 def _parts(site: Site) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of a site: value, arguments, those of what is inside of them, masks and weight."""
+    """Yield the tensors of a site: value, arguments, masks and weight; of other laws the density."""
     yield "value", site.value
-    yield from _inside(unwrap(site.fn).base)
+    base = unwrap(site.fn).base
+    if type(base).__name__ not in LOCATION:
+        yield "density", site.log_prob().tensor
     masks = {key: mask.tensor for key, mask in masks_of(site).items()}
-    for key, part in {**masks, "row weights": site.scale}.items():
+    for key, part in {**vars(base), **masks, "row weights": site.scale}.items():
         if isinstance(part, Tensor):
             yield key, part
-
-
-def _inside(part: Any, around: tuple[Any, ...] = ()) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of a distribution or a transform, and of those of which it is made.
-
-    A transform and its inverse hold one another: what is `around` a part is not entered again.
-    """
-    for key, inner in vars(part).items():
-        for one in inner if isinstance(inner, (list, tuple)) else (inner,):
-            if isinstance(one, Tensor):
-                yield key, one
-            elif isinstance(one, (Distribution, Transform)) and not any(one is other for other in around):
-                yield from _inside(one, (*around, part))
 
 
 def _listed(latents: Mapping[str, Any]) -> str:

@@ -5,13 +5,16 @@ Normal and MultivariateNormal latents are, if
 1. they are in a data plate (`program/survey.py`);
 2. a parameter drives a scale of their own law, so that their joint density with it has no bound; or has one where a
    clamp or a prior stops the scale, which says nothing of the spread: these outside of mixtures, and where they can be;
-3. their law, or a law that they enter, is that of a latent that is integrated, and they do not multiply it;
+3. their law, or a law that they enter, is that of a latent that is integrated, and they do not multiply it, nor enter
+   it through a function that bends;
 4. their prior is left out by `mask(False)`, and they enter the value of a site: they are its missing entries;
 5. a parameter without a prior multiplies them, as the spread of a non-centred effect or a loading: their joint density
    rises for ever, as the one grows and the others shrink;
-6. a positive parameter with a prior does so, outside of mixtures: the joint density then has a bound, but where the
-   prior stops that;
-7. together with the other parameters they take all that is observed with a free scale, outside of mixtures: a Gaussian
+6. a positive parameter with a prior does so, or one that enters through a function that bends, as `log_spread.exp()`,
+   outside of mixtures: the joint density then has a bound, but where the prior stops that;
+7. they are steps of a loop, known by names that differ by a number, most of which are integrated: the first, say, whose
+   spread is known;
+8. together with the other parameters they take all that is observed with a free scale, outside of mixtures: a Gaussian
    process at the places that were observed, more coefficients than rows. Their joint density with that scale has no
    bound. An observation that a latent which is integrated spreads is none of them.
 
@@ -21,6 +24,7 @@ All others are parameters with a prior. `EM(continuous={"b": "maximise"})`, or "
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import torch
@@ -39,9 +43,12 @@ from ..priors import dropped
 from .degree import sites_of_latents
 from .exact_fits import fitting_exactly
 
+LOOP = 4
+"""Names that differ by a number, as many as make a loop: fewer may be an intercept and its slopes."""
+
 
 def to_integrate(program: Program, values: Params, chosen: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the latents that are integrated by rules 2 to 7, and those that are already, and why.
+    """Return the latents that are integrated by rules 2 to 8, and those that are already, and why.
 
     Args:
         program: in which they are still parameters with a prior.
@@ -60,13 +67,15 @@ def to_integrate(program: Program, values: Params, chosen: Mapping[str, str]) ->
         if not normal:
             return program.integrated
         found = dict(program.integrated) | _alone(program, values, leaves, traced, normal)
-        found |= _spread(program, traced, leaves, normal - found.keys())
-        every = {**leaves, **standing}
-        _add_connected(found, normal, traced, every)
+        bent = _bent(program, traced, {name: leaf for name, leaf in leaves.items() if name not in found})
+        found |= _spread(program, traced, leaves, normal - found.keys(), bent)
+        every, straight = {**leaves, **standing}, normal - bent
+        _add_connected(found, straight, traced, every)
+        _add_other_steps(found, straight, traced, every)
         plain, mixed = _by_states(program, traced)
         for steps in _held(traced, leaves, normal - found.keys() - _located(mixed, leaves)):
             more = found | steps
-            _add_connected(more, normal, traced, every)
+            _add_connected(more, straight, traced, every)
             found = more if _can_be(program, values, traced, more) else found
         if not normal - found.keys():
             return found
@@ -75,7 +84,7 @@ def to_integrate(program: Program, values: Params, chosen: Mapping[str, str]) ->
         located = {name: leaf for name, leaf in leaves.items() if name not in spread.keys() | factors}
         if more := fitting_exactly(program, values, located, plain, normal & located.keys(), spread):
             found |= more
-            _add_connected(found, normal, traced, every)
+            _add_connected(found, straight, traced, every)
         return found
 
 
@@ -93,17 +102,45 @@ def _alone(
 
 
 def _spread(
-    program: Program, traced: Mapping[str, Site], leaves: Mapping[str, Tensor], normal: set[str]
+    program: Program, traced: Mapping[str, Site], leaves: Mapping[str, Tensor], normal: set[str], bent: frozenset[str]
 ) -> dict[str, str]:
-    """Latents that a parameter without a prior multiplies, or a positive one with a prior outside of mixtures."""
+    """Latents that a parameter without a prior multiplies, or outside of mixtures one that is, or makes, a spread."""
     free = {name for name, p in program.parameters.items() if p.kind != "prior"}
-    found = _multiplied(traced, leaves, normal, free)
+    found = _multiplied(traced, leaves, normal, free, bent)
     why = {name: f'"{by}", which has no prior, multiplies it' for name, by in found.items()}
     plain, mixed = _by_states(program, traced)
     left = normal - found.keys() - _located(mixed, leaves)
-    spreads = {name for name, p in program.parameters.items() if p.kind == "prior" and _is_positive(p.constraint)}
-    found = _multiplied(plain, leaves, left, spreads)
-    return why | {name: f'"{by}", which is positive, multiplies it' for name, by in found.items()}
+    positive = {name for name, p in program.parameters.items() if p.kind == "prior" and _is_positive(p.constraint)}
+    found = _multiplied(plain, leaves, left, positive | bent, bent)
+    said = {
+        name: "which is positive" if name in positive else "through a function that bends" for name in found.values()
+    }
+    return why | {name: f'"{by}", {said[by]}, multiplies it' for name, by in found.items()}
+
+
+def _add_other_steps(
+    found: dict[str, str], normal: set[str], traced: Mapping[str, Site], leaves: Mapping[str, Tensor]
+) -> None:
+    """Add steps of loops of which more are integrated than not, but for what multiplies another or is in a scale."""
+    loops: dict[str, list[str]] = {}
+    for name in sorted(found.keys() | normal):
+        loops.setdefault(stem(name), []).append(name)
+    some = {loop: [name for name in names if name in found] for loop, names in loops.items()}
+    others = {n: some[k][0] for k, names in loops.items() if 2 * len(some[k]) > len(names) >= LOOP for n in names}
+    others = {name: first for name, first in others.items() if name not in found}
+    if others:
+        beside = frozenset[str]().union(*reached(traced, leaves, _scales).values())
+        beside = beside.union(*_factors(traced, leaves, [n for n in leaves if n in normal or n in found]).values())
+        found |= {name: f'a step of one loop with "{first}"' for name, first in others.items() if name not in beside}
+        _add_connected(found, normal, traced, leaves)
+
+
+def _bent(program: Program, traced: Mapping[str, Site], leaves: Mapping[str, Tensor]) -> frozenset[str]:
+    """Real parameters with a prior of which a location is no affine function: never latents of a normal law in it."""
+    priors = {name: p for name, p in program.parameters.items() if p.kind == "prior" and name in leaves}
+    real = {name: leaves[name] for name, p in priors.items() if _is_real(p.constraint)}
+    slopes = _slopes(traced, real, list(real)) if real else {}
+    return frozenset(name for name, inside in reached(slopes, real, lambda slope: [slope]).items() if name in inside)
 
 
 def _held(traced: Mapping[str, Site], leaves: Mapping[str, Tensor], normal: set[str]) -> list[dict[str, str]]:
@@ -135,11 +172,21 @@ def _by_states(program: Program, traced: Mapping[str, Site]) -> tuple[dict[str, 
     return {name: site for name, site in traced.items() if name not in mixed}, mixed
 
 
-def _is_positive(constraint: Any) -> bool:
-    """Whether all values are positive, or zero at least."""
+def _is_real(constraint: Any) -> bool:
+    """Whether all numbers are values."""
+    return _of_entries(constraint) is constraints.real
+
+
+def _of_entries(constraint: Any) -> Any:
+    """Return what a constraint says of each entry."""
     while isinstance(constraint, constraints.independent):
         constraint = constraint.base_constraint
-    low = getattr(constraint, "lower_bound", None)
+    return constraint
+
+
+def _is_positive(constraint: Any) -> bool:
+    """Whether all values are positive, or zero at least."""
+    low = getattr(_of_entries(constraint), "lower_bound", None)
     return low is not None and bool((torch.as_tensor(low) >= 0).all())
 
 
@@ -152,16 +199,27 @@ def _missing(traced: Mapping[str, Site], leaves: Mapping[str, Tensor], normal: s
 
 
 def _multiplied(
-    traced: Mapping[str, Site], leaves: Mapping[str, Tensor], normal: set[str], free: set[str]
+    traced: Mapping[str, Site],
+    leaves: Mapping[str, Tensor],
+    normal: set[str],
+    spreads: AbstractSet[str],
+    bent: frozenset[str],
 ) -> dict[str, str]:
     """Latents of which a location is a multiple, with the parameter that is the factor; no products of latents."""
-    moved = _slopes(traced, leaves, [name for name in leaves if name in normal], free)
-    factors = reached(moved, leaves, lambda slope: [slope])
-    return {n: min(inside & free) for n, inside in factors.items() if inside & free and not inside & normal}
+    moved = _slopes(traced, leaves, [name for name in leaves if name in normal], spreads)
+    factors, latents = reached(moved, leaves, lambda slope: [slope]), normal - bent
+    return {
+        n: min(inside & spreads)
+        for n, inside in factors.items()
+        if inside & spreads and n not in inside and not inside & latents
+    }
 
 
 def _slopes(
-    traced: Mapping[str, Site], leaves: Mapping[str, Tensor], latents: Sequence[str], beside: set[str] | None = None
+    traced: Mapping[str, Site],
+    leaves: Mapping[str, Tensor],
+    latents: Sequence[str],
+    beside: Collection[str] | None = None,
 ) -> dict[str, Tensor]:
     """Return by what each of some latents is multiplied in the locations of sites, where that is no constant.
 
@@ -173,7 +231,9 @@ def _slopes(
     """
     located = {name: site for name, site in traced.items() if type(unwrap(site.fn).base).__name__ in NORMAL}
     inside = reached(located, leaves, _locations)
-    both = [n for n, names in inside.items() if names & set(latents) and (beside is None or names & beside)]
+    both = [
+        n for n, names in inside.items() if names & set(latents) and (beside is None or not names.isdisjoint(beside))
+    ]
     if not both:
         return {}
     with torch.enable_grad():
