@@ -37,7 +37,8 @@ def telling(em: Any) -> dict[str, Any]:
 def written(em: Any) -> str:
     """Return what an `EM` is, as it would be written: its model, and the options that are not their defaults."""
     said = list[str]()
-    for name, parameter in inspect.signature(type(em)).parameters.items():
+    options = inspect.signature(type(em)).parameters.items()
+    for name, parameter in [one for one in options if one[1].kind is not one[1].VAR_POSITIONAL]:
         value = getattr(em, name)
         if name == "model":
             said.append(_named(value))

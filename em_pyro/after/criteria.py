@@ -11,6 +11,7 @@ from ..errors import ParameterError
 from ..fit.problem import Problem
 from ..posterior.posterior import Posterior, posterior
 from ..program.named import Params
+from ..records.shown import Shown
 from .dimension import dimension
 from .rows import independent_rows, most_entropy
 
@@ -19,7 +20,7 @@ NAMES = ("aic", "bic", "sabic", "icl")
 
 
 @dataclass(frozen=True)
-class Criteria:
+class Criteria(Shown):
     """Information criteria of one fit; smaller is better.
 
     With `L` the log-likelihood, `p` the number of parameters, `n` that of rows and `E` the entropy:

@@ -15,6 +15,7 @@ from ..fit.problem import Problem
 from ..fit.starting.runs import Starts
 from ..m_step.plan import Plan
 from ..records.frozen import frozen
+from ..records.shown import Shown
 from .fitted import ended, shown
 from .source import Source, source_of
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @frozen
-class Record:
+class Record(Shown):
     """What there is to know of a fit; what is asked of it is `Fit`'s."""
 
     fitted: Mapping[str, Tensor]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import EMError, ParameterError, library
 from ..program.named import Params, unraveled
+from ..records.shown import Shown
 from .criteria import Criteria
 from .information.intervals import deviations
 from .information.record import Information
@@ -49,7 +50,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Summary:
+class Summary(Shown):
     """A fit as a table. Print it.
 
     Entries above the diagonal are left out: of a triangle, where they are zero, and of a symmetric matrix.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..fit.endings import BAD
+from ..records.shown import Shown
 from .lane import LEVELS, Lane, Point
 from .picture import draw
 from .verdict import Best
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Race:
+class Race(Shown):
     """What `compare` found. Print it; `plot()` and `to_csv(path)` show every step.
 
     Attributes:

@@ -17,6 +17,7 @@ from ..fit.path import Path, start
 from ..fit.problem import Problem
 from ..program.named import batched
 from ..records.frozen import frozen
+from ..records.shown import Shown
 from .lane import Lane
 
 TRIED = 3  # lanes whose ends are polished
@@ -25,7 +26,7 @@ CLOSE = 1e-6  # nats by which an overshooting contender may have passed above th
 
 
 @frozen
-class Best:
+class Best(Shown):
     """The best objective known.
 
     Attributes:

@@ -18,6 +18,7 @@ from ..e_step.engine import Engine
 from ..errors import ParameterError, PlanError
 from ..program.named import connected, listed
 from ..records.frozen import frozen
+from ..records.shown import Shown
 from .ascent.climbs import Climb, climbs_of
 from .pooling import Refused
 from .regression.steps import STEP, WHY, Steps
@@ -56,7 +57,7 @@ class Line:
 
 
 @frozen
-class Plan:
+class Plan(Shown):
     """How each parameter is maximised, and how the loop runs. Print it."""
 
     lines: Mapping[str, Line]

@@ -24,6 +24,7 @@ from ..program.handlers import LABELS
 from ..program.named import Params, batched, only
 from ..reading.bound import Bound
 from ..records.frozen import frozen
+from ..records.shown import Shown
 from .continuous import Continuous
 from .entropy import entropy
 from .frame import frame
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 
 @frozen
-class Posterior:
+class Posterior(Shown):
     """Exact posterior of every discrete latent, given the data and `params`.
 
     Attributes:

@@ -23,6 +23,7 @@ from ..fit.endings import BAD
 from ..program.data.replaced import Call, Replacement, replacement
 from ..program.handlers import alone
 from ..records.frozen import frozen
+from ..records.shown import Shown
 from .checkpoints import check_none
 from .passed import check_known
 from .progress import followed
@@ -32,7 +33,7 @@ NOTICED = 1e-6  # of the log-likelihood, relative: a fit handed in that is so mu
 
 
 @frozen
-class LikelihoodRatio:
+class LikelihoodRatio(Shown):
     """A parametric bootstrap of a likelihood ratio.
 
     Attributes:

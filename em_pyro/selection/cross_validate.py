@@ -22,6 +22,7 @@ from ..program.handlers import alone
 from ..program.program import Program
 from ..program.store import set_aside
 from ..records.frozen import frozen
+from ..records.shown import Shown
 from .checkpoints import asked, of_fit
 from .folds import Cut, check_cut
 from .passed import check_known
@@ -29,7 +30,7 @@ from .progress import followed
 
 
 @frozen
-class CrossValidation:
+class CrossValidation(Shown):
     """Held-out log evidence: larger is better; `float(...)` is the total.
 
     Attributes:

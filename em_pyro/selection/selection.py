@@ -12,6 +12,7 @@ from ..after.fit import Fit
 from ..errors import EMError, ParameterError, library
 from ..fit.endings import BAD
 from ..records.frozen import frozen
+from ..records.shown import Shown
 from .health import NARROW
 
 Criterion = str | Callable[[Fit], float]
@@ -78,7 +79,7 @@ class Candidate:
 
 
 @frozen
-class Selection:
+class Selection(Shown):
     """Fits by what their models were made of; `selection[k]` is one of them, and `print` shows all in a table.
 
     Attributes:

@@ -20,6 +20,7 @@ from ..program.devices import beside
 from ..program.handlers import alone
 from ..reading.bank import Bank
 from ..records.frozen import frozen
+from ..records.shown import Shown
 from .climbing.accelerated import Accelerated
 from .laws import Held, bound_to, law_of, means_of
 from .other_rows import fitted_on, own_of_rows
@@ -32,7 +33,7 @@ OUTCOMES = {
 
 
 @frozen
-class VariationalFit:
+class VariationalFit(Shown):
     """Result of `VariationalEM.fit`.
 
     Attributes:

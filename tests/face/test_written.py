@@ -1,12 +1,14 @@
-"""How an EM is shown: its model, and the options that are not their defaults."""
+"""How an EM is shown: its model, and the options that are not their defaults; and in a notebook what it answers."""
 
 from functools import partial
 from typing import Any
 
+import pyro
 import pytest
 import torch
-from em_pyro.models import gaussian_mixture
+from em_pyro.models import coins, gaussian_mixture
 
+import em_pyro
 from em_pyro import EM, VariationalEM
 
 
@@ -46,3 +48,29 @@ def own(statistics: Any, value: Any) -> Any:
 def test_what_differs_from_the_defaults_is_shown(em: Any, shown: str) -> None:
     """As it would be written, and nothing else."""
     assert repr(em) == shown
+
+
+class Printer:
+    """What IPython hands over."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.written = ""
+
+    def text(self, text: str) -> None:
+        """Take some text."""
+        self.written += text
+
+
+def test_a_notebook_shows_what_is_printed() -> None:
+    """At the end of a cell, of whatever an answer is."""
+    heads, tosses = torch.tensor([5.0, 9.0, 8.0, 4.0, 7.0]), torch.full((5,), 10.0)
+    pyro.clear_param_store()
+    em = EM(coins.coins, starts=2)
+    fit = em.fit(heads, tosses, 2)
+    answers = [fit, fit.plan, fit.starts, fit.posterior, fit.summary(), fit.criteria(), fit.information()]
+    answers += [fit.certificate(), em_pyro.select(lambda K: partial(coins.coins, K=K), [1, 2], heads, tosses)]
+    for answer in answers:
+        printer = Printer()
+        answer._repr_pretty_(printer, cycle=False)
+        assert printer.written == str(answer)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...errors import ParameterError
 from ...program.handlers import alone
+from ...records.shown import Shown
 from ..fit import Fit
 from .simulate import simulator
 
@@ -21,7 +22,7 @@ Statistic = Callable[[dict[str, Tensor]], Any]
 
 
 @dataclass(frozen=True)
-class PredictiveCheck:
+class PredictiveCheck(Shown):
     """A statistic of the data among those of data drawn at the fitted values.
 
     Attributes:

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 from ...fit.problem import Problem
 from ...program.named import Params
+from ...records.shown import Shown
 from ..dimension import dimension
 from .oakes import top
 from .record import Direction
 
 
 @dataclass(frozen=True)
-class Certificate:
+class Certificate(Shown):
     """How good a maximum is. Print it.
 
     Attributes:

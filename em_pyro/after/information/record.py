@@ -14,6 +14,7 @@ from ...errors import ParameterError
 from ...families.charts import domain_of
 from ...program.named import Params, unraveled
 from ...records.frozen import frozen
+from ...records.shown import Shown
 from .intervals import Interval, deviations, interval_of, on_scale
 
 IDENTIFIED = 1e-5  # of what an entry moves at most along such a direction: what is no movement
@@ -72,7 +73,7 @@ class Refused:
 
 
 @frozen
-class Information:
+class Information(Shown):
     """What the data say of the fitted values. Print it.
 
     It is taken at the top of the objective, to which Newton's method goes from the fitted values; entries that run to a

@@ -9,6 +9,7 @@ from itertools import pairwise
 import torch
 
 from ...program.named import Params
+from ...records.shown import Shown
 
 ALIKE = 1e-9  # of the largest entry of a parameter, over all starts: starts no further apart are one
 DIFFERS = 1e-3  # of the largest entry of a parameter: entries no further apart are those of the same maximum
@@ -59,7 +60,7 @@ class Maximum:
 
 
 @dataclass(frozen=True)
-class Starts:
+class Starts(Shown):
     """All starts of a fit, in order; the best of them gave the answer.
 
     Attributes:
