@@ -31,6 +31,7 @@ from .options import (
     check_priors,
     check_switches,
     check_together,
+    model_alone,
     need_soft,
     written,
 )
@@ -103,10 +104,11 @@ class EM(Driver):
     calls replayed has none. By distribution, in this order:
     """
 
+    @model_alone
     def __init__(
         self,
         model: Callable[..., Any],
-        *further: Any,
+        *,
         tol: float = 1e-8,
         max_steps: int = 1000,
         seed: int = 0,
@@ -129,7 +131,7 @@ class EM(Driver):
         process_group: Any = None,
     ) -> None:
         """Take the model and the options; nothing runs yet."""
-        check_model("EM", model, *further)
+        check_model("EM", model)
         check_options(tol, max_steps, seed, starts, m_step, callback, acceleration, e_step)
         check_priors(prior_density, continuous)
         check_batches(batches, update, step_size, acceleration, callback, process_group)

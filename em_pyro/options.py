@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial, wraps
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from pyro.infer import ELBO
 from pyro.infer.autoguide import AutoGuide
@@ -21,6 +21,8 @@ E_STEPS = ("soft", "hard", "sampled")
 UPDATES = ("incremental", "online")
 STEP_SIZE = 0.6
 ACCELERATIONS = ("auto", "squarem", "quasi-newton")
+
+Init = TypeVar("Init", bound=Callable[..., None])
 
 
 def planning(em: Any) -> dict[str, Any]:
@@ -37,8 +39,7 @@ def telling(em: Any) -> dict[str, Any]:
 def written(em: Any) -> str:
     """Return what an `EM` is, as it would be written: its model, and the options that are not their defaults."""
     said = list[str]()
-    options = inspect.signature(type(em)).parameters.items()
-    for name, parameter in [one for one in options if one[1].kind is not one[1].VAR_POSITIONAL]:
+    for name, parameter in inspect.signature(type(em)).parameters.items():
         value = getattr(em, name)
         if name == "model":
             said.append(_named(value))
@@ -66,12 +67,28 @@ def _short(value: Any) -> str:
     return _named(value) if callable(value) else repr(value)
 
 
-def check_model(what: str, model: Any, *further: Any) -> None:
-    """Raise where there is no model: nothing that can be called, a guide, a class, a distribution; or more than it.
+def model_alone(init: Init) -> Init:
+    """Let an initialiser take a model by position and nothing beside it, as SVI does; its signature stays."""
+
+    @wraps(init)
+    def taken(self: Any, *args: Any, **options: Any) -> None:
+        if len(args) > 1:
+            what = type(self).__name__
+            got = ", ".join(_named(one) if callable(one) else type(one).__name__ for one in args[1:])
+            raise TypeError(
+                f"{what}: expected a model, and options by name (starts=10), got {got} beside the model. Exact EM "
+                f"takes no guide, optimiser or loss, as SVI does: {what}(model).fit(data)."
+            )
+        init(self, *args, **options)
+
+    return cast(Init, taken)
+
+
+def check_model(what: str, model: Any) -> None:
+    """Raise where there is no model: nothing that can be called, a guide, a class, a distribution.
 
     Raises:
         ModelError: with what it is.
-        TypeError: with what else was passed by position.
     """
     kinds = ((AutoGuide, "a guide"), (ELBO, "an objective of SVI"))
     known = next((f", {kind}, which exact EM needs none of" for cls, kind in kinds if isinstance(model, cls)), "")
@@ -87,12 +104,6 @@ def check_model(what: str, model: Any, *further: Any) -> None:
     if isinstance(model, Module) and type(model).forward is Module.forward and "forward" not in vars(model):
         raise ModelError(
             f"{what}: expected a module with a forward, got {type(model).__name__}, which has none. Add it."
-        )
-    if further:
-        got = ", ".join(_named(one) if callable(one) else type(one).__name__ for one in further)
-        raise TypeError(
-            f"{what}: expected a model, and options by name (starts=10), got {got} beside the model. Exact EM takes no "
-            f"guide, optimiser or loss, as SVI does: {what}(model).fit(data)."
         )
 
 

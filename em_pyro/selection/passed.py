@@ -9,7 +9,7 @@ from typing import Any
 from ..em import EM
 from ..errors import ParameterError
 
-KNOWN = tuple(name for name, one in inspect.signature(EM).parameters.items() if one.kind is one.KEYWORD_ONLY)
+KNOWN = tuple(name for name in inspect.signature(EM).parameters if name != "model")
 
 
 def check_known(what: str, options: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from em_pyro import EM
-from em_pyro.fit.verdict import infinity
+from em_pyro.fit.verdict import ridge
 from em_pyro.reading.latents import which
 
 GROUP = torch.arange(24) // 4
@@ -282,5 +282,5 @@ def test_without_the_rule_there_is_no_maximum(monkeypatch: pytest.MonkeyPatch) -
 
 def test_without_pairs_the_note_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """No straight way shows it."""
-    monkeypatch.setattr(infinity, "PAIRS", 0)
+    monkeypatch.setattr(ridge, "PAIRS", 0)
     assert not any("runs to" in note for note in EM(robust, starts=far(1e5), max_steps=FEW).fit(Y).notes)
