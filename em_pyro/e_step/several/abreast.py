@@ -99,14 +99,12 @@ class Abreast(Unit):
         if self.shifts is None:
             each = found[self.first.name].movedim(1 + (*layout.batch, *layout.cells).index(self.along), 0)
             return {site.name: site.finish(part, None) for site, part in zip(self.sites, each, strict=True)}
-        all_ = self.whole.finish(found[self.first.name], natural)
-        assert all_.around is not None
-        parts, arounds = (
-            zip(*(part.unbind(1) for part in all_.parts), strict=True),
-            (all_.around + self._to_cells).unbind(1),
-        )
+        together = self.whole.finish(found[self.first.name], natural)
+        assert together.around is not None
+        arounds = (together.around + self._to_cells).unbind(1)
+        parts = zip(*(part.unbind(1) for part in together.parts), strict=True)
         return {
-            site.name: replace(all_, site=site.name, parts=part, around=around)
+            site.name: replace(together, site=site.name, parts=part, around=around)
             for site, part, around in zip(self.sites, parts, arounds, strict=True)
         }
 
@@ -207,9 +205,8 @@ def abreast(sites: Sequence[SiteFactor], words: Mapping[str, str], along: str) -
     new = {"layout": layout, "value": value, "known": {key: part for key, (part, _) in known.items()}}
     new |= {"weight": weight, "sizes": sizes, "shift": None if shifts is None else torch.zeros_like(shifts[0])}
     whole = replace(
-        side_by_side([_around_centre(factor) for factor in sites], along),
+        side_by_side([_around_centre(factor) for factor in sites], (along, *cells)),
         data=replace(first.data, cache={}, turned={}, rooms={}, **new),  # type: ignore[arg-type]
-        cells=(along, *cells),
     )
     return Abreast(tuple(sites), whole, along, shifts)
 
@@ -223,9 +220,9 @@ def alike(sites: Iterable[SiteFactor]) -> list[list[SiteFactor]]:
     return list(groups.values())
 
 
-def side_by_side(sites: Sequence[SiteFactor], along: str) -> SiteFactor:
-    """Put the arguments of sites of one kind side by side; the data are those of the first."""
-    first, cells = sites[0], (along, *sites[0].cells)
+def side_by_side(sites: Sequence[SiteFactor], cells: tuple[str, ...]) -> SiteFactor:
+    """Put the arguments of sites of one kind side by side, in cells of these names; the data are those of the first."""
+    first = sites[0]
     return replace(
         first,
         roles={key: _beside([factor.roles[key] for factor in sites], cells) for key in first.roles},

@@ -140,7 +140,7 @@ class LeastSquares:
     def of(cls, engine: Engine, block: Block) -> LeastSquares:
         """Collect the sites of a block."""
         kind, groups = SITES[block.kind], alike(terms_of(engine, block.names))
-        factors = [side_by_side(some, ALONG) if len(some) > 1 else some[0] for some in groups]
+        factors = [side_by_side(some, (ALONG, *some[0].cells)) if len(some) > 1 else some[0] for some in groups]
         roles = _roles(block)
         sites = tuple(_site(engine, kind, factor) for factor in factors)
         charts = {name: chart_of(engine, name, block.uses[name]) for name in block.solved}
