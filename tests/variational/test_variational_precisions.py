@@ -1,6 +1,7 @@
 """Laws of precisions beside those of means, against the same algorithm by hand and evidence that is known."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,14 +25,17 @@ START = {"weights": tensor([0.4, 0.6]), "loc": tensor([-1.0, 3.0]), "precision":
 X = torch.cat([torch.linspace(-2, 1, 9), torch.linspace(3, 5, 7) + 0.1]).double()
 
 
-def sites(x: Tensor, scaled: Callable[[Tensor], Tensor]) -> None:
-    """Two normals whose means and precisions have priors in the program."""
+def sites(x: Tensor, scaled: Callable[[Tensor], Tensor], name: str = "precision", law: Any = dist.Gamma) -> None:
+    """Two normals whose means, and precisions or variances, have priors in the program."""
     weights = pyro.sample("weights", dist.Dirichlet(tensor([1.5, 0.5])))
     loc = pyro.sample("loc", dist.Normal(0.5, 3.0).expand([2]).to_event(1))
-    precision = pyro.sample("precision", dist.Gamma(2.0, 1.5).expand([2]).to_event(1))
+    value = pyro.sample(name, law(2.0, 1.5).expand([2]).to_event(1))
     with pyro.plate("points", len(x)):
         z = pyro.sample("z", dist.Categorical(weights))
-        pyro.sample("x", dist.Normal(loc[z], scaled(precision)[z]), obs=x)
+        pyro.sample("x", dist.Normal(loc[z], scaled(value)[z]), obs=x)
+
+
+variances = partial(sites, name="variance", law=dist.InverseGamma)
 
 
 def fit_of(x: Tensor = X, scaled: Callable[[Tensor], Tensor] = torch.rsqrt, **options: Any) -> VariationalFit:
@@ -103,16 +107,6 @@ def test_without_latents_the_bound_is_the_evidence() -> None:
     assert distance(given.elbo, evidence) < 1e-9
     pyro.clear_param_store()
     assert distance(VariationalEM(known_mean).fit(X, 1.0, prior=True).elbo, evidence) < 1e-9
-
-
-def variances(x: Tensor, scaled: Callable[[Tensor], Tensor]) -> None:
-    """The program above, by variances."""
-    weights = pyro.sample("weights", dist.Dirichlet(tensor([1.5, 0.5])))
-    loc = pyro.sample("loc", dist.Normal(0.5, 3.0).expand([2]).to_event(1))
-    variance = pyro.sample("variance", dist.InverseGamma(2.0, 1.5).expand([2]).to_event(1))
-    with pyro.plate("points", len(x)):
-        z = pyro.sample("z", dist.Categorical(weights))
-        pyro.sample("x", dist.Normal(loc[z], scaled(variance)[z]), obs=x)
 
 
 @pytest.mark.parametrize("scaled", [torch.sqrt, lambda variance: variance**0.5], ids=["sqrt", "power"])

@@ -62,15 +62,7 @@ def _along(ground: Ground, level: float, information: Tensor, ways: tuple[Tensor
     for far in FAR[1:2] + FAR[:1] + FAR[2:]:
         points = farthest[left].clamp(max=far) * both[left]
         left = left[_holds(ground, points, level - FLAT * (1 + abs(level)))] if len(left) else left
-    if len(left):
-        # A logarithm, whose unit is no standard error, may have come a long way.
-        added = torch.tensor([not ground.around.logarithmic(entry) for entry in ground.around.entries])
-        logarithm = (both[left][:, added].abs() <= AMONG * both[left].abs().amax(-1, keepdim=True)).all(
-            -1, keepdim=True
-        )
-        units = [torch.where(logarithm, far, 1.0) * FAR[-1] for far in AGAIN]
-        back = [ground.heights(-unit * both[left]) for unit in units]
-        left = left[(torch.stack(back) < level - FALL).any(0)]
+    left = left[_comes_up(ground, both[left], level)]
     found = dict[Entry, str]()
     weights = information.diagonal().clamp(min=0).sqrt()
     for one in both[left]:
@@ -80,6 +72,18 @@ def _along(ground: Ground, level: float, information: Tensor, ways: tuple[Tensor
             low, high = ENDS.get(ground.around.domains[entry[0]], ("minus infinity", "infinity"))
             found.setdefault(entry, high if one[k] > 0 else low)
     return found
+
+
+def _comes_up(ground: Ground, ways: Tensor, level: float) -> Tensor:
+    """Whether it is lower on the way back; logarithms, whose unit is no standard error, may have come from far."""
+    added = torch.tensor([not ground.around.logarithmic(entry) for entry in ground.around.entries])
+    small = AMONG * ways.abs().amax(-1, keepdim=True)
+    logarithms = (ways[:, added].abs() <= small).all(-1, keepdim=True)
+    lower = torch.zeros(len(ways), dtype=torch.bool)
+    for far in AGAIN:
+        back = FAR[-1] * torch.where(logarithms, far, 1.0)
+        lower |= ground.heights(-back * ways) < level - FALL
+    return lower
 
 
 def run_off(off: Mapping[Entry, str], silent: Collection[Entry]) -> list[str]:

@@ -19,14 +19,7 @@ from .around import Around, Entry
 from .ground import Ground
 
 LEVEL = 1e-9  # relative to 1 + |objective|: a change that is none
-LENGTHS = (
-    0.03,
-    0.1,
-    0.3,
-    1.0,
-    3.0,
-    10.0,
-)  # standard errors of each entry by itself: how far along a ridge it is looked
+LENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # standard errors of each entry: how far along a ridge it is looked
 FURTHER = (1e3, 1e6, 1e8)  # likewise: who falls there on both sides was not level, as a part in 1e-12 is not
 GONE = 100.0  # times a change that is none: what has to be lost straight ahead, so that to have it back says something
 CHORDS, STEEP = 12, 1e-3  # steps back, and the least curvature by which they go, of that in complete data
