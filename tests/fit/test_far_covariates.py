@@ -97,3 +97,10 @@ def test_values_of_one_site_each_are_measured_together() -> None:
     assert len(one.leaders) == N - 1
     assert float(one.pooled) < 10
     assert IDENTITY < float(one.pooled)
+
+
+def test_an_objective_that_is_rounded_by_more_than_a_step_gains_says_so() -> None:
+    """So far out no step can be told from rounding: no M-step is blamed, and no maximum confirmed."""
+    fit = fitted(in_a_plate, 3e7)
+    assert fit.outcome == "unconfirmed"
+    assert any("subtract their mean" in note for note in fit.notes)
